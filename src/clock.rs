@@ -14,18 +14,18 @@ use ruma::{MilliSecondsSinceUnixEpoch, UInt};
 use tokio::sync::watch;
 
 /// The longest sleep before the clock is read again, because the system's clock may be set in the meantime.
-const LONGEST_SLEEP: Duration = Duration::from_mins(1);
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// A source of the present time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     /// The clock that a test moves; `None` is the system's clock.
-    manual: Option<Arc<Manual>>,
+    manual: Option<Arc<ManualClock>>,
 }
 
 /// A clock that a test moves, in milliseconds since the Unix epoch.
 #[derive(Debug)]
-struct Manual {
+struct ManualClock {
     now: AtomicU64,
     /// Notified of every move.
     moved: watch::Sender<()>,
@@ -40,7 +40,7 @@ impl Clock {
     /// Returns a clock that does not move until [`Clock::advance`] is called.
     pub fn manual(start: u64) -> Self {
         Self {
-            manual: Some(Arc::new(Manual {
+            manual: Some(Arc::new(ManualClock {
                 now: AtomicU64::new(start),
                 moved: watch::Sender::new(()),
             })),
@@ -78,7 +78,7 @@ impl Clock {
                 drop(moved.changed().await);
             } else {
                 let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-                tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+                tokio::time::sleep(left.min(MAX_SLEEP)).await;
             }
         }
     }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_manual_clock_moves_only_when_told() {
+    fn a_manual_clock_moves_only_when_it_is_advanced() {
         let clock = Clock::manual(1_000);
 
         assert_eq!(clock.now_ms(), 1_000);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_sleeps_by_a_manual_clock_wakes_when_it_is_moved_far_enough() {
+    async fn a_sleep_ends_when_the_manual_clock_reaches_its_end() {
         let clock = Clock::manual(1_000);
         let sleep = clock.sleep_until(3_000);
         tokio::pin!(sleep);

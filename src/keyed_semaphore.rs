@@ -11,70 +11,73 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Semaphores by key. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Turns<K> {
-    at_once: usize,
-    waiting: usize,
-    lines: Arc<Mutex<HashMap<K, Line>>>,
+pub struct KeyedSemaphore<K> {
+    max_running: usize,
+    max_waiting: usize,
+    semaphores: Arc<Mutex<HashMap<K, KeySemaphores>>>,
 }
 
 /// The semaphores of one key.
 #[derive(Debug)]
-struct Line {
+struct KeySemaphores {
     /// Counts the callers that wait or run, and those that run.
-    places: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
+    queue_semaphore: Arc<Semaphore>,
+    run_semaphore: Arc<Semaphore>,
 }
 
 /// A place in the queue of a key.
 #[derive(Debug)]
-pub struct Place {
-    place: OwnedSemaphorePermit,
-    turns: Arc<Semaphore>,
+pub struct KeyedQueuePlace {
+    queue_permit: OwnedSemaphorePermit,
+    run_semaphore: Arc<Semaphore>,
 }
 
 /// The permission to run, which lasts until this is dropped.
 #[derive(Debug)]
-pub struct Turn {
-    _turn: Option<OwnedSemaphorePermit>,
-    _place: OwnedSemaphorePermit,
+pub struct KeyedPermit {
+    _run_permit: Option<OwnedSemaphorePermit>,
+    _queue_permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl KeyedQueuePlace {
     /// Waits for the permission to run.
-    pub async fn turn(self) -> Turn {
+    pub async fn acquire(self) -> KeyedPermit {
         // The semaphore is never closed.
-        let turn = self.turns.acquire_owned().await.ok();
-        Turn {
-            _turn: turn,
-            _place: self.place,
+        let turn = self.run_semaphore.acquire_owned().await.ok();
+        KeyedPermit {
+            _run_permit: turn,
+            _queue_permit: self.queue_permit,
         }
     }
 }
 
-impl<K: Clone + Eq + Hash> Turns<K> {
-    /// Creates semaphores that let `at_once` callers of each key run at the same time, and `waiting` more wait.
+impl<K: Clone + Eq + Hash> KeyedSemaphore<K> {
+    /// Creates semaphores that let `max_running` callers of each key run at the same time, and `max_waiting` more wait.
     pub fn new(at_once: usize, waiting: usize) -> Self {
         Self {
-            at_once,
-            waiting,
-            lines: Arc::default(),
+            max_running: at_once,
+            max_waiting: waiting,
+            semaphores: Arc::default(),
         }
     }
 
     /// Returns a place in the queue of a key, or `None` if too many callers already wait.
-    pub fn place(&self, key: &K) -> Option<Place> {
-        let all = self.at_once + self.waiting;
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn enqueue(&self, key: &K) -> Option<KeyedQueuePlace> {
+        let all = self.max_running + self.max_waiting;
+        let mut lines = self
+            .semaphores
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // A key that is not in use needs no entry.
-        lines.retain(|_, line| line.places.available_permits() < all);
-        let new = || Line {
-            places: Arc::new(Semaphore::new(all)),
-            turns: Arc::new(Semaphore::new(self.at_once)),
+        lines.retain(|_, line| line.queue_semaphore.available_permits() < all);
+        let new = || KeySemaphores {
+            queue_semaphore: Arc::new(Semaphore::new(all)),
+            run_semaphore: Arc::new(Semaphore::new(self.max_running)),
         };
         let line = lines.entry(key.clone()).or_insert_with(new);
-        Some(Place {
-            place: line.places.clone().try_acquire_owned().ok()?,
-            turns: line.turns.clone(),
+        Some(KeyedQueuePlace {
+            queue_permit: line.queue_semaphore.clone().try_acquire_owned().ok()?,
+            run_semaphore: line.run_semaphore.clone(),
         })
     }
 }
@@ -86,29 +89,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_has_so_many_turns_and_others_of_the_same_wait() {
-        let turns = Turns::new(2, 1);
-        let place = |key| turns.place(&key).expect("there is a place");
-        let (first, _second) = (place("a").turn().await, place("a").turn().await);
+    async fn callers_of_one_key_wait_when_too_many_run() {
+        let turns = KeyedSemaphore::new(2, 1);
+        let place = |key| turns.enqueue(&key).expect("there is a place");
+        let (first, _second) = (place("a").acquire().await, place("a").acquire().await);
 
-        let mut third = Box::pin(place("a").turn());
+        let mut third = Box::pin(place("a").acquire());
         assert!(poll!(third.as_mut()).is_pending());
-        assert!(turns.place(&"a").is_none());
-        assert!(turns.place(&"b").is_some());
+        assert!(turns.enqueue(&"a").is_none());
+        assert!(turns.enqueue(&"b").is_some());
         drop(first);
 
         third.await;
     }
 
     #[tokio::test]
-    async fn who_neither_has_a_turn_nor_waits_is_forgotten() {
-        let turns = Turns::new(1, 1);
+    async fn a_key_without_callers_is_forgotten() {
+        let turns = KeyedSemaphore::new(1, 1);
         for key in 0..100 {
-            drop(turns.place(&key));
+            drop(turns.enqueue(&key));
         }
 
-        let _turn = turns.place(&100);
+        let _turn = turns.enqueue(&100);
 
-        assert_eq!(turns.lines.lock().unwrap().len(), 1);
+        assert_eq!(turns.semaphores.lock().unwrap().len(), 1);
     }
 }

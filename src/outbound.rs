@@ -20,18 +20,18 @@ use crate::error::{Error, Result};
 /// The maximum time for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum number of redirects that are followed.
-const REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 /// The time for which an unused connection to another server is kept, and the number of such connections.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
-const IDLE_CONNECTIONS: usize = 4;
+const MAX_IDLE_CONNECTIONS: usize = 4;
 /// The interval at which an open connection is checked while a response is awaited, and the time limit for each check.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// The `User-Agent` header of this server.
 const USER_AGENT: &str = concat!("Parlour/", env!("CARGO_PKG_VERSION"));
 
 /// The addresses that may be contacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum NetworkReach {
     /// Only addresses of the public network.
     Public,
     /// Loopback and private addresses as well: for tests and closed networks.
@@ -40,12 +40,12 @@ pub enum Reach {
 
 /// The certificates that are trusted.
 #[derive(Clone, Debug)]
-pub struct Trust {
+pub struct CertificateTrust {
     authorities: Vec<Certificate>,
     verify: bool,
 }
 
-impl Default for Trust {
+impl Default for CertificateTrust {
     fn default() -> Self {
         Self {
             authorities: Vec::new(),
@@ -54,7 +54,7 @@ impl Default for Trust {
     }
 }
 
-impl Trust {
+impl CertificateTrust {
     /// Reads PEM files of authorities that are trusted in addition to the system's. Without `verify`, every certificate
     /// is accepted.
     ///
@@ -97,27 +97,27 @@ pub fn choose_cryptography() {
 /// # Errors
 ///
 /// When the system's certificates cannot be used.
-pub fn client(reach: Reach) -> Result<Client> {
-    client_that_trusts(reach, &Trust::default())
+pub fn web_client(reach: NetworkReach) -> Result<Client> {
+    web_client_with_trust(reach, &CertificateTrust::default())
 }
 
-/// Returns a client like [`client`] that also trusts other certificates.
+/// Returns a client like [`web_client`] that also trusts other certificates.
 ///
 /// # Errors
 ///
 /// When the certificates cannot be used.
-pub fn client_that_trusts(reach: Reach, trust: &Trust) -> Result<Client> {
+pub fn web_client_with_trust(reach: NetworkReach, trust: &CertificateTrust) -> Result<Client> {
     let redirects = Policy::custom(move |attempt| {
-        if attempt.previous().len() > REDIRECTS {
+        if attempt.previous().len() > MAX_REDIRECTS {
             attempt.error("too many redirects")
-        } else if check(attempt.url(), reach).is_err() {
+        } else if check_url(attempt.url(), reach).is_err() {
             attempt.error("the redirect leads to an address that this server does not contact")
         } else {
             attempt.follow()
         }
     });
-    let resolver = Arc::new(Resolver { reach });
-    built(builder(trust, resolver).redirect(redirects))
+    let resolver = Arc::new(ReachableResolver { reach });
+    build_client(client_builder(trust, resolver).redirect(redirects))
 }
 
 /// Returns a client for requests to other servers, which keeps its connections. The resolver must make sure that no
@@ -126,19 +126,19 @@ pub fn client_that_trusts(reach: Reach, trust: &Trust) -> Result<Client> {
 /// # Errors
 ///
 /// When the certificates cannot be used.
-pub fn server_client(trust: &Trust, resolver: Arc<dyn Resolve>) -> Result<Client> {
-    let builder = builder(trust, resolver)
+pub fn server_client(trust: &CertificateTrust, resolver: Arc<dyn Resolve>) -> Result<Client> {
+    let builder = client_builder(trust, resolver)
         .redirect(Policy::none())
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .tcp_keepalive(KEEP_ALIVE)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+        .tcp_keepalive(KEEP_ALIVE_INTERVAL)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .http2_keep_alive_timeout(KEEP_ALIVE_INTERVAL)
         .http2_adaptive_window(true);
-    built(builder)
+    build_client(builder)
 }
 
-fn builder(trust: &Trust, resolver: Arc<dyn Resolve>) -> ClientBuilder {
+fn client_builder(trust: &CertificateTrust, resolver: Arc<dyn Resolve>) -> ClientBuilder {
     choose_cryptography();
     ClientBuilder::new()
         .user_agent(USER_AGENT)
@@ -150,7 +150,7 @@ fn builder(trust: &Trust, resolver: Arc<dyn Resolve>) -> ClientBuilder {
         .tls_danger_accept_invalid_certs(!trust.verify)
 }
 
-fn built(builder: ClientBuilder) -> Result<Client> {
+fn build_client(builder: ClientBuilder) -> Result<Client> {
     builder
         .build()
         .map_err(|source| Error::internal("set up an HTTP client", source))
@@ -161,7 +161,11 @@ fn built(builder: ClientBuilder) -> Result<Client> {
 /// # Errors
 ///
 /// When it has none.
-pub async fn addresses(name: &str, port: u16, reach: Reach) -> io::Result<Vec<SocketAddr>> {
+pub async fn resolve_addresses(
+    name: &str,
+    port: u16,
+    reach: NetworkReach,
+) -> io::Result<Vec<SocketAddr>> {
     let found = tokio::net::lookup_host((name, port)).await?;
     let within: Vec<SocketAddr> = found.filter(|to| is_within(to.ip(), reach)).collect();
     if within.is_empty() {
@@ -176,7 +180,7 @@ pub async fn addresses(name: &str, port: u16, reach: Reach) -> io::Result<Vec<So
 /// # Errors
 ///
 /// [`Error::Forbidden`] when it may not.
-pub fn check(url: &Url, reach: Reach) -> Result<()> {
+pub fn check_url(url: &Url, reach: NetworkReach) -> Result<()> {
     let refused = || Error::forbidden("this server does not contact such an address");
     if !matches!(url.scheme(), "http" | "https")
         || !url.username().is_empty()
@@ -199,26 +203,26 @@ pub fn check(url: &Url, reach: Reach) -> Result<()> {
 
 /// Resolves names to addresses that may be contacted. The connection is made to the address returned here, so a name
 /// cannot resolve to something else between the check and the connection.
-struct Resolver {
-    reach: Reach,
+struct ReachableResolver {
+    reach: NetworkReach,
 }
 
-impl Resolve for Resolver {
+impl Resolve for ReachableResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let reach = self.reach;
         Box::pin(async move {
-            let found = addresses(name.as_str(), 0, reach).await?;
+            let found = resolve_addresses(name.as_str(), 0, reach).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
 
-fn is_within(ip: IpAddr, reach: Reach) -> bool {
+fn is_within(ip: IpAddr, reach: NetworkReach) -> bool {
     let is_public = match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),
     };
-    reach == Reach::Everywhere || is_public
+    reach == NetworkReach::Everywhere || is_public
 }
 
 /// Returns whether an address belongs to the public network, according to the [registry of special-purpose
@@ -273,7 +277,7 @@ mod tests {
             "::ffff:1.1.1.1",
         ] {
             assert!(
-                is_within(public.parse().unwrap(), Reach::Public),
+                is_within(public.parse().unwrap(), NetworkReach::Public),
                 "{public}"
             );
         }
@@ -305,14 +309,14 @@ mod tests {
             "100::1",
         ] {
             let ip = special.parse().unwrap();
-            assert!(!is_within(ip, Reach::Public), "{special}");
-            assert!(is_within(ip, Reach::Everywhere), "{special}");
+            assert!(!is_within(ip, NetworkReach::Public), "{special}");
+            assert!(is_within(ip, NetworkReach::Everywhere), "{special}");
         }
     }
 
     #[test]
-    fn only_web_addresses_without_a_login_are_gone_to() {
-        let check = |text: &str| check(&text.parse().unwrap(), Reach::Public).is_ok();
+    fn only_web_urls_without_a_login_may_be_requested() {
+        let check = |text: &str| check_url(&text.parse().unwrap(), NetworkReach::Public).is_ok();
 
         assert!(check("https://example.org/a?b"));
         assert!(check("http://1.1.1.1:8080/"));
@@ -331,10 +335,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_resolves_to_this_machine_is_refused() {
-        let resolver = |reach| Resolver { reach };
+        let resolver = |reach| ReachableResolver { reach };
         let name = || "localhost".parse::<Name>().unwrap();
 
-        assert!(resolver(Reach::Public).resolve(name()).await.is_err());
-        assert!(resolver(Reach::Everywhere).resolve(name()).await.is_ok());
+        assert!(
+            resolver(NetworkReach::Public)
+                .resolve(name())
+                .await
+                .is_err()
+        );
+        assert!(
+            resolver(NetworkReach::Everywhere)
+                .resolve(name())
+                .await
+                .is_ok()
+        );
     }
 }

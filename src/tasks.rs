@@ -65,7 +65,7 @@ impl Tasks {
     }
 
     /// Waits until every task has finished after a stop that was begun elsewhere.
-    pub async fn stopped(&self) {
+    pub async fn wait_until_stopped(&self) {
         self.stopping.cancelled().await;
         self.tracker.wait().await;
     }
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stop_waits_for_the_tasks_it_tells_to_end() {
+    async fn a_stop_waits_for_every_task_to_end() {
         let tasks = Tasks::default();
         let stopping = tasks.stopping().clone();
         let task = tasks.spawn(async move {

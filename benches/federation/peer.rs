@@ -119,7 +119,7 @@ impl Peer {
     }
 
     async fn serve(&self, address: Ipv4Addr) {
-        let keys = self.key.published(FAR_AWAY).expect("are signed");
+        let keys = self.key.published_keys(FAR_AWAY).expect("are signed");
         let federation = Router::new()
             .route("/v1/make_join/{room}/{user}", get(make_join))
             .route("/v2/send_join/{room}/{event}", put(send_join))

@@ -38,7 +38,7 @@ impl BigRoom {
         let server = key.server_name();
         let mut room = Self {
             id: format!("!{:016x}:{server}", rand::random::<u64>()),
-            rules: matrix::rules(&VERSION).expect("is known"),
+            rules: matrix::room_version_rules(&VERSION).expect("is known"),
             creator: format!("@creator:{server}"),
             state: Vec::new(),
             said: Vec::new(),

@@ -16,13 +16,13 @@ use crate::{
 /// The requests that a locked account may still make.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-locking).
-const LOCKED_MAY: [(&str, &str); 2] = [("POST", "logout"), ("POST", "logout/all")];
+const ALLOWED_WHEN_LOCKED: [(&str, &str); 2] = [("POST", "logout"), ("POST", "logout/all")];
 
 /// The requests that a suspended account may not make. Whether it may redact an event depends on the event, so the
 /// endpoint itself checks that.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-suspension).
-const SUSPENDED_MAY_NOT: [(&str, &str); 20] = [
+const FORBIDDEN_WHEN_SUSPENDED: [(&str, &str); 20] = [
     ("POST", "createRoom"),
     ("POST", "join/{}"),
     ("POST", "knock/{}"),
@@ -48,7 +48,7 @@ const SUSPENDED_MAY_NOT: [(&str, &str); 20] = [
 /// The requests that guests may make, in the specification's order, followed by those that every client needs.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#guest-access).
-const GUESTS_MAY: [(&str, &str); 44] = [
+const ALLOWED_FOR_GUESTS: [(&str, &str); 44] = [
     ("GET", "rooms/{}/state"),
     ("GET", "rooms/{}/context/{}"),
     ("GET", "rooms/{}/event/{}"),
@@ -110,22 +110,22 @@ pub(super) fn check(session: &Session, parts: &Parts) -> Result<()> {
 }
 
 fn check_path(session: &Session, method: &Method, path: &str) -> Result<()> {
-    let pattern = pattern(path);
+    let pattern = path_pattern(path);
     let is_in = |list: &[(&str, &str)]| list.contains(&(method.as_str(), pattern.as_str()));
-    if session.is_locked && !is_in(&LOCKED_MAY) {
+    if session.is_locked && !is_in(&ALLOWED_WHEN_LOCKED) {
         return Err(Error::UserLocked);
     }
-    if session.is_suspended && is_in(&SUSPENDED_MAY_NOT) {
+    if session.is_suspended && is_in(&FORBIDDEN_WHEN_SUSPENDED) {
         return Err(Error::UserSuspended);
     }
-    if session.is_guest && !is_in(&GUESTS_MAY) {
+    if session.is_guest && !is_in(&ALLOWED_FOR_GUESTS) {
         return Err(Error::GuestAccessForbidden);
     }
     Ok(())
 }
 
 /// Returns the path of an endpoint without its version and parameter names.
-fn pattern(path: &str) -> String {
+fn path_pattern(path: &str) -> String {
     let path = match path.strip_prefix("/_parlour/client/v1/") {
         Some(rest) => &format!("parlour/{rest}"),
         None => path,
@@ -156,16 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_and_the_names_of_parameters_do_not_matter() {
+    fn path_patterns_ignore_versions_with_parameter_names() {
         let path = "/_matrix/client/r0/rooms/{room_id}/state/{event_type}/";
 
-        assert_eq!(pattern(path), "rooms/{}/state/{}");
-        assert_eq!(pattern("/_matrix/client/v3/sync"), "sync");
+        assert_eq!(path_pattern(path), "rooms/{}/state/{}");
+        assert_eq!(path_pattern("/_matrix/client/v3/sync"), "sync");
         let unstable = "/_matrix/client/unstable/xyz.amorgan.knock/knock/{room}";
-        assert_eq!(pattern(unstable), "knock/{}");
-        assert_eq!(pattern("/_matrix/client/unstable/stream"), "stream");
-        assert_eq!(pattern("/_parlour/health"), "/_parlour/health");
+        assert_eq!(path_pattern(unstable), "knock/{}");
+        assert_eq!(path_pattern("/_matrix/client/unstable/stream"), "stream");
+        assert_eq!(path_pattern("/_parlour/health"), "/_parlour/health");
         let own = "/_parlour/client/v1/rooms/{room_id}/invite";
-        assert_eq!(pattern(own), "parlour/rooms/{}/invite");
+        assert_eq!(path_pattern(own), "parlour/rooms/{}/invite");
     }
 }

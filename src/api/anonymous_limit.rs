@@ -7,43 +7,43 @@ use ruma::api::auth_scheme::AccessToken;
 
 use super::{
     app::App,
-    auth::Authenticate,
-    client_address::Peer,
-    rate_limits::{Class, Limits},
+    auth::RequestAuthenticator,
+    client_address::ClientAddress,
+    rate_limits::{RateLimits, RequestClass},
 };
 use crate::error::Result;
 
 /// The rate limit of a sender that may have no valid access token.
-pub struct MaybeStranger {
-    is_known: bool,
-    peer: Peer,
-    limits: Limits,
+pub struct AnonymousLimit {
+    is_authenticated: bool,
+    peer: ClientAddress,
+    limits: RateLimits,
 }
 
-impl FromRequestParts<App> for MaybeStranger {
+impl FromRequestParts<App> for AnonymousLimit {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
         // A token that is no longer valid counts as none.
         let session = AccessToken::authenticate(app, parts, &[]).await;
         Ok(Self {
-            is_known: session.is_ok(),
-            peer: Peer::of(parts),
+            is_authenticated: session.is_ok(),
+            peer: ClientAddress::from_parts(parts),
             limits: app.limits.clone(),
         })
     }
 }
 
-impl MaybeStranger {
+impl AnonymousLimit {
     /// Takes the cost of one lookup, unless the sender is authenticated.
     ///
     /// # Errors
     ///
     /// [`crate::error::Error::LimitExceeded`] after too many lookups.
     pub fn check_limit(&self) -> Result<()> {
-        if self.is_known {
+        if self.is_authenticated {
             return Ok(());
         }
-        self.limits.check(Class::Look, &self.peer)
+        self.limits.check(RequestClass::Lookup, &self.peer)
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 
-use super::{metrics::Metrics, rate_limits::Limits};
+use super::{metrics::RequestMetrics, rate_limits::RateLimits};
 use crate::{
-    clock::Clock, config::Config, devices::Devices, ephemeral::Ephemeral, federation::Federation,
-    health::Health, media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users,
-    workflows::Workflows,
+    clock::Clock, config::Config, devices::Devices, ephemeral::EphemeralState,
+    federation::Federation, health::Health, media::Media, rooms::Rooms, sync::Sync, tasks::Tasks,
+    users::Users, workflows::Workflows,
 };
 
 /// The services, each of which a handler can take with `State`. They are built in `cli::serve`.
@@ -20,14 +20,14 @@ pub struct App {
     pub tasks: Tasks,
     /// Says whether data can be stored.
     pub health: Health,
-    pub limits: Limits,
+    pub limits: RateLimits,
     /// The request counters.
-    pub metrics: Metrics,
+    pub metrics: RequestMetrics,
     pub users: Users,
     pub devices: Devices,
     pub rooms: Rooms,
     /// State that is kept only in memory, such as typing and presence.
-    pub ephemeral: Ephemeral,
+    pub ephemeral: EphemeralState,
     /// The connections to other servers.
     pub federation: Federation,
     /// Operations that need several services.

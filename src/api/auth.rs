@@ -12,7 +12,9 @@ use ruma::api::auth_scheme::{
     NoAuthentication, extract_bearer_or_query_token,
 };
 
-use super::{account_restrictions, app::App, client_address::Peer, rate_limits::Class};
+use super::{
+    account_restrictions, app::App, client_address::ClientAddress, rate_limits::RequestClass,
+};
 use crate::{
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// A way to authenticate a request.
-pub trait Authenticate: AuthScheme {
+pub trait RequestAuthenticator: AuthScheme {
     /// The identity of an authenticated sender.
     type Identity: Send;
 
@@ -53,27 +55,27 @@ pub trait Authenticate: AuthScheme {
     }
 }
 
-impl Authenticate for AccessToken {
+impl RequestAuthenticator for AccessToken {
     type Identity = Arc<Session>;
 
     async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Arc<Session>> {
-        let token = token(parts).ok_or(Error::MissingToken)?;
-        session(app, parts, &token).await
+        let token = access_token(parts).ok_or(Error::MissingToken)?;
+        authenticate_session(app, parts, &token).await
     }
 }
 
-impl Authenticate for AccessTokenOptional {
+impl RequestAuthenticator for AccessTokenOptional {
     type Identity = Option<Arc<Session>>;
 
     async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Option<Arc<Session>>> {
-        match token(parts) {
-            Some(token) => session(app, parts, &token).await.map(Some),
+        match access_token(parts) {
+            Some(token) => authenticate_session(app, parts, &token).await.map(Some),
             None => Ok(None),
         }
     }
 }
 
-impl Authenticate for NoAccessToken {
+impl RequestAuthenticator for NoAccessToken {
     type Identity = ();
 
     async fn authenticate(_: &App, _: &Parts, _: &[u8]) -> Result<()> {
@@ -81,7 +83,7 @@ impl Authenticate for NoAccessToken {
     }
 }
 
-impl Authenticate for NoAuthentication {
+impl RequestAuthenticator for NoAuthentication {
     type Identity = ();
 
     async fn authenticate(_: &App, _: &Parts, _: &[u8]) -> Result<()> {
@@ -90,7 +92,7 @@ impl Authenticate for NoAuthentication {
 }
 
 /// Used for registration and login. A user's token means nothing there, and some clients send an expired one.
-impl Authenticate for AppserviceTokenOptional {
+impl RequestAuthenticator for AppserviceTokenOptional {
     type Identity = ();
 
     async fn authenticate(_: &App, _: &Parts, _: &[u8]) -> Result<()> {
@@ -112,9 +114,9 @@ impl FromRequestParts<App> for MaybeSession {
 }
 
 /// The session of the sender, for endpoints that ruma does not have.
-pub struct Asker(pub Arc<Session>);
+pub struct AuthenticatedSession(pub Arc<Session>);
 
-impl FromRequestParts<App> for Asker {
+impl FromRequestParts<App> for AuthenticatedSession {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
@@ -123,7 +125,7 @@ impl FromRequestParts<App> for Asker {
 }
 
 /// Returns the access token of a request. A token that cannot be read counts as missing.
-pub(super) fn token(parts: &Parts) -> Option<String> {
+pub(super) fn access_token(parts: &Parts) -> Option<String> {
     let mut request = Request::new(());
     request.uri_mut().clone_from(&parts.uri);
     if let Some(authorization) = parts.headers.get(AUTHORIZATION) {
@@ -134,13 +136,17 @@ pub(super) fn token(parts: &Parts) -> Option<String> {
 }
 
 /// Returns the session of a token if the user may make this request, and records that its device was seen.
-pub(super) async fn session(app: &App, parts: &Parts, token: &str) -> Result<Arc<Session>> {
+pub(super) async fn authenticate_session(
+    app: &App,
+    parts: &Parts,
+    token: &str,
+) -> Result<Arc<Session>> {
     let session = app.users.authenticate(token).await?;
     account_restrictions::check(&session, parts)?;
     if !parts.method.is_safe() {
-        app.limits.check(Class::Write, &*session.user_id)?;
+        app.limits.check(RequestClass::Write, &*session.user_id)?;
     }
-    let Peer(address) = Peer::of(parts);
-    app.users.note_seen(&session, address).await;
+    let ClientAddress(address) = ClientAddress::from_parts(parts);
+    app.users.record_seen(&session, address).await;
     Ok(session)
 }

@@ -14,25 +14,25 @@ use axum::{
 };
 
 use crate::{
-    config::{AddressHeader, Connections, Network},
+    config::{AddressHeader, ConnectionsSection, IpNetwork},
     error::Result,
 };
 
 /// The address of the client that sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
+pub struct ClientAddress(pub IpAddr);
 
-impl<S: Sync> FromRequestParts<S> for Peer {
+impl<S: Sync> FromRequestParts<S> for ClientAddress {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(parts))
+        Ok(Self::from_parts(parts))
     }
 }
 
-impl Peer {
+impl ClientAddress {
     /// Returns the address of the client that sent a request.
-    pub fn of(parts: &Parts) -> Self {
+    pub fn from_parts(parts: &Parts) -> Self {
         // Without a connection, as in tests of a handler, all requests share one address.
         let nobody = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         parts.extensions.get().copied().unwrap_or(nobody)
@@ -41,7 +41,7 @@ impl Peer {
 
 /// Returns the address that represents one subscriber. For IPv6 it is the /64 network, because one subscriber has all
 /// of it.
-pub fn network_of(address: IpAddr) -> IpAddr {
+pub fn subscriber_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => {
             let network = ip.to_bits() & (u128::MAX << 64);
@@ -70,13 +70,13 @@ impl KeepOpen {
 /// The reverse proxies that are trusted to name a client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TrustedProxies {
-    networks: Arc<[Network]>,
+    networks: Arc<[IpNetwork]>,
     headers: Arc<[AddressHeader]>,
 }
 
 impl TrustedProxies {
     /// Returns the proxies that the configuration names.
-    pub fn new(config: &Connections) -> Self {
+    pub fn new(config: &ConnectionsSection) -> Self {
         Self {
             networks: config.trusted_proxies.as_slice().into(),
             headers: config.address_headers.as_slice().into(),
@@ -94,14 +94,14 @@ impl TrustedProxies {
     /// Returns the client of a request that came over a connection from `connected`.
     ///
     /// It is the last address that is not a trusted proxy; a client can invent the addresses before it.
-    pub fn client_of(&self, connected: IpAddr, headers: &HeaderMap) -> Peer {
+    pub fn client_address(&self, connected: IpAddr, headers: &HeaderMap) -> ClientAddress {
         let mut client = connected.to_canonical();
         if !self.contains(client) {
-            return Peer(client);
+            return ClientAddress(client);
         }
         let header = self.headers.iter().find(|h| headers.contains_key(h.name()));
         let Some(header) = header else {
-            return Peer(client);
+            return ClientAddress(client);
         };
         let values: Vec<&str> = headers
             .get_all(header.name())
@@ -120,7 +120,7 @@ impl TrustedProxies {
                 break;
             }
         }
-        Peer(client)
+        ClientAddress(client)
     }
 }
 
@@ -154,9 +154,9 @@ mod tests {
     use super::*;
 
     fn proxies() -> TrustedProxies {
-        TrustedProxies::new(&Connections {
+        TrustedProxies::new(&ConnectionsSection {
             trusted_proxies: vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
-            ..Connections::default()
+            ..ConnectionsSection::default()
         })
     }
 
@@ -165,12 +165,13 @@ mod tests {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-        let Peer(address) = proxies().client_of(connected.parse().unwrap(), &headers.collect());
+        let ClientAddress(address) =
+            proxies().client_address(connected.parse().unwrap(), &headers.collect());
         address.to_string()
     }
 
     #[test]
-    fn each_of_the_headers_names_the_client() {
+    fn each_supported_header_names_the_client() {
         for header in [
             ("x-forwarded-for", "198.51.100.7"),
             ("x-forwarded-for", "198.51.100.7:4711"),
@@ -186,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn the_headers_of_a_stranger_are_not_believed() {
+    fn headers_from_untrusted_addresses_are_ignored() {
         let header = ("x-forwarded-for", "198.51.100.7");
 
         assert_eq!(client("192.0.2.1", &[header]), "192.0.2.1");
     }
 
     #[test]
-    fn the_last_address_that_is_no_trusted_proxy_is_the_client() {
+    fn the_last_untrusted_address_is_the_client() {
         let chain = [("x-forwarded-for", "1.1.1.1, 198.51.100.7, 10.0.0.2")];
         assert_eq!(client("127.0.0.1", &chain), "198.51.100.7");
 
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_cannot_be_read_ends_the_search() {
+    fn an_unreadable_address_ends_the_search() {
         let chain = [("x-forwarded-for", "198.51.100.7, unknown, 10.0.0.2")];
 
         assert_eq!(client("127.0.0.1", &chain), "10.0.0.2");

@@ -19,27 +19,27 @@ use crate::error::Error;
 /// The lists and maps that the schema of a response has and ruma omits when they are empty.
 pub trait EmptyFields: OutgoingResponse {
     /// The names of the lists.
-    const LISTS: &'static [&'static str] = &[];
+    const LIST_FIELDS: &'static [&'static str] = &[];
     /// The names of the maps.
-    const MAPS: &'static [&'static str] = &[];
+    const MAP_FIELDS: &'static [&'static str] = &[];
 }
 
 /// A Matrix response with all its lists and maps.
-pub struct Complete<T>(pub T);
+pub struct CompleteResponse<T>(pub T);
 
 /// The names of the fields of a response; the values are ignored.
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Fields<'a>(#[serde(borrow)] BTreeMap<&'a str, &'a RawValue>);
+struct ResponseFields<'a>(#[serde(borrow)] BTreeMap<&'a str, &'a RawValue>);
 
-impl<T: EmptyFields> IntoResponse for Complete<T> {
+impl<T: EmptyFields> IntoResponse for CompleteResponse<T> {
     fn into_response(self) -> Response {
         let response = match self.0.try_into_http_response::<BytesMut>() {
             Ok(response) => response.map(BytesMut::freeze),
             Err(e) => return Error::internal("write the response", e).into_response(),
         };
         let (parts, body) = response.into_parts();
-        match completed(&body, T::LISTS, T::MAPS) {
+        match add_empty_fields(&body, T::LIST_FIELDS, T::MAP_FIELDS) {
             Ok(body) => Response::from_parts(parts, Body::from(body)),
             Err(e) => Error::internal("complete the response", e).into_response(),
         }
@@ -47,8 +47,8 @@ impl<T: EmptyFields> IntoResponse for Complete<T> {
 }
 
 /// Adds the missing fields at the beginning of an object.
-fn completed(object: &Bytes, lists: &[&str], maps: &[&str]) -> serde_json::Result<Bytes> {
-    let Fields(present) = serde_json::from_slice(object)?;
+fn add_empty_fields(object: &Bytes, lists: &[&str], maps: &[&str]) -> serde_json::Result<Bytes> {
+    let ResponseFields(present) = serde_json::from_slice(object)?;
     let lists = lists.iter().map(|name| (name, "[]"));
     let maps = maps.iter().map(|name| (name, "{}"));
     let missing: Vec<String> = lists
@@ -75,12 +75,12 @@ mod tests {
 
     fn complete(object: &'static str) -> String {
         let object = Bytes::from_static(object.as_bytes());
-        let whole = completed(&object, &["a", "b"], &["c"]).unwrap();
+        let whole = add_empty_fields(&object, &["a", "b"], &["c"]).unwrap();
         String::from_utf8(whole.to_vec()).unwrap()
     }
 
     #[test]
-    fn only_the_fields_that_are_missing_are_added() {
+    fn only_missing_fields_are_added() {
         assert_eq!(complete("{}"), r#"{"a":[],"b":[],"c":{}}"#);
         assert_eq!(
             complete(r#"{"b":[1],"x":2}"#),

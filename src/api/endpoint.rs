@@ -1,6 +1,6 @@
 //! Typed endpoints: ruma gives the request, the response, the paths and the authentication.
 //!
-//! Endpoints whose body is a file do not use [`Incoming`], which holds the whole body in memory. `parameters` explains
+//! Endpoints whose body is a file do not use [`MatrixRequest`], which holds the whole body in memory. `parameters` explains
 //! the errors in paths and queries.
 
 mod parameters;
@@ -27,39 +27,39 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 pub(super) use self::parameters::{PathParams, raw_path_params, read_query};
-use super::{app::App, auth::Authenticate};
+use super::{app::App, auth::RequestAuthenticator};
 use crate::{
     error::{Error, Result},
     matrix::canonical_text,
 };
 
 /// A Matrix request and its authenticated sender.
-pub struct Incoming<R: Metadata<Authentication: Authenticate>> {
+pub struct MatrixRequest<R: Metadata<Authentication: RequestAuthenticator>> {
     /// The authenticated sender.
-    pub from: <R::Authentication as Authenticate>::Identity,
+    pub from: <R::Authentication as RequestAuthenticator>::Identity,
     pub request: R,
 }
 
 /// A request with its whole body, which may contain more than the specification names.
-pub struct WithBody<R: Metadata<Authentication: Authenticate>> {
+pub struct RequestWithBody<R: Metadata<Authentication: RequestAuthenticator>> {
     /// The authenticated sender.
-    pub from: <R::Authentication as Authenticate>::Identity,
+    pub from: <R::Authentication as RequestAuthenticator>::Identity,
     pub request: R,
     /// The whole body.
     pub body: Map<String, Value>,
 }
 
 /// A request whose body may be missing. A missing body is read as an empty object.
-pub struct WithOptionalBody<R: Metadata<Authentication: Authenticate>> {
+pub struct RequestWithOptionalBody<R: Metadata<Authentication: RequestAuthenticator>> {
     /// The authenticated sender.
-    pub from: <R::Authentication as Authenticate>::Identity,
+    pub from: <R::Authentication as RequestAuthenticator>::Identity,
     pub request: R,
     /// Whether the request has a body.
     pub has_body: bool,
 }
 
 /// A Matrix response.
-pub struct Outgoing<T>(pub T);
+pub struct MatrixResponse<T>(pub T);
 
 /// Routes every path of the endpoint `R` to `handler`.
 pub fn endpoint<R, T>(handler: impl Handler<T, App>) -> Router<App>
@@ -67,9 +67,9 @@ where
     R: Metadata,
     T: 'static,
 {
-    let handler = on(method::<R>(), handler);
+    let handler = on(method_filter::<R>(), handler);
     let mut router = Router::new();
-    for path in with_aliases(R::PATH_BUILDER.all_paths()) {
+    for path in paths_with_aliases(R::PATH_BUILDER.all_paths()) {
         router = router.route(&path, handler.clone());
     }
     router
@@ -79,12 +79,12 @@ where
     clippy::expect_used,
     reason = "axum knows every method that ruma's endpoints have"
 )]
-fn method<R: Metadata>() -> MethodFilter {
+fn method_filter<R: Metadata>() -> MethodFilter {
     MethodFilter::try_from(R::METHOD).expect("the method is a usual one")
 }
 
 /// Returns the paths and the variants of them that clients also use.
-fn with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
+fn paths_with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in paths {
         found.insert(path.to_owned());
@@ -112,9 +112,9 @@ fn with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<String> {
     found
 }
 
-impl<R> FromRequest<App> for Incoming<R>
+impl<R> FromRequest<App> for MatrixRequest<R>
 where
-    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
     type Rejection = Error;
 
@@ -127,14 +127,14 @@ where
     }
 }
 
-impl<R> FromRequest<App> for WithOptionalBody<R>
+impl<R> FromRequest<App> for RequestWithOptionalBody<R>
 where
-    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (Incoming { from, request }, body) = read_request(request, app, true).await?;
+        let (MatrixRequest { from, request }, body) = read_request(request, app, true).await?;
         Ok(Self {
             from,
             request,
@@ -143,15 +143,16 @@ where
     }
 }
 
-impl<R> FromRequest<App> for WithBody<R>
+impl<R> FromRequest<App> for RequestWithBody<R>
 where
-    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let may_lack_body = request.method() != Method::PUT;
-        let (Incoming { from, request }, body) = read_request(request, app, may_lack_body).await?;
+        let (MatrixRequest { from, request }, body) =
+            read_request(request, app, may_lack_body).await?;
         let body = serde_json::from_str(body.as_deref().unwrap_or("{}"))
             .map_err(|e| Error::BadJson(e.to_string()))?;
         Ok(Self {
@@ -163,7 +164,7 @@ where
 }
 
 /// A received request and its authenticated sender.
-pub struct Received<I> {
+pub struct ReceivedRequest<I> {
     parts: Parts,
     /// The names and values of the path parameters.
     params: Vec<(String, String)>,
@@ -173,18 +174,18 @@ pub struct Received<I> {
     pub body: Option<String>,
 }
 
-impl<I> Received<I> {
+impl<I> ReceivedRequest<I> {
     /// Parses the request with ruma. Returns it with the sender and the body.
     ///
     /// # Errors
     ///
     /// When the request is invalid; the error says why.
-    pub fn read<R: IncomingRequest>(self) -> Result<(R, I, Option<String>)> {
+    pub fn parse<R: IncomingRequest>(self) -> Result<(R, I, Option<String>)> {
         let params = self.params.iter();
         let params: Vec<(&str, &str)> = params.map(|(name, value)| (&**name, &**value)).collect();
         let text = self.body.as_deref().unwrap_or("{}");
         let request = http::Request::from_parts(self.parts, text.as_bytes());
-        let request = try_read(request, &params)?;
+        let request = parse_request(request, &params)?;
         Ok((request, self.from, self.body))
     }
 }
@@ -194,28 +195,28 @@ async fn read_request<R>(
     request: Request,
     app: &App,
     may_lack_body: bool,
-) -> Result<(Incoming<R>, Option<String>)>
+) -> Result<(MatrixRequest<R>, Option<String>)>
 where
-    R: IncomingRequest + Metadata<Authentication: Authenticate> + Send,
+    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
-    let received = receive::<R>(request, app, may_lack_body).await?;
-    let (request, from, body) = received.read()?;
-    Ok((Incoming { from, request }, body))
+    let received = receive_request::<R>(request, app, may_lack_body).await?;
+    let (request, from, body) = received.parse()?;
+    Ok((MatrixRequest { from, request }, body))
 }
 
 /// Receives a request and authenticates its sender.
-pub async fn receive<R>(
+pub async fn receive_request<R>(
     request: Request,
     app: &App,
     may_lack_body: bool,
-) -> Result<Received<<R::Authentication as Authenticate>::Identity>>
+) -> Result<ReceivedRequest<<R::Authentication as RequestAuthenticator>::Identity>>
 where
-    R: Metadata<Authentication: Authenticate>,
+    R: Metadata<Authentication: RequestAuthenticator>,
 {
     let (mut parts, body) = request.into_parts();
     let params = raw_path_params(&mut parts).await?;
     R::Authentication::check_head(app, &parts)?;
-    let whole = read(body, R::Authentication::max_body_bytes(app, &parts)).await?;
+    let whole = read_body(body, R::Authentication::max_body_bytes(app, &parts)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
     let body = match parts.method {
         Method::GET | Method::HEAD => None,
@@ -224,7 +225,7 @@ where
     };
     let params = params.iter();
     let params = params.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Ok(Received {
+    Ok(ReceivedRequest {
         params: params.collect(),
         parts,
         from,
@@ -233,11 +234,11 @@ where
 }
 
 /// Reads a body of at most `limit` bytes. It fails when the client sends nothing for too long.
-pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
+pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes> {
     let mut chunks = body.into_data_stream();
     let mut read = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| broken_off(&error))?;
+        let chunk = chunk.map_err(|error| incomplete_body_error(&error))?;
         if read.len().saturating_add(chunk.len()) > limit {
             return Err(Error::TooLarge(format!(
                 "the body is larger than {limit} bytes"
@@ -249,7 +250,7 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes> {
 }
 
 /// Returns the error for a body that ended before it was complete.
-fn broken_off(error: &axum::Error) -> Error {
+fn incomplete_body_error(error: &axum::Error) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         let io_error = error.downcast_ref::<io::Error>();
@@ -276,7 +277,7 @@ pub(super) fn object_text(body: &[u8], max_depth: usize) -> Result<String> {
 /// # Errors
 ///
 /// When the request is invalid; the error says why.
-pub(super) fn try_read<R: IncomingRequest>(
+pub(super) fn parse_request<R: IncomingRequest>(
     request: http::Request<&[u8]>,
     params: &[(&str, &str)],
 ) -> Result<R> {
@@ -301,11 +302,11 @@ pub(super) fn try_read<R: IncomingRequest>(
         DeserializationError::Header(HeaderDeserializationError::MissingHeader(name)) => {
             Error::MissingParam(format!("missing header `{name}`"))
         }
-        other => parameters::explain::<R>(&other, &head, params),
+        other => parameters::explain_error::<R>(&other, &head, params),
     })
 }
 
-impl<T: OutgoingResponse> IntoResponse for Outgoing<T> {
+impl<T: OutgoingResponse> IntoResponse for MatrixResponse<T> {
     fn into_response(self) -> Response {
         match self.0.try_into_http_response::<BytesMut>() {
             Ok(response) => response.map(|body| Body::from(body.freeze())),
@@ -325,7 +326,7 @@ pub(super) async fn unknown_method() -> Error {
 }
 
 /// The response to a request whose handler panicked. The panic itself has been logged where it happened.
-pub(super) fn panicked() -> Response {
+pub(super) fn panic_response() -> Response {
     let error = Error::internal("answer the request", "its handler panicked");
     let response = error.into_response();
     debug_assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -23,8 +23,8 @@ impl IntoResponse for Error {
         if let Self::Uia(info) = &self {
             return (StatusCode::UNAUTHORIZED, Json(info)).into_response();
         }
-        let (status, _) = kind(&self);
-        let mut response = (status, Json(body(&self))).into_response();
+        let (status, _) = status_with_code(&self);
+        let mut response = (status, Json(error_body(&self))).into_response();
         if let Some(retry_after) = retry_after(&self) {
             let seconds = retry_after.as_millis().div_ceil(1000);
             if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
@@ -44,7 +44,7 @@ pub(super) struct ResourceLimit;
 
 /// Returns the body of a response that is marked with [`ResourceLimit`].
 pub(super) fn resource_limit_body(admin_contact: &str) -> Value {
-    let mut body = body(&Error::StorageFull);
+    let mut body = error_body(&Error::StorageFull);
     if let Value::Object(body) = &mut body {
         body.insert("admin_contact".to_owned(), json!(admin_contact));
     }
@@ -62,11 +62,11 @@ fn retry_after(error: &Error) -> Option<Duration> {
 }
 
 /// Returns the standard error body, and logs internal errors.
-pub(super) fn body(error: &Error) -> Value {
+pub(super) fn error_body(error: &Error) -> Value {
     if let Error::Internal { doing, source } = error {
         tracing::error!(error = %source, "could not {doing}");
     }
-    let (_, errcode) = kind(error);
+    let (_, errcode) = status_with_code(error);
     let text = match error {
         // The details are for the operator, not for the caller.
         Error::Internal { .. } => "internal server error".to_owned(),
@@ -80,7 +80,7 @@ pub(super) fn body(error: &Error) -> Value {
     body
 }
 
-fn kind(error: &Error) -> (StatusCode, &'static str) {
+fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
     match error {
         Error::Forbidden(_) | Error::MaxDelayExceeded(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
@@ -158,17 +158,19 @@ fn details(error: &Error) -> Vec<(&'static str, Value)> {
         Error::UserLocked => vec![("soft_logout", json!(true))],
         Error::WrongRoomKeysVersion { current } => vec![("current_version", json!(current))],
         Error::IncompatibleRoomVersion(version) => vec![("room_version", json!(version))],
-        Error::LimitExceeded { retry_after } => vec![("retry_after_ms", ms(*retry_after))],
+        Error::LimitExceeded { retry_after } => {
+            vec![("retry_after_ms", milliseconds(*retry_after))]
+        }
         // Clients that implement earlier drafts of MSC4140 read these fields.
         Error::MaxDelayExceeded(longest) => vec![
             ("org.matrix.msc4140.errcode", json!("M_MAX_DELAY_EXCEEDED")),
-            ("org.matrix.msc4140.max_delay", ms(*longest)),
+            ("org.matrix.msc4140.max_delay", milliseconds(*longest)),
         ],
         _ => Vec::new(),
     }
 }
 
-fn ms(duration: Duration) -> Value {
+fn milliseconds(duration: Duration) -> Value {
     json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -179,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    async fn answer(error: Error) -> (u16, Value) {
+    async fn respond(error: Error) -> (u16, Value) {
         let response = error.into_response();
         let status = response.status().as_u16();
         let body = to_bytes(response.into_body(), 4096).await;
@@ -191,7 +193,7 @@ mod tests {
     async fn an_internal_error_reveals_nothing() {
         let error = Error::internal("read the table", "password=swordfish");
 
-        let (status, body) = answer(error).await;
+        let (status, body) = respond(error).await;
 
         assert_eq!(status, 500);
         assert_eq!(
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_limit_says_when_to_come_back() {
+    async fn a_limit_says_when_to_retry() {
         let error = Error::LimitExceeded {
             retry_after: Duration::from_millis(1500),
         };
@@ -210,7 +212,7 @@ mod tests {
 
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(response.headers()[RETRY_AFTER], "2");
-        let (_, body) = answer(Error::LimitExceeded {
+        let (_, body) = respond(Error::LimitExceeded {
             retry_after: Duration::from_millis(1500),
         })
         .await;
@@ -218,20 +220,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_stored_now_may_be_tried_again() {
+    async fn temporary_errors_say_when_to_retry() {
         for error in [Error::StorageFull, Error::Unavailable("busy".to_owned())] {
             let response = error.into_response();
 
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert!(response.headers().contains_key(RETRY_AFTER));
         }
-        let (_, body) = answer(Error::StorageFull).await;
+        let (_, body) = respond(Error::StorageFull).await;
         assert_eq!(body["errcode"], "M_RESOURCE_LIMIT_EXCEEDED");
     }
 
     #[tokio::test]
     async fn an_unknown_token_says_whether_the_device_is_kept() {
-        let (status, body) = answer(Error::UnknownToken { soft_logout: true }).await;
+        let (status, body) = respond(Error::UnknownToken { soft_logout: true }).await;
 
         assert_eq!(status, 401);
         assert_eq!(body["errcode"], "M_UNKNOWN_TOKEN");
@@ -243,7 +245,7 @@ mod tests {
         let flow = AuthFlow::new(vec![AuthType::Dummy]);
         let info = UiaaInfo::new(vec![flow]);
 
-        let (status, body) = answer(Error::Uia(Box::new(info))).await;
+        let (status, body) = respond(Error::Uia(Box::new(info))).await;
 
         assert_eq!(status, 401);
         assert_eq!(body["flows"], json!([{ "stages": ["m.login.dummy"] }]));

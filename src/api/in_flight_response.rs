@@ -15,18 +15,18 @@ use crate::sync::SendInFlight;
 
 /// The response to a request that sends something. It is in flight until the connection has taken the whole response or
 /// has closed.
-pub struct Answered<T>(pub SendInFlight, pub T);
+pub struct InFlightResponse<T>(pub SendInFlight, pub T);
 
 /// The body of such a response. The connection drops it after writing all of it.
-struct AnsweredBody {
+struct InFlightBody {
     body: Body,
     _sending: SendInFlight,
 }
 
-impl<T: IntoResponse> IntoResponse for Answered<T> {
+impl<T: IntoResponse> IntoResponse for InFlightResponse<T> {
     fn into_response(self) -> Response {
         let Self(sending, answer) = self;
-        let respond = |body| AnsweredBody {
+        let respond = |body| InFlightBody {
             body,
             _sending: sending,
         };
@@ -34,7 +34,7 @@ impl<T: IntoResponse> IntoResponse for Answered<T> {
     }
 }
 
-impl HttpBody for AnsweredBody {
+impl HttpBody for InFlightBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -24,34 +24,36 @@ use tracing::Instrument;
 
 use super::{
     app::App,
-    endpoint::{panicked, unknown_method, unknown_path},
+    endpoint::{panic_response, unknown_method, unknown_path},
     error::{ResourceLimit, resource_limit_body},
-    metrics::Metrics,
+    metrics::RequestMetrics,
 };
 use crate::{config::Config, error::Error};
 
 /// The header with the id by which a request is found in the log.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is accepted from a client or proxy.
-const MAX_REQUEST_ID: usize = 64;
+const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// Adds the layers to all routes, and answers requests that match no route.
-pub(super) fn wrap(routes: Router<App>, app: &App) -> Router<App> {
+pub(super) fn wrap_routes(routes: Router<App>, app: &App) -> Router<App> {
     routes
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| panicked()))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| {
+            panic_response()
+        }))
         .layer(from_fn_with_state(app.config.clone(), add_admin_contact))
         .layer(from_fn(require_host))
         .layer(from_fn(protect_json))
-        .layer(from_fn(cors))
-        .layer(from_fn_with_state(app.metrics.clone(), observe))
+        .layer(from_fn(add_cors_headers))
+        .layer(from_fn_with_state(app.metrics.clone(), observe_request))
 }
 
 /// Lets web pages of any origin use the API, and answers their pre-flight requests.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients).
-async fn cors(request: Request, next: Next) -> Response {
+async fn add_cors_headers(request: Request, next: Next) -> Response {
     let mut response = if request.method() == Method::OPTIONS {
         // The endpoint itself must not run. One hour saves a browser most of these requests.
         [(ACCESS_CONTROL_MAX_AGE, "3600")].into_response()
@@ -123,7 +125,11 @@ async fn protect_json(request: Request, next: Next) -> Response {
 /// Gives the request an id and a span, and counts it.
 ///
 /// Only the template of the path is recorded, because paths contain ids and queries contain tokens.
-async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+async fn observe_request(
+    State(metrics): State<RequestMetrics>,
+    request: Request,
+    next: Next,
+) -> Response {
     let request_id = request_id(request.headers());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let endpoint = path.as_ref().map_or("unknown", MatchedPath::as_str);
@@ -139,7 +145,7 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
     span.in_scope(|| tracing::debug!(status, duration_ms, "answered"));
     metrics.count_request(method, endpoint, status, duration);
     if let Ok(request_id) = HeaderValue::try_from(request_id) {
-        response.headers_mut().insert(REQUEST_ID, request_id);
+        response.headers_mut().insert(REQUEST_ID_HEADER, request_id);
     }
     response
 }
@@ -148,10 +154,12 @@ async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -
 fn request_id(headers: &HeaderMap) -> String {
     let is_sane = |id: &&str| {
         let mut bytes = id.bytes();
-        (1..=MAX_REQUEST_ID).contains(&id.len())
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
             && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     };
-    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let given = headers
+        .get(REQUEST_ID_HEADER)
+        .and_then(|id| id.to_str().ok());
     match given.filter(is_sane) {
         Some(id) => id.to_owned(),
         None => format!("{:016x}", rand::rng().random::<u64>()),
@@ -177,12 +185,12 @@ mod tests {
 
     fn id_for(given: &str) -> String {
         let mut headers = HeaderMap::new();
-        headers.insert(REQUEST_ID, given.parse().expect("is a header"));
+        headers.insert(REQUEST_ID_HEADER, given.parse().expect("is a header"));
         request_id(&headers)
     }
 
     #[test]
-    fn a_sane_request_id_is_kept_and_another_replaced() {
+    fn an_unusable_request_id_is_replaced() {
         assert_eq!(id_for("proxy-17.a_b"), "proxy-17.a_b");
         assert_eq!(id_for("no spaces").len(), 16);
         assert_eq!(id_for(&"x".repeat(65)).len(), 16);

@@ -10,20 +10,20 @@ use crate::error::{Error, Result};
 
 /// Upper bounds of the duration buckets, in seconds. Sending an event is at the low end, a waiting `/sync` at the high
 /// end.
-const DURATIONS: [f64; 12] = [
+const DURATION_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
 /// The request metrics.
 #[derive(Clone)]
-pub struct Metrics {
+pub struct RequestMetrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
     resident_memory: IntGauge,
 }
 
-impl Metrics {
+impl RequestMetrics {
     /// Adds the request metrics to a registry, which other services may share.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Metrics {
                 "parlour_http_request_duration_seconds",
                 "Time from a request to the start of its answer.",
             );
-            let durations = durations.buckets(DURATIONS.to_vec());
+            let durations = durations.buckets(DURATION_BUCKETS.to_vec());
             let durations = HistogramVec::new(durations, &["method", "endpoint"])?;
             let resident_memory = IntGauge::new(
                 "parlour_process_resident_memory_bytes",
@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_counted_by_endpoint_and_class() {
-        let metrics = Metrics::new(&Registry::new()).expect("is new");
+        let metrics = RequestMetrics::new(&Registry::new()).expect("is new");
 
         metrics.count_request("GET", "/sync", 200, Duration::from_millis(3));
         metrics.count_request("GET", "/sync", 204, Duration::from_millis(3));

@@ -25,16 +25,19 @@ mod websocket;
 use axum::Router;
 
 pub use self::{
-    anonymous_limit::MaybeStranger,
+    anonymous_limit::AnonymousLimit,
     app::App,
-    auth::{Asker, Authenticate, MaybeSession},
-    client_address::{KeepOpen, Peer, TrustedProxies, network_of},
-    complete_response::Complete,
-    endpoint::{Incoming, Outgoing, WithBody, WithOptionalBody, endpoint, receive},
-    in_flight_response::Answered,
-    metrics::Metrics,
+    auth::{AuthenticatedSession, MaybeSession, RequestAuthenticator},
+    client_address::{ClientAddress, KeepOpen, TrustedProxies, subscriber_network},
+    complete_response::CompleteResponse,
+    endpoint::{
+        MatrixRequest, MatrixResponse, RequestWithBody, RequestWithOptionalBody, endpoint,
+        receive_request,
+    },
+    in_flight_response::InFlightResponse,
+    metrics::RequestMetrics,
     monitoring::metrics_router,
-    rate_limits::{Charge, Class, Key, Limits},
+    rate_limits::{RateLimitCharge, RateLimitKey, RateLimits, RequestClass},
 };
 
 /// Returns all routes of a listener.
@@ -46,5 +49,5 @@ pub fn router(app: App) -> Router {
         .merge(monitoring::routes())
         .merge(parlour::routes())
         .merge(web::routes(&app.config));
-    layers::wrap(routes, &app).with_state(app)
+    layers::wrap_routes(routes, &app).with_state(app)
 }

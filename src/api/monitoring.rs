@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{app::App, endpoint::unknown_path, metrics::Metrics};
+use super::{app::App, endpoint::unknown_path, metrics::RequestMetrics};
 use crate::{error::Result, health::Health};
 
 /// The content type of Prometheus' text format.
@@ -20,7 +20,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// Returns the routes of the separate listener for Prometheus.
-pub fn metrics_router(metrics: Metrics) -> Router {
+pub fn metrics_router(metrics: RequestMetrics) -> Router {
     Router::new()
         .route("/metrics", get(show_metrics))
         .fallback(unknown_path)
@@ -41,7 +41,7 @@ async fn health(State(health): State<Health>) -> (StatusCode, Json<Value>) {
 }
 
 /// `GET /metrics`
-async fn show_metrics(State(metrics): State<Metrics>) -> Result<Response> {
+async fn show_metrics(State(metrics): State<RequestMetrics>) -> Result<Response> {
     let text = metrics.to_text().await?;
     Ok(([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response())
 }

@@ -16,7 +16,7 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::client_address::{Peer, network_of};
+use super::client_address::{ClientAddress, subscriber_network};
 use crate::{
     clock::Clock,
     config,
@@ -33,7 +33,7 @@ const WRONG_PASSWORD_FACTOR: u32 = 5;
 
 /// A kind of request that has a rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum RequestClass {
     /// A login with a password. Guessing passwords must be slow.
     Login,
     /// A wrong password for an account, from any address.
@@ -41,20 +41,20 @@ pub enum Class {
     /// An invalid registration token or link. A valid one costs nothing and is always accepted: it cannot be guessed,
     /// and other people behind the same address may send invalid ones.
     WrongToken,
-    /// An invalid refresh token, treated like [`Class::WrongToken`].
+    /// An invalid refresh token, treated like [`RequestClass::WrongToken`].
     WrongRefreshToken,
     /// A proof of knowing the shared secret of the configuration, which may be short. Guessing it must be slow.
     SharedSecret,
     /// A lookup without an access token, such as whether a user name is free, or a list of the rooms of another server.
-    Look,
+    Lookup,
     /// The registration of an account.
     Register,
     Send,
     /// A change of the user's display name, counted once for each room that shows it.
-    ShowName,
+    DisplayNameChange,
     /// A change of the user's avatar, counted in the same way. It has its own limit, because a user in many rooms sets
     /// both, one after the other.
-    ShowPicture,
+    AvatarChange,
     /// To-device messages, which are sent in addition to events, for example when room keys are shared.
     SendToDevice,
     /// The upload of a file.
@@ -64,25 +64,25 @@ pub enum Class {
     /// An invite from a user of this server to anyone.
     Invite,
     /// An invite from any user of this server to the same user.
-    Invited,
+    InviteReceived,
     /// An invite from the same user to the same user.
-    InviteAgain,
+    InviteToSameUser,
     /// A request from a server whose keys are unknown. It makes this server contact the named server to fetch them.
-    Newcomer,
+    UnknownServer,
     /// An invite from another server to anyone.
-    Invitation,
+    FederatedInvite,
     /// An invite from another server to the same user.
-    InvitationTo,
+    FederatedInviteToUser,
 }
 
 /// The number of requests that may arrive at the same time, and the time after which another one may.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Rate {
+struct RateLimit {
     burst: f64,
     period: Duration,
 }
 
-impl Rate {
+impl RateLimit {
     const fn new(burst: f64, period: Duration) -> Self {
         Self { burst, period }
     }
@@ -94,57 +94,60 @@ impl Rate {
 
 /// The rates that the configuration sets.
 #[derive(Clone, Copy, Debug)]
-struct Rates {
-    login: Rate,
-    wrong_password: Rate,
-    registration: Rate,
-    sending: Rate,
+struct ConfiguredRates {
+    login: RateLimit,
+    wrong_password: RateLimit,
+    registration: RateLimit,
+    sending: RateLimit,
 }
 
-impl Rates {
-    fn new(config: &config::Limits) -> Self {
+impl ConfiguredRates {
+    fn new(config: &config::LimitsSection) -> Self {
         Self {
-            login: Rate::per_minute(config.login_burst, config.login_per_minute),
-            wrong_password: Rate::per_minute(
+            login: RateLimit::per_minute(config.login_burst, config.login_per_minute),
+            wrong_password: RateLimit::per_minute(
                 config.login_burst.saturating_mul(WRONG_PASSWORD_FACTOR),
                 config
                     .login_per_minute
                     .saturating_mul(WRONG_PASSWORD_FACTOR),
             ),
-            registration: Rate::per_minute(
+            registration: RateLimit::per_minute(
                 config.registration_burst,
                 config.registration_per_minute,
             ),
-            sending: Rate::per_minute(config.sending_burst, config.sending_per_minute),
+            sending: RateLimit::per_minute(config.sending_burst, config.sending_per_minute),
         }
     }
 
-    fn of(&self, class: Class) -> Rate {
+    fn rate_of(&self, class: RequestClass) -> RateLimit {
         match class {
-            Class::Login => self.login,
-            Class::WrongPassword => self.wrong_password,
-            Class::Register => self.registration,
-            Class::Send | Class::SendToDevice | Class::ShowName | Class::ShowPicture => {
-                self.sending
+            RequestClass::Login => self.login,
+            RequestClass::WrongPassword => self.wrong_password,
+            RequestClass::Register => self.registration,
+            RequestClass::Send
+            | RequestClass::SendToDevice
+            | RequestClass::DisplayNameChange
+            | RequestClass::AvatarChange => self.sending,
+            RequestClass::WrongToken
+            | RequestClass::WrongRefreshToken
+            | RequestClass::SharedSecret => RateLimit::new(20.0, Duration::from_secs(30)),
+            RequestClass::Lookup => RateLimit::new(100.0, Duration::from_millis(500)),
+            RequestClass::UnknownServer => RateLimit::new(100.0, Duration::from_millis(100)),
+            RequestClass::Write => RateLimit::new(500.0, Duration::from_millis(40)),
+            RequestClass::Invite => RateLimit::new(100.0, Duration::from_secs(5)),
+            RequestClass::InviteToSameUser => RateLimit::new(10.0, Duration::from_mins(1)),
+            RequestClass::Upload => RateLimit::new(50.0, Duration::from_secs(1)),
+            RequestClass::FederatedInvite => RateLimit::new(100.0, Duration::from_secs(1)),
+            RequestClass::InviteReceived | RequestClass::FederatedInviteToUser => {
+                RateLimit::new(30.0, Duration::from_secs(20))
             }
-            Class::WrongToken | Class::WrongRefreshToken | Class::SharedSecret => {
-                Rate::new(20.0, Duration::from_secs(30))
-            }
-            Class::Look => Rate::new(100.0, Duration::from_millis(500)),
-            Class::Newcomer => Rate::new(100.0, Duration::from_millis(100)),
-            Class::Write => Rate::new(500.0, Duration::from_millis(40)),
-            Class::Invite => Rate::new(100.0, Duration::from_secs(5)),
-            Class::InviteAgain => Rate::new(10.0, Duration::from_mins(1)),
-            Class::Upload => Rate::new(50.0, Duration::from_secs(1)),
-            Class::Invitation => Rate::new(100.0, Duration::from_secs(1)),
-            Class::Invited | Class::InvitationTo => Rate::new(30.0, Duration::from_secs(20)),
         }
     }
 }
 
 /// The subject of a rate limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
+pub enum RateLimitKey {
     /// A network address. For IPv6 it is the /64 network, because one subscriber has all of it.
     Address(IpAddr),
     User(OwnedUserId),
@@ -155,66 +158,66 @@ pub enum Key {
     UserTo(OwnedUserId, OwnedUserId),
 }
 
-impl From<&UserId> for Key {
+impl From<&UserId> for RateLimitKey {
     fn from(user_id: &UserId) -> Self {
         Self::User(user_id.to_owned())
     }
 }
 
-impl From<&ServerName> for Key {
+impl From<&ServerName> for RateLimitKey {
     fn from(server: &ServerName) -> Self {
         Self::Server(server.to_owned())
     }
 }
 
-impl From<&Peer> for Key {
-    fn from(peer: &Peer) -> Self {
-        Self::Address(network_of(peer.0))
+impl From<&ClientAddress> for RateLimitKey {
+    fn from(peer: &ClientAddress) -> Self {
+        Self::Address(subscriber_network(peer.0))
     }
 }
 
 /// The part of a member event that says whether it is an invite.
 #[derive(Deserialize)]
-struct MemberContent {
+struct MemberEventMembership {
     membership: MembershipState,
 }
 
 /// The rate limits of a server.
 #[derive(Clone)]
-pub struct Limits {
+pub struct RateLimits {
     enabled: bool,
-    rates: Rates,
+    rates: ConfiguredRates,
     clock: Clock,
-    buckets: Arc<Mutex<Buckets>>,
+    buckets: Arc<Mutex<TokenBuckets>>,
 }
 
 /// Tokens taken for a request that may turn out to be free. Dropping this returns them.
 #[must_use]
-pub struct Charge {
-    limits: Limits,
-    taken: Option<((Class, Key), f64)>,
+pub struct RateLimitCharge {
+    limits: RateLimits,
+    taken: Option<((RequestClass, RateLimitKey), f64)>,
 }
 
 #[derive(Default)]
-struct Buckets {
+struct TokenBuckets {
     /// The recently used buckets.
-    current: HashMap<(Class, Key), Bucket>,
+    current: HashMap<(RequestClass, RateLimitKey), TokenBucket>,
     /// The buckets that have not been used since `current` was last full.
-    previous: HashMap<(Class, Key), Bucket>,
+    previous: HashMap<(RequestClass, RateLimitKey), TokenBucket>,
 }
 
 #[derive(Clone, Copy)]
-struct Bucket {
+struct TokenBucket {
     tokens: f64,
     filled_ms: i64,
 }
 
-impl Limits {
+impl RateLimits {
     /// Returns limits with all buckets full.
-    pub fn new(config: &config::Limits, clock: Clock) -> Self {
+    pub fn new(config: &config::LimitsSection, clock: Clock) -> Self {
         Self {
             enabled: config.enabled,
-            rates: Rates::new(config),
+            rates: ConfiguredRates::new(config),
             clock,
             buckets: Arc::default(),
         }
@@ -225,8 +228,8 @@ impl Limits {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when there is none left.
-    pub fn check(&self, class: Class, key: impl Into<Key>) -> Result<()> {
-        self.charge(class, key).map(Charge::keep)
+    pub fn check(&self, class: RequestClass, key: impl Into<RateLimitKey>) -> Result<()> {
+        self.charge(class, key).map(RateLimitCharge::keep)
     }
 
     /// Takes the tokens for invites from a user.
@@ -240,10 +243,10 @@ impl Limits {
         invited: impl IntoIterator<Item = &'a UserId>,
     ) -> Result<()> {
         for user_id in invited {
-            let pair = Key::UserTo(sender.to_owned(), user_id.to_owned());
-            let again = self.charge(Class::InviteAgain, pair)?;
-            let sent = self.charge(Class::Invite, sender)?;
-            self.check(Class::Invited, user_id)?;
+            let pair = RateLimitKey::UserTo(sender.to_owned(), user_id.to_owned());
+            let again = self.charge(RequestClass::InviteToSameUser, pair)?;
+            let sent = self.charge(RequestClass::Invite, sender)?;
+            self.check(RequestClass::InviteReceived, user_id)?;
             again.keep();
             sent.keep();
         }
@@ -254,14 +257,14 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// As [`Limits::check_invitations`].
+    /// As [`RateLimits::check_invitations`].
     pub fn check_state(
         &self,
         sender: &UserId,
         (kind, state_key): (&StateEventType, &str),
         content: &RawValue,
     ) -> Result<()> {
-        let content: Option<MemberContent> = serde_json::from_str(content.get()).ok();
+        let content: Option<MemberEventMembership> = serde_json::from_str(content.get()).ok();
         let is_invitation = *kind == StateEventType::RoomMember
             && content.is_some_and(|content| content.membership == MembershipState::Invite);
         match <&UserId>::try_from(state_key) {
@@ -275,7 +278,11 @@ impl Limits {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when there is none left.
-    pub fn charge(&self, class: Class, key: impl Into<Key>) -> Result<Charge> {
+    pub fn charge(
+        &self,
+        class: RequestClass,
+        key: impl Into<RateLimitKey>,
+    ) -> Result<RateLimitCharge> {
         self.charge_times(class, key, 1)
     }
 
@@ -285,15 +292,20 @@ impl Limits {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when there is none left.
-    pub fn charge_times(&self, class: Class, key: impl Into<Key>, times: usize) -> Result<Charge> {
+    pub fn charge_times(
+        &self,
+        class: RequestClass,
+        key: impl Into<RateLimitKey>,
+        times: usize,
+    ) -> Result<RateLimitCharge> {
         if !self.enabled || times == 0 {
-            return Ok(Charge {
+            return Ok(RateLimitCharge {
                 limits: self.clone(),
                 taken: None,
             });
         }
         let key = (class, key.into());
-        let rate = self.rates.of(class);
+        let rate = self.rates.rate_of(class);
         let mut buckets = self.lock();
         let bucket = buckets.bucket(key.clone(), rate, self.clock.now_ms());
         if bucket.tokens < 1.0 {
@@ -302,30 +314,30 @@ impl Limits {
         }
         let tokens = f64::from(u32::try_from(times).unwrap_or(u32::MAX));
         bucket.tokens -= tokens;
-        Ok(Charge {
+        Ok(RateLimitCharge {
             limits: self.clone(),
             taken: Some((key, tokens)),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Buckets> {
+    fn lock(&self) -> MutexGuard<'_, TokenBuckets> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Charge {
+impl RateLimitCharge {
     /// Keeps the tokens taken.
     pub fn keep(mut self) {
         self.taken = None;
     }
 }
 
-impl Drop for Charge {
+impl Drop for RateLimitCharge {
     fn drop(&mut self) {
         let Some((key, tokens)) = self.taken.take() else {
             return;
         };
-        let rate = self.limits.rates.of(key.0);
+        let rate = self.limits.rates.rate_of(key.0);
         let now_ms = self.limits.clock.now_ms();
         let mut buckets = self.limits.lock();
         let bucket = buckets.bucket(key, rate, now_ms);
@@ -333,8 +345,8 @@ impl Drop for Charge {
     }
 }
 
-impl Bucket {
-    fn fill(&mut self, rate: Rate, now_ms: i64) {
+impl TokenBucket {
+    fn fill(&mut self, rate: RateLimit, now_ms: i64) {
         // A clock that was set back adds no tokens.
         let elapsed_ms = u64::try_from(now_ms - self.filled_ms).unwrap_or(0);
         let gained = Duration::from_millis(elapsed_ms).div_duration_f64(rate.period);
@@ -343,10 +355,15 @@ impl Bucket {
     }
 }
 
-impl Buckets {
+impl TokenBuckets {
     /// Returns the current bucket of a key. A new or dropped bucket is full.
-    fn bucket(&mut self, key: (Class, Key), rate: Rate, now_ms: i64) -> &mut Bucket {
-        let full = Bucket {
+    fn bucket(
+        &mut self,
+        key: (RequestClass, RateLimitKey),
+        rate: RateLimit,
+        now_ms: i64,
+    ) -> &mut TokenBucket {
+        let full = TokenBucket {
             tokens: rate.burst,
             filled_ms: now_ms,
         };
@@ -368,17 +385,17 @@ mod tests {
 
     use super::*;
 
-    fn limits(enabled: bool) -> (Limits, Clock) {
+    fn limits(enabled: bool) -> (RateLimits, Clock) {
         let clock = Clock::manual(1_000_000);
-        let config = config::Limits {
+        let config = config::LimitsSection {
             enabled,
-            ..config::Limits::default()
+            ..config::LimitsSection::default()
         };
-        (Limits::new(&config, clock.clone()), clock)
+        (RateLimits::new(&config, clock.clone()), clock)
     }
 
-    fn peer(address: &str) -> Peer {
-        Peer(address.parse().expect("is an address"))
+    fn peer(address: &str) -> ClientAddress {
+        ClientAddress(address.parse().expect("is an address"))
     }
 
     #[test]
@@ -387,20 +404,20 @@ mod tests {
         let peer = peer("192.0.2.1");
         for _ in 0..20 {
             limits
-                .check(Class::Register, &peer)
+                .check(RequestClass::Register, &peer)
                 .expect("is within the burst");
         }
 
-        let refused = limits.check(Class::Register, &peer);
+        let refused = limits.check(RequestClass::Register, &peer);
         clock.advance(Duration::from_secs(30));
-        let later = limits.check(Class::Register, &peer);
+        let later = limits.check(RequestClass::Register, &peer);
 
         let Err(Error::LimitExceeded { retry_after }) = refused else {
             panic!("the one after the burst passed");
         };
         assert_eq!(retry_after, Duration::from_secs(30));
         assert!(later.is_ok());
-        assert!(limits.check(Class::Register, &peer).is_err());
+        assert!(limits.check(RequestClass::Register, &peer).is_err());
     }
 
     #[test]
@@ -411,26 +428,26 @@ mod tests {
         for _ in 0..100 {
             drop(
                 limits
-                    .charge(Class::Register, &peer)
+                    .charge(RequestClass::Register, &peer)
                     .expect("was given back"),
             );
         }
         let charges: Vec<_> = (0..20)
-            .map(|_| limits.charge(Class::Register, &peer))
+            .map(|_| limits.charge(RequestClass::Register, &peer))
             .collect();
-        assert!(limits.charge(Class::Register, &peer).is_err());
+        assert!(limits.charge(RequestClass::Register, &peer).is_err());
 
         for charge in charges {
             charge.expect("is within the burst").keep();
         }
-        assert!(limits.charge(Class::Register, &peer).is_err());
+        assert!(limits.charge(RequestClass::Register, &peer).is_err());
     }
 
     #[test]
-    fn what_does_much_at_once_passes_and_the_next_one_waits_for_it() {
+    fn a_large_charge_delays_the_next_one() {
         let (limits, clock) = limits(true);
         let user_id = user_id!("@a:b");
-        let change = || limits.charge_times(Class::ShowName, user_id, 150);
+        let change = || limits.charge_times(RequestClass::DisplayNameChange, user_id, 150);
 
         drop(change().expect("is given back"));
         change().expect("there are tokens").keep();
@@ -447,40 +464,51 @@ mod tests {
     #[test]
     fn the_configuration_sets_burst_and_rate() {
         let clock = Clock::manual(1_000_000);
-        let config = config::Limits {
+        let config = config::LimitsSection {
             login_burst: 2,
             login_per_minute: 60,
-            ..config::Limits::default()
+            ..config::LimitsSection::default()
         };
-        let limits = Limits::new(&config, clock.clone());
+        let limits = RateLimits::new(&config, clock.clone());
         let peer = peer("192.0.2.1");
 
-        let passed = (0..5).filter(|_| limits.check(Class::Login, &peer).is_ok());
+        let passed = (0..5).filter(|_| limits.check(RequestClass::Login, &peer).is_ok());
         assert_eq!(passed.count(), 2);
         clock.advance(Duration::from_secs(1));
 
-        assert!(limits.check(Class::Login, &peer).is_ok());
-        assert!(limits.check(Class::Login, &peer).is_err());
+        assert!(limits.check(RequestClass::Login, &peer).is_ok());
+        assert!(limits.check(RequestClass::Login, &peer).is_err());
     }
 
     #[test]
     fn each_class_and_each_key_has_its_own_bucket() {
         let (limits, _) = limits(true);
         let (one, other) = (peer("192.0.2.1"), peer("192.0.2.2"));
-        while limits.check(Class::Register, &one).is_ok() {}
+        while limits.check(RequestClass::Register, &one).is_ok() {}
 
-        assert!(limits.check(Class::Register, &other).is_ok());
-        assert!(limits.check(Class::Login, &one).is_ok());
-        assert!(limits.check(Class::Send, user_id!("@a:b")).is_ok());
+        assert!(limits.check(RequestClass::Register, &other).is_ok());
+        assert!(limits.check(RequestClass::Login, &one).is_ok());
+        assert!(limits.check(RequestClass::Send, user_id!("@a:b")).is_ok());
     }
 
     #[test]
     fn one_subscriber_of_ipv6_is_one_address() {
         let (limits, _) = limits(true);
-        while limits.check(Class::Login, &peer("2001:db8::1")).is_ok() {}
+        while limits
+            .check(RequestClass::Login, &peer("2001:db8::1"))
+            .is_ok()
+        {}
 
-        assert!(limits.check(Class::Login, &peer("2001:db8::2")).is_err());
-        assert!(limits.check(Class::Login, &peer("2001:db8:0:1::1")).is_ok());
+        assert!(
+            limits
+                .check(RequestClass::Login, &peer("2001:db8::2"))
+                .is_err()
+        );
+        assert!(
+            limits
+                .check(RequestClass::Login, &peer("2001:db8:0:1::1"))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -488,7 +516,7 @@ mod tests {
         let (limits, _) = limits(false);
         let peer = peer("192.0.2.1");
 
-        let refused = (0..1000).find(|_| limits.check(Class::Login, &peer).is_err());
+        let refused = (0..1000).find(|_| limits.check(RequestClass::Login, &peer).is_err());
 
         assert_eq!(refused, None);
     }
@@ -498,8 +526,10 @@ mod tests {
         let (limits, _) = limits(true);
 
         for host in 0..250_000_u32 {
-            let peer = Peer(Ipv4Addr::from_bits(host).into());
-            limits.check(Class::Login, &peer).expect("is the first");
+            let peer = ClientAddress(Ipv4Addr::from_bits(host).into());
+            limits
+                .check(RequestClass::Login, &peer)
+                .expect("is the first");
         }
 
         let buckets = limits.buckets.lock().expect("is not poisoned");

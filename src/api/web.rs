@@ -28,21 +28,21 @@ use super::{
 use crate::config::Config;
 
 /// A file of the page: its path below `/`, and its bytes.
-type File = (&'static str, &'static [u8]);
+type PageFile = (&'static str, &'static [u8]);
 
 /// The output of Vite; empty without Node. Each text file is also included compressed, with `.gz` added to its name.
-const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
+const PAGE_FILES: &[PageFile] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
 /// Marks the place of the nonce in the page; `web/vite.config.ts` writes it there.
 const NONCE_PLACEHOLDER: &str = "__CSP_NONCE__";
 /// The length of a nonce, long enough that it cannot be guessed.
 const NONCE_BYTES: usize = 16;
 /// Vite puts a hash of the content into these names, so a file with such a name never changes.
-const IMMUTABLE: &str = "public, max-age=31536000, immutable";
-const REVALIDATED: &str = "no-cache";
+const IMMUTABLE_CACHE_CONTROL: &str = "public, max-age=31536000, immutable";
+const REVALIDATED_CACHE_CONTROL: &str = "no-cache";
 
 pub(super) fn routes(config: &Config) -> Router<App> {
-    if find("index.html").is_none() {
+    if find_file("index.html").is_none() {
         return welcome::routes(config);
     }
     Router::new()
@@ -52,7 +52,7 @@ pub(super) fn routes(config: &Config) -> Router<App> {
 
 /// `GET /`
 async fn index() -> Response {
-    let Some(page) = find("index.html") else {
+    let Some(page) = find_file("index.html") else {
         return unknown_path().await.into_response();
     };
     let nonce: Base64<UrlSafe, _> = Base64::new(rand::random::<[u8; NONCE_BYTES]>());
@@ -68,7 +68,7 @@ async fn index() -> Response {
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     for (name, value) in told {
-        insert(&mut response, name, &value);
+        insert_header(&mut response, name, &value);
     }
     response
 }
@@ -88,14 +88,14 @@ fn policy(nonce: &str) -> String {
 async fn asset(PathParams(name): PathParams<String>, headers: HeaderMap) -> Response {
     let path = format!("assets/{name}");
     // The compressed files have no address of their own.
-    if find(&path).is_none() || is_compressed(&path) {
+    if find_file(&path).is_none() || is_compressed(&path) {
         return unknown_path().await.into_response();
     }
-    serve(&path, &headers)
+    serve_file(&path, &headers)
 }
 
-fn serve(path: &str, headers: &HeaderMap) -> Response {
-    let Some(plain) = find(path) else {
+fn serve_file(path: &str, headers: &HeaderMap) -> Response {
+    let Some(plain) = find_file(path) else {
         return axum::http::StatusCode::NOT_FOUND.into_response();
     };
     let etag = etag(plain);
@@ -105,7 +105,7 @@ fn serve(path: &str, headers: &HeaderMap) -> Response {
     {
         axum::http::StatusCode::NOT_MODIFIED.into_response()
     } else {
-        body(path, plain, headers)
+        file_body(path, plain, headers)
     };
     let told = [
         (ETAG, etag),
@@ -115,19 +115,19 @@ fn serve(path: &str, headers: &HeaderMap) -> Response {
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     for (name, value) in told {
-        insert(&mut response, name, &value);
+        insert_header(&mut response, name, &value);
     }
     response
 }
 
-fn body(path: &str, plain: &'static [u8], headers: &HeaderMap) -> Response {
-    let compressed = takes_gzip(headers)
-        .then(|| find(&format!("{path}.gz")))
+fn file_body(path: &str, plain: &'static [u8], headers: &HeaderMap) -> Response {
+    let compressed = accepts_gzip(headers)
+        .then(|| find_file(&format!("{path}.gz")))
         .flatten();
     let mut response = compressed.unwrap_or(plain).into_response();
-    insert(&mut response, CONTENT_TYPE, content_type(path));
+    insert_header(&mut response, CONTENT_TYPE, content_type(path));
     if compressed.is_some() {
-        insert(&mut response, CONTENT_ENCODING, "gzip");
+        insert_header(&mut response, CONTENT_ENCODING, "gzip");
     }
     response
 }
@@ -139,36 +139,42 @@ pub(super) fn hash_source(text: &str) -> String {
     format!("'sha256-{}='", hash.encode())
 }
 
-fn insert(response: &mut Response, name: HeaderName, value: &str) {
+fn insert_header(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
 }
 
-fn find(path: &str) -> Option<&'static [u8]> {
-    let at = FILES.binary_search_by_key(&path, |(name, _)| name).ok()?;
-    FILES.get(at).map(|(_, bytes)| *bytes)
+fn find_file(path: &str) -> Option<&'static [u8]> {
+    let at = PAGE_FILES
+        .binary_search_by_key(&path, |(name, _)| name)
+        .ok()?;
+    PAGE_FILES.get(at).map(|(_, bytes)| *bytes)
 }
 
-fn takes_gzip(headers: &HeaderMap) -> bool {
+fn accepts_gzip(headers: &HeaderMap) -> bool {
     let all = headers.get_all(ACCEPT_ENCODING);
     all.iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|coding| {
             matches!(coding.split(';').next().map(str::trim), Some("gzip" | "*"))
-                && !is_refused(coding)
+                && !is_coding_refused(coding)
         })
 }
 
-fn is_refused(coding: &str) -> bool {
+fn is_coding_refused(coding: &str) -> bool {
     let weight = coding.split(';').nth(1).map(str::trim);
     weight.is_some_and(|weight| matches!(weight, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
 }
 
 fn cache_control(path: &str) -> &'static str {
     let is_hashed = path.starts_with("assets/") && path.contains('-');
-    if is_hashed { IMMUTABLE } else { REVALIDATED }
+    if is_hashed {
+        IMMUTABLE_CACHE_CONTROL
+    } else {
+        REVALIDATED_CACHE_CONTROL
+    }
 }
 
 fn etag(bytes: &[u8]) -> String {
@@ -206,25 +212,28 @@ mod tests {
     }
 
     #[test]
-    fn compressed_files_go_to_those_who_take_them() {
-        assert!(takes_gzip(&with_encoding("br, gzip;q=0.8")));
-        assert!(takes_gzip(&with_encoding("*")));
-        assert!(!takes_gzip(&with_encoding("br, gzip;q=0")));
-        assert!(!takes_gzip(&HeaderMap::new()));
+    fn compressed_files_go_to_clients_that_accept_gzip() {
+        assert!(accepts_gzip(&with_encoding("br, gzip;q=0.8")));
+        assert!(accepts_gzip(&with_encoding("*")));
+        assert!(!accepts_gzip(&with_encoding("br, gzip;q=0")));
+        assert!(!accepts_gzip(&HeaderMap::new()));
     }
 
     #[test]
-    fn only_what_never_changes_is_cached_for_long() {
-        assert_eq!(cache_control("assets/index-CqZ1.js"), IMMUTABLE);
-        assert_eq!(cache_control("assets/icon.svg"), REVALIDATED);
-        assert_eq!(cache_control("index.html"), REVALIDATED);
+    fn only_immutable_files_are_cached_for_long() {
+        assert_eq!(
+            cache_control("assets/index-CqZ1.js"),
+            IMMUTABLE_CACHE_CONTROL
+        );
+        assert_eq!(cache_control("assets/icon.svg"), REVALIDATED_CACHE_CONTROL);
+        assert_eq!(cache_control("index.html"), REVALIDATED_CACHE_CONTROL);
     }
 
     #[test]
     fn the_files_are_sorted_so_that_they_are_found() {
-        assert!(FILES.is_sorted_by_key(|(name, _)| *name));
-        assert!(FILES.iter().all(
-            |(name, _)| content_type(name) != "application/octet-stream" || is_compressed(name)
-        ));
+        assert!(PAGE_FILES.is_sorted_by_key(|(name, _)| *name));
+        assert!(PAGE_FILES.iter().all(|(name, _)| content_type(name)
+            != "application/octet-stream"
+            || is_compressed(name)));
     }
 }

@@ -8,7 +8,7 @@ use lexopt::{
 };
 
 /// The text of `parlour --help`.
-pub(super) const HELP: &str = "\
+pub(super) const HELP_TEXT: &str = "\
 Parlour, a Matrix homeserver.
 
 Usage:
@@ -27,7 +27,7 @@ overrides the file: PARLOUR__SERVER__NAME=example.org
 
 /// A command of the program.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum CliCommand {
     /// Runs the server.
     Serve {
         /// The configuration file.
@@ -47,24 +47,24 @@ pub(super) enum Command {
 /// Parses the arguments, without the program's name.
 pub(super) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
-) -> Result<Command, lexopt::Error> {
+) -> Result<CliCommand, lexopt::Error> {
     let mut parser = Parser::from_args(arguments);
     let mut words = Vec::new();
     let mut config = None;
     while let Some(argument) = parser.next()? {
         match argument {
             Short('c') | Long("config") => config = Some(PathBuf::from(parser.value()?)),
-            Short('h') | Long("help") => return Ok(Command::Help),
-            Short('V') | Long("version") => return Ok(Command::Version),
+            Short('h') | Long("help") => return Ok(CliCommand::Help),
+            Short('V') | Long("version") => return Ok(CliCommand::Version),
             Value(word) if words.len() < 2 => words.push(word.string()?),
             other => return Err(other.unexpected()),
         }
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => Ok(Command::Serve { config }),
-        ["config", "check"] => Ok(Command::CheckConfig { config }),
-        ["help", ..] => Ok(Command::Help),
+        [] => Ok(CliCommand::Serve { config }),
+        ["config", "check"] => Ok(CliCommand::CheckConfig { config }),
+        ["help", ..] => Ok(CliCommand::Help),
         other => {
             let unknown = other.join(" ");
             Err(format!("unknown command `{unknown}`").into())
@@ -76,20 +76,20 @@ pub(super) fn parse(
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Command, String> {
+    fn parsed(line: &str) -> Result<CliCommand, String> {
         let arguments = line.split_whitespace().map(OsString::from);
         parse(arguments).map_err(|e| e.to_string())
     }
 
     #[test]
     fn without_arguments_the_server_runs() {
-        assert_eq!(parsed(""), Ok(Command::Serve { config: None }));
+        assert_eq!(parsed(""), Ok(CliCommand::Serve { config: None }));
     }
 
     #[test]
-    fn the_configuration_can_stand_before_and_after_a_command() {
+    fn the_configuration_may_precede_or_follow_a_command() {
         let expected = || {
-            Ok(Command::CheckConfig {
+            Ok(CliCommand::CheckConfig {
                 config: Some("a.toml".into()),
             })
         };
@@ -101,12 +101,12 @@ mod tests {
     #[test]
     fn help_is_a_command_and_an_option() {
         for line in ["help", "help config", "--help", "-h", "config check --help"] {
-            assert_eq!(parsed(line), Ok(Command::Help), "{line}");
+            assert_eq!(parsed(line), Ok(CliCommand::Help), "{line}");
         }
     }
 
     #[test]
-    fn what_is_unknown_is_named() {
+    fn unknown_arguments_are_named_in_the_error() {
         assert_eq!(
             parsed("config chek"),
             Err("unknown command `config chek`".to_owned())

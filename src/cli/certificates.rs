@@ -15,41 +15,41 @@ use rustls_pki_types::{
 };
 
 /// A file that cannot be used, and the reason.
-pub(super) type Unusable = (PathBuf, Box<dyn Error + Send + Sync>);
+pub(super) type UnusableFile = (PathBuf, Box<dyn Error + Send + Sync>);
 
 /// The files of a certificate, and the last valid configuration made from them.
-pub(super) struct Certificates {
+pub(super) struct ListenerCertificate {
     certificate: PathBuf,
     key: PathBuf,
-    current: Mutex<Current>,
+    current: Mutex<LoadedCertificate>,
 }
 
-struct Current {
-    stamps: [Stamp; 2],
+struct LoadedCertificate {
+    stamps: [FileStamp; 2],
     config: Arc<ServerConfig>,
 }
 
 /// Inode, modification time and size, by which a changed file is noticed; `None` if the file cannot be accessed.
-type Stamp = Option<(u64, i64, i64, u64)>;
+type FileStamp = Option<(u64, i64, i64, u64)>;
 
-impl Certificates {
+impl ListenerCertificate {
     /// Reads a certificate chain and its private key.
-    pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, Unusable> {
+    pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, UnusableFile> {
         // Taken before reading, so that a change in the meantime leads to another read.
-        let stamps = [certificate, key].map(stamp);
+        let stamps = [certificate, key].map(file_stamp);
         let config = Arc::new(tls_config(certificate, key)?);
         Ok(Self {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
-            current: Mutex::new(Current { stamps, config }),
+            current: Mutex::new(LoadedCertificate { stamps, config }),
         })
     }
 
     /// Returns the TLS configuration from the current files or, if they are invalid, from the last valid ones.
     ///
     /// Checking for changes costs very little compared with a TLS handshake.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        let stamps = [&*self.certificate, &*self.key].map(stamp);
+    pub(super) fn current_config(&self) -> Arc<ServerConfig> {
+        let stamps = [&*self.certificate, &*self.key].map(file_stamp);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.stamps != stamps {
             current.stamps = stamps;
@@ -68,7 +68,7 @@ impl Certificates {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+fn file_stamp(path: &Path) -> FileStamp {
     let metadata = fs::metadata(path).ok()?;
     Some((
         metadata.ino(),
@@ -78,8 +78,8 @@ fn stamp(path: &Path) -> Stamp {
     ))
 }
 
-fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> {
-    let failed = |path: &Path, source: Box<dyn Error + Send + Sync>| -> Unusable {
+fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, UnusableFile> {
+    let failed = |path: &Path, source: Box<dyn Error + Send + Sync>| -> UnusableFile {
         (path.to_owned(), source)
     };
     let chain = CertificateDer::pem_file_iter(certificate)
@@ -91,9 +91,9 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> 
                 Ok(chain)
             }
         })
-        .map_err(|error| failed(certificate, explain(error, "certificate").into()))?;
+        .map_err(|error| failed(certificate, explain_pem_error(error, "certificate").into()))?;
     let private_key = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| failed(key, explain_key(error, key).into()))?;
+        .map_err(|error| failed(key, explain_key_error(error, key).into()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -112,7 +112,7 @@ fn tls_config(certificate: &Path, key: &Path) -> Result<ServerConfig, Unusable> 
 }
 
 /// Explains why a PEM file cannot be read.
-fn explain(error: pem::Error, item: &str) -> String {
+fn explain_pem_error(error: pem::Error, item: &str) -> String {
     match error {
         NoItemsFound => format!(
             "the file contains no {item}: expected a PEM file with `-----BEGIN {}-----`",
@@ -126,13 +126,13 @@ fn explain(error: pem::Error, item: &str) -> String {
     }
 }
 
-fn explain_key(error: pem::Error, path: &Path) -> String {
+fn explain_key_error(error: pem::Error, path: &Path) -> String {
     let is_encrypted =
         || fs::read_to_string(path).is_ok_and(|text| text.contains("BEGIN ENCRYPTED PRIVATE KEY"));
     if matches!(error, NoItemsFound) && is_encrypted() {
         return "the private key is encrypted: expected one without a passphrase".to_owned();
     }
-    explain(error, "private key")
+    explain_pem_error(error, "private key")
 }
 
 #[cfg(test)]
@@ -151,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_say_why() {
+    fn unusable_files_are_reported_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let (crt, key) = (folder.path().join("crt"), folder.path().join("key"));
         write(folder.path());
         let problem = |certificate: &Path, key: &Path| {
-            let (path, error) = Certificates::read(certificate, key).err().unwrap();
+            let (path, error) = ListenerCertificate::read(certificate, key).err().unwrap();
             (path, error.to_string())
         };
 
@@ -184,21 +184,21 @@ mod tests {
     }
 
     #[test]
-    fn a_new_certificate_is_used_once_both_files_are_new() {
+    fn a_new_certificate_is_used_once_both_files_changed() {
         let folder = tempfile::tempdir().unwrap();
         let (crt, key) = (folder.path().join("crt"), folder.path().join("key"));
         let (_, old_key) = write(folder.path());
-        let certificates = Certificates::read(&crt, &key).unwrap();
-        let first = certificates.current();
-        assert!(Arc::ptr_eq(&first, &certificates.current()));
+        let certificates = ListenerCertificate::read(&crt, &key).unwrap();
+        let first = certificates.current_config();
+        assert!(Arc::ptr_eq(&first, &certificates.current_config()));
 
         let (_, new_key) = write(folder.path());
         fs::write(&key, old_key).unwrap();
-        let halfway = certificates.current();
+        let halfway = certificates.current_config();
         fs::remove_file(&key).unwrap();
-        let without_key = certificates.current();
+        let without_key = certificates.current_config();
         fs::write(&key, new_key).unwrap();
-        let last = certificates.current();
+        let last = certificates.current_config();
 
         assert!(Arc::ptr_eq(&first, &halfway));
         assert!(Arc::ptr_eq(&first, &without_key));

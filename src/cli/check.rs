@@ -9,18 +9,18 @@ use std::{
     time::Duration,
 };
 
-use super::{certificates::Certificates, signing_key};
+use super::{certificates::ListenerCertificate, signing_key};
 use crate::{
-    config::{Config, Listen},
-    outbound::{self, Trust},
-    storage::Target,
+    config::{Config, ListenSection},
+    outbound::{self, CertificateTrust},
+    storage::DatabaseTarget,
 };
 
 /// The time in which the database must answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the problems that would keep a server with this configuration from starting. Nothing is changed.
-pub(super) async fn problems(config: &Config) -> Vec<String> {
+pub(super) async fn find_problems(config: &Config) -> Vec<String> {
     outbound::choose_cryptography();
     let mut problems = Vec::new();
     for (index, listen) in config.listen.iter().enumerate() {
@@ -28,8 +28,11 @@ pub(super) async fn problems(config: &Config) -> Vec<String> {
     }
     let federation = &config.federation;
     for file in &federation.trusted_ca {
-        if let Err(error) = Trust::read(std::slice::from_ref(file), true) {
-            problems.push(format!("federation.trusted_ca: {}", cause_of(&error)));
+        if let Err(error) = CertificateTrust::read(std::slice::from_ref(file), true) {
+            problems.push(format!(
+                "federation.trusted_ca: {}",
+                innermost_cause(&error)
+            ));
         }
     }
     let folders = [
@@ -45,7 +48,7 @@ pub(super) async fn problems(config: &Config) -> Vec<String> {
         // A data directory that cannot be used is already reported.
         && config.server.data_dir.is_dir()
     {
-        problems.push(cause_of(&error));
+        problems.push(innermost_cause(&error));
     }
     problems.extend(check_database(config).await);
     problems.extend(check_addresses(config));
@@ -87,9 +90,9 @@ fn check_addresses(config: &Config) -> Vec<String> {
     problems
 }
 
-fn check_certificate(index: usize, listen: &Listen) -> Option<String> {
+fn check_certificate(index: usize, listen: &ListenSection) -> Option<String> {
     let (certificate, key) = (listen.tls_certificate.as_ref()?, listen.tls_key.as_ref()?);
-    let (path, error) = Certificates::read(certificate, key).err()?;
+    let (path, error) = ListenerCertificate::read(certificate, key).err()?;
     let set = if path == *key {
         "tls_key"
     } else {
@@ -127,7 +130,7 @@ fn check_folder(folder: &Path) -> Result<(), String> {
 
 async fn check_database(config: &Config) -> Option<String> {
     let folder: &PathBuf = &config.server.data_dir;
-    let target = match Target::parse(config.database.url.expose(), folder) {
+    let target = match DatabaseTarget::parse(config.database.url.expose(), folder) {
         Ok(target) => target,
         Err(error) => return Some(format!("database.url: {error}")),
     };
@@ -137,7 +140,7 @@ async fn check_database(config: &Config) -> Option<String> {
     {
         return Some(format!("database.url: {problem}"));
     }
-    let probing = target.probe(&config.server.name);
+    let probing = target.check_usable(&config.server.name);
     match tokio::time::timeout(DATABASE_TIMEOUT, probing).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
@@ -146,7 +149,7 @@ async fn check_database(config: &Config) -> Option<String> {
 }
 
 /// Returns the innermost text of an error, without the action that failed.
-fn cause_of(error: &crate::error::Error) -> String {
+fn innermost_cause(error: &crate::error::Error) -> String {
     let cause: &dyn StdError = match error {
         crate::error::Error::Internal { source, .. } => source.as_ref(),
         other => other,
@@ -166,23 +169,23 @@ mod tests {
     }
 
     async fn only_problem(config: &Config) -> String {
-        let mut problems = problems(config).await;
+        let mut problems = find_problems(config).await;
         assert_eq!(problems.len(), 1, "{problems:?}");
         problems.remove(0)
     }
 
     #[tokio::test]
-    async fn a_configuration_without_problems_leaves_no_trace() {
+    async fn checking_a_valid_configuration_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
 
-        let found = problems(&in_folder(folder.path())).await;
+        let found = find_problems(&in_folder(folder.path())).await;
 
         assert_eq!(found, Vec::<String>::new());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[tokio::test]
-    async fn files_of_certificates_that_are_missing_or_empty_are_named() {
+    async fn missing_and_empty_certificate_files_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = in_folder(folder.path());
         let (missing, empty) = (
@@ -202,9 +205,9 @@ mod tests {
         assert!(found.contains("no certificate"), "{found}");
         assert!(found.contains("BEGIN CERTIFICATE"), "{found}");
 
-        config.listen[0] = Listen::default();
+        config.listen[0] = ListenSection::default();
         config.federation.trusted_ca = vec![missing, empty];
-        let found = problems(&config).await;
+        let found = find_problems(&config).await;
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
             found
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_data_directory_that_cannot_be_is_named() {
+    async fn an_impossible_data_directory_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_cannot_be_used_is_named() {
+    async fn an_unusable_database_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = in_folder(folder.path());
         fs::create_dir(&config.server.data_dir).unwrap();
@@ -248,11 +251,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signing_key_that_is_none_is_named() {
+    async fn an_invalid_signing_key_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let config = in_folder(folder.path());
         fs::create_dir(&config.server.data_dir).unwrap();
-        let file = config.server.data_dir.join(signing_key::FILE);
+        let file = config.server.data_dir.join(signing_key::SIGNING_KEY_FILE);
 
         fs::write(&file, "").unwrap();
         let found = only_problem(&config).await;
@@ -268,13 +271,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_at_which_no_server_can_listen_are_named() {
+    async fn unusable_listen_addresses_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = in_folder(folder.path());
         let used = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = used.local_addr().unwrap();
         config.listen[0].address = address;
-        assert_eq!(problems(&config).await, Vec::<String>::new());
+        assert_eq!(find_problems(&config).await, Vec::<String>::new());
 
         config.metrics.address = Some(address);
         let found = only_problem(&config).await;

@@ -12,13 +12,13 @@ use super::signing_key;
 use crate::{
     config::Config,
     error::{Error, Result},
-    storage::Target,
+    storage::DatabaseTarget,
 };
 
-const PRIVATE_FOLDER: u32 = 0o700;
-const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_FOLDER_MODE: u32 = 0o700;
+const PRIVATE_FILE_MODE: u32 = 0o600;
 /// The permissions of everyone except the owner.
-const OTHERS: u32 = 0o077;
+const OTHERS_MODE_BITS: u32 = 0o077;
 /// The suffixes of the additional files of SQLite. SQLite creates them with the permissions of the database file.
 const SQLITE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -35,16 +35,16 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
     };
     create_private_folder(folder).map_err(|source| failed(folder, source))?;
     warn_if_open(folder);
-    let target = Target::parse(config.database.url.expose(), folder)?;
+    let target = DatabaseTarget::parse(config.database.url.expose(), folder)?;
     let database = target.sqlite_file();
     if let Some(file) = database {
         if let Some(parent) = file.parent() {
             create_private_folder(parent).map_err(|source| failed(parent, source))?;
         }
-        create_private(file).map_err(|source| failed(file, source))?;
+        create_private_file(file).map_err(|source| failed(file, source))?;
     }
-    let beside = database.into_iter().flat_map(files_of_sqlite);
-    for file in beside.chain([folder.join(signing_key::FILE)]) {
+    let beside = database.into_iter().flat_map(sqlite_files);
+    for file in beside.chain([folder.join(signing_key::SIGNING_KEY_FILE)]) {
         if let Err(error) = make_private(&file) {
             let path = file.display();
             tracing::warn!(%error, %path, "could not make a file private; other users of this machine may read it");
@@ -57,13 +57,13 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
 fn create_private_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
-        .mode(PRIVATE_FOLDER)
+        .mode(PRIVATE_FOLDER_MODE)
         .create(folder)
 }
 
 fn warn_if_open(folder: &Path) {
     let mode = fs::metadata(folder).map(|metadata| metadata.permissions().mode());
-    if mode.is_ok_and(|mode| mode & OTHERS != 0) {
+    if mode.is_ok_and(|mode| mode & OTHERS_MODE_BITS != 0) {
         tracing::warn!(
             path = %folder.display(),
             "other users of this machine can access the data directory; `chmod 700` prevents it"
@@ -72,11 +72,11 @@ fn warn_if_open(folder: &Path) {
 }
 
 /// Creates an empty file, which SQLite treats as a new database, if it does not exist.
-fn create_private(file: &Path) -> io::Result<()> {
+fn create_private_file(file: &Path) -> io::Result<()> {
     let created = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(PRIVATE_FILE)
+        .mode(PRIVATE_FILE_MODE)
         .open(file);
     match created {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -84,7 +84,7 @@ fn create_private(file: &Path) -> io::Result<()> {
     }
 }
 
-fn files_of_sqlite(database: &Path) -> Vec<PathBuf> {
+fn sqlite_files(database: &Path) -> Vec<PathBuf> {
     let mut files = vec![database.to_owned()];
     for suffix in SQLITE_SUFFIXES {
         let mut name = OsString::from(database);
@@ -101,10 +101,10 @@ fn make_private(file: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    if mode & OTHERS == 0 {
+    if mode & OTHERS_MODE_BITS == 0 {
         return Ok(());
     }
-    fs::set_permissions(file, Permissions::from_mode(mode & !OTHERS))
+    fs::set_permissions(file, Permissions::from_mode(mode & !OTHERS_MODE_BITS))
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_the_database_is_made() {
+    fn the_database_folder_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.server.data_dir = folder.path().join("data");

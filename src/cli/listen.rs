@@ -6,28 +6,28 @@ use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    certificates::Certificates,
-    connection::{Accepted, ConnectionServer},
+    certificates::ListenerCertificate,
+    connection::{AcceptedConnection, ConnectionServer},
 };
-use crate::{config::Listen, error::Result, tasks::Tasks};
+use crate::{config::ListenSection, error::Result, tasks::Tasks};
 
 /// The pause after an error, such as too many open files, that would occur again immediately.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// A bound address.
-pub(super) struct Bound {
+pub(super) struct BoundListener {
     /// The address, with the port that the system chose if the configured port is 0.
     pub(super) address: SocketAddr,
     listener: TcpListener,
-    tls: Option<Certificates>,
+    tls: Option<ListenerCertificate>,
 }
 
-impl Bound {
+impl BoundListener {
     /// Reads the certificate, if there is one, and binds the address.
-    pub(super) async fn bind(config: &Listen) -> Result<Self, ListenError> {
+    pub(super) async fn bind(config: &ListenSection) -> Result<Self, ListenError> {
         let tls = match (&config.tls_certificate, &config.tls_key) {
             (Some(certificate), Some(key)) => {
-                let read = Certificates::read(certificate, key);
+                let read = ListenerCertificate::read(certificate, key);
                 let unusable = |(path, source)| ListenError::Certificate { path, source };
                 Some(read.map_err(unusable)?)
             }
@@ -51,7 +51,7 @@ impl Bound {
         let accepting = async {
             loop {
                 let accepted = self.accept(&connections).await;
-                let tls = self.tls.as_ref().map(Certificates::current);
+                let tls = self.tls.as_ref().map(ListenerCertificate::current_config);
                 let serving = connections.clone().serve(accepted, tls, router.clone());
                 drop(tasks.spawn(serving));
             }
@@ -59,12 +59,12 @@ impl Bound {
         let _: Option<()> = tasks.stopping().run_until_cancelled(accepting).await;
     }
 
-    async fn accept(&self, connections: &ConnectionServer) -> Accepted {
-        let mut permit = connections.wait_for_free().await;
+    async fn accept(&self, connections: &ConnectionServer) -> AcceptedConnection {
+        let mut permit = connections.wait_for_permit().await;
         loop {
             let (stream, peer): (TcpStream, SocketAddr) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
-                Err(error) if is_of_the_peer(&error) => continue,
+                Err(error) if is_peer_error(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
@@ -75,13 +75,13 @@ impl Bound {
                 return accepted;
             }
             tracing::debug!(%peer, "refused a connection: its address has too many");
-            permit = connections.wait_for_free().await;
+            permit = connections.wait_for_permit().await;
         }
     }
 }
 
 /// Returns whether the error concerns only one connection, because the client closed it.
-fn is_of_the_peer(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused

@@ -21,7 +21,7 @@ use std::{
 };
 
 use self::{
-    arguments::{Command, HELP},
+    arguments::{CliCommand, HELP_TEXT},
     shutdown::StopSignals,
 };
 use crate::config::Config;
@@ -31,12 +31,12 @@ use crate::config::Config;
 /// Requested output goes to standard output; errors and the log go to standard error.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match arguments::parse(arguments) {
-        Ok(Command::Serve { config }) => serve(config.as_deref()),
-        Ok(Command::CheckConfig { config }) => check_config(config.as_deref()),
-        Ok(Command::Version) => say(concat!("parlour ", env!("CARGO_PKG_VERSION"))),
-        Ok(Command::Help) => say(HELP.trim_end()),
+        Ok(CliCommand::Serve { config }) => serve(config.as_deref()),
+        Ok(CliCommand::CheckConfig { config }) => check_config(config.as_deref()),
+        Ok(CliCommand::Version) => print_line(concat!("parlour ", env!("CARGO_PKG_VERSION"))),
+        Ok(CliCommand::Help) => print_line(HELP_TEXT.trim_end()),
         Err(error) => {
-            complain(&format!("{error}\n\n{HELP}"));
+            print_error(&format!("{error}\n\n{HELP_TEXT}"));
             // The usual exit code of Unix programs for invalid arguments.
             return ExitCode::from(2);
         }
@@ -44,27 +44,27 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error.to_string());
+            print_error(&error.to_string());
             ExitCode::FAILURE
         }
     }
 }
 
-type Failure = Box<dyn std::error::Error>;
+type CommandError = Box<dyn std::error::Error>;
 
-fn serve(config: Option<&Path>) -> Result<(), Failure> {
+fn serve(config: Option<&Path>) -> Result<(), CommandError> {
     let config = Config::load(config)?;
-    logging::init(&config.logging)?;
+    logging::init_logging(&config.logging)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve_until_told(config));
+    let served = runtime.block_on(serve_until_signal(config));
     // Blocking work that is stuck must not delay the exit.
     runtime.shutdown_background();
     served
 }
 
-async fn serve_until_told(config: Config) -> Result<(), Failure> {
+async fn serve_until_signal(config: Config) -> Result<(), CommandError> {
     let name = config.server.name.clone();
     let mut signals = StopSignals::listen()?;
     let running = serve::start(config).await?;
@@ -72,9 +72,9 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
     for address in running.addresses() {
         tracing::info!(%address, "listening");
     }
-    say(&format!("Parlour is serving {name} at {url}"))?;
+    print_line(&format!("Parlour is serving {name} at {url}"))?;
     if let Some(url) = running.first_admin_url() {
-        say(&format!(
+        print_line(&format!(
             "Register the first account, which becomes an administrator, at {url}"
         ))?;
     }
@@ -82,7 +82,7 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
     tracing::info!("stopping");
     let all_ended = tokio::select! {
         all_ended = running.stop() => all_ended,
-        () = signals.end_at_next() => false,
+        () = signals.exit_at_next() => false,
     };
     if !all_ended {
         tracing::warn!("stopped before all tasks had finished");
@@ -90,24 +90,24 @@ async fn serve_until_told(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_config(config: Option<&Path>) -> Result<(), Failure> {
+fn check_config(config: Option<&Path>) -> Result<(), CommandError> {
     let config = Config::load(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let problems = runtime.block_on(check::problems(&config));
+    let problems = runtime.block_on(check::find_problems(&config));
     if !problems.is_empty() {
         return Err(problems.join("\nparlour: ").into());
     }
-    say("the configuration is valid")
+    print_line("the configuration is valid")
 }
 
-fn say(text: &str) -> Result<(), Failure> {
+fn print_line(text: &str) -> Result<(), CommandError> {
     writeln!(io::stdout(), "{text}")?;
     Ok(())
 }
 
 /// Writes to standard error. A failure is ignored, because it cannot be reported anywhere.
-fn complain(text: &str) {
+fn print_error(text: &str) {
     let _ = writeln!(io::stderr(), "parlour: {}", text.trim_end());
 }

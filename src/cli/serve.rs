@@ -5,20 +5,20 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::Router;
 use prometheus::Registry;
 
-use super::{connection::ConnectionServer, data_dir, listen::Bound, signing_key};
+use super::{connection::ConnectionServer, data_dir, listen::BoundListener, signing_key};
 use crate::{
-    api::{self, App, Limits, Metrics},
+    api::{self, App, RateLimits, RequestMetrics},
     clock::Clock,
-    config::{BaseUrl, Config, Connections, Listen},
+    config::{BaseUrl, Config, ConnectionsSection, ListenSection},
     devices::Devices,
-    ephemeral::Ephemeral,
+    ephemeral::EphemeralState,
     error::{Error, Result},
-    federation::{Federation, Sender},
+    federation::{Federation, FederationSender},
     media::{self, Media},
     outbound,
     rooms::Rooms,
-    storage::{Db, Target},
-    sync::{Sources, Sync},
+    storage::{DatabaseTarget, Db},
+    sync::{Sync, SyncSources},
     tasks::Tasks,
     users::Users,
     workflows::Workflows,
@@ -33,7 +33,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_METRICS_CONNECTIONS: usize = 16;
 
 /// A running server.
-pub struct Running {
+pub struct RunningServer {
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     public_url: BaseUrl,
@@ -49,7 +49,7 @@ pub struct Running {
 /// # Errors
 ///
 /// When an address cannot be bound, or a certificate, the data directory or the database is unavailable.
-pub async fn start(config: Config) -> Result<Running> {
+pub async fn start(config: Config) -> Result<RunningServer> {
     start_at(config, Clock::system()).await
 }
 
@@ -58,12 +58,12 @@ pub async fn start(config: Config) -> Result<Running> {
 /// # Errors
 ///
 /// See [`start`].
-pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
+pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer> {
     outbound::choose_cryptography();
     data_dir::prepare(&config)?;
     let listeners = bind_all(&mut config.listen).await?;
     let metrics_listener = match config.metrics.address {
-        Some(address) => Some(bind(&plain(address)).await?),
+        Some(address) => Some(bind(&plain_listener(address)).await?),
         None => None,
     };
     let metrics_address = metrics_listener.as_ref().map(|bound| bound.address);
@@ -72,23 +72,23 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
 
     let tasks = Tasks::default();
     let registry = Registry::new();
-    let metrics = Metrics::new(&registry)?;
+    let metrics = RequestMetrics::new(&registry)?;
     let config = Arc::new(config);
     let (url, folder) = (config.database.url.expose(), &config.server.data_dir);
     let storage_tasks = Tasks::default();
-    let target = Target::parse(url, folder)?;
-    let probed = target.probe(&config.server.name).await;
+    let target = DatabaseTarget::parse(url, folder)?;
+    let probed = target.check_usable(&config.server.name).await;
     probed.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
-    let app = build(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
+    let app = build_app(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
     let registration_token = app.users.first_admin_token().await?;
 
     let stopping = tasks.stopping().clone();
-    let largest_body = largest_body(&app.config);
+    let largest_body = max_body_bytes(&app.config);
     let connections =
         ConnectionServer::new(&app.config.connections, largest_body, stopping.clone());
     // The metrics have their own limit, so they remain available when the other listeners have reached theirs.
-    let few = Connections {
+    let few = ConnectionsSection {
         max_open: MAX_METRICS_CONNECTIONS,
         ..app.config.connections.clone()
     };
@@ -101,7 +101,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
         let router = api::metrics_router(metrics);
         serve(listener, router, &metrics_connections, &tasks);
     }
-    Ok(Running {
+    Ok(RunningServer {
         addresses,
         metrics_address,
         public_url,
@@ -113,45 +113,45 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<Running> {
 }
 
 /// Starts the work that rooms do by themselves.
-fn start_work_of_rooms(rooms: &Rooms, federation: &Federation) {
+fn start_room_tasks(rooms: &Rooms, federation: &Federation) {
     let policy_servers = Arc::new(federation.clone());
-    rooms.sender.ask_policy_servers(policy_servers);
-    rooms.delayed_events.send_delayed_events();
-    rooms.invitations.withdraw_expired_invitations();
-    rooms.invite_links.remove_expired_links();
+    rooms.sender.set_policy_server_client(policy_servers);
+    rooms.delayed_events.start_sending_task();
+    rooms.invitations.start_withdrawal_task();
+    rooms.invite_links.start_removal_task();
 }
 
 /// Builds the services, each from those above it. The order of the lines is the order of the layers.
-pub(crate) async fn build(
+pub(crate) async fn build_app(
     config: Arc<Config>,
     clock: Clock,
     tasks: Tasks,
     db: Db,
-    metrics: Metrics,
+    metrics: RequestMetrics,
 ) -> Result<App> {
-    let limits = Limits::new(&config.limits, clock.clone());
+    let limits = RateLimits::new(&config.limits, clock.clone());
     let users = Users::new(&db, &clock, &config, &tasks);
-    users.complete_list().await?;
+    users.set_missing_list_keys().await?;
     let devices = Devices::new(&db, &config);
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();
     let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
-    start_work_of_rooms(&rooms, &federation);
+    start_room_tasks(&rooms, &federation);
     let media = Media::open(
         &db,
         &clock,
         &tasks,
-        media::Settings::of(&config),
+        media::MediaSettings::from_config(&config),
         &federation,
     )?;
-    let ephemeral = Ephemeral::new(clock.clone(), &tasks);
+    let ephemeral = EphemeralState::new(clock.clone(), &tasks);
     let house = (db.clone(), clock.clone(), tasks.clone());
     let services = (rooms.clone(), devices.clone(), ephemeral.clone());
-    let sender = Sender::start(house, services, &federation, metrics.registry()).await?;
+    let sender = FederationSender::start(house, services, &federation, metrics.registry()).await?;
     rooms
         .deletion
-        .finish_deletions(move |room| sender.is_sent(room));
+        .start_deletion_task(move |room| sender.is_room_sent(room));
     let workflows = Workflows::new(
         (users.clone(), devices.clone()),
         rooms.clone(),
@@ -159,8 +159,8 @@ pub(crate) async fn build(
         federation.clone(),
         (tasks.clone(), &clock),
     );
-    workflows.take_what_was_kept();
-    let sources = Sources {
+    workflows.process_stored_events();
+    let sources = SyncSources {
         db: db.clone(),
         clock: clock.clone(),
         users: users.clone(),
@@ -187,7 +187,7 @@ pub(crate) async fn build(
     })
 }
 
-impl Running {
+impl RunningServer {
     /// Returns the addresses of the listeners, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -221,19 +221,19 @@ impl Running {
     }
 
     /// Waits until the server has stopped.
-    pub async fn finished(&self) {
-        self.tasks.stopped().await;
+    pub async fn wait_until_stopped(&self) {
+        self.tasks.wait_until_stopped().await;
     }
 }
 
 /// Returns the maximum size of a request body.
-fn largest_body(config: &Config) -> u64 {
+fn max_body_bytes(config: &Config) -> u64 {
     let largest_json = u64::try_from(config.limits.max_request_bytes).unwrap_or(u64::MAX);
     config.media.max_upload_bytes.max(largest_json)
 }
 
 /// Binds all addresses, and writes the ports that the system chose into the configuration.
-async fn bind_all(listen: &mut [Listen]) -> Result<Vec<Bound>> {
+async fn bind_all(listen: &mut [ListenSection]) -> Result<Vec<BoundListener>> {
     let mut bound = Vec::new();
     for config in listen {
         let listener = bind(config).await?;
@@ -243,21 +243,21 @@ async fn bind_all(listen: &mut [Listen]) -> Result<Vec<Bound>> {
     Ok(bound)
 }
 
-fn plain(address: SocketAddr) -> Listen {
-    Listen {
+fn plain_listener(address: SocketAddr) -> ListenSection {
+    ListenSection {
         address,
-        ..Listen::default()
+        ..ListenSection::default()
     }
 }
 
-async fn bind(config: &Listen) -> Result<Bound> {
-    Bound::bind(config)
+async fn bind(config: &ListenSection) -> Result<BoundListener> {
+    BoundListener::bind(config)
         .await
         .map_err(|source| Error::internal("start to listen", source))
 }
 
 /// Serves a router at a listener until the server stops.
-fn serve(listener: Bound, router: Router, connections: &ConnectionServer, tasks: &Tasks) {
+fn serve(listener: BoundListener, router: Router, connections: &ConnectionServer, tasks: &Tasks) {
     let serving = listener.serve(router, connections.clone(), tasks.clone());
     drop(tasks.spawn(serving));
 }

@@ -6,7 +6,7 @@ use std::{io, process};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The exit code after a second signal: 128 plus the number of SIGTERM.
-const ENDED_BY_SIGNAL: i32 = 143;
+const SIGNAL_EXIT_CODE: i32 = 143;
 
 /// The signals that ask the server to stop.
 pub(super) struct StopSignals {
@@ -32,9 +32,9 @@ impl StopSignals {
     }
 
     /// Waits for another signal while the server is stopping, and ends the process.
-    pub(super) async fn end_at_next(mut self) {
+    pub(super) async fn exit_at_next(mut self) {
         self.next().await;
         tracing::warn!("received a second stop signal: exiting immediately");
-        process::exit(ENDED_BY_SIGNAL);
+        process::exit(SIGNAL_EXIT_CODE);
     }
 }

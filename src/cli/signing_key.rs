@@ -11,14 +11,14 @@ use std::{
 use ruma::{serde::Base64, signatures::Ed25519KeyPair};
 
 use crate::{
-    config::Server,
+    config::ServerSection,
     error::{Error, Result},
     matrix::SigningKey,
 };
 
 /// The name of the file in the data directory.
-pub(super) const FILE: &str = "signing.key";
-const DOING: &str = "use the signing key";
+pub(super) const SIGNING_KEY_FILE: &str = "signing.key";
+const FAILED_ACTION: &str = "use the signing key";
 
 /// Returns the signing key of the server, which is created at the first start.
 ///
@@ -28,12 +28,12 @@ const DOING: &str = "use the signing key";
 /// # Errors
 ///
 /// When the file cannot be read or written, or contains something else.
-pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
+pub(super) fn load(config: &ServerSection) -> Result<Arc<SigningKey>> {
     if let Some(key) = read(config)? {
         return Ok(key);
     }
-    let path = config.data_dir.join(FILE);
-    parse(config, &path, &create(&path)?)
+    let path = config.data_dir.join(SIGNING_KEY_FILE);
+    parse_key_line(config, &path, &create(&path)?)
 }
 
 /// Returns the signing key of the server if it exists.
@@ -41,20 +41,25 @@ pub(super) fn load(config: &Server) -> Result<Arc<SigningKey>> {
 /// # Errors
 ///
 /// When the file cannot be read, or contains something else.
-pub(super) fn read(config: &Server) -> Result<Option<Arc<SigningKey>>> {
-    let path = config.data_dir.join(FILE);
+pub(super) fn read(config: &ServerSection) -> Result<Option<Arc<SigningKey>>> {
+    let path = config.data_dir.join(SIGNING_KEY_FILE);
     match fs::read_to_string(&path) {
-        Ok(line) => parse(config, &path, &line).map(Some),
+        Ok(line) => parse_key_line(config, &path, &line).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::internal(
-            DOING,
+            FAILED_ACTION,
             format!("{}: {error}", path.display()),
         )),
     }
 }
 
-fn parse(config: &Server, path: &Path, line: &str) -> Result<Arc<SigningKey>> {
-    let broken = || Error::internal(DOING, format!("{} contains no signing key", path.display()));
+fn parse_key_line(config: &ServerSection, path: &Path, line: &str) -> Result<Arc<SigningKey>> {
+    let broken = || {
+        Error::internal(
+            FAILED_ACTION,
+            format!("{} contains no signing key", path.display()),
+        )
+    };
     let mut words = line.split_whitespace();
     let (Some("ed25519"), Some(version), Some(key)) = (words.next(), words.next(), words.next())
     else {
@@ -82,7 +87,8 @@ fn create(path: &Path) -> Result<String> {
     // The name of the file is on disk only after the directory has been synced, too.
     let folder = path.parent().unwrap_or(Path::new("."));
     let named = written.and_then(|()| File::open(folder)?.sync_all());
-    named.map_err(|error| Error::internal(DOING, format!("{}: {error}", path.display())))?;
+    named
+        .map_err(|error| Error::internal(FAILED_ACTION, format!("{}: {error}", path.display())))?;
     Ok(line)
 }
 
@@ -93,19 +99,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_made_once_and_only_its_owner_may_read_it() {
+    fn the_key_is_created_once_and_readable_only_by_its_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Server {
+        let config = ServerSection {
             data_dir: dir.path().to_owned(),
-            ..Server::default()
+            ..ServerSection::default()
         };
 
         load(&config).unwrap();
-        let first = fs::read_to_string(dir.path().join(FILE)).unwrap();
+        let first = fs::read_to_string(dir.path().join(SIGNING_KEY_FILE)).unwrap();
         load(&config).unwrap();
 
-        assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), first);
-        let mode = fs::metadata(dir.path().join(FILE))
+        assert_eq!(
+            fs::read_to_string(dir.path().join(SIGNING_KEY_FILE)).unwrap(),
+            first
+        );
+        let mode = fs::metadata(dir.path().join(SIGNING_KEY_FILE))
             .unwrap()
             .permissions()
             .mode();
@@ -113,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_holds_no_key_is_refused() {
+    fn a_file_without_a_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FILE), "nonsense").unwrap();
-        let config = Server {
+        fs::write(dir.path().join(SIGNING_KEY_FILE), "nonsense").unwrap();
+        let config = ServerSection {
             data_dir: dir.path().to_owned(),
-            ..Server::default()
+            ..ServerSection::default()
         };
 
         assert!(load(&config).is_err());

@@ -41,7 +41,7 @@ pub(super) fn email_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     let expected = "expected an e-mail address, like `admin@example.org`";
-    text_if(deserializer, is_email_address, expected)
+    optional_text(deserializer, is_email_address, expected)
 }
 
 /// Reads the address of a web page; an empty string means none.
@@ -49,10 +49,10 @@ pub(super) fn page_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
     let expected = "expected the address of a page, like `https://example.org/help`";
-    text_if(deserializer, is_page_address, expected)
+    optional_text(deserializer, is_page_address, expected)
 }
 
-fn text_if<'de, D: Deserializer<'de>>(
+fn optional_text<'de, D: Deserializer<'de>>(
     deserializer: D,
     is_valid: fn(&str) -> bool,
     expected: &str,
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_name_has_a_host_and_a_port_that_is_not_0() {
+    fn a_server_name_has_a_host_and_no_zero_port() {
         let is_valid = |name: &str| <&ServerName>::try_from(name).is_ok_and(is_reachable);
 
         for name in ["example.org", "localhost:8448", "127.0.0.1", "[::1]:8448"] {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_for_help_can_be_written_to_and_opened() {
+    fn support_addresses_are_valid_mail_and_web_addresses() {
         assert!(is_email_address("admin+matrix@example.org"));
         for text in ["x", "@example.org", "admin@", "a b@example.org"] {
             assert!(!is_email_address(text), "{text}");

@@ -12,11 +12,11 @@ use toml::{Table, Value};
 use super::Config;
 
 /// The prefix of environment variables that set a key.
-const PREFIX: &str = "PARLOUR__";
+const VARIABLE_PREFIX: &str = "PARLOUR__";
 /// The keys whose values are not shown in messages.
-const SECRETS: [&str; 2] = ["database.url", "registration.shared_secret"];
+const SECRET_KEYS: [&str; 2] = ["database.url", "registration.shared_secret"];
 /// The allowed values for keys whose type gives no good message: the end of the key, and the text.
-const ALLOWED: [(&str, &str); 3] = [
+const ALLOWED_VALUES: [(&str, &str); 3] = [
     (
         ".address",
         "expected an IP address and a port, like `127.0.0.1:8008`",
@@ -56,7 +56,7 @@ impl Config {
     ///
     /// When the file cannot be read, or a key or value is wrong.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let variables = variables()?;
+        let variables = parlour_variables()?;
         let Some(path) = file else {
             return Self::from_sources("", "", variables);
         };
@@ -85,14 +85,14 @@ impl Config {
         variables.sort_by_key(|(name, _)| (name.len(), name.clone()));
         let mut origins = BTreeMap::new();
         for (name, value) in variables {
-            let key = set_by_variable(&mut table, &name, &value)?;
+            let key = set_from_variable(&mut table, &name, &value)?;
             origins.insert(key, name);
         }
         let origin = |key: &str| origins.get(key).map_or(file, String::as_str);
         let root = Value::Table(table);
         let config: Self = serde_path_to_error::deserialize(root.clone()).map_err(|error| {
-            let (key, value) = locate(&root, error.path());
-            explain(origin(&key), &key, value, error.inner().message())
+            let (key, value) = locate_key(&root, error.path());
+            invalid_value_error(origin(&key), &key, value, error.inner().message())
         })?;
         config.check(origin)?;
         Ok(config)
@@ -122,10 +122,13 @@ impl Config {
 }
 
 /// Returns the environment variables that set keys.
-fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+fn parlour_variables() -> Result<Vec<(String, String)>, ConfigError> {
     let mut found = Vec::new();
     for (name, value) in std::env::vars_os() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+        let Some(name) = name
+            .to_str()
+            .filter(|name| name.starts_with(VARIABLE_PREFIX))
+        else {
             continue;
         };
         let value = value
@@ -137,14 +140,20 @@ fn variables() -> Result<Vec<(String, String)>, ConfigError> {
 }
 
 /// Writes the value of an environment variable into the table, and returns the key that it sets.
-fn set_by_variable(table: &mut Table, name: &str, text: &str) -> Result<String, ConfigError> {
+fn set_from_variable(table: &mut Table, name: &str, text: &str) -> Result<String, ConfigError> {
     let defaults = Table::try_from(Config::default())
         .map_err(|e| ConfigError::Wrong(format!("the defaults cannot be written: {e}")))?;
-    let key = name.strip_prefix(PREFIX).unwrap_or(name).to_lowercase();
+    let key = name
+        .strip_prefix(VARIABLE_PREFIX)
+        .unwrap_or(name)
+        .to_lowercase();
     let parts: Vec<&str> = key.split("__").collect();
     match parts.as_slice() {
         ["listen"] => {
-            table.insert("listen".to_owned(), value_like(&Value::Array(vec![]), text));
+            table.insert(
+                "listen".to_owned(),
+                parse_like_default(&Value::Array(vec![]), text),
+            );
             Ok("listen".to_owned())
         }
         ["listen", index, key] => {
@@ -152,28 +161,28 @@ fn set_by_variable(table: &mut Table, name: &str, text: &str) -> Result<String, 
                 .get("listen")
                 .and_then(|listen| listen.get(0))
                 .and_then(|listen| listen.get(key));
-            let default = default.ok_or_else(|| unknown(name, &defaults, "listen"))?;
-            let listener = listener(table, name, index)?;
-            listener.insert((*key).to_owned(), value_like(default, text));
+            let default = default.ok_or_else(|| unknown_key_error(name, &defaults, "listen"))?;
+            let listener = listener_table(table, name, index)?;
+            listener.insert((*key).to_owned(), parse_like_default(default, text));
             Ok(format!("listen[{index}].{key}"))
         }
         [section, key] => {
             let default = defaults.get(*section).and_then(|keys| keys.get(key));
-            let default = default.ok_or_else(|| unknown(name, &defaults, section))?;
+            let default = default.ok_or_else(|| unknown_key_error(name, &defaults, section))?;
             let keys = table
                 .entry(*section)
                 .or_insert_with(|| Value::Table(Table::new()));
             if let Value::Table(keys) = keys {
-                keys.insert((*key).to_owned(), value_like(default, text));
+                keys.insert((*key).to_owned(), parse_like_default(default, text));
             }
             Ok(format!("{section}.{key}"))
         }
-        _ => Err(unknown(name, &defaults, "")),
+        _ => Err(unknown_key_error(name, &defaults, "")),
     }
 }
 
 /// Returns the table of the listener with this index, which may be one past the last.
-fn listener<'t>(
+fn listener_table<'t>(
     table: &'t mut Table,
     name: &str,
     index: &str,
@@ -199,7 +208,7 @@ fn listener<'t>(
 
 /// Reads the text of a variable as the type of the default value. Other text remains text, so that the error message is
 /// the same as for a file.
-fn value_like(default: &Value, text: &str) -> Value {
+fn parse_like_default(default: &Value, text: &str) -> Value {
     let as_toml = || {
         let table: Option<Table> = format!("value = {text}").parse().ok();
         table.and_then(|mut table| table.remove("value"))
@@ -218,7 +227,7 @@ fn value_like(default: &Value, text: &str) -> Value {
     }
 }
 
-fn unknown(name: &str, defaults: &Table, section: &str) -> ConfigError {
+fn unknown_key_error(name: &str, defaults: &Table, section: &str) -> ConfigError {
     let names = |table: &Table| {
         let mut names: Vec<&str> = table.keys().map(String::as_str).collect();
         names.sort_unstable();
@@ -239,7 +248,10 @@ fn unknown(name: &str, defaults: &Table, section: &str) -> ConfigError {
 }
 
 /// Returns the key at which reading failed, in the form in which people write it, and its value.
-fn locate<'v>(root: &'v Value, path: &serde_path_to_error::Path) -> (String, Option<&'v Value>) {
+fn locate_key<'v>(
+    root: &'v Value,
+    path: &serde_path_to_error::Path,
+) -> (String, Option<&'v Value>) {
     let (mut key, mut value) = (String::new(), Some(root));
     for segment in path {
         match segment {
@@ -260,8 +272,13 @@ fn locate<'v>(root: &'v Value, path: &serde_path_to_error::Path) -> (String, Opt
 }
 
 /// Returns the error with the wrong key, its value and the allowed values.
-fn explain(origin: &str, key: &str, value: Option<&Value>, message: &str) -> ConfigError {
-    let allowed = ALLOWED.iter().find(|(end, _)| key.ends_with(end));
+fn invalid_value_error(
+    origin: &str,
+    key: &str,
+    value: Option<&Value>,
+    message: &str,
+) -> ConfigError {
+    let allowed = ALLOWED_VALUES.iter().find(|(end, _)| key.ends_with(end));
     let allowed = match (message.find("expected "), allowed) {
         (_, Some((_, allowed))) if !message.starts_with("unknown field") => allowed,
         (Some(at), _) => message.get(at..).unwrap_or(message),
@@ -276,7 +293,7 @@ fn explain(origin: &str, key: &str, value: Option<&Value>, message: &str) -> Con
         return ConfigError::Wrong(format!("{origin}: unknown key {key}: {allowed}"));
     }
     let value = match value {
-        Some(_) if SECRETS.contains(&key) => "…".to_owned(),
+        Some(_) if SECRET_KEYS.contains(&key) => "…".to_owned(),
         Some(Value::Table(_)) | None => "{…}".to_owned(),
         Some(value) => value.to_string(),
     };

@@ -15,10 +15,14 @@ use std::path::PathBuf;
 pub use self::{
     load::ConfigError,
     sections::{
-        Config, Connections, Database, Directory, Federation, Limits, Listen, LogFormat, Logging,
-        Media, Metrics, Passwords, Registration, Server, ServerNotices, Support, Turn, UrlPreviews,
+        Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
+        LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,
+        PasswordsSection, RegistrationSection, ServerNoticesSection, ServerSection, SupportSection,
+        TurnSection, UrlPreviewsSection,
     },
-    values::{AddressHeader, BaseUrl, DatabaseUrl, LegacyMedia, Localpart, Network, Secret},
+    values::{
+        AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,
+    },
 };
 
 impl Config {
@@ -57,7 +61,7 @@ impl Config {
     }
 }
 
-impl Listen {
+impl ListenSection {
     /// Returns the URL of this listener.
     ///
     /// A listener on all addresses has no address of its own, so `host` is used.
@@ -75,7 +79,7 @@ impl Listen {
             self.address.ip().to_string()
         };
         let port = self.address.port();
-        BaseUrl::of_parts(scheme, &host, (port != usual_port).then_some(port))
+        BaseUrl::from_parts(scheme, &host, (port != usual_port).then_some(port))
     }
 }
 
@@ -85,13 +89,13 @@ mod tests {
 
     use super::*;
 
-    const EXAMPLE: &str = include_str!("../../config.example.toml");
+    const EXAMPLE_CONFIG: &str = include_str!("../../config.example.toml");
 
     #[test]
     fn the_example_has_every_key_with_its_default() {
         let defaults = Table::try_from(Config::default()).expect("can be written");
 
-        let example: Table = EXAMPLE.parse().expect("is TOML");
+        let example: Table = EXAMPLE_CONFIG.parse().expect("is TOML");
 
         assert_eq!(example, defaults);
     }
@@ -100,7 +104,7 @@ mod tests {
     fn the_example_explains_every_key() {
         let mut unexplained = Vec::new();
         let mut above = "";
-        for line in EXAMPLE.lines() {
+        for line in EXAMPLE_CONFIG.lines() {
             let is_key = line.contains(" = ") && !line.starts_with('#');
             // Adjacent keys share one comment.
             if is_key && !above.starts_with('#') && !above.contains(" = ") {
@@ -113,17 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_read_as_the_defaults() {
-        let config = Config::from_sources("config.example.toml", EXAMPLE, vec![]);
+    fn the_example_equals_the_defaults() {
+        let config = Config::from_sources("config.example.toml", EXAMPLE_CONFIG, vec![]);
 
         assert_eq!(config.expect("is valid"), Config::default());
     }
 
     #[test]
     fn a_listener_on_all_addresses_is_named_after_the_server() {
-        let listen = Listen {
+        let listen = ListenSection {
             address: "0.0.0.0:80".parse().expect("is an address"),
-            ..Listen::default()
+            ..ListenSection::default()
         };
 
         assert_eq!(listen.url("a.example").as_str(), "http://a.example");

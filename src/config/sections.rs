@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     addresses::{email_address, page_address, server_name, turn_uris},
     values::{
-        AddressHeader, BaseUrl, DatabaseUrl, LegacyMedia, Localpart, Network, Secret, between,
-        empty_is_none, filter, path, room_version,
+        AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,
+        between, empty_is_none, filter, path, room_version,
     },
 };
 
@@ -21,44 +21,44 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    pub server: Server,
+    pub server: ServerSection,
     /// The listeners. Each serves both the client API and the federation API.
-    pub listen: Vec<Listen>,
-    pub connections: Connections,
-    pub database: Database,
-    pub registration: Registration,
-    pub passwords: Passwords,
-    pub directory: Directory,
-    pub federation: Federation,
-    pub limits: Limits,
-    pub media: Media,
-    pub url_previews: UrlPreviews,
-    pub turn: Turn,
-    pub server_notices: ServerNotices,
-    pub logging: Logging,
-    pub metrics: Metrics,
-    pub support: Support,
+    pub listen: Vec<ListenSection>,
+    pub connections: ConnectionsSection,
+    pub database: DatabaseSection,
+    pub registration: RegistrationSection,
+    pub passwords: PasswordsSection,
+    pub directory: DirectorySection,
+    pub federation: FederationSection,
+    pub limits: LimitsSection,
+    pub media: MediaSection,
+    pub url_previews: UrlPreviewsSection,
+    pub turn: TurnSection,
+    pub server_notices: ServerNoticesSection,
+    pub logging: LoggingSection,
+    pub metrics: MetricsSection,
+    pub support: SupportSection,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            server: Server::default(),
-            listen: vec![Listen::default()],
-            connections: Connections::default(),
-            database: Database::default(),
-            registration: Registration::default(),
-            passwords: Passwords::default(),
-            directory: Directory::default(),
-            federation: Federation::default(),
-            limits: Limits::default(),
-            media: Media::default(),
-            url_previews: UrlPreviews::default(),
-            turn: Turn::default(),
-            server_notices: ServerNotices::default(),
-            logging: Logging::default(),
-            metrics: Metrics::default(),
-            support: Support::default(),
+            server: ServerSection::default(),
+            listen: vec![ListenSection::default()],
+            connections: ConnectionsSection::default(),
+            database: DatabaseSection::default(),
+            registration: RegistrationSection::default(),
+            passwords: PasswordsSection::default(),
+            directory: DirectorySection::default(),
+            federation: FederationSection::default(),
+            limits: LimitsSection::default(),
+            media: MediaSection::default(),
+            url_previews: UrlPreviewsSection::default(),
+            turn: TurnSection::default(),
+            server_notices: ServerNoticesSection::default(),
+            logging: LoggingSection::default(),
+            metrics: MetricsSection::default(),
+            support: SupportSection::default(),
         }
     }
 }
@@ -66,7 +66,7 @@ impl Default for Config {
 /// `[server]`: the identity of this server.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Server {
+pub struct ServerSection {
     /// The server name, which is part of the ids of its users and can never change.
     #[serde(deserialize_with = "server_name")]
     pub name: OwnedServerName,
@@ -80,7 +80,7 @@ pub struct Server {
     pub default_room_version: RoomVersionId,
 }
 
-impl Default for Server {
+impl Default for ServerSection {
     fn default() -> Self {
         Self {
             name: ruma::server_name!("localhost").to_owned(),
@@ -94,7 +94,7 @@ impl Default for Server {
 /// `[[listen]]`: an address to listen on.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Listen {
+pub struct ListenSection {
     pub address: SocketAddr,
     /// The PEM file of the certificate chain. If set, the listener uses TLS.
     #[serde(with = "empty_is_none")]
@@ -104,7 +104,7 @@ pub struct Listen {
     pub tls_key: Option<PathBuf>,
 }
 
-impl Default for Listen {
+impl Default for ListenSection {
     fn default() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8008)),
@@ -117,7 +117,7 @@ impl Default for Listen {
 /// `[connections]`: limits for connections, and trusted reverse proxies.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Connections {
+pub struct ConnectionsSection {
     /// The maximum number of open connections of all listeners together.
     #[serde(deserialize_with = "between::<16, 1_000_000, _, _>")]
     pub max_open: usize,
@@ -137,12 +137,12 @@ pub struct Connections {
     #[serde(deserialize_with = "between::<1, 3_600, _, _>")]
     pub write_timeout_seconds: u64,
     /// The reverse proxies that are trusted to name the address of a client.
-    pub trusted_proxies: Vec<Network>,
+    pub trusted_proxies: Vec<IpNetwork>,
     /// The headers with the client's address; the first one that is present in a request counts.
     pub address_headers: Vec<AddressHeader>,
 }
 
-impl Default for Connections {
+impl Default for ConnectionsSection {
     fn default() -> Self {
         Self {
             max_open: 20_000,
@@ -161,7 +161,7 @@ impl Default for Connections {
     }
 }
 
-impl Connections {
+impl ConnectionsSection {
     /// Returns the time limit for the head of a request or a TLS handshake.
     pub fn head_timeout(&self) -> Duration {
         Duration::from_secs(self.head_timeout_seconds)
@@ -186,12 +186,12 @@ impl Connections {
 /// `[database]`: the database.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Database {
+pub struct DatabaseSection {
     /// `sqlite:PATH`, relative to `server.data_dir`, or `postgres://…`.
     pub url: DatabaseUrl,
 }
 
-impl Default for Database {
+impl Default for DatabaseSection {
     fn default() -> Self {
         Self {
             url: DatabaseUrl::sqlite("parlour.db"),
@@ -202,7 +202,7 @@ impl Default for Database {
 /// `[registration]`: the conditions for registration.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Registration {
+pub struct RegistrationSection {
     /// Whether anyone may register; otherwise a registration token is needed.
     pub open: bool,
     /// Whether an invite link to a room is also a registration token.
@@ -211,10 +211,10 @@ pub struct Registration {
     pub guests: bool,
     /// The secret of `/_synapse/admin/v1/register`; without it, the endpoint is disabled.
     #[serde(with = "empty_is_none")]
-    pub shared_secret: Option<Secret>,
+    pub shared_secret: Option<SecretString>,
 }
 
-impl Default for Registration {
+impl Default for RegistrationSection {
     fn default() -> Self {
         Self {
             open: false,
@@ -228,7 +228,7 @@ impl Default for Registration {
 /// `[passwords]`: the cost of an argon2id hash.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Passwords {
+pub struct PasswordsSection {
     /// The memory for one hash, in KiB.
     #[serde(deserialize_with = "between::<8, 4_194_304, _, _>")]
     pub memory_kib: u32,
@@ -237,7 +237,7 @@ pub struct Passwords {
     pub iterations: u32,
 }
 
-impl Default for Passwords {
+impl Default for PasswordsSection {
     fn default() -> Self {
         Self {
             memory_kib: 19_456,
@@ -249,7 +249,7 @@ impl Default for Passwords {
 /// `[directory]`: the visibility of rooms and users in searches.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Directory {
+pub struct DirectorySection {
     /// Whether the public room list is visible without a login and to other servers.
     pub public_without_login: bool,
     /// Whether a search finds all users, or only those who share a room with the searching user or are in a public
@@ -259,7 +259,7 @@ pub struct Directory {
     pub all_users_listed: bool,
 }
 
-impl Default for Directory {
+impl Default for DirectorySection {
     fn default() -> Self {
         Self {
             public_without_login: false,
@@ -272,7 +272,7 @@ impl Default for Directory {
 /// `[federation]`: the communication with other servers.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Federation {
+pub struct FederationSection {
     /// Whether federation is enabled.
     pub enabled: bool,
     /// PEM files of authorities that are trusted in addition to the public ones.
@@ -284,7 +284,7 @@ pub struct Federation {
     pub notaries: Vec<OwnedServerName>,
 }
 
-impl Default for Federation {
+impl Default for FederationSection {
     fn default() -> Self {
         Self {
             notaries: vec![ruma::server_name!("matrix.org").to_owned()],
@@ -299,7 +299,7 @@ impl Default for Federation {
 /// `[limits]`: rate limits and the maximum request size.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Limits {
+pub struct LimitsSection {
     /// Whether there are rate limits for logins, registrations and messages, and for what other servers cause (invites,
     /// and the fetching of unknown servers' keys).
     pub enabled: bool,
@@ -326,7 +326,7 @@ pub struct Limits {
     pub sending_per_minute: u32,
 }
 
-impl Default for Limits {
+impl Default for LimitsSection {
     fn default() -> Self {
         Self {
             enabled: true,
@@ -344,7 +344,7 @@ impl Default for Limits {
 /// `[media]`: the storage of files.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Media {
+pub struct MediaSection {
     /// The maximum size of an uploaded file.
     #[serde(deserialize_with = "between::<1, 1_099_511_627_776, _, _>")]
     pub max_upload_bytes: u64,
@@ -358,7 +358,7 @@ pub struct Media {
     pub max_remote_bytes: u64,
 }
 
-impl Default for Media {
+impl Default for MediaSection {
     fn default() -> Self {
         Self {
             max_upload_bytes: 100 * 1024 * 1024,
@@ -372,7 +372,7 @@ impl Default for Media {
 /// `[url_previews]`: previews of the pages to which messages link.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct UrlPreviews {
+pub struct UrlPreviewsSection {
     pub enabled: bool,
     /// Whether the pages may have loopback and private addresses.
     pub allow_private_addresses: bool,
@@ -381,18 +381,18 @@ pub struct UrlPreviews {
 /// `[turn]`: the TURN servers for calls.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Turn {
+pub struct TurnSection {
     #[serde(deserialize_with = "turn_uris")]
     pub uris: Vec<String>,
     /// The secret shared with the TURN servers, from which each user's credentials are derived.
     #[serde(with = "empty_is_none")]
-    pub shared_secret: Option<Secret>,
+    pub shared_secret: Option<SecretString>,
     /// The lifetime of the credentials.
     #[serde(deserialize_with = "between::<60, 31_536_000, _, _>")]
     pub lifetime_seconds: u64,
 }
 
-impl Default for Turn {
+impl Default for TurnSection {
     fn default() -> Self {
         Self {
             uris: Vec::new(),
@@ -405,7 +405,7 @@ impl Default for Turn {
 /// `[server_notices]`: the sender of server notices.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ServerNotices {
+pub struct ServerNoticesSection {
     /// The localpart of the sending user, which nobody can register. If unset, there are no notices.
     #[serde(with = "empty_is_none")]
     pub localpart: Option<Localpart>,
@@ -414,14 +414,14 @@ pub struct ServerNotices {
 /// `[logging]`: the log on standard error.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Logging {
+pub struct LoggingSection {
     pub format: LogFormat,
     /// The filter in the syntax of `tracing`: `info`, or `info,parlour=debug`.
     #[serde(deserialize_with = "filter")]
     pub filter: String,
 }
 
-impl Default for Logging {
+impl Default for LoggingSection {
     fn default() -> Self {
         Self {
             format: LogFormat::Human,
@@ -443,7 +443,7 @@ pub enum LogFormat {
 /// `[metrics]`: the metrics for Prometheus.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Metrics {
+pub struct MetricsSection {
     /// The address of a separate listener; if unset, there are no metrics.
     #[serde(with = "empty_is_none")]
     pub address: Option<SocketAddr>,
@@ -452,7 +452,7 @@ pub struct Metrics {
 /// `[support]`: the content of `.well-known/matrix/support`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Support {
+pub struct SupportSection {
     #[serde(
         serialize_with = "empty_is_none::serialize",
         deserialize_with = "email_address"

@@ -9,14 +9,14 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
 /// The text that is shown instead of a secret.
-const HIDDEN: &str = "…";
+const SECRET_PLACEHOLDER: &str = "…";
 
 /// A text that is never shown in logs or error messages.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub struct SecretString(String);
 
-impl Secret {
+impl SecretString {
     /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
@@ -28,15 +28,15 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for SecretString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
+        f.write_str(SECRET_PLACEHOLDER)
     }
 }
 
-impl Serialize for Secret {
+impl Serialize for SecretString {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
+        serializer.serialize_str(SECRET_PLACEHOLDER)
     }
 }
 
@@ -67,7 +67,7 @@ impl DatabaseUrl {
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.0.split(':').next().unwrap_or_default();
-        write!(f, "{scheme}:{HIDDEN}")
+        write!(f, "{scheme}:{SECRET_PLACEHOLDER}")
     }
 }
 
@@ -96,7 +96,7 @@ impl BaseUrl {
         (is_bare && is_web).then(|| Self(url.as_str().trim_end_matches('/').to_owned()))
     }
 
-    pub(super) fn of_parts(scheme: &str, host: &str, port: Option<u16>) -> Self {
+    pub(super) fn from_parts(scheme: &str, host: &str, port: Option<u16>) -> Self {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         Self(format!("{scheme}://{host}{port}"))
     }
@@ -143,13 +143,14 @@ pub struct Localpart(String);
 
 impl Localpart {
     /// The maximum length, which leaves room for the server name.
-    const BYTES: usize = 100;
+    const MAX_LOCALPART_BYTES: usize = 100;
 
     /// Parses a localpart. Returns `None` if new user ids may not have it.
     pub fn parse(text: &str) -> Option<Self> {
         let is_allowed =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b);
-        let fits = (1..=Self::BYTES).contains(&text.len()) && text.bytes().all(is_allowed);
+        let fits =
+            (1..=Self::MAX_LOCALPART_BYTES).contains(&text.len()) && text.bytes().all(is_allowed);
         fits.then(|| Self(text.to_owned()))
     }
 
@@ -169,16 +170,16 @@ impl<'de> Deserialize<'de> for Localpart {
 
 /// An IP network, such as `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network(IpNet);
+pub struct IpNetwork(IpNet);
 
-impl Network {
+impl IpNetwork {
     /// Returns whether an address is in the network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 }
 
-impl FromStr for Network {
+impl FromStr for IpNetwork {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -192,19 +193,19 @@ impl FromStr for Network {
     }
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for IpNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl Serialize for Network {
+impl Serialize for IpNetwork {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Network {
+impl<'de> Deserialize<'de> for IpNetwork {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(D::Error::custom)
@@ -226,7 +227,7 @@ pub enum AddressHeader {
 }
 
 impl AddressHeader {
-    const ALL: [Self; 3] = [Self::Forwarded, Self::XForwardedFor, Self::XRealIp];
+    const ALL_HEADERS: [Self; 3] = [Self::Forwarded, Self::XForwardedFor, Self::XRealIp];
 
     /// Returns the name of the header in lower case.
     pub fn name(self) -> &'static str {
@@ -241,7 +242,7 @@ impl AddressHeader {
 impl<'de> Deserialize<'de> for AddressHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let mut all = Self::ALL.into_iter();
+        let mut all = Self::ALL_HEADERS.into_iter();
         all.find(|header| header.name().eq_ignore_ascii_case(&text))
             .ok_or_else(|| {
                 D::Error::custom("expected `Forwarded`, `X-Forwarded-For` or `X-Real-IP`")
@@ -350,7 +351,7 @@ pub(super) fn room_version<'de, D: Deserializer<'de>>(
 /// Reads a log filter in the syntax of `tracing`.
 pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let filter = String::deserialize(deserializer)?;
-    if !is_filter(&filter) {
+    if !is_log_filter(&filter) {
         return Err(D::Error::custom(
             "expected a level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or a list like \
              `info,parlour=debug` with a level for everything or for `parlour`",
@@ -361,7 +362,7 @@ pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Strin
 
 /// Returns whether a text is a filter with levels. `tracing` treats any other word as the name of a module, and then
 /// logs only that module.
-fn is_filter(filter: &str) -> bool {
+fn is_log_filter(filter: &str) -> bool {
     // Fields of spans can contain commas.
     let is_simple = !filter.contains('{');
     let is_level = |word: &str| {
@@ -395,7 +396,7 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let secret = Secret::new("swordfish");
+        let secret = SecretString::new("swordfish");
         let url = DatabaseUrl::parse("postgres://me:swordfish@db/parlour").expect("is valid");
 
         assert_eq!(format!("{secret:?}"), "…");
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_url_has_no_path_and_no_slash_at_its_end() {
+    fn a_base_url_has_no_path_and_no_trailing_slash() {
         let parsed = |text| BaseUrl::parse(text).map(|url| url.to_string());
 
         assert_eq!(
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_of_the_log_says_levels() {
+    fn a_log_filter_contains_levels() {
         for filter in [
             "info",
             "DEBUG",
@@ -430,7 +431,7 @@ mod tests {
             "parlour=debug",
             "info,sqlx=debug",
         ] {
-            assert!(is_filter(filter), "{filter}");
+            assert!(is_log_filter(filter), "{filter}");
         }
         for filter in [
             "verbose",
@@ -442,13 +443,13 @@ mod tests {
             "parluor=debug",
             "sqlx=debug",
         ] {
-            assert!(!is_filter(filter), "{filter}");
+            assert!(!is_log_filter(filter), "{filter}");
         }
     }
 
     #[test]
     fn a_network_is_an_address_or_has_a_prefix() {
-        let network = |text: &str| text.parse::<Network>();
+        let network = |text: &str| text.parse::<IpNetwork>();
         let contains = |text: &str, address: &str| {
             let address = address.parse().expect("is an address");
             network(text).expect("is a network").contains(address)

@@ -12,29 +12,29 @@ use super::{Devices, check_text};
 use crate::{
     error::{Error, Result},
     storage::{
-        Read, UserNum, WriteTx,
-        devices::key_backups::{self, BackupKeyRow, BackupRow, Part},
+        ReadAccess, UserNum, WriteTx,
+        devices::key_backups::{self, BackupKeyRow, BackupKeySelection, BackupRow},
     },
 };
 
 /// The longest algorithm, room id and session id, in bytes.
-const NAME_BYTES: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 /// The largest `auth_data`, in bytes.
-const AUTH_DATA_BYTES: usize = 64 * 1024;
+const MAX_AUTH_DATA_BYTES: usize = 64 * 1024;
 /// The largest key, in bytes.
-const KEY_BYTES: usize = 64 * 1024;
+const MAX_KEY_BYTES: usize = 64 * 1024;
 /// The largest number of keys in a backup: enough for many years of a busy user.
-const KEYS: i64 = 500_000;
+const MAX_BACKUP_KEYS: i64 = 500_000;
 /// The largest number of versions of a user's backup.
-const VERSIONS: i64 = 50;
+const MAX_BACKUP_VERSIONS: i64 = 50;
 /// The number of newer versions after which a deleted version is forgotten.
-const DELETED_KEPT: i64 = 1_000;
+const DELETED_VERSIONS_KEPT: i64 = 1_000;
 /// The number of keys in one look-up. Its statement tries every room with every session.
-const LOOKED_FOR: usize = 64;
+const KEYS_PER_LOOKUP: usize = 64;
 
 /// A version of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backup {
+pub struct BackupVersion {
     pub version: String,
     /// The encryption of the keys: `algorithm` and `auth_data`, as JSON.
     pub definition: String,
@@ -50,11 +50,11 @@ pub struct BackupState {
 }
 
 /// Backed-up keys by room and session.
-pub type BackedUp = BTreeMap<OwnedRoomId, BTreeMap<String, Raw<KeyBackupData>>>;
+pub type BackedUpKeys = BTreeMap<OwnedRoomId, BTreeMap<String, Raw<KeyBackupData>>>;
 
 /// A key in the JSON format of clients.
 #[derive(Debug, Deserialize, Serialize)]
-struct Key {
+struct BackupKey {
     first_message_index: UInt,
     forwarded_count: UInt,
     is_verified: bool,
@@ -63,7 +63,7 @@ struct Key {
 
 /// The encryption of a backup.
 #[derive(Deserialize)]
-struct Definition {
+struct BackupDefinition {
     algorithm: String,
     auth_data: Map<String, Value>,
     #[serde(default)]
@@ -86,7 +86,7 @@ impl Devices {
     pub async fn create_backup(&self, user: UserNum, definition: &str) -> Result<String> {
         let (definition, auth_data) = read_definition(definition)?;
         let mut tx = self.db.write().await?;
-        if key_backups::count(&mut tx, user).await? >= VERSIONS {
+        if key_backups::count(&mut tx, user).await? >= MAX_BACKUP_VERSIONS {
             return Err(Error::invalid_param(
                 "there are too many backup versions: delete some of them",
             ));
@@ -103,10 +103,10 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none.
-    pub async fn backup(&self, user: UserNum, version: Option<&str>) -> Result<Backup> {
+    pub async fn backup(&self, user: UserNum, version: Option<&str>) -> Result<BackupVersion> {
         let mut db = self.db.read().await?;
         let row = match version {
-            Some(version) => existing(&mut db, user, version).await?,
+            Some(version) => load_existing_version(&mut db, user, version).await?,
             None => key_backups::latest(&mut db, user)
                 .await?
                 .ok_or_else(unknown_version)?,
@@ -115,10 +115,10 @@ impl Devices {
             algorithm: &row.algorithm,
             auth_data: serde_json::from_str(&row.auth_data)?,
         };
-        Ok(Backup {
+        Ok(BackupVersion {
             version: row.version.to_string(),
             definition: serde_json::to_string(&shown)?,
-            state: state_of(row.etag, row.key_count),
+            state: backup_state(row.etag, row.key_count),
         })
     }
 
@@ -135,7 +135,7 @@ impl Devices {
             ));
         }
         let mut tx = self.db.write().await?;
-        let row = existing(&mut tx, user, version).await?;
+        let row = load_existing_version(&mut tx, user, version).await?;
         if row.algorithm != definition.algorithm {
             return Err(Error::invalid_param("algorithm differs from the backup's"));
         }
@@ -149,13 +149,13 @@ impl Devices {
     ///
     /// [`Error::NotFound`] when there never was such a version.
     pub async fn delete_backup(&self, user: UserNum, version: &str) -> Result<()> {
-        let number = number_of(version)?;
+        let number = parse_version(version)?;
         let mut tx = self.db.write().await?;
         let row = key_backups::get(&mut tx, user, number).await?;
         if row.ok_or_else(unknown_version)?.deleted {
             return Ok(());
         }
-        key_backups::delete(&mut tx, user, number, DELETED_KEPT).await?;
+        key_backups::delete(&mut tx, user, number, DELETED_VERSIONS_KEPT).await?;
         tx.commit().await
     }
 
@@ -165,30 +165,30 @@ impl Devices {
     ///
     /// [`Error::WrongRoomKeysVersion`] when the version is not the current one, [`Error::BadJson`],
     /// [`Error::TooLarge`] or [`Error::InvalidParam`] for keys that are malformed, too large or too many.
-    pub async fn back_up(
+    pub async fn store_backup_keys(
         &self,
         user: UserNum,
         version: &str,
-        keys: &BackedUp,
+        keys: &BackedUpKeys,
     ) -> Result<BackupState> {
         let offered = read_keys(keys)?;
         let mut tx = self.db.write().await?;
-        let row = current(&mut tx, user, version).await?;
-        let (better, added) = better_ones(&mut tx, user, row.version, offered).await?;
+        let row = load_current_version(&mut tx, user, version).await?;
+        let (better, added) = better_keys(&mut tx, user, row.version, offered).await?;
         let (mut etag, mut count) = (row.etag, row.key_count);
         if better.is_empty() {
-            return Ok(state_of(etag, count));
+            return Ok(backup_state(etag, count));
         }
         (etag, count) = (etag + 1, count + added);
-        if count > KEYS {
+        if count > MAX_BACKUP_KEYS {
             return Err(Error::invalid_param(format!(
-                "the backup would hold more than {KEYS} keys"
+                "the backup would hold more than {MAX_BACKUP_KEYS} keys"
             )));
         }
         key_backups::set_keys(&mut tx, user, row.version, &better).await?;
         key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
         tx.commit().await?;
-        Ok(state_of(etag, count))
+        Ok(backup_state(etag, count))
     }
 
     /// Returns keys of a version by room and session.
@@ -196,22 +196,22 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such version.
-    pub async fn backed_up(
+    pub async fn load_backup_keys(
         &self,
         user: UserNum,
         version: &str,
         part: BackupPart<'_>,
-    ) -> Result<BackedUp> {
+    ) -> Result<BackedUpKeys> {
         let mut db = self.db.snapshot().await?;
-        let row = existing(&mut db, user, version).await?;
-        let keys = key_backups::keys(&mut db, user, row.version, part.checked()?).await?;
+        let row = load_existing_version(&mut db, user, version).await?;
+        let keys = key_backups::keys(&mut db, user, row.version, part.checked_part()?).await?;
         drop(db);
-        let mut by_room = BackedUp::new();
+        let mut by_room = BackedUpKeys::new();
         for key in keys {
             let room_id = OwnedRoomId::try_from(key.room_id.as_str())
                 .map_err(|source| Error::internal("read a stored room id", source))?;
             let of_room = by_room.entry(room_id).or_default();
-            of_room.insert(key.session_id.clone(), shown(key)?);
+            of_room.insert(key.session_id.clone(), client_key(key)?);
         }
         Ok(by_room)
     }
@@ -221,48 +221,49 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such version.
-    pub async fn delete_backed_up(
+    pub async fn delete_backup_keys(
         &self,
         user: UserNum,
         version: &str,
         part: BackupPart<'_>,
     ) -> Result<BackupState> {
         let mut tx = self.db.write().await?;
-        let row = existing(&mut tx, user, version).await?;
-        let deleted = key_backups::delete_keys(&mut tx, user, row.version, part.checked()?).await?;
+        let row = load_existing_version(&mut tx, user, version).await?;
+        let deleted =
+            key_backups::delete_keys(&mut tx, user, row.version, part.checked_part()?).await?;
         if deleted == 0 {
-            return Ok(state_of(row.etag, row.key_count));
+            return Ok(backup_state(row.etag, row.key_count));
         }
         let count = row.key_count - i64::try_from(deleted).unwrap_or(row.key_count);
         let etag = row.etag + 1;
         key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
         tx.commit().await?;
-        Ok(state_of(etag, count))
+        Ok(backup_state(etag, count))
     }
 }
 
 /// A selection of the keys of a backup.
 #[derive(Clone, Copy, Debug)]
-pub struct BackupPart<'a>(Part<'a>);
+pub struct BackupPart<'a>(BackupKeySelection<'a>);
 
 impl<'a> BackupPart<'a> {
     /// All keys.
     pub fn all() -> Self {
-        Self(Part::All)
+        Self(BackupKeySelection::All)
     }
 
     /// The keys of a room.
     pub fn room(room_id: &'a ruma::RoomId) -> Self {
-        Self(Part::Room(room_id.as_str()))
+        Self(BackupKeySelection::Room(room_id.as_str()))
     }
 
     /// The key of a session of a room.
     pub fn session(room_id: &'a ruma::RoomId, session_id: &'a str) -> Self {
-        Self(Part::Session(room_id.as_str(), session_id))
+        Self(BackupKeySelection::Session(room_id.as_str(), session_id))
     }
 
-    fn checked(self) -> Result<Part<'a>> {
-        if let Part::Session(_, session_id) = self.0 {
+    fn checked_part(self) -> Result<BackupKeySelection<'a>> {
+        if let BackupKeySelection::Session(_, session_id) = self.0 {
             check_text("sessionId", session_id)?;
         }
         Ok(self.0)
@@ -273,11 +274,11 @@ fn unknown_version() -> Error {
     Error::not_found("the backup version does not exist")
 }
 
-fn number_of(version: &str) -> Result<i64> {
+fn parse_version(version: &str) -> Result<i64> {
     version.parse().map_err(|_| unknown_version())
 }
 
-fn state_of(etag: i64, count: i64) -> BackupState {
+fn backup_state(etag: i64, count: i64) -> BackupState {
     BackupState {
         etag: etag.to_string(),
         count: UInt::new_saturating(u64::try_from(count).unwrap_or_default()),
@@ -285,14 +286,18 @@ fn state_of(etag: i64, count: i64) -> BackupState {
 }
 
 /// Returns a version that is not deleted.
-async fn existing(db: &mut impl Read, user: UserNum, version: &str) -> Result<BackupRow> {
-    let row = key_backups::get(db, user, number_of(version)?).await?;
+async fn load_existing_version(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    version: &str,
+) -> Result<BackupRow> {
+    let row = key_backups::get(db, user, parse_version(version)?).await?;
     row.filter(|row| !row.deleted).ok_or_else(unknown_version)
 }
 
 /// Returns a version, which must be the current one.
-async fn current(tx: &mut WriteTx, user: UserNum, version: &str) -> Result<BackupRow> {
-    let row = existing(tx, user, version).await?;
+async fn load_current_version(tx: &mut WriteTx, user: UserNum, version: &str) -> Result<BackupRow> {
+    let row = load_existing_version(tx, user, version).await?;
     let latest = key_backups::latest(tx, user).await?;
     let latest = latest.map_or(row.version, |latest| latest.version);
     if row.version != latest {
@@ -303,11 +308,11 @@ async fn current(tx: &mut WriteTx, user: UserNum, version: &str) -> Result<Backu
     Ok(row)
 }
 
-fn read_definition(json: &str) -> Result<(Definition, String)> {
-    if json.len() > AUTH_DATA_BYTES {
+fn read_definition(json: &str) -> Result<(BackupDefinition, String)> {
+    if json.len() > MAX_AUTH_DATA_BYTES {
         return Err(Error::TooLarge("auth_data is too large".to_owned()));
     }
-    let read: Definition =
+    let read: BackupDefinition =
         serde_json::from_str(json).map_err(|error| Error::BadJson(error.to_string()))?;
     check_text("algorithm", &read.algorithm)?;
     check_nul(json)?;
@@ -323,7 +328,7 @@ fn check_nul(json: &str) -> Result<()> {
     Ok(())
 }
 
-fn read_keys(keys: &BackedUp) -> Result<Vec<BackupKeyRow>> {
+fn read_keys(keys: &BackedUpKeys) -> Result<Vec<BackupKeyRow>> {
     let mut rows = Vec::new();
     for (room_id, sessions) in keys {
         for (session_id, raw) in sessions {
@@ -334,19 +339,19 @@ fn read_keys(keys: &BackedUp) -> Result<Vec<BackupKeyRow>> {
 }
 
 fn read_key(room_id: &str, session_id: &str, json: &RawValue) -> Result<BackupKeyRow> {
-    if session_id.is_empty() || session_id.len().max(room_id.len()) > NAME_BYTES {
+    if session_id.is_empty() || session_id.len().max(room_id.len()) > MAX_NAME_BYTES {
         return Err(Error::invalid_param(format!(
-            "a session id or room id is empty or longer than {NAME_BYTES} bytes"
+            "a session id or room id is empty or longer than {MAX_NAME_BYTES} bytes"
         )));
     }
     check_text("a session id", session_id)?;
-    if json.get().len() > KEY_BYTES {
+    if json.get().len() > MAX_KEY_BYTES {
         return Err(Error::TooLarge(format!(
-            "a key is larger than {KEY_BYTES} bytes"
+            "a key is larger than {MAX_KEY_BYTES} bytes"
         )));
     }
     check_nul(json.get())?;
-    let key: Key = serde_json::from_str(json.get())
+    let key: BackupKey = serde_json::from_str(json.get())
         .map_err(|error| Error::BadJson(format!("the key of {session_id}: {error}")))?;
     if !key.session_data.get().starts_with('{') {
         return Err(Error::BadJson("session_data is not an object".to_owned()));
@@ -361,9 +366,9 @@ fn read_key(room_id: &str, session_id: &str, json: &RawValue) -> Result<BackupKe
     })
 }
 
-fn shown(row: BackupKeyRow) -> Result<Raw<KeyBackupData>> {
+fn client_key(row: BackupKeyRow) -> Result<Raw<KeyBackupData>> {
     let unsigned = |number: i64| UInt::new_saturating(u64::try_from(number).unwrap_or_default());
-    let key = Key {
+    let key = BackupKey {
         first_message_index: unsigned(row.first_message_index),
         forwarded_count: unsigned(row.forwarded_count),
         is_verified: row.is_verified,
@@ -373,18 +378,20 @@ fn shown(row: BackupKeyRow) -> Result<Raw<KeyBackupData>> {
 }
 
 /// Returns the offered keys that are better than the stored ones, and the number of them that are for new sessions.
-async fn better_ones(
+async fn better_keys(
     tx: &mut WriteTx,
     user: UserNum,
     version: i64,
     offered: Vec<BackupKeyRow>,
 ) -> Result<(Vec<BackupKeyRow>, i64)> {
     let mut known = Vec::new();
-    for chunk in offered.chunks(LOOKED_FOR) {
+    for chunk in offered.chunks(KEYS_PER_LOOKUP) {
         let mut room_ids: Vec<&str> = chunk.iter().map(|key| key.room_id.as_str()).collect();
         room_ids.dedup();
         let session_ids: Vec<&str> = chunk.iter().map(|key| key.session_id.as_str()).collect();
-        known.extend(key_backups::known(tx, user, version, (&room_ids, &session_ids)).await?);
+        known.extend(
+            key_backups::keys_of_sessions(tx, user, version, (&room_ids, &session_ids)).await?,
+        );
     }
     let known: HashMap<(&str, &str), &BackupKeyRow> = known
         .iter()
@@ -435,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verified_then_an_earlier_then_a_less_forwarded_key_is_better() {
+    fn verified_then_earlier_then_less_forwarded_keys_win() {
         assert!(is_better(&key(true, 9, 9), &key(false, 1, 1)));
         assert!(!is_better(&key(false, 1, 1), &key(true, 9, 9)));
         assert!(is_better(&key(true, 1, 9), &key(true, 2, 1)));

@@ -12,12 +12,12 @@ use ruma::{
     serde::{Base64, Raw, base64::Standard},
 };
 
-use super::{Devices, Owner};
+use super::{DeviceOwner, Devices};
 use crate::{
     error::{Error, Result},
     matrix::{self, signed_object},
     storage::{
-        Read, UserNum, WriteTx,
+        ReadAccess, UserNum, WriteTx,
         devices::{
             cross_signing::{self, CrossSigningKeyRow},
             device_list_changes, device_table,
@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// The largest key, in bytes.
-const KEY_BYTES: usize = 16 * 1024;
+const MAX_KEY_BYTES: usize = 16 * 1024;
 /// The length of an ed25519 key, in bytes.
 const PUBLIC_KEY_BYTES: usize = 32;
 
 /// Whether the user has just completed interactive authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub enum UiaProof {
     /// By a password or another stage.
     Given,
     /// No: there is only an access token.
@@ -52,13 +52,13 @@ impl Devices {
     /// The first upload does not, nor does one without new keys.
     pub async fn signing_keys_need_proof(
         &self,
-        owner: &Owner<'_>,
+        owner: &DeviceOwner<'_>,
         request: &Request,
     ) -> Result<bool> {
-        let new = read_all(owner.user_id, request)?;
+        let new = read_request_keys(owner.user_id, request)?;
         let mut db = self.db.read().await?;
-        let stored = stored(&mut db, owner.user).await?;
-        need_proof(&stored, &new)
+        let stored = load_signing_keys(&mut db, owner.user).await?;
+        is_proof_needed(&stored, &new)
     }
 
     /// Stores the cross-signing keys of a user.
@@ -70,27 +70,31 @@ impl Devices {
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload_signing_keys(
         &self,
-        owner: &Owner<'_>,
+        owner: &DeviceOwner<'_>,
         request: &Request,
-        proof: Proof,
+        proof: UiaProof,
     ) -> Result<()> {
-        let new = read_all(owner.user_id, request)?;
+        let new = read_request_keys(owner.user_id, request)?;
         let mut tx = self.db.write().await?;
-        let stored = stored(&mut tx, owner.user).await?;
-        let changed = changed(&stored, &new)?;
+        let stored = load_signing_keys(&mut tx, owner.user).await?;
+        let changed = changed_keys(&stored, &new)?;
         if changed.is_empty() {
             return Ok(());
         }
-        if proof == Proof::Missing && need_proof(&stored, &new)? {
+        if proof == UiaProof::Missing && is_proof_needed(&stored, &new)? {
             return Err(Error::forbidden(
                 "the keys were changed by another request at the same time",
             ));
         }
         check_signatures(owner.user_id, &stored, &new)?;
-        check_names(&mut tx, owner.user, &changed).await?;
-        store(&mut tx, owner.user, &stored, &changed).await?;
-        device_list_changes::note_devices(&mut tx, owner.user, &[device_list_changes::OWN_KEYS])
-            .await?;
+        check_device_ids(&mut tx, owner.user, &changed).await?;
+        store_signing_keys(&mut tx, owner.user, &stored, &changed).await?;
+        device_list_changes::record_device_changes(
+            &mut tx,
+            owner.user,
+            &[device_list_changes::CROSS_SIGNING_DEVICE_ID],
+        )
+        .await?;
         tx.commit().await
     }
 }
@@ -98,7 +102,7 @@ impl Devices {
 impl Devices {
     /// Stores the cross-signing keys of users of other servers, as their servers reported them, so that local users can
     /// sign them. Keys that are malformed, or not signed by the master key, are ignored.
-    pub async fn learn_signing_keys(
+    pub async fn store_remote_signing_keys(
         &self,
         masters: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
         self_signing: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
@@ -107,32 +111,36 @@ impl Devices {
             if user_id.server_name() == self.server_name {
                 continue;
             }
-            let new = read_told(&user_id, Some(&master), self_signing.get(&user_id));
+            let new = read_reported_keys(&user_id, Some(&master), self_signing.get(&user_id));
             if !new.is_empty() {
-                self.learn(&user_id, &new).await?;
+                self.store_keys_of_remote_user(&user_id, &new).await?;
             }
         }
         Ok(())
     }
 
-    async fn learn(&self, user_id: &UserId, new: &[NewKey]) -> Result<()> {
+    async fn store_keys_of_remote_user(&self, user_id: &UserId, new: &[NewKey]) -> Result<()> {
         {
             let mut db = self.db.read().await?;
-            if let Some(user) = self.db.strings.find(&mut db, user_id.as_str()).await?
-                && changed(&stored(&mut db, user).await?, new)?.is_empty()
+            if let Some(user) = self
+                .db
+                .strings
+                .find_number(&mut db, user_id.as_str())
+                .await?
+                && changed_keys(&load_signing_keys(&mut db, user).await?, new)?.is_empty()
             {
                 return Ok(());
             }
         }
         let mut tx = self.db.write().await?;
         let user = tx.intern(user_id.as_str()).await?;
-        store_told(&mut tx, (user, user_id), new).await?;
+        store_reported_keys(&mut tx, (user, user_id), new).await?;
         tx.commit().await
     }
 }
 
 /// Reads the cross-signing keys of a user of another server, as that server reported them. Malformed keys are ignored.
-pub(super) fn read_told(
+pub(super) fn read_reported_keys(
     user_id: &UserId,
     master: Option<&Raw<CrossSigningKey>>,
     self_signing: Option<&Raw<CrossSigningKey>>,
@@ -142,17 +150,17 @@ pub(super) fn read_told(
         (KeyUsage::SelfSigning, self_signing),
     ];
     told.into_iter()
-        .filter_map(|(usage, raw)| read(user_id, usage, raw?).ok())
+        .filter_map(|(usage, raw)| read_signing_key(user_id, usage, raw?).ok())
         .collect()
 }
 
 /// Stores the keys of a user of another server that the master key signed. Returns whether any of them changed.
-pub(super) async fn store_told(
+pub(super) async fn store_reported_keys(
     tx: &mut WriteTx,
     (user, user_id): (UserNum, &UserId),
     new: &[NewKey],
 ) -> Result<bool> {
-    let stored = stored(tx, user).await?;
+    let stored = load_signing_keys(tx, user).await?;
     let good = if check_signatures(user_id, &stored, new).is_ok() {
         new
     } else {
@@ -160,20 +168,23 @@ pub(super) async fn store_told(
         let masters = new.iter().filter(|key| key.usage == KeyUsage::Master);
         new.get(..masters.count()).unwrap_or_default()
     };
-    let changed = changed(&stored, good)?;
-    store(tx, user, &stored, &changed).await?;
+    let changed = changed_keys(&stored, good)?;
+    store_signing_keys(tx, user, &stored, &changed).await?;
     Ok(!changed.is_empty())
 }
 
 /// The stored keys of a user by usage.
-pub(super) type Stored = HashMap<String, CrossSigningKeyRow>;
+pub(super) type SigningKeysByUsage = HashMap<String, CrossSigningKeyRow>;
 
-pub(super) async fn stored(db: &mut impl Read, user: UserNum) -> Result<Stored> {
-    let rows = cross_signing::of_users(db, &[user]).await?.into_iter();
+pub(super) async fn load_signing_keys(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+) -> Result<SigningKeysByUsage> {
+    let rows = cross_signing::keys_of_users(db, &[user]).await?.into_iter();
     Ok(rows.map(|row| (row.usage.clone(), row)).collect())
 }
 
-fn read_all(user_id: &UserId, request: &Request) -> Result<Vec<NewKey>> {
+fn read_request_keys(user_id: &UserId, request: &Request) -> Result<Vec<NewKey>> {
     let given = [
         (KeyUsage::Master, &request.master_key),
         (KeyUsage::SelfSigning, &request.self_signing_key),
@@ -181,15 +192,19 @@ fn read_all(user_id: &UserId, request: &Request) -> Result<Vec<NewKey>> {
     ];
     given
         .into_iter()
-        .filter_map(|(usage, raw)| Some(read(user_id, usage, raw.as_ref()?)))
+        .filter_map(|(usage, raw)| Some(read_signing_key(user_id, usage, raw.as_ref()?)))
         .collect()
 }
 
-fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result<NewKey> {
+fn read_signing_key(
+    user_id: &UserId,
+    usage: KeyUsage,
+    raw: &Raw<CrossSigningKey>,
+) -> Result<NewKey> {
     let json = raw.json().get();
-    if json.len() > KEY_BYTES {
+    if json.len() > MAX_KEY_BYTES {
         return Err(Error::TooLarge(format!(
-            "a key is larger than {KEY_BYTES} bytes"
+            "a key is larger than {MAX_KEY_BYTES} bytes"
         )));
     }
     let bad = |error: serde_json::Error| Error::BadJson(format!("{}_key: {error}", usage.as_str()));
@@ -223,13 +238,13 @@ fn read(user_id: &UserId, usage: KeyUsage, raw: &Raw<CrossSigningKey>) -> Result
 }
 
 /// Returns the keys that differ from the stored ones; if the master key differs, all of them.
-fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
+fn changed_keys<'a>(stored: &SigningKeysByUsage, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
     let mut changed = Vec::new();
     for key in new {
         let is_known = match stored.get(key.usage.as_str()) {
             Some(row) => {
                 let known: CanonicalJsonObject = serde_json::from_str(&row.key)?;
-                matrix::says_the_same(&known, &key.object)
+                matrix::is_equal_without_signatures(&known, &key.object)
             }
             None => false,
         };
@@ -247,14 +262,14 @@ fn changed<'a>(stored: &Stored, new: &'a [NewKey]) -> Result<Vec<&'a NewKey>> {
 
 /// "User-Interactive Authentication MUST be performed, except […] there is no existing master signing key uploaded to
 /// the homeserver, OR […] the request contains no new keys."
-fn need_proof(stored: &Stored, new: &[NewKey]) -> Result<bool> {
+fn is_proof_needed(stored: &SigningKeysByUsage, new: &[NewKey]) -> Result<bool> {
     let has_master = stored.contains_key(KeyUsage::Master.as_str());
-    Ok(has_master && !changed(stored, new)?.is_empty())
+    Ok(has_master && !changed_keys(stored, new)?.is_empty())
 }
 
 /// "Must be signed by the accompanying master signing key, or by the user's most recently uploaded master signing
 /// key if no master signing key is included in the request."
-fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result<()> {
+fn check_signatures(user_id: &UserId, stored: &SigningKeysByUsage, new: &[NewKey]) -> Result<()> {
     let accompanying = new.iter().find(|key| key.usage == KeyUsage::Master);
     let recent = stored.get(KeyUsage::Master.as_str());
     let master = accompanying
@@ -263,7 +278,7 @@ fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result
         .ok_or_else(|| Error::MissingParam("master_key is missing".to_owned()))?;
     let key_id = format!("ed25519:{master}");
     for key in new.iter().filter(|key| key.usage != KeyUsage::Master) {
-        if !matrix::is_signed_by(&key.object, user_id, &key_id, master) {
+        if !matrix::is_signed_by_user(&key.object, user_id, &key_id, master) {
             return Err(Error::InvalidSignature(format!(
                 "{}_key is not signed by the master key",
                 key.usage.as_str()
@@ -275,7 +290,7 @@ fn check_signatures(user_id: &UserId, stored: &Stored, new: &[NewKey]) -> Result
 
 /// "The public key of one of the keys is the same as one of the user's device IDs": such a key is refused, because
 /// signatures do not distinguish the two.
-async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Result<()> {
+async fn check_device_ids(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Result<()> {
     let names: Vec<&str> = changed.iter().map(|key| &*key.public_key).collect();
     if device_table::find_all(tx, user, &names).await?.is_empty() {
         return Ok(());
@@ -284,17 +299,17 @@ async fn check_names(tx: &mut WriteTx, user: UserNum, changed: &[&NewKey]) -> Re
 }
 
 /// Stores keys. A new master key removes the keys that the former one signed.
-async fn store(
+async fn store_signing_keys(
     tx: &mut WriteTx,
     user: UserNum,
-    stored: &Stored,
+    stored: &SigningKeysByUsage,
     changed: &[&NewKey],
 ) -> Result<()> {
     let is_new = |usage: &str| changed.iter().any(|key| key.usage.as_str() == usage);
     let all_go = is_new(KeyUsage::Master.as_str());
     for row in stored.values() {
         if all_go || is_new(&row.usage) {
-            cross_signing::remove(tx, user, &row.usage, &row.public_key).await?;
+            cross_signing::remove_key(tx, user, &row.usage, &row.public_key).await?;
         }
     }
     for key in changed {
@@ -304,7 +319,7 @@ async fn store(
             public_key: key.public_key.clone(),
             key: serde_json::to_string(&key.object)?,
         };
-        cross_signing::set(tx, &row).await?;
+        cross_signing::set_key(tx, &row).await?;
     }
     Ok(())
 }

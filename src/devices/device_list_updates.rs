@@ -18,10 +18,10 @@ use super::Devices;
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, Position, UserNum, WriteTx,
+        JournalChange, Position, UserNum, WriteTx,
         devices::{
             device_list_changes,
-            device_list_updates::{self, NOTHING, ToTell},
+            device_list_updates::{self, NOTHING_SENT, QueuedDeviceListUpdate},
             device_table::{self, Device},
         },
         federation::outbox,
@@ -29,30 +29,30 @@ use crate::{
 };
 
 /// The number of devices that are sent to a server that has no updates of a user yet: it requests the whole list then.
-const FIRST: usize = 20;
+const MAX_FIRST_DEVICES: usize = 20;
 /// The approximate largest size of a to-device EDU for another server, in bytes. One for a single device may be larger.
-const LETTER_BYTES: usize = 48 * 1024;
+const MAX_EDU_BYTES: usize = 48 * 1024;
 /// The time for which messages wait for a server, and their number. A server that is away longer misses some.
-const LETTERS_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
-const LETTERS_KEPT: i64 = 10_000;
+const MESSAGE_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+const MAX_MESSAGES_PER_SERVER: i64 = 10_000;
 /// The number of messages that are removed in one transaction.
-const LETTERS: i64 = 500;
+const MESSAGES_PER_TRANSACTION: i64 = 500;
 
 /// The device list updates of a user that a server must be sent.
 #[derive(Debug)]
-pub struct Telling {
+pub struct OutgoingListUpdates {
     pub user: UserNum,
     /// The EDUs to send.
     pub edus: Vec<Raw<Edu>>,
     /// The position up to which the server knows all changes afterwards.
-    pub told: Position,
+    pub position: Position,
     /// The `stream_id` of the last EDU.
     pub stream_id: i64,
 }
 
 impl Devices {
     /// Queues device list updates of local users for servers. Returns the servers that must be sent something.
-    pub async fn owe_lists(
+    pub async fn queue_list_updates(
         &self,
         servers: &[OwnedServerName],
         users: &[UserNum],
@@ -62,114 +62,128 @@ impl Devices {
             .flat_map(|server| users.iter().map(move |user| (server, *user)))
             .collect();
         let mut owed = Vec::new();
-        for some in pairs.chunks(PAIRS) {
+        for some in pairs.chunks(PAIRS_PER_TRANSACTION) {
             let mut tx = self.db.write().await?;
-            let position = tx.position();
-            owed.extend(device_list_updates::owe(&mut tx, some, position).await?);
+            let position = tx.next_position();
+            owed.extend(device_list_updates::queue_updates(&mut tx, some, position).await?);
             tx.commit().await?;
         }
         owed.into_iter()
-            .map(|server| server_name(&server))
+            .map(|server| parse_server_name(&server))
             .collect()
     }
 
     /// Returns the local users whose keys changed after a position.
     pub async fn lists_changed_after(&self, after: Position) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
-        device_list_changes::changed_after(&mut db, after).await
+        device_list_changes::users_changed_after(&mut db, after).await
     }
 
     /// Returns the device list updates for a server, in at most `limit` EDUs.
-    pub async fn to_tell(&self, server: &OwnedServerName, limit: usize) -> Result<Vec<Telling>> {
+    pub async fn outgoing_list_updates(
+        &self,
+        server: &OwnedServerName,
+        limit: usize,
+    ) -> Result<Vec<OutgoingListUpdates>> {
         let limited = i64::try_from(limit).unwrap_or(i64::MAX);
         let owed = {
             let mut db = self.db.read().await?;
-            device_list_updates::to_tell(&mut db, server.as_str(), limited).await?
+            device_list_updates::queued_updates(&mut db, server.as_str(), limited).await?
         };
         let (mut tellings, mut left) = (Vec::new(), limit);
         for owed in owed {
             // The first updates of a user, and those of the user's own keys, are not split.
-            if left < FIRST + 2 && !tellings.is_empty() {
+            if left < MAX_FIRST_DEVICES + 2 && !tellings.is_empty() {
                 break;
             }
-            let telling = self.telling(owed, left).await?;
+            let telling = self.list_updates_of(owed, left).await?;
             left = left.saturating_sub(telling.edus.len());
             tellings.push(telling);
         }
         Ok(tellings)
     }
 
-    async fn telling(&self, owed: ToTell, limit: usize) -> Result<Telling> {
+    async fn list_updates_of(
+        &self,
+        owed: QueuedDeviceListUpdate,
+        limit: usize,
+    ) -> Result<OutgoingListUpdates> {
         let user_id = {
             let mut db = self.db.read().await?;
-            self.db.strings.get(&mut db, owed.user_num).await?
+            self.db.strings.text_of(&mut db, owed.user_num).await?
         };
         let user_id =
             UserId::parse(&*user_id).map_err(|source| Error::internal("read a user id", source))?;
         if user_id.server_name() != self.server_name {
-            return Ok(Telling {
+            return Ok(OutgoingListUpdates {
                 user: owed.user_num,
                 edus: Vec::new(),
-                told: owed.changed,
+                position: owed.changed,
                 stream_id: owed.stream_id,
             });
         }
-        if owed.told == NOTHING {
-            self.first_telling(owed, &user_id).await
+        if owed.told == NOTHING_SENT {
+            self.first_list_updates(owed, &user_id).await
         } else {
-            self.telling_of_changes(owed, &user_id, limit).await
+            self.list_updates_since(owed, &user_id, limit).await
         }
     }
 
     /// Returns the first updates of a user. The server will request the list, because these have no previous id.
-    async fn first_telling(&self, owed: ToTell, user_id: &UserId) -> Result<Telling> {
+    async fn first_list_updates(
+        &self,
+        owed: QueuedDeviceListUpdate,
+        user_id: &UserId,
+    ) -> Result<OutgoingListUpdates> {
         let (devices, newest) = {
             let mut db = self.db.read().await?;
-            let newest = device_list_changes::newest_change(&mut db, owed.user_num).await?;
+            let newest =
+                device_list_changes::last_device_or_key_change(&mut db, owed.user_num).await?;
             let devices = device_table::of_user(&mut db, owed.user_num).await?;
             (devices, newest.unwrap_or_default())
         };
-        let list = self.told_of(user_id).await?;
+        let list = self.federation_devices(user_id).await?;
         let mut keys: BTreeMap<_, _> = list
             .devices
             .into_iter()
             .map(|device| (device.device_id, device.keys))
             .collect();
         let mut edus = Vec::new();
-        for device in devices.into_iter().rev().take(FIRST) {
+        for device in devices.into_iter().rev().take(MAX_FIRST_DEVICES) {
             let device_id = OwnedDeviceId::from(device.device_id.as_str());
             let mut content =
                 DeviceListUpdateContent::new(user_id.to_owned(), device_id, list.stream_id);
             content.keys = keys.remove(&content.device_id);
             content.device_display_name = device.display_name;
-            edus.push(edu(&Edu::DeviceListUpdate(content))?);
+            edus.push(serialize_edu(&Edu::DeviceListUpdate(content))?);
         }
         if list.master_key.is_some() {
             let mut content = SigningKeyUpdateContent::new(user_id.to_owned());
             content.master_key = list.master_key;
             content.self_signing_key = list.self_signing_key;
-            edus.extend(signing_keys(content)?);
+            edus.extend(signing_key_edus(content)?);
         }
-        Ok(Telling {
+        Ok(OutgoingListUpdates {
             user: owed.user_num,
             edus,
-            told: owed.changed.max(newest),
+            position: owed.changed.max(newest),
             stream_id: i64::from(list.stream_id),
         })
     }
 
     /// Returns the changes since the last updates that a server was sent.
-    async fn telling_of_changes(
+    async fn list_updates_since(
         &self,
-        owed: ToTell,
+        owed: QueuedDeviceListUpdate,
         user_id: &UserId,
         limit: usize,
-    ) -> Result<Telling> {
+    ) -> Result<OutgoingListUpdates> {
         let limit = i64::try_from(limit.saturating_sub(1)).unwrap_or(i64::MAX);
         let (changes, devices) = {
             let mut db = self.db.read().await?;
             let user = owed.user_num;
-            let changes = device_list_changes::devices_changed(&mut db, user, owed.told, limit);
+            let changes =
+                device_list_changes::devices_changed_after(&mut db, user, owed.told, limit);
             let changes = changes.await?;
             (changes, device_table::of_user(&mut db, user).await?)
         };
@@ -179,49 +193,54 @@ impl Devices {
             .map(|device| (device.device_id.clone(), device))
             .collect();
         // Read after the changes: the list may be newer than they are, but never older.
-        let list = self.told_of(user_id).await?;
+        let list = self.federation_devices(user_id).await?;
         let mut keys: BTreeMap<_, _> = list
             .devices
             .into_iter()
             .map(|device| (device.device_id, device.keys))
             .collect();
-        let mut telling = Telling {
+        let mut telling = OutgoingListUpdates {
             user: owed.user_num,
             edus: Vec::new(),
-            told: if is_all { owed.changed } else { owed.told },
+            position: if is_all { owed.changed } else { owed.told },
             stream_id: owed.stream_id,
         };
         for (device_id, position) in changes {
-            telling.told = telling.told.max(position);
-            if device_id == device_list_changes::OWN_KEYS {
+            telling.position = telling.position.max(position);
+            if device_id == device_list_changes::CROSS_SIGNING_DEVICE_ID {
                 let mut content = SigningKeyUpdateContent::new(user_id.to_owned());
                 content.master_key.clone_from(&list.master_key);
                 content.self_signing_key.clone_from(&list.self_signing_key);
-                telling.edus.extend(signing_keys(content)?);
+                telling.edus.extend(signing_key_edus(content)?);
                 continue;
             }
             let device = devices.remove(&device_id);
             let device_id = OwnedDeviceId::from(device_id);
-            let mut content =
-                DeviceListUpdateContent::new(user_id.to_owned(), device_id, number(position));
-            content.prev_id = vec![number(telling.stream_id)];
+            let mut content = DeviceListUpdateContent::new(
+                user_id.to_owned(),
+                device_id,
+                position_number(position),
+            );
+            content.prev_id = vec![position_number(telling.stream_id)];
             content.deleted = device.is_none().then_some(true);
             content.keys = keys.remove(&content.device_id);
             content.device_display_name = device.and_then(|device| device.display_name);
             telling.stream_id = position;
-            telling.edus.push(edu(&Edu::DeviceListUpdate(content))?);
+            telling
+                .edus
+                .push(serialize_edu(&Edu::DeviceListUpdate(content))?);
         }
         Ok(telling)
     }
 
     /// Returns the oldest to-device messages for a server, except those that have expired.
-    pub async fn messages_for(
+    pub async fn messages_for_server(
         &self,
         server: &OwnedServerName,
         now_ms: i64,
         limit: i64,
     ) -> Result<Vec<(Position, Raw<Edu>)>> {
-        let since = now_ms.saturating_sub(LETTERS_KEPT_MS);
+        let since = now_ms.saturating_sub(MESSAGE_LIFETIME_MS);
         let mut db = self.db.read().await?;
         let rows = outbox::messages(&mut db, server.as_str(), since, limit).await?;
         rows.into_iter()
@@ -230,11 +249,12 @@ impl Devices {
     }
 
     /// Removes expired to-device messages.
-    pub async fn remove_old_letters(&self, now_ms: i64) -> Result<()> {
-        let before = now_ms.saturating_sub(LETTERS_KEPT_MS);
+    pub async fn remove_expired_messages(&self, now_ms: i64) -> Result<()> {
+        let before = now_ms.saturating_sub(MESSAGE_LIFETIME_MS);
         loop {
             let mut tx = self.db.write().await?;
-            let removed = outbox::remove_old_messages(&mut tx, before, LETTERS).await?;
+            let removed =
+                outbox::remove_old_messages(&mut tx, before, MESSAGES_PER_TRANSACTION).await?;
             tx.commit().await?;
             if removed == 0 {
                 return Ok(());
@@ -243,39 +263,39 @@ impl Devices {
     }
 
     /// Records that a server has received the messages up to a position, and device list updates.
-    pub async fn note_told(
+    pub async fn record_sent(
         &self,
         server: &OwnedServerName,
         messages: Option<Position>,
-        tellings: &[Telling],
+        tellings: &[OutgoingListUpdates],
     ) -> Result<()> {
         let mut tx = self.db.write().await?;
         if let Some(up_to) = messages {
             outbox::remove_messages(&mut tx, server.as_str(), up_to).await?;
         }
         for telling in tellings {
-            let (user, told) = (telling.user, (telling.told, telling.stream_id));
-            device_list_updates::set_told(&mut tx, server.as_str(), user, told).await?;
+            let (user, told) = (telling.user, (telling.position, telling.stream_id));
+            device_list_updates::set_sent_position(&mut tx, server.as_str(), user, told).await?;
         }
         tx.commit().await
     }
 }
 
 /// The number of pairs of server and user in one transaction.
-const PAIRS: usize = 500;
+const PAIRS_PER_TRANSACTION: usize = 500;
 
 /// To-device messages to users of one other server.
-pub(super) struct RemoteLetters {
+pub(super) struct RemoteServerMessages {
     server: OwnedServerName,
     edus: Vec<String>,
 }
 
 /// Serializes the messages of one user to devices of other servers: some EDUs for each server.
-pub(super) fn write_remote(
+pub(super) fn serialize_for_servers(
     sender: &UserId,
     kind: &str,
     messages: BTreeMap<OwnedServerName, DirectDeviceMessages>,
-) -> Result<Vec<RemoteLetters>> {
+) -> Result<Vec<RemoteServerMessages>> {
     let mut letters = Vec::new();
     for (server, messages) in messages {
         let mut edus = Vec::new();
@@ -284,8 +304,8 @@ pub(super) fn write_remote(
         for (user_id, of_user) in messages {
             for (device, content) in of_user {
                 let length = content.json().get().len();
-                if size > 0 && size + length > LETTER_BYTES {
-                    edus.push(letter(sender, kind, std::mem::take(&mut piece))?);
+                if size > 0 && size + length > MAX_EDU_BYTES {
+                    edus.push(to_device_edu(sender, kind, std::mem::take(&mut piece))?);
                     size = 0;
                 }
                 size += length;
@@ -294,29 +314,33 @@ pub(super) fn write_remote(
             }
         }
         if !piece.is_empty() {
-            edus.push(letter(sender, kind, piece)?);
+            edus.push(to_device_edu(sender, kind, piece)?);
         }
-        letters.push(RemoteLetters { server, edus });
+        letters.push(RemoteServerMessages { server, edus });
     }
     Ok(letters)
 }
 
 /// Stores messages for other servers, in the transaction that stores the rest of the request. If too many wait for a
 /// server, the oldest are removed.
-pub(super) async fn post(tx: &mut WriteTx, letters: &[RemoteLetters], now_ms: i64) -> Result<()> {
-    for RemoteLetters { server, edus } in letters {
+pub(super) async fn store_remote_messages(
+    tx: &mut WriteTx,
+    letters: &[RemoteServerMessages],
+    now_ms: i64,
+) -> Result<()> {
+    for RemoteServerMessages { server, edus } in letters {
         for edu in edus {
-            let position = tx.position();
+            let position = tx.next_position();
             outbox::insert_message(tx, position, server.as_str(), (edu, now_ms)).await?;
             let server = server.clone();
-            tx.publish(position, Change::ToServer { server });
+            tx.publish(position, JournalChange::ToServer { server });
         }
-        outbox::keep_newest_messages(tx, server.as_str(), LETTERS_KEPT).await?;
+        outbox::keep_newest_messages(tx, server.as_str(), MAX_MESSAGES_PER_SERVER).await?;
     }
     Ok(())
 }
 
-fn letter(sender: &UserId, kind: &str, messages: DirectDeviceMessages) -> Result<String> {
+fn to_device_edu(sender: &UserId, kind: &str, messages: DirectDeviceMessages) -> Result<String> {
     let message_id = format!("{:032x}", rand::random::<u128>());
     let mut content = DirectDeviceContent::new(sender.to_owned(), kind.into(), message_id.into());
     content.messages = messages;
@@ -324,21 +348,21 @@ fn letter(sender: &UserId, kind: &str, messages: DirectDeviceMessages) -> Result
 }
 
 /// Returns the EDUs of a user's cross-signing keys: of the specified type, and of the older unstable type.
-fn signing_keys(content: SigningKeyUpdateContent) -> Result<[Raw<Edu>; 2]> {
+fn signing_key_edus(content: SigningKeyUpdateContent) -> Result<[Raw<Edu>; 2]> {
     let old = json!({ "edu_type": "org.matrix.signing_key_update", "content": content });
     let old = Raw::from_json_string(old.to_string())?;
-    Ok([edu(&Edu::SigningKeyUpdate(content))?, old])
+    Ok([serialize_edu(&Edu::SigningKeyUpdate(content))?, old])
 }
 
-fn edu(edu: &Edu) -> Result<Raw<Edu>> {
+fn serialize_edu(edu: &Edu) -> Result<Raw<Edu>> {
     Ok(Raw::new(edu)?)
 }
 
-fn number(position: Position) -> UInt {
+fn position_number(position: Position) -> UInt {
     UInt::try_from(position).unwrap_or_default()
 }
 
-fn server_name(server: &str) -> Result<OwnedServerName> {
+fn parse_server_name(server: &str) -> Result<OwnedServerName> {
     server
         .try_into()
         .map_err(|source| Error::internal("read the name of a server", source))

@@ -10,28 +10,30 @@ use ruma::{OneTimeKeyAlgorithm, UInt};
 use super::Devices;
 use crate::{
     error::Result,
-    storage::{Change, DeviceNum, Follower, KeyCounts, Position, devices::one_time_keys},
+    storage::{
+        DeviceNum, JournalChange, JournalFollower, KeyCounts, Position, devices::one_time_keys,
+    },
 };
 
 /// The number of devices whose counts are remembered. When it is reached, all of them are forgotten.
-const REMEMBERED: usize = 100_000;
+const MAX_CACHED_DEVICES: usize = 100_000;
 
 /// The keys that a device has left for others to claim.
 #[derive(Clone, Debug, Default)]
-pub struct KeysLeft {
+pub struct RemainingKeys {
     counts: Arc<KeyCounts>,
     /// The position at which a key was last claimed; 0 if that was before the counts were remembered.
     pub claimed_at: Position,
 }
 
-impl KeysLeft {
+impl RemainingKeys {
     /// Returns the number of one-time keys by algorithm. The usual algorithm is included even if there are none.
-    pub fn one_time(&self) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
-        one_time(&self.counts)
+    pub fn one_time_counts(&self) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
+        one_time_counts(&self.counts)
     }
 
     /// Returns the algorithms whose fallback key has not been used.
-    pub fn unused_fallback(&self) -> Vec<OneTimeKeyAlgorithm> {
+    pub fn unused_fallback_algorithms(&self) -> Vec<OneTimeKeyAlgorithm> {
         let algorithms = self.counts.unused_fallback.iter();
         algorithms
             .map(|algorithm| OneTimeKeyAlgorithm::from(algorithm.as_str()))
@@ -40,7 +42,7 @@ impl KeysLeft {
 }
 
 /// Returns the number of one-time keys by algorithm, as in responses.
-pub(super) fn one_time(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
+pub(super) fn one_time_counts(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
     let usual = (OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN);
     let counts = counts.one_time.iter().map(|(algorithm, count)| {
         let count = u64::try_from(*count).unwrap_or_default();
@@ -52,14 +54,14 @@ pub(super) fn one_time(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorithm, UInt
 
 impl Devices {
     /// Returns the keys that a device has left, from memory if possible.
-    pub async fn keys_left(&self, device: DeviceNum) -> Result<KeysLeft> {
+    pub async fn remaining_keys(&self, device: DeviceNum) -> Result<RemainingKeys> {
         let (generation, known) = self.key_counts.get(device);
         if let Some(known) = known {
             return Ok(known);
         }
         let mut db = self.db.read().await?;
         let mut counts = one_time_keys::counts(&mut db, &[device]).await?;
-        let left = KeysLeft {
+        let left = RemainingKeys {
             counts: Arc::new(counts.remove(&device).unwrap_or_default()),
             claimed_at: 0,
         };
@@ -70,28 +72,28 @@ impl Devices {
 
 /// The remembered counts of devices.
 #[derive(Default)]
-pub(super) struct CountsInMemory {
-    known: Mutex<Known>,
+pub(super) struct KeyCountCache {
+    cached: Mutex<CachedKeyCounts>,
 }
 
 #[derive(Default)]
-struct Known {
+struct CachedKeyCounts {
     /// Counts the changes: counts that were read before a change must not be remembered after it.
     generation: u64,
-    by_device: HashMap<DeviceNum, KeysLeft>,
+    by_device: HashMap<DeviceNum, RemainingKeys>,
 }
 
-impl CountsInMemory {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl KeyCountCache {
+    fn lock(&self) -> MutexGuard<'_, CachedKeyCounts> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, device: DeviceNum) -> (u64, Option<KeysLeft>) {
+    fn get(&self, device: DeviceNum) -> (u64, Option<RemainingKeys>) {
         let known = self.lock();
         (known.generation, known.by_device.get(&device).cloned())
     }
 
-    fn remember(&self, generation: u64, device: DeviceNum, left: KeysLeft) {
+    fn remember(&self, generation: u64, device: DeviceNum, left: RemainingKeys) {
         let mut known = self.lock();
         if known.generation == generation {
             known.insert(device, left);
@@ -99,20 +101,20 @@ impl CountsInMemory {
     }
 }
 
-impl Known {
-    fn insert(&mut self, device: DeviceNum, left: KeysLeft) {
-        if self.by_device.len() >= REMEMBERED {
+impl CachedKeyCounts {
+    fn insert(&mut self, device: DeviceNum, left: RemainingKeys) {
+        if self.by_device.len() >= MAX_CACHED_DEVICES {
             self.by_device.clear();
         }
         self.by_device.insert(device, left);
     }
 }
 
-impl Follower for CountsInMemory {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for KeyCountCache {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (position, change) in changes {
             match change {
-                Change::KeyCounts {
+                JournalChange::KeyCounts {
                     device,
                     counts,
                     claimed,
@@ -124,13 +126,13 @@ impl Follower for CountsInMemory {
                         .by_device
                         .get(device)
                         .map_or(0, |left| left.claimed_at);
-                    let left = KeysLeft {
+                    let left = RemainingKeys {
                         counts: counts.clone(),
                         claimed_at: if *claimed { *position } else { before },
                     };
                     known.insert(*device, left);
                 }
-                Change::SessionsEnded { devices, .. } => {
+                JournalChange::SessionsEnded { devices, .. } => {
                     let mut known = self.lock();
                     known.generation += 1;
                     for device in devices {
@@ -158,8 +160,8 @@ mod tests {
         })
     }
 
-    fn change(count: i64, claimed: bool) -> Change {
-        Change::KeyCounts {
+    fn change(count: i64, claimed: bool) -> JournalChange {
+        JournalChange::KeyCounts {
             user: 1,
             device: 1,
             counts: counted(count),
@@ -168,17 +170,17 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_the_journal_and_knows_the_last_claim() {
-        let memory = CountsInMemory::default();
+    fn the_cache_follows_the_journal_and_has_the_last_claim() {
+        let memory = KeyCountCache::default();
         let (generation, _) = memory.get(1);
 
         memory.committed(&[(4, change(2, true)), (5, change(9, false))]);
-        memory.remember(generation, 1, KeysLeft::default());
+        memory.remember(generation, 1, RemainingKeys::default());
 
         let left = memory.get(1).1.unwrap();
         assert_eq!(left.counts, counted(9));
         assert_eq!(left.claimed_at, 4);
-        let ended = Change::SessionsEnded {
+        let ended = JournalChange::SessionsEnded {
             user: 1,
             devices: vec![1],
         };
@@ -187,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_algorithm_is_told_without_keys() {
-        let none = KeysLeft::default().one_time();
+    fn the_usual_algorithm_is_counted_even_without_keys() {
+        let none = RemainingKeys::default().one_time_counts();
 
         let usual = OneTimeKeyAlgorithm::SignedCurve25519;
         assert_eq!(none.get(&usual), Some(&UInt::MIN));

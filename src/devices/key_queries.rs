@@ -33,22 +33,22 @@ const MAX_USERS: usize = 10_000;
 
 /// The user who queries keys.
 #[derive(Clone, Copy, Debug)]
-pub struct Viewer<'a> {
+pub struct KeyViewer<'a> {
     pub user: UserNum,
     pub user_id: &'a UserId,
 }
 
 /// Signatures by user and signed key.
-type Signatures<'a> = HashMap<(UserNum, &'a str), Vec<&'a SignatureRow>>;
+type SignaturesByKey<'a> = HashMap<(UserNum, &'a str), Vec<&'a SignatureRow>>;
 
 /// The user number of a viewer on another server; no user has it.
-const NOBODY: UserNum = 0;
+const REMOTE_VIEWER_NUM: UserNum = 0;
 
 /// The part of a device's keys that servers add.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Shown {
-    unsigned: Unsigned,
+struct ServerAddedFields {
+    unsigned: UnsignedPart,
 }
 
 /// Checks the number of users in a request.
@@ -56,7 +56,7 @@ struct Shown {
 /// # Errors
 ///
 /// [`Error::TooLarge`] when there are too many.
-pub fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
+pub fn check_user_count<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
     if users.len() > MAX_USERS {
         return Err(Error::TooLarge(format!(
             "one request may query at most {MAX_USERS} users"
@@ -67,7 +67,7 @@ pub fn check_number<T>(users: &BTreeMap<OwnedUserId, T>) -> Result<()> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Unsigned {
+struct UnsignedPart {
     device_display_name: Option<String>,
 }
 
@@ -78,19 +78,19 @@ impl Devices {
     /// Without a viewer it contains the keys that other servers may see.
     pub async fn query_keys(
         &self,
-        viewer: Option<Viewer<'_>>,
-        asked: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+        viewer: Option<KeyViewer<'_>>,
+        requested: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
     ) -> Result<Response> {
-        let wanted = self.local(asked);
+        let wanted = self.local_users(requested);
         let mut response = Response::new();
         let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.snapshot().await?;
-        let users = self.db.strings.find_all(&mut db, &user_ids).await?;
-        let texts = self.db.strings.texts(&mut db, &users).await?;
+        let users = self.db.strings.find_numbers(&mut db, &user_ids).await?;
+        let texts = self.db.strings.find_texts(&mut db, &users).await?;
         let devices = device_keys::of_users(&mut db, &users).await?;
-        let rows = cross_signing::signatures(&mut db, &users, num(viewer)).await?;
+        let rows = cross_signing::signatures(&mut db, &users, viewer_num(viewer)).await?;
         drop(db);
-        let signatures = by_key(&rows);
+        let signatures = signatures_by_key(&rows);
         let user_ids = user_ids_of(texts);
         for user_id in user_ids.values() {
             response
@@ -104,7 +104,7 @@ impl Devices {
             let device_id = OwnedDeviceId::from(row.device_id.as_str());
             let asked = wanted.get(&**owner);
             if asked.is_some_and(|ids| ids.is_empty() || ids.contains(&device_id)) {
-                let keys = shown_device(row, owner, viewer, &signatures)?;
+                let keys = visible_device_keys(row, owner, viewer, &signatures)?;
                 let of_user = response.device_keys.entry(owner.clone()).or_default();
                 of_user.insert(device_id, keys);
             }
@@ -117,7 +117,7 @@ impl Devices {
     /// Adds the known cross-signing keys of users to a response, with the viewer's signatures.
     pub async fn add_signing_keys(
         &self,
-        viewer: Option<Viewer<'_>>,
+        viewer: Option<KeyViewer<'_>>,
         users: impl IntoIterator<Item = &UserId>,
         response: &mut Response,
     ) -> Result<()> {
@@ -126,12 +126,12 @@ impl Devices {
             return Ok(());
         }
         let mut db = self.db.snapshot().await?;
-        let users = self.db.strings.find_all(&mut db, &user_ids).await?;
-        let texts = self.db.strings.texts(&mut db, &users).await?;
-        let keys = cross_signing::of_users(&mut db, &users).await?;
-        let rows = cross_signing::signatures(&mut db, &users, num(viewer)).await?;
+        let users = self.db.strings.find_numbers(&mut db, &user_ids).await?;
+        let texts = self.db.strings.find_texts(&mut db, &users).await?;
+        let keys = cross_signing::keys_of_users(&mut db, &users).await?;
+        let rows = cross_signing::signatures(&mut db, &users, viewer_num(viewer)).await?;
         drop(db);
-        let signatures = by_key(&rows);
+        let signatures = signatures_by_key(&rows);
         let user_ids = user_ids_of(texts);
         for row in &keys {
             if let Some(owner) = user_ids.get(&row.user_num) {
@@ -142,17 +142,17 @@ impl Devices {
     }
 
     /// Returns the devices of a local user with their keys, as other servers receive them.
-    pub async fn told_of(&self, user_id: &UserId) -> Result<get_devices::v1::Response> {
+    pub async fn federation_devices(&self, user_id: &UserId) -> Result<get_devices::v1::Response> {
         let asked = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
         // Read before the keys: a later change is then reported again, and none is missed.
-        let stream_id = self.stream_id(user_id).await?;
+        let stream_id = self.list_stream_id(user_id).await?;
         let mut found = self.query_keys(None, &asked).await?;
         let stream_id = UInt::try_from(stream_id).unwrap_or_default();
         let mut response = get_devices::v1::Response::new(user_id.to_owned(), stream_id);
         response.master_key = found.master_keys.remove(user_id);
         response.self_signing_key = found.self_signing_keys.remove(user_id);
         for (device_id, keys) in found.device_keys.remove(user_id).unwrap_or_default() {
-            let shown: Shown = serde_json::from_str(keys.json().get())?;
+            let shown: ServerAddedFields = serde_json::from_str(keys.json().get())?;
             let mut device = get_devices::v1::UserDevice::new(device_id, keys);
             device.device_display_name = shown.unsigned.device_display_name;
             response.devices.push(device);
@@ -161,12 +161,17 @@ impl Devices {
     }
 
     /// Returns the version of a user's device list: the position of its last change.
-    async fn stream_id(&self, user_id: &UserId) -> Result<Position> {
+    async fn list_stream_id(&self, user_id: &UserId) -> Result<Position> {
         let mut db = self.db.read().await?;
-        let Some(user) = self.db.strings.find(&mut db, user_id.as_str()).await? else {
+        let Some(user) = self
+            .db
+            .strings
+            .find_number(&mut db, user_id.as_str())
+            .await?
+        else {
             return Ok(0);
         };
-        Ok(device_list_changes::last_change(&mut db, user)
+        Ok(device_list_changes::last_device_change(&mut db, user)
             .await?
             .unwrap_or(0))
     }
@@ -179,16 +184,16 @@ impl Devices {
         until: Position,
     ) -> Result<Vec<UserNum>> {
         let mut db = self.db.read().await?;
-        device_list_changes::changed(&mut db, user, after, until).await
+        device_list_changes::users_changed_between(&mut db, user, after, until).await
     }
 }
 
-fn num(viewer: Option<Viewer<'_>>) -> UserNum {
-    viewer.map_or(NOBODY, |viewer| viewer.user)
+fn viewer_num(viewer: Option<KeyViewer<'_>>) -> UserNum {
+    viewer.map_or(REMOTE_VIEWER_NUM, |viewer| viewer.user)
 }
 
-fn by_key(rows: &[SignatureRow]) -> Signatures<'_> {
-    let mut signatures = Signatures::new();
+fn signatures_by_key(rows: &[SignatureRow]) -> SignaturesByKey<'_> {
+    let mut signatures = SignaturesByKey::new();
     for row in rows {
         let of_key = signatures.entry((row.user_num, &*row.target)).or_default();
         of_key.push(row);
@@ -203,11 +208,11 @@ fn user_ids_of(texts: HashMap<UserNum, Arc<str>>) -> HashMap<UserNum, OwnedUserI
         .collect()
 }
 
-fn shown_device<T>(
+fn visible_device_keys<T>(
     row: &DeviceKeysRow,
     owner: &UserId,
-    viewer: Option<Viewer<'_>>,
-    signatures: &Signatures<'_>,
+    viewer: Option<KeyViewer<'_>>,
+    signatures: &SignaturesByKey<'_>,
 ) -> Result<Raw<T>> {
     let mut keys: Map<String, Value> = serde_json::from_str(&row.keys)?;
     let of_key = signatures.get(&(row.user_num, row.device_id.as_str()));
@@ -223,8 +228,8 @@ fn add_cross_signing_key(
     response: &mut Response,
     row: &CrossSigningKeyRow,
     owner: &UserId,
-    viewer: Option<Viewer<'_>>,
-    signatures: &Signatures<'_>,
+    viewer: Option<KeyViewer<'_>>,
+    signatures: &SignaturesByKey<'_>,
 ) -> Result<()> {
     let keys = match row.usage.as_str() {
         "master" => &mut response.master_keys,
@@ -246,7 +251,7 @@ fn add_signatures(
     key: &mut Map<String, Value>,
     signatures: Option<&Vec<&SignatureRow>>,
     owner: &UserId,
-    viewer: Option<Viewer<'_>>,
+    viewer: Option<KeyViewer<'_>>,
 ) {
     let Some(signatures) = signatures else {
         return;

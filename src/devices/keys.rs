@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     matrix,
     storage::{
-        Change, DeviceNum, KeyCounts, UserNum, WriteTx,
+        DeviceNum, JournalChange, KeyCounts, UserNum, WriteTx,
         devices::{
             cross_signing, device_keys, device_list_changes, device_table,
             one_time_keys::{self, KeyRow},
@@ -31,17 +31,17 @@ use crate::{
 };
 
 /// The largest key, in bytes. Post-quantum keys have some thousand.
-const KEY_BYTES: usize = 16 * 1024;
+const MAX_KEY_BYTES: usize = 16 * 1024;
 /// The largest number of one-time keys of a device, over all algorithms. Clients keep about a hundred.
-const ONE_TIME_KEYS: i64 = 2_000;
+const MAX_ONE_TIME_KEYS: i64 = 2_000;
 /// The number of claimed keys that are remembered per device, so that a repeated upload does not restore one.
-const CLAIMED_KEPT: i64 = 1_000;
+const MAX_CLAIMED_KEYS: i64 = 1_000;
 /// The largest number of fallback keys in one upload: more than there are algorithms.
-const FALLBACK_KEYS: usize = 16;
+const MAX_FALLBACK_KEYS: usize = 16;
 
 /// A device and its user.
 #[derive(Clone, Copy, Debug)]
-pub struct Owner<'a> {
+pub struct DeviceOwner<'a> {
     pub user: UserNum,
     pub user_id: &'a UserId,
     pub device: DeviceNum,
@@ -49,14 +49,14 @@ pub struct Owner<'a> {
 }
 
 /// A one-time or fallback key that was uploaded.
-struct Uploaded {
+struct UploadedKey {
     algorithm: String,
     key_id: String,
     key: String,
 }
 
-impl Uploaded {
-    fn row(&self) -> KeyRow<'_> {
+impl UploadedKey {
+    fn key_row(&self) -> KeyRow<'_> {
         KeyRow {
             algorithm: &self.algorithm,
             key_id: &self.key_id,
@@ -75,7 +75,7 @@ impl Devices {
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id, device_id = %owner.device_id), err(level = "debug"))]
     pub async fn upload_keys(
         &self,
-        owner: &Owner<'_>,
+        owner: &DeviceOwner<'_>,
         request: &UploadRequest,
     ) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>> {
         let device_keys = match &request.device_keys {
@@ -84,9 +84,9 @@ impl Devices {
         };
         let one_time = read_keys(&request.one_time_keys)?;
         let fallback = read_keys(&request.fallback_keys)?;
-        check_fallback(&fallback)?;
+        check_fallback_keys(&fallback)?;
         if device_keys.is_none() && one_time.is_empty() && fallback.is_empty() {
-            return Ok(self.keys_left(owner.device).await?.one_time());
+            return Ok(self.remaining_keys(owner.device).await?.one_time_counts());
         }
         let mut tx = self.db.write().await?;
         if device_table::get(&mut tx, owner.device).await?.is_none() {
@@ -95,18 +95,18 @@ impl Devices {
         if let Some(keys) = device_keys {
             store_device_keys(&mut tx, owner, &keys).await?;
         }
-        store_one_time(&mut tx, owner.device, &one_time).await?;
-        store_fallback(&mut tx, owner.device, &fallback).await?;
+        store_one_time_keys(&mut tx, owner.device, &one_time).await?;
+        store_fallback_keys(&mut tx, owner.device, &fallback).await?;
         let counts = publish_counts(&mut tx, &[(owner.user, owner.device)], false).await?;
         let counts = counts.get(&owner.device).cloned().unwrap_or_default();
         let left: i64 = counts.one_time.iter().map(|(_, count)| *count).sum();
-        if left > ONE_TIME_KEYS {
+        if left > MAX_ONE_TIME_KEYS {
             return Err(Error::invalid_param(format!(
-                "the device has more than {ONE_TIME_KEYS} one-time keys"
+                "the device has more than {MAX_ONE_TIME_KEYS} one-time keys"
             )));
         }
         tx.commit().await?;
-        Ok(key_counts::one_time(&counts))
+        Ok(key_counts::one_time_counts(&counts))
     }
 
     /// Claims a one-time key of each requested device, or its fallback key if none is left.
@@ -116,15 +116,15 @@ impl Devices {
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn claim_keys(
         &self,
-        asked: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
+        requested: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
     ) -> Result<BTreeMap<OwnedUserId, OneTimeKeys>> {
-        let wanted = self.local(asked);
+        let wanted = self.local_users(requested);
         let mut given = BTreeMap::new();
         if wanted.is_empty() {
             return Ok(given);
         }
         let mut tx = self.db.write().await?;
-        let found = self.find_wanted(&mut tx, &wanted).await?;
+        let found = self.find_claimed_devices(&mut tx, &wanted).await?;
         let mut touched = Vec::new();
         for (algorithm, named) in found {
             let nums: Vec<DeviceNum> = named.keys().copied().collect();
@@ -133,7 +133,7 @@ impl Devices {
                 .into_iter()
                 .filter(|num| !claimed.iter().any(|(device, ..)| device == num))
                 .collect();
-            claimed.extend(one_time_keys::use_fallback(&mut tx, &left, &algorithm).await?);
+            claimed.extend(one_time_keys::claim_fallback(&mut tx, &left, &algorithm).await?);
             for (device, key_id, key) in claimed {
                 let Some(named) = named.get(&device) else {
                     continue;
@@ -152,7 +152,7 @@ impl Devices {
     }
 
     /// Returns the entries for users of this server.
-    pub(super) fn local<'a, T>(
+    pub(super) fn local_users<'a, T>(
         &self,
         by_user: &'a BTreeMap<OwnedUserId, T>,
     ) -> BTreeMap<&'a UserId, &'a T> {
@@ -165,15 +165,15 @@ impl Devices {
     }
 
     /// Returns the devices whose keys are claimed, by algorithm.
-    async fn find_wanted(
+    async fn find_claimed_devices(
         &self,
         tx: &mut WriteTx,
         wanted: &BTreeMap<&UserId, &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
-    ) -> Result<BTreeMap<String, HashMap<DeviceNum, Named>>> {
+    ) -> Result<BTreeMap<String, HashMap<DeviceNum, ClaimedDevice>>> {
         let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
-        let users = self.db.strings.find_all(tx, &user_ids).await?;
-        let texts = self.db.strings.texts(tx, &users).await?;
-        let mut found: BTreeMap<String, HashMap<DeviceNum, Named>> = BTreeMap::new();
+        let users = self.db.strings.find_numbers(tx, &user_ids).await?;
+        let texts = self.db.strings.find_texts(tx, &users).await?;
+        let mut found: BTreeMap<String, HashMap<DeviceNum, ClaimedDevice>> = BTreeMap::new();
         for (device, user, device_id) in device_table::of_users(tx, &users).await? {
             let user_id = texts
                 .get(&user)
@@ -184,7 +184,7 @@ impl Devices {
             let device_id = OwnedDeviceId::from(device_id);
             if let Some(algorithm) = asked.get(&device_id) {
                 check_text("the algorithm", algorithm.as_str())?;
-                let named = Named {
+                let named = ClaimedDevice {
                     user,
                     user_id: user_id.to_owned(),
                     device_id,
@@ -198,13 +198,18 @@ impl Devices {
 }
 
 /// A device whose key is claimed.
-struct Named {
+struct ClaimedDevice {
     user: UserNum,
     user_id: OwnedUserId,
     device_id: OwnedDeviceId,
 }
 
-fn add_key(of_user: &mut OneTimeKeys, named: &Named, key_id: &str, key: String) -> Result<()> {
+fn add_key(
+    of_user: &mut OneTimeKeys,
+    named: &ClaimedDevice,
+    key_id: &str,
+    key: String,
+) -> Result<()> {
     let key_id = OwnedOneTimeKeyId::try_from(key_id)
         .map_err(|source| Error::internal("read the id of a stored key", source))?;
     let key = Raw::from_json_string(key)?;
@@ -216,9 +221,9 @@ fn add_key(of_user: &mut OneTimeKeys, named: &Named, key_id: &str, key: String) 
 }
 
 /// Reads the identity keys of a device, in canonical form, without the `unsigned` part that servers add.
-fn read_device_keys(owner: &Owner<'_>, raw: &Raw<DeviceKeys>) -> Result<CanonicalJsonObject> {
+fn read_device_keys(owner: &DeviceOwner<'_>, raw: &Raw<DeviceKeys>) -> Result<CanonicalJsonObject> {
     let bad = |error: serde_json::Error| Error::BadJson(format!("device_keys: {error}"));
-    check_size(raw.json().get())?;
+    check_key_size(raw.json().get())?;
     let keys = raw.deserialize().map_err(bad)?;
     if keys.user_id != owner.user_id || keys.device_id != owner.device_id {
         return Err(Error::invalid_param(
@@ -230,12 +235,12 @@ fn read_device_keys(owner: &Owner<'_>, raw: &Raw<DeviceKeys>) -> Result<Canonica
     Ok(object)
 }
 
-fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<Uploaded>> {
+fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<UploadedKey>> {
     keys.iter()
         .map(|(id, raw)| {
             let bad = |error: serde_json::Error| Error::BadJson(format!("{id}: {error}"));
             check_text("the id of a key", id.as_str())?;
-            check_size(raw.json().get())?;
+            check_key_size(raw.json().get())?;
             let key: CanonicalJsonValue = serde_json::from_str(raw.json().get()).map_err(bad)?;
             if !is_one_time_key(raw.json().get()) {
                 return Err(Error::BadJson(format!(
@@ -243,7 +248,7 @@ fn read_keys(keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>) -> Result<Vec<
                 )));
             }
             let (algorithm, key_id) = id.as_str().split_once(':').unwrap_or_default();
-            Ok(Uploaded {
+            Ok(UploadedKey {
                 algorithm: algorithm.to_owned(),
                 key_id: key_id.to_owned(),
                 key: serde_json::to_string(&key)?,
@@ -268,10 +273,10 @@ pub fn is_one_time_key(json: &str) -> bool {
         && signatures.is_none_or(|signatures| signatures.is_ok())
 }
 
-fn check_size(json: &str) -> Result<()> {
-    if json.len() > KEY_BYTES {
+fn check_key_size(json: &str) -> Result<()> {
+    if json.len() > MAX_KEY_BYTES {
         return Err(Error::TooLarge(format!(
-            "a key is larger than {KEY_BYTES} bytes"
+            "a key is larger than {MAX_KEY_BYTES} bytes"
         )));
     }
     // PostgreSQL does not accept U+0000 in texts.
@@ -282,10 +287,10 @@ fn check_size(json: &str) -> Result<()> {
 }
 
 /// "There can only be at most one key per algorithm uploaded."
-fn check_fallback(keys: &[Uploaded]) -> Result<()> {
+fn check_fallback_keys(keys: &[UploadedKey]) -> Result<()> {
     let mut algorithms: Vec<&str> = keys.iter().map(|key| key.algorithm.as_str()).collect();
     algorithms.dedup();
-    if algorithms.len() != keys.len() || keys.len() > FALLBACK_KEYS {
+    if algorithms.len() != keys.len() || keys.len() > MAX_FALLBACK_KEYS {
         return Err(Error::invalid_param(
             "there can be only one fallback key per algorithm",
         ));
@@ -295,7 +300,7 @@ fn check_fallback(keys: &[Uploaded]) -> Result<()> {
 
 async fn store_device_keys(
     tx: &mut WriteTx,
-    owner: &Owner<'_>,
+    owner: &DeviceOwner<'_>,
     keys: &CanonicalJsonObject,
 ) -> Result<()> {
     let json = serde_json::to_string(keys)?;
@@ -305,21 +310,25 @@ async fn store_device_keys(
     }
     if let Some(before) = before {
         let before: CanonicalJsonObject = serde_json::from_str(&before)?;
-        if !matrix::says_the_same(&before, keys) {
+        if !matrix::is_equal_without_signatures(&before, keys) {
             cross_signing::remove_signatures_of(tx, owner.user, &[owner.device_id]).await?;
         }
     }
     device_keys::set(tx, owner.user, owner.device, &json).await?;
-    device_list_changes::note_devices(tx, owner.user, &[owner.device_id]).await?;
+    device_list_changes::record_device_changes(tx, owner.user, &[owner.device_id]).await?;
     Ok(())
 }
 
-async fn store_one_time(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) -> Result<()> {
+async fn store_one_time_keys(
+    tx: &mut WriteTx,
+    device: DeviceNum,
+    keys: &[UploadedKey],
+) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
     let key_ids: Vec<&str> = keys.iter().map(|key| key.key_id.as_str()).collect();
-    let known = one_time_keys::known(tx, device, &key_ids).await?;
+    let known = one_time_keys::keys_with_ids(tx, device, &key_ids).await?;
     let known: HashMap<(&str, &str), (&str, bool)> = known
         .iter()
         .map(|(algorithm, key_id, key, claimed)| {
@@ -341,14 +350,18 @@ async fn store_one_time(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) 
                     key.algorithm, key.key_id
                 )));
             }
-            _ => new.push((tx.position(), key.row())),
+            _ => new.push((tx.next_position(), key.key_row())),
         }
     }
     one_time_keys::insert(tx, device, &new).await?;
-    one_time_keys::forget_claimed(tx, device, CLAIMED_KEPT).await
+    one_time_keys::delete_claimed(tx, device, MAX_CLAIMED_KEYS).await
 }
 
-async fn store_fallback(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) -> Result<()> {
+async fn store_fallback_keys(
+    tx: &mut WriteTx,
+    device: DeviceNum,
+    keys: &[UploadedKey],
+) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -358,7 +371,7 @@ async fn store_fallback(tx: &mut WriteTx, device: DeviceNum, keys: &[Uploaded]) 
             (algorithm, key_id, known) == (&key.algorithm, &key.key_id, &key.key)
         });
         if !is_known {
-            one_time_keys::set_fallback(tx, device, &key.row()).await?;
+            one_time_keys::set_fallback(tx, device, &key.key_row()).await?;
         }
     }
     Ok(())
@@ -377,8 +390,8 @@ async fn publish_counts(
         .map(|(device, counts)| (device, Arc::new(counts)))
         .collect();
     for (user, device) in devices {
-        let position = tx.position();
-        let change = Change::KeyCounts {
+        let position = tx.next_position();
+        let change = JournalChange::KeyCounts {
             user: *user,
             device: *device,
             counts: counts.get(device).cloned().unwrap_or_default(),
@@ -394,7 +407,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_one_time_key_is_a_text_or_an_object_with_one() {
+    fn a_one_time_key_is_a_string_or_a_key_object() {
         for good in [
             r#""k""#,
             r#"{"key":"k"}"#,

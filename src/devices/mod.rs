@@ -17,22 +17,27 @@ use std::sync::Arc;
 use ruma::{DeviceId, OwnedServerName, api::client::device::Device as DeviceInfo};
 
 pub use self::{
-    backups::{BackedUp, Backup, BackupPart, BackupState},
-    cross_signing::Proof,
-    device_list_updates::Telling,
-    key_counts::KeysLeft,
-    key_queries::{Viewer, check_number},
-    keys::{Owner, is_one_time_key},
-    remote_device_lists::{KnownList, ListUpdate, Move, RemoteDevice, RemoteList, Ticket},
-    to_device::Pending,
+    backups::{BackedUpKeys, BackupPart, BackupState, BackupVersion},
+    cross_signing::UiaProof,
+    device_list_updates::OutgoingListUpdates,
+    key_counts::RemainingKeys,
+    key_queries::{KeyViewer, check_user_count},
+    keys::{DeviceOwner, is_one_time_key},
+    remote_device_lists::{
+        ListRequestTicket, RemoteDevice, RemoteDeviceList, RemoteListUpdate, SharingChange,
+        StoredDeviceList,
+    },
+    to_device::PendingMessage,
 };
-use self::{key_counts::CountsInMemory, remote_device_lists::Asking, to_device::Queues};
+use self::{
+    key_counts::KeyCountCache, remote_device_lists::ListRequests, to_device::EmptyQueueCache,
+};
 use crate::{
     clock::timestamp,
     config::Config,
     error::{Error, Result},
     storage::{
-        Db, Follower, UserNum,
+        Db, JournalFollower, UserNum,
         devices::{
             device_keys, device_list_changes,
             device_table::{self, Device},
@@ -41,7 +46,7 @@ use crate::{
 };
 
 /// The longest device id and device name, in bytes.
-const NAME_BYTES: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// The service for the devices of this server's users.
 #[derive(Clone)]
@@ -50,38 +55,38 @@ pub struct Devices {
     server_name: OwnedServerName,
     /// Whether federation is enabled.
     federates: bool,
-    queues: Arc<Queues>,
-    key_counts: Arc<CountsInMemory>,
-    asking: Arc<Asking>,
+    empty_queues: Arc<EmptyQueueCache>,
+    key_counts: Arc<KeyCountCache>,
+    list_requests: Arc<ListRequests>,
 }
 
 impl Devices {
     /// Creates the service for the devices in a database.
     pub fn new(db: &Db, config: &Config) -> Self {
-        let queues = Arc::new(Queues::default());
-        db.journal().follow(queues.clone());
-        let key_counts = Arc::new(CountsInMemory::default());
-        db.journal().follow(key_counts.clone());
+        let queues = Arc::new(EmptyQueueCache::default());
+        db.journal().add_follower(queues.clone());
+        let key_counts = Arc::new(KeyCountCache::default());
+        db.journal().add_follower(key_counts.clone());
         Self {
             db: db.clone(),
             server_name: config.server.name.clone(),
             federates: config.federation.enabled,
-            queues,
+            empty_queues: queues,
             key_counts,
-            asking: Arc::default(),
+            list_requests: Arc::default(),
         }
     }
 
     /// Adds a follower of the journal, which is notified after the existing ones.
-    pub fn follow(&self, follower: Arc<dyn Follower>) {
-        self.db.journal().follow(follower);
+    pub fn add_follower(&self, follower: Arc<dyn JournalFollower>) {
+        self.db.journal().add_follower(follower);
     }
 
     /// Returns the devices of a user.
     pub async fn list(&self, user: UserNum) -> Result<Vec<DeviceInfo>> {
         let mut db = self.db.read().await?;
         let devices = device_table::of_user(&mut db, user).await?;
-        Ok(devices.into_iter().map(describe).collect())
+        Ok(devices.into_iter().map(device_info).collect())
     }
 
     /// Returns a device of a user.
@@ -93,7 +98,7 @@ impl Devices {
         check_text("device_id", device_id.as_str())?;
         let mut db = self.db.read().await?;
         let device = device_table::find(&mut db, user, device_id.as_str()).await?;
-        device.map(describe).ok_or_else(unknown)
+        device.map(device_info).ok_or_else(unknown_device)
     }
 
     /// Renames a device of a user; without a name nothing changes.
@@ -114,14 +119,14 @@ impl Devices {
         check_text("display_name", &display_name)?;
         let mut tx = self.db.write().await?;
         let device = device_table::find(&mut tx, user, device_id.as_str()).await?;
-        let device = device.ok_or_else(unknown)?;
+        let device = device.ok_or_else(unknown_device)?;
         if device.display_name.as_deref() == Some(&*display_name) {
             return Ok(());
         }
         device_table::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
         // The name is shown with the device's keys.
         if device_keys::get(&mut tx, device.num).await?.is_some() {
-            device_list_changes::note_devices(&mut tx, user, &[device_id]).await?;
+            device_list_changes::record_device_changes(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
     }
@@ -141,11 +146,11 @@ impl Devices {
     }
 }
 
-fn unknown() -> Error {
+fn unknown_device() -> Error {
     Error::not_found("the device does not exist")
 }
 
-fn describe(device: Device) -> DeviceInfo {
+fn device_info(device: Device) -> DeviceInfo {
     let mut info = DeviceInfo::new(device.device_id.into());
     info.display_name = device.display_name;
     info.last_seen_ip = device.last_seen_ip;
@@ -155,9 +160,9 @@ fn describe(device: Device) -> DeviceInfo {
 
 /// Checks a text that is stored and looked up unchanged: its length, and that the database accepts it.
 fn check_text(name: &str, text: &str) -> Result<()> {
-    if text.len() > NAME_BYTES || text.contains('\0') {
+    if text.len() > MAX_NAME_BYTES || text.contains('\0') {
         return Err(Error::invalid_param(format!(
-            "{name} is longer than {NAME_BYTES} bytes, or contains U+0000"
+            "{name} is longer than {MAX_NAME_BYTES} bytes, or contains U+0000"
         )));
     }
     Ok(())
@@ -170,15 +175,17 @@ mod tests {
     use ruma::device_id;
 
     use super::*;
-    use crate::storage::{Change, Follower, Position, testing::TestDb, users::tokens};
+    use crate::storage::{
+        JournalChange, JournalFollower, Position, testing::TestDb, users::tokens,
+    };
 
     #[derive(Default)]
-    struct Ended(Mutex<Vec<i64>>);
+    struct EndedDevices(Mutex<Vec<i64>>);
 
-    impl Follower for Ended {
-        fn committed(&self, changes: &[(Position, Change)]) {
+    impl JournalFollower for EndedDevices {
+        fn committed(&self, changes: &[(Position, JournalChange)]) {
             for (_, change) in changes {
-                if let Change::SessionsEnded { devices, .. } = change {
+                if let JournalChange::SessionsEnded { devices, .. } = change {
                     self.0.lock().unwrap().extend(devices);
                 }
             }
@@ -216,11 +223,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deleted_device_has_no_tokens_and_its_end_is_told() {
+    async fn deleting_a_device_deletes_its_tokens_and_is_published() {
         let test = TestDb::new().await;
         let service = Devices::new(&test.db, &Config::default());
-        let ended = Arc::new(Ended::default());
-        test.db.journal().follow(ended.clone());
+        let ended = Arc::new(EndedDevices::default());
+        test.db.journal().add_follower(ended.clone());
         let mut tx = test.db.write().await.unwrap();
         let num = device_table::upsert(&mut tx, 1, "A", None, 5)
             .await

@@ -13,8 +13,8 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    Devices, Owner,
-    cross_signing::{Stored, stored},
+    DeviceOwner, Devices,
+    cross_signing::{SigningKeysByUsage, load_signing_keys},
 };
 use crate::{
     error::{Error, Result},
@@ -29,18 +29,18 @@ use crate::{
 };
 
 /// The largest number of signed keys in one request. A user without keys counts as one, because the user is looked up.
-const SIGNED: usize = 1_000;
+const MAX_SIGNED_KEYS: usize = 1_000;
 
 /// The context in which signatures are checked: the signer's own keys.
-struct Desk<'a> {
-    owner: &'a Owner<'a>,
-    own: Stored,
+struct SignatureContext<'a> {
+    owner: &'a DeviceOwner<'a>,
+    own_keys: SigningKeysByUsage,
     /// The keys of the signer's devices.
     devices: HashMap<String, CanonicalJsonObject>,
 }
 
 /// A key with new signatures.
-struct Target<'a> {
+struct SignedKey<'a> {
     user: UserNum,
     user_id: &'a UserId,
     key_id: &'a str,
@@ -53,30 +53,34 @@ impl Devices {
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload_signatures(
         &self,
-        owner: &Owner<'_>,
+        owner: &DeviceOwner<'_>,
         request: &Request,
     ) -> Result<Response> {
         let signed = request.signed_keys.values();
         let signed = signed.map(|keys| keys.iter().count().max(1));
-        if signed.sum::<usize>() > SIGNED {
+        if signed.sum::<usize>() > MAX_SIGNED_KEYS {
             return Err(Error::invalid_param(format!(
-                "a request may contain at most {SIGNED} signed keys"
+                "a request may contain at most {MAX_SIGNED_KEYS} signed keys"
             )));
         }
         let mut response = Response::new();
         let mut tx = self.db.write().await?;
-        let desk = Desk::open(&mut tx, owner).await?;
+        let desk = SignatureContext::load(&mut tx, owner).await?;
         for (user_id, keys) in &request.signed_keys {
-            let user = self.db.strings.find(&mut tx, user_id.as_str()).await?;
+            let user = self
+                .db
+                .strings
+                .find_number(&mut tx, user_id.as_str())
+                .await?;
             let theirs = match user {
-                Some(user) => stored(&mut tx, user).await?,
-                None => Stored::new(),
+                Some(user) => load_signing_keys(&mut tx, user).await?,
+                None => SigningKeysByUsage::new(),
             };
             let mut rows = Vec::new();
             for (key_id, key) in keys {
                 match desk.check(user, user_id, (key_id, key), &theirs) {
                     Ok(found) => rows.extend(found),
-                    Err(error) => note(&mut response.failures, user_id, key_id, error)?,
+                    Err(error) => record_failure(&mut response.failures, user_id, key_id, error)?,
                 }
             }
             desk.store(&mut tx, &rows).await?;
@@ -86,16 +90,16 @@ impl Devices {
     }
 }
 
-impl<'a> Desk<'a> {
-    async fn open(tx: &mut WriteTx, owner: &'a Owner<'a>) -> Result<Self> {
-        let own = stored(tx, owner.user).await?;
+impl<'a> SignatureContext<'a> {
+    async fn load(tx: &mut WriteTx, owner: &'a DeviceOwner<'a>) -> Result<Self> {
+        let own = load_signing_keys(tx, owner.user).await?;
         let mut devices = HashMap::new();
         for row in device_keys::of_users(tx, &[owner.user]).await? {
             devices.insert(row.device_id, serde_json::from_str(&row.keys)?);
         }
         Ok(Self {
             owner,
-            own,
+            own_keys: own,
             devices,
         })
     }
@@ -106,12 +110,12 @@ impl<'a> Desk<'a> {
         user: Option<UserNum>,
         user_id: &UserId,
         (key_id, key): (&str, &RawValue),
-        theirs: &Stored,
+        theirs: &SigningKeysByUsage,
     ) -> Result<Vec<SignatureRow>> {
-        let user = user.ok_or_else(unknown)?;
+        let user = user.ok_or_else(unknown_key)?;
         let signed: CanonicalJsonObject = serde_json::from_str(key.get())
             .map_err(|error| Error::BadJson(format!("the key cannot be read: {error}")))?;
-        let target = Target {
+        let target = SignedKey {
             user,
             user_id,
             key_id,
@@ -121,53 +125,67 @@ impl<'a> Desk<'a> {
             .get(KeyUsage::Master.as_str())
             .filter(|row| row.public_key == key_id);
         if let Some(master) = master {
-            target.must_say(&serde_json::from_str(&master.key)?)?;
+            target.must_match(&serde_json::from_str(&master.key)?)?;
             if user_id == self.owner.user_id {
-                return self.by_devices(&target);
+                return self.device_signatures(&target);
             }
-            return self.by_own_key(&target, &KeyUsage::UserSigning);
+            return self.own_key_signatures(&target, &KeyUsage::UserSigning);
         }
         let device = self.devices.get(key_id);
         let device = device.filter(|_| user_id == self.owner.user_id);
-        target.must_say(device.ok_or_else(unknown)?)?;
-        self.by_own_key(&target, &KeyUsage::SelfSigning)
+        target.must_match(device.ok_or_else(unknown_key)?)?;
+        self.own_key_signatures(&target, &KeyUsage::SelfSigning)
     }
 
     /// Returns the signature that the signer made with a cross-signing key.
-    fn by_own_key(&self, target: &Target<'_>, usage: &KeyUsage) -> Result<Vec<SignatureRow>> {
-        let own = self.own.get(usage.as_str()).ok_or_else(|| {
+    fn own_key_signatures(
+        &self,
+        target: &SignedKey<'_>,
+        usage: &KeyUsage,
+    ) -> Result<Vec<SignatureRow>> {
+        let own = self.own_keys.get(usage.as_str()).ok_or_else(|| {
             Error::InvalidSignature(format!("you have no {} key", usage.as_str()))
         })?;
         let by = format!("ed25519:{}", own.public_key);
-        Ok(vec![self.signature(target, by, &own.public_key)?])
+        Ok(vec![self.verified_signature(
+            target,
+            by,
+            &own.public_key,
+        )?])
     }
 
     /// Returns the signatures that the signer's devices made.
-    fn by_devices(&self, target: &Target<'_>) -> Result<Vec<SignatureRow>> {
+    fn device_signatures(&self, target: &SignedKey<'_>) -> Result<Vec<SignatureRow>> {
         let mut rows = Vec::new();
         for (device_id, keys) in &self.devices {
             let by = format!("ed25519:{device_id}");
-            if matrix::signature(&target.signed, self.owner.user_id, &by).is_none() {
+            if matrix::user_signature(&target.signed, self.owner.user_id, &by).is_none() {
                 continue;
             }
             let public_key = keys
                 .get("keys")
                 .and_then(|keys| keys.as_object()?.get(&by)?.as_str())
                 .unwrap_or_default();
-            rows.push(self.signature(target, by, public_key)?);
+            rows.push(self.verified_signature(target, by, public_key)?);
         }
         if rows.is_empty() {
-            return Err(invalid());
+            return Err(invalid_signature());
         }
         Ok(rows)
     }
 
-    fn signature(&self, target: &Target<'_>, by: String, public_key: &str) -> Result<SignatureRow> {
+    fn verified_signature(
+        &self,
+        target: &SignedKey<'_>,
+        by: String,
+        public_key: &str,
+    ) -> Result<SignatureRow> {
         let signer = self.owner.user_id;
-        if !matrix::is_signed_by(&target.signed, signer, &by, public_key) {
-            return Err(invalid());
+        if !matrix::is_signed_by_user(&target.signed, signer, &by, public_key) {
+            return Err(invalid_signature());
         }
-        let signature = matrix::signature(&target.signed, signer, &by).ok_or_else(invalid)?;
+        let signature =
+            matrix::user_signature(&target.signed, signer, &by).ok_or_else(invalid_signature)?;
         Ok(SignatureRow {
             user_num: target.user,
             target: target.key_id.to_owned(),
@@ -187,24 +205,24 @@ impl<'a> Desk<'a> {
         };
         let signer = self.owner.user;
         if row.user_num != signer {
-            device_list_changes::note_change(tx, row.user_num, Some(signer)).await?;
+            device_list_changes::record_change(tx, row.user_num, Some(signer)).await?;
             return Ok(());
         }
         let changed = rows.iter().map(|row| match self.devices.get(&row.target) {
             Some(_) => &*row.target,
-            None => device_list_changes::OWN_KEYS,
+            None => device_list_changes::CROSS_SIGNING_DEVICE_ID,
         });
         let changed: BTreeSet<&str> = changed.collect();
         let changed: Vec<&str> = changed.into_iter().collect();
-        device_list_changes::note_devices(tx, signer, &changed).await
+        device_list_changes::record_device_changes(tx, signer, &changed).await
     }
 }
 
-impl Target<'_> {
+impl SignedKey<'_> {
     /// "The signed JSON object must match the key previously uploaded or retrieved for the given key ID, with the
     /// exception of the `signatures` property."
-    fn must_say(&self, known: &CanonicalJsonObject) -> Result<()> {
-        if matrix::says_the_same(&self.signed, known) {
+    fn must_match(&self, known: &CanonicalJsonObject) -> Result<()> {
+        if matrix::is_equal_without_signatures(&self.signed, known) {
             return Ok(());
         }
         tracing::debug!(user_id = %self.user_id, "the signed key differs from the stored one");
@@ -214,11 +232,11 @@ impl Target<'_> {
     }
 }
 
-fn unknown() -> Error {
+fn unknown_key() -> Error {
     Error::not_found("there is no key with this id that you can sign")
 }
 
-fn invalid() -> Error {
+fn invalid_signature() -> Error {
     Error::InvalidSignature("the signature is missing or wrong".to_owned())
 }
 
@@ -227,7 +245,7 @@ fn invalid() -> Error {
 /// # Errors
 ///
 /// An error that was not caused by the signature.
-fn note(
+fn record_failure(
     failures: &mut BTreeMap<OwnedUserId, BTreeMap<String, Failure>>,
     user_id: &UserId,
     key_id: &str,
@@ -253,11 +271,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_breaks_here_is_not_told_of_the_signature() {
+    fn an_internal_error_is_not_reported_as_an_invalid_signature() {
         let mut failures = BTreeMap::new();
-        let mut noted = |error: Error| note(&mut failures, user_id!("@a:b"), "KEY", error);
+        let mut noted =
+            |error: Error| record_failure(&mut failures, user_id!("@a:b"), "KEY", error);
 
-        assert!(noted(invalid()).is_ok());
+        assert!(noted(invalid_signature()).is_ok());
         let broken = noted(Error::internal("read a key", "it is broken"));
 
         assert!(matches!(broken, Err(Error::Internal { .. })));

@@ -21,39 +21,39 @@ use serde_json::value::RawValue;
 
 use super::{
     Devices, check_text,
-    device_list_updates::{self, RemoteLetters},
+    device_list_updates::{self, RemoteServerMessages},
 };
 use crate::{
     error::{Error, Result},
     matrix::{MAX_JSON_DEPTH, check_depth},
     storage::{
-        Change, DeviceNum, Follower, Position, UserNum, WriteTx,
+        DeviceNum, JournalChange, JournalFollower, Position, UserNum, WriteTx,
         devices::{device_table, received_to_device_messages, to_device},
     },
 };
 
 /// The largest number of target devices of one request: each needs a row.
-const TARGETS: usize = 10_000;
+const MAX_TARGET_DEVICES: usize = 10_000;
 /// The largest total size that one request may store, in bytes. A request that names each device is always smaller;
 /// with "*" the same message is stored for each device of a user.
 const MAX_DELIVERED_BYTES: usize = 4 * 1024 * 1024;
 /// The largest number of other servers that one request reaches. Clients share a room key with some hundred devices in
 /// one request, some with all.
-const SERVERS: usize = 1_000;
+const MAX_TARGET_SERVERS: usize = 1_000;
 /// The largest message, in bytes.
-const MESSAGE_BYTES: usize = 64 * 1024;
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// The number of devices that are remembered to have no messages. When it is reached, all of them are forgotten.
-const REMEMBERED: usize = 100_000;
+const MAX_CACHED_DEVICES: usize = 100_000;
 /// The number of journal positions for which transactions are remembered.
 const TRANSACTIONS_KEPT: Position = 1_000_000;
 /// The average number of a device's requests between deletions of its old transactions.
-const FORGET_EVERY: Position = 256;
+const FORGET_INTERVAL: Position = 256;
 /// The time for which ids of other servers' messages are remembered: longer than any server tries to send one.
-const RECEIVED_KEPT_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+const RECEIVED_ID_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// A message that waits for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingMessage {
     /// The position in the journal.
     pub position: Position,
     /// The event as JSON: `content`, `sender` and `type`.
@@ -61,7 +61,7 @@ pub struct Pending {
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct ToDeviceMessage<'a> {
     content: &'a RawValue,
     sender: &'a UserId,
     r#type: &'a str,
@@ -87,18 +87,18 @@ impl Devices {
         check_text("eventType", &kind)?;
         check_text("txnId", request.txn_id.as_str())?;
         check_contents(&request.messages)?;
-        let letters = self.write_letters(sender, &kind, &request.messages)?;
-        let remote = self.write_remote_letters(sender, &kind, &request.messages)?;
+        let letters = self.serialize_messages(sender, &kind, &request.messages)?;
+        let remote = self.serialize_remote_messages(sender, &kind, &request.messages)?;
         let endpoint = format!("sendToDevice/{kind}");
         let txn_id = request.txn_id.as_str();
         let mut tx = self.db.write().await?;
         if !to_device::insert_transaction(&mut tx, device, &endpoint, txn_id).await? {
             return Ok(());
         }
-        let deliveries = address(&mut tx, &self.db, &letters).await?;
-        check_extent(&deliveries)?;
-        deliver(&mut tx, deliveries).await?;
-        device_list_updates::post(&mut tx, &remote, now_ms).await?;
+        let deliveries = find_target_devices(&mut tx, &self.db, &letters).await?;
+        check_delivery_size(&deliveries)?;
+        store_deliveries(&mut tx, deliveries).await?;
+        device_list_updates::store_remote_messages(&mut tx, &remote, now_ms).await?;
         forget_old_transactions(&mut tx, device).await?;
         tx.commit().await
     }
@@ -123,7 +123,7 @@ impl Devices {
             let is_fit = check_text("type", &kind)
                 .and_then(|()| check_text("message_id", id))
                 .and_then(|()| check_contents(&message.messages));
-            match is_fit.and_then(|()| self.write_letters(sender, &kind, &message.messages)) {
+            match is_fit.and_then(|()| self.serialize_messages(sender, &kind, &message.messages)) {
                 Ok(letters) => written.push((id, letters)),
                 Err(error) => tracing::debug!(%error, "a to-device message is ignored"),
             }
@@ -135,7 +135,7 @@ impl Devices {
         let server = tx.intern(origin.as_str()).await?;
         let mut reached = 0;
         for (id, letters) in written {
-            if reached > TARGETS {
+            if reached > MAX_TARGET_DEVICES {
                 tx.commit().await?;
                 tx = self.db.write().await?;
                 reached = 0;
@@ -143,14 +143,15 @@ impl Devices {
             if !received_to_device_messages::insert(&mut tx, server, id, now_ms).await? {
                 continue;
             }
-            let deliveries = address(&mut tx, &self.db, &letters).await?;
-            if check_extent(&deliveries).is_ok() {
+            let deliveries = find_target_devices(&mut tx, &self.db, &letters).await?;
+            if check_delivery_size(&deliveries).is_ok() {
                 reached += deliveries.len();
-                deliver(&mut tx, deliveries).await?;
+                store_deliveries(&mut tx, deliveries).await?;
             }
         }
-        if tx.position() % FORGET_EVERY == 0 {
-            received_to_device_messages::forget(&mut tx, now_ms - RECEIVED_KEPT_MS).await?;
+        if tx.next_position() % FORGET_INTERVAL == 0 {
+            received_to_device_messages::delete_before(&mut tx, now_ms - RECEIVED_ID_LIFETIME_MS)
+                .await?;
         }
         tx.commit().await
     }
@@ -158,38 +159,38 @@ impl Devices {
     /// Returns the messages for a device after one position, up to another, oldest first.
     ///
     /// For a device without messages it does not read from disk.
-    pub async fn pending(
+    pub async fn pending_messages(
         &self,
         device: DeviceNum,
         after: Position,
         up_to: Position,
         limit: usize,
-    ) -> Result<Vec<Pending>> {
-        if self.queues.is_empty(device) {
+    ) -> Result<Vec<PendingMessage>> {
+        if self.empty_queues.is_empty(device) {
             return Ok(Vec::new());
         }
-        let generation = self.queues.generation();
+        let generation = self.empty_queues.generation();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut db = self.db.read().await?;
-        let rows = to_device::pending(&mut db, device, after, up_to, limit).await?;
-        if rows.is_empty() && to_device::oldest(&mut db, device).await?.is_none() {
-            self.queues.remember_empty(generation, device);
+        let rows = to_device::messages_between(&mut db, device, after, up_to, limit).await?;
+        if rows.is_empty() && to_device::oldest_position(&mut db, device).await?.is_none() {
+            self.empty_queues.remember_empty(generation, device);
         }
         // Older versions of this server did not limit the depth, and stored some that clients cannot parse.
         let readable = rows
             .into_iter()
             .filter(|(_, message)| check_depth(message, MAX_JSON_DEPTH).is_ok());
-        let pending = readable.map(|(position, message)| Pending { position, message });
+        let pending = readable.map(|(position, message)| PendingMessage { position, message });
         Ok(pending.collect())
     }
 
     /// Deletes the messages for a device up to a position, because it has received them.
     pub async fn acknowledge(&self, device: DeviceNum, up_to: Position) -> Result<()> {
-        if self.queues.is_empty(device) {
+        if self.empty_queues.is_empty(device) {
             return Ok(());
         }
         let mut db = self.db.read().await?;
-        let oldest = to_device::oldest(&mut db, device).await?;
+        let oldest = to_device::oldest_position(&mut db, device).await?;
         drop(db);
         if oldest.is_none_or(|oldest| oldest > up_to) {
             return Ok(());
@@ -200,26 +201,31 @@ impl Devices {
     }
 
     /// Serializes each message once, for all its target devices.
-    fn write_letters(&self, sender: &UserId, kind: &str, messages: &Messages) -> Result<Letters> {
+    fn serialize_messages(
+        &self,
+        sender: &UserId,
+        kind: &str,
+        messages: &Messages,
+    ) -> Result<MessagesByUser> {
         let targets: usize = messages.values().map(BTreeMap::len).sum();
-        if targets > TARGETS {
+        if targets > MAX_TARGET_DEVICES {
             return Err(Error::invalid_param(format!(
-                "the messages have more than {TARGETS} target devices"
+                "the messages have more than {MAX_TARGET_DEVICES} target devices"
             )));
         }
-        let mut letters = Letters::new();
+        let mut letters = MessagesByUser::new();
         for (user_id, devices) in messages {
             if user_id.server_name() != self.server_name {
                 continue;
             }
             let mut written = Vec::with_capacity(devices.len());
             for (target, content) in devices {
-                let message = serde_json::to_string(&Message {
+                let message = serde_json::to_string(&ToDeviceMessage {
                     content: content.json(),
                     sender,
                     r#type: kind,
                 })?;
-                if message.len() > MESSAGE_BYTES {
+                if message.len() > MAX_MESSAGE_BYTES {
                     return Err(Error::TooLarge("a message is too large".to_owned()));
                 }
                 written.push((target.clone(), Arc::from(message)));
@@ -230,12 +236,12 @@ impl Devices {
     }
 
     /// Serializes the messages to devices of users of other servers, by server.
-    fn write_remote_letters(
+    fn serialize_remote_messages(
         &self,
         sender: &UserId,
         kind: &str,
         messages: &Messages,
-    ) -> Result<Vec<RemoteLetters>> {
+    ) -> Result<Vec<RemoteServerMessages>> {
         let mut by_server = BTreeMap::<_, DirectDeviceMessages>::new();
         for (user_id, devices) in messages {
             if user_id.server_name() == self.server_name || !self.federates {
@@ -249,12 +255,12 @@ impl Devices {
                 .or_default();
             of_server.insert(user_id.clone(), devices.clone());
         }
-        if by_server.len() > SERVERS {
+        if by_server.len() > MAX_TARGET_SERVERS {
             return Err(Error::invalid_param(format!(
-                "the messages have more than {SERVERS} target servers"
+                "the messages have more than {MAX_TARGET_SERVERS} target servers"
             )));
         }
-        device_list_updates::write_remote(sender, kind, by_server)
+        device_list_updates::serialize_for_servers(sender, kind, by_server)
     }
 }
 
@@ -272,7 +278,7 @@ fn check_contents(messages: &Messages) -> Result<()> {
 
 /// Checks that a message can be part of a signed transaction.
 fn check_can_be_sent(content: &RawValue) -> Result<()> {
-    if content.get().len() > MESSAGE_BYTES {
+    if content.get().len() > MAX_MESSAGE_BYTES {
         return Err(Error::TooLarge("a message is too large".to_owned()));
     }
     serde_json::from_str::<CanonicalJsonObject>(content.get())
@@ -281,24 +287,24 @@ fn check_can_be_sent(content: &RawValue) -> Result<()> {
 }
 
 /// The messages for each user: for one device, or for all.
-type Letters = BTreeMap<OwnedUserId, Vec<(DeviceIdOrAllDevices, Arc<str>)>>;
+type MessagesByUser = BTreeMap<OwnedUserId, Vec<(DeviceIdOrAllDevices, Arc<str>)>>;
 
 /// A message for a device.
-struct Delivery {
+struct DeviceDelivery {
     user: UserNum,
     device: DeviceNum,
     message: Arc<str>,
 }
 
 /// Finds the target devices of messages.
-async fn address(
+async fn find_target_devices(
     tx: &mut WriteTx,
     db: &crate::storage::Db,
-    letters: &Letters,
-) -> Result<Vec<Delivery>> {
+    letters: &MessagesByUser,
+) -> Result<Vec<DeviceDelivery>> {
     let user_ids: Vec<&str> = letters.keys().map(|user_id| user_id.as_str()).collect();
-    let users = db.strings.find_all(tx, &user_ids).await?;
-    let user_ids = db.strings.texts(tx, &users).await?;
+    let users = db.strings.find_numbers(tx, &user_ids).await?;
+    let user_ids = db.strings.find_texts(tx, &users).await?;
     let mut by_user: HashMap<UserNum, Vec<(DeviceNum, String)>> = HashMap::new();
     for (device, user, device_id) in device_table::of_users(tx, &users).await? {
         by_user.entry(user).or_default().push((device, device_id));
@@ -310,8 +316,10 @@ async fn address(
             letters.get(user_id)
         });
         for (target, message) in written.into_iter().flatten() {
-            let reached = devices.iter().filter(|(_, id)| is_meant(target, id));
-            deliveries.extend(reached.map(|(device, _)| Delivery {
+            let reached = devices
+                .iter()
+                .filter(|(_, id)| is_target_device(target, id));
+            deliveries.extend(reached.map(|(device, _)| DeviceDelivery {
                 user,
                 device: *device,
                 message: message.clone(),
@@ -322,10 +330,10 @@ async fn address(
 }
 
 /// Checks the number of target devices, and the total size to store for them.
-fn check_extent(deliveries: &[Delivery]) -> Result<()> {
-    if deliveries.len() > TARGETS {
+fn check_delivery_size(deliveries: &[DeviceDelivery]) -> Result<()> {
+    if deliveries.len() > MAX_TARGET_DEVICES {
         return Err(Error::invalid_param(format!(
-            "the messages have more than {TARGETS} target devices"
+            "the messages have more than {MAX_TARGET_DEVICES} target devices"
         )));
     }
     let bytes = deliveries.iter().map(|delivery| delivery.message.len());
@@ -337,52 +345,52 @@ fn check_extent(deliveries: &[Delivery]) -> Result<()> {
     Ok(())
 }
 
-fn is_meant(target: &DeviceIdOrAllDevices, device_id: &str) -> bool {
+fn is_target_device(target: &DeviceIdOrAllDevices, device_id: &str) -> bool {
     match target {
         DeviceIdOrAllDevices::DeviceId(id) => id.as_str() == device_id,
         DeviceIdOrAllDevices::AllDevices => true,
     }
 }
 
-async fn deliver(tx: &mut WriteTx, deliveries: Vec<Delivery>) -> Result<()> {
+async fn store_deliveries(tx: &mut WriteTx, deliveries: Vec<DeviceDelivery>) -> Result<()> {
     let mut rows = Vec::with_capacity(deliveries.len());
-    for Delivery {
+    for DeviceDelivery {
         user,
         device,
         message,
     } in deliveries
     {
-        let position = tx.position();
-        tx.publish(position, Change::ToDevice { user, device });
+        let position = tx.next_position();
+        tx.publish(position, JournalChange::ToDevice { user, device });
         rows.push((position, device, message));
     }
     to_device::insert(tx, &rows).await
 }
 
 async fn forget_old_transactions(tx: &mut WriteTx, device: DeviceNum) -> Result<()> {
-    let now = tx.position();
-    if now % FORGET_EVERY == 0 && now > TRANSACTIONS_KEPT {
-        to_device::forget_transactions(tx, device, now - TRANSACTIONS_KEPT).await?;
+    let now = tx.next_position();
+    if now % FORGET_INTERVAL == 0 && now > TRANSACTIONS_KEPT {
+        to_device::delete_transactions(tx, device, now - TRANSACTIONS_KEPT).await?;
     }
     Ok(())
 }
 
 /// The devices that are known to have no messages.
 #[derive(Default)]
-pub(super) struct Queues {
-    known: Mutex<Known>,
+pub(super) struct EmptyQueueCache {
+    cached: Mutex<EmptyQueues>,
 }
 
 #[derive(Default)]
-struct Known {
+struct EmptyQueues {
     /// Counts new messages: a result that was read before one must not be remembered after it.
     generation: u64,
     empty: HashSet<DeviceNum>,
 }
 
-impl Queues {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl EmptyQueueCache {
+    fn lock(&self) -> MutexGuard<'_, EmptyQueues> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_empty(&self, device: DeviceNum) -> bool {
@@ -398,17 +406,17 @@ impl Queues {
         if known.generation != generation {
             return;
         }
-        if known.empty.len() >= REMEMBERED {
+        if known.empty.len() >= MAX_CACHED_DEVICES {
             known.empty.clear();
         }
         known.empty.insert(device);
     }
 }
 
-impl Follower for Queues {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for EmptyQueueCache {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
-            if let Change::ToDevice { device, .. } = change {
+            if let JournalChange::ToDevice { device, .. } = change {
                 let mut known = self.lock();
                 known.generation += 1;
                 known.empty.remove(device);
@@ -438,14 +446,14 @@ mod tests {
         Request::try_from_http_request(request, &["org.example", txn_id]).unwrap()
     }
 
-    struct Two {
+    struct TwoDevices {
         test: TestDb,
         service: Devices,
         phone: DeviceNum,
         desk: DeviceNum,
     }
 
-    async fn two_devices() -> Two {
+    async fn two_devices() -> TwoDevices {
         let test = TestDb::new().await;
         let service = Devices::new(&test.db, &Config::default());
         let mut tx = test.db.write().await.unwrap();
@@ -457,7 +465,7 @@ mod tests {
             .await
             .unwrap();
         tx.commit().await.unwrap();
-        Two {
+        TwoDevices {
             test,
             service,
             phone,
@@ -465,7 +473,7 @@ mod tests {
         }
     }
 
-    impl Two {
+    impl TwoDevices {
         async fn send(&self, txn_id: &str, messages: Value) -> Result<()> {
             let alice = user_id!("@alice:localhost");
             let request = request(txn_id, &messages);
@@ -474,9 +482,12 @@ mod tests {
                 .await
         }
 
-        async fn waiting(&self, device: DeviceNum) -> Vec<Pending> {
-            let now = self.test.db.journal().published();
-            self.service.pending(device, 0, now, 100).await.unwrap()
+        async fn all_pending(&self, device: DeviceNum) -> Vec<PendingMessage> {
+            let now = self.test.db.journal().published_position();
+            self.service
+                .pending_messages(device, 0, now, 100)
+                .await
+                .unwrap()
         }
     }
 
@@ -489,25 +500,25 @@ mod tests {
         let to_all = json!({"@bob:localhost": {"*": {"n": 2}}, "@nobody:localhost": {"*": {}}});
         two.send("2", to_all).await.unwrap();
 
-        let waiting = two.waiting(two.phone).await;
+        let waiting = two.all_pending(two.phone).await;
         let first: Value = serde_json::from_str(&waiting[0].message).unwrap();
         let expected = json!({
             "content": {"n": 1}, "sender": "@alice:localhost", "type": "org.example",
         });
         assert_eq!(first, expected);
         assert_eq!(waiting.len(), 2);
-        assert_eq!(two.waiting(two.desk).await.len(), 1);
+        assert_eq!(two.all_pending(two.desk).await.len(), 1);
     }
 
     #[tokio::test]
-    async fn a_retried_transaction_sends_nothing_more() {
+    async fn a_repeated_transaction_sends_no_second_message() {
         let two = two_devices().await;
         let messages = json!({"@bob:localhost": {"PHONE": {}}});
 
         two.send("1", messages.clone()).await.unwrap();
         two.send("1", messages).await.unwrap();
 
-        assert_eq!(two.waiting(two.phone).await.len(), 1);
+        assert_eq!(two.all_pending(two.phone).await.len(), 1);
     }
 
     #[tokio::test]
@@ -517,33 +528,36 @@ mod tests {
             let messages = json!({"@bob:localhost": {"PHONE": {"n": txn_id}}});
             two.send(txn_id, messages).await.unwrap();
         }
-        let all = two.waiting(two.phone).await;
-        assert_eq!(two.waiting(two.phone).await, all);
+        let all = two.all_pending(two.phone).await;
+        assert_eq!(two.all_pending(two.phone).await, all);
 
         two.service
             .acknowledge(two.phone, all[1].position)
             .await
             .unwrap();
 
-        assert_eq!(two.waiting(two.phone).await, all[2..]);
-        let after = two.service.pending(two.phone, 0, all[1].position, 10).await;
+        assert_eq!(two.all_pending(two.phone).await, all[2..]);
+        let after = two
+            .service
+            .pending_messages(two.phone, 0, all[1].position, 10)
+            .await;
         assert!(after.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn a_device_without_messages_reads_nothing_from_disk() {
+    async fn a_device_without_messages_causes_no_disk_reads() {
         let two = two_devices().await;
-        assert!(two.waiting(two.phone).await.is_empty());
-        assert!(two.service.queues.is_empty(two.phone));
+        assert!(two.all_pending(two.phone).await.is_empty());
+        assert!(two.service.empty_queues.is_empty(two.phone));
 
         let messages = json!({"@bob:localhost": {"PHONE": {}}});
         two.send("1", messages).await.unwrap();
 
-        assert!(!two.service.queues.is_empty(two.phone));
-        assert_eq!(two.waiting(two.phone).await.len(), 1);
+        assert!(!two.service.empty_queues.is_empty(two.phone));
+        assert_eq!(two.all_pending(two.phone).await.len(), 1);
     }
 
-    fn told(message_id: &str, messages: &Value) -> DirectDeviceContent {
+    fn remote_message(message_id: &str, messages: &Value) -> DirectDeviceContent {
         let content = json!({
             "sender": "@eve:there", "type": "org.example", "message_id": message_id,
             "messages": messages,
@@ -552,15 +566,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_of_another_server_comes_once() {
+    async fn a_message_from_another_server_is_delivered_once() {
         let two = two_devices().await;
         let origin = ruma::server_name!("there");
-        let first = told("1", &json!({"@bob:localhost": {"*": {"n": 1}}}));
-        let second = told("2", &json!({"@bob:localhost": {"PHONE": {"n": 2}}}));
-        let large = json!({"@bob:localhost": {"PHONE": {"x": "x".repeat(MESSAGE_BYTES)}}});
-        let messages = [first, told("3", &large), second.clone()];
+        let first = remote_message("1", &json!({"@bob:localhost": {"*": {"n": 1}}}));
+        let second = remote_message("2", &json!({"@bob:localhost": {"PHONE": {"n": 2}}}));
+        let large = json!({"@bob:localhost": {"PHONE": {"x": "x".repeat(MAX_MESSAGE_BYTES)}}});
+        let messages = [first, remote_message("3", &large), second.clone()];
 
-        let receive = async |two: &Two, messages: &[DirectDeviceContent]| {
+        let receive = async |two: &TwoDevices, messages: &[DirectDeviceContent]| {
             let received = two.service.receive_messages(origin, messages, 1_000);
             received.await.unwrap();
         };
@@ -568,36 +582,36 @@ mod tests {
         receive(&two, &messages).await;
         let test = two.test.reopen().await;
         let service = Devices::new(&test.db, &Config::default());
-        let two = Two {
+        let two = TwoDevices {
             test,
             service,
             ..two
         };
         receive(&two, &[second]).await;
 
-        let waiting = two.waiting(two.phone).await;
+        let waiting = two.all_pending(two.phone).await;
         let numbers = waiting.iter().map(|pending| {
             let message: Value = serde_json::from_str(&pending.message).unwrap();
             assert_eq!(message["sender"], "@eve:there");
             message["content"]["n"].as_u64().unwrap()
         });
         assert_eq!(numbers.collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(two.waiting(two.desk).await.len(), 1);
+        assert_eq!(two.all_pending(two.desk).await.len(), 1);
     }
 
     #[tokio::test]
-    async fn sizes_are_bounded() {
+    async fn too_large_or_too_many_messages_are_refused() {
         let two = two_devices().await;
 
-        let large = json!({"@bob:localhost": {"*": {"x": "x".repeat(MESSAGE_BYTES)}}});
+        let large = json!({"@bob:localhost": {"*": {"x": "x".repeat(MAX_MESSAGE_BYTES)}}});
         let refused = two.send("1", large).await;
         assert!(matches!(refused, Err(Error::TooLarge(_))));
-        let many: BTreeMap<String, Value> = (0..=TARGETS)
+        let many: BTreeMap<String, Value> = (0..=MAX_TARGET_DEVICES)
             .map(|n| (format!("D{n}"), json!({})))
             .collect();
         let refused = two.send("2", json!({"@bob:localhost": many})).await;
         assert!(matches!(refused, Err(Error::InvalidParam(_))));
-        let servers: BTreeMap<String, Value> = (0..=SERVERS)
+        let servers: BTreeMap<String, Value> = (0..=MAX_TARGET_SERVERS)
             .map(|n| (format!("@a:s{n}.example"), json!({"*": {}})))
             .collect();
         let refused = two.send("3", json!(servers)).await;
@@ -605,16 +619,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_messages_for_a_server_go_when_there_are_too_many() {
+    async fn too_many_messages_for_a_server_remove_the_oldest() {
         let two = two_devices().await;
         let there = ruma::owned_server_name!("there");
         let mut tx = two.test.db.write().await.unwrap();
-        let first = tx.position();
+        let first = tx.next_position();
         outbox::insert_message(&mut tx, first, "there", ("{}", 1_000))
             .await
             .unwrap();
         for _ in 1..10_000 {
-            let position = tx.position();
+            let position = tx.next_position();
             outbox::insert_message(&mut tx, position, "there", ("{}", 1_000))
                 .await
                 .unwrap();
@@ -625,15 +639,23 @@ mod tests {
             .await
             .unwrap();
 
-        let waiting = two.service.messages_for(&there, 1_000, 20_000).await;
+        let waiting = two.service.messages_for_server(&there, 1_000, 20_000).await;
         let waiting = waiting.unwrap();
         assert_eq!(waiting.len(), 10_000);
         assert_eq!(waiting[0].0, first + 1);
         let later = 1_001 + 30 * 24 * 60 * 60 * 1000;
-        let expired = two.service.messages_for(&there, later, 9).await.unwrap();
+        let expired = two
+            .service
+            .messages_for_server(&there, later, 9)
+            .await
+            .unwrap();
         assert!(expired.is_empty());
-        two.service.remove_old_letters(later).await.unwrap();
-        let left = two.service.messages_for(&there, 1_000, 9).await.unwrap();
+        two.service.remove_expired_messages(later).await.unwrap();
+        let left = two
+            .service
+            .messages_for_server(&there, 1_000, 9)
+            .await
+            .unwrap();
         assert!(left.is_empty());
     }
 
@@ -645,13 +667,13 @@ mod tests {
 
         let test = two.test.reopen().await;
         let service = Devices::new(&test.db, &Config::default());
-        let two = Two {
+        let two = TwoDevices {
             test,
             service,
             ..two
         };
         two.send("1", messages).await.unwrap();
 
-        assert_eq!(two.waiting(two.phone).await.len(), 1);
+        assert_eq!(two.all_pending(two.phone).await.len(), 1);
     }
 }

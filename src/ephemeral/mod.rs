@@ -12,7 +12,7 @@ use std::sync::{
 };
 
 pub use self::{
-    presence::{Presence, PresenceUpdate, Shown, Told},
+    presence::{Presence, PresenceUpdate, ReportedPresence, VisiblePresence},
     typing::Typing,
 };
 use crate::{
@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// The number of a change to the in-memory state.
-pub type Tick = i64;
+pub type EphemeralTick = i64;
 
 /// A change to the in-memory state, for the listeners that wake waiting clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stir {
+pub enum EphemeralChange {
     /// A user started or stopped typing in a room.
     Typing(RoomNum),
     /// A user's presence changed.
@@ -34,24 +34,24 @@ pub enum Stir {
 }
 
 /// A function that is called with every change. It must be fast.
-pub type Listener = Arc<dyn Fn(Stir) + Send + Sync>;
+pub type EphemeralListener = Arc<dyn Fn(EphemeralChange) + Send + Sync>;
 
 /// The state that is kept in memory only. Cheap to clone.
 #[derive(Clone)]
-pub struct Ephemeral {
-    ticks: Ticks,
+pub struct EphemeralState {
+    ticks: TickCounter,
     /// The users who are typing, by room.
     pub typing: Arc<Typing>,
     /// The presence of all users.
     pub presence: Arc<Presence>,
 }
 
-impl Ephemeral {
+impl EphemeralState {
     /// Starts with no user typing and no presence known.
     pub fn new(clock: Clock, tasks: &Tasks) -> Self {
-        let ticks = Ticks {
-            boot: rand::random(),
-            last: Arc::default(),
+        let ticks = TickCounter {
+            run_id: rand::random(),
+            newest: Arc::default(),
             listeners: Arc::default(),
         };
         Self {
@@ -62,17 +62,17 @@ impl Ephemeral {
     }
 
     /// Returns the newest tick.
-    pub fn now(&self) -> Tick {
-        self.ticks.last.load(Ordering::SeqCst)
+    pub fn newest_tick(&self) -> EphemeralTick {
+        self.ticks.newest.load(Ordering::SeqCst)
     }
 
     /// Returns a random number that distinguishes this run of the server from others.
-    pub fn boot(&self) -> u32 {
-        self.ticks.boot
+    pub fn run_id(&self) -> u32 {
+        self.ticks.run_id
     }
 
     /// Adds a listener.
-    pub fn listen(&self, listener: Listener) {
+    pub fn add_listener(&self, listener: EphemeralListener) {
         self.ticks
             .listeners
             .write()
@@ -82,18 +82,18 @@ impl Ephemeral {
 }
 
 #[derive(Clone)]
-struct Ticks {
-    boot: u32,
-    last: Arc<AtomicI64>,
-    listeners: Arc<std::sync::RwLock<Vec<Listener>>>,
+struct TickCounter {
+    run_id: u32,
+    newest: Arc<AtomicI64>,
+    listeners: Arc<std::sync::RwLock<Vec<EphemeralListener>>>,
 }
 
-impl Ticks {
-    fn next(&self) -> Tick {
-        self.last.fetch_add(1, Ordering::SeqCst) + 1
+impl TickCounter {
+    fn next_tick(&self) -> EphemeralTick {
+        self.newest.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    fn stir(&self, stir: Stir) {
+    fn notify_listeners(&self, stir: EphemeralChange) {
         for listener in self
             .listeners
             .read()

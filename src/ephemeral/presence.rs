@@ -14,7 +14,7 @@ use std::{
 
 use ruma::{OwnedUserId, UInt, events::presence::PresenceEvent, presence::PresenceState};
 
-use super::{Stir, Tick, Ticks};
+use super::{EphemeralChange, EphemeralTick, TickCounter};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -33,45 +33,45 @@ const SILENT_AFTER_MS: i64 = 30 * 60_000;
 /// The longest status message. It is sent to everyone who shares a room, in one transaction with those of other users.
 const MAX_STATUS_BYTES: usize = 1_024;
 /// The interval of the check for users who are now offline or unavailable.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The number of changes that are remembered in order. A client that asks for older ones receives the presence of all
 /// users.
-const RECENT: usize = 16_384;
+const MAX_RECENT_CHANGES: usize = 16_384;
 /// The number of users that are remembered. Offline users are forgotten first.
-const USERS: usize = 100_000;
+const MAX_REMEMBERED_USERS: usize = 100_000;
 
 /// The presence of all users.
 pub struct Presence {
-    known: Mutex<Known>,
+    table: Mutex<PresenceTable>,
     clock: Clock,
-    ticks: Ticks,
+    ticks: TickCounter,
 }
 
 #[derive(Default)]
-struct Known {
-    users: HashMap<UserNum, Record>,
-    recent: VecDeque<(Tick, UserNum)>,
+struct PresenceTable {
+    users: HashMap<UserNum, PresenceRecord>,
+    recent: VecDeque<(EphemeralTick, UserNum)>,
     /// The latest change that `recent` has dropped.
-    forgotten: Tick,
+    forgotten_up_to: EphemeralTick,
 }
 
 #[derive(Clone, Debug)]
-struct Record {
+struct PresenceRecord {
     user_id: OwnedUserId,
     state: PresenceState,
     status_msg: Option<String>,
     last_active: i64,
     last_sync: i64,
     /// The number of syncs that wait and of channels that are open.
-    waiting: usize,
-    changed: Tick,
+    open_syncs: usize,
+    changed: EphemeralTick,
     /// For users of other servers: whether they are currently active, as their server reports.
-    told_active: Option<bool>,
+    reported_active: Option<bool>,
 }
 
 /// The presence of a user of another server, as that server reports it.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct ReportedPresence {
     pub state: PresenceState,
     pub status_msg: Option<String>,
     /// The time since the user's last action, in milliseconds.
@@ -82,7 +82,7 @@ pub struct Told {
 
 /// The presence of a user as others see it.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub struct VisiblePresence {
     pub state: PresenceState,
     pub status_msg: Option<String>,
     /// The time of the user's last action, in milliseconds since the Unix epoch.
@@ -99,7 +99,7 @@ pub enum PresenceUpdate {
     /// The user sends, types or reads.
     Active,
     /// The user's server reports their presence.
-    Told(Told),
+    Reported(ReportedPresence),
 }
 
 impl PresenceUpdate {
@@ -109,7 +109,7 @@ impl PresenceUpdate {
     ///
     /// [`Error::InvalidParam`] for a state that the specification does not define; [`Error::TooLarge`] for a status
     /// message of more than 1,024 bytes.
-    pub fn said(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
+    pub fn set_by_user(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
         check_state("presence", &state)?;
         if status_msg
             .as_ref()
@@ -127,7 +127,7 @@ impl PresenceUpdate {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a state that the specification does not define.
-    pub fn syncs(state: PresenceState) -> Result<Self> {
+    pub fn set_by_sync(state: PresenceState) -> Result<Self> {
         check_state("set_presence", &state)?;
         Ok(Self::Sync(state))
     }
@@ -143,78 +143,78 @@ fn check_state(field: &str, state: &PresenceState) -> Result<()> {
 }
 
 impl Presence {
-    pub(super) fn start(ticks: Ticks, clock: Clock, tasks: &Tasks) -> Arc<Self> {
+    pub(super) fn start(ticks: TickCounter, clock: Clock, tasks: &Tasks) -> Arc<Self> {
         let presence = Arc::new(Self {
-            known: Mutex::default(),
+            table: Mutex::default(),
             clock,
             ticks,
         });
         let (watched, stopping) = (presence.clone(), tasks.stopping().clone());
         drop(tasks.spawn(async move {
-            let mut look = tokio::time::interval(LOOK_EVERY);
+            let mut look = tokio::time::interval(CHECK_INTERVAL);
             loop {
                 tokio::select! {
                     () = stopping.cancelled() => break,
-                    _ = look.tick() => watched.look(),
+                    _ = look.tick() => watched.check_timeouts(),
                 }
             }
         }));
         presence
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PresenceTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies an update to a user's presence.
     pub fn update(&self, user: UserNum, user_id: &OwnedUserId, update: PresenceUpdate) {
         let now = self.clock.now_ms();
         let changed = {
-            let mut known = self.known();
-            known.make_room();
+            let mut known = self.lock();
+            known.forget_extra_users();
             let record = known
                 .users
                 .entry(user)
-                .or_insert_with(|| Record::new(user_id.clone()));
-            let before = record.shown();
-            record.take(update, now);
-            let changed = record.shown() != before;
+                .or_insert_with(|| PresenceRecord::new(user_id.clone()));
+            let before = record.visible_parts();
+            record.apply_update(update, now);
+            let changed = record.visible_parts() != before;
             if changed {
-                known.mark(user, self.ticks.next());
+                known.record_change(user, self.ticks.next_tick());
             }
             changed
         };
         if changed {
-            self.ticks.stir(Stir::Presence(user));
+            self.ticks.notify_listeners(EphemeralChange::Presence(user));
         }
     }
 
     /// Keeps a user from going offline until the returned guard is dropped.
-    pub fn waits(self: &Arc<Self>, user: UserNum) -> Waiting {
-        if let Some(record) = self.known().users.get_mut(&user) {
-            record.waiting += 1;
+    pub fn keep_online(self: &Arc<Self>, user: UserNum) -> OnlineGuard {
+        if let Some(record) = self.lock().users.get_mut(&user) {
+            record.open_syncs += 1;
         }
-        Waiting {
+        OnlineGuard {
             presence: self.clone(),
             user,
         }
     }
 
     /// Returns a user's presence event, if their presence is known.
-    pub fn get(&self, user: UserNum) -> Option<PresenceEvent> {
+    pub fn presence_event(&self, user: UserNum) -> Option<PresenceEvent> {
         let now = self.clock.now_ms();
-        self.known()
+        self.lock()
             .users
             .get(&user)
-            .map(|record| record.event(now))
+            .map(|record| record.to_event(now))
     }
 
     /// Returns a user's presence as others see it, if it is known.
-    pub fn shown(&self, user: UserNum) -> Option<Shown> {
-        let known = self.known();
+    pub fn visible_presence(&self, user: UserNum) -> Option<VisiblePresence> {
+        let known = self.lock();
         let record = known.users.get(&user)?;
-        let (state, status_msg, _) = record.shown();
-        Some(Shown {
+        let (state, status_msg, _) = record.visible_parts();
+        Some(VisiblePresence {
             state,
             status_msg,
             last_active: Some(record.last_active).filter(|ts| *ts > 0),
@@ -223,9 +223,13 @@ impl Presence {
 
     /// Returns the users whose presence changed after one tick and up to another, or `None` if such old changes are
     /// forgotten.
-    pub fn changed(&self, after: Tick, up_to: Tick) -> Option<Vec<UserNum>> {
-        let known = self.known();
-        if after < known.forgotten {
+    pub fn changed_users(
+        &self,
+        after: EphemeralTick,
+        up_to: EphemeralTick,
+    ) -> Option<Vec<UserNum>> {
+        let known = self.lock();
+        if after < known.forgotten_up_to {
             return None;
         }
         let recent = known
@@ -243,59 +247,61 @@ impl Presence {
     }
 
     /// Returns all users whose presence is known.
-    pub fn everyone(&self) -> Vec<UserNum> {
-        self.known().users.keys().copied().collect()
+    pub fn known_users(&self) -> Vec<UserNum> {
+        self.lock().users.keys().copied().collect()
     }
 
     /// Finds the users who have become offline or unavailable.
-    fn look(&self) {
+    fn check_timeouts(&self) {
         let now = self.clock.now_ms();
         let mut gone = Vec::new();
         {
-            let mut known = self.known();
+            let mut known = self.lock();
             for (user, record) in &mut known.users {
-                let before = record.shown();
-                record.age(now);
-                if record.shown() != before {
+                let before = record.visible_parts();
+                record.apply_timeouts(now);
+                if record.visible_parts() != before {
                     gone.push(*user);
                 }
             }
             for user in &gone {
-                known.mark(*user, self.ticks.next());
+                known.record_change(*user, self.ticks.next_tick());
             }
         }
         for user in gone {
-            self.ticks.stir(Stir::Presence(user));
+            self.ticks.notify_listeners(EphemeralChange::Presence(user));
         }
     }
 }
 
-impl Known {
-    fn mark(&mut self, user: UserNum, tick: Tick) {
+impl PresenceTable {
+    fn record_change(&mut self, user: UserNum, tick: EphemeralTick) {
         if let Some(record) = self.users.get_mut(&user) {
             record.changed = tick;
         }
         self.recent.push_back((tick, user));
-        if self.recent.len() > RECENT
+        if self.recent.len() > MAX_RECENT_CHANGES
             && let Some((forgotten, _)) = self.recent.pop_front()
         {
-            self.forgotten = forgotten;
+            self.forgotten_up_to = forgotten;
         }
     }
 
-    fn make_room(&mut self) {
-        if self.users.len() > USERS {
-            self.users
-                .retain(|_, record| record.state != PresenceState::Offline || record.waiting > 0);
+    fn forget_extra_users(&mut self) {
+        if self.users.len() > MAX_REMEMBERED_USERS {
+            self.users.retain(|_, record| {
+                record.state != PresenceState::Offline || record.open_syncs > 0
+            });
         }
-        if self.users.len() > USERS {
+        if self.users.len() > MAX_REMEMBERED_USERS {
             // The users of this server stay; those of other servers are forgotten.
-            self.users.retain(|_, record| record.told_active.is_none());
+            self.users
+                .retain(|_, record| record.reported_active.is_none());
         }
     }
 }
 
-impl Record {
+impl PresenceRecord {
     fn new(user_id: OwnedUserId) -> Self {
         Self {
             user_id,
@@ -303,13 +309,13 @@ impl Record {
             status_msg: None,
             last_active: 0,
             last_sync: 0,
-            waiting: 0,
+            open_syncs: 0,
             changed: 0,
-            told_active: None,
+            reported_active: None,
         }
     }
 
-    fn take(&mut self, update: PresenceUpdate, now: i64) {
+    fn apply_update(&mut self, update: PresenceUpdate, now: i64) {
         match update {
             PresenceUpdate::Set(state, status_msg) => {
                 self.state = state;
@@ -336,27 +342,27 @@ impl Record {
                     self.state = PresenceState::Online;
                 }
             }
-            PresenceUpdate::Told(told) => {
+            PresenceUpdate::Reported(told) => {
                 self.state = told.state;
                 self.status_msg = told.status_msg;
                 if let Some(ago) = told.last_active_ago {
                     self.last_active = now.saturating_sub(ago).max(0);
                 }
                 self.last_sync = now;
-                self.told_active = Some(told.currently_active);
+                self.reported_active = Some(told.currently_active);
             }
         }
     }
 
-    fn age(&mut self, now: i64) {
-        if let Some(active) = &mut self.told_active {
+    fn apply_timeouts(&mut self, now: i64) {
+        if let Some(active) = &mut self.reported_active {
             if now - self.last_sync > SILENT_AFTER_MS {
                 self.state = PresenceState::Offline;
                 *active = false;
             }
             return;
         }
-        if self.waiting > 0 {
+        if self.open_syncs > 0 {
             self.last_sync = now;
         }
         if now - self.last_sync > OFFLINE_AFTER_MS {
@@ -367,22 +373,22 @@ impl Record {
     }
 
     /// Returns the parts of the presence that other users can see.
-    fn shown(&self) -> (PresenceState, Option<String>, Option<bool>) {
+    fn visible_parts(&self) -> (PresenceState, Option<String>, Option<bool>) {
         (
             self.state.clone(),
             self.status_msg.clone(),
-            self.told_active,
+            self.reported_active,
         )
     }
 
-    fn event(&self, now: i64) -> PresenceEvent {
+    fn to_event(&self, now: i64) -> PresenceEvent {
         let mut content = ruma::events::presence::PresenceEventContent::new(self.state.clone());
         content.status_msg.clone_from(&self.status_msg);
         let ago = now.saturating_sub(self.last_active);
         if self.last_active > 0 {
             content.last_active_ago = UInt::try_from(ago).ok();
         }
-        let is_active = self.told_active.unwrap_or(ago < ACTIVE_FOR_MS);
+        let is_active = self.reported_active.unwrap_or(ago < ACTIVE_FOR_MS);
         content.currently_active = Some(self.state == PresenceState::Online && is_active);
         PresenceEvent {
             sender: self.user_id.clone(),
@@ -392,16 +398,16 @@ impl Record {
 }
 
 /// A guard that keeps a user online while it exists.
-pub struct Waiting {
+pub struct OnlineGuard {
     presence: Arc<Presence>,
     user: UserNum,
 }
 
-impl Drop for Waiting {
+impl Drop for OnlineGuard {
     fn drop(&mut self) {
         let now = self.presence.clock.now_ms();
-        if let Some(record) = self.presence.known().users.get_mut(&self.user) {
-            record.waiting = record.waiting.saturating_sub(1);
+        if let Some(record) = self.presence.lock().users.get_mut(&self.user) {
+            record.open_syncs = record.open_syncs.saturating_sub(1);
             record.last_sync = now;
         }
     }
@@ -412,18 +418,18 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
-    use crate::ephemeral::Ephemeral;
+    use crate::ephemeral::EphemeralState;
 
-    struct Scene {
+    struct PresenceScene {
         clock: Clock,
-        ephemeral: Ephemeral,
+        ephemeral: EphemeralState,
     }
 
-    impl Scene {
+    impl PresenceScene {
         fn new() -> Self {
             let clock = Clock::manual(1_000_000);
             Self {
-                ephemeral: Ephemeral::new(clock.clone(), &Tasks::default()),
+                ephemeral: EphemeralState::new(clock.clone(), &Tasks::default()),
                 clock,
             }
         }
@@ -435,18 +441,23 @@ mod tests {
         }
 
         fn state(&self) -> PresenceState {
-            self.ephemeral.presence.get(1).unwrap().content.presence
+            self.ephemeral
+                .presence
+                .presence_event(1)
+                .unwrap()
+                .content
+                .presence
         }
 
         fn pass(&self, seconds: u64) {
             self.clock.advance(Duration::from_secs(seconds));
-            self.ephemeral.presence.look();
+            self.ephemeral.presence.check_timeouts();
         }
     }
 
     #[tokio::test]
-    async fn whoever_syncs_is_online_and_goes_offline_some_time_after_the_last_sync() {
-        let scene = Scene::new();
+    async fn a_user_who_stops_syncing_goes_offline() {
+        let scene = PresenceScene::new();
 
         scene.alice(PresenceUpdate::Sync(PresenceState::Online));
         assert_eq!(scene.state(), PresenceState::Online);
@@ -456,11 +467,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_for_news_stays_and_is_unavailable_after_doing_nothing() {
-        let scene = Scene::new();
+    async fn a_syncing_user_without_actions_becomes_unavailable() {
+        let scene = PresenceScene::new();
         scene.alice(PresenceUpdate::Sync(PresenceState::Online));
 
-        let waiting = scene.ephemeral.presence.waits(1);
+        let waiting = scene.ephemeral.presence.keep_online(1);
         scene.pass(31);
         assert_eq!(scene.state(), PresenceState::Online);
         scene.pass(300);
@@ -471,23 +482,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_user_of_another_server_is_what_it_tells_until_it_is_silent_for_long() {
-        let scene = Scene::new();
-        let told = |state, currently_active| Told {
+    async fn presence_from_a_silent_server_expires() {
+        let scene = PresenceScene::new();
+        let told = |state, currently_active| ReportedPresence {
             state,
             status_msg: Some("tea".to_owned()),
             last_active_ago: Some(5_000),
             currently_active,
         };
 
-        scene.alice(PresenceUpdate::Told(told(PresenceState::Online, true)));
+        scene.alice(PresenceUpdate::Reported(told(PresenceState::Online, true)));
         scene.pass(20 * 60);
         assert_eq!(scene.state(), PresenceState::Online);
-        scene.alice(PresenceUpdate::Told(told(
+        scene.alice(PresenceUpdate::Reported(told(
             PresenceState::Unavailable,
             false,
         )));
-        let content = scene.ephemeral.presence.get(1).unwrap().content;
+        let content = scene.ephemeral.presence.presence_event(1).unwrap().content;
         assert_eq!(content.presence, PresenceState::Unavailable);
         assert_eq!(content.status_msg.as_deref(), Some("tea"));
         assert_eq!(content.last_active_ago, Some(5_000_u32.into()));
@@ -498,14 +509,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_change_that_others_would_notice_is_told() {
-        let scene = Scene::new();
+    async fn only_visible_changes_are_reported() {
+        let scene = PresenceScene::new();
         scene.alice(PresenceUpdate::Sync(PresenceState::Online));
-        let tick = scene.ephemeral.now();
+        let tick = scene.ephemeral.newest_tick();
 
         scene.alice(PresenceUpdate::Active);
         assert_eq!(
-            scene.ephemeral.presence.changed(tick, i64::MAX),
+            scene.ephemeral.presence.changed_users(tick, i64::MAX),
             Some(vec![])
         );
         scene.alice(PresenceUpdate::Set(
@@ -513,7 +524,7 @@ mod tests {
             Some("tea".to_owned()),
         ));
         assert_eq!(
-            scene.ephemeral.presence.changed(tick, i64::MAX),
+            scene.ephemeral.presence.changed_users(tick, i64::MAX),
             Some(vec![1])
         );
     }

@@ -11,81 +11,89 @@ use std::{
 use ruma::{OwnedUserId, UserId};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Stir, Tick, Ticks};
+use super::{EphemeralChange, EphemeralTick, TickCounter};
 use crate::{storage::RoomNum, tasks::Tasks};
 
 /// The longest time that one typing notification is valid, even if the client asks for more.
-const LONGEST: Duration = Duration::from_mins(2);
+const MAX_TYPING_TIMEOUT: Duration = Duration::from_mins(2);
 /// The number of rooms that are remembered. Rooms in which nobody types any longer are forgotten first.
-const ROOMS: usize = 10_000;
+const MAX_REMEMBERED_ROOMS: usize = 10_000;
 
 /// The users who are typing, by room.
 pub struct Typing {
-    rooms: Mutex<HashMap<RoomNum, Typists>>,
+    rooms: Mutex<HashMap<RoomNum, TypingInRoom>>,
     /// Notified when a timeout is set that may pass before all others.
-    sooner: Notify,
-    ticks: Ticks,
+    earlier_timeout: Notify,
+    ticks: TickCounter,
 }
 
 #[derive(Default)]
-struct Typists {
+struct TypingInRoom {
     until: BTreeMap<OwnedUserId, Instant>,
-    changed: Tick,
+    changed: EphemeralTick,
 }
 
 impl Typing {
-    pub(super) fn start(ticks: Ticks, tasks: &Tasks) -> Arc<Self> {
+    pub(super) fn start(ticks: TickCounter, tasks: &Tasks) -> Arc<Self> {
         let typing = Arc::new(Self {
             rooms: Mutex::default(),
-            sooner: Notify::new(),
+            earlier_timeout: Notify::new(),
             ticks,
         });
         let (watched, stopping) = (typing.clone(), tasks.stopping().clone());
         drop(tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = watched.watch() => {}
+                () = watched.expire_in_time() => {}
             }
         }));
         typing
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomNum, Typists>> {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomNum, TypingInRoom>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that a user types in a room for a while, or with `None` that they have stopped.
-    pub fn set(&self, room: RoomNum, user_id: &UserId, lasting: Option<Duration>) {
+    pub fn set_typing(&self, room: RoomNum, user_id: &UserId, lasting: Option<Duration>) {
         let changed = {
             let mut rooms = self.rooms();
-            if rooms.len() > ROOMS {
+            if rooms.len() > MAX_REMEMBERED_ROOMS {
                 rooms.retain(|_, typists| !typists.until.is_empty());
             }
             let typists = rooms.entry(room).or_default();
             let before = match lasting {
                 Some(lasting) => typists
                     .until
-                    .insert(user_id.to_owned(), Instant::now() + lasting.min(LONGEST))
+                    .insert(
+                        user_id.to_owned(),
+                        Instant::now() + lasting.min(MAX_TYPING_TIMEOUT),
+                    )
                     .is_some(),
                 None => typists.until.remove(user_id).is_some(),
             };
             // Prolonging a notification changes nothing for the other members.
             let changed = before != lasting.is_some();
             if changed {
-                typists.changed = self.ticks.next();
+                typists.changed = self.ticks.next_tick();
             }
             changed
         };
         if lasting.is_some() {
-            self.sooner.notify_one();
+            self.earlier_timeout.notify_one();
         }
         if changed {
-            self.ticks.stir(Stir::Typing(room));
+            self.ticks.notify_listeners(EphemeralChange::Typing(room));
         }
     }
 
     /// Returns the users who are typing in a room, if that changed after one tick and up to another.
-    pub fn changed(&self, room: RoomNum, after: Tick, up_to: Tick) -> Option<Vec<OwnedUserId>> {
+    pub fn changed_users(
+        &self,
+        room: RoomNum,
+        after: EphemeralTick,
+        up_to: EphemeralTick,
+    ) -> Option<Vec<OwnedUserId>> {
         let rooms = self.rooms();
         let typists = rooms.get(&room)?;
         (typists.changed > after && typists.changed <= up_to)
@@ -93,7 +101,7 @@ impl Typing {
     }
 
     /// Returns the rooms in which the typing users changed after a tick.
-    pub fn changed_rooms(&self, after: Tick) -> Vec<RoomNum> {
+    pub fn changed_rooms(&self, after: EphemeralTick) -> Vec<RoomNum> {
         self.rooms()
             .iter()
             .filter(|(_, typists)| typists.changed > after)
@@ -102,7 +110,7 @@ impl Typing {
     }
 
     /// Removes notifications as their timeouts pass.
-    async fn watch(&self) {
+    async fn expire_in_time(&self) {
         loop {
             let next = self
                 .rooms()
@@ -111,28 +119,28 @@ impl Typing {
                 .min()
                 .copied();
             match next {
-                None => self.sooner.notified().await,
+                None => self.earlier_timeout.notified().await,
                 Some(next) => tokio::select! {
-                    () = tokio::time::sleep_until(next) => self.expire(),
-                    () = self.sooner.notified() => {}
+                    () = tokio::time::sleep_until(next) => self.expire_now(),
+                    () = self.earlier_timeout.notified() => {}
                 },
             }
         }
     }
 
-    fn expire(&self) {
+    fn expire_now(&self) {
         let now = Instant::now();
         let mut expired = Vec::new();
         for (room, typists) in self.rooms().iter_mut() {
             let before = typists.until.len();
             typists.until.retain(|_, until| *until > now);
             if typists.until.len() != before {
-                typists.changed = self.ticks.next();
+                typists.changed = self.ticks.next_tick();
                 expired.push(*room);
             }
         }
         for room in expired {
-            self.ticks.stir(Stir::Typing(room));
+            self.ticks.notify_listeners(EphemeralChange::Typing(room));
         }
     }
 }

@@ -12,16 +12,16 @@ use tokio::sync::Mutex as AsyncMutex;
 use crate::clock::Clock;
 
 /// A result, and the time until which it is valid, in milliseconds since the Unix epoch.
-type Slot<V> = Arc<AsyncMutex<Option<(V, i64)>>>;
+type CacheSlot<V> = Arc<AsyncMutex<Option<(V, i64)>>>;
 
 /// Remembers results. Callers who look up the same key at the same time wait for a single look-up.
-pub struct Cache<K, V> {
+pub struct LookupCache<K, V> {
     clock: Clock,
     limit: usize,
-    slots: Mutex<HashMap<K, Slot<V>>>,
+    slots: Mutex<HashMap<K, CacheSlot<V>>>,
 }
 
-impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
+impl<K: Clone + Eq + Hash, V: Clone> LookupCache<K, V> {
     /// Returns an empty cache for at most `limit` keys.
     pub fn new(clock: &Clock, limit: usize) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         self.lock().remove(key);
     }
 
-    fn slot(&self, key: &K) -> Slot<V> {
+    fn slot(&self, key: &K) -> CacheSlot<V> {
         let mut slots = self.lock();
         if slots.len() >= self.limit && !slots.contains_key(key) {
             let now = self.clock.now_ms();
@@ -70,13 +70,13 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         slots.entry(key.clone()).or_default().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, Slot<V>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, CacheSlot<V>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Returns whether a look-up is running, or the value is still valid.
-fn is_needed<V>(slot: &Slot<V>, now: i64) -> bool {
+fn is_needed<V>(slot: &CacheSlot<V>, now: i64) -> bool {
     let Ok(known) = slot.try_lock() else {
         return true;
     };
@@ -89,30 +89,30 @@ mod tests {
 
     use super::*;
 
-    const MINUTE: Duration = Duration::from_mins(1);
+    const ONE_MINUTE: Duration = Duration::from_mins(1);
 
     #[tokio::test]
-    async fn a_value_is_looked_up_again_when_it_no_longer_holds() {
+    async fn an_expired_value_is_looked_up_again() {
         let clock = Clock::manual(1_000_000);
-        let cache = Cache::new(&clock, 8);
-        let found = async |value: u32| cache.get(&"a", async { (value, MINUTE) }).await;
+        let cache = LookupCache::new(&clock, 8);
+        let found = async |value: u32| cache.get(&"a", async { (value, ONE_MINUTE) }).await;
 
         assert_eq!(found(1).await, 1);
         assert_eq!(found(2).await, 1);
-        clock.advance(MINUTE);
+        clock.advance(ONE_MINUTE);
         assert_eq!(found(3).await, 3);
         cache.forget(&"a");
         assert_eq!(found(4).await, 4);
     }
 
     #[tokio::test]
-    async fn those_who_look_for_the_same_wait_for_one_look_up() {
-        let cache = Cache::new(&Clock::system(), 8);
+    async fn concurrent_callers_share_one_look_up() {
+        let cache = LookupCache::new(&Clock::system(), 8);
         let look_ups = AtomicUsize::new(0);
         let look_up = || async {
             look_ups.fetch_add(1, Ordering::SeqCst);
             tokio::task::yield_now().await;
-            (7, MINUTE)
+            (7, ONE_MINUTE)
         };
 
         let (one, other) = tokio::join!(cache.get(&"a", look_up()), cache.get(&"a", look_up()));
@@ -122,23 +122,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_up_that_is_given_up_is_done_by_the_next() {
-        let cache = Cache::new(&Clock::system(), 8);
+    async fn an_abandoned_look_up_is_done_by_the_next_caller() {
+        let cache = LookupCache::new(&Clock::system(), 8);
         {
             let endless = cache.get(&"a", std::future::pending::<(u32, Duration)>());
             tokio::pin!(endless);
             assert!(futures_util::poll!(endless.as_mut()).is_pending());
         }
 
-        assert_eq!(cache.get(&"a", async { (1, MINUTE) }).await, 1);
+        assert_eq!(cache.get(&"a", async { (1, ONE_MINUTE) }).await, 1);
     }
 
     #[tokio::test]
     async fn the_memory_of_a_cache_is_bounded() {
-        let cache = Cache::new(&Clock::system(), 100);
+        let cache = LookupCache::new(&Clock::system(), 100);
 
         for key in 0..1_000 {
-            cache.get(&key, async { (key, MINUTE) }).await;
+            cache.get(&key, async { (key, ONE_MINUTE) }).await;
         }
 
         assert!(cache.lock().len() <= 100);

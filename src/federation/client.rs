@@ -22,33 +22,33 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::{
-    backoff::Backoff,
-    connections::{Http, read},
-    failure::{Failure, nonsense, refusal, unreachable},
-    resolve::Servers,
+    backoff::ServerBackoff,
+    connections::{ServerConnections, read_body},
+    failure::{RequestFailure, invalid_answer, read_refusal, unreachable},
+    resolve::ServerResolver,
 };
 use crate::{clock::Clock, error::Result, matrix::SigningKey};
 
 /// A timeout shorter than this says nothing about the server, and does not count as a failure.
-const FAIR_TIME: Duration = Duration::from_secs(5);
+const MIN_FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The limits of a request and its answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Allowance {
+pub struct RequestLimits {
     /// The time for the whole exchange.
     pub time: Duration,
     /// The largest answer, in bytes.
     pub bytes: usize,
 }
 
-impl Allowance {
+impl RequestLimits {
     /// The limits where a user waits for the answer.
-    pub const QUICK: Self = Self {
+    pub const QUICK_RESPONSE: Self = Self {
         time: Duration::from_secs(10),
         bytes: 1024 * 1024,
     };
     /// The limits for longer answers.
-    pub const USUAL: Self = Self {
+    pub const LARGE_RESPONSE: Self = Self {
         time: Duration::from_secs(30),
         bytes: 10 * 1024 * 1024,
     };
@@ -56,37 +56,37 @@ impl Allowance {
 
 /// Sends requests to other servers. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
-    inner: Arc<Inner>,
+pub struct FederationClient {
+    inner: Arc<FederationClientInner>,
 }
 
-struct Inner {
+struct FederationClientInner {
     enabled: bool,
     key: Arc<SigningKey>,
-    servers: Servers,
-    http: Http,
-    backoff: Backoff,
+    servers: ServerResolver,
+    http: ServerConnections,
+    backoff: ServerBackoff,
     /// Callbacks for servers that show signs of life.
-    watchers: RwLock<Vec<Watcher>>,
+    watchers: RwLock<Vec<ContactWatcher>>,
 }
 
 /// A callback that is notified of servers that show signs of life. It must return quickly.
-pub(super) type Watcher = Box<dyn Fn(&ServerName) + Send + Sync>;
+pub(super) type ContactWatcher = Box<dyn Fn(&ServerName) + Send + Sync>;
 
-impl Client {
+impl FederationClient {
     pub(super) fn new(
         enabled: bool,
         key: Arc<SigningKey>,
         clock: &Clock,
-        servers: Servers,
-        http: Http,
+        servers: ServerResolver,
+        http: ServerConnections,
     ) -> Self {
-        let inner = Inner {
+        let inner = FederationClientInner {
             enabled,
             key,
             servers,
             http,
-            backoff: Backoff::new(clock),
+            backoff: ServerBackoff::new(clock),
             watchers: RwLock::default(),
         };
         Self {
@@ -100,7 +100,7 @@ impl Client {
     }
 
     /// Calls `watcher` from now on for every server that shows a sign of life.
-    pub fn watch(&self, watcher: Watcher) {
+    pub fn watch_contacts(&self, watcher: ContactWatcher) {
         let watchers = self.inner.watchers.write();
         watchers
             .unwrap_or_else(PoisonError::into_inner)
@@ -117,15 +117,15 @@ impl Client {
         &self,
         server: &ServerName,
         request: R,
-        allowance: Allowance,
-    ) -> Result<R::IncomingResponse, Failure>
+        allowance: RequestLimits,
+    ) -> Result<R::IncomingResponse, RequestFailure>
     where
         R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
         let input = self.inner.key.signing_input(server);
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
-        let exchange = self.exchange(server, write, allowance.bytes);
-        let answer = self.within(server, allowance.time, exchange).await?;
+        let exchange = self.receive_response(server, write, allowance.bytes);
+        let answer = self.run_request(server, allowance.time, exchange).await?;
         read_answer(server, answer)
     }
 
@@ -134,22 +134,22 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`Client::send`].
-    pub async fn send_for<T, R>(
+    /// As [`FederationClient::send`].
+    pub async fn send_expecting<T, R>(
         &self,
         server: &ServerName,
         request: R,
-        allowance: Allowance,
-    ) -> Result<T, Failure>
+        allowance: RequestLimits,
+    ) -> Result<T, RequestFailure>
     where
         T: DeserializeOwned,
         R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
         let input = self.inner.key.signing_input(server);
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
-        let exchange = self.exchange(server, write, allowance.bytes);
-        let answer = self.within(server, allowance.time, exchange).await?;
-        serde_json::from_slice(answer.body()).map_err(|error| nonsense(server, &error))
+        let exchange = self.receive_response(server, write, allowance.bytes);
+        let answer = self.run_request(server, allowance.time, exchange).await?;
+        serde_json::from_slice(answer.body()).map_err(|error| invalid_answer(server, &error))
     }
 
     /// Delivers something to a server even if it has recently failed to answer: for callers who schedule their own
@@ -157,28 +157,28 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`Client::send`].
+    /// As [`FederationClient::send`].
     #[tracing::instrument(skip_all, fields(server = %server, endpoint = R::PATH_BUILDER.path()), err(level = "debug", Debug))]
     pub async fn deliver<R>(
         &self,
         server: &ServerName,
         request: R,
-        allowance: Allowance,
-    ) -> Result<Bytes, Failure>
+        allowance: RequestLimits,
+    ) -> Result<Bytes, RequestFailure>
     where
         R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
-        self.check(server)?;
+        self.check_contactable(server)?;
         let input = self.inner.key.signing_input(server);
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
-        let exchange = self.exchange(server, write, allowance.bytes);
+        let exchange = self.receive_response(server, write, allowance.bytes);
         let answer = timeout(allowance.time, exchange).await;
         let answer =
             answer.unwrap_or_else(|_| Err(unreachable(server, "it did not answer in time")));
         match &answer {
-            Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
-            Ok(_) | Err(Failure::Refused(_)) => self.inner.backoff.answered(server),
-            Err(Failure::Unwritable(_)) => {}
+            Err(RequestFailure::Unreachable(_)) => self.inner.backoff.record_failure(server),
+            Ok(_) | Err(RequestFailure::Refused(_)) => self.inner.backoff.record_answer(server),
+            Err(RequestFailure::Unwritable(_)) => {}
         }
         Ok(answer?.into_body())
     }
@@ -187,36 +187,37 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`Client::send`].
+    /// As [`FederationClient::send`].
     #[tracing::instrument(skip_all, fields(server = %server, endpoint = path), err(level = "debug", Debug))]
     pub async fn put_event(
         &self,
         server: &ServerName,
         (path, room_id, event_id): (&'static str, &RoomId, &EventId),
         event: &RawValue,
-        allowance: Allowance,
-    ) -> Result<Bytes, Failure> {
+        allowance: RequestLimits,
+    ) -> Result<Bytes, RequestFailure> {
         let write = self.event_request(server, (path, room_id, event_id), event);
-        let exchange = self.exchange(server, write, allowance.bytes);
-        let answer = self.within(server, allowance.time, exchange).await?;
+        let exchange = self.receive_response(server, write, allowance.bytes);
+        let answer = self.run_request(server, allowance.time, exchange).await?;
         Ok(answer.into_body())
     }
 
-    /// Sends an event as [`Client::put_event`] does, and returns the response with its body still to be read.
+    /// Sends an event as [`FederationClient::put_event`] does, and returns the response with its body still to be read.
     ///
     /// # Errors
     ///
-    /// As [`Client::open`].
+    /// As [`FederationClient::send_streaming`].
     #[tracing::instrument(skip_all, fields(server = %server, endpoint = path), err(level = "debug", Debug))]
-    pub async fn open_event(
+    pub async fn put_event_streaming(
         &self,
         server: &ServerName,
         (path, room_id, event_id): (&'static str, &RoomId, &EventId),
         event: &RawValue,
         time: Duration,
-    ) -> Result<reqwest::Response, Failure> {
+    ) -> Result<reqwest::Response, RequestFailure> {
         let write = self.event_request(server, (path, room_id, event_id), event);
-        self.within(server, time, self.begin(server, write)).await
+        self.run_request(server, time, self.begin_response(server, write))
+            .await
     }
 
     /// Returns a function that writes the request with which a whole event is sent, given a base address.
@@ -243,19 +244,19 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`Client::send`].
-    pub async fn ask<R>(
+    /// As [`FederationClient::send`].
+    pub async fn send_unsigned<R>(
         &self,
         server: &ServerName,
         request: R,
-        allowance: Allowance,
-    ) -> Result<R::IncomingResponse, Failure>
+        allowance: RequestLimits,
+    ) -> Result<R::IncomingResponse, RequestFailure>
     where
         R: OutgoingRequest + Metadata<Authentication = NoAuthentication, PathBuilder = SinglePath>,
     {
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, (), ());
-        let exchange = self.exchange(server, write, allowance.bytes);
-        let answer = self.within(server, allowance.time, exchange).await?;
+        let exchange = self.receive_response(server, write, allowance.bytes);
+        let answer = self.run_request(server, allowance.time, exchange).await?;
         read_answer(server, answer)
     }
 
@@ -263,42 +264,44 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`Client::send`]; `time` is the limit until the response begins.
-    pub async fn open<R>(
+    /// As [`FederationClient::send`]; `time` is the limit until the response begins.
+    pub async fn send_streaming<R>(
         &self,
         server: &ServerName,
         request: R,
         time: Duration,
-    ) -> Result<reqwest::Response, Failure>
+    ) -> Result<reqwest::Response, RequestFailure>
     where
         R: OutgoingRequest + Metadata<Authentication = ServerSignatures, PathBuilder = SinglePath>,
     {
         let input = self.inner.key.signing_input(server);
         let write = |base: &str| request.try_into_http_request::<Vec<u8>>(base, input, ());
-        self.within(server, time, self.begin(server, write)).await
+        self.run_request(server, time, self.begin_response(server, write))
+            .await
     }
 
     /// Gets a path without a signature, and returns the response with its body still to be read.
     ///
     /// # Errors
     ///
-    /// As [`Client::open`].
-    pub async fn open_path(
+    /// As [`FederationClient::send_streaming`].
+    pub async fn get_path_streaming(
         &self,
         server: &ServerName,
         path: &str,
         time: Duration,
-    ) -> Result<reqwest::Response, Failure> {
+    ) -> Result<reqwest::Response, RequestFailure> {
         let write = |base: &str| {
             let request = http::Request::get(format!("{base}{path}"));
             request.body(Vec::new())
         };
-        self.within(server, time, self.begin(server, write)).await
+        self.run_request(server, time, self.begin_response(server, write))
+            .await
     }
 
     /// Records that a server showed a sign of life.
-    pub(super) fn heard_from(&self, server: &ServerName) {
-        self.inner.backoff.answered(server);
+    pub(super) fn record_contact(&self, server: &ServerName) {
+        self.inner.backoff.record_answer(server);
         let watchers = self.inner.watchers.read();
         for watcher in watchers.unwrap_or_else(PoisonError::into_inner).iter() {
             watcher(server);
@@ -306,33 +309,33 @@ impl Client {
     }
 
     /// Waits for a request to a server that may be contacted, and records whether the server could be reached.
-    async fn within<T>(
+    async fn run_request<T>(
         &self,
         server: &ServerName,
         time: Duration,
-        request: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        self.check(server)?;
+        request: impl Future<Output = Result<T, RequestFailure>>,
+    ) -> Result<T, RequestFailure> {
+        self.check_contactable(server)?;
         if !self.inner.backoff.may_try(server) {
             return Err(unreachable(server, "it has recently failed to answer"));
         }
         let Ok(answer) = timeout(time, request).await else {
-            if time >= FAIR_TIME {
-                self.inner.backoff.failed(server);
+            if time >= MIN_FAILURE_TIMEOUT {
+                self.inner.backoff.record_failure(server);
             }
             return Err(unreachable(server, "it did not answer in time"));
         };
         match &answer {
-            Err(Failure::Unreachable(_)) => self.inner.backoff.failed(server),
+            Err(RequestFailure::Unreachable(_)) => self.inner.backoff.record_failure(server),
             // A server that refuses is alive.
-            Ok(_) | Err(Failure::Refused(_)) => self.heard_from(server),
-            Err(Failure::Unwritable(_)) => {}
+            Ok(_) | Err(RequestFailure::Refused(_)) => self.record_contact(server),
+            Err(RequestFailure::Unwritable(_)) => {}
         }
         answer
     }
 
     /// Checks that a server may be contacted.
-    fn check(&self, server: &ServerName) -> Result<(), Failure> {
+    fn check_contactable(&self, server: &ServerName) -> Result<(), RequestFailure> {
         if !self.inner.enabled {
             return Err(unreachable(server, "federation is disabled on this server"));
         }
@@ -346,18 +349,18 @@ impl Client {
     }
 
     /// Sends a request and reads the whole answer.
-    async fn exchange<E>(
+    async fn receive_response<E>(
         &self,
         server: &ServerName,
         write: impl FnOnce(&str) -> Result<http::Request<Vec<u8>>, E>,
         max_bytes: usize,
-    ) -> Result<http::Response<Bytes>, Failure>
+    ) -> Result<http::Response<Bytes>, RequestFailure>
     where
         E: std::error::Error,
     {
-        let response = self.begin(server, write).await?;
+        let response = self.begin_response(server, write).await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = read(response, max_bytes).await?;
+        let body = read_body(response, max_bytes).await?;
         let mut answer = http::Response::new(body);
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
@@ -365,32 +368,32 @@ impl Client {
     }
 
     /// Sends a request and waits until a successful response begins.
-    async fn begin<E>(
+    async fn begin_response<E>(
         &self,
         server: &ServerName,
         write: impl FnOnce(&str) -> Result<http::Request<Vec<u8>>, E>,
-    ) -> Result<reqwest::Response, Failure>
+    ) -> Result<reqwest::Response, RequestFailure>
     where
         E: std::error::Error,
     {
-        let unreachable = |text: String| Failure::Unreachable(format!("{server}: {text}"));
-        let place = self.inner.servers.place(server).await;
+        let unreachable = |text: String| RequestFailure::Unreachable(format!("{server}: {text}"));
+        let place = self.inner.servers.resolve(server).await;
         let place = place.map_err(|error| unreachable(error.to_string()))?;
         let request = write(&format!("https://{}", place.authority))
-            .map_err(|error| Failure::Unwritable(error.to_string()))?;
+            .map_err(|error| RequestFailure::Unwritable(error.to_string()))?;
         let response = self.inner.http.execute(&place, request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(refusal(server, response).await)
+        Err(read_refusal(server, response).await)
     }
 }
 
 fn read_answer<T: IncomingResponse>(
     server: &ServerName,
     answer: http::Response<Bytes>,
-) -> Result<T, Failure> {
+) -> Result<T, RequestFailure> {
     let (parts, body) = answer.into_parts();
     let response = http::Response::from_parts(parts, &*body);
-    T::try_from_http_response(response).map_err(|error| nonsense(server, &error))
+    T::try_from_http_response(response).map_err(|error| invalid_answer(server, &error))
 }

@@ -8,50 +8,50 @@ use ruma::exports::http;
 use tokio::sync::OnceCell;
 
 use super::{
-    dns::{Hosts, Names, ServersByRecords},
-    failure::Failure,
-    resolve::Place,
+    dns::{DnsResolver, HostResolver, SrvRecordResolver},
+    failure::RequestFailure,
+    resolve::ServerAddress,
 };
 use crate::{
     clock::Clock,
     error::Result,
-    outbound::{self, Reach, Trust},
+    outbound::{self, CertificateTrust, NetworkReach},
 };
 
 /// The connections to other servers.
-pub(super) struct Http {
-    names: Arc<Names>,
-    trust: Trust,
+pub(super) struct ServerConnections {
+    resolver: Arc<DnsResolver>,
+    trust: CertificateTrust,
     /// Built when first needed, because loading the system's certificates takes a while.
-    clients: OnceCell<Clients>,
+    clients: OnceCell<HttpClients>,
 }
 
 /// Forgets the cached addresses of a name when dropped, unless a server answered there.
-struct Doubt<'a> {
-    names: &'a Names,
+struct AddressGuard<'a> {
+    resolver: &'a DnsResolver,
     name: &'a str,
-    is_settled: bool,
+    has_answered: bool,
 }
 
-impl Drop for Doubt<'_> {
+impl Drop for AddressGuard<'_> {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.names.forget(self.name);
+        if !self.has_answered {
+            self.resolver.forget(self.name);
         }
     }
 }
 
-struct Clients {
+struct HttpClients {
     /// For addresses that have a port.
     by_host: reqwest::Client,
     /// For addresses without a port, which are found by SRV records.
-    by_records: reqwest::Client,
+    by_srv_records: reqwest::Client,
 }
 
-impl Http {
-    pub(super) fn new(clock: &Clock, reach: Reach, trust: Trust) -> Self {
+impl ServerConnections {
+    pub(super) fn new(clock: &Clock, reach: NetworkReach, trust: CertificateTrust) -> Self {
         Self {
-            names: Names::new(clock, reach),
+            resolver: DnsResolver::new(clock, reach),
             trust,
             clients: OnceCell::new(),
         }
@@ -60,11 +60,11 @@ impl Http {
     /// Sends a request to the address of a server, and waits until the response begins.
     pub(super) async fn execute(
         &self,
-        place: &Place,
+        place: &ServerAddress,
         request: http::Request<Vec<u8>>,
-    ) -> Result<reqwest::Response, Failure> {
-        let failed = |text: String| Failure::Unreachable(text);
-        let clients = self.clients.get_or_try_init(async || self.connect());
+    ) -> Result<reqwest::Response, RequestFailure> {
+        let failed = |text: String| RequestFailure::Unreachable(text);
+        let clients = self.clients.get_or_try_init(async || self.build_clients());
         let clients = clients.await.map_err(|error| failed(error.to_string()))?;
         let mut request =
             reqwest::Request::try_from(request).map_err(|error| failed(error.to_string()))?;
@@ -73,37 +73,37 @@ impl Http {
         {
             request.headers_mut().insert(HOST, host);
         }
-        let client = if place.by_records {
-            &clients.by_records
+        let client = if place.uses_srv_records {
+            &clients.by_srv_records
         } else {
             &clients.by_host
         };
         // A server that does not answer may have moved, so its name is resolved again. The guard
         // also covers a timeout.
-        let mut doubt = Doubt {
-            names: &self.names,
-            name: place.name(),
-            is_settled: false,
+        let mut doubt = AddressGuard {
+            resolver: &self.resolver,
+            name: place.dns_name(),
+            has_answered: false,
         };
-        let response = client.execute(request).await.map_err(broken)?;
-        doubt.is_settled = true;
+        let response = client.execute(request).await.map_err(connection_failure)?;
+        doubt.has_answered = true;
         Ok(response)
     }
 
-    fn connect(&self) -> Result<Clients> {
+    fn build_clients(&self) -> Result<HttpClients> {
         let (hosts, servers) = (
-            Hosts(self.names.clone()),
-            ServersByRecords(self.names.clone()),
+            HostResolver(self.resolver.clone()),
+            SrvRecordResolver(self.resolver.clone()),
         );
-        Ok(Clients {
+        Ok(HttpClients {
             by_host: outbound::server_client(&self.trust, Arc::new(hosts))?,
-            by_records: outbound::server_client(&self.trust, Arc::new(servers))?,
+            by_srv_records: outbound::server_client(&self.trust, Arc::new(servers))?,
         })
     }
 }
 
 /// Describes a connection error with its causes, but without the URL, which may contain ids.
-fn broken(error: reqwest::Error) -> Failure {
+fn connection_failure(error: reqwest::Error) -> RequestFailure {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
@@ -112,19 +112,19 @@ fn broken(error: reqwest::Error) -> Failure {
         text.push_str(&cause.to_string());
         source = cause.source();
     }
-    Failure::Unreachable(text)
+    RequestFailure::Unreachable(text)
 }
 
 /// Reads a body of at most `max_bytes`.
-pub(super) async fn read(
+pub(super) async fn read_body(
     mut response: reqwest::Response,
     max_bytes: usize,
-) -> Result<Bytes, Failure> {
+) -> Result<Bytes, RequestFailure> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+    while let Some(chunk) = response.chunk().await.map_err(connection_failure)? {
         if body.len() + chunk.len() > max_bytes {
             let text = format!("the answer is larger than {max_bytes} bytes");
-            return Err(Failure::Unreachable(text));
+            return Err(RequestFailure::Unreachable(text));
         }
         body.extend_from_slice(&chunk);
     }

@@ -12,11 +12,11 @@ use serde_json::value::RawValue;
 use super::{Federation, WantedKey};
 use crate::{
     error::Result,
-    matrix::{Verified, needed_keys, read_event},
+    matrix::{VerifiedEvent, needed_keys, read_event},
 };
 
 /// The number of events verified at the same time. One whose keys must be fetched does not delay the others.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_VERIFICATIONS: usize = 32;
 
 impl Federation {
     /// Checks the format, the hash and the signatures of an event, with the keys of the servers that must have signed
@@ -25,21 +25,25 @@ impl Federation {
     /// # Errors
     ///
     /// When the event must be dropped: [`Error::BadJson`], [`Error::TooLarge`], [`Error::InvalidSignature`].
-    pub async fn verify(&self, event: &RawValue, rules: &RoomVersionRules) -> Result<Verified> {
+    pub async fn verify_event(
+        &self,
+        event: &RawValue,
+        rules: &RoomVersionRules,
+    ) -> Result<VerifiedEvent> {
         let object = read_event(event)?;
-        let keys = self.keys().public_keys(wanted(&object, rules)?).await?;
-        Verified::check(object, rules, &keys)
+        let keys = self.keys().find_keys(wanted_keys(&object, rules)?).await?;
+        VerifiedEvent::verify(object, rules, &keys)
     }
 
-    /// Checks events as [`Federation::verify`] does, and leaves out those that must be dropped.
-    pub async fn verify_all<E: AsRef<RawValue>>(
+    /// Checks events as [`Federation::verify_event`] does, and leaves out those that must be dropped.
+    pub async fn verify_events<E: AsRef<RawValue>>(
         &self,
         events: impl IntoIterator<Item = E>,
         rules: &RoomVersionRules,
-    ) -> Vec<Verified> {
+    ) -> Vec<VerifiedEvent> {
         let checking = stream::iter(events)
-            .map(async |event: E| self.verify(event.as_ref(), rules).await)
-            .buffered(AT_ONCE);
+            .map(async |event: E| self.verify_event(event.as_ref(), rules).await)
+            .buffered(MAX_CONCURRENT_VERIFICATIONS);
         let mut checking = std::pin::pin!(checking);
         let mut verified = Vec::new();
         while let Some(checked) = checking.next().await {
@@ -55,7 +59,7 @@ impl Federation {
 }
 
 /// Returns the keys that are needed to verify an event.
-pub(super) fn wanted(
+pub(super) fn wanted_keys(
     object: &CanonicalJsonObject,
     rules: &RoomVersionRules,
 ) -> Result<Vec<WantedKey>> {

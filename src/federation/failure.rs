@@ -5,17 +5,17 @@ use std::time::Duration;
 use ruma::{RoomVersionId, ServerName};
 use serde_json::Value;
 
-use super::connections::read;
+use super::connections::read_body;
 use crate::error::Error;
 
 /// The longest error text of another server that is shown, in characters.
-const MAX_TEXT: usize = 500;
+const MAX_ERROR_CHARS: usize = 500;
 /// The longest error response that is read, in bytes.
-const MAX_REFUSAL: usize = 64 * 1024;
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// The error with which another server refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RemoteRefusal {
     /// The HTTP status.
     pub status: u16,
     /// The error code; empty if there is none.
@@ -28,26 +28,26 @@ pub struct Refusal {
 
 /// The reason why a request to another server failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
+pub enum RequestFailure {
     /// It could not be reached, or its answer was invalid.
     #[error("{0}")]
     Unreachable(String),
     /// It refused the request.
     #[error("the other server refused: {}", .0.error)]
-    Refused(Box<Refusal>),
+    Refused(Box<RemoteRefusal>),
     /// The request cannot be written or signed, for any server.
     #[error("the request cannot be written: {0}")]
     Unwritable(String),
 }
 
-impl Refusal {
+impl RemoteRefusal {
     fn room_version(&self) -> Option<RoomVersionId> {
         let version = self.body.get("room_version")?.as_str()?;
         RoomVersionId::try_from(version).ok()
     }
 }
 
-impl Failure {
+impl RequestFailure {
     /// Returns whether the server does not know the endpoint. A server that knows it refuses with a Matrix error.
     pub fn is_unknown_endpoint(&self) -> bool {
         match self {
@@ -62,12 +62,12 @@ impl Failure {
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
+impl From<RequestFailure> for Error {
+    fn from(failure: RequestFailure) -> Self {
         let refusal = match failure {
-            Failure::Unreachable(text) => return Self::Unreachable(text),
-            Failure::Refused(refusal) => *refusal,
-            Failure::Unwritable(text) => return Self::BadJson(text),
+            RequestFailure::Unreachable(text) => return Self::Unreachable(text),
+            RequestFailure::Refused(refusal) => *refusal,
+            RequestFailure::Unwritable(text) => return Self::BadJson(text),
         };
         match (refusal.status, &*refusal.errcode) {
             (404, "M_NOT_FOUND") => Self::NotFound(refusal.error),
@@ -81,10 +81,12 @@ impl From<Failure> for Error {
             (429, _) => Self::LimitExceeded {
                 retry_after: Duration::from_secs(1),
             },
-            (400, errcode) if let Some(errcode) = passed_on(errcode) => Self::RefusedElsewhere {
-                errcode,
-                text: refusal.error,
-            },
+            (400, errcode) if let Some(errcode) = passed_on_errcode(errcode) => {
+                Self::RefusedElsewhere {
+                    errcode,
+                    text: refusal.error,
+                }
+            }
             _ => Self::Unreachable(format!("the other server refused: {}", refusal.error)),
         }
     }
@@ -92,8 +94,8 @@ impl From<Failure> for Error {
 
 /// Returns the error code that a client gets here when another server refused a request as bad; `None` for codes that
 /// concern only the two servers.
-fn passed_on(errcode: &str) -> Option<&'static str> {
-    const PASSED_ON: [&str; 10] = [
+fn passed_on_errcode(errcode: &str) -> Option<&'static str> {
+    const PASSED_ON_ERRCODES: [&str; 10] = [
         "M_BAD_ALIAS",
         "M_BAD_JSON",
         "M_BAD_STATE",
@@ -105,55 +107,58 @@ fn passed_on(errcode: &str) -> Option<&'static str> {
         "M_UNKNOWN",
         "M_UNSUPPORTED_ROOM_VERSION",
     ];
-    PASSED_ON.into_iter().find(|known| *known == errcode)
+    PASSED_ON_ERRCODES
+        .into_iter()
+        .find(|known| *known == errcode)
 }
 
-pub(super) fn unreachable(server: &ServerName, why: &str) -> Failure {
-    Failure::Unreachable(format!("{server}: {why}"))
+pub(super) fn unreachable(server: &ServerName, why: &str) -> RequestFailure {
+    RequestFailure::Unreachable(format!("{server}: {why}"))
 }
 
-pub(super) fn nonsense(server: &ServerName, error: &impl ToString) -> Failure {
-    let text = shortened(&error.to_string());
-    Failure::Unreachable(format!("{server} sent an invalid answer: {text}"))
+pub(super) fn invalid_answer(server: &ServerName, error: &impl ToString) -> RequestFailure {
+    let text = shorten(&error.to_string());
+    RequestFailure::Unreachable(format!("{server} sent an invalid answer: {text}"))
 }
 
 /// Reads the error response of a server.
-pub(super) async fn refusal(server: &ServerName, response: reqwest::Response) -> Failure {
+pub(super) async fn read_refusal(
+    server: &ServerName,
+    response: reqwest::Response,
+) -> RequestFailure {
     let status = response.status();
-    let body = read(response, MAX_REFUSAL).await.unwrap_or_default();
+    let body = read_body(response, MAX_REFUSAL_BYTES)
+        .await
+        .unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
     let (errcode, error) = (text("errcode"), text("error"));
     if status.is_server_error() || status.is_redirection() {
-        let text = format!(
-            "{server} answered {}: {}",
-            status.as_u16(),
-            shortened(error)
-        );
-        return Failure::Unreachable(text);
+        let text = format!("{server} answered {}: {}", status.as_u16(), shorten(error));
+        return RequestFailure::Unreachable(text);
     }
-    Failure::Refused(Box::new(Refusal {
+    RequestFailure::Refused(Box::new(RemoteRefusal {
         status: status.as_u16(),
         errcode: errcode.to_owned(),
         error: if error.is_empty() {
             format!("{server} answered {}", status.as_u16())
         } else {
-            shortened(error)
+            shorten(error)
         },
         body,
     }))
 }
 
-fn shortened(text: &str) -> String {
-    text.chars().take(MAX_TEXT).collect()
+fn shorten(text: &str) -> String {
+    text.chars().take(MAX_ERROR_CHARS).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(status: u16, errcode: &str) -> Failure {
-        Failure::Refused(Box::new(Refusal {
+    fn refused(status: u16, errcode: &str) -> RequestFailure {
+        RequestFailure::Refused(Box::new(RemoteRefusal {
             status,
             errcode: errcode.to_owned(),
             error: "no".to_owned(),
@@ -162,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_another_server_logs_nobody_out() {
+    fn a_refusal_of_another_server_logs_no_user_out() {
         let as_error = |status, errcode| Error::from(refused(status, errcode));
 
         for (status, errcode) in [
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_is_not_known_is_told_from_a_thing_that_is_not() {
+    fn an_unknown_endpoint_differs_from_an_unknown_resource() {
         assert!(refused(404, "M_UNRECOGNIZED").is_unknown_endpoint());
         assert!(refused(404, "").is_unknown_endpoint());
         assert!(refused(405, "M_UNRECOGNIZED").is_unknown_endpoint());
@@ -189,6 +194,6 @@ mod tests {
         assert!(refused(400, "M_UNRECOGNIZED").is_unknown_endpoint());
         assert!(!refused(400, "M_BAD_JSON").is_unknown_endpoint());
         assert!(!refused(404, "M_NOT_FOUND").is_unknown_endpoint());
-        assert!(!Failure::Unreachable(String::new()).is_unknown_endpoint());
+        assert!(!RequestFailure::Unreachable(String::new()).is_unknown_endpoint());
     }
 }

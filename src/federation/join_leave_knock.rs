@@ -20,30 +20,30 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{Allowance, Failure, Federation, JoinAnswer, Refusal};
+use super::{Federation, JoinAnswer, RemoteRefusal, RequestFailure, RequestLimits};
 use crate::{
     error::Result,
-    matrix::{self, Draft, OWNED_STATE_VERSIONS, STABLE_VERSIONS, StrippedState},
+    matrix::{self, EventDraft, OWNED_STATE_VERSIONS, STABLE_VERSIONS, StrippedState},
 };
 
-pub use crate::matrix::Signed;
+pub use crate::matrix::CompletedEvent;
 
 /// The time that a server has to answer a join: it may have to collect the members of a large room.
-const JOIN_TIME: Duration = Duration::from_mins(3);
+const JOIN_TIMEOUT: Duration = Duration::from_mins(3);
 /// The limits for sending an invite. A user waits for the answer, and the invited server may send a push first.
-const INVITING: Allowance = Allowance {
+const INVITE_LIMITS: RequestLimits = RequestLimits {
     time: Duration::from_secs(20),
     bytes: 1024 * 1024,
 };
 
 /// The endpoints of older servers for invites, joins and leave events.
-const INVITE_V1: &str = "/_matrix/federation/v1/invite/{room_id}/{event_id}";
-const SEND_JOIN_V1: &str = "/_matrix/federation/v1/send_join/{room_id}/{event_id}";
-const SEND_LEAVE_V1: &str = "/_matrix/federation/v1/send_leave/{room_id}/{event_id}";
+const INVITE_V1_PATH: &str = "/_matrix/federation/v1/invite/{room_id}/{event_id}";
+const SEND_JOIN_V1_PATH: &str = "/_matrix/federation/v1/send_join/{room_id}/{event_id}";
+const SEND_LEAVE_V1_PATH: &str = "/_matrix/federation/v1/send_leave/{room_id}/{event_id}";
 
 /// An event that another server proposes, to be completed and signed.
 #[derive(Debug)]
-pub struct Template {
+pub struct MembershipTemplate {
     pub version: RoomVersionId,
     pub rules: Arc<RoomVersionRules>,
     event: Box<RawValue>,
@@ -51,7 +51,7 @@ pub struct Template {
 
 /// The membership that a user of this server wants in a room.
 #[derive(Clone, Debug)]
-pub struct Member<'a> {
+pub struct DesiredMembership<'a> {
     pub room_id: &'a RoomId,
     pub user_id: &'a UserId,
     pub content: Map<String, Value>,
@@ -66,24 +66,24 @@ struct KnockAnswer {
 
 /// The answer to the v1 form of an invite.
 #[derive(Deserialize)]
-struct TakenInvitation {
+struct InviteV1Answer {
     event: Box<RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Offered {
-    content: OfferedContent,
+struct TemplateEvent {
+    content: TemplateContent,
 }
 
 #[derive(Deserialize)]
-struct OfferedContent {
+struct TemplateContent {
     join_authorised_via_users_server: Option<OwnedUserId>,
 }
 
-impl Template {
-    fn new(version: RoomVersionId, event: Box<RawValue>) -> Result<Self, Failure> {
-        let Some(rules) = matrix::rules(&version) else {
-            return Err(Failure::Refused(Box::new(Refusal {
+impl MembershipTemplate {
+    fn new(version: RoomVersionId, event: Box<RawValue>) -> Result<Self, RequestFailure> {
+        let Some(rules) = matrix::room_version_rules(&version) else {
+            return Err(RequestFailure::Refused(Box::new(RemoteRefusal {
                 status: 400,
                 errcode: "M_INCOMPATIBLE_ROOM_VERSION".to_owned(),
                 error: format!("this server does not support room version {version}"),
@@ -99,14 +99,14 @@ impl Template {
 
     /// Returns the user who authorises the join, in rooms with restricted joins.
     pub fn authoriser(&self) -> Option<OwnedUserId> {
-        let offered: Offered = serde_json::from_str(self.event.get()).ok()?;
+        let offered: TemplateEvent = serde_json::from_str(self.event.get()).ok()?;
         offered.content.join_authorised_via_users_server
     }
 }
 
 /// Returns the failure for a server that cannot be invited to a room of this version.
-fn unsupported(version: &RoomVersionId) -> Failure {
-    Failure::Refused(Box::new(Refusal {
+fn unsupported_version(version: &RoomVersionId) -> RequestFailure {
+    RequestFailure::Refused(Box::new(RemoteRefusal {
         status: 400,
         errcode: "M_INCOMPATIBLE_ROOM_VERSION".to_owned(),
         error: format!("the server of the invited user does not support room version {version}"),
@@ -115,7 +115,7 @@ fn unsupported(version: &RoomVersionId) -> Failure {
 }
 
 /// Returns the room versions that this server supports.
-fn supported() -> Vec<RoomVersionId> {
+fn supported_versions() -> Vec<RoomVersionId> {
     let owned = OWNED_STATE_VERSIONS.iter();
     let owned = owned.filter_map(|version| RoomVersionId::try_from(*version).ok());
     STABLE_VERSIONS.iter().cloned().chain(owned).collect()
@@ -131,16 +131,16 @@ impl Federation {
         &self,
         server: &ServerName,
         (room_id, user_id): (&RoomId, &UserId),
-    ) -> Result<Template, Failure> {
+    ) -> Result<MembershipTemplate, RequestFailure> {
         let mut request =
             prepare_join_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
-        request.ver = supported();
+        request.ver = supported_versions();
         let answer = self
             .client()
-            .send(server, request, Allowance::QUICK)
+            .send(server, request, RequestLimits::QUICK_RESPONSE)
             .await?;
         let version = answer.room_version.unwrap_or(RoomVersionId::V1);
-        Template::new(version, answer.event)
+        MembershipTemplate::new(version, answer.event)
     }
 
     /// Asks a server for the template of a user's knock event.
@@ -152,15 +152,15 @@ impl Federation {
         &self,
         server: &ServerName,
         (room_id, user_id): (&RoomId, &UserId),
-    ) -> Result<Template, Failure> {
+    ) -> Result<MembershipTemplate, RequestFailure> {
         let mut request =
             prepare_knock_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
-        request.ver = supported();
+        request.ver = supported_versions();
         let answer = self
             .client()
-            .send(server, request, Allowance::QUICK)
+            .send(server, request, RequestLimits::QUICK_RESPONSE)
             .await?;
-        Template::new(answer.room_version, answer.event)
+        MembershipTemplate::new(answer.room_version, answer.event)
     }
 
     /// Asks a server for the template of a user's leave event, for a room whose version is known.
@@ -173,14 +173,14 @@ impl Federation {
         server: &ServerName,
         (room_id, user_id): (&RoomId, &UserId),
         version: &RoomVersionId,
-    ) -> Result<Template, Failure> {
+    ) -> Result<MembershipTemplate, RequestFailure> {
         let request = prepare_leave_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
         let answer = self
             .client()
-            .send(server, request, Allowance::QUICK)
+            .send(server, request, RequestLimits::QUICK_RESPONSE)
             .await?;
         let version = answer.room_version.unwrap_or_else(|| version.clone());
-        Template::new(version, answer.event)
+        MembershipTemplate::new(version, answer.event)
     }
 
     /// Completes the event of a template, and signs it as this server.
@@ -188,10 +188,14 @@ impl Federation {
     /// # Errors
     ///
     /// [`crate::error::Error::BadJson`] when the template is invalid.
-    pub fn complete(&self, template: &Template, member: &Member<'_>) -> Result<Signed> {
+    pub fn complete_template(
+        &self,
+        template: &MembershipTemplate,
+        member: &DesiredMembership<'_>,
+    ) -> Result<CompletedEvent> {
         let rules = &template.rules;
         let is_chosen = rules.event_format.require_event_id;
-        let draft = Draft {
+        let draft = EventDraft {
             sender: member.user_id.to_owned(),
             kind: TimelineEventType::RoomMember,
             state_key: Some(member.user_id.to_string()),
@@ -200,7 +204,7 @@ impl Federation {
             timestamp: self.clock.now(),
             event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
         };
-        matrix::complete(&template.event, draft, (member.room_id, rules), &self.key)
+        matrix::complete_template(&template.event, draft, (member.room_id, rules), &self.key)
     }
 
     /// Sends a completed join event to the server that made its template, and reads the room's state from the answer.
@@ -212,18 +216,22 @@ impl Federation {
         &self,
         server: &ServerName,
         room_id: &RoomId,
-        (join, template): (&Signed, &Template),
-    ) -> Result<JoinAnswer, Failure> {
+        (join, template): (&CompletedEvent, &MembershipTemplate),
+    ) -> Result<JoinAnswer, RequestFailure> {
         let request = create_join_event::v2::Request::new(
             room_id.to_owned(),
             join.event_id.clone(),
             join.event.clone(),
         );
-        let response = match self.client().open(server, request, JOIN_TIME).await {
+        let response = match self
+            .client()
+            .send_streaming(server, request, JOIN_TIMEOUT)
+            .await
+        {
             Err(failure) if failure.is_unknown_endpoint() => {
-                let endpoint = (SEND_JOIN_V1, room_id, &*join.event_id);
+                let endpoint = (SEND_JOIN_V1_PATH, room_id, &*join.event_id);
                 let client = self.client();
-                let sent = client.open_event(server, endpoint, &join.event, JOIN_TIME);
+                let sent = client.put_event_streaming(server, endpoint, &join.event, JOIN_TIMEOUT);
                 sent.await?
             }
             sent => sent?,
@@ -241,18 +249,27 @@ impl Federation {
         &self,
         server: &ServerName,
         room_id: &RoomId,
-        leave: &Signed,
-    ) -> Result<(), Failure> {
+        leave: &CompletedEvent,
+    ) -> Result<(), RequestFailure> {
         let request = create_leave_event::v2::Request::new(
             room_id.to_owned(),
             leave.event_id.clone(),
             leave.event.clone(),
         );
-        match self.client().send(server, request, Allowance::USUAL).await {
+        match self
+            .client()
+            .send(server, request, RequestLimits::LARGE_RESPONSE)
+            .await
+        {
             Err(failure) if failure.is_unknown_endpoint() => {
-                let endpoint = (SEND_LEAVE_V1, room_id, &*leave.event_id);
+                let endpoint = (SEND_LEAVE_V1_PATH, room_id, &*leave.event_id);
                 let client = self.client();
-                let sent = client.put_event(server, endpoint, &leave.event, Allowance::USUAL);
+                let sent = client.put_event(
+                    server,
+                    endpoint,
+                    &leave.event,
+                    RequestLimits::LARGE_RESPONSE,
+                );
                 sent.await.map(drop)
             }
             sent => sent.map(drop),
@@ -268,15 +285,16 @@ impl Federation {
         &self,
         server: &ServerName,
         room_id: &RoomId,
-        knock: &Signed,
-    ) -> Result<Vec<Box<RawValue>>, Failure> {
+        knock: &CompletedEvent,
+    ) -> Result<Vec<Box<RawValue>>, RequestFailure> {
         let request = create_knock_event::v1::Request::new(
             room_id.to_owned(),
             knock.event_id.clone(),
             knock.event.clone(),
         );
         let client = self.client();
-        let answer = client.send_for::<KnockAnswer, _>(server, request, Allowance::USUAL);
+        let answer =
+            client.send_expecting::<KnockAnswer, _>(server, request, RequestLimits::LARGE_RESPONSE);
         Ok(answer.await?.knock_room_state.0)
     }
 }
@@ -291,9 +309,9 @@ impl Federation {
         &self,
         server: &ServerName,
         (room_id, version): (&RoomId, &RoomVersionId),
-        invitation: &Signed,
+        invitation: &CompletedEvent,
         room_state: Vec<Box<RawValue>>,
-    ) -> Result<Box<RawValue>, Failure> {
+    ) -> Result<Box<RawValue>, RequestFailure> {
         let request = create_invite::v2::Request::new(
             room_id.to_owned(),
             invitation.event_id.clone(),
@@ -305,12 +323,12 @@ impl Federation {
                 .map(RawStrippedState::Pdu)
                 .collect(),
         );
-        let event = match self.client().send(server, request, INVITING).await {
+        let event = match self.client().send(server, request, INVITE_LIMITS).await {
             Ok(answer) => answer.event,
             Err(failure) if failure.is_unknown_endpoint() => {
                 // The specification says: "This API is for rooms of versions 1 and 2".
                 if !matches!(version, RoomVersionId::V1 | RoomVersionId::V2) {
-                    return Err(unsupported(version));
+                    return Err(unsupported_version(version));
                 }
                 self.send_invite_v1(server, room_id, invitation, room_state)
                     .await?
@@ -319,7 +337,7 @@ impl Federation {
         };
         let signed = with_signature(&invitation.event, &event, server);
         signed.ok_or_else(|| {
-            Failure::Unreachable(format!("{server} accepted the invite but did not sign it"))
+            RequestFailure::Unreachable(format!("{server} accepted the invite but did not sign it"))
         })
     }
 
@@ -330,10 +348,10 @@ impl Federation {
         &self,
         server: &ServerName,
         room_id: &RoomId,
-        invitation: &Signed,
+        invitation: &CompletedEvent,
         room_state: Vec<Box<RawValue>>,
-    ) -> Result<Box<RawValue>, Failure> {
-        let broken = |error: serde_json::Error| Failure::Unreachable(error.to_string());
+    ) -> Result<Box<RawValue>, RequestFailure> {
+        let broken = |error: serde_json::Error| RequestFailure::Unreachable(error.to_string());
         let mut event: Map<String, Value> =
             serde_json::from_str(invitation.event.get()).map_err(broken)?;
         event.insert(
@@ -341,12 +359,12 @@ impl Federation {
             json!({ "invite_room_state": room_state }),
         );
         let event = to_raw_value(&event).map_err(broken)?;
-        let endpoint = (INVITE_V1, room_id, &*invitation.event_id);
+        let endpoint = (INVITE_V1_PATH, room_id, &*invitation.event_id);
         let answer = self
             .client()
-            .put_event(server, endpoint, &event, INVITING)
+            .put_event(server, endpoint, &event, INVITE_LIMITS)
             .await?;
-        let (_, taken): (u16, TakenInvitation) = serde_json::from_slice(&answer).map_err(broken)?;
+        let (_, taken): (u16, InviteV1Answer) = serde_json::from_slice(&answer).map_err(broken)?;
         Ok(taken.event)
     }
 }

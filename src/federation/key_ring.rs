@@ -26,31 +26,31 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{Federation, Keys, WantedKey, client::Allowance, events::wanted};
+use super::{Federation, ServerKeyStore, WantedKey, client::RequestLimits, events::wanted_keys};
 use crate::{
     error::{Error, Result},
-    matrix::{ServerKeys, Verified, read_event},
+    matrix::{ServerKeys, VerifiedEvent, read_event},
 };
 
 /// The number of servers in one request to a notary.
-const SERVERS_AT_ONCE: usize = 100;
+const SERVERS_PER_REQUEST: usize = 100;
 /// The number of requests in flight to one notary, and of requests to servers for their own keys.
-const REQUESTS_AT_ONCE: usize = 4;
-const ASKED_AT_ONCE: usize = 64;
+const MAX_NOTARY_REQUESTS: usize = 4;
+const MAX_DIRECT_REQUESTS: usize = 64;
 /// The time in which all servers have to answer with their own keys.
-const DIRECTLY: Duration = Duration::from_secs(12);
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(12);
 /// The limits of a request to a notary, which may have to fetch keys itself.
-const ALLOWANCE: Allowance = Allowance {
+const NOTARY_LIMITS: RequestLimits = RequestLimits {
     time: Duration::from_secs(15),
     bytes: 4 * 1024 * 1024,
 };
 
 /// The keys for events that one server sends together. Servers that could not be asked are not asked again.
 pub struct KeyRing {
-    keys: Keys,
+    keys: ServerKeyStore,
     /// The server that sends the events.
     source: OwnedServerName,
-    believes_source: bool,
+    trusts_source: bool,
     known: HashMap<OwnedServerName, Arc<ServerKeys>>,
     tried: HashSet<OwnedServerName>,
 }
@@ -61,7 +61,7 @@ impl Federation {
         KeyRing {
             keys: self.keys().clone(),
             source,
-            believes_source: false,
+            trusts_source: false,
             known: HashMap::new(),
             tried: HashSet::new(),
         }
@@ -72,37 +72,37 @@ impl KeyRing {
     /// Trusts the sending server about the keys of servers for which there is no other source. Many servers that once
     /// took part in a large room no longer exist, and without their events nobody could join it.
     #[must_use]
-    pub(super) fn believing_source(self) -> Self {
+    pub(super) fn trusting_source(self) -> Self {
         Self {
-            believes_source: true,
+            trusts_source: true,
             ..self
         }
     }
 
-    /// Checks events as [`Federation::verify`] does, with the keys that can be fetched in a short time. The result is
+    /// Checks events as [`Federation::verify_events`] does, with the keys that can be fetched in a short time. The result is
     /// `None` for an event that must be dropped.
     ///
     /// # Errors
     ///
     /// When the stored keys cannot be read.
-    pub async fn verify(
+    pub async fn verify_events(
         &mut self,
         events: Vec<Box<RawValue>>,
         rules: &Arc<RoomVersionRules>,
-    ) -> Result<Vec<Option<Verified>>> {
+    ) -> Result<Vec<Option<VerifiedEvent>>> {
         let mut parsed = Vec::with_capacity(events.len());
         for event in events {
             let object = read_event(&event).ok();
             let event = object.and_then(|object| {
-                let wanted = wanted(&object, rules).ok()?;
+                let wanted = wanted_keys(&object, rules).ok()?;
                 Some((object, wanted))
             });
             parsed.push(event);
         }
         let all = parsed.iter().flatten().flat_map(|(_, wanted)| wanted);
-        self.gather(all).await?;
+        self.gather_keys(all).await?;
         let with_keys = |(object, wanted): (CanonicalJsonObject, Vec<WantedKey>)| {
-            let keys = self.chosen(&wanted);
+            let keys = self.select_known_keys(&wanted);
             (object, keys)
         };
         let parsed: Vec<_> = parsed
@@ -111,7 +111,7 @@ impl KeyRing {
             .collect();
         let rules = rules.clone();
         let check = move || {
-            let check = |(object, keys)| match Verified::check(object, &rules, &keys) {
+            let check = |(object, keys)| match VerifiedEvent::verify(object, &rules, &keys) {
                 Ok(event) => Some(event),
                 Err(error) => {
                     tracing::debug!(%error, "an event is dropped");
@@ -127,7 +127,7 @@ impl KeyRing {
     }
 
     /// Returns the wanted keys that are known.
-    fn chosen(&self, wanted: &[WantedKey]) -> PublicKeyMap {
+    fn select_known_keys(&self, wanted: &[WantedKey]) -> PublicKeyMap {
         let mut chosen = PublicKeyMap::new();
         for WantedKey {
             server,
@@ -136,7 +136,7 @@ impl KeyRing {
         } in wanted
         {
             let known = self.known.get(server);
-            if let Some(key) = known.and_then(|known| known.at(key_id, *valid_at)) {
+            if let Some(key) = known.and_then(|known| known.valid_key(key_id, *valid_at)) {
                 let of_server = chosen.entry(server.to_string()).or_default();
                 of_server.insert(key_id.clone(), key.clone());
             }
@@ -144,19 +144,19 @@ impl KeyRing {
         chosen
     }
 
-    async fn gather(&mut self, wanted: impl Iterator<Item = &WantedKey>) -> Result<()> {
+    async fn gather_keys(&mut self, wanted: impl Iterator<Item = &WantedKey>) -> Result<()> {
         let mut missing: BTreeMap<OwnedServerName, Vec<WantedKey>> = BTreeMap::new();
         let wanted: HashSet<&WantedKey> = wanted.collect();
         for wanted in wanted {
             let server = &wanted.server;
             if !self.known.contains_key(server) {
-                let known = self.keys.known_or_own(server).await?;
+                let known = self.keys.known_or_own_keys(server).await?;
                 self.known.insert(server.clone(), known);
             }
             let is_known = self
                 .known
                 .get(server)
-                .is_some_and(|known| known.at(&wanted.key_id, wanted.valid_at).is_some());
+                .is_some_and(|known| known.valid_key(&wanted.key_id, wanted.valid_at).is_some());
             if !is_known && !self.tried.contains(server) {
                 missing
                     .entry(server.clone())
@@ -169,35 +169,35 @@ impl KeyRing {
         }
         self.tried.extend(missing.keys().cloned());
         for notary in self.keys.notaries().to_vec() {
-            let told = self.keys.told_by(&notary, &missing).await;
-            self.keys.take_all(&notary, told).await?;
-            self.look_again(&mut missing).await?;
+            let told = self.keys.fetch_from_notary(&notary, &missing).await;
+            self.keys.store_documents(&notary, told).await?;
+            self.reload_missing_keys(&mut missing).await?;
         }
         let servers = missing.keys().cloned().collect();
-        self.keys.ask_directly(servers).await;
-        self.look_again(&mut missing).await?;
-        if self.believes_source {
+        self.keys.fetch_directly(servers).await;
+        self.reload_missing_keys(&mut missing).await?;
+        if self.trusts_source {
             // If any key of a server is known, the source is not trusted about it. So it is never trusted about this
             // server.
             missing.retain(|server, _| {
                 let known = self.known.get(server);
                 *server != self.source && known.is_none_or(|known| known.keys.is_empty())
             });
-            self.believe_source(&missing).await;
+            self.trust_source_keys(&missing).await;
         }
         Ok(())
     }
 
     /// Looks up the keys that have been stored since, and removes them from the missing ones.
-    async fn look_again(
+    async fn reload_missing_keys(
         &mut self,
         missing: &mut BTreeMap<OwnedServerName, Vec<WantedKey>>,
     ) -> Result<()> {
         let servers: Vec<OwnedServerName> = missing.keys().cloned().collect();
         for server in servers {
-            let known = self.keys.known_or_own(&server).await?;
+            let known = self.keys.known_or_own_keys(&server).await?;
             if let Some(wanted) = missing.get_mut(&server) {
-                wanted.retain(|wanted| known.at(&wanted.key_id, wanted.valid_at).is_none());
+                wanted.retain(|wanted| known.valid_key(&wanted.key_id, wanted.valid_at).is_none());
             }
             self.known.insert(server, known);
         }
@@ -207,12 +207,12 @@ impl KeyRing {
 
     /// Trusts the sending server about keys, for these events only. The keys are not stored: the server must not decide
     /// permanently which keys belong to other servers.
-    async fn believe_source(&mut self, missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>) {
+    async fn trust_source_keys(&mut self, missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>) {
         if missing.is_empty() {
             return;
         }
-        for document in self.keys.told_by(&self.source, missing).await {
-            let read = self.keys.read(&document);
+        for document in self.keys.fetch_from_notary(&self.source, missing).await {
+            let read = self.keys.read_document(&document);
             if let Some((server, keys)) = read.filter(|(server, _)| missing.contains_key(server)) {
                 self.known.insert(server, Arc::new(keys));
             }
@@ -220,25 +220,28 @@ impl KeyRing {
     }
 }
 
-impl Keys {
+impl ServerKeyStore {
     /// Asks a notary for the keys of many servers.
-    async fn told_by(
+    async fn fetch_from_notary(
         &self,
         notary: &OwnedServerName,
         missing: &BTreeMap<OwnedServerName, Vec<WantedKey>>,
     ) -> Vec<Raw<ServerSigningKeys>> {
         let servers: Vec<_> = missing.iter().filter(|(name, _)| *name != notary).collect();
-        let requests = servers.chunks(SERVERS_AT_ONCE).map(|some| {
+        let requests = servers.chunks(SERVERS_PER_REQUEST).map(|some| {
             let asked = some.iter().map(|(server, wanted)| {
-                let wanted = wanted.iter().filter_map(criteria).collect();
+                let wanted = wanted.iter().filter_map(query_criteria).collect();
                 ((*server).clone(), wanted)
             });
             batch::Request::new(asked.collect())
         });
         let requests: Vec<_> = requests.collect();
-        let asking = stream::iter(requests)
-            .map(async |request| self.client().ask(notary, request, ALLOWANCE).await);
-        let mut asking = std::pin::pin!(asking.buffer_unordered(REQUESTS_AT_ONCE));
+        let asking = stream::iter(requests).map(async |request| {
+            self.client()
+                .send_unsigned(notary, request, NOTARY_LIMITS)
+                .await
+        });
+        let mut asking = std::pin::pin!(asking.buffer_unordered(MAX_NOTARY_REQUESTS));
         let mut told = Vec::new();
         while let Some(answer) = asking.next().await {
             match answer {
@@ -252,19 +255,19 @@ impl Keys {
     }
 
     /// Asks servers for their keys, and stops waiting after a short time.
-    async fn ask_directly(&self, servers: Vec<OwnedServerName>) {
-        let asking =
-            stream::iter(servers).map(async |server: OwnedServerName| self.ask_once(&server).await);
+    async fn fetch_directly(&self, servers: Vec<OwnedServerName>) {
+        let asking = stream::iter(servers)
+            .map(async |server: OwnedServerName| self.fetch_without_notaries(&server).await);
         let asking = asking
-            .buffer_unordered(ASKED_AT_ONCE)
+            .buffer_unordered(MAX_DIRECT_REQUESTS)
             .for_each(async |()| {});
-        if timeout(DIRECTLY, asking).await.is_err() {
+        if timeout(DIRECT_TIMEOUT, asking).await.is_err() {
             tracing::debug!("not all servers answered with their keys in time");
         }
     }
 }
 
-fn criteria(wanted: &WantedKey) -> Option<(ruma::OwnedServerSigningKeyId, QueryCriteria)> {
+fn query_criteria(wanted: &WantedKey) -> Option<(ruma::OwnedServerSigningKeyId, QueryCriteria)> {
     let key_id = ruma::OwnedServerSigningKeyId::try_from(wanted.key_id.as_str()).ok()?;
     let mut criteria = QueryCriteria::new();
     let valid_at = UInt::new_saturating(u64::try_from(wanted.valid_at).unwrap_or(0));

@@ -21,8 +21,8 @@ use ruma::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
-    cache::Cache,
-    client::{Allowance, Client},
+    cache::LookupCache,
+    client::{FederationClient, RequestLimits},
 };
 use crate::{
     clock::Clock,
@@ -30,59 +30,59 @@ use crate::{
     matrix::{KnownKey, ServerKeys, SigningKey},
     storage::{
         Db, WriteTx,
-        federation::server_keys::{self, DocumentRow, ServerKeyRow},
+        federation::server_keys::{self, KeyDocumentRow, ServerKeyRow},
     },
 };
 
 /// The limits of a request for keys.
-const ALLOWANCE: Allowance = Allowance {
+const KEY_REQUEST_LIMITS: RequestLimits = RequestLimits {
     time: Duration::from_secs(10),
     bytes: 64 * 1024,
 };
 /// The validity of this server's own keys, counted from the request: the longest that others accept, so that its events
 /// can be verified while it is offline.
-const OWN_VALIDITY: Duration = Duration::from_hours(7 * 24);
+const OWN_KEY_VALIDITY: Duration = Duration::from_hours(7 * 24);
 /// The time after which a server is asked again. Without it, keys that no server has would be requested repeatedly.
-const PAUSE: Duration = Duration::from_mins(1);
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+const FETCH_INTERVAL: Duration = Duration::from_mins(1);
+const FAILED_FETCH_INTERVAL: Duration = Duration::from_secs(10);
 /// The time that keys read from the database stay in memory.
-const IN_MEMORY: Duration = Duration::from_hours(1);
+const MEMORY_LIFETIME: Duration = Duration::from_hours(1);
 /// The number of servers whose keys are in memory (about 10 MB).
-const SERVERS: usize = 10_000;
+const MAX_CACHED_SERVERS: usize = 10_000;
 /// The number of servers asked at the same time for the keys of one request, and for all requests. Any sender can claim
 /// to be any server.
-const AT_ONCE: usize = 16;
-const ALL_AT_ONCE: usize = 128;
+const MAX_FETCHES_PER_REQUEST: usize = 16;
+const MAX_FETCHES: usize = 128;
 /// The number of servers asked at the same time as a notary. Other requests must not have to wait for these.
-const FOR_OTHERS_AT_ONCE: usize = 16;
+const MAX_NOTARY_FETCHES: usize = 16;
 /// The number of requests to one server as a notary in an interval. A key that has just been renewed is found, and no
 /// one can make this server send endless requests to another.
-const MAX_ASKED_FOR_OTHERS: u32 = 4;
-const ASKED_FOR_OTHERS_INTERVAL: Duration = Duration::from_secs(10);
+const MAX_NOTARY_FETCHES_PER_SERVER: u32 = 4;
+const NOTARY_FETCH_INTERVAL: Duration = Duration::from_secs(10);
 /// The number of servers asked at the same time because a caller claims to be them, and the time that a caller waits
 /// for a free place. A caller who names many slow servers delays only other unknown callers.
-const FOR_CALLERS_AT_ONCE: usize = 64;
-const CALLERS_WAIT: Duration = Duration::from_secs(10);
+const MAX_CALLER_FETCHES: usize = 64;
+const CALLER_WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The keys of other servers. Cheap to clone.
 #[derive(Clone)]
-pub struct Keys {
-    inner: Arc<Inner>,
+pub struct ServerKeyStore {
+    inner: Arc<ServerKeyStoreInner>,
 }
 
-struct Inner {
+struct ServerKeyStoreInner {
     db: Db,
     clock: Clock,
     own: Arc<SigningKey>,
-    client: Client,
+    client: FederationClient,
     notaries: Vec<OwnedServerName>,
-    known: Cache<OwnedServerName, Arc<ServerKeys>>,
-    asked: Cache<OwnedServerName, ()>,
+    known: LookupCache<OwnedServerName, Arc<ServerKeys>>,
+    fetched: LookupCache<OwnedServerName, ()>,
     /// The servers asked as a notary, each with the start of its interval and the number of requests since.
-    asked_for_others: Mutex<HashMap<OwnedServerName, (i64, u32)>>,
-    turns: Semaphore,
-    turns_for_others: Semaphore,
-    turns_for_callers: Semaphore,
+    notary_fetches: Mutex<HashMap<OwnedServerName, (i64, u32)>>,
+    fetch_permits: Semaphore,
+    notary_permits: Semaphore,
+    caller_permits: Semaphore,
 }
 
 /// A key that is needed to verify a signature.
@@ -96,26 +96,26 @@ pub struct WantedKey {
     pub valid_at: i64,
 }
 
-impl Keys {
+impl ServerKeyStore {
     pub(super) fn new(
         db: &Db,
         clock: &Clock,
         own: Arc<SigningKey>,
-        client: Client,
+        client: FederationClient,
         notaries: Vec<OwnedServerName>,
     ) -> Self {
-        let inner = Inner {
+        let inner = ServerKeyStoreInner {
             db: db.clone(),
             clock: clock.clone(),
             own,
             client,
             notaries,
-            known: Cache::new(clock, SERVERS),
-            asked: Cache::new(clock, SERVERS),
-            asked_for_others: Mutex::default(),
-            turns: Semaphore::new(ALL_AT_ONCE),
-            turns_for_others: Semaphore::new(FOR_OTHERS_AT_ONCE),
-            turns_for_callers: Semaphore::new(FOR_CALLERS_AT_ONCE),
+            known: LookupCache::new(clock, MAX_CACHED_SERVERS),
+            fetched: LookupCache::new(clock, MAX_CACHED_SERVERS),
+            notary_fetches: Mutex::default(),
+            fetch_permits: Semaphore::new(MAX_FETCHES),
+            notary_permits: Semaphore::new(MAX_NOTARY_FETCHES),
+            caller_permits: Semaphore::new(MAX_CALLER_FETCHES),
         };
         Self {
             inner: Arc::new(inner),
@@ -123,10 +123,10 @@ impl Keys {
     }
 
     /// Returns the list of this server's own keys, as it is published.
-    pub(super) fn published(&self) -> Result<CanonicalJsonObject> {
-        let validity = i64::try_from(OWN_VALIDITY.as_millis()).unwrap_or(i64::MAX);
+    pub(super) fn own_document(&self) -> Result<CanonicalJsonObject> {
+        let validity = i64::try_from(OWN_KEY_VALIDITY.as_millis()).unwrap_or(i64::MAX);
         let until = self.inner.clock.now_ms().saturating_add(validity);
-        self.inner.own.published(until)
+        self.inner.own.published_keys(until)
     }
 
     /// Returns a key of a server that is valid at a time, and fetches it if necessary. `None` if it cannot be found.
@@ -134,27 +134,27 @@ impl Keys {
     /// # Errors
     ///
     /// When the stored keys cannot be read, or new ones cannot be stored.
-    pub async fn key(
+    pub async fn find_key(
         &self,
         server: &ServerName,
         key_id: &str,
         valid_at: i64,
     ) -> Result<Option<Base64>> {
         let asking = async {
-            self.ask(server).await;
+            self.fetch_keys(server).await;
             Ok(())
         };
-        self.known_or_asked(server, (key_id, valid_at), asking)
+        self.find_or_fetch_key(server, (key_id, valid_at), asking)
             .await
     }
 
-    /// Returns a key of a server as [`Keys::key`] does, for a caller who claims to be that server. If it must be
+    /// Returns a key of a server as [`ServerKeyStore::find_key`] does, for a caller who claims to be that server. If it must be
     /// fetched, `admit` decides whether the caller may cause that.
     ///
     /// # Errors
     ///
-    /// As [`Keys::key`], and those of `admit`; [`Error::LimitExceeded`] when too many fetches for callers are running.
-    pub(super) async fn key_of_caller(
+    /// As [`ServerKeyStore::find_key`], and those of `admit`; [`Error::LimitExceeded`] when too many fetches for callers are running.
+    pub(super) async fn find_caller_key(
         &self,
         server: &ServerName,
         (key_id, valid_at): (&str, i64),
@@ -162,50 +162,50 @@ impl Keys {
     ) -> Result<Option<Base64>> {
         let asking = async {
             admit()?;
-            let waiting = timeout(CALLERS_WAIT, self.inner.turns_for_callers.acquire());
+            let waiting = timeout(CALLER_WAIT_TIMEOUT, self.inner.caller_permits.acquire());
             let _turn = waiting.await.map_err(|_| Error::LimitExceeded {
-                retry_after: CALLERS_WAIT,
+                retry_after: CALLER_WAIT_TIMEOUT,
             })?;
-            self.ask_in_turn(server).await;
+            self.fetch_with_permit(server).await;
             Ok(())
         };
-        self.known_or_asked(server, (key_id, valid_at), asking)
+        self.find_or_fetch_key(server, (key_id, valid_at), asking)
             .await
     }
 
     /// Returns a key of a server, and runs `asking` first if the key is not known.
-    async fn known_or_asked(
+    async fn find_or_fetch_key(
         &self,
         server: &ServerName,
         (key_id, valid_at): (&str, i64),
         asking: impl Future<Output = Result<()>>,
     ) -> Result<Option<Base64>> {
-        let known = self.known_or_own(server).await?;
-        if let Some(key) = known.at(key_id, valid_at) {
+        let known = self.known_or_own_keys(server).await?;
+        if let Some(key) = known.valid_key(key_id, valid_at) {
             return Ok(Some(key.clone()));
         }
         if server == self.inner.own.server_name() {
             return Ok(None);
         }
         asking.await?;
-        let known = self.known(server).await?;
-        Ok(known.at(key_id, valid_at).cloned())
+        let known = self.known_keys(server).await?;
+        Ok(known.valid_key(key_id, valid_at).cloned())
     }
 
     /// Returns the wanted keys that can be found.
     ///
     /// # Errors
     ///
-    /// As [`Keys::key`].
-    pub async fn public_keys(
+    /// As [`ServerKeyStore::find_key`].
+    pub async fn find_keys(
         &self,
         wanted: impl IntoIterator<Item = WantedKey>,
     ) -> Result<PublicKeyMap> {
         let looking = stream::iter(wanted).map(async |wanted: WantedKey| {
-            let key = self.key(&wanted.server, &wanted.key_id, wanted.valid_at);
+            let key = self.find_key(&wanted.server, &wanted.key_id, wanted.valid_at);
             (key.await, wanted)
         });
-        let mut looking = std::pin::pin!(looking.buffer_unordered(AT_ONCE));
+        let mut looking = std::pin::pin!(looking.buffer_unordered(MAX_FETCHES_PER_REQUEST));
         let mut found = PublicKeyMap::new();
         while let Some((key, wanted)) = looking.next().await {
             if let Some(key) = key? {
@@ -219,37 +219,37 @@ impl Keys {
     /// Returns the key lists that a server published, for another server: the newest one, and older ones if only they
     /// contain wanted keys. The server is asked again if these are not valid until the given time. If it does not
     /// answer, or is asked too often, the known lists are returned.
-    pub(super) async fn documents(
+    pub(super) async fn notary_documents(
         &self,
         server: &ServerName,
         (key_ids, valid_until_ms): (&BTreeSet<String>, i64),
     ) -> Result<Vec<CanonicalJsonObject>> {
         let stored = self.stored_documents(server).await?;
-        let chosen = KeyDocument::choose(stored, key_ids);
-        if !KeyDocument::suffice(&chosen, key_ids, valid_until_ms)
-            && self.may_ask_for_others(server)
-            && let Ok(_turn) = self.inner.turns_for_others.try_acquire()
+        let chosen = KeyDocument::choose_documents(stored, key_ids);
+        if !KeyDocument::are_sufficient(&chosen, key_ids, valid_until_ms)
+            && self.may_fetch_as_notary(server)
+            && let Ok(_turn) = self.inner.notary_permits.try_acquire()
         {
-            self.inner.asked.forget(&server.to_owned());
-            self.ask_in_turn(server).await;
+            self.inner.fetched.forget(&server.to_owned());
+            self.fetch_with_permit(server).await;
             let stored = self.stored_documents(server).await?;
-            let chosen = KeyDocument::choose(stored, key_ids);
+            let chosen = KeyDocument::choose_documents(stored, key_ids);
             return Ok(chosen.into_iter().map(|known| known.object).collect());
         }
         Ok(chosen.into_iter().map(|known| known.object).collect())
     }
 
     /// Counts a request to a server as a notary, and returns whether it may be sent.
-    fn may_ask_for_others(&self, server: &ServerName) -> bool {
+    fn may_fetch_as_notary(&self, server: &ServerName) -> bool {
         let now = self.inner.clock.now_ms();
-        let asked = self.inner.asked_for_others.lock();
+        let asked = self.inner.notary_fetches.lock();
         let mut asked = asked.unwrap_or_else(PoisonError::into_inner);
-        let interval = i64::try_from(ASKED_FOR_OTHERS_INTERVAL.as_millis()).unwrap_or(i64::MAX);
+        let interval = i64::try_from(NOTARY_FETCH_INTERVAL.as_millis()).unwrap_or(i64::MAX);
         let is_over = |since: i64| now.saturating_sub(since) >= interval;
-        if asked.len() >= SERVERS {
+        if asked.len() >= MAX_CACHED_SERVERS {
             asked.retain(|_, (since, _)| !is_over(*since));
         }
-        if asked.len() >= SERVERS && !asked.contains_key(server) {
+        if asked.len() >= MAX_CACHED_SERVERS && !asked.contains_key(server) {
             return false;
         }
         let (since, count) = asked.entry(server.to_owned()).or_insert((now, 0));
@@ -257,29 +257,29 @@ impl Keys {
             (*since, *count) = (now, 0);
         }
         *count += 1;
-        *count <= MAX_ASKED_FOR_OTHERS
+        *count <= MAX_NOTARY_FETCHES_PER_SERVER
     }
 
     /// Returns the stored key lists of a server, the newest first.
     async fn stored_documents(&self, server: &ServerName) -> Result<Vec<KeyDocument>> {
         let db = &self.inner.db;
         let mut conn = db.read().await?;
-        let Some(server) = db.strings.find(&mut conn, server.as_str()).await? else {
+        let Some(server) = db.strings.find_number(&mut conn, server.as_str()).await? else {
             return Ok(Vec::new());
         };
-        let newest = server_keys::document(&mut conn, server).await?;
+        let newest = server_keys::latest_document(&mut conn, server).await?;
         let former = server_keys::former_documents(&mut conn, server).await?;
         let rows = newest.into_iter().chain(former);
         rows.map(|row| KeyDocument::parse(&row)).collect()
     }
 
-    async fn known(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
+    async fn known_keys(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
         let key = server.to_owned();
         let mut failure = None;
         let load = async {
-            let loaded = self.load(server).await.map(Arc::new);
+            let loaded = self.load_keys(server).await.map(Arc::new);
             let lifetime = if loaded.is_ok() {
-                IN_MEMORY
+                MEMORY_LIFETIME
             } else {
                 Duration::ZERO
             };
@@ -296,10 +296,10 @@ impl Keys {
         }
     }
 
-    async fn load(&self, server: &ServerName) -> Result<ServerKeys> {
+    async fn load_keys(&self, server: &ServerName) -> Result<ServerKeys> {
         let db = &self.inner.db;
         let mut conn = db.read().await?;
-        let Some(server) = db.strings.find(&mut conn, server.as_str()).await? else {
+        let Some(server) = db.strings.find_number(&mut conn, server.as_str()).await? else {
             return Ok(ServerKeys::default());
         };
         let mut known = ServerKeys::default();
@@ -320,15 +320,15 @@ impl Keys {
         &self.inner.notaries
     }
 
-    pub(super) fn client(&self) -> &Client {
+    pub(super) fn client(&self) -> &FederationClient {
         &self.inner.client
     }
 
     /// Returns the known keys of a server, which may be this one.
-    pub(super) async fn known_or_own(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
+    pub(super) async fn known_or_own_keys(&self, server: &ServerName) -> Result<Arc<ServerKeys>> {
         let own = &self.inner.own;
         if server != own.server_name() {
-            return self.known(server).await;
+            return self.known_keys(server).await;
         }
         let key = KnownKey {
             key: own.public_key(),
@@ -343,44 +343,44 @@ impl Keys {
     }
 
     /// Reads a published key list, if its signatures are valid.
-    pub(super) fn read(
+    pub(super) fn read_document(
         &self,
         document: &Raw<ServerSigningKeys>,
     ) -> Option<(OwnedServerName, ServerKeys)> {
         let object: CanonicalJsonObject = serde_json::from_str(document.json().get()).ok()?;
         let server = object.get("server_name")?.as_str()?;
         let server = OwnedServerName::try_from(server).ok()?;
-        let keys = ServerKeys::read(&server, &object, self.inner.clock.now_ms()).ok()?;
+        let keys = ServerKeys::from_document(&server, &object, self.inner.clock.now_ms()).ok()?;
         Some((server, keys))
     }
 
     /// Asks a server itself for its keys, without notaries.
-    pub(super) async fn ask_once(&self, server: &ServerName) {
+    pub(super) async fn fetch_without_notaries(&self, server: &ServerName) {
         let asking = async {
             // The semaphore is never closed.
-            let _turn = self.inner.turns.acquire().await;
-            match self.ask_server(server).await {
-                Ok(true) => return ((), PAUSE),
+            let _turn = self.inner.fetch_permits.acquire().await;
+            match self.fetch_from_server(server).await {
+                Ok(true) => return ((), FETCH_INTERVAL),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
             }
-            ((), PAUSE_AFTER_FAILURE)
+            ((), FAILED_FETCH_INTERVAL)
         };
-        self.inner.asked.get(&server.to_owned(), asking).await;
+        self.inner.fetched.get(&server.to_owned(), asking).await;
     }
 
     /// Stores the key lists that a notary returned.
-    pub(super) async fn take_all(
+    pub(super) async fn store_documents(
         &self,
         notary: &OwnedServerName,
         documents: Vec<Raw<ServerSigningKeys>>,
     ) -> Result<()> {
         let mut read = Vec::with_capacity(documents.len());
         for document in documents {
-            if let Some((server, mut keys)) = self.read(&document)
-                && self.is_of_notary(notary, &document).await?
+            if let Some((server, mut keys)) = self.read_document(&document)
+                && self.is_signed_by_notary(notary, &document).await?
             {
-                keys.keep_old(&*self.known(&server).await?);
+                keys.keep_old_keys(&*self.known_keys(&server).await?);
                 read.push((server, keys, document));
             }
         }
@@ -389,7 +389,7 @@ impl Keys {
         }
         let mut tx = self.inner.db.write().await?;
         for (server, keys, document) in &read {
-            store(&mut tx, server, keys, document.json().get()).await?;
+            store_keys(&mut tx, server, keys, document.json().get()).await?;
         }
         tx.commit().await?;
         for (server, ..) in &read {
@@ -400,62 +400,70 @@ impl Keys {
 
     /// Asks a server for its keys, or notaries if it does not answer, and stores them. Callers who ask at the same time
     /// wait for one answer.
-    async fn ask(&self, server: &ServerName) {
+    async fn fetch_keys(&self, server: &ServerName) {
         let asking = async {
             // The semaphore is never closed.
-            let _turn = self.inner.turns.acquire().await;
-            self.ask_all(server).await
+            let _turn = self.inner.fetch_permits.acquire().await;
+            self.fetch_from_all_sources(server).await
         };
         // Boxed, because asking a notary can first ask for the notary's own keys.
         let asking = Box::pin(asking);
-        self.inner.asked.get(&server.to_owned(), asking).await;
+        self.inner.fetched.get(&server.to_owned(), asking).await;
     }
 
-    /// Asks as [`Keys::ask`] does, for callers who already hold a permit.
-    async fn ask_in_turn(&self, server: &ServerName) {
-        let asking = Box::pin(self.ask_all(server));
-        self.inner.asked.get(&server.to_owned(), asking).await;
+    /// Asks as [`ServerKeyStore::fetch_keys`] does, for callers who already hold a permit.
+    async fn fetch_with_permit(&self, server: &ServerName) {
+        let asking = Box::pin(self.fetch_from_all_sources(server));
+        self.inner.fetched.get(&server.to_owned(), asking).await;
     }
 
     /// Asks a server, and then the notaries. Returns the time for which nobody needs to ask again.
-    async fn ask_all(&self, server: &ServerName) -> ((), Duration) {
-        let asked = match self.ask_server(server).await {
-            Ok(false) => self.ask_notaries(server).await,
+    async fn fetch_from_all_sources(&self, server: &ServerName) -> ((), Duration) {
+        let asked = match self.fetch_from_server(server).await {
+            Ok(false) => self.fetch_from_notaries(server).await,
             asked => asked,
         };
         match asked {
-            Ok(true) => return ((), PAUSE),
+            Ok(true) => return ((), FETCH_INTERVAL),
             Ok(false) => {
                 tracing::debug!(server = %server, "no source returned the keys of a server");
             }
             Err(error) => tracing::warn!(%error, "the keys of a server were not stored"),
         }
-        ((), PAUSE_AFTER_FAILURE)
+        ((), FAILED_FETCH_INTERVAL)
     }
 
-    async fn ask_server(&self, server: &ServerName) -> Result<bool> {
+    async fn fetch_from_server(&self, server: &ServerName) -> Result<bool> {
         let request = direct::Request::new();
-        let asked = self.inner.client.ask(server, request, ALLOWANCE).await;
+        let asked = self
+            .inner
+            .client
+            .send_unsigned(server, request, KEY_REQUEST_LIMITS)
+            .await;
         let Ok(answer) = asked else {
             return Ok(false);
         };
-        self.take(server, &answer.server_key).await
+        self.store_document(server, &answer.server_key).await
     }
 
-    async fn ask_notaries(&self, server: &ServerName) -> Result<bool> {
+    async fn fetch_from_notaries(&self, server: &ServerName) -> Result<bool> {
         for notary in &self.inner.notaries {
             if server == notary || notary == self.inner.own.server_name() {
                 continue;
             }
             let wanted = BTreeMap::from([(server.to_owned(), BTreeMap::new())]);
             let request = batch::Request::new(wanted);
-            let asked = self.inner.client.ask(notary, request, ALLOWANCE).await;
+            let asked = self
+                .inner
+                .client
+                .send_unsigned(notary, request, KEY_REQUEST_LIMITS)
+                .await;
             let Ok(answer) = asked else {
                 continue;
             };
             for document in answer.server_keys {
-                if self.is_of_notary(notary, &document).await?
-                    && self.take(server, &document).await?
+                if self.is_signed_by_notary(notary, &document).await?
+                    && self.store_document(server, &document).await?
                 {
                     return Ok(true);
                 }
@@ -465,7 +473,7 @@ impl Keys {
     }
 
     /// Returns whether a notary has signed a key list that it returned.
-    async fn is_of_notary(
+    async fn is_signed_by_notary(
         &self,
         notary: &OwnedServerName,
         document: &Raw<ServerSigningKeys>,
@@ -475,40 +483,44 @@ impl Keys {
         };
         let now = self.inner.clock.now_ms();
         if self
-            .known(notary)
+            .known_keys(notary)
             .await?
             .is_signed_by_notary(notary, &object, now)
         {
             return Ok(true);
         }
         let asking = async {
-            let asked = self.ask_server(notary).await;
+            let asked = self.fetch_from_server(notary).await;
             drop(asked.inspect_err(
                 |error| tracing::warn!(%error, "the keys of a notary could not be fetched"),
             ));
-            ((), PAUSE)
+            ((), FETCH_INTERVAL)
         };
-        self.inner.asked.get(notary, asking).await;
-        let known = self.known(notary).await?;
+        self.inner.fetched.get(notary, asking).await;
+        let known = self.known_keys(notary).await?;
         Ok(known.is_signed_by_notary(notary, &object, now))
     }
 
     /// Stores a key list, if the server really published it.
-    async fn take(&self, server: &ServerName, document: &Raw<ServerSigningKeys>) -> Result<bool> {
+    async fn store_document(
+        &self,
+        server: &ServerName,
+        document: &Raw<ServerSigningKeys>,
+    ) -> Result<bool> {
         let now = self.inner.clock.now_ms();
         let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(document.json().get()) else {
             return Ok(false);
         };
-        let mut keys = match ServerKeys::read(server, &object, now) {
+        let mut keys = match ServerKeys::from_document(server, &object, now) {
             Ok(keys) => keys,
             Err(error) => {
                 tracing::debug!(%error, "a key list is invalid");
                 return Ok(false);
             }
         };
-        keys.keep_old(&*self.known(server).await?);
+        keys.keep_old_keys(&*self.known_keys(server).await?);
         let mut tx = self.inner.db.write().await?;
-        store(&mut tx, server, &keys, &serde_json::to_string(&object)?).await?;
+        store_keys(&mut tx, server, &keys, &serde_json::to_string(&object)?).await?;
         tx.commit().await?;
         self.inner.known.forget(&server.to_owned());
         Ok(true)
@@ -523,7 +535,7 @@ struct KeyDocument {
 }
 
 impl KeyDocument {
-    fn parse(row: &DocumentRow) -> Result<Self> {
+    fn parse(row: &KeyDocumentRow) -> Result<Self> {
         let object: CanonicalJsonObject = serde_json::from_str(&row.document)?;
         let lists = ["verify_keys", "old_verify_keys"].into_iter();
         let lists = lists.filter_map(|list| object.get(list)?.as_object());
@@ -537,7 +549,7 @@ impl KeyDocument {
 
     /// Returns the lists that contain wanted keys, the newest first: for each key the newest list. If no keys are
     /// named, or none of them is known, the newest list is returned.
-    fn choose(stored: Vec<Self>, key_ids: &BTreeSet<String>) -> Vec<Self> {
+    fn choose_documents(stored: Vec<Self>, key_ids: &BTreeSet<String>) -> Vec<Self> {
         let mut wanted = key_ids.clone();
         let is_any_known = stored.iter().any(|list| !list.key_ids.is_disjoint(&wanted));
         if !is_any_known {
@@ -555,7 +567,7 @@ impl KeyDocument {
     }
 
     /// Returns whether the lists contain all wanted keys, and are valid until a time.
-    fn suffice(chosen: &[Self], key_ids: &BTreeSet<String>, valid_until_ms: i64) -> bool {
+    fn are_sufficient(chosen: &[Self], key_ids: &BTreeSet<String>, valid_until_ms: i64) -> bool {
         let has = |key_id: &String| chosen.iter().any(|list| list.key_ids.contains(key_id));
         let is_valid = |list: &Self| list.valid_until_ts >= valid_until_ms;
         !chosen.is_empty() && key_ids.iter().all(has) && chosen.iter().all(is_valid)
@@ -563,8 +575,8 @@ impl KeyDocument {
 }
 
 /// Keeps the list that a new one is about to replace, if it contains a key that the new one does not.
-async fn keep_former(tx: &mut WriteTx, server: i64, new: &DocumentRow) -> Result<()> {
-    let Some(former) = server_keys::document(tx, server).await? else {
+async fn keep_former_document(tx: &mut WriteTx, server: i64, new: &KeyDocumentRow) -> Result<()> {
+    let Some(former) = server_keys::latest_document(tx, server).await? else {
         return Ok(());
     };
     let (before, after) = (KeyDocument::parse(&former)?, KeyDocument::parse(new)?);
@@ -574,7 +586,7 @@ async fn keep_former(tx: &mut WriteTx, server: i64, new: &DocumentRow) -> Result
     server_keys::keep_former_document(tx, server, &former).await
 }
 
-async fn store(
+async fn store_keys(
     tx: &mut WriteTx,
     server: &ServerName,
     keys: &ServerKeys,
@@ -587,13 +599,13 @@ async fn store(
             public_key: known.key.encode(),
             valid_until_ts: known.valid_until_ts,
         };
-        server_keys::set(tx, num, &row).await?;
+        server_keys::set_key(tx, num, &row).await?;
     }
-    server_keys::prune(tx, num).await?;
-    let row = DocumentRow {
+    server_keys::delete_surplus_keys(tx, num).await?;
+    let row = KeyDocumentRow {
         document: document.to_owned(),
         valid_until_ts: keys.valid_until_ts,
     };
-    keep_former(tx, num, &row).await?;
+    keep_former_document(tx, num, &row).await?;
     server_keys::set_document(tx, num, &row).await
 }

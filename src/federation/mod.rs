@@ -44,23 +44,23 @@ use ruma::{
 use serde_json::value::to_raw_value;
 
 pub use self::{
-    cache::Cache,
-    client::{Allowance, Client},
-    failure::{Failure, Refusal},
-    join_leave_knock::{Member, Signed, Template},
+    cache::LookupCache,
+    client::{FederationClient, RequestLimits},
+    failure::{RemoteRefusal, RequestFailure},
+    join_leave_knock::{CompletedEvent, DesiredMembership, MembershipTemplate},
     key_ring::KeyRing,
-    keys::{Keys, WantedKey},
-    multipart::{Part, Parts},
+    keys::{ServerKeyStore, WantedKey},
+    multipart::{MultipartPart, MultipartReader},
     send_join_response::JoinAnswer,
-    sender::Sender,
+    sender::FederationSender,
 };
-use self::{connections::Http, resolve::Servers};
+use self::{connections::ServerConnections, resolve::ServerResolver};
 use crate::{
     clock::Clock,
     config::{self, Config},
     error::{Error, Result},
     matrix::SigningKey,
-    outbound::{Reach, Trust},
+    outbound::{CertificateTrust, NetworkReach},
     storage::Db,
 };
 
@@ -69,10 +69,10 @@ use crate::{
 pub struct Federation {
     key: Arc<SigningKey>,
     clock: Clock,
-    reach: Reach,
-    trust: Arc<Trust>,
-    client: Client,
-    keys: Keys,
+    reach: NetworkReach,
+    trust: Arc<CertificateTrust>,
+    client: FederationClient,
+    keys: ServerKeyStore,
 }
 
 impl Federation {
@@ -82,7 +82,7 @@ impl Federation {
     ///
     /// When a file of the configuration's `trusted_ca` cannot be used.
     pub fn new(db: &Db, clock: &Clock, config: &Config, key: Arc<SigningKey>) -> Result<Self> {
-        let config::Federation {
+        let config::FederationSection {
             enabled,
             trusted_ca,
             verify_certificates,
@@ -90,15 +90,15 @@ impl Federation {
             notaries,
         } = &config.federation;
         let reach = if *allow_private_addresses {
-            Reach::Everywhere
+            NetworkReach::Everywhere
         } else {
-            Reach::Public
+            NetworkReach::Public
         };
-        let trust = Trust::read(trusted_ca, *verify_certificates)?;
-        let servers = Servers::new(clock, reach, trust.clone());
-        let http = Http::new(clock, reach, trust.clone());
-        let client = Client::new(*enabled, key.clone(), clock, servers, http);
-        let keys = Keys::new(db, clock, key.clone(), client.clone(), notaries.clone());
+        let trust = CertificateTrust::read(trusted_ca, *verify_certificates)?;
+        let servers = ServerResolver::new(clock, reach, trust.clone());
+        let http = ServerConnections::new(clock, reach, trust.clone());
+        let client = FederationClient::new(*enabled, key.clone(), clock, servers, http);
+        let keys = ServerKeyStore::new(db, clock, key.clone(), client.clone(), notaries.clone());
         Ok(Self {
             key,
             clock: clock.clone(),
@@ -115,27 +115,30 @@ impl Federation {
     }
 
     /// Returns the range of addresses to which requests may go.
-    pub fn reach(&self) -> Reach {
+    pub fn reach(&self) -> NetworkReach {
         self.reach
     }
 
     /// Returns the certificate authorities that are trusted in addition to the system's.
-    pub fn trust(&self) -> &Trust {
+    pub fn trust(&self) -> &CertificateTrust {
         &self.trust
     }
 
     /// Returns a cache for answers of other servers.
-    pub fn cache<K: Clone + Eq + std::hash::Hash, V: Clone>(&self, limit: usize) -> Cache<K, V> {
-        Cache::new(&self.clock, limit)
+    pub fn cache<K: Clone + Eq + std::hash::Hash, V: Clone>(
+        &self,
+        limit: usize,
+    ) -> LookupCache<K, V> {
+        LookupCache::new(&self.clock, limit)
     }
 
     /// Returns the client for requests to other servers.
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &FederationClient {
         &self.client
     }
 
     /// Returns the signing keys of other servers.
-    pub fn keys(&self) -> &Keys {
+    pub fn keys(&self) -> &ServerKeyStore {
         &self.keys
     }
 
@@ -167,7 +170,7 @@ impl Federation {
         let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
         let key = self
             .keys
-            .key_of_caller(origin, (key_id, now), admit)
+            .find_caller_key(origin, (key_id, now), admit)
             .await?;
         let key =
             key.ok_or_else(|| unauthorized("the key that signed the request cannot be found"))?;
@@ -176,10 +179,12 @@ impl Federation {
         let own = self.key.server_name();
         let is_signed = match proof.verify_http_request(request, own, &keys) {
             Ok(()) => Ok(()),
-            Err(error) => verify_unusual_json::verify(proof, request, (own, &keys)).ok_or(error),
+            Err(error) => {
+                verify_unusual_json::verify_request(proof, request, (own, &keys)).ok_or(error)
+            }
         };
         is_signed.map_err(|error| unauthorized(error.to_string()))?;
-        self.client.heard_from(origin);
+        self.client.record_contact(origin);
         Ok(())
     }
 
@@ -189,7 +194,7 @@ impl Federation {
     ///
     /// When they cannot be signed.
     pub fn own_keys(&self) -> Result<Raw<ServerSigningKeys>> {
-        raw(&self.keys.published()?)
+        to_raw_keys(&self.keys.own_document()?)
     }
 
     /// Returns the keys of a server for a request to this server as a notary, which adds its own signature: the keys
@@ -198,7 +203,7 @@ impl Federation {
     /// # Errors
     ///
     /// When they cannot be read or signed.
-    pub async fn keys_of(
+    pub async fn notary_keys(
         &self,
         server: &ServerName,
         wanted: (&BTreeSet<String>, i64),
@@ -206,11 +211,11 @@ impl Federation {
         if self.is_own(server) {
             return Ok(vec![self.own_keys()?]);
         }
-        let mut documents = self.keys.documents(server, wanted).await?;
+        let mut documents = self.keys.notary_documents(server, wanted).await?;
         for document in &mut documents {
             self.key.sign(document)?;
         }
-        documents.iter().map(raw).collect()
+        documents.iter().map(to_raw_keys).collect()
     }
 
     /// Returns the profile of a user of another server, or a field of it.
@@ -218,7 +223,7 @@ impl Federation {
     /// # Errors
     ///
     /// The [`Failure`] of the request, converted into an [`Error`].
-    pub async fn profile(
+    pub async fn fetch_profile(
         &self,
         user_id: &UserId,
         field: Option<ProfileFieldName>,
@@ -226,12 +231,15 @@ impl Federation {
         let mut request = get_profile_information::v1::Request::new(user_id.to_owned());
         request.field = field;
         let server = user_id.server_name();
-        let response = self.client.send(server, request, Allowance::QUICK).await?;
+        let response = self
+            .client
+            .send(server, request, RequestLimits::QUICK_RESPONSE)
+            .await?;
         Ok(response.data)
     }
 }
 
-fn raw(document: &CanonicalJsonObject) -> Result<Raw<ServerSigningKeys>> {
+fn to_raw_keys(document: &CanonicalJsonObject) -> Result<Raw<ServerSigningKeys>> {
     Ok(Raw::from_json(to_raw_value(document)?))
 }
 

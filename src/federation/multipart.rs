@@ -9,15 +9,15 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 
-use super::Failure;
+use super::RequestFailure;
 
 /// The longest headers of a part, in bytes.
-const MAX_HEADERS: usize = 16 * 1024;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// The longest boundary ("no more than 70 characters" by RFC 2046, with some margin).
-const MAX_BOUNDARY: usize = 200;
+const MAX_BOUNDARY_BYTES: usize = 200;
 
 /// The parts of a response, read one after another.
-pub struct Parts {
+pub struct MultipartReader {
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
     /// The separator between parts: a line break, two dashes and the boundary.
     delimiter: Vec<u8>,
@@ -28,22 +28,22 @@ pub struct Parts {
 
 /// The headers of a part.
 #[derive(Clone, Debug, Default)]
-pub struct Part {
+pub struct MultipartPart {
     pub headers: HeaderMap,
 }
 
-impl Parts {
+impl MultipartReader {
     /// Starts to read the parts of a response.
     ///
     /// # Errors
     ///
     /// When the response is not `multipart/mixed`.
-    pub fn of(response: Response) -> Result<Self, Failure> {
+    pub fn from_response(response: Response) -> Result<Self, RequestFailure> {
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let boundary = content_type
-            .and_then(boundary)
-            .ok_or_else(|| broken("it is not multipart/mixed"))?;
+            .and_then(parse_boundary)
+            .ok_or_else(|| unreadable_answer("it is not multipart/mixed"))?;
         Ok(Self::new(&boundary, response.bytes_stream()))
     }
 
@@ -65,29 +65,29 @@ impl Parts {
     /// # Errors
     ///
     /// When the response breaks off, or is malformed.
-    pub async fn next(&mut self) -> Result<Option<Part>, Failure> {
-        while self.chunk().await?.is_some() {}
-        self.skip(self.delimiter.len());
+    pub async fn next_part(&mut self) -> Result<Option<MultipartPart>, RequestFailure> {
+        while self.next_chunk().await?.is_some() {}
+        self.skip_bytes(self.delimiter.len());
         while self.buffer.len() < 2 && self.read_more().await? {}
         // Two dashes follow the last part; some servers leave them out.
         if self.buffer.len() < 2 || self.buffer.starts_with(b"--") {
             return Ok(None);
         }
-        let mut part = Part::default();
+        let mut part = MultipartPart::default();
         // The rest of the delimiter's line is blank.
-        self.line().await?;
+        self.next_line().await?;
         let mut size = 0_usize;
         loop {
-            let line = self.line().await?;
+            let line = self.next_line().await?;
             size = size.saturating_add(line.len());
-            if size > MAX_HEADERS {
-                return Err(broken("a part has too many headers"));
+            if size > MAX_HEADER_BYTES {
+                return Err(unreadable_answer("a part has too many headers"));
             }
             let line = line.trim_ascii();
             if line.is_empty() {
                 return Ok(Some(part));
             }
-            if let Some((name, value)) = header(line) {
+            if let Some((name, value)) = parse_header(line) {
                 part.headers.insert(name, value);
             }
         }
@@ -98,9 +98,9 @@ impl Parts {
     /// # Errors
     ///
     /// When the response breaks off.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, RequestFailure> {
         loop {
-            let end = find(&self.buffer, &self.delimiter);
+            let end = find_delimiter(&self.buffer, &self.delimiter);
             if end == Some(0) {
                 return Ok(None);
             }
@@ -111,32 +111,32 @@ impl Parts {
                 return Ok(Some(self.buffer.split_to(ready).freeze()));
             }
             if !self.read_more().await? {
-                return Err(broken("it breaks off"));
+                return Err(unreadable_answer("it breaks off"));
             }
         }
     }
 
     /// Returns the next line, including its line break.
-    async fn line(&mut self) -> Result<Bytes, Failure> {
+    async fn next_line(&mut self) -> Result<Bytes, RequestFailure> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 return Ok(self.buffer.split_to(end + 1).freeze());
             }
-            if self.buffer.len() > MAX_HEADERS {
-                return Err(broken("a part has too many headers"));
+            if self.buffer.len() > MAX_HEADER_BYTES {
+                return Err(unreadable_answer("a part has too many headers"));
             }
             if !self.read_more().await? {
-                return Err(broken("it breaks off"));
+                return Err(unreadable_answer("it breaks off"));
             }
         }
     }
 
-    fn skip(&mut self, length: usize) {
+    fn skip_bytes(&mut self, length: usize) {
         drop(self.buffer.split_to(length.min(self.buffer.len())));
     }
 
     /// Waits for more bytes; returns `false` at the end of the response.
-    async fn read_more(&mut self) -> Result<bool, Failure> {
+    async fn read_more(&mut self) -> Result<bool, RequestFailure> {
         if self.is_complete {
             return Ok(false);
         }
@@ -145,7 +145,7 @@ impl Parts {
                 self.buffer.extend_from_slice(&bytes);
                 Ok(true)
             }
-            Some(Err(error)) => Err(broken(&error.without_url().to_string())),
+            Some(Err(error)) => Err(unreadable_answer(&error.without_url().to_string())),
             None => {
                 self.is_complete = true;
                 Ok(false)
@@ -154,12 +154,12 @@ impl Parts {
     }
 }
 
-fn broken(what: &str) -> Failure {
-    Failure::Unreachable(format!("the other server's answer cannot be read: {what}"))
+fn unreadable_answer(what: &str) -> RequestFailure {
+    RequestFailure::Unreachable(format!("the other server's answer cannot be read: {what}"))
 }
 
 /// Returns the boundary in a content type.
-fn boundary(content_type: &str) -> Option<String> {
+fn parse_boundary(content_type: &str) -> Option<String> {
     let mut parameters = content_type.split(';');
     let essence = parameters.next()?.trim();
     if !essence.eq_ignore_ascii_case("multipart/mixed") {
@@ -171,12 +171,12 @@ fn boundary(content_type: &str) -> Option<String> {
             .eq_ignore_ascii_case("boundary")
             .then(|| value.trim().trim_matches('"').to_owned())
     })?;
-    (1..=MAX_BOUNDARY)
+    (1..=MAX_BOUNDARY_BYTES)
         .contains(&boundary.len())
         .then_some(boundary)
 }
 
-fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+fn parse_header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);
     let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;
@@ -185,7 +185,7 @@ fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
 }
 
 /// Returns the first position of a delimiter, which begins with a line break.
-fn find(bytes: &[u8], delimiter: &[u8]) -> Option<usize> {
+fn find_delimiter(bytes: &[u8], delimiter: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
         let rest = bytes.get(from..)?;
@@ -204,17 +204,17 @@ mod tests {
     use super::*;
 
     /// Reads a response that arrives in chunks of `size` bytes.
-    async fn read(text: &str, size: usize) -> Result<Vec<(Part, String)>, Failure> {
+    async fn read(text: &str, size: usize) -> Result<Vec<(MultipartPart, String)>, RequestFailure> {
         let pieces: Vec<_> = text
             .as_bytes()
             .chunks(size)
             .map(|piece| Ok(Bytes::copy_from_slice(piece)))
             .collect();
-        let mut parts = Parts::new("abc", stream::iter(pieces));
+        let mut parts = MultipartReader::new("abc", stream::iter(pieces));
         let mut found = Vec::new();
-        while let Some(part) = parts.next().await? {
+        while let Some(part) = parts.next_part().await? {
             let mut body = Vec::new();
-            while let Some(chunk) = parts.chunk().await? {
+            while let Some(chunk) = parts.next_chunk().await? {
                 body.extend_from_slice(&chunk);
             }
             found.push((part, String::from_utf8(body).unwrap()));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_are_read_however_they_arrive() {
+    async fn parts_are_read_from_chunks_of_any_size() {
         let text = "--abc\r\nContent-Type: application/json\r\n\r\n{}\r\n--abc\r\n\
                     Content-Type: text/plain\r\nX-A:  b \r\n\r\none\r\n--ab\rtwo\r\n--abc--\r\n";
         for size in 1..=text.len() {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_preamble_is_passed_over_and_the_last_dashes_may_be_missing() {
+    async fn a_preamble_is_skipped_and_the_last_dashes_are_optional() {
         let parts = read("hello\r\n--abc\r\n\r\none\r\n--abc", 4).await.unwrap();
 
         assert_eq!(parts.len(), 1);
@@ -247,8 +247,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_breaks_off_is_no_answer() {
-        let long = format!("--abc\r\n{}", "A: b\r\n".repeat(MAX_HEADERS));
+    async fn a_response_that_breaks_off_is_an_error() {
+        let long = format!("--abc\r\n{}", "A: b\r\n".repeat(MAX_HEADER_BYTES));
         for text in ["", "--abc", "--abc\r\nA: b", "--abc\r\n\r\none", &long] {
             let read = read(text, 1_000).await;
             // The response may end directly after a delimiter.
@@ -257,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn the_boundary_stands_in_the_content_type() {
-        let found = |content_type| boundary(content_type);
+    fn the_boundary_is_read_from_the_content_type() {
+        let found = |content_type| parse_boundary(content_type);
 
         assert_eq!(found("multipart/mixed; boundary=a").as_deref(), Some("a"));
         let quoted = "Multipart/Mixed;charset=x; Boundary=\"a b\"";

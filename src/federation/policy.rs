@@ -13,20 +13,20 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{Allowance, Federation};
+use super::{Federation, RequestLimits};
 use crate::{
     error::{Error, Result},
-    rooms::{Recommends, Room},
+    rooms::{PolicyServerClient, Room},
 };
 
-impl Recommends for Federation {
-    fn recommended<'a>(
+impl PolicyServerClient for Federation {
+    fn request_signature<'a>(
         &'a self,
         policy: &'a RoomPolicyEventContent,
         rules: &'a RoomVersionRules,
         event: &'a str,
     ) -> BoxFuture<'a, Result<String>> {
-        Box::pin(self.signed_by_policy_server(policy, rules, event))
+        Box::pin(self.request_policy_signature(policy, rules, event))
     }
 }
 
@@ -35,15 +35,15 @@ impl Federation {
     ///
     /// # Errors
     ///
-    /// As [`Recommends::recommended`].
-    pub async fn vetted(&self, room: &Room, event: String) -> Result<String> {
-        match room.policy() {
-            Some(policy) => self.recommended(&policy, &room.rules, &event).await,
+    /// As [`PolicyServerClient::request_signature`].
+    pub async fn with_policy_signature(&self, room: &Room, event: String) -> Result<String> {
+        match room.policy_server() {
+            Some(policy) => self.request_signature(&policy, &room.rules, &event).await,
             None => Ok(event),
         }
     }
 
-    async fn signed_by_policy_server(
+    async fn request_policy_signature(
         &self,
         policy: &RoomPolicyEventContent,
         rules: &RoomVersionRules,
@@ -60,7 +60,9 @@ impl Federation {
         }
         // "If the Policy Server's signature is invalid or missing, the homeserver SHOULD ask for a new signature."
         let request = sign_event::Request::new(RawValue::from_string(event.to_owned())?);
-        let asking = self.client.send(&policy.via, request, Allowance::QUICK);
+        let asking = self
+            .client
+            .send(&policy.via, request, RequestLimits::QUICK_RESPONSE);
         let answer = asking.await?;
         if let Some(signature) = answer.ed25519_signature(&policy.via) {
             add_signature(&mut object, &policy.via, signature);

@@ -6,33 +6,33 @@ use reqwest::{Client, Url};
 use ruma::{OwnedServerName, ServerName};
 use tokio::sync::OnceCell;
 
-use super::{cache::Cache, well_known};
+use super::{cache::LookupCache, well_known};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    outbound::{self, Reach, Trust},
+    outbound::{self, CertificateTrust, NetworkReach},
 };
 
 /// The default port of a server.
-const PORT: u16 = 8448;
+const DEFAULT_PORT: u16 = 8448;
 /// The number of hosts whose delegation is cached (about 2 MB).
-const HOSTS: usize = 10_000;
+const MAX_CACHED_HOSTS: usize = 10_000;
 
 /// The address to which requests for a server are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ServerAddress {
     /// The host and port of the address. The certificate must be valid for this host.
     pub(super) authority: String,
     /// The value of the `Host` header, where it differs from the authority.
     pub(super) host: Option<String>,
     /// Whether the host is resolved by SRV records; otherwise the address has a port.
-    pub(super) by_records: bool,
+    pub(super) uses_srv_records: bool,
 }
 
-impl Place {
+impl ServerAddress {
     /// Returns the name that must be resolved.
-    pub(super) fn name(&self) -> &str {
-        if self.by_records {
+    pub(super) fn dns_name(&self) -> &str {
+        if self.uses_srv_records {
             return &self.authority;
         }
         let name = self.authority.rsplit_once(':');
@@ -41,21 +41,21 @@ impl Place {
 }
 
 /// Finds servers, and caches the delegations of their hosts.
-pub(super) struct Servers {
-    reach: Reach,
-    trust: Trust,
+pub(super) struct ServerResolver {
+    reach: NetworkReach,
+    trust: CertificateTrust,
     /// Built when first needed, because loading the system's certificates takes a while.
     client: OnceCell<Client>,
-    delegated: Cache<String, Option<OwnedServerName>>,
+    delegations: LookupCache<String, Option<OwnedServerName>>,
 }
 
-impl Servers {
-    pub(super) fn new(clock: &Clock, reach: Reach, trust: Trust) -> Self {
+impl ServerResolver {
+    pub(super) fn new(clock: &Clock, reach: NetworkReach, trust: CertificateTrust) -> Self {
         Self {
             reach,
             trust,
             client: OnceCell::new(),
-            delegated: Cache::new(clock, HOSTS),
+            delegations: LookupCache::new(clock, MAX_CACHED_HOSTS),
         }
     }
 
@@ -64,34 +64,34 @@ impl Servers {
     /// # Errors
     ///
     /// [`Error::Unreachable`] for an address to which this server must not connect.
-    pub(super) async fn place(&self, server: &ServerName) -> Result<Place> {
+    pub(super) async fn resolve(&self, server: &ServerName) -> Result<ServerAddress> {
         // Steps 1 and 2: the server name is an IP literal, or has a port.
         if server.is_ip_literal() || server.port().is_some() {
-            return self.within_reach(server);
+            return self.check_reach(server);
         }
         // Step 3: the host's `.well-known` is asked.
         let client = self
             .client
-            .get_or_try_init(async || outbound::client_that_trusts(self.reach, &self.trust))
+            .get_or_try_init(async || outbound::web_client_with_trust(self.reach, &self.trust))
             .await?;
         let host = server.host().to_ascii_lowercase();
-        self.within_reach(server)?;
+        self.check_reach(server)?;
         let asked = self
-            .delegated
-            .get(&host, well_known::ask(client, &host))
+            .delegations
+            .get(&host, well_known::fetch_delegation(client, &host))
             .await;
         match asked {
-            Some(delegated) => self.within_reach(&delegated),
+            Some(delegated) => self.check_reach(&delegated),
             // Steps 4 to 6: the host is resolved by SRV records when connecting.
-            None => self.within_reach(server),
+            None => self.check_reach(server),
         }
     }
 
-    fn within_reach(&self, name: &ServerName) -> Result<Place> {
-        let place = place(name);
+    fn check_reach(&self, name: &ServerName) -> Result<ServerAddress> {
+        let place = address_from_name(name);
         // Parsed as a URL, because URLs interpret some host names as IP addresses.
         let url = Url::parse(&format!("https://{}/", place.authority));
-        let is_within = url.is_ok_and(|url| outbound::check(&url, self.reach).is_ok());
+        let is_within = url.is_ok_and(|url| outbound::check_url(&url, self.reach).is_ok());
         if is_within {
             return Ok(place);
         }
@@ -101,25 +101,25 @@ impl Servers {
 }
 
 /// Returns the address of a server name, without asking its host.
-fn place(name: &ServerName) -> Place {
+fn address_from_name(name: &ServerName) -> ServerAddress {
     if name.port().is_some() {
-        return Place {
+        return ServerAddress {
             authority: name.to_string(),
             host: None,
-            by_records: false,
+            uses_srv_records: false,
         };
     }
     if name.is_ip_literal() {
-        return Place {
-            authority: format!("{name}:{PORT}"),
+        return ServerAddress {
+            authority: format!("{name}:{DEFAULT_PORT}"),
             host: Some(name.to_string()),
-            by_records: false,
+            uses_srv_records: false,
         };
     }
-    Place {
+    ServerAddress {
         authority: name.to_string(),
         host: None,
-        by_records: true,
+        uses_srv_records: true,
     }
 }
 
@@ -129,16 +129,16 @@ mod tests {
 
     use super::*;
 
-    fn servers(reach: Reach) -> Servers {
-        Servers::new(&Clock::system(), reach, Trust::default())
+    fn servers(reach: NetworkReach) -> ServerResolver {
+        ServerResolver::new(&Clock::system(), reach, CertificateTrust::default())
     }
 
     #[test]
-    fn a_name_with_an_address_or_a_port_says_where_the_server_is() {
+    fn a_name_with_an_address_or_port_needs_no_delegation() {
         let place = |name: &str| {
             let name: OwnedServerName = name.try_into().unwrap();
-            let place = place(&name);
-            (place.authority, place.host, place.by_records)
+            let place = address_from_name(&name);
+            (place.authority, place.host, place.uses_srv_records)
         };
         let text = str::to_owned;
 
@@ -153,27 +153,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_out_of_reach_is_no_place() {
+    async fn an_address_out_of_reach_is_refused() {
         for refused in ["127.0.0.1", "10.0.0.1:443", "[::1]:8448", "0x7f.1:443"] {
             let name: OwnedServerName = refused.try_into().unwrap();
-            let place = servers(Reach::Public).place(&name).await;
+            let place = servers(NetworkReach::Public).resolve(&name).await;
             assert!(matches!(place, Err(Error::Unreachable(_))), "{refused}");
-            assert!(servers(Reach::Everywhere).place(&name).await.is_ok());
+            assert!(
+                servers(NetworkReach::Everywhere)
+                    .resolve(&name)
+                    .await
+                    .is_ok()
+            );
         }
-        let servers = servers(Reach::Public);
-        let number = servers.place(server_name!("2130706433")).await;
+        let servers = servers(NetworkReach::Public);
+        let number = servers.resolve(server_name!("2130706433")).await;
         assert!(number.is_err());
     }
 
     #[tokio::test]
-    async fn what_a_host_says_goes_before_its_records() {
-        let servers = servers(Reach::Public);
+    async fn the_delegation_of_a_host_precedes_its_srv_records() {
+        let servers = servers(NetworkReach::Public);
         let says = async |host: &str, delegated: &str| {
             let delegated = ServerName::parse(delegated).ok();
             let lifetime = std::time::Duration::from_mins(1);
             let key = host.to_owned();
             servers
-                .delegated
+                .delegations
                 .get(&key, async { (delegated, lifetime) })
                 .await;
         };
@@ -182,14 +187,14 @@ mod tests {
         says("d.example", "").await;
         says("e.example", "f.example").await;
 
-        let place = async |name| servers.place(name).await;
+        let place = async |name| servers.resolve(name).await;
         let a = place(server_name!("A.example")).await.unwrap();
         assert_eq!(a.authority, "b.example:443");
         assert!(place(server_name!("c.example")).await.is_err());
         let d = place(server_name!("d.example")).await.unwrap();
-        assert_eq!((&*d.authority, d.by_records), ("d.example", true));
+        assert_eq!((&*d.authority, d.uses_srv_records), ("d.example", true));
         let e = place(server_name!("e.example")).await.unwrap();
-        assert_eq!((&*e.authority, e.by_records), ("f.example", true));
+        assert_eq!((&*e.authority, e.uses_srv_records), ("f.example", true));
         let own_port = place(server_name!("a.example:1")).await.unwrap();
         assert_eq!(own_port.authority, "a.example:1");
     }

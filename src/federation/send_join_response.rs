@@ -30,23 +30,23 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Failure, Federation, KeyRing};
-use crate::matrix::Verified;
+use super::{Federation, KeyRing, RequestFailure};
+use crate::matrix::VerifiedEvent;
 
 /// The longest time in which no data arrives, and the longest time for the whole response.
-const IDLE: Duration = Duration::from_mins(1);
-const WHOLE: Duration = Duration::from_mins(20);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(20);
 /// The largest response; the largest existing rooms come close to it.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 /// The largest number of events in a response.
 const MAX_EVENTS: usize = 400_000;
 /// The largest part of the body that is parsed as one event. An event may have 64 KiB.
-const MAX_PART: usize = 4 * 1024 * 1024;
+const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 /// The number of events that are verified together.
-const BATCH: usize = 500;
+const EVENTS_PER_BATCH: usize = 500;
 /// The number of chunks of the body, and of events, that can wait in the queues.
-const CHUNKS: usize = 4;
-const EVENTS: usize = 64;
+const MAX_QUEUED_CHUNKS: usize = 4;
+const MAX_QUEUED_EVENTS: usize = 64;
 
 /// The response to a join, without the events that must be dropped.
 #[derive(Debug, Default)]
@@ -56,20 +56,20 @@ pub struct JoinAnswer {
     /// Whether members are missing, although this server did not ask for that.
     pub members_omitted: bool,
     /// The state before the join.
-    pub state: Vec<Verified>,
+    pub state: Vec<VerifiedEvent>,
     /// The auth chain of that state and of the join, without the state itself.
-    pub auth_chain: Vec<Verified>,
+    pub auth_chain: Vec<VerifiedEvent>,
 }
 
 /// An event of the response.
-enum Part {
+enum JoinResponseEvent {
     State(Box<RawValue>),
     AuthChain(Box<RawValue>),
 }
 
 /// The fields of the response other than the lists of events.
 #[derive(Default)]
-struct Told {
+struct JoinResponseFields {
     event: Option<Box<RawValue>>,
     members_omitted: bool,
 }
@@ -81,15 +81,15 @@ impl Federation {
         server: &ServerName,
         response: reqwest::Response,
         rules: &Arc<RoomVersionRules>,
-    ) -> Result<JoinAnswer, Failure> {
-        let failed = |what: &str| Failure::Unreachable(format!("{server}: {what}"));
-        let (chunks, body) = channel(CHUNKS);
-        let (parts, events) = channel(EVENTS);
-        let reading = tokio::task::spawn_blocking(move || read(body, &parts));
-        let ring = self.key_ring(server.to_owned()).believing_source();
-        let verifying = gather(ring, events, rules);
-        let all = async { tokio::join!(pump(response, chunks), reading, verifying) };
-        let Ok((pumped, told, gathered)) = timeout(WHOLE, Box::pin(all)).await else {
+    ) -> Result<JoinAnswer, RequestFailure> {
+        let failed = |what: &str| RequestFailure::Unreachable(format!("{server}: {what}"));
+        let (chunks, body) = channel(MAX_QUEUED_CHUNKS);
+        let (parts, events) = channel(MAX_QUEUED_EVENTS);
+        let reading = tokio::task::spawn_blocking(move || parse_response(body, &parts));
+        let ring = self.key_ring(server.to_owned()).trusting_source();
+        let verifying = verify_received_events(ring, events, rules);
+        let all = async { tokio::join!(forward_chunks(response, chunks), reading, verifying) };
+        let Ok((pumped, told, gathered)) = timeout(RESPONSE_TIMEOUT, Box::pin(all)).await else {
             return Err(failed("the answer takes too long"));
         };
         let gathered = gathered.map_err(|error| failed(&error))?;
@@ -105,10 +105,13 @@ impl Federation {
 }
 
 /// Passes the chunks of a body on as they arrive.
-async fn pump(mut response: reqwest::Response, chunks: Sender<Bytes>) -> Result<(), String> {
+async fn forward_chunks(
+    mut response: reqwest::Response,
+    chunks: Sender<Bytes>,
+) -> Result<(), String> {
     let mut size = 0_usize;
     loop {
-        let chunk = timeout(IDLE, response.chunk()).await;
+        let chunk = timeout(IDLE_TIMEOUT, response.chunk()).await;
         let chunk = chunk.map_err(|_| "the answer stopped before its end".to_owned())?;
         let chunk = chunk.map_err(|error| error.without_url().to_string())?;
         let Some(chunk) = chunk else { return Ok(()) };
@@ -124,9 +127,9 @@ async fn pump(mut response: reqwest::Response, chunks: Sender<Bytes>) -> Result<
 }
 
 /// Verifies events as they arrive. Duplicates are verified once.
-async fn gather(
+async fn verify_received_events(
     mut ring: KeyRing,
-    mut events: Receiver<Part>,
+    mut events: Receiver<JoinResponseEvent>,
     rules: &Arc<RoomVersionRules>,
 ) -> Result<JoinAnswer, String> {
     let hasher = RandomState::new();
@@ -139,8 +142,8 @@ async fn gather(
         let is_last = part.is_none();
         if let Some(part) = part {
             let (event, of_state) = match part {
-                Part::State(event) => (event, true),
-                Part::AuthChain(event) => (event, false),
+                JoinResponseEvent::State(event) => (event, true),
+                JoinResponseEvent::AuthChain(event) => (event, false),
             };
             let index = *seen.entry(hasher.hash_one(event.get())).or_insert_with(|| {
                 batch.push(event);
@@ -151,8 +154,8 @@ async fn gather(
                 *known |= of_state;
             }
         }
-        if batch.len() >= BATCH || (is_last && !batch.is_empty()) {
-            let checked = ring.verify(std::mem::take(&mut batch), rules).await;
+        if batch.len() >= EVENTS_PER_BATCH || (is_last && !batch.is_empty()) {
+            let checked = ring.verify_events(std::mem::take(&mut batch), rules).await;
             verified.extend(checked.map_err(|error| error.to_string())?);
         }
         if is_last {
@@ -175,28 +178,35 @@ async fn gather(
 }
 
 /// Parses a response as it arrives; runs on a thread that may block.
-fn read(body: Receiver<Bytes>, parts: &Sender<Part>) -> serde_json::Result<Told> {
-    let left = Rc::new(Cell::new(MAX_PART));
-    let body = Body {
+fn parse_response(
+    body: Receiver<Bytes>,
+    parts: &Sender<JoinResponseEvent>,
+) -> serde_json::Result<JoinResponseFields> {
+    let left = Rc::new(Cell::new(MAX_EVENT_BYTES));
+    let body = ChunkedBody {
         chunks: body,
         chunk: Bytes::new(),
-        left: left.clone(),
+        bytes_left: left.clone(),
     };
     let mut deserializer = serde_json::Deserializer::from_reader(body);
-    let told = Answer { parts, left }.deserialize(&mut deserializer)?;
+    let told = JoinResponseParser {
+        parts,
+        bytes_left: left,
+    }
+    .deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok(told)
 }
 
 /// A body that arrives in chunks.
-struct Body {
+struct ChunkedBody {
     chunks: Receiver<Bytes>,
     chunk: Bytes,
     /// The number of bytes that may be read before the next event has to begin.
-    left: Rc<Cell<usize>>,
+    bytes_left: Rc<Cell<usize>>,
 }
 
-impl Read for Body {
+impl Read for ChunkedBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.chunk.has_remaining() {
             match self.chunks.blocking_recv() {
@@ -205,48 +215,51 @@ impl Read for Body {
             }
         }
         let size = buffer.len().min(self.chunk.remaining());
-        let Some(left) = self.left.get().checked_sub(size) else {
+        let Some(left) = self.bytes_left.get().checked_sub(size) else {
             return Err(io::Error::other("an event is too large"));
         };
-        self.left.set(left);
+        self.bytes_left.set(left);
         self.chunk.copy_to_slice(buffer.split_at_mut(size).0);
         Ok(size)
     }
 }
 
 /// Parses the response object, or the list of the first version, in which the object follows the status.
-struct Answer<'a> {
-    parts: &'a Sender<Part>,
-    left: Rc<Cell<usize>>,
+struct JoinResponseParser<'a> {
+    parts: &'a Sender<JoinResponseEvent>,
+    bytes_left: Rc<Cell<usize>>,
 }
 
-impl<'de> DeserializeSeed<'de> for Answer<'_> {
-    type Value = Told;
+impl<'de> DeserializeSeed<'de> for JoinResponseParser<'_> {
+    type Value = JoinResponseFields;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Told, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<JoinResponseFields, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Answer<'_> {
-    type Value = Told;
+impl<'de> Visitor<'de> for JoinResponseParser<'_> {
+    type Value = JoinResponseFields;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("the state of a room")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Told, A::Error> {
-        let mut told = Told::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JoinResponseFields, A::Error> {
+        let mut told = JoinResponseFields::default();
         while let Some(key) = map.next_key::<String>()? {
-            self.left.set(MAX_PART);
-            let list = |wrap| Events {
+            self.bytes_left.set(MAX_EVENT_BYTES);
+            let list = |wrap| EventListParser {
                 parts: self.parts,
-                left: &self.left,
+                bytes_left: &self.bytes_left,
                 wrap,
             };
             match &*key {
-                "state" => map.next_value_seed(list(Part::State))?,
-                "auth_chain" => map.next_value_seed(list(Part::AuthChain))?,
+                "state" => map.next_value_seed(list(JoinResponseEvent::State))?,
+                "auth_chain" => map.next_value_seed(list(JoinResponseEvent::AuthChain))?,
                 "event" => told.event = map.next_value()?,
                 "members_omitted" => told.members_omitted = map.next_value()?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -255,7 +268,7 @@ impl<'de> Visitor<'de> for Answer<'_> {
         Ok(told)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Told, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JoinResponseFields, A::Error> {
         if list.next_element::<u16>()? != Some(200) {
             return Err(A::Error::custom("the list does not begin with 200"));
         }
@@ -269,13 +282,13 @@ impl<'de> Visitor<'de> for Answer<'_> {
 }
 
 /// Parses a list of events, and passes each one on.
-struct Events<'a> {
-    parts: &'a Sender<Part>,
-    left: &'a Cell<usize>,
-    wrap: fn(Box<RawValue>) -> Part,
+struct EventListParser<'a> {
+    parts: &'a Sender<JoinResponseEvent>,
+    bytes_left: &'a Cell<usize>,
+    wrap: fn(Box<RawValue>) -> JoinResponseEvent,
 }
 
-impl<'de> DeserializeSeed<'de> for Events<'_> {
+impl<'de> DeserializeSeed<'de> for EventListParser<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -283,7 +296,7 @@ impl<'de> DeserializeSeed<'de> for Events<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Events<'_> {
+impl<'de> Visitor<'de> for EventListParser<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -292,7 +305,7 @@ impl<'de> Visitor<'de> for Events<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while let Some(event) = list.next_element::<Box<RawValue>>()? {
-            self.left.set(MAX_PART);
+            self.bytes_left.set(MAX_EVENT_BYTES);
             let taken = self.parts.blocking_send((self.wrap)(event));
             taken.map_err(|_| A::Error::custom("the receiver has stopped"))?;
         }
@@ -306,10 +319,12 @@ mod tests {
 
     /// Reads a response that arrives in these chunks; returns its fields, and the number of state and auth chain
     /// events.
-    async fn reads(chunks: Vec<Bytes>) -> (Result<Told, String>, (usize, usize)) {
+    async fn read_chunks(
+        chunks: Vec<Bytes>,
+    ) -> (Result<JoinResponseFields, String>, (usize, usize)) {
         let (sender, body) = channel(1);
         let (parts, mut events) = channel(1);
-        let reading = tokio::task::spawn_blocking(move || read(body, &parts));
+        let reading = tokio::task::spawn_blocking(move || parse_response(body, &parts));
         let sending = async move {
             for chunk in chunks {
                 if sender.send(chunk).await.is_err() {
@@ -321,8 +336,8 @@ mod tests {
             let (mut state, mut chain) = (0, 0);
             while let Some(part) = events.recv().await {
                 match part {
-                    Part::State(_) => state += 1,
-                    Part::AuthChain(_) => chain += 1,
+                    JoinResponseEvent::State(_) => state += 1,
+                    JoinResponseEvent::AuthChain(_) => chain += 1,
                 }
             }
             (state, chain)
@@ -337,28 +352,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_read_byte_by_byte_whatever_else_it_says() {
+    async fn an_answer_with_unknown_fields_is_read_byte_by_byte() {
         let text = r#"{"origin":"x","state":[{"a":1},{"b":[2,{}]}],"other":{"x":[]},"event":{"e":1},
             "members_omitted":false,"auth_chain":[{"c":"\u0041"}]}"#;
 
-        let (told, counted) = reads(bytes_of(text)).await;
+        let (told, counted) = read_chunks(bytes_of(text)).await;
 
         assert_eq!(told.unwrap().event.unwrap().get(), r#"{"e":1}"#);
         assert_eq!(counted, (2, 1));
     }
 
     #[tokio::test]
-    async fn an_answer_in_the_first_form_is_read() {
+    async fn an_answer_of_the_v1_endpoint_is_read() {
         let text = r#"[200,{"state":[{"a":1}],"auth_chain":[],"event":{"e":1}}]"#;
 
-        let (told, counted) = reads(bytes_of(text)).await;
+        let (told, counted) = read_chunks(bytes_of(text)).await;
 
         assert_eq!(told.unwrap().event.unwrap().get(), r#"{"e":1}"#);
         assert_eq!(counted, (1, 0));
     }
 
     #[tokio::test]
-    async fn an_answer_that_breaks_off_or_is_none_is_an_error() {
+    async fn an_incomplete_or_malformed_answer_is_an_error() {
         for text in [
             "",
             "[]",
@@ -370,28 +385,29 @@ mod tests {
             r#"{"state":[]} x"#,
             r#"{"event""#,
         ] {
-            assert!(reads(bytes_of(text)).await.0.is_err(), "{text}");
+            assert!(read_chunks(bytes_of(text)).await.0.is_err(), "{text}");
         }
     }
 
     #[tokio::test]
-    async fn no_event_is_so_large_that_memory_suffers() {
+    async fn an_event_that_is_too_large_is_refused() {
         let long = Bytes::from("x".repeat(1024 * 1024));
         let start = Bytes::from_static(br#"{"state":[{"a":""#);
         let endless = std::iter::once(start).chain(std::iter::repeat_n(long, 100));
 
-        let (told, counted) = reads(endless.collect()).await;
+        let (told, counted) = read_chunks(endless.collect()).await;
 
         assert!(told.err().unwrap().contains("too large"));
         assert_eq!(counted, (0, 0));
     }
 
     #[tokio::test]
-    async fn many_small_events_may_be_more_than_one_large_one() {
+    async fn small_events_together_may_exceed_the_limit_of_one() {
         let event = format!(r#"{{"a":"{}"}}"#, "x".repeat(60_000));
         let list = vec![event; 100].join(",");
 
-        let (told, counted) = reads(vec![Bytes::from(format!(r#"{{"state":[{list}]}}"#))]).await;
+        let (told, counted) =
+            read_chunks(vec![Bytes::from(format!(r#"{{"state":[{list}]}}"#))]).await;
 
         assert!(told.is_ok());
         assert_eq!(counted, (100, 0));

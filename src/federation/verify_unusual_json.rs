@@ -21,7 +21,7 @@ use crate::matrix::canonical_text;
 const MAX_SIGNED_DEPTH: usize = 1_000_000;
 
 /// Returns `Some` if a body that ruma cannot parse has a valid signature.
-pub(super) fn verify<B: AsRef<[u8]>>(
+pub(super) fn verify_request<B: AsRef<[u8]>>(
     proof: &XMatrix,
     request: &Request<B>,
     (own, keys): (&ServerName, &PublicKeyMap),

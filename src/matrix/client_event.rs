@@ -14,7 +14,7 @@ use super::Pdu;
 
 /// The fields of `unsigned` in an event for a client.
 #[derive(Clone, Debug, Default)]
-pub struct Unsigned<'a> {
+pub struct UnsignedFields<'a> {
     /// The age of the event in milliseconds.
     pub age: Option<i64>,
     /// The transaction id, for the device that sent the event.
@@ -32,9 +32,9 @@ pub struct Unsigned<'a> {
 }
 
 /// Writes the part of an event that is the same for every recipient: a JSON object without its closing brace.
-pub fn head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
+pub fn write_event_head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
     let mut json = String::with_capacity(pdu.content.get().len() + 256);
-    let content = content(pdu, rules);
+    let content = redaction_content(pdu, rules);
     let _ = write!(
         json,
         r#"{{"type":{},"sender":{},"event_id":{},"origin_server_ts":{},"content":{}"#,
@@ -54,7 +54,7 @@ pub fn head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
 }
 
 /// Returns the content of a redaction with `redacts` in it, which clients find in both places in every room version.
-fn content(pdu: &Pdu, rules: &RoomVersionRules) -> Option<String> {
+fn redaction_content(pdu: &Pdu, rules: &RoomVersionRules) -> Option<String> {
     if pdu.kind != TimelineEventType::RoomRedaction || rules.redaction.content_field_redacts {
         return None;
     }
@@ -71,19 +71,23 @@ fn quoted(text: &str) -> String {
 }
 
 /// Completes a head for `/sync`, where the room is known.
-pub fn sync_event(head: &str, unsigned: &Unsigned<'_>) -> Box<RawValue> {
-    finish(head, None, unsigned)
+pub fn sync_event(head: &str, unsigned: &UnsignedFields<'_>) -> Box<RawValue> {
+    finish_event(head, None, unsigned)
 }
 
 /// Completes a head for all other responses, with its `room_id`.
-pub fn client_event(head: &str, room_id: &str, unsigned: &Unsigned<'_>) -> Box<RawValue> {
-    finish(head, Some(room_id), unsigned)
+pub fn client_event(head: &str, room_id: &str, unsigned: &UnsignedFields<'_>) -> Box<RawValue> {
+    finish_event(head, Some(room_id), unsigned)
 }
 
 /// Writes an event in the federation format, with `event_id` and `unsigned` in addition.
 ///
 /// `source` is the event as it is stored. The content is that of `pdu`, which may have been redacted for the reader.
-pub fn federation_event(source: &str, pdu: &Pdu, unsigned: &Unsigned<'_>) -> Option<Box<RawValue>> {
+pub fn federation_event(
+    source: &str,
+    pdu: &Pdu,
+    unsigned: &UnsignedFields<'_>,
+) -> Option<Box<RawValue>> {
     let mut event: BTreeMap<String, Box<RawValue>> = serde_json::from_str(source).ok()?;
     event.remove("unsigned");
     event.insert("content".to_owned(), pdu.content.clone());
@@ -96,7 +100,7 @@ pub fn federation_event(source: &str, pdu: &Pdu, unsigned: &Unsigned<'_>) -> Opt
     Some(raw(json))
 }
 
-fn finish(head: &str, room_id: Option<&str>, unsigned: &Unsigned<'_>) -> Box<RawValue> {
+fn finish_event(head: &str, room_id: Option<&str>, unsigned: &UnsignedFields<'_>) -> Box<RawValue> {
     let mut json = String::with_capacity(head.len() + 128);
     json.push_str(head);
     if let Some(room_id) = room_id {
@@ -107,7 +111,7 @@ fn finish(head: &str, room_id: Option<&str>, unsigned: &Unsigned<'_>) -> Box<Raw
     raw(json)
 }
 
-fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
+fn write_unsigned(json: &mut String, unsigned: &UnsignedFields<'_>) {
     let mut fields = Vec::new();
     if let Some(age) = unsigned.age {
         fields.push(format!(r#""age":{age}"#));
@@ -147,7 +151,7 @@ fn write_unsigned(json: &mut String, unsigned: &Unsigned<'_>) {
 /// event keep their dates, because clients show the date of an invitation and look for that of the room.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#stripped-state).
-pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
+pub fn stripped_state_event(pdu: &Pdu) -> Box<RawValue> {
     let mut json = format!(
         r#"{{"type":{},"sender":{},"state_key":{},"content":{}"#,
         quoted(&pdu.kind.to_string()),
@@ -155,7 +159,7 @@ pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
         quoted(pdu.state_key.as_deref().unwrap_or_default()),
         pdu.content.get(),
     );
-    if is_dated(&pdu.kind) {
+    if keeps_timestamp(&pdu.kind) {
         let _ = write!(
             json,
             r#","event_id":{},"origin_server_ts":{}"#,
@@ -167,7 +171,7 @@ pub fn stripped(pdu: &Pdu) -> Box<RawValue> {
     raw(json)
 }
 
-fn is_dated(kind: &TimelineEventType) -> bool {
+fn keeps_timestamp(kind: &TimelineEventType) -> bool {
     matches!(
         kind,
         TimelineEventType::RoomCreate | TimelineEventType::RoomMember
@@ -175,9 +179,9 @@ fn is_dated(kind: &TimelineEventType) -> bool {
 }
 
 /// Reduces a state event that another server sent to the stripped form. Returns `None` if it is not a state event.
-pub fn strip(event: &RawValue) -> Option<Box<RawValue>> {
+pub fn strip_remote_event(event: &RawValue) -> Option<Box<RawValue>> {
     #[derive(serde::Deserialize)]
-    struct Told {
+    struct ReceivedStateEvent {
         #[serde(rename = "type")]
         kind: TimelineEventType,
         sender: ruma::OwnedUserId,
@@ -186,7 +190,7 @@ pub fn strip(event: &RawValue) -> Option<Box<RawValue>> {
         #[serde(default)]
         origin_server_ts: Value,
     }
-    let told: Told = serde_json::from_str(event.get()).ok()?;
+    let told: ReceivedStateEvent = serde_json::from_str(event.get()).ok()?;
     let mut json = format!(
         r#"{{"type":{},"sender":{},"state_key":{},"content":{}"#,
         quoted(&told.kind.to_string()),
@@ -195,7 +199,7 @@ pub fn strip(event: &RawValue) -> Option<Box<RawValue>> {
         Value::Object(told.content),
     );
     let when = told.origin_server_ts.as_u64();
-    if let Some(when) = when.filter(|_| is_dated(&told.kind)) {
+    if let Some(when) = when.filter(|_| keeps_timestamp(&told.kind)) {
         let _ = write!(json, r#","origin_server_ts":{when}"#);
     }
     json.push('}');
@@ -229,12 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_finished_with_what_differs() {
-        let head = head(&message(), &RoomVersionRules::V12);
-        let unsigned = Unsigned {
+    fn a_head_is_finished_with_room_id_then_unsigned() {
+        let head = write_event_head(&message(), &RoomVersionRules::V12);
+        let unsigned = UnsignedFields {
             age: Some(5),
             transaction_id: Some("t"),
-            ..Unsigned::default()
+            ..UnsignedFields::default()
         };
 
         let value: Value =
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redaction_names_its_target_in_both_places_in_every_version() {
+    fn a_redaction_names_its_target_in_both_places() {
         let old = pdu(&json!({
             "room_id": "!r:a", "sender": "@u:a", "type": "m.room.redaction", "origin_server_ts": 7, "depth": 1,
             "prev_events": [], "auth_events": [], "content": {}, "redacts": "$x",
@@ -262,7 +266,7 @@ mod tests {
         }));
 
         for (pdu, rules) in [(old, RoomVersionRules::V10), (new, RoomVersionRules::V12)] {
-            let json = sync_event(&head(&pdu, &rules), &Unsigned::default());
+            let json = sync_event(&write_event_head(&pdu, &rules), &UnsignedFields::default());
             let value: Value = serde_json::from_str(json.get()).unwrap();
             assert_eq!(value["redacts"], "$x");
             assert_eq!(value["content"]["redacts"], "$x");
@@ -270,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_strangers_are_told_the_creation_and_memberships_are_dated() {
+    fn only_stripped_create_and_member_events_have_timestamps() {
         let of = |kind: &str| {
             json!({
                 "type": kind, "sender": "@a:b", "state_key": "", "content": {}, "room_id": "!r:b",
@@ -280,7 +284,7 @@ mod tests {
         let read = |event: Box<RawValue>| serde_json::from_str::<Value>(event.get()).unwrap();
         let told = |event: &Value| {
             let event = RawValue::from_string(event.to_string()).unwrap();
-            read(strip(&event).unwrap())
+            read(strip_remote_event(&event).unwrap())
         };
         let (create, name) = (of("m.room.create"), of("m.room.name"));
 
@@ -288,9 +292,9 @@ mod tests {
             "type": "m.room.create", "sender": "@a:b", "state_key": "", "content": {},
             "event_id": "$e", "origin_server_ts": 7,
         });
-        assert_eq!(read(stripped(&pdu(&create))), expected);
+        assert_eq!(read(stripped_state_event(&pdu(&create))), expected);
         assert!(
-            read(stripped(&pdu(&name)))
+            read(stripped_state_event(&pdu(&name)))
                 .get("origin_server_ts")
                 .is_none()
         );

@@ -9,7 +9,7 @@ use ruma::{
 };
 
 /// The rule for a user whose name is in the text of a message.
-const USER_NAME: &str = ".m.rule.contains_user_name";
+const USER_NAME_RULE_ID: &str = ".m.rule.contains_user_name";
 
 /// Returns the default push rules of a user. These are the predefined rules of the specification and those for polls of
 /// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930). The rule that the specification had before
@@ -25,17 +25,17 @@ pub fn default_rules(user_id: &UserId) -> Ruleset {
             .cloned()
             .collect();
         for mut rule in of_polls {
-            rule.conditions = rule.conditions.into_iter().map(as_proposed).collect();
+            rule.conditions = rule.conditions.into_iter().map(as_event_match).collect();
             set.replace(rule);
         }
     }
     // Thread subscriptions (MSC4306) have no effect on notifications here yet.
     rules.postcontent.clear();
-    rules.content.insert(named_in_text(user_id));
+    rules.content.insert(user_name_rule(user_id));
     rules
 }
 
-fn named_in_text(user_id: &UserId) -> PatternedPushRule {
+fn user_name_rule(user_id: &UserId) -> PatternedPushRule {
     PatternedPushRuleInit {
         actions: vec![
             Action::Notify,
@@ -44,7 +44,7 @@ fn named_in_text(user_id: &UserId) -> PatternedPushRule {
         ],
         default: true,
         enabled: true,
-        rule_id: USER_NAME.to_owned(),
+        rule_id: USER_NAME_RULE_ID.to_owned(),
         pattern: user_id.localpart().to_owned(),
     }
     .into()
@@ -52,7 +52,7 @@ fn named_in_text(user_id: &UserId) -> PatternedPushRule {
 
 /// Writes the condition on the type as the proposal does, as an `event_match`. It means the same for a type without
 /// wildcards.
-fn as_proposed(condition: PushCondition) -> PushCondition {
+fn as_event_match(condition: PushCondition) -> PushCondition {
     match condition {
         PushCondition::EventPropertyIs(condition) => {
             let pattern = condition.value.as_str().unwrap_or_default().to_owned();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_rules_are_those_of_the_specification() {
+    fn other_rules_equal_those_of_the_specification() {
         let alice = user_id!("@alice:localhost");
         let (ours, mut usual) = (default_rules(alice), Ruleset::server_default(alice));
         usual.postcontent.clear();
@@ -95,7 +95,7 @@ mod tests {
             rules.iter().map(|rule| rule.rule_id().to_owned()).collect()
         };
         let mut ours = ids(&ours);
-        ours.retain(|rule| rule != USER_NAME);
+        ours.retain(|rule| rule != USER_NAME_RULE_ID);
         assert_eq!(ours, ids(&usual));
     }
 }

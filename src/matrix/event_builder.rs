@@ -15,12 +15,12 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Pdu, SigningKey, StateMap, event_format, owned_state::as_own};
+use super::{Pdu, SigningKey, StateMap, event_format, owned_state::as_own_state};
 use crate::error::{Error, Result};
 
 /// An event that a user wants to send, before it has its place in the room.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct EventDraft {
     pub sender: OwnedUserId,
     pub kind: TimelineEventType,
     pub state_key: Option<String>,
@@ -34,7 +34,7 @@ pub struct Draft {
 
 /// The place in a room of the next event.
 #[derive(Clone, Copy, Debug)]
-pub struct Site<'a> {
+pub struct EventContext<'a> {
     /// The room; `None` for the create event of a version in which the room id follows from that event.
     pub room_id: Option<&'a OwnedRoomId>,
     pub rules: &'a RoomVersionRules,
@@ -49,7 +49,7 @@ pub struct Site<'a> {
 
 /// The users who have a power level of their own.
 #[derive(Default, Deserialize)]
-struct Levels {
+struct UserPowerLevels {
     #[serde(default)]
     users: BTreeMap<String, Value>,
 }
@@ -60,16 +60,20 @@ struct Levels {
 ///
 /// [`Error::Forbidden`] with the rule that refuses it; [`Error::TooLarge`] or [`Error::BadJson`] when it is not a valid
 /// event.
-pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, String)> {
+pub fn build_event(
+    draft: EventDraft,
+    site: EventContext<'_>,
+    key: &SigningKey,
+) -> Result<(Pdu, String)> {
     if draft.kind.to_string().is_empty() {
         return Err(Error::BadJson("the event type is empty".to_owned()));
     }
     let auth_events = select_auth_events(&draft, site)?;
     let mut object = unsigned_object(draft, site, &auth_events)?;
     key.hash_and_sign(&mut object, site.rules)?;
-    event_format::check_own(&object, site.rules)?;
+    event_format::check_own_event(&object, site.rules)?;
     let (pdu, json) = Pdu::from_object(&object, site.rules)?;
-    check_no_creator_has_a_level(&pdu, site)?;
+    refuse_creator_power_levels(&pdu, site)?;
     check_state_independent_auth_rules(&site.rules.authorization, &pdu, |event_id| {
         let create = site.state.get(&StateEventType::RoomCreate, "");
         auth_events
@@ -84,7 +88,7 @@ pub fn build(draft: Draft, site: Site<'_>, key: &SigningKey) -> Result<(Pdu, Str
 }
 
 /// Refuses a power level for a creator, who is above all levels: this is a mistake in the request, not a lack of power.
-fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
+fn refuse_creator_power_levels(pdu: &Pdu, site: EventContext<'_>) -> Result<()> {
     let is_known = site.rules.authorization.explicitly_privilege_room_creators;
     let create = site.state.get(&StateEventType::RoomCreate, "");
     let (Some(create), true) = (
@@ -94,7 +98,7 @@ fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
         return Ok(());
     };
     let creators = RoomCreateEvent::new(&**create).creators(&site.rules.authorization);
-    let levels: Levels = pdu.content_as().unwrap_or_default();
+    let levels: UserPowerLevels = pdu.content_as().unwrap_or_default();
     for creator in creators.map_err(Error::BadJson)? {
         if levels.users.contains_key(creator.as_str()) {
             return Err(Error::BadJson(format!(
@@ -111,7 +115,7 @@ fn check_no_creator_has_a_level(pdu: &Pdu, site: Site<'_>) -> Result<()> {
 ///
 /// [`Error::Forbidden`] with the rule that refuses it.
 pub fn authorize(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Result<()> {
-    let own = as_own(pdu, rules, state)?;
+    let own = as_own_state(pdu, rules, state)?;
     let pdu = own.as_ref().unwrap_or(pdu);
     check_state_dependent_auth_rules(&rules.authorization, pdu, |kind, state_key| {
         state.get(kind, state_key).map(|event| &**event)
@@ -119,7 +123,10 @@ pub fn authorize(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Resul
     .map_err(Error::Forbidden)
 }
 
-pub(super) fn select_auth_events(draft: &Draft, site: Site<'_>) -> Result<Vec<Arc<Pdu>>> {
+pub(super) fn select_auth_events(
+    draft: &EventDraft,
+    site: EventContext<'_>,
+) -> Result<Vec<Arc<Pdu>>> {
     let types = auth_types_for_event(
         &draft.kind,
         &draft.sender,
@@ -135,8 +142,8 @@ pub(super) fn select_auth_events(draft: &Draft, site: Site<'_>) -> Result<Vec<Ar
 }
 
 pub(super) fn unsigned_object(
-    draft: Draft,
-    site: Site<'_>,
+    draft: EventDraft,
+    site: EventContext<'_>,
     auth_events: &[Arc<Pdu>],
 ) -> Result<CanonicalJsonObject> {
     let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
@@ -151,20 +158,20 @@ pub(super) fn unsigned_object(
     put("content", content);
     put("sender", draft.sender.to_string().into());
     put("type", draft.kind.to_string().into());
-    put("origin_server_ts", integer(draft.timestamp.0)?);
-    put("depth", integer(site.depth)?);
+    put("origin_server_ts", canonical_integer(draft.timestamp.0)?);
+    put("depth", canonical_integer(site.depth)?);
     // An event of a later version can have an `event_id` field, and then looks like one whose id is not a hash.
     let has_hashes = site.rules.event_format.require_event_id;
     let mut hashes = site.prev_hashes.iter().filter(|_| has_hashes);
     let prev_events = site.prev_events.iter();
     put(
         "prev_events",
-        references(prev_events.map(|id| (id, hashes.next()))),
+        event_references(prev_events.map(|id| (id, hashes.next()))),
     );
     let auth_events = auth_events.iter();
     put(
         "auth_events",
-        references(auth_events.map(|event| {
+        event_references(auth_events.map(|event| {
             let hash = event.reference_hash.as_ref().filter(|_| has_hashes);
             (&event.event_id, hash)
         })),
@@ -187,7 +194,7 @@ pub(super) fn unsigned_object(
 }
 
 /// Lists events by their ids, and by their hashes, too, in versions whose ids are not hashes.
-fn references<'a>(
+fn event_references<'a>(
     events: impl Iterator<Item = (&'a OwnedEventId, Option<&'a String>)>,
 ) -> CanonicalJsonValue {
     let reference = |(id, hash): (&OwnedEventId, Option<&String>)| {
@@ -199,7 +206,7 @@ fn references<'a>(
     CanonicalJsonValue::Array(events.map(reference).collect())
 }
 
-pub(super) fn integer(value: UInt) -> Result<CanonicalJsonValue> {
+pub(super) fn canonical_integer(value: UInt) -> Result<CanonicalJsonValue> {
     let value = ruma::Int::try_from(u64::from(value)).map_err(|e| Error::BadJson(e.to_string()))?;
     Ok(CanonicalJsonValue::Integer(value))
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// The largest size of an event in canonical JSON, with its signatures.
 const MAX_EVENT_BYTES: usize = 65_536;
 /// The largest size of an event that ruma accepts: one byte less than the specification allows.
-const MAX_EVENT_BYTES_OF_RUMA: usize = 65_535;
+const MAX_RUMA_EVENT_BYTES: usize = 65_535;
 /// The longest type, state key or event id of an event.
 const MAX_FIELD_BYTES: usize = 255;
 
@@ -46,8 +46,11 @@ pub fn read_event(event: &RawValue) -> Result<CanonicalJsonObject> {
 /// # Errors
 ///
 /// [`Error::TooLarge`] or [`Error::BadJson`].
-pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
-    check_texts(object)?;
+pub(super) fn check_own_event(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<()> {
+    check_nul_characters(object)?;
     check_references(object, rules)?;
     let Err(reason) = check_pdu_format(object, &rules.event_format) else {
         return Ok(());
@@ -58,7 +61,7 @@ pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
             "the event would have {bytes} bytes, and an event may have at most {MAX_EVENT_BYTES}"
         )));
     }
-    let reason = if bytes > MAX_EVENT_BYTES_OF_RUMA {
+    let reason = if bytes > MAX_RUMA_EVENT_BYTES {
         let mut smaller = object.clone();
         let empty = CanonicalJsonValue::Object(CanonicalJsonObject::new());
         smaller.insert("content".to_owned(), empty);
@@ -80,8 +83,11 @@ pub(super) fn check_own(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
 ///
 /// # Errors
 ///
-/// The same as [`check_own`].
-pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<()> {
+/// The same as [`check_own_event`].
+pub(super) fn check_any_event(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<()> {
     // Before version 11, servers counted characters where the specification counts bytes. Some rooms have such events,
     // and to drop them would split these rooms.
     let counts_bytes = rules.authorization.use_room_create_sender;
@@ -96,7 +102,7 @@ pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
         .filter(|field| !counts_bytes && is_long(field))
         .collect();
     if long_fields.is_empty() {
-        return check_own(object, rules);
+        return check_own_event(object, rules);
     }
     let bytes = serde_json::to_string(object)?.len();
     if bytes > MAX_EVENT_BYTES {
@@ -108,11 +114,11 @@ pub(super) fn check_any(object: &CanonicalJsonObject, rules: &RoomVersionRules) 
     for field in long_fields {
         shortened.insert(field.to_owned(), CanonicalJsonValue::String(String::new()));
     }
-    check_own(&shortened, rules)
+    check_own_event(&shortened, rules)
 }
 
 /// Refuses U+0000 in fields where no honest event has it: PostgreSQL cannot store it in text columns.
-fn check_texts(object: &CanonicalJsonObject) -> Result<()> {
+fn check_nul_characters(object: &CanonicalJsonObject) -> Result<()> {
     for field in [
         "type",
         "state_key",
@@ -161,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    fn event_of(bytes: usize) -> CanonicalJsonObject {
+    fn event_of_size(bytes: usize) -> CanonicalJsonObject {
         let event = |body: &str| {
             let event = json!({
                 "auth_events": [], "content": { "body": body }, "depth": 1, "hashes": {},
@@ -176,19 +182,19 @@ mod tests {
 
     #[test]
     fn an_event_has_at_most_65536_bytes() {
-        for check in [check_own, check_any] {
+        for check in [check_own_event, check_any_event] {
             for rules in [RoomVersionRules::V1, RoomVersionRules::V11] {
                 let mut rules = rules;
                 rules.event_format.require_event_id = false;
-                check(&event_of(65_536), &rules).unwrap();
-                let refused = check(&event_of(65_537), &rules);
+                check(&event_of_size(65_536), &rules).unwrap();
+                let refused = check(&event_of_size(65_537), &rules);
                 assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
             }
         }
     }
 
     #[test]
-    fn events_are_named_as_the_room_version_says() {
+    fn references_have_the_form_of_the_room_version() {
         let pair = json!(["$a:x", { "sha256": "h" }]);
         let long = format!("${}", "a".repeat(255));
         for (rules, good, odd) in [
@@ -205,33 +211,33 @@ mod tests {
             ),
         ] {
             let with = |reference: &serde_json::Value| {
-                let mut event = event_of(500);
+                let mut event = event_of_size(500);
                 let list = json!([reference]);
                 let list = serde_json::from_value(list).unwrap();
                 event.insert("prev_events".to_owned(), list);
                 event.insert("event_id".to_owned(), "$b:x".to_owned().into());
                 event
             };
-            check_own(&with(&good), &rules).unwrap();
+            check_own_event(&with(&good), &rules).unwrap();
             for odd in odd {
-                let refused = check_any(&with(&odd), &rules);
+                let refused = check_any_event(&with(&odd), &rules);
                 assert!(matches!(refused, Err(Error::BadJson(_))), "{odd}");
             }
         }
     }
 
     #[test]
-    fn types_and_state_keys_have_no_nul() {
+    fn a_type_or_state_key_with_nul_is_refused() {
         for field in ["type", "state_key"] {
-            let mut event = event_of(500);
+            let mut event = event_of_size(500);
             event.insert(field.to_owned(), "a\0b".to_owned().into());
-            let refused = check_own(&event, &RoomVersionRules::V11);
+            let refused = check_own_event(&event, &RoomVersionRules::V11);
             assert!(matches!(refused, Err(Error::BadJson(_))), "{field}");
         }
     }
 
     #[test]
-    fn unsigned_data_is_no_reason_to_refuse_an_event() {
+    fn malformed_unsigned_data_is_ignored() {
         for unsigned in ["1.5", "1e999", "12345678901234567890", r#""\ud800""#] {
             let text = format!(r#"{{"type":"a","unsigned":{{"x":{unsigned}}}}}"#);
             let read = read_event(&RawValue::from_string(text).unwrap()).unwrap();
@@ -242,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_event_needs_its_fields_too() {
-        let mut event = event_of(65_536 + r#","depth":1"#.len());
+    fn a_large_event_without_depth_is_refused() {
+        let mut event = event_of_size(65_536 + r#","depth":1"#.len());
         event.remove("depth");
 
-        let refused = check_own(&event, &RoomVersionRules::V11);
+        let refused = check_own_event(&event, &RoomVersionRules::V11);
 
         assert!(matches!(refused, Err(Error::BadJson(_))), "{refused:?}");
     }

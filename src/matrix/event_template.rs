@@ -14,7 +14,9 @@ use serde_json::value::RawValue;
 
 use super::{
     Pdu, SigningKey,
-    event_builder::{Draft, Site, authorize, integer, select_auth_events, unsigned_object},
+    event_builder::{
+        EventContext, EventDraft, authorize, canonical_integer, select_auth_events, unsigned_object,
+    },
     event_format,
     verified_event::authorize_by_auth_events,
 };
@@ -22,19 +24,19 @@ use crate::error::{Error, Result};
 
 /// An event without hashes and signatures.
 #[derive(Debug)]
-pub struct Template {
+pub struct EventTemplate {
     pub event: Box<RawValue>,
 }
 
 /// An event that this server has signed, and that others may have to sign as well.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct CompletedEvent {
     pub event_id: OwnedEventId,
     pub event: Box<RawValue>,
 }
 
 /// The fields of a template that the other server decides: the position of the event in the room.
-const TAKEN: [&str; 3] = ["auth_events", "prev_events", "depth"];
+const TEMPLATE_FIELDS: [&str; 3] = ["auth_events", "prev_events", "depth"];
 
 /// Completes an event from a template that another server made. Only the position in the room is taken from the
 /// template.
@@ -42,18 +44,18 @@ const TAKEN: [&str; 3] = ["auth_events", "prev_events", "depth"];
 /// # Errors
 ///
 /// [`Error::BadJson`] when the template is malformed.
-pub fn complete(
+pub fn complete_template(
     template: &RawValue,
-    draft: Draft,
+    draft: EventDraft,
     (room_id, rules): (&RoomId, &RoomVersionRules),
     key: &SigningKey,
-) -> Result<Signed> {
+) -> Result<CompletedEvent> {
     let mut template: CanonicalJsonObject = serde_json::from_str(template.get())
         .map_err(|e| Error::BadJson(format!("the template is not an event: {e}")))?;
     let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
         .map_err(|e| Error::BadJson(format!("the content is not canonical JSON: {e}")))?;
     let mut object = CanonicalJsonObject::new();
-    for field in TAKEN {
+    for field in TEMPLATE_FIELDS {
         let taken = template.remove(field);
         let taken =
             taken.ok_or_else(|| Error::BadJson(format!("the template has no `{field}`")))?;
@@ -64,7 +66,7 @@ pub fn complete(
     put("room_id", room_id.to_string().into());
     put("sender", draft.sender.to_string().into());
     put("type", draft.kind.to_string().into());
-    put("origin_server_ts", integer(draft.timestamp.0)?);
+    put("origin_server_ts", canonical_integer(draft.timestamp.0)?);
     if let Some(state_key) = draft.state_key {
         put("state_key", state_key.into());
     }
@@ -72,9 +74,9 @@ pub fn complete(
         put("event_id", event_id.to_string().into());
     }
     key.hash_and_sign(&mut object, rules)?;
-    event_format::check_own(&object, rules)?;
+    event_format::check_own_event(&object, rules)?;
     let (pdu, json) = Pdu::from_object(&object, rules)?;
-    Ok(Signed {
+    Ok(CompletedEvent {
         event_id: pdu.event_id,
         event: RawValue::from_string(json)?,
     })
@@ -85,10 +87,10 @@ pub fn complete(
 /// # Errors
 ///
 /// [`Error::Forbidden`] with the rule that refuses it.
-pub fn template(draft: Draft, site: Site<'_>) -> Result<Template> {
+pub fn build_template(draft: EventDraft, site: EventContext<'_>) -> Result<EventTemplate> {
     let auth_events = select_auth_events(&draft, site)?;
     let mut object = unsigned_object(draft, site, &auth_events)?;
-    event_format::check_own(&object, site.rules)?;
+    event_format::check_own_event(&object, site.rules)?;
     let (pdu, json) = Pdu::from_object(&object, site.rules)?;
     let create = site.state.get(&StateEventType::RoomCreate, "");
     let known: Vec<Arc<Pdu>> = auth_events.iter().chain(create).cloned().collect();
@@ -99,7 +101,7 @@ pub fn template(draft: Draft, site: Site<'_>) -> Result<Template> {
     } else {
         json
     };
-    Ok(Template {
+    Ok(EventTemplate {
         event: RawValue::from_string(event)?,
     })
 }

@@ -27,7 +27,7 @@ pub fn wants_event(filter: &RoomEventFilter, pdu: &Pdu) -> bool {
 }
 
 /// Returns whether the event format of a filter is one of the specification's.
-pub fn knows_format(format: &EventFormat) -> bool {
+pub fn is_known_format(format: &EventFormat) -> bool {
     matches!(format, EventFormat::Client | EventFormat::Federation)
 }
 
@@ -54,7 +54,7 @@ pub struct RelationFilter {
 
 impl RelationFilter {
     /// Returns whether the filter includes an event, judged by the relationship in the event itself.
-    pub fn wants(&self, pdu: &Pdu) -> bool {
+    pub fn wants_event(&self, pdu: &Pdu) -> bool {
         let names = |types: &[String]| {
             let relates_to = pdu.relates_to.as_ref();
             relates_to.is_some_and(|relates_to| types.contains(&relates_to.rel_type))
@@ -63,7 +63,7 @@ impl RelationFilter {
     }
 
     /// Returns whether the filter depends on the events that relate to an event.
-    pub fn looks_at_children(&self) -> bool {
+    pub fn depends_on_children(&self) -> bool {
         self.related_by_rel_types.is_some() || self.related_by_senders.is_some()
     }
 }
@@ -108,12 +108,12 @@ fn wants_sender<U: AsRef<UserId>>(
 }
 
 fn wants_type(types: Option<&[String]>, not_types: &[String], kind: &str) -> bool {
-    let names = |types: &[String]| types.iter().any(|pattern| matches(pattern, kind));
+    let names = |types: &[String]| types.iter().any(|pattern| matches_type(pattern, kind));
     !names(not_types) && types.is_none_or(names)
 }
 
 /// Returns whether a type matches a pattern in which `*` is a wildcard for any text.
-fn matches(pattern: &str, kind: &str) -> bool {
+fn matches_type(pattern: &str, kind: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| kind.strip_prefix(first)) else {
         return false;
@@ -143,18 +143,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_text() {
-        assert!(matches("m.room.*", "m.room.message"));
-        assert!(matches("*", "anything"));
-        assert!(matches("m.*.message", "m.room.message"));
-        assert!(matches("m.room.message", "m.room.message"));
-        assert!(!matches("m.room.*", "m.reaction"));
-        assert!(!matches("m.room", "m.room.message"));
-        assert!(!matches("*.name", "m.room.message"));
+    fn a_star_matches_any_text() {
+        assert!(matches_type("m.room.*", "m.room.message"));
+        assert!(matches_type("*", "anything"));
+        assert!(matches_type("m.*.message", "m.room.message"));
+        assert!(matches_type("m.room.message", "m.room.message"));
+        assert!(!matches_type("m.room.*", "m.reaction"));
+        assert!(!matches_type("m.room", "m.room.message"));
+        assert!(!matches_type("*.name", "m.room.message"));
     }
 
     #[test]
-    fn what_is_named_on_both_lists_is_not_wanted() {
+    fn an_excluded_type_is_not_wanted_even_if_included() {
         let types = ["m.room.*".to_owned()];
         let not_types = ["m.room.name".to_owned()];
 

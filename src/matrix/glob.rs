@@ -37,7 +37,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn stars_and_question_marks_stand_for_what_they_should() {
+    fn stars_match_any_text_but_question_marks_one_character() {
         for (pattern, text, expected) in [
             ("*", "", true),
             ("a*b*c", "a__b__c", true),

@@ -14,7 +14,7 @@ use super::{Pdu, StateMap};
 
 /// `m.room.history_visibility`, as it is stored with each event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Visibility {
+pub enum EventVisibility {
     /// Anyone may see the event.
     WorldReadable,
     /// Users who joined at any time after it may see the event.
@@ -26,7 +26,7 @@ pub enum Visibility {
     Joined,
 }
 
-impl Visibility {
+impl EventVisibility {
     /// Returns the visibility in a state.
     pub fn of_state(state: &StateMap) -> Self {
         state
@@ -71,7 +71,7 @@ impl Visibility {
 
 /// A user's membership from one place in the timeline on.
 #[derive(Clone, Debug)]
-pub struct Membership {
+pub struct MembershipPeriod {
     /// The place of the member event.
     pub from: i64,
     pub membership: MembershipState,
@@ -81,7 +81,11 @@ pub struct Membership {
 ///
 /// `history` holds the user's memberships in order. `visibility` is the one before the event; for an
 /// `m.room.history_visibility` event it is the laxer of the one before and the one that it sets.
-pub fn may_see(visibility: Visibility, timeline: i64, history: &[Membership]) -> bool {
+pub fn may_see_event(
+    visibility: EventVisibility,
+    timeline: i64,
+    history: &[MembershipPeriod],
+) -> bool {
     // A user may always see their own member events, including an invite and its rejection.
     if history.iter().any(|entry| entry.from == timeline) {
         return true;
@@ -94,18 +98,18 @@ pub fn may_see(visibility: Visibility, timeline: i64, history: &[Membership]) ->
     let was = |state: MembershipState| at == Some(&state);
     match visibility {
         // 1. If the history_visibility was set to world_readable, allow.
-        Visibility::WorldReadable => true,
+        EventVisibility::WorldReadable => true,
         // 2. If the user's membership was join, allow.
         _ if was(MembershipState::Join) => true,
         // 3. If history_visibility was set to shared, and the user joined the room at any point after the event
         //    was sent, allow.
-        Visibility::Shared => history
+        EventVisibility::Shared => history
             .iter()
             .any(|entry| entry.from > timeline && entry.membership == MembershipState::Join),
         // 4. If the user's membership was invite, and the history_visibility was set to invited, allow.
-        Visibility::Invited => was(MembershipState::Invite),
+        EventVisibility::Invited => was(MembershipState::Invite),
         // 5. Otherwise, deny.
-        Visibility::Joined => false,
+        EventVisibility::Joined => false,
     }
 }
 
@@ -113,24 +117,24 @@ pub fn may_see(visibility: Visibility, timeline: i64, history: &[Membership]) ->
 mod tests {
     use super::*;
 
-    fn history(entries: &[(i64, MembershipState)]) -> Vec<Membership> {
+    fn history(entries: &[(i64, MembershipState)]) -> Vec<MembershipPeriod> {
         entries
             .iter()
-            .map(|(from, membership)| Membership {
+            .map(|(from, membership)| MembershipPeriod {
                 from: *from,
                 membership: membership.clone(),
             })
             .collect()
     }
 
-    fn visible(visibility: Visibility, history: &[Membership]) -> Vec<i64> {
+    fn visible(visibility: EventVisibility, history: &[MembershipPeriod]) -> Vec<i64> {
         (1..=9)
-            .filter(|place| may_see(visibility, *place, history))
+            .filter(|place| may_see_event(visibility, *place, history))
             .collect()
     }
 
     /// Returns the history of a user who was invited at 3, joined at 5 and left at 7.
-    fn visitor() -> Vec<Membership> {
+    fn visitor() -> Vec<MembershipPeriod> {
         history(&[
             (3, MembershipState::Invite),
             (5, MembershipState::Join),
@@ -139,41 +143,41 @@ mod tests {
     }
 
     #[test]
-    fn world_readable_history_is_everyones() {
+    fn world_readable_history_is_visible_to_anyone() {
         assert_eq!(
-            visible(Visibility::WorldReadable, &[]),
+            visible(EventVisibility::WorldReadable, &[]),
             (1..=9).collect::<Vec<_>>()
         );
     }
 
     #[test]
-    fn shared_history_is_visible_up_to_the_leave_of_whoever_joined() {
+    fn shared_history_is_visible_until_a_joined_user_leaves() {
         assert_eq!(
-            visible(Visibility::Shared, &visitor()),
+            visible(EventVisibility::Shared, &visitor()),
             (1..=7).collect::<Vec<_>>()
         );
     }
 
     #[test]
-    fn invited_history_is_visible_from_the_invitation_on() {
+    fn invited_history_is_visible_from_the_invite_on() {
         assert_eq!(
-            visible(Visibility::Invited, &visitor()),
+            visible(EventVisibility::Invited, &visitor()),
             (3..=7).collect::<Vec<_>>()
         );
     }
 
     #[test]
-    fn joined_history_is_visible_from_the_join_on_and_so_is_the_invitation() {
-        assert_eq!(visible(Visibility::Joined, &visitor()), [3, 5, 6, 7]);
+    fn joined_history_is_visible_from_the_join_on() {
+        assert_eq!(visible(EventVisibility::Joined, &visitor()), [3, 5, 6, 7]);
     }
 
     #[test]
-    fn whoever_was_only_invited_sees_of_shared_history_their_own_part() {
+    fn an_invited_user_sees_only_their_invite_in_shared_history() {
         let invited = history(&[(3, MembershipState::Invite), (6, MembershipState::Leave)]);
 
-        assert_eq!(visible(Visibility::Shared, &invited), [3, 6]);
+        assert_eq!(visible(EventVisibility::Shared, &invited), [3, 6]);
         assert_eq!(
-            visible(Visibility::Invited, &invited),
+            visible(EventVisibility::Invited, &invited),
             (3..=6).collect::<Vec<_>>()
         );
     }

@@ -13,25 +13,25 @@ use serde_json::{Map, Value};
 use super::{Pdu, glob::matches};
 
 /// The account data type of the list of ignored users.
-const IGNORED_USERS: &str = "m.ignored_user_list";
+const IGNORED_USERS_TYPE: &str = "m.ignored_user_list";
 /// The account data type of the invite permissions.
-const INVITES: &str = "m.invite_permission_config";
+const INVITE_PERMISSION_TYPE: &str = "m.invite_permission_config";
 /// The same, with its unstable name in [MSC4155](https://github.com/matrix-org/matrix-spec-proposals/pull/4155).
-const INVITES_UNSTABLE: &str = "org.matrix.msc4155.invite_permission_config";
+const UNSTABLE_INVITE_PERMISSION_TYPE: &str = "org.matrix.msc4155.invite_permission_config";
 /// The most users or patterns of a list that count.
-const ENTRIES: usize = 10_000;
+const MAX_LIST_ENTRIES: usize = 10_000;
 
 /// The users whom a user ignores, and the user's invite permissions.
 #[derive(Clone, Debug, Default)]
-pub struct Shield {
+pub struct IgnoreSettings {
     ignored: HashSet<OwnedUserId>,
-    invites: Option<Permissions>,
-    invites_unstable: Option<Permissions>,
+    invite_permissions: Option<InvitePermissions>,
+    unstable_invite_permissions: Option<InvitePermissions>,
 }
 
 /// The treatment of an invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Invitation {
+pub enum InviteTreatment {
     /// The invite is shown to the user.
     Shown,
     /// The invite is not shown, and the inviter is not informed.
@@ -43,13 +43,13 @@ pub enum Invitation {
 }
 
 #[derive(Deserialize)]
-struct IgnoredUsers {
+struct IgnoredUserList {
     ignored_users: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Permissions {
+struct InvitePermissions {
     enabled: Option<bool>,
     default_action: Option<String>,
     allowed_users: Option<Vec<String>>,
@@ -60,23 +60,29 @@ struct Permissions {
     blocked_servers: Option<Vec<String>>,
 }
 
-impl Shield {
+impl IgnoreSettings {
     /// The types of account data that these settings are made of.
-    pub const KINDS: [&str; 3] = [IGNORED_USERS, INVITES, INVITES_UNSTABLE];
+    pub const ACCOUNT_DATA_TYPES: [&str; 3] = [
+        IGNORED_USERS_TYPE,
+        INVITE_PERMISSION_TYPE,
+        UNSTABLE_INVITE_PERMISSION_TYPE,
+    ];
 
     /// Applies a piece of account data. Returns whether it is one of these settings.
-    pub fn set(&mut self, kind: &str, content: &str) -> bool {
+    pub fn apply_account_data(&mut self, kind: &str, content: &str) -> bool {
         match kind {
-            IGNORED_USERS => {
-                let ignored: Option<IgnoredUsers> = serde_json::from_str(content).ok();
+            IGNORED_USERS_TYPE => {
+                let ignored: Option<IgnoredUserList> = serde_json::from_str(content).ok();
                 let ids = ignored.map(|ignored| ignored.ignored_users);
-                let ids = ids.unwrap_or_default().into_iter().take(ENTRIES);
+                let ids = ids.unwrap_or_default().into_iter().take(MAX_LIST_ENTRIES);
                 self.ignored = ids
                     .filter_map(|(id, _)| OwnedUserId::try_from(id).ok())
                     .collect();
             }
-            INVITES => self.invites = serde_json::from_str(content).ok(),
-            INVITES_UNSTABLE => self.invites_unstable = serde_json::from_str(content).ok(),
+            INVITE_PERMISSION_TYPE => self.invite_permissions = serde_json::from_str(content).ok(),
+            UNSTABLE_INVITE_PERMISSION_TYPE => {
+                self.unstable_invite_permissions = serde_json::from_str(content).ok()
+            }
             _ => return false,
         }
         true
@@ -89,11 +95,13 @@ impl Shield {
 
     /// Returns whether nothing is hidden.
     pub fn is_empty(&self) -> bool {
-        self.ignored.is_empty() && self.invites.is_none() && self.invites_unstable.is_none()
+        self.ignored.is_empty()
+            && self.invite_permissions.is_none()
+            && self.unstable_invite_permissions.is_none()
     }
 
     /// Returns whether the user ignores anyone.
-    pub fn ignores_somebody(&self) -> bool {
+    pub fn ignores_anyone(&self) -> bool {
         !self.ignored.is_empty()
     }
 
@@ -103,52 +111,64 @@ impl Shield {
     }
 
     /// Returns whether a timeline event is hidden from the user. State events are never hidden.
-    pub fn hides(&self, pdu: &Pdu) -> bool {
+    pub fn hides_event(&self, pdu: &Pdu) -> bool {
         pdu.state_key.is_none() && self.ignores_user(&pdu.sender)
     }
 
     /// Returns the treatment of an invite by `inviter`.
-    pub fn invitation(&self, inviter: &UserId) -> Invitation {
+    pub fn invite_treatment(&self, inviter: &UserId) -> InviteTreatment {
         if self.ignores_user(inviter) {
-            return Invitation::Hidden;
+            return InviteTreatment::Hidden;
         }
-        let by = |permissions: &Option<Permissions>| {
+        let by = |permissions: &Option<InvitePermissions>| {
             let permissions = permissions.as_ref();
-            permissions.map_or(Invitation::Shown, |permissions| {
-                permissions.invitation(inviter)
+            permissions.map_or(InviteTreatment::Shown, |permissions| {
+                permissions.invite_treatment(inviter)
             })
         };
-        match by(&self.invites) {
-            Invitation::Shown => by(&self.invites_unstable),
+        match by(&self.invite_permissions) {
+            InviteTreatment::Shown => by(&self.unstable_invite_permissions),
             other => other,
         }
     }
 }
 
-impl Permissions {
+impl InvitePermissions {
     /// Tries the rules in their order; the first that matches decides.
-    fn invitation(&self, inviter: &UserId) -> Invitation {
+    fn invite_treatment(&self, inviter: &UserId) -> InviteTreatment {
         if self.enabled == Some(false) {
-            return Invitation::Shown;
+            return InviteTreatment::Shown;
         }
         let server = inviter.server_name().host();
         let rules = [
-            (&self.allowed_users, inviter.as_str(), Invitation::Shown),
-            (&self.ignored_users, inviter.as_str(), Invitation::Hidden),
-            (&self.blocked_users, inviter.as_str(), Invitation::Filtered),
-            (&self.allowed_servers, server, Invitation::Shown),
-            (&self.ignored_servers, server, Invitation::Hidden),
-            (&self.blocked_servers, server, Invitation::Filtered),
+            (
+                &self.allowed_users,
+                inviter.as_str(),
+                InviteTreatment::Shown,
+            ),
+            (
+                &self.ignored_users,
+                inviter.as_str(),
+                InviteTreatment::Hidden,
+            ),
+            (
+                &self.blocked_users,
+                inviter.as_str(),
+                InviteTreatment::Filtered,
+            ),
+            (&self.allowed_servers, server, InviteTreatment::Shown),
+            (&self.ignored_servers, server, InviteTreatment::Hidden),
+            (&self.blocked_servers, server, InviteTreatment::Filtered),
         ];
         for (patterns, text, invitation) in rules {
-            let mut patterns = patterns.iter().flatten().take(ENTRIES);
+            let mut patterns = patterns.iter().flatten().take(MAX_LIST_ENTRIES);
             if patterns.any(|pattern| matches(pattern, text)) {
                 return invitation;
             }
         }
         match self.default_action.as_deref() {
-            Some("block") => Invitation::Blocked,
-            _ => Invitation::Shown,
+            Some("block") => InviteTreatment::Blocked,
+            _ => InviteTreatment::Shown,
         }
     }
 }
@@ -160,16 +180,16 @@ mod tests {
 
     use super::*;
 
-    fn shield(kind: &str, content: &Value) -> Shield {
-        let mut shield = Shield::default();
-        assert!(shield.set(kind, &content.to_string()));
+    fn settings_with(kind: &str, content: &Value) -> IgnoreSettings {
+        let mut shield = IgnoreSettings::default();
+        assert!(shield.apply_account_data(kind, &content.to_string()));
         shield
     }
 
     #[test]
     fn the_first_rule_that_matches_decides() {
-        let shield = shield(
-            INVITES_UNSTABLE,
+        let shield = settings_with(
+            UNSTABLE_INVITE_PERMISSION_TYPE,
             &json!({
                 "allowed_users": ["@friend:bad.org"], "ignored_users": ["@*spam*:*"], "blocked_users": null,
                 "allowed_servers": ["good.org"], "blocked_servers": ["*"],
@@ -177,44 +197,56 @@ mod tests {
         );
 
         assert_eq!(
-            shield.invitation(user_id!("@friend:bad.org")),
-            Invitation::Shown
+            shield.invite_treatment(user_id!("@friend:bad.org")),
+            InviteTreatment::Shown
         );
         assert_eq!(
-            shield.invitation(user_id!("@x:bad.org")),
-            Invitation::Filtered
+            shield.invite_treatment(user_id!("@x:bad.org")),
+            InviteTreatment::Filtered
         );
         assert_eq!(
-            shield.invitation(user_id!("@my-spam-1:good.org")),
-            Invitation::Hidden
+            shield.invite_treatment(user_id!("@my-spam-1:good.org")),
+            InviteTreatment::Hidden
         );
         assert_eq!(
-            shield.invitation(user_id!("@x:good.org:8448")),
-            Invitation::Shown
+            shield.invite_treatment(user_id!("@x:good.org:8448")),
+            InviteTreatment::Shown
         );
     }
 
     #[test]
-    fn an_ignored_user_cannot_invite_even_if_all_may() {
+    fn an_ignored_user_cannot_invite() {
         let ignored = json!({ "ignored_users": { "@a:b": {}, "no id": {} } });
-        let shield = shield(IGNORED_USERS, &ignored);
+        let shield = settings_with(IGNORED_USERS_TYPE, &ignored);
 
-        assert_eq!(shield.invitation(user_id!("@a:b")), Invitation::Hidden);
-        assert_eq!(shield.invitation(user_id!("@c:b")), Invitation::Shown);
+        assert_eq!(
+            shield.invite_treatment(user_id!("@a:b")),
+            InviteTreatment::Hidden
+        );
+        assert_eq!(
+            shield.invite_treatment(user_id!("@c:b")),
+            InviteTreatment::Shown
+        );
     }
 
     #[test]
-    fn blocking_all_is_an_action_of_its_own() {
-        let blocking = shield(INVITES, &json!({ "default_action": "block" }));
-        let not_blocking = shield(INVITES, &json!({}));
-        let off = shield(
-            INVITES_UNSTABLE,
+    fn invites_are_blocked_by_the_default_action() {
+        let blocking = settings_with(
+            INVITE_PERMISSION_TYPE,
+            &json!({ "default_action": "block" }),
+        );
+        let not_blocking = settings_with(INVITE_PERMISSION_TYPE, &json!({}));
+        let off = settings_with(
+            UNSTABLE_INVITE_PERMISSION_TYPE,
             &json!({ "enabled": false, "blocked_servers": ["*"] }),
         );
 
         let inviter = user_id!("@a:b");
-        assert_eq!(blocking.invitation(inviter), Invitation::Blocked);
-        assert_eq!(not_blocking.invitation(inviter), Invitation::Shown);
-        assert_eq!(off.invitation(inviter), Invitation::Shown);
+        assert_eq!(blocking.invite_treatment(inviter), InviteTreatment::Blocked);
+        assert_eq!(
+            not_blocking.invite_treatment(inviter),
+            InviteTreatment::Shown
+        );
+        assert_eq!(off.invite_treatment(inviter), InviteTreatment::Shown);
     }
 }

@@ -35,12 +35,12 @@ pub const MAX_SERVER_JSON_DEPTH: usize = MAX_JSON_DEPTH + 10;
 pub fn canonical_text(text: &[u8], max_depth: usize) -> Result<String> {
     // The parsers of requests skip what they do not need, without checking its encoding.
     let text = std::str::from_utf8(text).map_err(|e| Error::NotJson(e.to_string()))?;
-    let mut reader = Reader::new(text, max_depth);
+    let mut reader = JsonReader::new(text, max_depth);
     reader.read()?;
-    let Reader {
+    let JsonReader {
         objects, members, ..
     } = reader;
-    let document = Document {
+    let document = JsonDocument {
         text,
         objects,
         members,
@@ -67,7 +67,7 @@ pub fn check_depth(text: &str, max_depth: usize) -> Result<()> {
             _ => {}
         }
         if depth > max_depth {
-            return Err(too_deep(max_depth));
+            return Err(depth_error(max_depth));
         }
     }
     Ok(())
@@ -92,29 +92,29 @@ pub fn signed_object(text: &str) -> Result<CanonicalJsonObject> {
     serde_json::from_str(text).map_err(|e| Error::BadJson(e.to_string()))
 }
 
-fn too_deep(max_depth: usize) -> Error {
+fn depth_error(max_depth: usize) -> Error {
     Error::BadJson(format!(
         "the JSON is nested more than {max_depth} levels deep"
     ))
 }
 
 /// The position of an object in the text.
-struct Object {
+struct ObjectSpan {
     /// The byte offsets of its braces.
-    opens: usize,
-    closes: usize,
+    start: usize,
+    end: usize,
     /// The range of its members in the list of all members: sorted, and without duplicate keys.
     members: Range<usize>,
 }
 
-struct Member<'a> {
+struct ObjectMember<'a> {
     key: Cow<'a, str>,
     /// The range of its value in the text.
     value: Range<usize>,
 }
 
 /// A list or object that is not closed yet.
-enum Container<'a> {
+enum OpenContainer<'a> {
     List,
     Object {
         /// The index of the object.
@@ -127,22 +127,22 @@ enum Container<'a> {
 }
 
 /// A reader that finds the objects of a text and their members, and checks that the text is JSON.
-struct Reader<'a> {
+struct JsonReader<'a> {
     text: &'a str,
-    at: usize,
+    offset: usize,
     max_depth: usize,
-    open: Vec<Container<'a>>,
-    open_members: Vec<Member<'a>>,
+    open: Vec<OpenContainer<'a>>,
+    open_members: Vec<ObjectMember<'a>>,
     /// The objects, in the order in which they open.
-    objects: Vec<Object>,
-    members: Vec<Member<'a>>,
+    objects: Vec<ObjectSpan>,
+    members: Vec<ObjectMember<'a>>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> JsonReader<'a> {
     fn new(text: &'a str, max_depth: usize) -> Self {
         Self {
             text,
-            at: 0,
+            offset: 0,
             max_depth,
             open: Vec::new(),
             open_members: Vec::new(),
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
                 break;
             }
         }
-        if self.at < self.text.len() {
+        if self.offset < self.text.len() {
             return Err(self.unexpected());
         }
         Ok(())
@@ -171,16 +171,16 @@ impl<'a> Reader<'a> {
         match self.peek() {
             Some(b'{') => self.open_object(),
             Some(b'[') => self.open_list(),
-            Some(b'"') => self.string().map(|_| true),
-            Some(b't') => self.word("true"),
-            Some(b'f') => self.word("false"),
-            Some(b'n') => self.word("null"),
-            _ => self.number().map(|()| true),
+            Some(b'"') => self.read_string().map(|_| true),
+            Some(b't') => self.read_word("true"),
+            Some(b'f') => self.read_word("false"),
+            Some(b'n') => self.read_word("null"),
+            _ => self.read_number().map(|()| true),
         }
     }
 
     fn open_list(&mut self) -> Result<bool> {
-        self.push(Container::List)?;
+        self.push(OpenContainer::List)?;
         self.advance();
         if self.peek() == Some(b']') {
             self.close_list();
@@ -191,14 +191,14 @@ impl<'a> Reader<'a> {
 
     fn open_object(&mut self) -> Result<bool> {
         let number = self.objects.len();
-        self.push(Container::Object {
+        self.push(OpenContainer::Object {
             number,
             first_member: self.open_members.len(),
             pending: None,
         })?;
-        self.objects.push(Object {
-            opens: self.at,
-            closes: self.at,
+        self.objects.push(ObjectSpan {
+            start: self.offset,
+            end: self.offset,
             members: 0..0,
         });
         self.advance();
@@ -210,9 +210,9 @@ impl<'a> Reader<'a> {
         Ok(false)
     }
 
-    fn push(&mut self, container: Container<'a>) -> Result<()> {
+    fn push(&mut self, container: OpenContainer<'a>) -> Result<()> {
         if self.open.len() >= self.max_depth {
-            return Err(too_deep(self.max_depth));
+            return Err(depth_error(self.max_depth));
         }
         self.open.push(container);
         Ok(())
@@ -222,14 +222,14 @@ impl<'a> Reader<'a> {
         if self.peek() != Some(b'"') {
             return Err(self.unexpected());
         }
-        let key = self.string()?;
+        let key = self.read_string()?;
         self.skip_space();
         if self.peek() != Some(b':') {
             return Err(self.unexpected());
         }
         self.advance();
-        let begins = self.at;
-        if let Some(Container::Object { pending, .. }) = self.open.last_mut() {
+        let begins = self.offset;
+        if let Some(OpenContainer::Object { pending, .. }) = self.open.last_mut() {
             *pending = Some((key, begins));
         }
         Ok(())
@@ -239,27 +239,27 @@ impl<'a> Reader<'a> {
     /// text is complete.
     fn finish_values(&mut self) -> Result<bool> {
         loop {
-            let ends = self.at;
-            if let Some(Container::Object { pending, .. }) = self.open.last_mut()
+            let ends = self.offset;
+            if let Some(OpenContainer::Object { pending, .. }) = self.open.last_mut()
                 && let Some((key, begins)) = pending.take()
             {
                 let value = begins..ends;
-                self.open_members.push(Member { key, value });
+                self.open_members.push(ObjectMember { key, value });
             }
             self.skip_space();
             match (self.open.last(), self.peek()) {
                 (None, _) => return Ok(true),
-                (Some(Container::List), Some(b',')) => {
+                (Some(OpenContainer::List), Some(b',')) => {
                     self.advance();
                     return Ok(false);
                 }
-                (Some(Container::Object { .. }), Some(b',')) => {
+                (Some(OpenContainer::Object { .. }), Some(b',')) => {
                     self.advance();
                     self.read_key()?;
                     return Ok(false);
                 }
-                (Some(Container::List), Some(b']')) => self.close_list(),
-                (Some(Container::Object { .. }), Some(b'}')) => self.close_object(),
+                (Some(OpenContainer::List), Some(b']')) => self.close_list(),
+                (Some(OpenContainer::Object { .. }), Some(b'}')) => self.close_object(),
                 _ => return Err(self.unexpected()),
             }
         }
@@ -267,11 +267,11 @@ impl<'a> Reader<'a> {
 
     fn close_list(&mut self) {
         self.open.pop();
-        self.at += 1;
+        self.offset += 1;
     }
 
     fn close_object(&mut self) {
-        if let Some(Container::Object {
+        if let Some(OpenContainer::Object {
             number,
             first_member,
             ..
@@ -285,30 +285,30 @@ impl<'a> Reader<'a> {
             let first = self.members.len();
             self.members.extend(members);
             if let Some(object) = self.objects.get_mut(number) {
-                object.closes = self.at;
+                object.end = self.offset;
                 object.members = first..self.members.len();
             }
         }
-        self.at += 1;
+        self.offset += 1;
     }
 
-    fn string(&mut self) -> Result<Cow<'a, str>> {
-        let literal = string_literal(self.rest()).ok_or_else(|| self.unexpected())?;
+    fn read_string(&mut self) -> Result<Cow<'a, str>> {
+        let literal = string_literal(self.remaining_text()).ok_or_else(|| self.unexpected())?;
         let string = unescaped(literal).map_err(|()| self.unexpected())?;
-        self.at += literal.len();
+        self.offset += literal.len();
         Ok(string)
     }
 
-    fn word(&mut self, word: &str) -> Result<bool> {
-        if !self.rest().starts_with(word) {
+    fn read_word(&mut self, word: &str) -> Result<bool> {
+        if !self.remaining_text().starts_with(word) {
             return Err(self.unexpected());
         }
-        self.at += word.len();
+        self.offset += word.len();
         Ok(true)
     }
 
-    fn number(&mut self) -> Result<()> {
-        let rest = self.rest();
+    fn read_number(&mut self) -> Result<()> {
+        let rest = self.remaining_text();
         let is_part = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
         let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
         let number = rest.get(..length).unwrap_or_default();
@@ -317,33 +317,33 @@ impl<'a> Reader<'a> {
         if !is_valid {
             return Err(self.unexpected());
         }
-        self.at += length;
+        self.offset += length;
         Ok(())
     }
 
-    fn rest(&self) -> &'a str {
-        self.text.get(self.at..).unwrap_or_default()
+    fn remaining_text(&self) -> &'a str {
+        self.text.get(self.offset..).unwrap_or_default()
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.as_bytes().get(self.offset).copied()
     }
 
     /// Skips one character and the space after it.
     fn advance(&mut self) {
-        self.at += 1;
+        self.offset += 1;
         self.skip_space();
     }
 
     fn skip_space(&mut self) {
         while self.peek().is_some_and(is_space) {
-            self.at += 1;
+            self.offset += 1;
         }
     }
 
     fn unexpected(&self) -> Error {
         Error::NotJson(match self.peek() {
-            Some(_) => format!("the text is not JSON at byte {}", self.at),
+            Some(_) => format!("the text is not JSON at byte {}", self.offset),
             None => "the JSON is not complete".to_owned(),
         })
     }
@@ -380,26 +380,26 @@ fn unescaped(literal: &str) -> Result<Cow<'_, str>, ()> {
 }
 
 /// A text with the objects that were found in it.
-struct Document<'a> {
+struct JsonDocument<'a> {
     text: &'a str,
-    objects: Vec<Object>,
-    members: Vec<Member<'a>>,
+    objects: Vec<ObjectSpan>,
+    members: Vec<ObjectMember<'a>>,
 }
 
 /// A part of the canonical form that is not written yet.
-enum Part {
+enum UnwrittenPart {
     Text(Range<usize>),
     Members { object: usize, next: usize },
 }
 
-impl Document<'_> {
+impl JsonDocument<'_> {
     fn write(&self) -> Result<String> {
         let mut out = String::with_capacity(self.text.len());
-        let mut parts = vec![Part::Text(0..self.text.len())];
+        let mut parts = vec![UnwrittenPart::Text(0..self.text.len())];
         while let Some(part) = parts.pop() {
             match part {
-                Part::Text(range) => self.write_text(range, &mut parts, &mut out)?,
-                Part::Members { object, next } => {
+                UnwrittenPart::Text(range) => self.write_text(range, &mut parts, &mut out)?,
+                UnwrittenPart::Members { object, next } => {
                     self.write_member(object, next, &mut parts, &mut out)?;
                 }
             }
@@ -411,7 +411,7 @@ impl Document<'_> {
     fn write_text(
         &self,
         range: Range<usize>,
-        parts: &mut Vec<Part>,
+        parts: &mut Vec<UnwrittenPart>,
         out: &mut String,
     ) -> Result<()> {
         let mut at = range.start;
@@ -424,11 +424,11 @@ impl Document<'_> {
                     at += literal.len();
                 }
                 Some(b'{') => {
-                    let found = self.objects.binary_search_by(|o| o.opens.cmp(&at));
+                    let found = self.objects.binary_search_by(|o| o.start.cmp(&at));
                     let object = found.unwrap_or_default();
-                    let closes = self.objects.get(object).map_or(at, |o| o.closes);
-                    parts.push(Part::Text(closes + 1..range.end));
-                    parts.push(Part::Members { object, next: 0 });
+                    let closes = self.objects.get(object).map_or(at, |o| o.end);
+                    parts.push(UnwrittenPart::Text(closes + 1..range.end));
+                    parts.push(UnwrittenPart::Members { object, next: 0 });
                     return Ok(());
                 }
                 Some(byte) => {
@@ -448,7 +448,7 @@ impl Document<'_> {
         &self,
         object: usize,
         next: usize,
-        parts: &mut Vec<Part>,
+        parts: &mut Vec<UnwrittenPart>,
         out: &mut String,
     ) -> Result<()> {
         if next == 0 {
@@ -466,8 +466,8 @@ impl Document<'_> {
         write_string(&member.key, out)?;
         out.push(':');
         let next = next + 1;
-        parts.push(Part::Members { object, next });
-        parts.push(Part::Text(member.value.clone()));
+        parts.push(UnwrittenPart::Members { object, next });
+        parts.push(UnwrittenPart::Text(member.value.clone()));
         Ok(())
     }
 }

@@ -29,17 +29,20 @@ mod timeline_event;
 mod verified_event;
 
 pub use self::{
-    client_event::{Unsigned, client_event, federation_event, head, strip, stripped, sync_event},
+    client_event::{
+        UnsignedFields, client_event, federation_event, strip_remote_event, stripped_state_event,
+        sync_event, write_event_head,
+    },
     default_push_rules::default_rules,
-    event_builder::{Draft, Site, authorize, build, redact_json},
+    event_builder::{EventContext, EventDraft, authorize, build_event, redact_json},
     event_format::read_event,
-    event_template::{Signed, Template, complete, template},
+    event_template::{CompletedEvent, EventTemplate, build_template, complete_template},
     filter::{
-        RelationFilter, knows_format, wants_event, wants_global, wants_room, wants_room_data,
+        RelationFilter, is_known_format, wants_event, wants_global, wants_room, wants_room_data,
         wants_type_of,
     },
-    history_visibility::{Membership, Visibility, may_see},
-    ignored_users::{Invitation, Shield},
+    history_visibility::{EventVisibility, MembershipPeriod, may_see_event},
+    ignored_users::{IgnoreSettings, InviteTreatment},
     json_text::{
         MAX_JSON_DEPTH, MAX_SERVER_JSON_DEPTH, canonical_object, canonical_text, check_depth,
         signed_object,
@@ -47,17 +50,22 @@ pub use self::{
     pdu::Pdu,
     power_levels::{check_power_levels, power_levels},
     push_evaluation::{
-        Notice, RoomFacts, actions, asks_for_levels, default_notice, notice, possible_names,
+        PushOutcome, RoomFacts, default_push_outcome, depends_on_power_levels, possible_names,
+        push_actions, push_outcome,
     },
     push_limits::check_push_rules,
     relation::{RelatesTo, rel_type},
-    room_versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, rules},
+    room_versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, room_version_rules},
     server_keys::{KnownKey, ServerKeys},
-    signed_json::{is_signed_by, says_the_same, signature},
+    signed_json::{is_equal_without_signatures, is_signed_by_user, user_signature},
     signing_key::SigningKey,
     state_map::StateMap,
-    state_resolution::{KnownEvents, Resolution, resolve},
+    state_resolution::{KnownEvents, ResolutionResult, resolve_state},
     stripped_state::StrippedState,
-    timeline_event::{Counters, Exception, InThread, Resolved, TimelineEvent},
-    verified_event::{NeededKeys, Verified, auth_types, authorize_by_auth_events, needed_keys},
+    timeline_event::{
+        CountException, NotificationCounters, ResolvedState, ThreadPosition, TimelineEvent,
+    },
+    verified_event::{
+        NeededKeys, VerifiedEvent, auth_types, authorize_by_auth_events, needed_keys,
+    },
 };

@@ -14,7 +14,7 @@ use super::{OWNED_STATE_VERSIONS, Pdu, StateMap, power_levels};
 use crate::error::{Error, Result};
 
 /// The longest part of a state key after the user id, the underscore included.
-const SUFFIX_BYTES: usize = 256;
+const MAX_SUFFIX_BYTES: usize = 256;
 
 /// Returns the event in the form that the common authorization rules should check: with the sender's own id as its key,
 /// if the sender may write the state of the owner. Returns `None` where the common rules suffice.
@@ -23,25 +23,29 @@ const SUFFIX_BYTES: usize = 256;
 ///
 /// [`Error::BadJson`] for a key that begins with `@` but not with a valid user id. [`Error::Forbidden`] for the state
 /// of a user whose power level is not lower.
-pub(super) fn as_own(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Result<Option<Pdu>> {
+pub(super) fn as_own_state(
+    pdu: &Pdu,
+    rules: &RoomVersionRules,
+    state: &StateMap,
+) -> Result<Option<Pdu>> {
     let Some(state_key) = pdu.state_key.as_deref().filter(|key| key.starts_with('@')) else {
         return Ok(None);
     };
     if state_key == pdu.sender.as_str()
         || pdu.kind == TimelineEventType::RoomMember
-        || !is_owned(state)
+        || !has_owned_state(state)
     {
         return Ok(None);
     }
     // If the prefix of the state_key before the first _ that follows the first : is not a valid user ID, reject.
     // If the size of the state_key without its leading user ID is greater than 256 bytes, reject.
     let owner =
-        owner(state_key).filter(|owner| state_key.len() - owner.as_str().len() <= SUFFIX_BYTES);
+        owner(state_key).filter(|owner| state_key.len() - owner.as_str().len() <= MAX_SUFFIX_BYTES);
     let owner = owner
         .ok_or_else(|| Error::BadJson("the state key does not begin with a user id".to_owned()))?;
     // If the leading user ID does not match the sender, and the sender's power level is not greater than that of
     // the user denoted by that ID, reject.
-    if owner != pdu.sender && !is_above(&pdu.sender, &owner, rules, state) {
+    if owner != pdu.sender && !has_more_power(&pdu.sender, &owner, rules, state) {
         return Err(Error::forbidden("the state belongs to another user"));
     }
     Ok(Some(Pdu {
@@ -50,7 +54,7 @@ pub(super) fn as_own(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> R
     }))
 }
 
-fn is_owned(state: &StateMap) -> bool {
+fn has_owned_state(state: &StateMap) -> bool {
     state
         .get(&StateEventType::RoomCreate, "")
         .and_then(|create| create.content_str("room_version"))
@@ -67,7 +71,12 @@ fn owner(state_key: &str) -> Option<OwnedUserId> {
     OwnedUserId::try_from(prefix).ok()
 }
 
-fn is_above(one: &UserId, other: &UserId, rules: &RoomVersionRules, state: &StateMap) -> bool {
+fn has_more_power(
+    one: &UserId,
+    other: &UserId,
+    rules: &RoomVersionRules,
+    state: &StateMap,
+) -> bool {
     let levels = power_levels(state, rules);
     let (one, other) = (levels.for_user(one), levels.for_user(other));
     one.partial_cmp(&other) == Some(Ordering::Greater)
@@ -78,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_owner_is_the_user_id_before_the_first_underscore_after_the_colon() {
+    fn the_owner_is_the_leading_user_id_of_the_key() {
         let owner = |key: &str| owner(key).map(|owner| owner.to_string());
 
         assert_eq!(owner("@a_b:c_d_e").as_deref(), Some("@a_b:c"));

@@ -57,7 +57,7 @@ pub(super) struct RedactsFields {
 }
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct PduFields<'a> {
     room_id: Option<OwnedRoomId>,
     sender: OwnedUserId,
     #[serde(rename = "type")]
@@ -65,8 +65,8 @@ struct Wire<'a> {
     state_key: Option<String>,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
     depth: UInt,
-    prev_events: Vec<Reference>,
-    auth_events: Vec<Reference>,
+    prev_events: Vec<EventReference>,
+    auth_events: Vec<EventReference>,
     #[serde(borrow)]
     redacts: Option<&'a RawValue>,
     content: Box<RawValue>,
@@ -76,12 +76,12 @@ struct Wire<'a> {
 /// A reference to another event; versions 1 and 2 add its hash.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Reference {
+enum EventReference {
     Id(OwnedEventId),
     Pair(OwnedEventId, IgnoredAny),
 }
 
-impl Reference {
+impl EventReference {
     fn ids(references: Vec<Self>) -> Vec<OwnedEventId> {
         let id = |reference| match reference {
             Self::Id(id) | Self::Pair(id, _) => id,
@@ -91,9 +91,9 @@ impl Reference {
 }
 
 impl RedactsFields {
-    fn of(wire: &Wire<'_>) -> Self {
+    fn from_fields(wire: &PduFields<'_>) -> Self {
         #[derive(Deserialize)]
-        struct Content {
+        struct RedactionContent {
             redacts: OwnedEventId,
         }
         if wire.kind != TimelineEventType::RoomRedaction {
@@ -101,7 +101,7 @@ impl RedactsFields {
         }
         // No event has an id that is longer, or that contains U+0000.
         let may_be = |id: &OwnedEventId| id.as_str().len() <= 255 && !id.as_str().contains('\0');
-        let content = serde_json::from_str::<Content>(wire.content.get());
+        let content = serde_json::from_str::<RedactionContent>(wire.content.get());
         let top_level = wire
             .redacts
             .and_then(|redacts| serde_json::from_str(redacts.get()).ok());
@@ -119,9 +119,9 @@ impl Pdu {
     ///
     /// [`Error::BadJson`] when a field is missing or of the wrong type.
     pub fn parse(event_id: OwnedEventId, json: &str) -> Result<Self> {
-        let wire: Wire<'_> =
+        let wire: PduFields<'_> =
             serde_json::from_str(json).map_err(|e| Error::BadJson(format!("not an event: {e}")))?;
-        let redacts = RedactsFields::of(&wire);
+        let redacts = RedactsFields::from_fields(&wire);
         let names_room = wire.room_id.is_some();
         let room_id = match wire.room_id {
             Some(room_id) => room_id,
@@ -129,7 +129,10 @@ impl Pdu {
                 .map_err(|e| Error::BadJson(format!("the event has no room_id: {e}")))?,
         };
         let reference_hash = match wire.event_id {
-            Some(_) => Some(hash(&serde_json::from_str(json)?, &RoomVersionRules::V2)?),
+            Some(_) => Some(compute_reference_hash(
+                &serde_json::from_str(json)?,
+                &RoomVersionRules::V2,
+            )?),
             None => None,
         };
         Ok(Self {
@@ -140,10 +143,10 @@ impl Pdu {
             state_key: wire.state_key,
             origin_server_ts: wire.origin_server_ts,
             depth: wire.depth,
-            prev_events: Reference::ids(wire.prev_events),
-            auth_events: Reference::ids(wire.auth_events),
+            prev_events: EventReference::ids(wire.prev_events),
+            auth_events: EventReference::ids(wire.auth_events),
             redacts,
-            relates_to: RelatesTo::of_content(&wire.content),
+            relates_to: RelatesTo::from_content(&wire.content),
             content: wire.content,
             rejected: false,
             reference_hash,
@@ -174,7 +177,7 @@ impl Pdu {
         let own_id = object.get("event_id").and_then(CanonicalJsonValue::as_str);
         let event_id = match own_id {
             Some(event_id) if rules.event_format.require_event_id => event_id.to_owned(),
-            _ => format!("${}", hash(object, rules)?),
+            _ => format!("${}", compute_reference_hash(object, rules)?),
         };
         EventId::parse(event_id).map_err(|e| Error::BadJson(format!("not an event: {e}")))
     }
@@ -235,10 +238,10 @@ impl Pdu {
     /// Returns the `membership` of a member event.
     pub fn membership(&self) -> Option<ruma::events::room::member::MembershipState> {
         #[derive(Deserialize)]
-        struct Content {
+        struct MembershipContent {
             membership: ruma::events::room::member::MembershipState,
         }
-        self.content_as::<Content>()
+        self.content_as::<MembershipContent>()
             .map(|content| content.membership)
     }
 
@@ -248,7 +251,10 @@ impl Pdu {
     }
 }
 
-fn hash(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String> {
+fn compute_reference_hash(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<String> {
     reference_hash(object, rules).map_err(|e| Error::BadJson(format!("not an event: {e}")))
 }
 

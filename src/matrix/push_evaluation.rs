@@ -19,7 +19,7 @@ use super::{
 
 /// The result of a user's push rules for an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notice {
+pub struct PushOutcome {
     pub notify: bool,
     /// It counts as a highlight as well as a notification.
     pub highlight: bool,
@@ -36,13 +36,13 @@ pub struct RoomFacts {
 }
 
 /// The longest text that is searched for names, in bytes.
-const MAX_BODY: usize = 4_096;
+const MAX_BODY_BYTES: usize = 4_096;
 /// The most words joined by punctuation that can form one name.
-const WORDS: usize = 6;
+const MAX_NAME_WORDS: usize = 6;
 
 /// Returns the parts of a text that could be the localpart of a user, in lower case.
 pub fn possible_names(body: &str) -> BTreeSet<String> {
-    let end = body.floor_char_boundary(MAX_BODY);
+    let end = body.floor_char_boundary(MAX_BODY_BYTES);
     let body = body.get(..end).unwrap_or_default().to_lowercase();
     let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
     let is_of_name = |c: char| is_of_word(c) || matches!(c, '.' | '=' | '-' | '/' | '+');
@@ -61,7 +61,7 @@ pub fn possible_names(body: &str) -> BTreeSet<String> {
             )
             .collect();
         for (first, (start, _)) in words.iter().enumerate() {
-            for (at, word) in words.iter().skip(first).take(WORDS) {
+            for (at, word) in words.iter().skip(first).take(MAX_NAME_WORDS) {
                 names.extend(run.get(*start..at + word.len()).map(ToOwned::to_owned));
             }
         }
@@ -70,23 +70,23 @@ pub fn possible_names(body: &str) -> BTreeSet<String> {
 }
 
 /// Returns whether an event in the client format notifies or highlights for a user.
-pub async fn notice(
+pub async fn push_outcome(
     rules: &Ruleset,
     user_id: &UserId,
     name: &str,
     event: &RawValue,
     room: &RoomFacts,
-) -> Notice {
-    let actions = actions(rules, user_id, name, event, room).await;
+) -> PushOutcome {
+    let actions = push_actions(rules, user_id, name, event, room).await;
     let notify = actions.iter().any(Action::should_notify);
-    Notice {
+    PushOutcome {
         notify,
         highlight: notify && actions.iter().any(Action::is_highlight),
     }
 }
 
 /// Returns the actions of the rule that matches an event in the client format for a user.
-pub async fn actions<'a>(
+pub async fn push_actions<'a>(
     rules: &'a Ruleset,
     user_id: &UserId,
     name: &str,
@@ -106,7 +106,7 @@ pub async fn actions<'a>(
 /// Returns whether a user's rules depend on the power of an event's sender to notify others.
 ///
 /// The default rule on mentions of the room is not counted: it depends on this only for events that mention the room.
-pub fn asks_for_levels(rules: &Ruleset) -> bool {
+pub fn depends_on_power_levels(rules: &Ruleset) -> bool {
     let asks = |condition: &PushCondition| {
         matches!(condition, PushCondition::SenderNotificationPermission(_))
     };
@@ -118,12 +118,12 @@ pub fn asks_for_levels(rules: &Ruleset) -> bool {
 }
 
 /// Returns the outcome of the default rules for a member whom an event does not mention.
-pub async fn default_notice(event: &RawValue, room: &RoomFacts) -> Notice {
+pub async fn default_push_outcome(event: &RawValue, room: &RoomFacts) -> PushOutcome {
     // The default rules depend on the user only for mentions, names and invites.
     let anyone = user_id!("@:nobody.invalid");
     let mut rules = default_rules(anyone);
     rules.content.clear();
-    notice(&rules, anyone, "", event, room).await
+    push_outcome(&rules, anyone, "", event, room).await
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_found_between_words_and_within_their_punctuation() {
+    fn names_are_found_within_punctuation() {
         let names = possible_names("Hello @user-1-Bob:hs1, and Zoë. x");
 
         for name in ["hello", "user-1-bob", "bob", "user-1", "zoë", "x", "hs1"] {
@@ -141,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_all_names_stays_within_bounds() {
+    fn a_text_of_many_names_has_few_possible_names() {
         let names = possible_names(&"a.".repeat(100_000));
 
-        assert!(names.len() <= WORDS);
+        assert!(names.len() <= MAX_NAME_WORDS);
     }
 }

@@ -35,15 +35,15 @@ pub fn check_push_rules(rules: &Ruleset) -> Result<()> {
     let (mut count, mut wildcard_patterns) = (0, 0);
     for rule in rules.iter().filter(|rule| !rule.is_server_default()) {
         count += 1;
-        if conditions(rule).len() > MAX_CONDITIONS {
-            return Err(too_much(format!(
+        if rule_conditions(rule).len() > MAX_CONDITIONS {
+            return Err(limit_error(format!(
                 "a rule may have at most {MAX_CONDITIONS} conditions"
             )));
         }
-        for pattern in patterns(rule) {
-            let wildcards = wildcards_in(pattern);
+        for pattern in rule_patterns(rule) {
+            let wildcards = count_wildcards(pattern);
             if pattern.len() > MAX_PATTERN_BYTES || wildcards > MAX_WILDCARDS {
-                return Err(too_much(format!(
+                return Err(limit_error(format!(
                     "a pattern may have at most {MAX_PATTERN_BYTES} bytes and {MAX_WILDCARDS} wildcards"
                 )));
             }
@@ -51,18 +51,18 @@ pub fn check_push_rules(rules: &Ruleset) -> Result<()> {
         }
     }
     if count > MAX_RULES || wildcard_patterns > MAX_WILDCARD_PATTERNS {
-        return Err(too_much(format!(
+        return Err(limit_error(format!(
             "a user may have at most {MAX_RULES} rules and {MAX_WILDCARD_PATTERNS} patterns with wildcards"
         )));
     }
     Ok(())
 }
 
-fn too_much(text: String) -> Error {
+fn limit_error(text: String) -> Error {
     Error::invalid_param(text)
 }
 
-fn conditions(rule: AnyPushRuleRef<'_>) -> &[PushCondition] {
+fn rule_conditions(rule: AnyPushRuleRef<'_>) -> &[PushCondition] {
     match rule {
         AnyPushRuleRef::Override(rule)
         | AnyPushRuleRef::PostContent(rule)
@@ -71,11 +71,11 @@ fn conditions(rule: AnyPushRuleRef<'_>) -> &[PushCondition] {
     }
 }
 
-fn patterns(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
+fn rule_patterns(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
     if let AnyPushRuleRef::Content(rule) = rule {
         return vec![&rule.pattern];
     }
-    let patterns = conditions(rule)
+    let patterns = rule_conditions(rule)
         .iter()
         .filter_map(|condition| match condition {
             PushCondition::EventMatch(condition) => Some(&*condition.pattern),
@@ -84,14 +84,14 @@ fn patterns(rule: AnyPushRuleRef<'_>) -> Vec<&str> {
     patterns.collect()
 }
 
-fn wildcards_in(pattern: &str) -> usize {
+fn count_wildcards(pattern: &str) -> usize {
     pattern.matches(['*', '?']).count()
 }
 
 /// Returns the display name for use in push rules, which treat it as a pattern. Returns an empty one if it is too long
 /// or has too many wildcards.
 pub(super) fn bounded_name(name: &str) -> &str {
-    let is_bounded = name.len() <= MAX_PATTERN_BYTES && wildcards_in(name) <= MAX_WILDCARDS;
+    let is_bounded = name.len() <= MAX_PATTERN_BYTES && count_wildcards(name) <= MAX_WILDCARDS;
     if is_bounded { name } else { "" }
 }
 
@@ -103,21 +103,21 @@ pub(super) fn bounded_event(event: &RawValue) -> Raw<()> {
         }
         let mut whole: Value = serde_json::from_str(event.get()).ok()?;
         let mut left = MAX_VALUES;
-        shorten(&mut whole, &mut left);
+        shorten_value(&mut whole, &mut left);
         serde_json::value::to_raw_value(&whole).ok()
     };
     Raw::from_json(bounded().unwrap_or_else(|| event.to_owned()))
 }
 
 /// Shortens the texts of a value, and drops values over the limit that `left` counts down.
-fn shorten(value: &mut Value, left: &mut usize) {
+fn shorten_value(value: &mut Value, left: &mut usize) {
     *left = left.saturating_sub(1);
     match value {
         Value::String(text) => text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES)),
         Value::Array(items) => {
             items.truncate(*left);
             for item in items {
-                shorten(item, left);
+                shorten_value(item, left);
             }
         }
         Value::Object(fields) => {
@@ -126,7 +126,7 @@ fn shorten(value: &mut Value, left: &mut usize) {
                 if *left == 0 {
                     break;
                 }
-                shorten(&mut field, left);
+                shorten_value(&mut field, left);
                 kept.insert(name, field);
             }
             *fields = kept;
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::matrix::default_rules;
 
-    fn with_patterns(patterns: impl IntoIterator<Item = String>) -> Ruleset {
+    fn rules_with_patterns(patterns: impl IntoIterator<Item = String>) -> Ruleset {
         let mut rules = default_rules(user_id!("@alice:localhost"));
         for (number, pattern) in patterns.into_iter().enumerate() {
             let rule = NewPatternedPushRule::new(number.to_string(), pattern, vec![Action::Notify]);
@@ -161,18 +161,18 @@ mod tests {
     }
 
     #[test]
-    fn rules_as_people_have_them_are_within_the_bounds() {
+    fn usual_rules_are_within_the_limits() {
         let words = (0..300).map(|number| format!("word {number}"));
         let wildcards = ["alic?", "*cake*", "meeting-*"].map(ToOwned::to_owned);
 
-        assert!(check_push_rules(&with_patterns(words.chain(wildcards))).is_ok());
+        assert!(check_push_rules(&rules_with_patterns(words.chain(wildcards))).is_ok());
         assert!(check_push_rules(&default_rules(user_id!("@alice:localhost"))).is_ok());
     }
 
     #[test]
-    fn rules_that_cost_much_are_refused() {
+    fn expensive_rules_are_refused() {
         let refused = |patterns: Vec<String>| {
-            let checked = check_push_rules(&with_patterns(patterns));
+            let checked = check_push_rules(&rules_with_patterns(patterns));
             assert!(matches!(checked, Err(Error::InvalidParam(_))));
         };
 
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_large_event_the_beginnings_of_its_texts_are_looked_at() {
+    fn the_texts_of_a_large_event_are_shortened() {
         let fields: Map<String, Value> = (0..10_000).map(|n| (format!("x{n}"), json!(n))).collect();
         let large =
             json!({ "content": { "body": "ä".repeat(50_000), "x": fields }, "type": "m.x" });
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_event_is_looked_at_as_it_is() {
+    fn a_small_event_is_not_shortened() {
         let small = RawValue::from_string(r#"{"b":1,"a":"x"}"#.to_owned()).unwrap();
 
         assert_eq!(bounded_event(&small).json().get(), small.get());

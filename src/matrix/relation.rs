@@ -11,17 +11,17 @@ use super::Pdu;
 /// The relationship types that have a meaning for this server.
 pub mod rel_type {
     /// The event replaces the content of another.
-    pub const REPLACE: &str = "m.replace";
+    pub const M_REPLACE: &str = "m.replace";
     /// The event belongs to the thread of another.
-    pub const THREAD: &str = "m.thread";
+    pub const M_THREAD: &str = "m.thread";
     /// The event refers to another.
-    pub const REFERENCE: &str = "m.reference";
+    pub const M_REFERENCE: &str = "m.reference";
     /// The event is a reaction to another.
-    pub const ANNOTATION: &str = "m.annotation";
+    pub const M_ANNOTATION: &str = "m.annotation";
 }
 
 /// The longest relationship type, event id or key that is stored.
-const MAX_LENGTH: usize = 255;
+const MAX_FIELD_BYTES: usize = 255;
 
 /// `m.relates_to` with a `rel_type`: rich replies have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,25 +34,25 @@ pub struct RelatesTo {
 }
 
 #[derive(Deserialize)]
-struct Content {
+struct RelatesToContent {
     #[serde(rename = "m.relates_to")]
     relates_to: serde_json::Map<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
-struct Replacement {
+struct ReplacementContent {
     #[serde(rename = "m.new_content")]
     new_content: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl RelatesTo {
     /// Returns the relationship in a content. A malformed one counts as none.
-    pub fn of_content(content: &RawValue) -> Option<Self> {
+    pub fn from_content(content: &RawValue) -> Option<Self> {
         // Most events relate to nothing, and this shows it without parsing them.
         if !content.get().contains("m.relates_to") {
             return None;
         }
-        let content: Content = serde_json::from_str(content.get()).ok()?;
+        let content: RelatesToContent = serde_json::from_str(content.get()).ok()?;
         let text = |field: &str| {
             content
                 .relates_to
@@ -65,22 +65,22 @@ impl RelatesTo {
             event_id: OwnedEventId::try_from(text("event_id")?).ok()?,
             key: text("key"),
         };
-        let is_short = |text: &str| text.len() <= MAX_LENGTH && !text.contains('\0');
+        let is_short = |text: &str| text.len() <= MAX_FIELD_BYTES && !text.contains('\0');
         (is_short(&relates_to.rel_type) && is_short(relates_to.event_id.as_str()))
             .then_some(relates_to)
     }
 
     /// Returns the key of an annotation, if it can be stored.
-    pub fn annotation(&self) -> Option<&str> {
+    pub fn annotation_key(&self) -> Option<&str> {
         let key = self.key.as_deref()?;
-        let is_kept = key.len() <= MAX_LENGTH && !key.contains('\0');
-        (self.rel_type == rel_type::ANNOTATION && is_kept).then_some(key)
+        let is_kept = key.len() <= MAX_FIELD_BYTES && !key.contains('\0');
+        (self.rel_type == rel_type::M_ANNOTATION && is_kept).then_some(key)
     }
 }
 
 impl Pdu {
     /// Returns the event to which this one relates with the given type.
-    pub fn relates_by(&self, rel_type: &str) -> Option<&OwnedEventId> {
+    pub fn relation_target(&self, rel_type: &str) -> Option<&OwnedEventId> {
         let relates_to = self.relates_to.as_ref()?;
         (relates_to.rel_type == rel_type).then_some(&relates_to.event_id)
     }
@@ -89,13 +89,13 @@ impl Pdu {
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events).
     pub fn is_edit(&self) -> bool {
-        if self.relates_by(rel_type::REPLACE).is_none() || self.state_key.is_some() {
+        if self.relation_target(rel_type::M_REPLACE).is_none() || self.state_key.is_some() {
             return false;
         }
         // The new content of an encrypted event is in the ciphertext, which this server cannot read.
         self.kind == ruma::events::TimelineEventType::RoomEncrypted
             || self
-                .content_as::<Replacement>()
+                .content_as::<ReplacementContent>()
                 .is_some_and(|content| content.new_content.is_some())
     }
 }
@@ -108,7 +108,7 @@ mod tests {
 
     fn relation(relates_to: &Value) -> Option<RelatesTo> {
         let content = json!({ "body": "x", "m.relates_to": relates_to });
-        RelatesTo::of_content(&to_raw_value(&content).unwrap())
+        RelatesTo::from_content(&to_raw_value(&content).unwrap())
     }
 
     #[test]
@@ -117,11 +117,11 @@ mod tests {
 
         assert_eq!(thread.rel_type, "m.thread");
         assert_eq!(thread.event_id, "$a");
-        assert_eq!(thread.annotation(), None);
+        assert_eq!(thread.annotation_key(), None);
     }
 
     #[test]
-    fn what_has_no_proper_form_is_no_relationship() {
+    fn a_malformed_relationship_counts_as_none() {
         for relates_to in [
             json!({ "m.in_reply_to": { "event_id": "$a" } }),
             json!({ "rel_type": "m.thread" }),
@@ -140,7 +140,7 @@ mod tests {
         let key = |rel_type: &str| {
             relation(&json!({ "rel_type": rel_type, "event_id": "$a", "key": "+1" }))
                 .unwrap()
-                .annotation()
+                .annotation_key()
                 .map(ToOwned::to_owned)
         };
 

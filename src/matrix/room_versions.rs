@@ -26,7 +26,7 @@ pub const STABLE_VERSIONS: [RoomVersionId; 12] = [
 pub const OWNED_STATE_VERSIONS: [&str; 2] = ["org.matrix.msc3757.10", "org.matrix.msc3757.11"];
 
 /// Returns the rules of a version, if this server supports it.
-pub fn rules(version: &RoomVersionId) -> Option<RoomVersionRules> {
+pub fn room_version_rules(version: &RoomVersionId) -> Option<RoomVersionRules> {
     if STABLE_VERSIONS.contains(version) {
         return version.rules();
     }
@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn only_supported_versions_have_rules() {
-        let rules_of = |version: &str| rules(&RoomVersionId::try_from(version).unwrap());
+        let rules_of =
+            |version: &str| room_version_rules(&RoomVersionId::try_from(version).unwrap());
 
         assert!(rules_of("2").is_some());
         assert!(rules_of("12").is_some());

@@ -18,11 +18,11 @@ use super::SigningKey;
 use crate::error::{Error, Result};
 
 /// "Servers MUST use the lesser of this field and 7 days into the future when determining if a key is valid."
-const LONGEST_VALIDITY: Duration = Duration::from_hours(7 * 24);
+const MAX_KEY_VALIDITY: Duration = Duration::from_hours(7 * 24);
 /// The most keys of a server that are stored: the current ones first, and then the most recent old ones.
 const MAX_KEYS: usize = 64;
 /// The longest id of a key, and the length of an ed25519 key.
-const KEY_ID_BYTES: usize = 255;
+const MAX_KEY_ID_BYTES: usize = 255;
 const PUBLIC_KEY_BYTES: usize = 32;
 
 /// A key of another server.
@@ -44,7 +44,7 @@ pub struct ServerKeys {
 /// The document that a server publishes. The keys are read one by one: malformed ones, and those that this server
 /// cannot use, are skipped.
 #[derive(Deserialize)]
-struct Published {
+struct PublishedKeys {
     server_name: OwnedServerName,
     verify_keys: BTreeMap<String, Value>,
     #[serde(default)]
@@ -53,12 +53,12 @@ struct Published {
 }
 
 #[derive(Deserialize)]
-struct PresentKey {
+struct VerifyKey {
     key: Base64,
 }
 
 #[derive(Deserialize)]
-struct PastKey {
+struct OldVerifyKey {
     key: Base64,
     expired_ts: UInt,
 }
@@ -67,25 +67,25 @@ trait PublicKey: DeserializeOwned {
     fn key(&self) -> &Base64;
 }
 
-impl PublicKey for PresentKey {
+impl PublicKey for VerifyKey {
     fn key(&self) -> &Base64 {
         &self.key
     }
 }
 
-impl PublicKey for PastKey {
+impl PublicKey for OldVerifyKey {
     fn key(&self) -> &Base64 {
         &self.key
     }
 }
 
 /// Returns the entries of a list of keys that are ed25519 keys.
-fn entries<T: PublicKey>(keys: &BTreeMap<String, Value>) -> impl Iterator<Item = (String, T)> {
+fn ed25519_keys<T: PublicKey>(keys: &BTreeMap<String, Value>) -> impl Iterator<Item = (String, T)> {
     keys.iter().filter_map(|(id, entry)| {
         ServerSigningKeyId::parse(id).ok()?;
         let entry: T = serde_json::from_value(entry.clone()).ok()?;
         let is_key = entry.key().as_bytes().len() == PUBLIC_KEY_BYTES;
-        (is_key && id.len() <= KEY_ID_BYTES).then(|| (id.clone(), entry))
+        (is_key && id.len() <= MAX_KEY_ID_BYTES).then(|| (id.clone(), entry))
     })
 }
 
@@ -95,16 +95,20 @@ impl ServerKeys {
     /// # Errors
     ///
     /// [`Error::InvalidSignature`] when they are not; [`Error::BadJson`] when this is not a list of this server's keys.
-    pub fn read(server: &ServerName, document: &CanonicalJsonObject, now_ms: i64) -> Result<Self> {
+    pub fn from_document(
+        server: &ServerName,
+        document: &CanonicalJsonObject,
+        now_ms: i64,
+    ) -> Result<Self> {
         let bad = |what: &str| Error::BadJson(format!("the keys of {server}: {what}"));
         let value = serde_json::to_value(document)?;
-        let published: Published =
+        let published: PublishedKeys =
             serde_json::from_value(value).map_err(|error| bad(&error.to_string()))?;
         if published.server_name != server {
             return Err(bad("the document is about another server"));
         }
-        let mut present: Vec<(String, PresentKey)> = entries(&published.verify_keys).collect();
-        let signed_with = signed_with(server, document);
+        let mut present: Vec<(String, VerifyKey)> = ed25519_keys(&published.verify_keys).collect();
+        let signed_with = signing_key_ids(server, document);
         // Of too many keys, those that the server used for the signature come first.
         present.sort_by_key(|(id, _)| !signed_with.contains(&&**id));
         let present: BTreeMap<String, Base64> = present
@@ -112,14 +116,15 @@ impl ServerKeys {
             .map(|(id, key)| (id, key.key))
             .take(MAX_KEYS)
             .collect();
-        if !is_signed(server, document, &present) {
+        if !is_signed_by_server(server, document, &present) {
             return Err(Error::InvalidSignature(format!(
                 "the keys of {server} are not signed by one of them"
             )));
         }
-        let longest = i64::try_from(LONGEST_VALIDITY.as_millis()).unwrap_or(i64::MAX);
-        let valid_until_ts = ms(published.valid_until_ts).min(now_ms.saturating_add(longest));
-        let mut past: Vec<(String, PastKey)> = entries(&published.old_verify_keys).collect();
+        let longest = i64::try_from(MAX_KEY_VALIDITY.as_millis()).unwrap_or(i64::MAX);
+        let valid_until_ts = to_ms(published.valid_until_ts).min(now_ms.saturating_add(longest));
+        let mut past: Vec<(String, OldVerifyKey)> =
+            ed25519_keys(&published.old_verify_keys).collect();
         past.sort_by_key(|(_, key)| Reverse(key.expired_ts));
         let past = past
             .into_iter()
@@ -128,7 +133,7 @@ impl ServerKeys {
                 let known = KnownKey {
                     key: key.key,
                     // An old key cannot be valid in the future.
-                    valid_until_ts: ms(key.expired_ts).min(now_ms),
+                    valid_until_ts: to_ms(key.expired_ts).min(now_ms),
                 };
                 (id, known)
             });
@@ -147,13 +152,13 @@ impl ServerKeys {
     }
 
     /// Returns the key with this id if its signatures are accepted at this time.
-    pub fn at(&self, key_id: &str, time_ms: i64) -> Option<&Base64> {
+    pub fn valid_key(&self, key_id: &str, time_ms: i64) -> Option<&Base64> {
         let known = self.keys.get(key_id)?;
         (time_ms <= known.valid_until_ts).then_some(&known.key)
     }
 
     /// Keeps the known keys that are no longer published: old events may be signed with them.
-    pub fn keep_old(&mut self, before: &Self) {
+    pub fn keep_old_keys(&mut self, before: &Self) {
         for (id, key) in &before.keys {
             if self.keys.len() < MAX_KEYS && !self.keys.contains_key(id) {
                 self.keys.insert(id.clone(), key.clone());
@@ -170,12 +175,12 @@ impl ServerKeys {
     ) -> bool {
         let valid = self.keys.iter().filter(|(_, k)| now_ms <= k.valid_until_ts);
         let keys = valid.map(|(id, known)| (id.clone(), known.key.clone()));
-        is_signed(notary, document, &keys.collect())
+        is_signed_by_server(notary, document, &keys.collect())
     }
 }
 
 /// Returns the ids of a server's keys in the signatures of an object.
-fn signed_with<'o>(server: &ServerName, object: &'o CanonicalJsonObject) -> Vec<&'o str> {
+fn signing_key_ids<'o>(server: &ServerName, object: &'o CanonicalJsonObject) -> Vec<&'o str> {
     let signatures = object.get("signatures").and_then(|all| all.as_object());
     let of_server = signatures.and_then(|all| all.get(server.as_str())?.as_object());
     let ids = of_server.into_iter().flat_map(|of_server| of_server.keys());
@@ -184,7 +189,7 @@ fn signed_with<'o>(server: &ServerName, object: &'o CanonicalJsonObject) -> Vec<
 
 /// Returns whether a server signed an object with at least one of these keys, and all its signatures by these are
 /// valid.
-fn is_signed(
+fn is_signed_by_server(
     server: &ServerName,
     object: &CanonicalJsonObject,
     keys: &BTreeMap<String, Base64>,
@@ -218,7 +223,7 @@ impl SigningKey {
     /// # Errors
     ///
     /// When it cannot be signed.
-    pub fn published(&self, valid_until_ts: i64) -> Result<CanonicalJsonObject> {
+    pub fn published_keys(&self, valid_until_ts: i64) -> Result<CanonicalJsonObject> {
         let key = [(
             self.key_id().to_string(),
             serde_json::json!({ "key": self.public_key() }),
@@ -236,7 +241,7 @@ impl SigningKey {
     }
 }
 
-fn ms(time: UInt) -> i64 {
+fn to_ms(time: UInt) -> i64 {
     i64::from(time)
 }
 
@@ -247,9 +252,9 @@ mod tests {
 
     use super::*;
 
-    const NOW: i64 = 1_700_000_000_000;
+    const NOW_MS: i64 = 1_700_000_000_000;
 
-    fn key(server: &str, version: &str) -> SigningKey {
+    fn new_key(server: &str, version: &str) -> SigningKey {
         let document = Ed25519KeyPair::generate();
         SigningKey::from_der(server.try_into().unwrap(), &document, version).unwrap()
     }
@@ -260,7 +265,7 @@ mod tests {
 
     /// Signs the published keys of a server after a change to them.
     fn published_with(key: &SigningKey, change: impl FnOnce(&mut Value)) -> CanonicalJsonObject {
-        let document = key.published(NOW + 1_000).unwrap();
+        let document = key.published_keys(NOW_MS + 1_000).unwrap();
         let mut document = serde_json::to_value(document).unwrap();
         document["signatures"] = json!({});
         change(&mut document);
@@ -270,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn malformed_keys_are_passed_over() {
-        let key = key("a.example", "1");
+    fn malformed_keys_are_skipped() {
+        let key = new_key("a.example", "1");
         let document = published_with(&key, |document| {
             for list in ["verify_keys", "old_verify_keys"] {
                 let list = &mut document[list];
@@ -283,14 +288,14 @@ mod tests {
             }
         });
 
-        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+        let keys = ServerKeys::from_document(server_name!("a.example"), &document, NOW_MS).unwrap();
 
-        assert_eq!(keys.at("ed25519:1", NOW), Some(&key.public_key()));
+        assert_eq!(keys.valid_key("ed25519:1", NOW_MS), Some(&key.public_key()));
     }
 
     #[test]
-    fn of_too_many_keys_the_used_ones_are_kept() {
-        let key = key("a.example", "1");
+    fn keys_that_signed_are_kept_among_too_many() {
+        let key = new_key("a.example", "1");
         let document = published_with(&key, |document| {
             for n in 0..100 {
                 let past = json!({ "key": key.public_key(), "expired_ts": n });
@@ -300,41 +305,44 @@ mod tests {
             }
         });
 
-        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+        let keys = ServerKeys::from_document(server_name!("a.example"), &document, NOW_MS).unwrap();
 
         assert_eq!(keys.keys.len(), MAX_KEYS);
-        assert!(keys.at("ed25519:1", NOW).is_some());
-        assert!(keys.at("ed25519:p99", 0).is_none());
+        assert!(keys.valid_key("ed25519:1", NOW_MS).is_some());
+        assert!(keys.valid_key("ed25519:p99", 0).is_none());
     }
 
     #[test]
-    fn what_a_server_publishes_is_read_by_others() {
-        let key = key("a.example", "1");
-        let document = key.published(NOW + 1_000).unwrap();
+    fn published_keys_are_read_by_other_servers() {
+        let key = new_key("a.example", "1");
+        let document = key.published_keys(NOW_MS + 1_000).unwrap();
 
-        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+        let keys = ServerKeys::from_document(server_name!("a.example"), &document, NOW_MS).unwrap();
 
-        assert_eq!(keys.valid_until_ts, NOW + 1_000);
-        assert_eq!(keys.at("ed25519:1", NOW), Some(&key.public_key()));
-        assert_eq!(keys.at("ed25519:1", NOW + 1_001), None);
-        assert_eq!(keys.at("ed25519:2", NOW), None);
+        assert_eq!(keys.valid_until_ts, NOW_MS + 1_000);
+        assert_eq!(keys.valid_key("ed25519:1", NOW_MS), Some(&key.public_key()));
+        assert_eq!(keys.valid_key("ed25519:1", NOW_MS + 1_001), None);
+        assert_eq!(keys.valid_key("ed25519:2", NOW_MS), None);
     }
 
     #[test]
-    fn no_key_is_believed_for_more_than_a_week() {
-        let document = key("a.example", "1").published(NOW * 2).unwrap();
+    fn no_key_is_valid_for_more_than_a_week() {
+        let document = new_key("a.example", "1")
+            .published_keys(NOW_MS * 2)
+            .unwrap();
 
-        let keys = ServerKeys::read(server_name!("a.example"), &document, NOW).unwrap();
+        let keys = ServerKeys::from_document(server_name!("a.example"), &document, NOW_MS).unwrap();
 
-        assert_eq!(keys.valid_until_ts, NOW + 7 * 24 * 3_600_000);
+        assert_eq!(keys.valid_until_ts, NOW_MS + 7 * 24 * 3_600_000);
     }
 
     #[test]
-    fn keys_without_a_signature_of_their_own_are_refused() {
-        let (one, other) = (key("a.example", "1"), key("a.example", "2"));
-        let read =
-            |document: &CanonicalJsonObject| ServerKeys::read(one.server_name(), document, NOW);
-        let good = one.published(NOW).unwrap();
+    fn keys_that_did_not_sign_the_document_are_refused() {
+        let (one, other) = (new_key("a.example", "1"), new_key("a.example", "2"));
+        let read = |document: &CanonicalJsonObject| {
+            ServerKeys::from_document(one.server_name(), document, NOW_MS)
+        };
+        let good = one.published_keys(NOW_MS).unwrap();
 
         let mut changed = good.clone();
         changed.insert("valid_until_ts".to_owned(), CanonicalJsonValue::Bool(true));
@@ -346,48 +354,49 @@ mod tests {
         unsigned.insert("signatures".to_owned(), object(json!({})).into());
         other.sign(&mut unsigned).unwrap();
         assert!(matches!(read(&unsigned), Err(Error::InvalidSignature(_))));
-        let of_another = ServerKeys::read(server_name!("b.example"), &good, NOW);
+        let of_another = ServerKeys::from_document(server_name!("b.example"), &good, NOW_MS);
         assert!(matches!(of_another, Err(Error::BadJson(_))));
     }
 
     #[test]
-    fn a_notary_signs_beside_the_server() {
-        let (server, notary) = (key("a.example", "1"), key("n.example", "n"));
-        let mut document = server.published(NOW).unwrap();
-        let of_notary = notary.published(NOW).unwrap();
-        let of_notary = ServerKeys::read(notary.server_name(), &of_notary, NOW).unwrap();
+    fn a_notary_signs_in_addition_to_the_server() {
+        let (server, notary) = (new_key("a.example", "1"), new_key("n.example", "n"));
+        let mut document = server.published_keys(NOW_MS).unwrap();
+        let of_notary = notary.published_keys(NOW_MS).unwrap();
+        let of_notary =
+            ServerKeys::from_document(notary.server_name(), &of_notary, NOW_MS).unwrap();
         let is_signed = |document: &CanonicalJsonObject| {
-            of_notary.is_signed_by_notary(notary.server_name(), document, NOW)
+            of_notary.is_signed_by_notary(notary.server_name(), document, NOW_MS)
         };
 
         assert!(!is_signed(&document));
         notary.sign(&mut document).unwrap();
 
         assert!(is_signed(&document));
-        assert!(ServerKeys::read(server.server_name(), &document, NOW).is_ok());
+        assert!(ServerKeys::from_document(server.server_name(), &document, NOW_MS).is_ok());
     }
 
     #[test]
-    fn a_key_of_old_is_good_for_what_it_signed_then() {
-        let key = key("a.example", "1");
+    fn an_old_key_is_valid_until_it_expired() {
+        let key = new_key("a.example", "1");
         let mut document = object(json!({
             "server_name": "a.example",
             "verify_keys": { "ed25519:1": { "key": key.public_key() } },
             "old_verify_keys": {
-                "ed25519:0": { "key": key.public_key(), "expired_ts": NOW - 5 },
-                "ed25519:x": { "key": "AAAA", "expired_ts": NOW - 5 },
+                "ed25519:0": { "key": key.public_key(), "expired_ts": NOW_MS - 5 },
+                "ed25519:x": { "key": "AAAA", "expired_ts": NOW_MS - 5 },
             },
-            "valid_until_ts": NOW + 5,
+            "valid_until_ts": NOW_MS + 5,
         }));
         key.sign(&mut document).unwrap();
 
-        let keys = ServerKeys::read(key.server_name(), &document, NOW).unwrap();
+        let keys = ServerKeys::from_document(key.server_name(), &document, NOW_MS).unwrap();
 
-        assert!(keys.at("ed25519:0", NOW - 5).is_some());
-        assert!(keys.at("ed25519:0", NOW).is_none());
+        assert!(keys.valid_key("ed25519:0", NOW_MS - 5).is_some());
+        assert!(keys.valid_key("ed25519:0", NOW_MS).is_none());
         assert!(!keys.keys.contains_key("ed25519:x"));
         let mut later = ServerKeys::default();
-        later.keep_old(&keys);
+        later.keep_old_keys(&keys);
         assert_eq!(later.keys, keys.keys);
     }
 }

@@ -10,13 +10,13 @@ use ruma::{
 };
 
 /// Returns whether two objects are equal apart from `signatures` and `unsigned`.
-pub fn says_the_same(one: &CanonicalJsonObject, other: &CanonicalJsonObject) -> bool {
+pub fn is_equal_without_signatures(one: &CanonicalJsonObject, other: &CanonicalJsonObject) -> bool {
     let signed = |object| to_canonical_json_string_for_signing(object).ok();
     signed(one).is_some_and(|one| signed(other) == Some(one))
 }
 
 /// Returns a user's signature of an object with a key.
-pub fn signature<'a>(
+pub fn user_signature<'a>(
     object: &'a CanonicalJsonObject,
     user_id: &UserId,
     key_id: &str,
@@ -34,16 +34,17 @@ pub fn signature<'a>(
 }
 
 /// Returns whether a user signed an object with an ed25519 key.
-pub fn is_signed_by(
+pub fn is_signed_by_user(
     object: &CanonicalJsonObject,
     user_id: &UserId,
     key_id: &str,
     public_key: &str,
 ) -> bool {
     let check = || {
-        let signature =
-            Base64::<ruma::serde::base64::Standard>::parse(signature(object, user_id, key_id)?)
-                .ok()?;
+        let signature = Base64::<ruma::serde::base64::Standard>::parse(user_signature(
+            object, user_id, key_id,
+        )?)
+        .ok()?;
         let public_key = Base64::<ruma::serde::base64::Standard>::parse(public_key).ok()?;
         let json = to_canonical_json_string_for_signing(object).ok()?;
         verify_canonical_json_bytes(
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_good_for_its_key_and_object() {
+    fn a_signature_is_valid_for_its_key_and_object() {
         let alice = user_id!("@alice:localhost");
         let document = Ed25519KeyPair::generate();
         let pair = Ed25519KeyPair::from_der(&document, "KEY".to_owned()).unwrap();
@@ -81,24 +82,45 @@ mod tests {
         let public_key = Base64::<ruma::serde::base64::Standard>::new(pair.public_key().to_vec());
         let public_key = public_key.encode();
 
-        assert!(is_signed_by(&signed, alice, "ed25519:KEY", &public_key));
-        assert!(!is_signed_by(&signed, alice, "ed25519:OTHER", &public_key));
-        assert!(!is_signed_by(
+        assert!(is_signed_by_user(
+            &signed,
+            alice,
+            "ed25519:KEY",
+            &public_key
+        ));
+        assert!(!is_signed_by_user(
+            &signed,
+            alice,
+            "ed25519:OTHER",
+            &public_key
+        ));
+        assert!(!is_signed_by_user(
             &signed,
             user_id!("@bob:localhost"),
             "ed25519:KEY",
             &public_key
         ));
-        assert!(!is_signed_by(&signed, alice, "ed25519:KEY", "AAAA"));
+        assert!(!is_signed_by_user(&signed, alice, "ed25519:KEY", "AAAA"));
         signed.insert("a".to_owned(), CanonicalJsonValue::Bool(true));
-        assert!(!is_signed_by(&signed, alice, "ed25519:KEY", &public_key));
+        assert!(!is_signed_by_user(
+            &signed,
+            alice,
+            "ed25519:KEY",
+            &public_key
+        ));
     }
 
     #[test]
-    fn signatures_do_not_change_what_an_object_says() {
+    fn objects_are_compared_without_their_signatures() {
         let one = object(json!({ "a": 1, "signatures": {}, "unsigned": {} }));
 
-        assert!(says_the_same(&one, &object(json!({ "a": 1 }))));
-        assert!(!says_the_same(&one, &object(json!({ "a": 2 }))));
+        assert!(is_equal_without_signatures(
+            &one,
+            &object(json!({ "a": 1 }))
+        ));
+        assert!(!is_equal_without_signatures(
+            &one,
+            &object(json!({ "a": 2 }))
+        ));
     }
 }

@@ -49,7 +49,12 @@ impl StateMap {
     }
 
     /// Inserts the event of a key, or removes it if there is none.
-    pub fn put(&mut self, kind: &StateEventType, state_key: &str, held: Option<&Arc<Pdu>>) {
+    pub fn set_or_remove(
+        &mut self,
+        kind: &StateEventType,
+        state_key: &str,
+        held: Option<&Arc<Pdu>>,
+    ) {
         match held {
             Some(pdu) => drop(self.insert(pdu.clone())),
             None => self.remove(kind, state_key),
@@ -59,7 +64,7 @@ impl StateMap {
     /// Returns the keys under which another state has a different event.
     ///
     /// Types whose maps both states share are skipped without a comparison.
-    pub fn differences(&self, other: &Self) -> Vec<(StateEventType, String)> {
+    pub fn differing_keys(&self, other: &Self) -> Vec<(StateEventType, String)> {
         let mut keys = Vec::new();
         if self.by_type.ptr_eq(&other.by_type) {
             return keys;
@@ -71,7 +76,10 @@ impl StateMap {
                 continue;
             }
             for (key, pdu) in mine {
-                if theirs.get(key).is_none_or(|theirs| !is_same(pdu, theirs)) {
+                if theirs
+                    .get(key)
+                    .is_none_or(|theirs| !is_same_event(pdu, theirs))
+                {
                     keys.push((kind.clone(), key.clone()));
                 }
             }
@@ -122,7 +130,7 @@ impl StateMap {
     }
 }
 
-fn is_same(one: &Arc<Pdu>, other: &Arc<Pdu>) -> bool {
+fn is_same_event(one: &Arc<Pdu>, other: &Arc<Pdu>) -> bool {
     Arc::ptr_eq(one, other) || one.event_id == other.event_id
 }
 
@@ -139,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_clone_keeps_what_it_held() {
+    fn a_clone_does_not_change_with_the_original() {
         let mut state = StateMap::default();
         state.insert(state_event("m.room.name", "", "$one"));
         let before = state.clone();
@@ -173,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn two_states_differ_in_the_keys_that_changed_since_they_parted() {
+    fn states_differ_in_keys_that_changed_after_the_clone() {
         let mut one = StateMap::default();
         one.insert(state_event("m.room.member", "@u:a", "$one"));
         one.insert(state_event("m.room.name", "", "$name"));
@@ -183,7 +191,7 @@ mod tests {
         other.insert(state_event("m.room.member", "@u:a", "$four"));
 
         let mut keys: Vec<String> = one
-            .differences(&other)
+            .differing_keys(&other)
             .into_iter()
             .map(|(kind, key)| format!("{kind} {key}"))
             .collect();
@@ -193,6 +201,6 @@ mod tests {
             keys,
             ["m.room.member @u:a", "m.room.member @v:a", "m.room.topic "]
         );
-        assert!(one.differences(&one.clone()).is_empty());
+        assert!(one.differing_keys(&one.clone()).is_empty());
     }
 }

@@ -30,23 +30,23 @@ pub type KnownEvents = HashMap<OwnedEventId, Arc<Pdu>>;
 
 /// The result of a resolution.
 #[derive(Debug)]
-pub enum Resolution {
+pub enum ResolutionResult {
     /// The resolved state.
     Resolved(StateMap),
     /// The resolution needs these events first. Those that cannot be found are passed as absent in the next attempt.
-    Needs(BTreeSet<OwnedEventId>),
+    NeedsEvents(BTreeSet<OwnedEventId>),
 }
 
 /// The most states that are resolved together: more than a room has branches.
-const MAX_SETS: usize = InChains::BITS as usize;
+const MAX_STATE_SETS: usize = ChainBits::BITS as usize;
 
-type Key = (StateEventType, String);
+type StateMapKey = (StateEventType, String);
 /// The states whose auth chains contain an event: one bit for each state.
-type InChains = u64;
+type ChainBits = u64;
 
 /// The extent to which the auth chains of the events in conflict are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+enum ChainReach {
     /// Up to the events that are in all states.
     Conflict,
     /// To the end: a path between events in conflict may lead through events that are not.
@@ -58,37 +58,39 @@ enum Reach {
 /// # Errors
 ///
 /// [`Error::Unavailable`] when there are more than 64 states. Others when an event breaks the rules.
-pub fn resolve(
+pub fn resolve_state(
     rules: &RoomVersionRules,
     sets: &[StateMap],
     known: &KnownEvents,
     absent: &BTreeSet<OwnedEventId>,
-) -> Result<Resolution> {
+) -> Result<ResolutionResult> {
     let Some((first, others)) = sets.split_first() else {
-        return Ok(Resolution::Resolved(StateMap::default()));
+        return Ok(ResolutionResult::Resolved(StateMap::default()));
     };
-    let mut keys: HashSet<Key> = HashSet::new();
+    let mut keys: HashSet<StateMapKey> = HashSet::new();
     for other in others {
-        keys.extend(first.differences(other));
+        keys.extend(first.differing_keys(other));
     }
     if keys.is_empty() {
-        return Ok(Resolution::Resolved(first.clone()));
+        return Ok(ResolutionResult::Resolved(first.clone()));
     }
-    if sets.len() > MAX_SETS {
+    if sets.len() > MAX_STATE_SETS {
         let text = "the room has too many conflicting states";
         return Err(Error::Unavailable(text.to_owned()));
     }
     if rules.state_res == StateResolutionVersion::V1 {
-        return Ok(Resolution::Resolved(version_1::resolve(rules, sets, &keys)));
+        return Ok(ResolutionResult::Resolved(version_1::resolve(
+            rules, sets, &keys,
+        )));
     }
     let held = sets.iter().flat_map(|set| {
         let held = keys.iter().filter_map(|(kind, key)| set.get(kind, key));
         held.map(|pdu| (pdu.event_id.clone(), pdu.clone()))
     });
-    let conflict = Conflict {
+    let conflict = StateConflict {
         sets,
-        held: held.collect(),
-        keys,
+        conflicted_events: held.collect(),
+        conflicted_keys: keys,
         known,
         absent,
         needs: RefCell::default(),
@@ -97,49 +99,49 @@ pub fn resolve(
 }
 
 /// States in conflict.
-struct Conflict<'a> {
+struct StateConflict<'a> {
     sets: &'a [StateMap],
-    keys: HashSet<Key>,
+    conflicted_keys: HashSet<StateMapKey>,
     /// The events under the keys in conflict.
-    held: KnownEvents,
+    conflicted_events: KnownEvents,
     known: &'a KnownEvents,
     absent: &'a BTreeSet<OwnedEventId>,
     needs: RefCell<BTreeSet<OwnedEventId>>,
 }
 
-impl Conflict<'_> {
-    fn resolve(&self, rules: &RoomVersionRules) -> Result<Resolution> {
+impl StateConflict<'_> {
+    fn resolve(&self, rules: &RoomVersionRules) -> Result<ResolutionResult> {
         let resolution = *rules.state_res.v2_rules().ok_or_else(|| {
             Error::UnsupportedRoomVersion(
                 "this server does not support the state resolution of this room version".to_owned(),
             )
         })?;
         let reach = if resolution.consider_conflicted_state_subgraph {
-            Reach::Whole
+            ChainReach::Whole
         } else {
-            Reach::Conflict
+            ChainReach::Conflict
         };
-        let chains = self.chains(reach);
+        let chains = self.auth_chains(reach);
         if let Some(needs) = self.take_needs() {
-            return Ok(Resolution::Needs(needs));
+            return Ok(ResolutionResult::NeedsEvents(needs));
         }
-        let difference = self.difference(&chains);
+        let difference = self.auth_difference(&chains);
         if let Some(needs) = self.take_needs() {
-            return Ok(Resolution::Needs(needs));
+            return Ok(ResolutionResult::NeedsEvents(needs));
         }
         let subgraph = match reach {
-            Reach::Whole => self.subgraph(&chains),
-            Reach::Conflict => HashSet::new(),
+            ChainReach::Whole => self.conflicted_subgraph(&chains),
+            ChainReach::Conflict => HashSet::new(),
         };
-        let sets = self.reduced(rules, (&difference, &subgraph));
+        let sets = self.reduced_state_sets(rules, (&difference, &subgraph));
         if let Some(needs) = self.take_needs() {
-            return Ok(Resolution::Needs(needs));
+            return Ok(ResolutionResult::NeedsEvents(needs));
         }
-        let resolved = self.run(rules, resolution, &sets, (difference, subgraph))?;
+        let resolved = self.run_resolution(rules, resolution, &sets, (difference, subgraph))?;
         if let Some(needs) = self.take_needs() {
-            return Ok(Resolution::Needs(needs));
+            return Ok(ResolutionResult::NeedsEvents(needs));
         }
-        Ok(Resolution::Resolved(self.merge(&resolved)))
+        Ok(ResolutionResult::Resolved(self.merge_resolved(&resolved)))
     }
 
     fn take_needs(&self) -> Option<BTreeSet<OwnedEventId>> {
@@ -148,8 +150,8 @@ impl Conflict<'_> {
     }
 
     /// Returns an event, and records that it is needed if it is not available.
-    fn event(&self, event_id: &EventId) -> Option<Arc<Pdu>> {
-        if let Some(pdu) = self.here(event_id) {
+    fn request_event(&self, event_id: &EventId) -> Option<Arc<Pdu>> {
+        if let Some(pdu) = self.available_event(event_id) {
             return Some(pdu.clone());
         }
         if !self.absent.contains(event_id) {
@@ -158,8 +160,10 @@ impl Conflict<'_> {
         None
     }
 
-    fn here(&self, event_id: &EventId) -> Option<&Arc<Pdu>> {
-        self.held.get(event_id).or_else(|| self.known.get(event_id))
+    fn available_event(&self, event_id: &EventId) -> Option<&Arc<Pdu>> {
+        self.conflicted_events
+            .get(event_id)
+            .or_else(|| self.known.get(event_id))
     }
 
     /// Returns whether all states contain an event.
@@ -176,12 +180,12 @@ impl Conflict<'_> {
 
     /// Returns the events in conflict and their auth chains, and for each event the states whose chains contain it. A
     /// chain may stop at an event that is in all states, since everything below it is then in common.
-    fn chains(&self, reach: Reach) -> HashMap<OwnedEventId, InChains> {
-        let order = self.in_order(reach);
-        let mut chains: HashMap<OwnedEventId, InChains> =
+    fn auth_chains(&self, reach: ChainReach) -> HashMap<OwnedEventId, ChainBits> {
+        let order = self.events_in_order(reach);
+        let mut chains: HashMap<OwnedEventId, ChainBits> =
             order.iter().map(|pdu| (pdu.event_id.clone(), 0)).collect();
         for (n, set) in self.sets.iter().enumerate() {
-            let keys = self.keys.iter();
+            let keys = self.conflicted_keys.iter();
             for pdu in keys.filter_map(|(kind, key)| set.get(kind, key)) {
                 if let Some(chains) = chains.get_mut(&pdu.event_id) {
                     *chains |= 1 << n;
@@ -200,10 +204,10 @@ impl Conflict<'_> {
     }
 
     /// Returns the events of all chains, each before its auth events.
-    fn in_order(&self, reach: Reach) -> Vec<Arc<Pdu>> {
+    fn events_in_order(&self, reach: ChainReach) -> Vec<Arc<Pdu>> {
         let mut order = Vec::new();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
-        let roots = self.held.values().cloned();
+        let roots = self.conflicted_events.values().cloned();
         let mut stack: Vec<(Arc<Pdu>, bool)> = roots.map(|pdu| (pdu, false)).collect();
         while let Some((pdu, is_back)) = stack.pop() {
             if is_back {
@@ -211,14 +215,14 @@ impl Conflict<'_> {
                 continue;
             }
             if !seen.insert(pdu.event_id.clone())
-                || (reach == Reach::Conflict && self.is_in_all(&pdu))
+                || (reach == ChainReach::Conflict && self.is_in_all(&pdu))
             {
                 continue;
             }
             stack.push((pdu.clone(), true));
             for auth_event in &pdu.auth_events {
                 if !seen.contains(auth_event) {
-                    let event = self.event(auth_event);
+                    let event = self.request_event(auth_event);
                     stack.extend(event.map(|event| (event, false)));
                 }
             }
@@ -232,16 +236,16 @@ impl Conflict<'_> {
     /// The full chain of a state consists of the chains of its events in conflict and those of all its other events,
     /// which are the same for all states. So an event that is in one chain only may still be in the common part; an
     /// event outside it is part of the difference.
-    fn difference(&self, chains: &HashMap<OwnedEventId, InChains>) -> HashSet<OwnedEventId> {
-        let of_all = InChains::MAX >> (MAX_SETS - self.sets.len());
+    fn auth_difference(&self, chains: &HashMap<OwnedEventId, ChainBits>) -> HashSet<OwnedEventId> {
+        let of_all = ChainBits::MAX >> (MAX_STATE_SETS - self.sets.len());
         let apart = chains.iter().filter(|(_, chains)| **chains != of_all);
         let mut apart: HashSet<OwnedEventId> = apart.map(|(id, _)| id.clone()).collect();
         // The events in conflict are in the full conflicted set anyway.
-        let is_other = |id: &&OwnedEventId| !self.held.contains_key(*id);
+        let is_other = |id: &&OwnedEventId| !self.conflicted_events.contains_key(*id);
         let mut unknown: HashSet<OwnedEventId> = apart.iter().filter(is_other).cloned().collect();
         if !unknown.is_empty() {
-            self.find_in_common(&mut unknown);
-            apart.retain(|id| self.held.contains_key(id) || unknown.contains(id));
+            self.remove_common_events(&mut unknown);
+            apart.retain(|id| self.conflicted_events.contains_key(id) || unknown.contains(id));
         }
         apart
     }
@@ -250,7 +254,7 @@ impl Conflict<'_> {
     ///
     /// The events that most probably lead to them are followed first: those other than member events, then the latest
     /// member events.
-    fn find_in_common(&self, unknown: &mut HashSet<OwnedEventId>) {
+    fn remove_common_events(&self, unknown: &mut HashSet<OwnedEventId>) {
         let Some(first) = self.sets.first() else {
             return;
         };
@@ -272,7 +276,7 @@ impl Conflict<'_> {
                 if !seen.insert(auth_event.clone()) {
                     continue;
                 }
-                match self.here(auth_event) {
+                match self.available_event(auth_event) {
                     Some(pdu) => next.push(pdu.clone()),
                     None => waiting.push(auth_event.clone()),
                 }
@@ -285,10 +289,13 @@ impl Conflict<'_> {
 
     /// Returns the events on paths between events in conflict: authorized, directly or not, by one, and in the auth
     /// chain of another.
-    fn subgraph(&self, chains: &HashMap<OwnedEventId, InChains>) -> HashSet<OwnedEventId> {
+    fn conflicted_subgraph(
+        &self,
+        chains: &HashMap<OwnedEventId, ChainBits>,
+    ) -> HashSet<OwnedEventId> {
         let mut leads: HashMap<OwnedEventId, bool> = HashMap::new();
-        for id in self.held.keys() {
-            self.look_for_conflict(id, &mut leads);
+        for id in self.conflicted_events.keys() {
+            self.mark_conflicted(id, &mut leads);
         }
         let between = leads
             .into_iter()
@@ -298,17 +305,17 @@ impl Conflict<'_> {
 
     /// Records for an event and everything in its auth chain whether it is in conflict, or is authorized, at any depth,
     /// by an event that is.
-    fn look_for_conflict(&self, id: &OwnedEventId, leads: &mut HashMap<OwnedEventId, bool>) {
+    fn mark_conflicted(&self, id: &OwnedEventId, leads: &mut HashMap<OwnedEventId, bool>) {
         let mut stack = vec![(id.clone(), false)];
         while let Some((id, is_back)) = stack.pop() {
             if leads.contains_key(&id) && !is_back {
                 continue;
             }
-            let Some(pdu) = self.here(&id) else {
+            let Some(pdu) = self.available_event(&id) else {
                 leads.insert(id, false);
                 continue;
             };
-            let found = self.held.contains_key(&id)
+            let found = self.conflicted_events.contains_key(&id)
                 || (is_back
                     && pdu
                         .auth_events
@@ -324,12 +331,12 @@ impl Conflict<'_> {
 
     /// Returns of each state the keys in conflict, and those by which the events of the full conflicted set are
     /// authorized.
-    fn reduced(
+    fn reduced_state_sets(
         &self,
         rules: &RoomVersionRules,
         (difference, subgraph): (&HashSet<OwnedEventId>, &HashSet<OwnedEventId>),
     ) -> Vec<IdMap<OwnedEventId>> {
-        let mut keys: HashSet<Key> = self.keys.clone();
+        let mut keys: HashSet<StateMapKey> = self.conflicted_keys.clone();
         for kind in [
             StateEventType::RoomCreate,
             StateEventType::RoomPowerLevels,
@@ -338,8 +345,8 @@ impl Conflict<'_> {
             keys.insert((kind, String::new()));
         }
         let others = difference.iter().chain(subgraph);
-        let others: Vec<Arc<Pdu>> = others.filter_map(|id| self.event(id)).collect();
-        for pdu in self.held.values().chain(&others) {
+        let others: Vec<Arc<Pdu>> = others.filter_map(|id| self.request_event(id)).collect();
+        for pdu in self.conflicted_events.values().chain(&others) {
             keys.extend(auth_types(pdu, rules).unwrap_or_default());
             keys.extend(pdu.state_key.clone().map(|key| (pdu.state_type(), key)));
         }
@@ -353,7 +360,7 @@ impl Conflict<'_> {
         self.sets.iter().map(of_set).collect()
     }
 
-    fn run(
+    fn run_resolution(
         &self,
         rules: &RoomVersionRules,
         resolution: StateResolutionV2Rules,
@@ -380,7 +387,7 @@ impl Conflict<'_> {
             vec![difference, EventIdSet::new()],
             |event_id| {
                 let held = in_states.get(event_id).cloned();
-                held.or_else(|| self.event(event_id))
+                held.or_else(|| self.request_event(event_id))
             },
             |_| Some(subgraph.clone()),
         )
@@ -393,9 +400,9 @@ impl Conflict<'_> {
     }
 
     /// Applies the resolved events to the state that all sets have in common.
-    fn merge(&self, resolved: &IdMap<OwnedEventId>) -> StateMap {
+    fn merge_resolved(&self, resolved: &IdMap<OwnedEventId>) -> StateMap {
         let mut state = self.sets.first().cloned().unwrap_or_default();
-        let mut keys: Vec<Key> = self.keys.iter().cloned().collect();
+        let mut keys: Vec<StateMapKey> = self.conflicted_keys.iter().cloned().collect();
         // A key that was in no state may have been restored from the auth chains.
         keys.extend(resolved.keys().cloned());
         for key in keys {
@@ -403,11 +410,12 @@ impl Conflict<'_> {
             let held = resolved.get(&key).and_then(|id| {
                 let mut in_states = self.sets.iter().filter_map(|set| set.get(kind, state_key));
                 let of_id = in_states.find(|pdu| pdu.event_id == *id);
-                of_id.or_else(|| self.here(id)).cloned()
+                of_id.or_else(|| self.available_event(id)).cloned()
             });
-            let is_common = !self.keys.contains(&key) && state.get(kind, state_key).is_some();
+            let is_common =
+                !self.conflicted_keys.contains(&key) && state.get(kind, state_key).is_some();
             if !is_common {
-                state.put(kind, state_key, held.as_ref());
+                state.set_or_remove(kind, state_key, held.as_ref());
             }
         }
         state

@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn odd_entries_of_stripped_state_are_left_out() {
         #[derive(Deserialize)]
-        struct Body {
+        struct StrippedStateBody {
             #[serde(default)]
             state: StrippedState,
         }
@@ -42,7 +42,7 @@ mod tests {
                 r#"[{"a":2,"b":1}]"#,
             ),
         ] {
-            let body: Body = serde_json::from_str(text).unwrap();
+            let body: StrippedStateBody = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&body.state.0).unwrap(), expected);
         }
     }

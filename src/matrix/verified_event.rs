@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 
 /// An event that is well formed and signed by the servers that must sign it. It may still be forbidden.
 #[derive(Clone, Debug)]
-pub struct Verified {
+pub struct VerifiedEvent {
     pdu: Pdu,
     json: String,
     is_redacted: bool,
@@ -34,7 +34,7 @@ pub struct NeededKeys {
     pub key_ids: Vec<String>,
 }
 
-impl Verified {
+impl VerifiedEvent {
     /// Checks the form, the signatures and the hash of an event. If the hash does not match, the event is redacted.
     ///
     /// `keys` holds those of [`needed_keys`] that were valid when the event was made.
@@ -43,7 +43,7 @@ impl Verified {
     ///
     /// [`Error::BadJson`] or [`Error::TooLarge`] when it is not a valid event of this room version, and
     /// [`Error::InvalidSignature`]. In all cases the event must be dropped.
-    pub fn check(
+    pub fn verify(
         mut object: CanonicalJsonObject,
         rules: &RoomVersionRules,
         keys: &PublicKeyMap,
@@ -51,7 +51,7 @@ impl Verified {
         // Nobody signs this field.
         object.remove("unsigned");
         // 1. Is a valid event, otherwise it is dropped.
-        event_format::check_any(&object, rules)?;
+        event_format::check_any_event(&object, rules)?;
         if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
             return Err(Error::BadJson("`content` is not an object".to_owned()));
         }

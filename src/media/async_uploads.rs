@@ -9,26 +9,28 @@ use futures_util::Stream;
 use ruma::{OwnedMxcUri, ServerName};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Media, Upload, clean_content_type, clean_file_name, is_media_id, new_media_id};
+use super::{
+    Media, UploadMetadata, clean_content_type, clean_file_name, is_media_id, new_media_id,
+};
 use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
         media::{
             media_table::MediaRow,
-            reserved_media_ids::{self, Promise},
+            reserved_media_ids::{self, MediaReservation},
         },
     },
 };
 
 /// The time for which an id is reserved, as the specification recommends.
-const LIFETIME: Duration = Duration::from_hours(24);
+const RESERVATION_LIFETIME: Duration = Duration::from_hours(24);
 /// The number of reserved ids of one user.
-const PROMISES: i64 = 50;
+const MAX_RESERVATIONS_PER_USER: i64 = 50;
 /// The time after which a user with too many reserved ids may try again.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
 /// The longest time that a download waits for the upload.
-const MAX_WAIT: Duration = Duration::from_mins(1);
+const MAX_UPLOAD_WAIT: Duration = Duration::from_mins(1);
 
 impl Media {
     /// Reserves an id for an upload by a user. Returns it with its expiry time.
@@ -36,16 +38,16 @@ impl Media {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when the user has too many reserved ids.
-    pub async fn promise(&self, uploader: UserNum) -> Result<(OwnedMxcUri, i64)> {
+    pub async fn reserve_media_id(&self, uploader: UserNum) -> Result<(OwnedMxcUri, i64)> {
         let now = self.clock.now_ms();
-        let lifetime = i64::try_from(LIFETIME.as_millis()).unwrap_or(i64::MAX);
-        let promise = Promise {
+        let lifetime = i64::try_from(RESERVATION_LIFETIME.as_millis()).unwrap_or(i64::MAX);
+        let promise = MediaReservation {
             uploader,
             expires_ts: now.saturating_add(lifetime),
         };
         let media_id = new_media_id();
         let mut tx = self.db.write().await?;
-        if reserved_media_ids::count(&mut tx, uploader, now).await? >= PROMISES {
+        if reserved_media_ids::count(&mut tx, uploader, now).await? >= MAX_RESERVATIONS_PER_USER {
             return Err(Error::LimitExceeded {
                 retry_after: RETRY_AFTER,
             });
@@ -63,35 +65,35 @@ impl Media {
     /// [`Error::CannotOverwriteMedia`] when it was already uploaded; [`Error::Forbidden`] for other users;
     /// [`Error::NotFound`] when the id is not reserved, or has expired; and as [`Media::upload`].
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn upload_promised<E>(
+    pub async fn upload_reserved<E>(
         &self,
         address: (&ServerName, &str),
-        upload: Upload<'_>,
+        upload: UploadMetadata<'_>,
         parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<()>
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
         let (server, media_id) = address;
-        self.check_promise(server, media_id, upload.uploader)
+        self.check_reservation(server, media_id, upload.uploader)
             .await?;
-        self.check_announced(&upload)?;
-        let arriving = self.receive(parts, self.max_upload_bytes).await?;
+        self.check_announced_size(&upload)?;
+        let arriving = self.receive_file(parts, self.max_upload_bytes).await?;
         let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
         let (media, media_id) = (self.clone(), media_id.to_owned());
         // In a task of its own: if the client disconnects now, the file must still be recorded.
         let keeping = self.tasks.spawn(async move {
-            let stored = arriving.keep().await?;
+            let stored = arriving.finish().await?;
             let mut tx = media.db.write().await?;
             if !reserved_media_ids::remove(&mut tx, &media_id).await? {
-                return Err(already_there());
+                return Err(already_uploaded_error());
             }
             let described = (content_type.as_str(), file_name.as_deref());
             let address = (&*media.server_name, media_id.as_str());
             media
-                .remember(&mut tx, address, Some(uploader), stored, described)
+                .store_metadata(&mut tx, address, Some(uploader), stored, described)
                 .await?;
             tx.commit().await?;
             media.arrived.notify_waiters();
@@ -102,7 +104,7 @@ impl Media {
             .map_err(|source| Error::internal("store a media file", source))?
     }
 
-    async fn check_promise(
+    async fn check_reservation(
         &self,
         server: &ServerName,
         media_id: &str,
@@ -113,9 +115,9 @@ impl Media {
             return Err(unknown());
         }
         // Read before the row, as in `await_upload`.
-        let promise = self.promise_of(media_id).await?;
-        if self.row(server, media_id).await?.is_some() {
-            return Err(already_there());
+        let promise = self.find_reservation(media_id).await?;
+        if self.load_row(server, media_id).await?.is_some() {
+            return Err(already_uploaded_error());
         }
         let promise = promise.ok_or_else(unknown)?;
         if promise.uploader != uploader {
@@ -135,7 +137,7 @@ impl Media {
         media_id: &str,
         wait: Duration,
     ) -> Result<MediaRow> {
-        let until = Instant::now() + wait.min(MAX_WAIT);
+        let until = Instant::now() + wait.min(MAX_UPLOAD_WAIT);
         loop {
             let arrival = self.arrived.notified();
             tokio::pin!(arrival);
@@ -143,8 +145,8 @@ impl Media {
             arrival.as_mut().enable();
             // Read before the row. An upload stores the row and removes the reservation in one transaction; in the
             // other order, both could be missed.
-            let promise = self.promise_of(media_id).await?;
-            if let Some(row) = self.row(server, media_id).await? {
+            let promise = self.find_reservation(media_id).await?;
+            if let Some(row) = self.load_row(server, media_id).await? {
                 return Ok(row);
             }
             if promise.is_none() {
@@ -158,7 +160,7 @@ impl Media {
         }
     }
 
-    async fn promise_of(&self, media_id: &str) -> Result<Option<Promise>> {
+    async fn find_reservation(&self, media_id: &str) -> Result<Option<MediaReservation>> {
         if !is_media_id(media_id) {
             return Ok(None);
         }
@@ -167,6 +169,6 @@ impl Media {
     }
 }
 
-fn already_there() -> Error {
+fn already_uploaded_error() -> Error {
     Error::CannotOverwriteMedia("this media has been uploaded already".to_owned())
 }

@@ -18,10 +18,10 @@ use tokio::io::AsyncWriteExt;
 use crate::error::{Error, Result};
 
 /// The folder for incomplete files; no hash begins with this name.
-const ARRIVING: &str = "arriving";
+const INCOMPLETE_FOLDER: &str = "arriving";
 /// Other users of the machine must not read the files.
-const PRIVATE_FOLDER: u32 = 0o700;
-const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_FOLDER_MODE: u32 = 0o700;
+const PRIVATE_FILE_MODE: u32 = 0o600;
 
 /// The SHA-256 of a content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,30 +29,30 @@ pub struct ContentHash([u8; 32]);
 
 /// A content that is stored at its final path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(super) struct StoredContent {
     pub(super) hash: ContentHash,
     pub(super) size: u64,
 }
 
 /// The folder of the files. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Files {
+pub(super) struct MediaFiles {
     directory: Arc<Path>,
 }
 
-/// A file that is being received. It is removed if it is dropped without [`Arriving::keep`].
-pub(super) struct Arriving {
+/// A file that is being received. It is removed if it is dropped without [`IncomingFile::finish`].
+pub(super) struct IncomingFile {
     file: tokio::fs::File,
-    temporary: Temporary,
+    temporary: TemporaryFile,
     hasher: Sha256,
     size: u64,
     directory: Arc<Path>,
 }
 
 /// The path of an incomplete file, which is deleted when this is dropped.
-struct Temporary(PathBuf);
+struct TemporaryFile(PathBuf);
 
-impl Drop for Temporary {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0)
             && error.kind() != io::ErrorKind::NotFound
@@ -72,7 +72,7 @@ impl ContentHash {
         &self.0
     }
 
-    fn path_in(&self, directory: &Path) -> PathBuf {
+    fn path_under(&self, directory: &Path) -> PathBuf {
         let name = self.to_string();
         let (first, rest) = name.split_at(2);
         let (second, rest) = rest.split_at(2);
@@ -95,10 +95,10 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-impl Files {
+impl MediaFiles {
     /// Creates the folder if necessary, and removes incomplete files of the last run.
     pub(super) fn open(directory: &Path) -> Result<Self> {
-        prepare(directory).map_err(|source| {
+        prepare_folders(directory).map_err(|source| {
             let source = format!("{}: {source}", directory.display());
             Error::internal("prepare the media directory", source)
         })?;
@@ -108,15 +108,15 @@ impl Files {
     }
 
     /// Creates a file for content that will arrive in parts.
-    pub(super) async fn receive(&self) -> Result<Arriving> {
-        let temporary = self.temporary();
+    pub(super) async fn begin_file(&self) -> Result<IncomingFile> {
+        let temporary = self.new_temporary_file();
         let mut options = OpenOptions::new();
-        options.write(true).create_new(true).mode(PRIVATE_FILE);
+        options.write(true).create_new(true).mode(PRIVATE_FILE_MODE);
         let file = tokio::fs::OpenOptions::from(options)
             .open(&temporary.0)
             .await
-            .map_err(cannot_store)?;
-        Ok(Arriving {
+            .map_err(storage_error)?;
+        Ok(IncomingFile {
             file,
             temporary,
             hasher: Sha256::new(),
@@ -126,20 +126,20 @@ impl Files {
     }
 
     /// Stores content that is in memory. This blocks.
-    pub(super) fn store(&self, content: &[u8]) -> Result<Stored> {
+    pub(super) fn store(&self, content: &[u8]) -> Result<StoredContent> {
         let hash = ContentHash(Sha256::digest(content).into());
-        let temporary = self.temporary();
+        let temporary = self.new_temporary_file();
         let write = || {
             let mut options = OpenOptions::new();
-            options.write(true).create_new(true).mode(PRIVATE_FILE);
+            options.write(true).create_new(true).mode(PRIVATE_FILE_MODE);
             let mut file = options.open(&temporary.0)?;
             file.write_all(content)?;
             file.sync_all()?;
-            place(&temporary.0, hash, &self.directory)
+            move_to_final_path(&temporary.0, hash, &self.directory)
         };
-        write().map_err(cannot_store)?;
+        write().map_err(storage_error)?;
         let size = u64::try_from(content.len()).unwrap_or(u64::MAX);
-        Ok(Stored { hash, size })
+        Ok(StoredContent { hash, size })
     }
 
     /// Opens a content for reading.
@@ -147,9 +147,9 @@ impl Files {
     /// # Errors
     ///
     /// Also when the file is missing or has another size, because the database refers to it.
-    pub(super) async fn read(&self, stored: Stored) -> Result<tokio::fs::File> {
+    pub(super) async fn open_content(&self, stored: StoredContent) -> Result<tokio::fs::File> {
         let open = async {
-            let file = tokio::fs::File::open(self.path(stored.hash)).await?;
+            let file = tokio::fs::File::open(self.content_path(stored.hash)).await?;
             let size = file.metadata().await?.len();
             if size == stored.size {
                 Ok(file)
@@ -163,17 +163,17 @@ impl Files {
     }
 
     /// Returns the path of a content.
-    pub(super) fn path(&self, hash: ContentHash) -> PathBuf {
-        hash.path_in(&self.directory)
+    pub(super) fn content_path(&self, hash: ContentHash) -> PathBuf {
+        hash.path_under(&self.directory)
     }
 
-    fn temporary(&self) -> Temporary {
+    fn new_temporary_file(&self) -> TemporaryFile {
         let name = format!("{:032x}", rand::random::<u128>());
-        Temporary(self.directory.join(ARRIVING).join(name))
+        TemporaryFile(self.directory.join(INCOMPLETE_FOLDER).join(name))
     }
 }
 
-impl Arriving {
+impl IncomingFile {
     /// Returns the number of bytes that have arrived.
     pub(super) fn size(&self) -> u64 {
         self.size
@@ -181,7 +181,7 @@ impl Arriving {
 
     /// Writes the next part.
     pub(super) async fn write(&mut self, part: &[u8]) -> Result<()> {
-        self.file.write_all(part).await.map_err(cannot_store)?;
+        self.file.write_all(part).await.map_err(storage_error)?;
         self.hasher.update(part);
         let length = u64::try_from(part.len()).unwrap_or(u64::MAX);
         self.size = self.size.saturating_add(length);
@@ -189,31 +189,32 @@ impl Arriving {
     }
 
     /// Flushes the content to disk, and moves it to its final path.
-    pub(super) async fn keep(mut self) -> Result<Stored> {
+    pub(super) async fn finish(mut self) -> Result<StoredContent> {
         // The first call reports writes that failed in the background, the second waits for the disk.
-        self.file.flush().await.map_err(cannot_store)?;
-        self.file.sync_all().await.map_err(cannot_store)?;
+        self.file.flush().await.map_err(storage_error)?;
+        self.file.sync_all().await.map_err(storage_error)?;
         let hash = ContentHash(self.hasher.finalize().into());
         let (temporary, directory) = (self.temporary, self.directory);
         let placing =
-            tokio::task::spawn_blocking(move || place(&temporary.0, hash, &directory)).await;
+            tokio::task::spawn_blocking(move || move_to_final_path(&temporary.0, hash, &directory))
+                .await;
         placing
             .map_err(|source| Error::internal("place a media file", source))?
-            .map_err(cannot_store)?;
+            .map_err(storage_error)?;
         let size = self.size;
-        Ok(Stored { hash, size })
+        Ok(StoredContent { hash, size })
     }
 }
 
-fn cannot_store(source: io::Error) -> Error {
+fn storage_error(source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::StorageFull,
         _ => Error::internal("store a media file", source),
     }
 }
 
-fn prepare(directory: &Path) -> io::Result<()> {
-    let arriving = directory.join(ARRIVING);
+fn prepare_folders(directory: &Path) -> io::Result<()> {
+    let arriving = directory.join(INCOMPLETE_FOLDER);
     make_folder(&arriving)?;
     for left in fs::read_dir(&arriving)? {
         fs::remove_file(left?.path())?;
@@ -224,8 +225,8 @@ fn prepare(directory: &Path) -> io::Result<()> {
 /// Moves a complete file to its final path.
 ///
 /// An existing file is replaced by its identical copy. That costs no more than a check, and repairs a damaged file.
-fn place(temporary: &Path, hash: ContentHash, directory: &Path) -> io::Result<()> {
-    let path = hash.path_in(directory);
+fn move_to_final_path(temporary: &Path, hash: ContentHash, directory: &Path) -> io::Result<()> {
+    let path = hash.path_under(directory);
     // Every folder of the path is synced, even an existing one: the task that created it may not have synced it yet.
     let mut folders: Vec<&Path> = path
         .ancestors()
@@ -242,7 +243,7 @@ fn place(temporary: &Path, hash: ContentHash, directory: &Path) -> io::Result<()
 fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
-        .mode(PRIVATE_FOLDER)
+        .mode(PRIVATE_FOLDER_MODE)
         .create(path)
 }
 
@@ -269,23 +270,23 @@ mod tests {
         found
     }
 
-    async fn receive(files: &Files, parts: &[&[u8]]) -> Stored {
-        let mut arriving = files.receive().await.unwrap();
+    async fn receive(files: &MediaFiles, parts: &[&[u8]]) -> StoredContent {
+        let mut arriving = files.begin_file().await.unwrap();
         for part in parts {
             arriving.write(part).await.unwrap();
         }
-        arriving.keep().await.unwrap()
+        arriving.finish().await.unwrap()
     }
 
     #[tokio::test]
-    async fn a_content_lies_under_its_hash_and_is_read_back() {
+    async fn content_is_stored_under_its_hash_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path()).unwrap();
+        let files = MediaFiles::open(folder.path()).unwrap();
 
         let stored = receive(&files, &[b"ab", b"c"]).await;
 
         let mut text = String::new();
-        let mut file = files.read(stored).await.unwrap();
+        let mut file = files.open_content(stored).await.unwrap();
         file.read_to_string(&mut text).await.unwrap();
         assert_eq!((text.as_str(), stored.size), ("abc", 3));
         let place = "ba/78/16bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -293,9 +294,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_content_is_one_file() {
+    async fn equal_contents_share_one_file() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path()).unwrap();
+        let files = MediaFiles::open(folder.path()).unwrap();
 
         let received = receive(&files, &[b"abc"]).await;
         let stored = files.store(b"abc").unwrap();
@@ -305,10 +306,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_content_that_broke_off_leaves_nothing() {
+    async fn an_interrupted_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path()).unwrap();
-        let mut arriving = files.receive().await.unwrap();
+        let files = MediaFiles::open(folder.path()).unwrap();
+        let mut arriving = files.begin_file().await.unwrap();
         arriving.write(b"half").await.unwrap();
         assert_eq!(files_under(folder.path()).len(), 1);
 
@@ -318,26 +319,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_crash_left_on_its_way_is_removed_at_start() {
+    async fn incomplete_files_of_a_crash_are_removed_at_start() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path()).unwrap();
+        let files = MediaFiles::open(folder.path()).unwrap();
         let stored = receive(&files, &[b"whole"]).await;
-        fs::write(folder.path().join(ARRIVING).join("0123"), "half").unwrap();
+        fs::write(folder.path().join(INCOMPLETE_FOLDER).join("0123"), "half").unwrap();
 
-        let files = Files::open(folder.path()).unwrap();
+        let files = MediaFiles::open(folder.path()).unwrap();
 
-        assert_eq!(files_under(folder.path()), [files.path(stored.hash)]);
+        assert_eq!(
+            files_under(folder.path()),
+            [files.content_path(stored.hash)]
+        );
     }
 
     #[tokio::test]
-    async fn a_file_that_was_cut_is_not_served() {
+    async fn a_truncated_file_is_not_served() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path()).unwrap();
+        let files = MediaFiles::open(folder.path()).unwrap();
         let stored = receive(&files, &[b"whole"]).await;
-        fs::write(files.path(stored.hash), "who").unwrap();
+        fs::write(files.content_path(stored.hash), "who").unwrap();
 
-        assert!(files.read(stored).await.is_err());
+        assert!(files.open_content(stored).await.is_err());
         receive(&files, &[b"whole"]).await;
-        assert!(files.read(stored).await.is_ok());
+        assert!(files.open_content(stored).await.is_ok());
     }
 }

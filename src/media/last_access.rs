@@ -14,21 +14,21 @@ use crate::{
 };
 
 /// The precision of the stored access time.
-const EXACTNESS: Duration = Duration::from_hours(1);
+const ACCESS_TIME_PRECISION: Duration = Duration::from_hours(1);
 /// The time for which an access is only in memory. A crash loses it.
-const WRITE_EVERY: Duration = Duration::from_mins(1);
+const WRITE_INTERVAL: Duration = Duration::from_mins(1);
 /// The largest number of waiting accesses. Further ones are recorded on the next access.
-const MAX_WAITING: usize = 10_000;
+const MAX_WAITING_ACCESSES: usize = 10_000;
 
 /// Records accesses. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Accesses {
+pub(super) struct AccessRecorder {
     waiting: Arc<Mutex<HashSet<i64>>>,
     db: Db,
     clock: Clock,
 }
 
-impl Accesses {
+impl AccessRecorder {
     /// Starts the task that writes the recorded accesses.
     pub(super) fn start(db: Db, clock: Clock, tasks: &Tasks) -> Self {
         let accesses = Self {
@@ -41,9 +41,9 @@ impl Accesses {
             while !stopping.is_cancelled() {
                 tokio::select! {
                     () = stopping.cancelled() => {}
-                    () = tokio::time::sleep(WRITE_EVERY) => {}
+                    () = tokio::time::sleep(WRITE_INTERVAL) => {}
                 }
-                if let Err(error) = writing.write().await {
+                if let Err(error) = writing.write_accesses().await {
                     tracing::debug!(%error, "accesses to media were not written");
                 }
             }
@@ -52,19 +52,19 @@ impl Accesses {
     }
 
     /// Records an access to media.
-    pub(super) fn note(&self, media: &media_table::MediaRow) {
+    pub(super) fn record_access(&self, media: &media_table::MediaRow) {
         let age_ms = self.clock.now_ms().saturating_sub(media.last_access_ts);
-        if u128::try_from(age_ms).unwrap_or(0) < EXACTNESS.as_millis() {
+        if u128::try_from(age_ms).unwrap_or(0) < ACCESS_TIME_PRECISION.as_millis() {
             return;
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < MAX_WAITING {
+        if waiting.len() < MAX_WAITING_ACCESSES {
             waiting.insert(media.num);
         }
     }
 
     /// Writes the recorded accesses.
-    pub(super) async fn write(&self) -> Result<()> {
+    pub(super) async fn write_accesses(&self) -> Result<()> {
         let noted =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         if noted.is_empty() {
@@ -72,7 +72,7 @@ impl Accesses {
         }
         let noted: Vec<i64> = noted.into_iter().collect();
         let mut tx = self.db.write().await?;
-        media_table::touch(&mut tx, &noted, self.clock.now_ms()).await?;
+        media_table::set_last_access(&mut tx, &noted, self.clock.now_ms()).await?;
         tx.commit().await
     }
 }

@@ -23,17 +23,17 @@ use rand::{Rng, distr::Alphanumeric};
 use ruma::{OwnedMxcUri, OwnedServerName, ServerName};
 use tokio::{fs::File, sync::Notify};
 
-pub use self::{files::ContentHash, remote::Remote, thumbnail::Wanted};
+pub use self::{files::ContentHash, remote::RemoteMediaPolicy, thumbnail::ThumbnailRequest};
 use self::{
-    files::{Arriving, Files, Stored},
-    last_access::Accesses,
-    remote::Remotes,
-    thumbnail::Thumbnails,
-    url_previews::Previews,
+    files::{IncomingFile, MediaFiles, StoredContent},
+    last_access::AccessRecorder,
+    remote::RemoteMedia,
+    thumbnail::ThumbnailMaker,
+    url_previews::UrlPreviewer,
 };
 use crate::{
     clock::Clock,
-    config::{Config, UrlPreviews},
+    config::{Config, UrlPreviewsSection},
     error::{Error, Result},
     federation::Federation,
     storage::{
@@ -46,18 +46,18 @@ use crate::{
 /// The length of an id: long enough that it cannot be guessed.
 const MEDIA_ID_LENGTH: usize = 32;
 /// The longest id that is looked up.
-const MAX_MEDIA_ID: usize = 255;
+const MAX_MEDIA_ID_LENGTH: usize = 255;
 /// The longest stored file name, in characters, and the longest content type.
-const MAX_FILE_NAME: usize = 255;
-const MAX_CONTENT_TYPE: usize = 255;
+const MAX_FILE_NAME_CHARS: usize = 255;
+const MAX_CONTENT_TYPE_LENGTH: usize = 255;
 /// The content type of a file that has none.
-const UNKNOWN_TYPE: &str = "application/octet-stream";
+const DEFAULT_CONTENT_TYPE: &str = "application/octet-stream";
 /// The time after which an upload without new data is aborted.
-const MAX_STANDSTILL: Duration = Duration::from_mins(1);
+const UPLOAD_STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The media settings of the configuration.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct MediaSettings {
     pub server_name: OwnedServerName,
     pub directory: PathBuf,
     /// The largest file that can be uploaded.
@@ -65,12 +65,12 @@ pub struct Settings {
     /// The largest file that is fetched from another server.
     pub max_remote_bytes: u64,
     /// The settings of previews of linked pages.
-    pub url_previews: UrlPreviews,
+    pub url_previews: UrlPreviewsSection,
 }
 
-impl Settings {
+impl MediaSettings {
     /// Returns the settings in a configuration.
-    pub fn of(config: &Config) -> Self {
+    pub fn from_config(config: &Config) -> Self {
         Self {
             server_name: config.server.name.clone(),
             directory: config.media_directory(),
@@ -89,18 +89,18 @@ pub struct Media {
     db: Db,
     clock: Clock,
     tasks: Tasks,
-    files: Files,
-    thumbnails: Thumbnails,
-    accesses: Accesses,
-    previews: Option<Previews>,
-    remotes: Remotes,
+    files: MediaFiles,
+    thumbnails: ThumbnailMaker,
+    accesses: AccessRecorder,
+    previews: Option<UrlPreviewer>,
+    remotes: RemoteMedia,
     /// Wakes requests that wait for media with a reserved id.
     arrived: Arc<Notify>,
 }
 
 /// The metadata of a file, known before the file arrives.
 #[derive(Debug)]
-pub struct Upload<'a> {
+pub struct UploadMetadata<'a> {
     pub uploader: UserNum,
     /// The content type that the uploader gave.
     pub content_type: Option<&'a str>,
@@ -111,7 +111,7 @@ pub struct Upload<'a> {
 
 /// A file to serve.
 #[derive(Debug)]
-pub struct Content {
+pub struct MediaContent {
     pub file: File,
     pub size: u64,
     /// The hash of the bytes.
@@ -132,17 +132,17 @@ impl Media {
         db: &Db,
         clock: &Clock,
         tasks: &Tasks,
-        settings: Settings,
+        settings: MediaSettings,
         federation: &Federation,
     ) -> Result<Self> {
-        let files = Files::open(&settings.directory)?;
+        let files = MediaFiles::open(&settings.directory)?;
         Ok(Self {
             server_name: settings.server_name,
             max_upload_bytes: settings.max_upload_bytes,
-            thumbnails: Thumbnails::new(db.clone(), files.clone(), tasks.clone()),
-            previews: Previews::open(&settings.url_previews)?,
-            remotes: Remotes::new(federation, clock, settings.max_remote_bytes),
-            accesses: Accesses::start(db.clone(), clock.clone(), tasks),
+            thumbnails: ThumbnailMaker::new(db.clone(), files.clone(), tasks.clone()),
+            previews: UrlPreviewer::open(&settings.url_previews)?,
+            remotes: RemoteMedia::new(federation, clock, settings.max_remote_bytes),
+            accesses: AccessRecorder::start(db.clone(), clock.clone(), tasks),
             db: db.clone(),
             clock: clock.clone(),
             tasks: tasks.clone(),
@@ -164,27 +164,27 @@ impl Media {
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn upload<E>(
         &self,
-        upload: Upload<'_>,
+        upload: UploadMetadata<'_>,
         parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<OwnedMxcUri>
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        self.check_announced(&upload)?;
-        let arriving = self.receive(parts, self.max_upload_bytes).await?;
+        self.check_announced_size(&upload)?;
+        let arriving = self.receive_file(parts, self.max_upload_bytes).await?;
         let uploader = upload.uploader;
         let content_type = clean_content_type(upload.content_type);
         let file_name = clean_file_name(upload.file_name);
         // In a task of its own: if the client disconnects now, the file must still be recorded.
         let media = self.clone();
         let keeping = self.tasks.spawn(async move {
-            let stored = arriving.keep().await?;
+            let stored = arriving.finish().await?;
             let media_id = new_media_id();
             let described = (content_type.as_str(), file_name.as_deref());
             let mut tx = media.db.write().await?;
             let address = (&*media.server_name, media_id.as_str());
             media
-                .remember(&mut tx, address, Some(uploader), stored, described)
+                .store_metadata(&mut tx, address, Some(uploader), stored, described)
                 .await?;
             tx.commit().await?;
             Ok(format!("mxc://{}/{media_id}", media.server_name).into())
@@ -194,7 +194,7 @@ impl Media {
             .map_err(|source| Error::internal("store a media file", source))?
     }
 
-    fn check_announced(&self, upload: &Upload<'_>) -> Result<()> {
+    fn check_announced_size(&self, upload: &UploadMetadata<'_>) -> Result<()> {
         if upload.announced_size > Some(self.max_upload_bytes) {
             return Err(too_large(self.max_upload_bytes));
         }
@@ -214,12 +214,12 @@ impl Media {
         server: &ServerName,
         media_id: &str,
         wait: Duration,
-        remote: Remote,
-    ) -> Result<Content> {
-        let row = self.find((server, media_id), wait, remote).await?;
-        let stored = stored(&row.sha256, row.size)?;
-        Ok(Content {
-            file: self.files.read(stored).await?,
+        remote: RemoteMediaPolicy,
+    ) -> Result<MediaContent> {
+        let row = self.find_media((server, media_id), wait, remote).await?;
+        let stored = stored_content(&row.sha256, row.size)?;
+        Ok(MediaContent {
+            file: self.files.open_content(stored).await?,
             size: stored.size,
             hash: stored.hash,
             content_type: row.content_type,
@@ -237,7 +237,12 @@ impl Media {
             return Ok(false);
         }
         let mut db = self.db.read().await?;
-        match self.db.strings.find(&mut db, server.as_str()).await? {
+        match self
+            .db
+            .strings
+            .find_number(&mut db, server.as_str())
+            .await?
+        {
             Some(server) => rows::is_before_freeze(&mut db, server, media_id).await,
             None => Ok(false),
         }
@@ -253,17 +258,20 @@ impl Media {
     pub async fn thumbnail(
         &self,
         address: (&ServerName, &str),
-        wanted: Wanted,
+        wanted: ThumbnailRequest,
         animated: bool,
         wait: Duration,
-        remote: Remote,
-    ) -> Result<Content> {
-        let row = self.find(address, wait, remote).await?;
-        let original = stored(&row.sha256, row.size)?;
-        let thumbnail = self.thumbnails.of(&row, original, wanted, animated).await?;
-        let stored = stored(&thumbnail.sha256, thumbnail.size)?;
-        Ok(Content {
-            file: self.files.read(stored).await?,
+        remote: RemoteMediaPolicy,
+    ) -> Result<MediaContent> {
+        let row = self.find_media(address, wait, remote).await?;
+        let original = stored_content(&row.sha256, row.size)?;
+        let thumbnail = self
+            .thumbnails
+            .find_or_make(&row, original, wanted, animated)
+            .await?;
+        let stored = stored_content(&thumbnail.sha256, thumbnail.size)?;
+        Ok(MediaContent {
+            file: self.files.open_content(stored).await?,
             size: stored.size,
             hash: stored.hash,
             content_type: thumbnail.content_type,
@@ -271,44 +279,51 @@ impl Media {
         })
     }
 
-    async fn find(
+    async fn find_media(
         &self,
         (server, media_id): (&ServerName, &str),
         wait: Duration,
-        remote: Remote,
+        remote: RemoteMediaPolicy,
     ) -> Result<MediaRow> {
-        let row = match self.row(server, media_id).await? {
+        let row = match self.load_row(server, media_id).await? {
             Some(row) => row,
             None if server == self.server_name => self.await_upload(server, media_id, wait).await?,
-            None if remote == Remote::Fetch => self.fetch(server, media_id, wait).await?,
+            None if remote == RemoteMediaPolicy::Fetch => {
+                self.fetch_remote(server, media_id, wait).await?
+            }
             None => return Err(Error::not_found("this media is not stored on this server")),
         };
-        self.accesses.note(&row);
+        self.accesses.record_access(&row);
         Ok(row)
     }
 
-    async fn row(&self, server: &ServerName, media_id: &str) -> Result<Option<MediaRow>> {
+    async fn load_row(&self, server: &ServerName, media_id: &str) -> Result<Option<MediaRow>> {
         if !is_media_id(media_id) {
             return Ok(None);
         }
         let mut db = self.db.read().await?;
-        match self.db.strings.find(&mut db, server.as_str()).await? {
+        match self
+            .db
+            .strings
+            .find_number(&mut db, server.as_str())
+            .await?
+        {
             Some(server) => rows::find(&mut db, server, media_id).await,
             None => Ok(None),
         }
     }
 
-    async fn receive<E>(
+    async fn receive_file<E>(
         &self,
         mut parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
         max_bytes: u64,
-    ) -> Result<Arriving>
+    ) -> Result<IncomingFile>
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let mut arriving = self.files.receive().await?;
+        let mut arriving = self.files.begin_file().await?;
         loop {
-            let next = tokio::time::timeout(MAX_STANDSTILL, parts.next()).await;
+            let next = tokio::time::timeout(UPLOAD_STALL_TIMEOUT, parts.next()).await;
             let part = match next {
                 Ok(None) => return Ok(arriving),
                 Ok(Some(Ok(part))) => part,
@@ -327,12 +342,12 @@ impl Media {
         }
     }
 
-    async fn remember(
+    async fn store_metadata(
         &self,
         tx: &mut WriteTx,
         (server, media_id): (&ServerName, &str),
         uploader: Option<UserNum>,
-        stored: Stored,
+        stored: StoredContent,
         (content_type, file_name): (&str, Option<&str>),
     ) -> Result<()> {
         let server = tx.intern(server.as_str()).await?;
@@ -354,10 +369,10 @@ fn too_large(limit: u64) -> Error {
     Error::TooLarge(format!("the file is larger than {limit} bytes"))
 }
 
-fn stored(sha256: &[u8], size: i64) -> Result<Stored> {
+fn stored_content(sha256: &[u8], size: i64) -> Result<StoredContent> {
     let hash = ContentHash::from_slice(sha256);
     match (hash, u64::try_from(size)) {
-        (Some(hash), Ok(size)) => Ok(Stored { hash, size }),
+        (Some(hash), Ok(size)) => Ok(StoredContent { hash, size }),
         _ => Err(Error::internal("read a media file", "its hash is damaged")),
     }
 }
@@ -369,7 +384,7 @@ fn new_media_id() -> String {
 
 /// "allowing only alphanumeric (`A-Za-z0-9`), `_` and `-` characters in the `media-id` segment"
 fn is_media_id(text: &str) -> bool {
-    (1..=MAX_MEDIA_ID).contains(&text.len())
+    (1..=MAX_MEDIA_ID_LENGTH).contains(&text.len())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
@@ -378,17 +393,17 @@ fn is_media_id(text: &str) -> bool {
 /// Returns the content type if it can be sent as a header, otherwise the default one.
 fn clean_content_type(content_type: Option<&str>) -> String {
     let is_sane = |text: &&str| {
-        (1..=MAX_CONTENT_TYPE).contains(&text.len())
+        (1..=MAX_CONTENT_TYPE_LENGTH).contains(&text.len())
             && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
     };
     let sane = content_type.map(str::trim).filter(is_sane);
-    sane.unwrap_or(UNKNOWN_TYPE).to_owned()
+    sane.unwrap_or(DEFAULT_CONTENT_TYPE).to_owned()
 }
 
 /// Returns the name without control characters; `None` if nothing is left.
 fn clean_file_name(file_name: Option<&str>) -> Option<String> {
     let characters = file_name?.chars().filter(|c| !c.is_control());
-    let name: String = characters.take(MAX_FILE_NAME).collect();
+    let name: String = characters.take(MAX_FILE_NAME_CHARS).collect();
     (!name.is_empty()).then_some(name)
 }
 

@@ -8,15 +8,15 @@ use tokio::io::AsyncReadExt;
 use super::*;
 use crate::{matrix::SigningKey, storage::testing::TestDb};
 
-const MAX: u64 = 100_000;
+const MAX_TEST_BYTES: u64 = 100_000;
 
 fn open(test: &TestDb, clock: &Clock) -> Media {
-    let settings = Settings {
+    let settings = MediaSettings {
         server_name: server_name!("a.example").to_owned(),
         directory: test.dir.path().join("media"),
-        max_upload_bytes: MAX,
-        max_remote_bytes: MAX,
-        url_previews: UrlPreviews::default(),
+        max_upload_bytes: MAX_TEST_BYTES,
+        max_remote_bytes: MAX_TEST_BYTES,
+        url_previews: UrlPreviewsSection::default(),
     };
     let document = Ed25519KeyPair::generate();
     let key = SigningKey::from_der(settings.server_name.clone(), &document, "1").unwrap();
@@ -30,7 +30,7 @@ fn parts(parts: Vec<Vec<u8>>) -> impl Stream<Item = Result<Bytes, std::io::Error
 }
 
 async fn upload(media: &Media, content: &[u8]) -> OwnedMxcUri {
-    let upload = Upload {
+    let upload = UploadMetadata {
         uploader: 7,
         content_type: Some("text/plain"),
         file_name: Some("notes\u{0}.txt"),
@@ -40,10 +40,15 @@ async fn upload(media: &Media, content: &[u8]) -> OwnedMxcUri {
     media.upload(upload, parts).await.unwrap()
 }
 
-async fn content(media: &Media, uri: &MxcUri) -> Content {
+async fn content(media: &Media, uri: &MxcUri) -> MediaContent {
     let (server, media_id) = uri.parts().unwrap();
     media
-        .content(server, media_id, Duration::ZERO, Remote::Leave)
+        .content(
+            server,
+            media_id,
+            Duration::ZERO,
+            RemoteMediaPolicy::LocalOnly,
+        )
         .await
         .unwrap()
 }
@@ -67,7 +72,7 @@ fn count_files(path: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn what_was_uploaded_is_served_after_a_restart() {
+async fn uploads_are_served_after_a_restart() {
     let test = TestDb::new().await;
     let uri = upload(&open(&test, &Clock::system()), &[7; 5000]).await;
 
@@ -83,7 +88,7 @@ async fn what_was_uploaded_is_served_after_a_restart() {
 }
 
 #[tokio::test]
-async fn one_content_uploaded_twice_is_one_file_with_two_ids() {
+async fn uploading_content_twice_stores_one_file_with_two_ids() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
 
@@ -99,10 +104,10 @@ async fn one_content_uploaded_twice_is_one_file_with_two_ids() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_too_large_or_breaks_off_leaves_nothing() {
+async fn too_large_and_interrupted_uploads_leave_no_files() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
-    let upload = |announced_size| Upload {
+    let upload = |announced_size| UploadMetadata {
         uploader: 7,
         content_type: None,
         file_name: None,
@@ -111,7 +116,9 @@ async fn an_upload_that_is_too_large_or_breaks_off_leaves_nothing() {
     let too_much = parts(vec![vec![0; 60_000]; 2]);
     let broken = stream::iter([Ok(Bytes::from("half")), Err(std::io::Error::other("gone"))]);
 
-    let announced = media.upload(upload(Some(MAX + 1)), parts(vec![])).await;
+    let announced = media
+        .upload(upload(Some(MAX_TEST_BYTES + 1)), parts(vec![]))
+        .await;
     let too_large = media.upload(upload(None), too_much).await;
     let broke_off = media.upload(upload(None), broken).await;
 
@@ -122,34 +129,47 @@ async fn an_upload_that_is_too_large_or_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_largest_file_that_may_be_uploaded_is() {
+async fn a_file_of_the_maximum_size_is_accepted() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
 
     let uri = upload(&media, &vec![1; 100_000]).await;
 
-    assert_eq!(content(&media, &uri).await.size, MAX);
+    assert_eq!(content(&media, &uri).await.size, MAX_TEST_BYTES);
 }
 
 #[tokio::test]
-async fn a_thumbnail_that_many_ask_for_is_made_once_and_remembered() {
+async fn concurrent_requests_make_a_thumbnail_once() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
     let uri = upload(&media, &png(640, 480)).await;
     let (server, id) = uri.parts().unwrap();
-    let wanted = Wanted::new(300, 200, None).unwrap();
+    let wanted = ThumbnailRequest::new(300, 200, None).unwrap();
 
-    let asking =
-        (0..8).map(|_| media.thumbnail((server, id), wanted, false, Duration::ZERO, Remote::Leave));
+    let asking = (0..8).map(|_| {
+        media.thumbnail(
+            (server, id),
+            wanted,
+            false,
+            Duration::ZERO,
+            RemoteMediaPolicy::LocalOnly,
+        )
+    });
     let made = futures_util::future::join_all(asking).await;
     let hashes: Vec<ContentHash> = made.into_iter().map(|made| made.unwrap().hash).collect();
 
     assert!(hashes.iter().all(|hash| *hash == hashes[0]));
     assert_eq!(count_files(&test.dir.path().join("media")), 2);
     let original = content(&media, &uri).await;
-    fs::write(media.files.path(original.hash), "broken").unwrap();
+    fs::write(media.files.content_path(original.hash), "broken").unwrap();
     let again = media
-        .thumbnail((server, id), wanted, false, Duration::ZERO, Remote::Leave)
+        .thumbnail(
+            (server, id),
+            wanted,
+            false,
+            Duration::ZERO,
+            RemoteMediaPolicy::LocalOnly,
+        )
         .await
         .unwrap();
     assert_eq!(again.hash, hashes[0]);
@@ -157,7 +177,7 @@ async fn a_thumbnail_that_many_ask_for_is_made_once_and_remembered() {
 }
 
 #[tokio::test]
-async fn an_access_is_written_down_to_the_hour() {
+async fn the_access_time_is_stored_to_the_hour() {
     let test = TestDb::new().await;
     let clock = Clock::manual(1_000_000);
     let media = open(&test, &clock);
@@ -165,17 +185,17 @@ async fn an_access_is_written_down_to_the_hour() {
     let (server, id) = uri.parts().unwrap();
 
     content(&media, &uri).await;
-    media.accesses.write().await.unwrap();
+    media.accesses.write_accesses().await.unwrap();
     let soon = media
-        .find((server, id), Duration::ZERO, Remote::Leave)
+        .find_media((server, id), Duration::ZERO, RemoteMediaPolicy::LocalOnly)
         .await
         .unwrap()
         .last_access_ts;
     clock.advance(Duration::from_hours(2));
     content(&media, &uri).await;
-    media.accesses.write().await.unwrap();
+    media.accesses.write_accesses().await.unwrap();
     let later = media
-        .find((server, id), Duration::ZERO, Remote::Leave)
+        .find_media((server, id), Duration::ZERO, RemoteMediaPolicy::LocalOnly)
         .await
         .unwrap()
         .last_access_ts;
@@ -184,7 +204,7 @@ async fn an_access_is_written_down_to_the_hour() {
 }
 
 #[test]
-fn ids_have_only_letters_that_no_path_is_made_of() {
+fn media_ids_contain_no_path_characters() {
     assert!(is_media_id(&new_media_id()));
     assert!(is_media_id("aZ09_-"));
     for wrong in [
@@ -203,10 +223,10 @@ fn ids_have_only_letters_that_no_path_is_made_of() {
 }
 
 #[test]
-fn what_cannot_be_a_header_is_no_content_type() {
+fn an_invalid_header_value_is_not_a_content_type() {
     assert_eq!(clean_content_type(Some(" text/plain ")), "text/plain");
     for wrong in [None, Some(""), Some("a\nb"), Some("text/plän")] {
-        assert_eq!(clean_content_type(wrong), UNKNOWN_TYPE);
+        assert_eq!(clean_content_type(wrong), DEFAULT_CONTENT_TYPE);
     }
 }
 

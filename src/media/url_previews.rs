@@ -19,97 +19,103 @@ use tokio::sync::Semaphore;
 
 use super::{Media, clean_content_type, new_media_id, open_graph};
 use crate::{
-    config::UrlPreviews,
+    config::UrlPreviewsSection,
     error::{Error, Result},
-    outbound::{self, Reach},
+    outbound::{self, NetworkReach},
 };
 
 /// The part of a page that is read, in bytes. Its properties are near the beginning.
-const MAX_PAGE: usize = 1024 * 1024;
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
 /// The largest image of a page, in bytes.
-const MAX_IMAGE: usize = 8 * 1024 * 1024;
+const MAX_IMAGE_BYTES: usize = 8 * 1024 * 1024;
 /// The time limit for a page, and again for its image.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest URL, in bytes.
-const MAX_ADDRESS: usize = 4096;
+const MAX_URL_BYTES: usize = 4096;
 /// The number of pages that are fetched at the same time; further ones have to wait.
-const TOGETHER: usize = 8;
+const MAX_CONCURRENT_PREVIEWS: usize = 8;
 /// The number of previews in the cache, and their lifetime in milliseconds.
-const REMEMBERED: usize = 1_000;
-const LIFETIME_MS: i64 = 60 * 60 * 1000;
+const MAX_CACHED_PREVIEWS: usize = 1_000;
+const PREVIEW_LIFETIME_MS: i64 = 60 * 60 * 1000;
 
 /// Fetches pages, and caches their previews.
 #[derive(Clone)]
-pub(super) struct Previews {
-    inner: Arc<Inner>,
+pub(super) struct UrlPreviewer {
+    inner: Arc<UrlPreviewerInner>,
 }
 
-struct Inner {
+struct UrlPreviewerInner {
     client: Client,
-    reach: Reach,
-    together: Semaphore,
-    seen: Mutex<HashMap<String, Seen>>,
+    reach: NetworkReach,
+    fetch_permits: Semaphore,
+    cache: Mutex<HashMap<String, CachedPreview>>,
 }
 
-struct Seen {
+struct CachedPreview {
     preview: Map<String, Value>,
-    until: i64,
+    expires_ms: i64,
 }
 
-impl Previews {
+impl UrlPreviewer {
     /// Sets up previews; `None` if they are disabled in the configuration.
-    pub(super) fn open(config: &UrlPreviews) -> Result<Option<Self>> {
+    pub(super) fn open(config: &UrlPreviewsSection) -> Result<Option<Self>> {
         if !config.enabled {
             return Ok(None);
         }
         let reach = if config.allow_private_addresses {
-            Reach::Everywhere
+            NetworkReach::Everywhere
         } else {
-            Reach::Public
+            NetworkReach::Public
         };
-        let inner = Inner {
-            client: outbound::client(reach)?,
+        let inner = UrlPreviewerInner {
+            client: outbound::web_client(reach)?,
             reach,
-            together: Semaphore::new(TOGETHER),
-            seen: Mutex::default(),
+            fetch_permits: Semaphore::new(MAX_CONCURRENT_PREVIEWS),
+            cache: Mutex::default(),
         };
         Ok(Some(Self {
             inner: Arc::new(inner),
         }))
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
-        let seen = self.inner.seen.lock();
+    fn lock_cache(&self) -> MutexGuard<'_, HashMap<String, CachedPreview>> {
+        let seen = self.inner.cache.lock();
         seen.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn recall(&self, url: &Url, now: i64) -> Option<Map<String, Value>> {
-        let seen = self.seen();
-        let seen = seen.get(url.as_str()).filter(|seen| seen.until > now);
+    fn cached_preview(&self, url: &Url, now: i64) -> Option<Map<String, Value>> {
+        let seen = self.lock_cache();
+        let seen = seen.get(url.as_str()).filter(|seen| seen.expires_ms > now);
         seen.map(|seen| seen.preview.clone())
     }
 
-    fn remember(&self, url: &Url, preview: &Map<String, Value>, now: i64) {
-        let mut seen = self.seen();
-        if seen.len() >= REMEMBERED {
-            seen.retain(|_, seen| seen.until > now);
+    fn cache_preview(&self, url: &Url, preview: &Map<String, Value>, now: i64) {
+        let mut seen = self.lock_cache();
+        if seen.len() >= MAX_CACHED_PREVIEWS {
+            seen.retain(|_, seen| seen.expires_ms > now);
         }
-        if seen.len() >= REMEMBERED {
+        if seen.len() >= MAX_CACHED_PREVIEWS {
             seen.clear();
         }
         let preview = preview.clone();
-        let until = now.saturating_add(LIFETIME_MS);
-        seen.insert(url.to_string(), Seen { preview, until });
+        let until = now.saturating_add(PREVIEW_LIFETIME_MS);
+        seen.insert(
+            url.to_string(),
+            CachedPreview {
+                preview,
+                expires_ms: until,
+            },
+        );
     }
 
     /// Fetches a URL, if its address is permitted.
-    async fn get(&self, url: &Url) -> Result<Response> {
-        outbound::check(url, self.inner.reach)?;
+    async fn fetch_url(&self, url: &Url) -> Result<Response> {
+        outbound::check_url(url, self.inner.reach)?;
         let unreachable = |error: reqwest::Error| {
             tracing::debug!(%error, "a page could not be fetched for a preview");
             Error::Unreachable("the page cannot be reached".to_owned())
         };
-        let request = self.inner.client.get(url.clone()).timeout(TIMEOUT);
+        let request = self.inner.client.get(url.clone()).timeout(FETCH_TIMEOUT);
         let response = request.send().await.map_err(unreachable)?;
         response.error_for_status().map_err(unreachable)
     }
@@ -128,43 +134,49 @@ impl Media {
         let previews =
             previews.ok_or_else(|| Error::not_found("URL previews are disabled on this server"))?;
         let mut url = Some(url)
-            .filter(|url| url.len() <= MAX_ADDRESS)
+            .filter(|url| url.len() <= MAX_URL_BYTES)
             .and_then(|url| Url::parse(url).ok())
             .ok_or_else(|| Error::invalid_param("url is not a valid URL"))?;
         url.set_fragment(None);
-        if let Some(preview) = previews.recall(&url, self.clock.now_ms()) {
+        if let Some(preview) = previews.cached_preview(&url, self.clock.now_ms()) {
             return Ok(preview);
         }
         // The semaphore is never closed.
-        let _place = previews.inner.together.acquire().await.ok();
+        let _place = previews.inner.fetch_permits.acquire().await.ok();
         // Another request may have fetched the page while this one waited.
         let now = self.clock.now_ms();
-        if let Some(preview) = previews.recall(&url, now) {
+        if let Some(preview) = previews.cached_preview(&url, now) {
             return Ok(preview);
         }
-        let preview = self.look_at(previews, &url).await?;
-        previews.remember(&url, &preview, now);
+        let preview = self.fetch_preview(previews, &url).await?;
+        previews.cache_preview(&url, &preview, now);
         Ok(preview)
     }
 
-    async fn look_at(&self, previews: &Previews, url: &Url) -> Result<Map<String, Value>> {
-        let response = previews.get(url).await?;
+    async fn fetch_preview(
+        &self,
+        previews: &UrlPreviewer,
+        url: &Url,
+    ) -> Result<Map<String, Value>> {
+        let response = previews.fetch_url(url).await?;
         let content_type = content_type(&response);
         // The URL after redirects, which is the base of relative URLs.
         let base = response.url().clone();
         let mut preview = Map::new();
         if content_type.starts_with("image/") {
-            let image = read(response, MAX_IMAGE, TooLong::Refused).await?;
+            let image = read_body(response, MAX_IMAGE_BYTES, ExcessTreatment::Refuse).await?;
             self.add_image(&mut preview, &content_type, image).await?;
         } else if content_type.starts_with("text/html") || content_type.contains("xhtml") {
-            let html = read(response, MAX_PAGE, TooLong::Cut).await?;
-            let properties = open_graph::read(&decode(&html, &content_type));
+            let html = read_body(response, MAX_PAGE_BYTES, ExcessTreatment::Cut).await?;
+            let properties = open_graph::read_properties(&decode_page(&html, &content_type));
             let image = properties.get("og:image").cloned();
             let texts = properties.into_iter();
             let texts = texts.filter(|(property, _)| !property.starts_with("og:image"));
             preview.extend(texts.map(|(property, value)| (property, value.into())));
             if let Some(image) = image.and_then(|image| base.join(&image).ok())
-                && let Err(error) = self.look_at_image(previews, &image, &mut preview).await
+                && let Err(error) = self
+                    .fetch_preview_image(previews, &image, &mut preview)
+                    .await
             {
                 // A preview without its image is still useful.
                 tracing::debug!(%error, "the image of a page could not be fetched");
@@ -173,20 +185,20 @@ impl Media {
         Ok(preview)
     }
 
-    async fn look_at_image(
+    async fn fetch_preview_image(
         &self,
-        previews: &Previews,
+        previews: &UrlPreviewer,
         url: &Url,
         preview: &mut Map<String, Value>,
     ) -> Result<()> {
-        let response = previews.get(url).await?;
+        let response = previews.fetch_url(url).await?;
         let content_type = content_type(&response);
         if !content_type.starts_with("image/") {
             return Err(Error::not_found(
                 "the image URL of the page is not an image",
             ));
         }
-        let image = read(response, MAX_IMAGE, TooLong::Refused).await?;
+        let image = read_body(response, MAX_IMAGE_BYTES, ExcessTreatment::Refuse).await?;
         self.add_image(preview, &content_type, image).await
     }
 
@@ -204,7 +216,7 @@ impl Media {
             add("og:image:width", width.into());
             add("og:image:height", height.into());
         }
-        let address = self.keep(content_type, image).await?;
+        let address = self.store_fetched_file(content_type, image).await?;
         add("og:image", address.into());
         add("og:image:type", content_type.into());
         add("matrix:image:size", size.into());
@@ -212,14 +224,14 @@ impl Media {
     }
 
     /// Stores a file that was not uploaded by a user.
-    async fn keep(&self, content_type: &str, file: Bytes) -> Result<String> {
+    async fn store_fetched_file(&self, content_type: &str, file: Bytes) -> Result<String> {
         let parts = stream::iter([Ok::<_, std::io::Error>(file)]);
-        let arriving = self.receive(parts, self.max_upload_bytes).await?;
-        let stored = arriving.keep().await?;
+        let arriving = self.receive_file(parts, self.max_upload_bytes).await?;
+        let stored = arriving.finish().await?;
         let (media_id, content_type) = (new_media_id(), clean_content_type(Some(content_type)));
         let mut tx = self.db.write().await?;
         let address = (&*self.server_name, &*media_id);
-        self.remember(&mut tx, address, None, stored, (&content_type, None))
+        self.store_metadata(&mut tx, address, None, stored, (&content_type, None))
             .await?;
         tx.commit().await?;
         Ok(format!("mxc://{}/{media_id}", self.server_name))
@@ -228,12 +240,16 @@ impl Media {
 
 /// The treatment of data beyond the limit.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum TooLong {
+enum ExcessTreatment {
     Cut,
-    Refused,
+    Refuse,
 }
 
-async fn read(mut response: Response, limit: usize, too_long: TooLong) -> Result<Bytes> {
+async fn read_body(
+    mut response: Response,
+    limit: usize,
+    too_long: ExcessTreatment,
+) -> Result<Bytes> {
     let mut whole = Vec::new();
     loop {
         let part = response.chunk().await;
@@ -244,7 +260,7 @@ async fn read(mut response: Response, limit: usize, too_long: TooLong) -> Result
         };
         whole.extend_from_slice(&part);
         if whole.len() > limit {
-            if too_long == TooLong::Refused {
+            if too_long == ExcessTreatment::Refuse {
                 return Err(Error::Unreachable("the image is too large".to_owned()));
             }
             whole.truncate(limit);
@@ -260,19 +276,19 @@ fn content_type(response: &Response) -> String {
 }
 
 /// Decodes a page, by the encoding in its content type or in the page itself.
-fn decode(page: &[u8], content_type: &str) -> String {
+fn decode_page(page: &[u8], content_type: &str) -> String {
     let told = content_type.split_once("charset=").map(|(_, label)| label);
     let told = told.map(|label| label.trim_matches(['"', '\'', ' ']).to_owned());
-    let told = told.or_else(|| told_by(page));
+    let told = told.or_else(|| declared_charset(page));
     let encoding = told.and_then(|label| Encoding::for_label(label.as_bytes()));
     let (text, _, _) = encoding.unwrap_or(UTF_8).decode(page);
     text.into_owned()
 }
 
 /// Finds `<meta charset=…>` at the beginning of a page.
-fn told_by(page: &[u8]) -> Option<String> {
-    const BEGINNING: usize = 1024;
-    let beginning = page.get(..BEGINNING).unwrap_or(page);
+fn declared_charset(page: &[u8]) -> Option<String> {
+    const SEARCHED_BYTES: usize = 1024;
+    let beginning = page.get(..SEARCHED_BYTES).unwrap_or(page);
     let beginning = String::from_utf8_lossy(beginning).to_lowercase();
     let (_, rest) = beginning.split_once("charset=")?;
     let label = rest.trim_start_matches(['"', '\'']);

@@ -22,55 +22,59 @@ use std::{ops::Deref, sync::Arc};
 use ruma::RoomVersionId;
 
 pub use self::{
-    log::new_event::{NewEvent, Transaction},
+    log::new_event::{ClientTransaction, EventToSend},
     memory::{
         RoomMemory,
-        room::{Room, Stay, View},
+        room::{Room, RoomView, ServerInRoom},
         user_rooms::{UserRoom, UserRooms},
     },
     read::{
-        JoinRules, Relations, RoomAccess, RoomPreviews, Search, StateReader, Timeline,
-        access::Access,
-        aggregations::{Audience, Bundle, Bundles, ThreadSummary},
+        EventSearch, JoinRules, Relations, RoomAccess, RoomPreviews, StateReader, Timeline,
+        access::UserAccess,
+        aggregations::{
+            AggregationViewer, AggregationsByEvent, BundledAggregations, ThreadSummary,
+        },
         federation_format::EventSources,
-        hierarchy::{HierarchyPage, HierarchyRequest, HierarchyStart, ServerHierarchy, SpaceRoom},
-        relations::{Related, RelatedRequest},
-        search::{Hit, SearchKey, SearchPage, SearchQuery},
-        summary::{MutualRooms, Summary},
-        threads::{SubscriptionChange, ThreadCount, Threads},
-        timeline::{Context, HiddenEvents, Page, PageRequest},
+        hierarchy::{HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceRoom},
+        relations::{RelatedEventsPage, RelatedEventsRequest},
+        search::{SearchHit, SearchKey, SearchPage, SearchQuery},
+        summary::{MutualRooms, RoomPreview},
+        threads::{SubscriptionChange, ThreadCount, ThreadFilter},
+        timeline::{HiddenEvents, PageRequest, TimelineContext, TimelinePage},
     },
     remote::{
-        EventReceiver, FederationReader, JoinImport, RemoteMemberships, ResidentServer,
-        backfill::{Backfilled, Gap},
+        EventReceiver, FederationReader, RemoteMemberships, ResidentServer, RoomImporter,
+        backfill::{BackfillOutcome, TimelineGap},
         invite_remote_user::DraftInvitation,
-        join_import::{Import, Imported},
-        make_and_send_join::{Applicant, Handshake, Offer},
-        outgoing::{Arrival, Outgoing, OutgoingPage, RoomPage},
-        outliers::Outlier,
-        receive::{Help, Received, Taken},
-        remote_membership::FromOutside,
-        serve_state::{StateAnswer, TurnToBeTold},
-        stored_inbox::Arrived,
+        join_import::{ImportOutcome, RoomImport},
+        make_and_send_join::{MembershipDraft, MembershipHandshake, RemoteApplicant},
+        outgoing::{JoinedMember, OutgoingEvent, OutgoingPage, OutgoingRoomPage},
+        outliers::OutlierOutcome,
+        receive::{PendingOutcome, ReceiveHints, ReceiveOutcome},
+        remote_membership::RemoteMembershipEvent,
+        serve_state::{StateAnswer, StateAnswerTurn},
+        stored_inbox::QueuedEvent,
     },
-    unread::{Unread, receipts::NewReceipt},
+    unread::{UnreadCounts, receipts::ReceiptUpdate},
     write::{
-        DelayedEvents, EventSender, Invitations, InviteLinks, Memberships, Reports, RoomCreation,
-        RoomDeletion, RoomDirectory,
+        DelayedEvents, EventSender, ExpiringInvitations, InviteLinks, Memberships, Reports,
+        RoomCreation, RoomDeletion, RoomDirectory,
         create::{CreateRoom, check_visibility},
-        delayed_events::{Delay, DelayAction, Delayed, MAX_DELAY, MAX_SCHEDULED},
+        delayed_events::{
+            DelayAction, DelayRequest, DelayedEvent, MAX_DELAY, MAX_SCHEDULED_EVENTS,
+        },
         directory::{DirectoryPage, DirectorySearch},
-        invite_links::{InviteLink, NewLink},
-        membership::{Action, MemberChange, MemberProfile},
-        policy_server::Recommends,
-        reports::Reporter,
-        upgrade::Upgrade,
+        invite_links::{InviteLink, NewInviteLink},
+        membership::{MemberChange, MemberProfile, MembershipAction},
+        policy_server::PolicyServerClient,
+        reports::ReportAuthor,
+        upgrade::RoomUpgrade,
     },
 };
 use self::{
     log::{EventLog, backfill_columns, invite_expiry},
     memory::timetable::Timetable,
-    read::ignored_users::Shields,
+    read::ignored_users::IgnoreSettingsByUser,
     unread::push_counts::CustomRules,
     write::{delayed_events, invite_links},
 };
@@ -78,7 +82,7 @@ use crate::{
     clock::Clock,
     error::Result,
     matrix::SigningKey,
-    storage::{Change, Db, Follower, Position},
+    storage::{Db, JournalChange, JournalFollower, Position},
     tasks::Tasks,
 };
 
@@ -101,19 +105,19 @@ pub struct RoomServices {
     /// Relations, aggregations and threads.
     pub relations: Relations,
     /// Search for events.
-    pub search: Search,
+    pub search: EventSearch,
     /// Restricted rooms.
     pub join_rules: JoinRules,
     /// Summaries, and the hierarchy of spaces.
     pub previews: RoomPreviews,
     /// Unread counts, read markers and receipts.
-    pub unread: Unread,
+    pub unread: UnreadCounts,
     /// Sending the events of users of this server.
     pub sender: EventSender,
     /// Events that are sent later.
     pub delayed_events: DelayedEvents,
     /// Invitations that expire.
-    pub invitations: Invitations,
+    pub invitations: ExpiringInvitations,
     /// Links that let users join rooms.
     pub invite_links: InviteLinks,
     /// Invitations, joins, leaves, kicks and bans.
@@ -133,7 +137,7 @@ pub struct RoomServices {
     /// Memberships of this server's users in rooms of other servers.
     pub remote_memberships: RemoteMemberships,
     /// Rooms that users of this server join through other servers.
-    pub join_import: JoinImport,
+    pub join_import: RoomImporter,
     /// Answers to servers whose users join, leave or knock.
     pub resident: ResidentServer,
 }
@@ -147,19 +151,19 @@ impl Deref for Rooms {
 }
 
 /// The resources that all services of rooms share.
-pub(crate) struct Environment {
+pub(crate) struct RoomEnvironment {
     db: Db,
     clock: Clock,
     key: Arc<SigningKey>,
     tasks: Tasks,
     memory: RoomMemory,
-    ignored_users: Arc<Shields>,
+    ignored_users: Arc<IgnoreSettingsByUser>,
     push_rules: Arc<CustomRules>,
-    timetables: Timetables,
+    timetables: RoomTimetables,
 }
 
 /// Work that is done at a certain time.
-struct Timetables {
+struct RoomTimetables {
     delayed_events: Arc<Timetable>,
     expiring_invitations: Arc<Timetable>,
     invite_links: Arc<Timetable>,
@@ -168,7 +172,7 @@ struct Timetables {
 /// Keeps what rooms hold in memory up to date with the journal.
 struct RoomsFollower {
     memory: RoomMemory,
-    ignored_users: Arc<Shields>,
+    ignored_users: Arc<IgnoreSettingsByUser>,
     push_rules: Arc<CustomRules>,
     expiring_invitations: Arc<Timetable>,
 }
@@ -183,53 +187,53 @@ impl Rooms {
         default_version: RoomVersionId,
     ) -> Result<Self> {
         backfill_columns::fill_relations(&db).await?;
-        let environment = Environment {
+        let environment = RoomEnvironment {
             push_rules: Arc::new(CustomRules::load(&db).await?),
-            ignored_users: Arc::new(Shields::load(&db).await?),
+            ignored_users: Arc::new(IgnoreSettingsByUser::load(&db).await?),
             memory: RoomMemory::load(db.clone(), key.clone()).await?,
-            timetables: Timetables::load(&db).await?,
+            timetables: RoomTimetables::load(&db).await?,
             db,
             clock,
             key,
             tasks,
         };
         let journal = environment.db.journal();
-        journal.follow(Arc::new(RoomsFollower::new(&environment)));
+        journal.add_follower(Arc::new(RoomsFollower::new(&environment)));
         let services = RoomServices::new(environment, default_version);
-        services.search.keep_indexing();
+        services.search.start_indexing();
         Ok(Self {
             services: Arc::new(services),
         })
     }
 }
 
-impl Timetables {
+impl RoomTimetables {
     async fn load(db: &Db) -> Result<Self> {
         Ok(Self {
-            delayed_events: Arc::new(delayed_events::timetable(db).await?),
-            expiring_invitations: Arc::new(invite_expiry::timetable(db).await?),
-            invite_links: Arc::new(invite_links::timetable(db).await?),
+            delayed_events: Arc::new(delayed_events::load_timetable(db).await?),
+            expiring_invitations: Arc::new(invite_expiry::load_timetable(db).await?),
+            invite_links: Arc::new(invite_links::load_timetable(db).await?),
         })
     }
 }
 
 impl RoomServices {
     /// Builds the services, each from those above it.
-    fn new(environment: Environment, default_version: RoomVersionId) -> Self {
+    fn new(environment: RoomEnvironment, default_version: RoomVersionId) -> Self {
         let access = RoomAccess::new(&environment);
         let timeline = Timeline::new(&environment);
         let state = StateReader::new(&environment, &access);
         let join_rules = JoinRules::new(&environment);
-        let unread = Unread::new(&environment, &timeline);
+        let unread = UnreadCounts::new(&environment, &timeline);
         let log = EventLog::new(&environment, &unread);
         let sender = EventSender::new(&environment, &join_rules, &log);
-        let invitations = Invitations::new(&environment, &sender);
+        let invitations = ExpiringInvitations::new(&environment, &sender);
         let federation = FederationReader::new(&environment, &state, &log);
         let remote_memberships = RemoteMemberships::new(&environment, &access, &log);
         let receiver = EventReceiver::new(&environment, &unread, &log, &remote_memberships);
         Self {
             relations: Relations::new(&environment, &access, &timeline),
-            search: Search::new(&environment, &access, &timeline),
+            search: EventSearch::new(&environment, &access, &timeline),
             previews: RoomPreviews::new(&environment, &access, &join_rules),
             delayed_events: DelayedEvents::new(&environment, &sender),
             invite_links: InviteLinks::new(&environment, &invitations),
@@ -238,7 +242,7 @@ impl RoomServices {
             deletion: RoomDeletion::new(&environment, &sender),
             directory: RoomDirectory::new(&environment, &sender),
             reports: Reports::new(&environment, &access, &timeline),
-            join_import: JoinImport::new(&environment, &log, &remote_memberships, &receiver),
+            join_import: RoomImporter::new(&environment, &log, &remote_memberships, &receiver),
             resident: ResidentServer::new(&environment, &join_rules, &log, &receiver, &federation),
             memory: environment.memory,
             access,
@@ -256,7 +260,7 @@ impl RoomServices {
 }
 
 impl RoomsFollower {
-    fn new(environment: &Environment) -> Self {
+    fn new(environment: &RoomEnvironment) -> Self {
         Self {
             memory: environment.memory.clone(),
             ignored_users: environment.ignored_users.clone(),
@@ -266,21 +270,21 @@ impl RoomsFollower {
     }
 }
 
-impl Follower for RoomsFollower {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for RoomsFollower {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (position, change) in changes {
-            self.push_rules.committed(change);
-            self.ignored_users.committed(change);
-            if let Change::Event { event, .. } = change
-                && invite_expiry::expiry(&event.pdu).is_some()
+            self.push_rules.apply_change(change);
+            self.ignored_users.apply_change(change);
+            if let JournalChange::Event { event, .. } = change
+                && invite_expiry::invite_expires_at(&event.pdu).is_some()
             {
-                self.expiring_invitations.changed();
+                self.expiring_invitations.wake();
             }
-            self.memory.committed(*position, change);
+            self.memory.apply_change(*position, change);
         }
     }
 
     fn failed(&self) {
-        self.memory.failed();
+        self.memory.discard_all();
     }
 }

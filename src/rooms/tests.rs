@@ -23,11 +23,11 @@ use serde_json::{json, value::to_raw_value};
 use super::*;
 use crate::{
     error::Error,
-    matrix::{Counters, Pdu},
+    matrix::{NotificationCounters, Pdu},
     storage::{UserNum, testing::TestDb},
 };
 
-struct House {
+struct TestServer {
     test: TestDb,
     rooms: Rooms,
     key: Arc<SigningKey>,
@@ -42,7 +42,7 @@ fn bob() -> OwnedUserId {
     user_id!("@bob:here").to_owned()
 }
 
-async fn rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
+async fn open_rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
     let clock = Clock::manual(1_000);
     Rooms::open(
         test.db.clone(),
@@ -55,7 +55,7 @@ async fn rooms(test: &TestDb, key: &Arc<SigningKey>) -> Rooms {
     .unwrap()
 }
 
-impl House {
+impl TestServer {
     async fn new() -> Self {
         Self::named("here").await
     }
@@ -67,7 +67,7 @@ impl House {
         let key = SigningKey::from_der(name, &document, "1").unwrap();
         let (test, key) = (TestDb::new().await, Arc::new(key));
         Self {
-            rooms: rooms(&test, &key).await,
+            rooms: open_rooms(&test, &key).await,
             test,
             key,
             public_key: pair.public_key().to_vec(),
@@ -75,10 +75,10 @@ impl House {
     }
 
     /// Returns the same server with an empty database.
-    async fn twin(&self) -> Self {
+    async fn with_empty_database(&self) -> Self {
         let test = TestDb::new().await;
         Self {
-            rooms: rooms(&test, &self.key).await,
+            rooms: open_rooms(&test, &self.key).await,
             test,
             key: self.key.clone(),
             public_key: self.public_key.clone(),
@@ -88,14 +88,14 @@ impl House {
     async fn restart(self) -> Self {
         let test = self.test.reopen().await;
         Self {
-            rooms: rooms(&test, &self.key).await,
+            rooms: open_rooms(&test, &self.key).await,
             test,
             key: self.key,
             public_key: self.public_key,
         }
     }
 
-    async fn creates(&self, request: serde_json::Value) -> Result<OwnedRoomId> {
+    async fn create_room(&self, request: serde_json::Value) -> Result<OwnedRoomId> {
         let mut typed = Request::new();
         let version = request
             .get("room_version")
@@ -112,21 +112,21 @@ impl House {
             request: typed,
             profiles: HashMap::new(),
         };
-        self.rooms.creation.create(create).await
+        self.rooms.creation.create_room(create).await
     }
 
-    async fn says(
+    async fn send_message(
         &self,
         room_id: &RoomId,
         who: OwnedUserId,
         body: &str,
         txn: Option<&str>,
     ) -> Result<OwnedEventId> {
-        let transaction = txn.map(|txn_id| Transaction {
+        let transaction = txn.map(|txn_id| ClientTransaction {
             device: 7,
             txn_id: txn_id.to_owned(),
         });
-        let event = NewEvent {
+        let event = EventToSend {
             sender: who,
             kind: TimelineEventType::RoomMessage,
             state_key: None,
@@ -137,12 +137,12 @@ impl House {
         self.rooms.sender.send(room_id, event).await
     }
 
-    async fn becomes(
+    async fn change_membership(
         &self,
         room_id: &RoomId,
         by: OwnedUserId,
         who: OwnedUserId,
-        what: Action,
+        what: MembershipAction,
     ) -> Result<()> {
         let change = MemberChange {
             sender: by,
@@ -159,16 +159,16 @@ impl House {
             .await
     }
 
-    async fn number_of(&self, who: &UserId) -> UserNum {
+    async fn user_number(&self, who: &UserId) -> UserNum {
         self.rooms.memory.user_number(who).await.unwrap().unwrap()
     }
 
-    async fn sees(&self, room_id: &RoomId, who: &UserId) -> Vec<String> {
+    async fn visible_bodies(&self, room_id: &RoomId, who: &UserId) -> Vec<String> {
         let room = self.rooms.memory.room(room_id).await.unwrap();
         let access = self
             .rooms
             .access
-            .access(&room, self.number_of(who).await, who)
+            .load_access(&room, self.user_number(who).await, who)
             .await
             .unwrap();
         let request = PageRequest {
@@ -180,7 +180,7 @@ impl House {
         let page = self
             .rooms
             .timeline
-            .page(&room, &access, request, &|_| true)
+            .load_page(&room, &access, request, &|_| true)
             .await
             .unwrap();
         let body = |pdu: &Pdu| {
@@ -194,36 +194,43 @@ impl House {
             .collect()
     }
 
-    async fn unread(&self, room_id: &RoomId, who: &UserId) -> (u64, u64) {
+    async fn unread_counts(&self, room_id: &RoomId, who: &UserId) -> (u64, u64) {
         let room = self.rooms.memory.room(room_id).await.unwrap();
         let rooms = self
             .rooms
             .memory
-            .of_user(self.number_of(who).await)
+            .rooms_of_user(self.user_number(who).await)
             .await
             .unwrap();
         let view = room.view();
-        let counters = Counters {
+        let counters = NotificationCounters {
             notified: view.notified,
             mentioned: view.mentioned,
         };
-        rooms.get(room.num).unwrap().unread(counters)
+        rooms.get(room.num).unwrap().unread_counts(counters)
     }
 }
 
 #[tokio::test]
 async fn a_room_of_every_version_can_be_created_and_written_to() {
-    let house = House::new().await;
+    let house = TestServer::new().await;
 
     for version in ["6", "7", "8", "9", "10", "11", "12"] {
         let room_id = house
-            .creates(json!({"room_version": version}))
+            .create_room(json!({"room_version": version}))
             .await
             .unwrap();
-        house.says(&room_id, alice(), "hello", None).await.unwrap();
+        house
+            .send_message(&room_id, alice(), "hello", None)
+            .await
+            .unwrap();
 
         assert_eq!(
-            house.sees(&room_id, &alice()).await.last().unwrap(),
+            house
+                .visible_bodies(&room_id, &alice())
+                .await
+                .last()
+                .unwrap(),
             "hello",
             "in version {version}"
         );
@@ -232,27 +239,30 @@ async fn a_room_of_every_version_can_be_created_and_written_to() {
 
 #[tokio::test]
 async fn an_unknown_version_is_refused() {
-    let house = House::new().await;
+    let house = TestServer::new().await;
 
     for version in ["13", "99"] {
-        let refused = house.creates(json!({"room_version": version})).await;
+        let refused = house.create_room(json!({"room_version": version})).await;
         assert!(matches!(refused, Err(Error::UnsupportedRoomVersion(_))));
     }
 }
 
 #[tokio::test]
 async fn a_room_is_the_same_after_a_restart() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({"name": "tea"})).await.unwrap();
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({"name": "tea"})).await.unwrap();
     house
-        .says(&room_id, alice(), "one", Some("t1"))
+        .send_message(&room_id, alice(), "one", Some("t1"))
         .await
         .unwrap();
-    let before = house.sees(&room_id, &alice()).await;
+    let before = house.visible_bodies(&room_id, &alice()).await;
 
     let house = house.restart().await;
-    let after = house.sees(&room_id, &alice()).await;
-    house.says(&room_id, alice(), "two", None).await.unwrap();
+    let after = house.visible_bodies(&room_id, &alice()).await;
+    house
+        .send_message(&room_id, alice(), "two", None)
+        .await
+        .unwrap();
 
     assert_eq!(before, after);
     let room = house.rooms.memory.room(&room_id).await.unwrap();
@@ -263,29 +273,32 @@ async fn a_room_is_the_same_after_a_restart() {
         .unwrap()
         .content_str("name");
     assert_eq!(name.unwrap(), "tea");
-    assert_eq!(house.sees(&room_id, &alice()).await.len(), before.len() + 1);
+    assert_eq!(
+        house.visible_bodies(&room_id, &alice()).await.len(),
+        before.len() + 1
+    );
 }
 
 #[tokio::test]
 async fn a_retried_transaction_returns_the_same_event_also_after_a_restart() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
 
     let first = house
-        .says(&room_id, alice(), "one", Some("t1"))
+        .send_message(&room_id, alice(), "one", Some("t1"))
         .await
         .unwrap();
     let again = house
-        .says(&room_id, alice(), "other", Some("t1"))
+        .send_message(&room_id, alice(), "other", Some("t1"))
         .await
         .unwrap();
     let house = house.restart().await;
     let later = house
-        .says(&room_id, alice(), "one", Some("t1"))
+        .send_message(&room_id, alice(), "one", Some("t1"))
         .await
         .unwrap();
     let next = house
-        .says(&room_id, alice(), "two", Some("t2"))
+        .send_message(&room_id, alice(), "two", Some("t2"))
         .await
         .unwrap();
 
@@ -295,15 +308,15 @@ async fn a_retried_transaction_returns_the_same_event_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn concurrent_sends_into_one_room_are_all_stored_in_one_line() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
+async fn concurrent_sends_to_one_room_form_a_single_chain() {
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
 
     let sends = (0..50).map(|n| {
         let (house, room_id) = (&house, &room_id);
         async move {
             house
-                .says(room_id, alice(), &format!("message {n}"), None)
+                .send_message(room_id, alice(), &format!("message {n}"), None)
                 .await
                 .unwrap()
         }
@@ -325,66 +338,74 @@ async fn concurrent_sends_into_one_room_are_all_stored_in_one_line() {
 
 #[tokio::test]
 async fn a_stranger_can_neither_write_nor_join_a_private_room() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
 
-    let wrote = house.says(&room_id, bob(), "hi", None).await;
-    let joined = house.becomes(&room_id, bob(), bob(), Action::Join).await;
+    let wrote = house.send_message(&room_id, bob(), "hi", None).await;
+    let joined = house
+        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
+        .await;
 
     assert!(matches!(wrote, Err(Error::Forbidden(_))));
     assert!(matches!(joined, Err(Error::Forbidden(_))));
 }
 
 #[tokio::test]
-async fn whoever_is_invited_may_join_and_leave_and_see_what_was_said_until_then() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
+async fn an_invited_user_may_join_and_sees_messages_until_leaving() {
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
 
     house
-        .becomes(&room_id, alice(), bob(), Action::Invite)
+        .change_membership(&room_id, alice(), bob(), MembershipAction::Invite)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), Action::Join)
+        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
         .await
         .unwrap();
     house
-        .says(&room_id, alice(), "for bob", None)
+        .send_message(&room_id, alice(), "for bob", None)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), Action::Leave)
+        .change_membership(&room_id, bob(), bob(), MembershipAction::Leave)
         .await
         .unwrap();
     house
-        .says(&room_id, alice(), "not for bob", None)
+        .send_message(&room_id, alice(), "not for bob", None)
         .await
         .unwrap();
 
-    let seen = house.sees(&room_id, &bob()).await;
+    let seen = house.visible_bodies(&room_id, &bob()).await;
     assert!(seen.contains(&"for bob".to_owned()));
     assert!(!seen.contains(&"not for bob".to_owned()));
 }
 
 #[tokio::test]
-async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own_message() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
+async fn a_receipt_or_a_sent_message_clears_unread_counts() {
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
     house
-        .becomes(&room_id, alice(), bob(), Action::Invite)
+        .change_membership(&room_id, alice(), bob(), MembershipAction::Invite)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), Action::Join)
+        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
         .await
         .unwrap();
-    let first = house.says(&room_id, alice(), "one", None).await.unwrap();
-    house.says(&room_id, alice(), "two", None).await.unwrap();
-    assert_eq!(house.unread(&room_id, &bob()).await, (2, 0));
+    let first = house
+        .send_message(&room_id, alice(), "one", None)
+        .await
+        .unwrap();
+    house
+        .send_message(&room_id, alice(), "two", None)
+        .await
+        .unwrap();
+    assert_eq!(house.unread_counts(&room_id, &bob()).await, (2, 0));
 
     let room = house.rooms.memory.room(&room_id).await.unwrap();
-    let (user, user_id) = (house.number_of(&bob()).await, bob());
-    let receipt = NewReceipt {
+    let (user, user_id) = (house.user_number(&bob()).await, bob());
+    let receipt = ReceiptUpdate {
         ts: None,
         user,
         user_id: &user_id,
@@ -398,29 +419,32 @@ async fn unread_counts_grow_with_messages_and_are_cleared_by_a_receipt_or_an_own
         .receive_receipt(&room, receipt)
         .await
         .unwrap();
-    assert_eq!(house.unread(&room_id, &bob()).await, (1, 0));
+    assert_eq!(house.unread_counts(&room_id, &bob()).await, (1, 0));
     drop(room);
 
     let house = house.restart().await;
-    assert_eq!(house.unread(&room_id, &bob()).await, (1, 0));
-    house.says(&room_id, bob(), "three", None).await.unwrap();
-    assert_eq!(house.unread(&room_id, &bob()).await, (0, 0));
+    assert_eq!(house.unread_counts(&room_id, &bob()).await, (1, 0));
+    house
+        .send_message(&room_id, bob(), "three", None)
+        .await
+        .unwrap();
+    assert_eq!(house.unread_counts(&room_id, &bob()).await, (0, 0));
 }
 
 #[tokio::test]
-async fn a_mention_counts_as_a_highlight_for_the_mentioned_alone() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
+async fn a_mention_is_a_highlight_only_for_the_mentioned_user() {
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
     house
-        .becomes(&room_id, alice(), bob(), Action::Invite)
+        .change_membership(&room_id, alice(), bob(), MembershipAction::Invite)
         .await
         .unwrap();
     house
-        .becomes(&room_id, bob(), bob(), Action::Join)
+        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
         .await
         .unwrap();
 
-    let mention = NewEvent {
+    let mention = EventToSend {
         sender: alice(),
         kind: TimelineEventType::RoomMessage,
         state_key: None,
@@ -433,19 +457,22 @@ async fn a_mention_counts_as_a_highlight_for_the_mentioned_alone() {
     };
     house.rooms.sender.send(&room_id, mention).await.unwrap();
 
-    assert_eq!(house.unread(&room_id, &bob()).await, (1, 1));
+    assert_eq!(house.unread_counts(&room_id, &bob()).await, (1, 1));
     let house = house.restart().await;
-    assert_eq!(house.unread(&room_id, &bob()).await, (1, 1));
-    assert_eq!(house.unread(&room_id, &alice()).await, (0, 0));
+    assert_eq!(house.unread_counts(&room_id, &bob()).await, (1, 1));
+    assert_eq!(house.unread_counts(&room_id, &alice()).await, (0, 0));
 }
 
 #[tokio::test]
-async fn a_redaction_takes_the_content_from_memory_and_disk() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
-    let said = house.says(&room_id, alice(), "secret", None).await.unwrap();
+async fn a_redaction_removes_content_from_memory_and_disk() {
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
+    let said = house
+        .send_message(&room_id, alice(), "secret", None)
+        .await
+        .unwrap();
 
-    let redaction = NewEvent {
+    let redaction = EventToSend {
         sender: alice(),
         kind: TimelineEventType::RoomRedaction,
         state_key: None,
@@ -457,28 +484,28 @@ async fn a_redaction_takes_the_content_from_memory_and_disk() {
 
     assert!(
         !house
-            .sees(&room_id, &alice())
+            .visible_bodies(&room_id, &alice())
             .await
             .contains(&"secret".to_owned())
     );
     let house = house.restart().await;
     assert!(
         !house
-            .sees(&room_id, &alice())
+            .visible_bodies(&room_id, &alice())
             .await
             .contains(&"secret".to_owned())
     );
 }
 
 #[tokio::test]
-async fn a_taken_alias_leaves_no_half_made_room() {
-    let house = House::new().await;
+async fn an_alias_in_use_leaves_no_partly_created_room() {
+    let house = TestServer::new().await;
     let first = house
-        .creates(json!({"room_alias_name": "tea"}))
+        .create_room(json!({"room_alias_name": "tea"}))
         .await
         .unwrap();
 
-    let second = house.creates(json!({"room_alias_name": "tea"})).await;
+    let second = house.create_room(json!({"room_alias_name": "tea"})).await;
 
     assert!(matches!(second, Err(Error::RoomInUse(_))));
     assert_eq!(
@@ -490,53 +517,56 @@ async fn a_taken_alias_leaves_no_half_made_room() {
             .unwrap(),
         first
     );
-    let user = house.number_of(&alice()).await;
+    let user = house.user_number(&alice()).await;
     assert_eq!(
         house
             .rooms
             .memory
-            .of_user(user)
+            .rooms_of_user(user)
             .await
             .unwrap()
-            .joined()
+            .joined_rooms()
             .len(),
         1
     );
 }
 
 #[tokio::test]
-async fn what_was_stored_before_relations_were_kept_is_filled_in() {
-    let house = House::new().await;
-    let room_id = house.creates(json!({})).await.unwrap();
-    let thread = house.says(&room_id, alice(), "root", None).await.unwrap();
+async fn missing_relations_are_filled_in_at_startup() {
+    let house = TestServer::new().await;
+    let room_id = house.create_room(json!({})).await.unwrap();
+    let thread = house
+        .send_message(&room_id, alice(), "root", None)
+        .await
+        .unwrap();
     let content = json!({
         "body": "reply", "m.relates_to": { "rel_type": "m.thread", "event_id": thread },
     });
-    let reply = NewEvent::message(
+    let reply = EventToSend::message(
         alice(),
         TimelineEventType::RoomMessage,
         to_raw_value(&content).unwrap(),
         None,
     );
     let reply = house.rooms.sender.send(&room_id, reply).await.unwrap();
-    house.test.forget_relations().await;
+    house.test.remove_derived_data().await;
 
     let house = house.restart().await;
 
-    let (user, user_id) = (house.number_of(&alice()).await, alice());
+    let (user, user_id) = (house.user_number(&alice()).await, alice());
     let (room, access) = house
         .rooms
         .access
-        .enter(&room_id, user, &user_id)
+        .load_readable_room(&room_id, user, &user_id)
         .await
         .unwrap();
     let begun = house
         .rooms
         .timeline
-        .event(&room, &access, &thread)
+        .load_event(&room, &access, &thread)
         .await
         .unwrap();
-    let audience = Audience {
+    let audience = AggregationViewer {
         access: Some(&access),
         user,
         user_id: &user_id,
@@ -544,7 +574,7 @@ async fn what_was_stored_before_relations_were_kept_is_filled_in() {
     let bundles = house
         .rooms
         .relations
-        .bundles(&room, audience, [&begun])
+        .load_aggregations(&room, audience, [&begun])
         .await
         .unwrap();
     let summary = bundles.get(&thread).unwrap().thread.as_ref().unwrap();
@@ -552,14 +582,14 @@ async fn what_was_stored_before_relations_were_kept_is_filled_in() {
     let in_thread = house
         .rooms
         .timeline
-        .event(&room, &access, &reply)
+        .load_event(&room, &access, &reply)
         .await
         .unwrap();
     assert_eq!(in_thread.thread.as_ref().unwrap().root, thread);
     let at = house
         .rooms
         .timeline
-        .event_at_time(&room, &access, 1_000, Direction::Backward)
+        .find_event_at_time(&room, &access, 1_000, Direction::Backward)
         .await
         .unwrap();
     assert_eq!(at, (reply, 1_000));

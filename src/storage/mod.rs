@@ -24,63 +24,65 @@ use sqlx::{
 pub use self::engine::{
     backfilled_tables,
     change::{
-        Change, DeviceNum, KeyCounts, ReadMarker, Reading, Receipt, Removed, RoomNum, ThreadMarker,
-        UserNum,
+        DeviceNum, JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomNum,
+        RoomRemoval, ThreadMarker, UserNum,
     },
-    database_check::ProbeError,
-    dialect::{Raw, Target},
+    database_check::DatabaseCheckError,
+    dialect::{DatabaseTarget, RawConnection},
     interned_strings,
-    journal::{Follower, Intent, Journal, Pending, Position, WriteTx, position},
-    postgres_text::{TextList, list},
-    query::{Query, Read, list_of_numbers, values},
+    journal::{
+        Journal, JournalFollower, PendingWrite, Position, WriteIntent, WriteTx, last_position,
+    },
+    postgres_text::{TextList, text_list},
+    query::{DbQuery, ReadAccess, number_list, values_clause},
 };
 use self::engine::{dialect, directory_lock::DirectoryLock};
 use crate::{error::Result, health::Health, tasks::Tasks};
 
 /// The number of connections for reading. SQLite's readers never wait for the writer.
-const READERS: u32 = 6;
+const MAX_READ_CONNECTIONS: u32 = 6;
 
 /// The open database: a pool for reading, and the journal for writing.
 #[derive(Clone)]
 pub struct Db {
-    readers: Readers,
+    readers: ReadPool,
     journal: Journal,
     /// The cache of texts that are stored as numbers.
-    pub strings: interned_strings::Strings,
+    pub strings: interned_strings::InternedStrings,
 }
 
 #[derive(Clone)]
-enum Readers {
+enum ReadPool {
     Sqlite(SqlitePool),
     Postgres(PgPool),
 }
 
 /// A connection for single statements, outside any transaction.
-pub enum ReadConn {
+pub enum ReadConnection {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>),
 }
 
 /// A read-only transaction: all its statements see the same state of the database.
-pub enum Snapshot {
+pub enum ReadSnapshot {
     Sqlite(Transaction<'static, Sqlite>),
     Postgres(Transaction<'static, Postgres>),
 }
 
-impl Read for ReadConn {
-    fn raw(&mut self) -> Raw<'_> {
+impl ReadAccess for ReadConnection {
+    fn raw(&mut self) -> RawConnection<'_> {
         match self {
-            Self::Sqlite(conn) => Raw::Sqlite(conn),
-            Self::Postgres(conn) => Raw::Postgres(conn),
+            Self::Sqlite(conn) => RawConnection::Sqlite(conn),
+            Self::Postgres(conn) => RawConnection::Postgres(conn),
         }
     }
 }
 
-impl Read for Snapshot {
-    fn raw(&mut self) -> Raw<'_> {
+impl ReadAccess for ReadSnapshot {
+    fn raw(&mut self) -> RawConnection<'_> {
         match self {
-            Self::Sqlite(tx) => Raw::Sqlite(tx),
-            Self::Postgres(tx) => Raw::Postgres(tx),
+            Self::Sqlite(tx) => RawConnection::Sqlite(tx),
+            Self::Postgres(tx) => RawConnection::Postgres(tx),
         }
     }
 }
@@ -94,21 +96,21 @@ impl Db {
     ///
     /// When it cannot be opened or migrated, or another process writes to it.
     pub async fn open(url: &str, data_dir: &Path, tasks: &Tasks) -> Result<Self> {
-        let target = Target::parse(url, data_dir)?;
+        let target = DatabaseTarget::parse(url, data_dir)?;
         let locks = lock_directories(&target, data_dir)?;
-        let strings = interned_strings::Strings::default();
+        let strings = interned_strings::InternedStrings::default();
         let journal = Journal::open(&target, strings.clone(), (tasks, locks)).await?;
         let readers = match &target {
-            Target::Sqlite(options) => Readers::Sqlite(
+            DatabaseTarget::Sqlite(options) => ReadPool::Sqlite(
                 SqlitePoolOptions::new()
-                    .max_connections(READERS)
+                    .max_connections(MAX_READ_CONNECTIONS)
                     .test_before_acquire(false)
                     .connect_with(options.clone().read_only(true))
                     .await?,
             ),
-            Target::Postgres(options) => Readers::Postgres(
+            DatabaseTarget::Postgres(options) => ReadPool::Postgres(
                 PgPoolOptions::new()
-                    .max_connections(READERS)
+                    .max_connections(MAX_READ_CONNECTIONS)
                     .test_before_acquire(false)
                     .connect_with(options.clone())
                     .await?,
@@ -122,19 +124,19 @@ impl Db {
     }
 
     /// Returns a connection for reading.
-    pub async fn read(&self) -> Result<ReadConn> {
+    pub async fn read(&self) -> Result<ReadConnection> {
         Ok(match &self.readers {
-            Readers::Sqlite(pool) => ReadConn::Sqlite(pool.acquire().await?),
-            Readers::Postgres(pool) => ReadConn::Postgres(pool.acquire().await?),
+            ReadPool::Sqlite(pool) => ReadConnection::Sqlite(pool.acquire().await?),
+            ReadPool::Postgres(pool) => ReadConnection::Postgres(pool.acquire().await?),
         })
     }
 
     /// Begins a read-only transaction with a consistent view.
-    pub async fn snapshot(&self) -> Result<Snapshot> {
+    pub async fn snapshot(&self) -> Result<ReadSnapshot> {
         Ok(match &self.readers {
-            Readers::Sqlite(pool) => Snapshot::Sqlite(pool.begin().await?),
-            Readers::Postgres(pool) => {
-                Snapshot::Postgres(pool.begin_with(dialect::POSTGRES_SNAPSHOT).await?)
+            ReadPool::Sqlite(pool) => ReadSnapshot::Sqlite(pool.begin().await?),
+            ReadPool::Postgres(pool) => {
+                ReadSnapshot::Postgres(pool.begin_with(dialect::BEGIN_POSTGRES_SNAPSHOT).await?)
             }
         })
     }
@@ -158,20 +160,20 @@ impl Db {
     pub async fn close(&self) {
         self.journal.close().await;
         match &self.readers {
-            Readers::Sqlite(pool) => pool.close().await,
-            Readers::Postgres(pool) => pool.close().await,
+            ReadPool::Sqlite(pool) => pool.close().await,
+            ReadPool::Postgres(pool) => pool.close().await,
         }
     }
 }
 
 /// Locks the data directory, and the directory of an SQLite file elsewhere.
-fn lock_directories(target: &Target, data_dir: &Path) -> Result<Vec<DirectoryLock>> {
-    let mut locks = vec![DirectoryLock::take(data_dir)?];
+fn lock_directories(target: &DatabaseTarget, data_dir: &Path) -> Result<Vec<DirectoryLock>> {
+    let mut locks = vec![DirectoryLock::acquire(data_dir)?];
     let canonical = |path: &Path| path.canonicalize().ok();
     if let Some(other) = target.sqlite_file().and_then(Path::parent)
         && canonical(other) != canonical(data_dir)
     {
-        locks.push(DirectoryLock::take(other)?);
+        locks.push(DirectoryLock::acquire(other)?);
     }
     Ok(locks)
 }

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::{Db, Read};
+use super::{Db, ReadAccess};
 use crate::tasks::Tasks;
 
 /// A database for one test.
@@ -12,15 +12,15 @@ pub(crate) struct TestDb {
     /// The address of the database, to open it again.
     pub(crate) url: String,
     pub(crate) dir: tempfile::TempDir,
-    _followed: Followed,
+    _follower_guard: FollowerGuard,
 }
 
 /// A guard that drops the followers of a database. They and the database hold each other, with all its connections.
-struct Followed(Db);
+struct FollowerGuard(Db);
 
-impl Drop for Followed {
+impl Drop for FollowerGuard {
     fn drop(&mut self) {
-        self.0.journal().forget_followers();
+        self.0.journal().remove_followers();
     }
 }
 
@@ -28,7 +28,7 @@ impl Drop for Followed {
     clippy::disallowed_methods,
     reason = "tests learn from the environment which database to use"
 )]
-fn postgres() -> Option<String> {
+fn postgres_url() -> Option<String> {
     std::env::var("TEST_POSTGRES_URL").ok()
 }
 
@@ -36,24 +36,24 @@ impl TestDb {
     /// Creates and opens a database.
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let url = match postgres() {
+        let url = match postgres_url() {
             None => "sqlite:test.db".to_owned(),
-            Some(url) => fresh_postgres(&url).await,
+            Some(url) => create_postgres(&url).await,
         };
         let tasks = Tasks::default();
         let db = Db::open(&url, dir.path(), &tasks).await.unwrap();
-        let followed = Followed(db.clone());
+        let followed = FollowerGuard(db.clone());
         Self {
             db,
             tasks,
             url,
             dir,
-            _followed: followed,
+            _follower_guard: followed,
         }
     }
 
     /// Removes data about the stored events that older versions of the server did not keep.
-    pub(crate) async fn forget_relations(&self) {
+    pub(crate) async fn remove_derived_data(&self) {
         let mut tx = self.db.write().await.unwrap();
         for sql in [
             "DELETE FROM relations",
@@ -72,17 +72,17 @@ impl TestDb {
         self.db.close().await;
         let tasks = Tasks::default();
         let db = Db::open(&self.url, self.dir.path(), &tasks).await.unwrap();
-        let followed = Followed(db.clone());
+        let followed = FollowerGuard(db.clone());
         Self {
             db,
             tasks,
-            _followed: followed,
+            _follower_guard: followed,
             ..self
         }
     }
 }
 
-async fn fresh_postgres(url: &str) -> String {
+async fn create_postgres(url: &str) -> String {
     let name = format!("parlour_unit_{:016x}", rand::random::<u64>());
     let mut conn = PgConnection::connect(url).await.unwrap();
     conn.execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))

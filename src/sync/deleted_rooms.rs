@@ -7,58 +7,59 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    Inner, event_fields, place_token,
-    room_view::{Viewer, room_id},
-    snapshot::RoomMoment,
+    SyncInner, event_fields,
+    room_view::{SyncViewer, room_id},
+    snapshot::RoomSnapshot,
+    timeline_token,
 };
 use crate::{
     error::Result,
-    storage::{Position, Removed, RoomNum, UserNum},
+    storage::{Position, RoomNum, RoomRemoval, UserNum},
 };
 
 /// Returns a deleted room for a user who was in it: the event by which they left.
 pub(super) fn removed_room(
-    viewer: &Viewer<'_>,
+    viewer: &SyncViewer<'_>,
     left_at: Position,
-    removed: &Removed,
+    removed: &RoomRemoval,
 ) -> Result<LeftRoom> {
     let mut left = LeftRoom::new();
     left.timeline.limited = false;
-    left.timeline.prev_batch = Some(place_token(left_at));
+    left.timeline.prev_batch = Some(timeline_token(left_at));
     if let Some(event) = &removed.event {
         let event = RawValue::from_string(event.clone())?;
         let fields = viewer.request.filter.event_fields.as_deref();
-        let event = event_fields::keep(event, fields);
+        let event = event_fields::keep_fields(event, fields);
         left.timeline.events.push(Raw::from_json(event));
     }
     Ok(left)
 }
 
-impl Inner {
+impl SyncInner {
     /// Returns whether a room was deleted in which the user had a membership.
     pub(super) async fn is_removed(&self, user: UserNum, room: RoomNum) -> Result<bool> {
         Ok(self
             .rooms
             .memory
-            .of_user(user)
+            .rooms_of_user(user)
             .await?
-            .removed(room)
+            .removal(room)
             .is_some())
     }
 
     /// Corrects the response for a room that was deleted while it was read: the data that was read may be incomplete.
-    pub(super) async fn unless_removed(
+    pub(super) async fn correct_deleted_room(
         &self,
-        viewer: &Viewer<'_>,
-        moment: &RoomMoment,
+        viewer: &SyncViewer<'_>,
+        moment: &RoomSnapshot,
         added: Result<()>,
         response: &mut Response,
     ) -> Result<()> {
-        if moment.inside.is_none() {
+        if moment.contents.is_none() {
             return added;
         }
-        let mine = self.rooms.memory.of_user(viewer.session.user).await?;
-        let Some((left_at, removed)) = mine.removed(moment.num) else {
+        let mine = self.rooms.memory.rooms_of_user(viewer.session.user).await?;
+        let Some((left_at, removed)) = mine.removal(moment.num) else {
             return added;
         };
         let room_id = room_id(self, moment).await?;

@@ -19,9 +19,9 @@ use ruma::{
 };
 
 use super::{
-    Inner, Sync, SyncRequest, Token,
-    room_view::Viewer,
-    snapshot::{Inside, Moment, RoomMoment},
+    Sync, SyncInner, SyncRequest, SyncToken,
+    room_view::SyncViewer,
+    snapshot::{RoomContents, RoomSnapshot, SyncSnapshot},
 };
 use crate::{
     error::{Error, Result},
@@ -32,13 +32,13 @@ use crate::{
 };
 
 /// The number of changed lists that are checked one by one. For more, one query reads them from the database.
-const ONE_BY_ONE: usize = 64;
+const MAX_LISTS_CHECKED_SINGLY: usize = 64;
 
 /// The users who joined or left a room between two positions, as far as that concerns the requesting user.
 #[derive(Debug, Default)]
-struct Turnover {
-    came: Vec<OwnedUserId>,
-    went: Vec<OwnedUserId>,
+struct MembershipTurnover {
+    joined: Vec<OwnedUserId>,
+    left: Vec<OwnedUserId>,
 }
 
 /// The users whose member events in a room are newer than a position.
@@ -50,11 +50,11 @@ struct TouchedMembers {
 }
 
 impl TouchedMembers {
-    fn of_ring(ring: &[Arc<TimelineEvent>]) -> Self {
+    fn from_events(ring: &[Arc<TimelineEvent>]) -> Self {
         let mut touched = Self::default();
         for event in ring {
             let joins = event.pdu.membership() == Some(MembershipState::Join);
-            for (kind, key) in event.state_keys() {
+            for (kind, key) in event.changed_state_keys() {
                 let Ok(user_id) = UserId::parse(key) else {
                     continue;
                 };
@@ -86,8 +86,8 @@ impl Sync {
     pub async fn key_changes(
         &self,
         session: &Session,
-        from: Token,
-        to: Token,
+        from: SyncToken,
+        to: SyncToken,
     ) -> Result<DeviceLists> {
         if to.position < from.position {
             return Err(Error::invalid_param("to must not be before from"));
@@ -101,23 +101,23 @@ impl Sync {
             use_state_after: false,
         };
         let request = self.inner.clamped(&request);
-        let moment = self.inner.moment(session, &request).await?;
+        let moment = self.inner.take_snapshot(session, &request).await?;
         let since = request.since.map_or(0, |since| since.position);
         self.inner.device_lists(session, &moment, since).await
     }
 }
 
-impl Inner {
+impl SyncInner {
     /// Adds the parts for end-to-end encryption; returns whether the device has lost a key that it should replace.
     pub(super) async fn add_encryption(
         &self,
-        viewer: &Viewer<'_>,
-        moment: &Moment,
+        viewer: &SyncViewer<'_>,
+        moment: &SyncSnapshot,
         response: &mut Response,
     ) -> Result<bool> {
-        let left = self.devices.keys_left(viewer.session.device).await?;
-        response.device_one_time_keys_count = left.one_time();
-        response.device_unused_fallback_key_types = Some(left.unused_fallback());
+        let left = self.devices.remaining_keys(viewer.session.device).await?;
+        response.device_one_time_keys_count = left.one_time_counts();
+        response.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
         let Some(since) = viewer.request.since else {
             return Ok(false);
         };
@@ -130,28 +130,30 @@ impl Inner {
     pub(super) async fn device_lists(
         &self,
         session: &Session,
-        moment: &Moment,
+        moment: &SyncSnapshot,
         since: Position,
     ) -> Result<DeviceLists> {
-        let changed = self.lists_changed(session.user, since, moment.now).await?;
+        let changed = self
+            .changed_device_lists(session.user, since, moment.now)
+            .await?;
         let mut lists = DeviceLists::new();
         lists.changed = self.user_ids(changed).await?;
-        let mut turnover = Turnover::default();
+        let mut turnover = MembershipTurnover::default();
         for room in &moment.rooms {
-            let of_room = match self.turnover(session, moment, room, since).await {
+            let of_room = match self.membership_turnover(session, moment, room, since).await {
                 // The members of a deleted room are no longer known.
                 Err(_) if self.is_removed(session.user, room.num).await? => continue,
                 of_room => of_room?,
             };
-            turnover.came.extend(of_room.came);
-            turnover.went.extend(of_room.went);
+            turnover.joined.extend(of_room.joined);
+            turnover.left.extend(of_room.left);
         }
         // The user themselves is listed when they join: their other devices may need to know.
-        lists.changed.extend(turnover.came);
+        lists.changed.extend(turnover.joined);
         lists.changed.sort_unstable();
         lists.changed.dedup();
-        let went: HashSet<OwnedUserId> = turnover.went.into_iter().collect();
-        lists.left = self.strangers(session, went).await?;
+        let went: HashSet<OwnedUserId> = turnover.left.into_iter().collect();
+        lists.left = self.users_sharing_no_room(session, went).await?;
         lists.left.sort_unstable();
         Ok(lists)
     }
@@ -159,14 +161,14 @@ impl Inner {
     /// Returns the users whose keys changed and who concern a user; from memory unless the position is too old.
     ///
     /// Changes after `now` wait for the next sync. If this one sent them, they would be sent twice.
-    async fn lists_changed(
+    async fn changed_device_lists(
         &self,
         user: UserNum,
         since: Position,
         now: Position,
     ) -> Result<Vec<UserNum>> {
-        let recent = self.recent.lists(since, now);
-        let Some(recent) = recent.filter(|recent| recent.len() <= ONE_BY_ONE) else {
+        let recent = self.recent_changes.device_list_changes(since, now);
+        let Some(recent) = recent.filter(|recent| recent.len() <= MAX_LISTS_CHECKED_SINGLY) else {
             return self.devices.lists_changed(user, since, now).await;
         };
         let mut changed = Vec::new();
@@ -187,7 +189,7 @@ impl Inner {
             return Ok(Vec::new());
         }
         let mut db = self.db.read().await?;
-        let texts = self.db.strings.texts(&mut db, &users).await?;
+        let texts = self.db.strings.find_texts(&mut db, &users).await?;
         let user_ids = texts
             .values()
             .filter_map(|text| UserId::parse(&**text).ok());
@@ -195,52 +197,60 @@ impl Inner {
     }
 
     /// Returns the users who joined or left a room, and compares the user's own membership now with that at a position.
-    async fn turnover(
+    async fn membership_turnover(
         &self,
         session: &Session,
-        moment: &Moment,
-        room: &RoomMoment,
+        moment: &SyncSnapshot,
+        room: &RoomSnapshot,
         since: Position,
-    ) -> Result<Turnover> {
+    ) -> Result<MembershipTurnover> {
         let is_in = room.mine.membership == MembershipState::Join;
         let has_moved = room.mine.position > since;
         if (!is_in && !has_moved) || room.mine.removed.is_some() {
-            return Ok(Turnover::default());
+            return Ok(MembershipTurnover::default());
         }
-        let Some(inside) = &room.inside else {
+        let Some(inside) = &room.contents else {
             // A user who is only invited may have been in the room before.
             let known = match self.rooms.memory.room_by_number(room.num).await {
-                Err(Error::NotFound(_)) => return Ok(Turnover::default()),
+                Err(Error::NotFound(_)) => return Ok(MembershipTurnover::default()),
                 known => known?,
             };
             let before = self.rooms.state.state_at(&known, since).await?;
-            return Ok(Turnover::between(session, &before, None));
+            return Ok(MembershipTurnover::between_states(session, &before, None));
         };
         if !is_in {
             let before = self.rooms.state.state_at(&inside.room, since).await?;
-            return Ok(Turnover::between(session, &before, None));
+            return Ok(MembershipTurnover::between_states(session, &before, None));
         }
-        let touched = self.members_touched(moment, inside, since).await?;
+        let touched = self.touched_members(moment, inside, since).await?;
         if touched.users.is_empty() && !has_moved {
-            return Ok(Turnover::default());
+            return Ok(MembershipTurnover::default());
         }
         let before = self.rooms.state.state_at(&inside.room, since).await?;
         let was_in = before.membership(&session.user_id) == MembershipState::Join;
         if has_moved && (!was_in || touched.left_between.contains(&session.user_id)) {
-            return Ok(Turnover::between(session, &before, Some(&inside.state)));
+            return Ok(MembershipTurnover::between_states(
+                session,
+                &before,
+                Some(&inside.state),
+            ));
         }
-        Ok(Turnover::of(&touched, &before, &inside.state))
+        Ok(MembershipTurnover::from_touched(
+            &touched,
+            &before,
+            &inside.state,
+        ))
     }
 
     /// Returns the users whose member events in a room are newer than a position.
-    async fn members_touched(
+    async fn touched_members(
         &self,
-        moment: &Moment,
-        inside: &Inside,
+        moment: &SyncSnapshot,
+        inside: &RoomContents,
         since: Position,
     ) -> Result<TouchedMembers> {
         if inside.is_complete {
-            return Ok(TouchedMembers::of_ring(&inside.ring));
+            return Ok(TouchedMembers::from_events(&inside.latest_events));
         }
         let room: &Room = &inside.room;
         let changed = self
@@ -256,11 +266,11 @@ impl Inner {
         for user_id in &users {
             // If there are too many, each is assumed to have left: a client that fetches a device list once more loses
             // nothing.
-            if users.len() > ONE_BY_ONE
+            if users.len() > MAX_LISTS_CHECKED_SINGLY
                 || self
                     .rooms
                     .access
-                    .was_out_since(room, user_id, since)
+                    .was_absent_since(room, user_id, since)
                     .await?
             {
                 left_between.insert(user_id.clone());
@@ -273,7 +283,7 @@ impl Inner {
     }
 
     /// Returns those of the users with whom a user shares no room now.
-    async fn strangers(
+    async fn users_sharing_no_room(
         &self,
         session: &Session,
         mut users: HashSet<OwnedUserId>,
@@ -284,13 +294,13 @@ impl Inner {
         }
         let texts: Vec<&str> = users.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.read().await?;
-        let numbers = self.db.strings.find_all(&mut db, &texts).await?;
-        let known: HashMap<UserNum, _> = self.db.strings.texts(&mut db, &numbers).await?;
+        let numbers = self.db.strings.find_numbers(&mut db, &texts).await?;
+        let known: HashMap<UserNum, _> = self.db.strings.find_texts(&mut db, &numbers).await?;
         drop(db);
         let sharing = self
             .rooms
             .memory
-            .sharing_a_room(session.user, &numbers)
+            .users_sharing_room(session.user, &numbers)
             .await?;
         for user in sharing {
             if let Some(text) = known.get(&user)
@@ -303,30 +313,34 @@ impl Inner {
     }
 }
 
-impl Turnover {
+impl MembershipTurnover {
     /// Compares all members, for a room that the requesting user joined or left. `now` is the state if the user is a
     /// member.
-    fn between(session: &Session, before: &StateMap, now: Option<&StateMap>) -> Self {
+    fn between_states(session: &Session, before: &StateMap, now: Option<&StateMap>) -> Self {
         let was_in = before.membership(&session.user_id) == MembershipState::Join;
         Self {
-            came: now.map_or_else(Vec::new, joined),
-            went: if was_in { joined(before) } else { Vec::new() },
+            joined: now.map_or_else(Vec::new, joined_members),
+            left: if was_in {
+                joined_members(before)
+            } else {
+                Vec::new()
+            },
         }
     }
 
     /// Compares the users whose membership may have changed. One who left and came back counts as having joined,
     /// because nobody may have followed their device list in between.
-    fn of(touched: &TouchedMembers, before: &StateMap, now: &StateMap) -> Self {
+    fn from_touched(touched: &TouchedMembers, before: &StateMap, now: &StateMap) -> Self {
         let mut turnover = Self::default();
         let is_in =
             |state: &StateMap, user_id: &UserId| state.membership(user_id) == MembershipState::Join;
         for user_id in &touched.users {
             match (is_in(before, user_id), is_in(now, user_id)) {
-                (false, true) => turnover.came.push(user_id.clone()),
+                (false, true) => turnover.joined.push(user_id.clone()),
                 (true, true) if touched.left_between.contains(user_id) => {
-                    turnover.came.push(user_id.clone());
+                    turnover.joined.push(user_id.clone());
                 }
-                (true, false) => turnover.went.push(user_id.clone()),
+                (true, false) => turnover.left.push(user_id.clone()),
                 _ => {}
             }
         }
@@ -335,7 +349,7 @@ impl Turnover {
 }
 
 /// Returns the joined members in the state of a room.
-fn joined(state: &StateMap) -> Vec<OwnedUserId> {
+fn joined_members(state: &StateMap) -> Vec<OwnedUserId> {
     state
         .of_type(&StateEventType::RoomMember)
         .filter(|pdu| pdu.membership() == Some(MembershipState::Join))

@@ -3,20 +3,20 @@
 use serde_json::{Map, Value, value::RawValue};
 
 /// Returns an event with only the fields that a filter lists. Each is a path with dots; `\.` is a dot in a name.
-pub(super) fn keep(event: Box<RawValue>, fields: Option<&[String]>) -> Box<RawValue> {
+pub(super) fn keep_fields(event: Box<RawValue>, fields: Option<&[String]>) -> Box<RawValue> {
     let Some(fields) = fields else { return event };
     let Ok(Value::Object(whole)) = serde_json::from_str(event.get()) else {
         return event;
     };
     let mut kept = Map::new();
     for field in fields {
-        let path = split(field);
-        copy(&whole, &mut kept, &path);
+        let path = split_path(field);
+        copy_path(&whole, &mut kept, &path);
     }
     serde_json::value::to_raw_value(&kept).unwrap_or(event)
 }
 
-fn split(field: &str) -> Vec<String> {
+fn split_path(field: &str) -> Vec<String> {
     let (mut path, mut name, mut is_escaped) = (Vec::new(), String::new(), false);
     for c in field.chars() {
         match c {
@@ -35,7 +35,7 @@ fn split(field: &str) -> Vec<String> {
     path
 }
 
-fn copy(from: &Map<String, Value>, to: &mut Map<String, Value>, path: &[String]) {
+fn copy_path(from: &Map<String, Value>, to: &mut Map<String, Value>, path: &[String]) {
     let Some((name, rest)) = path.split_first() else {
         return;
     };
@@ -47,7 +47,7 @@ fn copy(from: &Map<String, Value>, to: &mut Map<String, Value>, path: &[String])
             .entry(name.clone())
             .or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(slot) = slot {
-            copy(inner, slot, rest);
+            copy_path(inner, slot, rest);
         }
     }
 }
@@ -70,7 +70,7 @@ mod tests {
             "content.a\\.b".to_owned(),
         ];
 
-        let kept: Value = serde_json::from_str(keep(event, Some(&fields)).get()).unwrap();
+        let kept: Value = serde_json::from_str(keep_fields(event, Some(&fields)).get()).unwrap();
 
         assert_eq!(
             kept,

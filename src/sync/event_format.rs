@@ -7,18 +7,18 @@ use serde_json::{
 };
 
 use crate::{
-    matrix::{self, TimelineEvent, Unsigned},
-    rooms::{Access, Bundle, Bundles, EventSources},
+    matrix::{self, TimelineEvent, UnsignedFields},
+    rooms::{AggregationsByEvent, BundledAggregations, EventSources, UserAccess},
     users::Session,
 };
 
 /// The recipient and the format of events.
 #[derive(Clone, Copy)]
-pub(super) struct Showing<'a> {
+pub(super) struct EventFormatter<'a> {
     pub(super) session: &'a Session,
     /// `None` for a user who was a member the whole time.
-    pub(super) access: Option<&'a Access>,
-    pub(super) bundles: &'a Bundles,
+    pub(super) access: Option<&'a UserAccess>,
+    pub(super) bundles: &'a AggregationsByEvent,
     pub(super) now_ms: i64,
     /// Set when the response does not name the room elsewhere.
     pub(super) room_id: Option<&'a RoomId>,
@@ -30,8 +30,8 @@ pub(super) struct Showing<'a> {
 pub fn client_event(
     event: &TimelineEvent,
     session: &Session,
-    access: &Access,
-    bundles: &Bundles,
+    access: &UserAccess,
+    bundles: &AggregationsByEvent,
     now_ms: i64,
 ) -> Box<RawValue> {
     let as_client = EventSources::default();
@@ -41,11 +41,11 @@ pub fn client_event(
 /// Like [`client_event`], but an event that is in `sources` is written in the federation format.
 pub fn event_in_format(
     event: &TimelineEvent,
-    (session, access): (&Session, &Access),
-    (bundles, sources): (&Bundles, &EventSources),
+    (session, access): (&Session, &UserAccess),
+    (bundles, sources): (&AggregationsByEvent, &EventSources),
     now_ms: i64,
 ) -> Box<RawValue> {
-    let showing = Showing {
+    let showing = EventFormatter {
         session,
         access: Some(access),
         bundles,
@@ -53,35 +53,44 @@ pub fn event_in_format(
         room_id: Some(&event.pdu.room_id),
         sources,
     };
-    showing.whole(event)
+    showing.format_event(event)
 }
 
-impl Showing<'_> {
+impl EventFormatter<'_> {
     /// Writes an event with its bundled aggregations.
-    pub(super) fn whole(&self, event: &TimelineEvent) -> Box<RawValue> {
+    pub(super) fn format_event(&self, event: &TimelineEvent) -> Box<RawValue> {
         let bundle = self.bundles.get(&event.pdu.event_id);
-        self.with(event, bundle.map(|bundle| self.relations(bundle)).as_ref())
+        self.format_with_relations(
+            event,
+            bundle.map(|bundle| self.format_relations(bundle)).as_ref(),
+        )
     }
 
     /// Writes the newest reply of a thread, without a thread summary of its own.
-    fn reply(&self, event: &TimelineEvent) -> Box<RawValue> {
+    fn format_thread_reply(&self, event: &TimelineEvent) -> Box<RawValue> {
         let bundle = self.bundles.get(&event.pdu.event_id).cloned();
-        let bundle = bundle.map(|bundle| Bundle {
+        let bundle = bundle.map(|bundle| BundledAggregations {
             thread: None,
             ..bundle
         });
-        self.with(event, bundle.map(|bundle| self.relations(&bundle)).as_ref())
+        self.format_with_relations(
+            event,
+            bundle.map(|bundle| self.format_relations(&bundle)).as_ref(),
+        )
     }
 
-    fn relations(&self, bundle: &Bundle) -> Value {
+    fn format_relations(&self, bundle: &BundledAggregations) -> Value {
         let mut relations = serde_json::Map::new();
         if let Some(edit) = &bundle.edit {
-            relations.insert("m.replace".to_owned(), json!(self.with(edit, None)));
+            relations.insert(
+                "m.replace".to_owned(),
+                json!(self.format_with_relations(edit, None)),
+            );
         }
         if let Some(thread) = &bundle.thread {
             let summary = json!({
                 "count": thread.count,
-                "latest_event": self.reply(&thread.latest),
+                "latest_event": self.format_thread_reply(&thread.latest),
                 "current_user_participated": thread.participated,
             });
             relations.insert("m.thread".to_owned(), summary);
@@ -94,11 +103,22 @@ impl Showing<'_> {
         Value::Object(relations)
     }
 
-    fn with(&self, event: &TimelineEvent, relations: Option<&Value>) -> Box<RawValue> {
+    fn format_with_relations(
+        &self,
+        event: &TimelineEvent,
+        relations: Option<&Value>,
+    ) -> Box<RawValue> {
         let redaction = event.redacted_by.as_ref().map(|redaction| {
             // In every room version, the content of a redaction has only a reason and a target.
-            let head = matrix::head(redaction, &ruma::room_version_rules::RoomVersionRules::V10);
-            matrix::client_event(&head, redaction.room_id.as_str(), &Unsigned::default())
+            let head = matrix::write_event_head(
+                redaction,
+                &ruma::room_version_rules::RoomVersionRules::V10,
+            );
+            matrix::client_event(
+                &head,
+                redaction.room_id.as_str(),
+                &UnsignedFields::default(),
+            )
         });
         let membership = match self.access {
             Some(access) => access.membership_at(event.timeline),
@@ -106,13 +126,13 @@ impl Showing<'_> {
         };
         let relations = relations.filter(|relations| **relations != json!({}));
         let relations = relations.and_then(|relations| to_raw_value(relations).ok());
-        let unsigned = Unsigned {
+        let unsigned = UnsignedFields {
             age: Some((self.now_ms - i64::from(event.pdu.origin_server_ts.0)).max(0)),
             transaction_id: event
                 .txn_id
                 .as_deref()
                 .filter(|_| event.device == Some(self.session.device)),
-            replaces: event.replaces().map(|pdu| &**pdu),
+            replaces: event.replaced_state_event().map(|pdu| &**pdu),
             membership: Some(membership.as_str()),
             redacted_by: event
                 .redacted_by

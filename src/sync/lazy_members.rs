@@ -12,14 +12,14 @@ use ruma::{EventId, OwnedEventId};
 use crate::storage::{DeviceNum, Position};
 
 /// The number of devices that are remembered.
-const DEVICES: usize = 5_000;
+const MAX_LAZY_DEVICES: usize = 5_000;
 /// The number of member events that are remembered for each device.
-const EVENTS: usize = 5_000;
+const MAX_LAZY_EVENTS: usize = 5_000;
 
 /// The member events that were sent, by device, each with the position of the response that contained it.
 #[derive(Default)]
 pub(super) struct LazyMembers {
-    given: Mutex<HashMap<DeviceNum, HashMap<OwnedEventId, Position>>>,
+    sent: Mutex<HashMap<DeviceNum, HashMap<OwnedEventId, Position>>>,
 }
 
 impl LazyMembers {
@@ -27,15 +27,15 @@ impl LazyMembers {
     ///
     /// Only a device that syncs with the token of a response, or a later one, has received that response. A device that
     /// uses an older token never received it.
-    pub(super) fn give(
+    pub(super) fn record_sent(
         &self,
         device: DeviceNum,
         event_id: &EventId,
         known_at: Position,
         now: Position,
     ) -> bool {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if given.len() >= DEVICES && !given.contains_key(&device) {
+        let mut given = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.len() >= MAX_LAZY_DEVICES && !given.contains_key(&device) {
             given.clear();
         }
         let events = given.entry(device).or_default();
@@ -45,7 +45,7 @@ impl LazyMembers {
         {
             return false;
         }
-        if events.len() >= EVENTS {
+        if events.len() >= MAX_LAZY_EVENTS {
             events.clear();
         }
         events.insert(event_id.to_owned(), now);
@@ -53,8 +53,8 @@ impl LazyMembers {
     }
 
     /// Forgets what a device was sent, because it starts with an initial sync.
-    pub(super) fn forget(&self, device: DeviceNum) {
-        self.given
+    pub(super) fn forget_device(&self, device: DeviceNum) {
+        self.sent
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&device);

@@ -17,11 +17,12 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Answer, LONGEST_WAIT, StateAfter, Sync, SyncRequest, Token, client_event, place_token, write,
+    MAX_SYNC_TIMEOUT, StateAfterName, Sync, SyncAnswer, SyncRequest, SyncToken, client_event,
+    timeline_token, write_response,
 };
 use crate::{
     error::{Error, Result},
-    rooms::{Audience, PageRequest},
+    rooms::{AggregationViewer, PageRequest},
     users::Session,
 };
 
@@ -29,7 +30,7 @@ use crate::{
 const DEFAULT_LIMIT: u32 = 20;
 const MAX_LIMIT: u32 = 1_000;
 /// The largest number of events of each room in one response.
-const EVENTS: u32 = 100;
+const MAX_EVENTS_PER_ROOM: u32 = 100;
 
 impl Sync {
     /// Returns the rooms of a user with their latest messages, the presence and the account data.
@@ -40,18 +41,18 @@ impl Sync {
         with_left: bool,
     ) -> Result<Value> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-        let mut request = request(None, limit);
+        let mut request = legacy_request(None, limit);
         let filter = Arc::make_mut(&mut request.filter);
         filter.room.include_leave = with_left;
-        let Answer {
+        let SyncAnswer {
             response, token, ..
         } = self.changes(session, &request).await?;
-        let end = unacknowledged(token, 0).to_string();
-        let answer = written(&response)?;
+        let end = with_to_device_position(token, 0).to_string();
+        let answer = response_value(&response)?;
         let mut rooms = Vec::new();
-        for (section, rooms_of) in sections(&answer) {
+        for (section, rooms_of) in room_sections(&answer) {
             for (room_id, room) in rooms_of {
-                let mut shown = shown_room(session, section, room_id, room, &end);
+                let mut shown = legacy_room(session, section, room_id, room, &end);
                 let visibility = self.visibility(room_id).await?;
                 if let Some(shown) = shown.as_object_mut() {
                     shown.insert("visibility".to_owned(), visibility.into());
@@ -60,8 +61,8 @@ impl Sync {
             }
         }
         Ok(json!({
-            "end": end, "rooms": rooms, "presence": list(at(&answer, "/presence/events")),
-            "account_data": list(at(&answer, "/account_data/events")),
+            "end": end, "rooms": rooms, "presence": event_list(value_at(&answer, "/presence/events")),
+            "account_data": event_list(value_at(&answer, "/account_data/events")),
         }))
     }
 
@@ -82,31 +83,31 @@ impl Sync {
     pub async fn events(
         &self,
         session: &Session,
-        from: Option<Token>,
+        from: Option<SyncToken>,
         timeout: Duration,
     ) -> Result<Value> {
-        let since = from.unwrap_or_else(|| self.here());
-        let request = request(Some(since), EVENTS);
-        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let since = from.unwrap_or_else(|| self.current_token());
+        let request = legacy_request(Some(since), MAX_EVENTS_PER_ROOM);
+        let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         loop {
             let mut news = self.inner.waiters.register(session.user);
-            let Answer {
+            let SyncAnswer {
                 response,
                 token,
-                shows_own,
+                has_own_events: shows_own,
                 ..
             } = self.changes(session, &request).await?;
-            self.hold_echo(session, shows_own).await;
-            let chunk = flat(&written(&response)?);
+            self.wait_for_send_responses(session, shows_own).await;
+            let chunk = flatten_events(&response_value(&response)?);
             let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
             if !chunk.is_empty() || is_over {
-                let end = unacknowledged(token, since.to_device);
+                let end = with_to_device_position(token, since.to_device);
                 return Ok(json!({
                     "start": since.to_string(), "end": end.to_string(), "chunk": chunk,
                 }));
             }
             tokio::select! {
-                () = news.come() => {}
+                () = news.wait_for_change() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.inner.tasks.stopping().cancelled() => {}
             }
@@ -119,7 +120,7 @@ impl Sync {
     /// # Errors
     ///
     /// [`crate::error::Error::Forbidden`] for a room that the user may not read.
-    pub async fn peek(
+    pub async fn peek_room(
         &self,
         session: &Session,
         room_id: &RoomId,
@@ -127,22 +128,25 @@ impl Sync {
         timeout: Duration,
     ) -> Result<Value> {
         let rooms = &self.inner.rooms;
-        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         let mut from = from;
         loop {
             let (room, access) = rooms
                 .access
-                .enter(room_id, session.user, &session.user_id)
+                .load_readable_room(room_id, session.user, &session.user_id)
                 .await?;
-            let news = self.inner.waiters.watch(room.num);
+            let news = self.inner.waiters.watch_room(room.num);
             let start = *from.get_or_insert_with(|| room.view().newest_place());
             let page = PageRequest {
                 from: start,
                 to: None,
                 dir: Direction::Forward,
-                limit: usize::try_from(EVENTS).unwrap_or(1),
+                limit: usize::try_from(MAX_EVENTS_PER_ROOM).unwrap_or(1),
             };
-            let page = rooms.timeline.page(&room, &access, page, &|_| true).await?;
+            let page = rooms
+                .timeline
+                .load_page(&room, &access, page, &|_| true)
+                .await?;
             if page.events.is_empty()
                 && let Some(end) = page.end
             {
@@ -151,14 +155,14 @@ impl Sync {
             }
             let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
             if !page.events.is_empty() || is_over {
-                let audience = Audience {
+                let audience = AggregationViewer {
                     access: Some(&access),
                     user: session.user,
                     user_id: &session.user_id,
                 };
                 let bundles = rooms
                     .relations
-                    .bundles(&room, audience, &page.events)
+                    .load_aggregations(&room, audience, &page.events)
                     .await?;
                 let now = self.inner.clock.now_ms();
                 let chunk = page.events.iter();
@@ -167,7 +171,7 @@ impl Sync {
                     .collect();
                 let end = page.events.last().map_or(start, |event| event.timeline);
                 return Ok(json!({
-                    "start": place_token(start), "end": place_token(end), "chunk": chunk,
+                    "start": timeline_token(start), "end": timeline_token(end), "chunk": chunk,
                 }));
             }
             tokio::select! {
@@ -179,17 +183,17 @@ impl Sync {
     }
 
     /// Returns the token for the current position.
-    fn here(&self) -> Token {
-        Token {
-            position: self.inner.db.journal().published(),
+    fn current_token(&self) -> SyncToken {
+        SyncToken {
+            position: self.inner.db.journal().published_position(),
             to_device: 0,
-            tick: self.inner.ephemeral.now(),
-            boot: self.inner.ephemeral.boot(),
+            tick: self.inner.ephemeral.newest_tick(),
+            boot: self.inner.ephemeral.run_id(),
         }
     }
 }
 
-fn request(since: Option<Token>, limit: u32) -> SyncRequest {
+fn legacy_request(since: Option<SyncToken>, limit: u32) -> SyncRequest {
     let mut filter = FilterDefinition::default();
     filter.room.timeline.limit = Some(UInt::from(limit));
     SyncRequest {
@@ -204,16 +208,19 @@ fn request(since: Option<Token>, limit: u32) -> SyncRequest {
 
 /// Sets the to-device position of a token. These endpoints send no to-device messages, so the token must not
 /// acknowledge any.
-fn unacknowledged(token: Token, to_device: i64) -> Token {
-    Token { to_device, ..token }
+fn with_to_device_position(token: SyncToken, to_device: i64) -> SyncToken {
+    SyncToken { to_device, ..token }
 }
 
-fn written(response: &Response) -> Result<Value> {
-    Ok(serde_json::from_str(&write(response, StateAfter::Stable)?)?)
+fn response_value(response: &Response) -> Result<Value> {
+    Ok(serde_json::from_str(&write_response(
+        response,
+        StateAfterName::Stable,
+    )?)?)
 }
 
 /// Returns the rooms of a response by the user's membership.
-fn sections(answer: &Value) -> impl Iterator<Item = (&'static str, &Map<String, Value>)> {
+fn room_sections(answer: &Value) -> impl Iterator<Item = (&'static str, &Map<String, Value>)> {
     let sections = ["join", "leave", "invite", "knock"].into_iter();
     sections.filter_map(|section| {
         let rooms = answer.pointer(&format!("/rooms/{section}"))?;
@@ -221,68 +228,74 @@ fn sections(answer: &Value) -> impl Iterator<Item = (&'static str, &Map<String, 
     })
 }
 
-fn shown_room(session: &Session, section: &str, room_id: &str, room: &Value, end: &str) -> Value {
+fn legacy_room(session: &Session, section: &str, room_id: &str, room: &Value, end: &str) -> Value {
     let user_id = session.user_id.as_str();
     if let "invite" | "knock" = section {
-        let state = list(at(room, &format!("/{section}_state/events")));
+        let state = event_list(value_at(room, &format!("/{section}_state/events")));
         let own = own_member(&state, user_id).cloned();
         return json!({
             "room_id": room_id, "membership": section, "invite": own, "state": state,
         });
     }
-    let state = in_room(at(room, "/state_after/events"), room_id);
+    let state = with_room_id(value_at(room, "/state_after/events"), room_id);
     let membership = own_member(&state, user_id)
-        .and_then(|member| at(member, "/content/membership").as_str())
+        .and_then(|member| value_at(member, "/content/membership").as_str())
         .unwrap_or(section);
     json!({
         "room_id": room_id,
         "membership": membership,
         "messages": {
-            "chunk": in_room(at(room, "/timeline/events"), room_id),
-            "start": at(room, "/timeline/prev_batch"),
+            "chunk": with_room_id(value_at(room, "/timeline/events"), room_id),
+            "start": value_at(room, "/timeline/prev_batch"),
             "end": end,
         },
-        "account_data": list(at(room, "/account_data/events")),
+        "account_data": event_list(value_at(room, "/account_data/events")),
         "state": state,
     })
 }
 
 fn own_member<'a>(state: &'a [Value], user_id: &str) -> Option<&'a Value> {
-    state
-        .iter()
-        .find(|event| at(event, "/type") == "m.room.member" && at(event, "/state_key") == user_id)
+    state.iter().find(|event| {
+        value_at(event, "/type") == "m.room.member" && value_at(event, "/state_key") == user_id
+    })
 }
 
 /// Returns all events of a response in one list.
-fn flat(answer: &Value) -> Vec<Value> {
+fn flatten_events(answer: &Value) -> Vec<Value> {
     let mut chunk = Vec::new();
-    for (section, rooms) in sections(answer) {
+    for (section, rooms) in room_sections(answer) {
         for (room_id, room) in rooms {
             let lists = match section {
-                "invite" | "knock" => [at(room, &format!("/{section}_state/events")), &Value::Null],
-                _ => [at(room, "/timeline/events"), at(room, "/ephemeral/events")],
+                "invite" | "knock" => [
+                    value_at(room, &format!("/{section}_state/events")),
+                    &Value::Null,
+                ],
+                _ => [
+                    value_at(room, "/timeline/events"),
+                    value_at(room, "/ephemeral/events"),
+                ],
             };
             chunk.extend(
                 lists
                     .into_iter()
-                    .flat_map(|events| in_room(events, room_id)),
+                    .flat_map(|events| with_room_id(events, room_id)),
             );
         }
     }
-    chunk.extend(list(at(answer, "/presence/events")));
+    chunk.extend(event_list(value_at(answer, "/presence/events")));
     chunk
 }
 
-fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+fn value_at<'a>(value: &'a Value, path: &str) -> &'a Value {
     value.pointer(path).unwrap_or(&Value::Null)
 }
 
-fn list(events: &Value) -> Vec<Value> {
+fn event_list(events: &Value) -> Vec<Value> {
     events.as_array().cloned().unwrap_or_default()
 }
 
-fn in_room(events: &Value, room_id: &str) -> Vec<Value> {
-    let mut events = list(events);
+fn with_room_id(events: &Value, room_id: &str) -> Vec<Value> {
+    let mut events = event_list(events);
     for event in events.iter_mut().filter_map(Value::as_object_mut) {
         event.insert("room_id".to_owned(), room_id.into());
     }

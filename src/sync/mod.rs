@@ -35,24 +35,25 @@ use tokio::time::Instant;
 
 pub use self::{
     event_format::{client_event, event_in_format},
-    notifications::Only,
-    remote_echo::{SendInFlight, Sends},
-    response::Answer,
-    response_json::{StateAfter, write},
-    sliding::{Request as SlidingRequest, Response as SlidingResponse},
-    sync_waiters::Waiters,
-    thread_subscriptions::subscriptions,
-    token::{Token, place_of, place_token},
+    notifications::NotificationSelection,
+    remote_echo::{PendingSends, SendInFlight},
+    response::SyncAnswer,
+    response_json::{StateAfterName, write_response},
+    sliding::{SlidingSyncRequest as SlidingRequest, SlidingSyncResponse as SlidingResponse},
+    sync_waiters::SyncWaiters,
+    thread_subscriptions::split_subscription_changes,
+    token::{SyncToken, parse_timeline_token, timeline_token},
 };
 use self::{
-    lazy_members::LazyMembers, recent_changes::Recent, sliding::Sliding, unread::ThreadCache,
+    lazy_members::LazyMembers, recent_changes::RecentChanges, sliding::SlidingSync,
+    unread::ThreadCache,
 };
 use crate::{
     clock::Clock,
     devices::Devices,
-    ephemeral::{Ephemeral, PresenceUpdate},
+    ephemeral::{EphemeralState, PresenceUpdate},
     error::{Error, Result},
-    keyed_semaphore::{Turn, Turns},
+    keyed_semaphore::{KeyedPermit, KeyedSemaphore},
     rooms::Rooms,
     storage::{Db, DeviceNum, UserNum},
     tasks::Tasks,
@@ -60,33 +61,33 @@ use crate::{
 };
 
 /// The longest time that a client may wait for changes.
-const LONGEST_WAIT: Duration = Duration::from_mins(3);
+const MAX_SYNC_TIMEOUT: Duration = Duration::from_mins(3);
 /// The number of initial syncs that one user may run at the same time, and of further ones that may wait.
-const FIRST_SYNCS_AT_ONCE: usize = 3;
-const MAX_WAITING_FIRST_SYNCS: usize = 10;
+const MAX_CONCURRENT_INITIAL_SYNCS: usize = 3;
+const MAX_WAITING_INITIAL_SYNCS: usize = 10;
 /// The time after which a user may try an initial sync again when too many wait.
-const FIRST_SYNC_RETRY_AFTER: Duration = Duration::from_secs(5);
+const INITIAL_SYNC_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Computes the changes for clients that sync. Cheap to clone.
 #[derive(Clone)]
 pub struct Sync {
-    inner: Arc<Inner>,
+    inner: Arc<SyncInner>,
 }
 
-struct Inner {
+struct SyncInner {
     db: Db,
     clock: Clock,
     users: Users,
     devices: Devices,
     rooms: Rooms,
-    ephemeral: Ephemeral,
-    recent: Arc<Recent>,
-    waiters: Arc<Waiters>,
-    lazy: LazyMembers,
+    ephemeral: EphemeralState,
+    recent_changes: Arc<RecentChanges>,
+    waiters: Arc<SyncWaiters>,
+    lazy_members: LazyMembers,
     threads: ThreadCache,
-    first_syncs: Turns<UserNum>,
-    sliding: Sliding,
-    sends: Sends,
+    initial_sync_permits: KeyedSemaphore<UserNum>,
+    sliding: SlidingSync,
+    sends: PendingSends,
     tasks: Tasks,
 }
 
@@ -94,7 +95,7 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct SyncRequest {
     /// The token to start from; `None` for an initial sync.
-    pub since: Option<Token>,
+    pub since: Option<SyncToken>,
     pub filter: Arc<FilterDefinition>,
     /// Whether all state is wanted, even where nothing changed.
     pub full_state: bool,
@@ -107,19 +108,19 @@ pub struct SyncRequest {
 }
 
 /// The services that a sync reads from.
-pub struct Sources {
+pub struct SyncSources {
     pub db: Db,
     pub clock: Clock,
     pub users: Users,
     pub devices: Devices,
     pub rooms: Rooms,
-    pub ephemeral: Ephemeral,
+    pub ephemeral: EphemeralState,
 }
 
 impl Sync {
     /// Starts to follow the journal. The rooms must follow it already, so that they see each change first.
-    pub fn new(sources: Sources, tasks: &Tasks) -> Self {
-        let Sources {
+    pub fn new(sources: SyncSources, tasks: &Tasks) -> Self {
+        let SyncSources {
             db,
             clock,
             users,
@@ -127,25 +128,28 @@ impl Sync {
             rooms,
             ephemeral,
         } = sources;
-        let recent = Arc::new(Recent::new(db.journal().published()));
-        db.journal().follow(recent.clone());
-        let waiters = Waiters::start(rooms.clone(), &ephemeral, tasks);
-        db.journal().follow(waiters.clone());
-        let sliding = Sliding::following(db.journal());
-        let inner = Inner {
+        let recent = Arc::new(RecentChanges::new(db.journal().published_position()));
+        db.journal().add_follower(recent.clone());
+        let waiters = SyncWaiters::start(rooms.clone(), &ephemeral, tasks);
+        db.journal().add_follower(waiters.clone());
+        let sliding = SlidingSync::start(db.journal());
+        let inner = SyncInner {
             db,
             clock,
             users,
             devices,
             rooms,
             ephemeral,
-            recent,
+            recent_changes: recent,
             waiters,
-            lazy: LazyMembers::default(),
+            lazy_members: LazyMembers::default(),
             threads: ThreadCache::default(),
-            first_syncs: Turns::new(FIRST_SYNCS_AT_ONCE, MAX_WAITING_FIRST_SYNCS),
+            initial_sync_permits: KeyedSemaphore::new(
+                MAX_CONCURRENT_INITIAL_SYNCS,
+                MAX_WAITING_INITIAL_SYNCS,
+            ),
             sliding,
-            sends: Sends::default(),
+            sends: PendingSends::default(),
             tasks: tasks.clone(),
         };
         Self {
@@ -158,20 +162,21 @@ impl Sync {
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
     pub async fn sync(&self, session: &Session, request: SyncRequest) -> Result<Response> {
         let request = self.inner.clamped(&request);
-        self.inner.begin(session, &request).await?;
-        let _waiting = self.inner.ephemeral.presence.waits(session.user);
-        let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
+        self.inner.record_sync_start(session, &request).await?;
+        let _waiting = self.inner.ephemeral.presence.keep_online(session.user);
+        let deadline = Instant::now() + request.timeout.min(MAX_SYNC_TIMEOUT);
         loop {
             let mut news = self.inner.waiters.register(session.user);
             let answer = self.inner.respond(session, &request).await?;
             let is_due =
                 request.since.is_none() || request.full_state || Instant::now() >= deadline;
-            if is_due || answer.is_news {
-                self.hold_echo(session, answer.shows_own).await;
+            if is_due || answer.has_changes {
+                self.wait_for_send_responses(session, answer.has_own_events)
+                    .await;
                 return Ok(answer.response);
             }
             tokio::select! {
-                () = news.come() => {}
+                () = news.wait_for_change() => {}
                 () = tokio::time::sleep_until(deadline) => return Ok(answer.response),
                 () = self.inner.tasks.stopping().cancelled() => return Ok(answer.response),
             }
@@ -186,34 +191,34 @@ impl Sync {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when too many requests of the user wait for a turn.
-    pub async fn turn_for_everything(&self, session: &Session) -> Result<Turn> {
-        let place = self.inner.first_syncs.place(&session.user);
+    pub async fn wait_for_initial_sync(&self, session: &Session) -> Result<KeyedPermit> {
+        let place = self.inner.initial_sync_permits.enqueue(&session.user);
         let place = place.ok_or(Error::LimitExceeded {
-            retry_after: FIRST_SYNC_RETRY_AFTER,
+            retry_after: INITIAL_SYNC_RETRY_AFTER,
         })?;
-        Ok(place.turn().await)
+        Ok(place.acquire().await)
     }
 
     /// Records that a device sends something. Until the response is handed to its connection, the device does not
     /// receive its own events.
-    pub fn sending(&self, device: DeviceNum) -> SendInFlight {
-        self.inner.sends.begin(device)
+    pub fn begin_send(&self, device: DeviceNum) -> SendInFlight {
+        self.inner.sends.begin_send(device)
     }
 
     /// Waits until the device has the responses to its send requests, if it is about to receive events of its user.
-    pub async fn hold_echo(&self, session: &Session, shows_own: bool) {
+    pub async fn wait_for_send_responses(&self, session: &Session, shows_own: bool) {
         if shows_own {
-            self.inner.sends.settled(session.device).await;
+            self.inner.sends.wait_for_responses(session.device).await;
         }
     }
 
     /// Returns the changes since a token without waiting.
-    pub async fn changes(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
+    pub async fn changes(&self, session: &Session, request: &SyncRequest) -> Result<SyncAnswer> {
         self.inner.respond(session, request).await
     }
 
     /// Records that a client has received everything before a token.
-    pub async fn acknowledge(&self, session: &Session, token: &Token) -> Result<()> {
+    pub async fn acknowledge(&self, session: &Session, token: &SyncToken) -> Result<()> {
         self.inner
             .devices
             .acknowledge(session.device, token.to_device)
@@ -221,16 +226,16 @@ impl Sync {
     }
 
     /// Returns the waiters, which wake clients when there are changes for their user.
-    pub fn waiters(&self) -> &Arc<Waiters> {
+    pub fn waiters(&self) -> &Arc<SyncWaiters> {
         &self.inner.waiters
     }
 }
 
-impl Inner {
+impl SyncInner {
     /// Returns a request whose token is not in the future: no client can have received changes that do not exist.
     fn clamped(&self, request: &SyncRequest) -> SyncRequest {
-        let now = self.db.journal().published();
-        let clamp = |since: Token| Token {
+        let now = self.db.journal().published_position();
+        let clamp = |since: SyncToken| SyncToken {
             position: since.position.clamp(0, now),
             to_device: since.to_device.clamp(0, now),
             ..since
@@ -242,8 +247,8 @@ impl Inner {
     }
 
     /// Records that the client is online and has received everything before its token.
-    async fn begin(&self, session: &Session, request: &SyncRequest) -> Result<()> {
-        let update = PresenceUpdate::syncs(request.set_presence.clone())?;
+    async fn record_sync_start(&self, session: &Session, request: &SyncRequest) -> Result<()> {
+        let update = PresenceUpdate::set_by_sync(request.set_presence.clone())?;
         self.ephemeral
             .presence
             .update(session.user, &session.user_id, update);
@@ -252,7 +257,7 @@ impl Inner {
                 .acknowledge(session.device, since.to_device)
                 .await
         } else {
-            self.lazy.forget(session.device);
+            self.lazy_members.forget_device(session.device);
             Ok(())
         }
     }

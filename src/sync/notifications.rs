@@ -19,11 +19,11 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{Inner, Sync, event_format::Showing, place_token};
+use super::{Sync, SyncInner, event_format::EventFormatter, timeline_token};
 use crate::{
     error::Result,
-    matrix::{self, Pdu, RoomFacts, TimelineEvent, Unsigned},
-    rooms::{Access, Bundles, EventSources, PageRequest, Room, UserRooms},
+    matrix::{self, Pdu, RoomFacts, TimelineEvent, UnsignedFields},
+    rooms::{AggregationsByEvent, EventSources, PageRequest, Room, UserAccess, UserRooms},
     storage::RoomNum,
     users::Session,
 };
@@ -32,13 +32,13 @@ use crate::{
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
 /// The number of events that one request examines. The token in its response continues after them.
-const LOOKED_AT: usize = 1_000;
+const MAX_EXAMINED_EVENTS: usize = 1_000;
 /// The number of events of a room that are read at a time.
-const PAGE: usize = 32;
+const EVENTS_PER_PAGE: usize = 32;
 
 /// The selection of notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Only {
+pub enum NotificationSelection {
     Everything,
     /// Only those with a highlight.
     Highlights,
@@ -46,33 +46,33 @@ pub enum Only {
 
 /// The point in the timeline of a room up to which its events have been examined, from the newest back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Head {
+struct RoomCursor {
     place: i64,
     room: RoomNum,
 }
 
 /// A room whose events are examined.
-struct Opened {
+struct ExaminedRoom {
     room: Arc<Room>,
-    access: Access,
+    access: UserAccess,
     facts: RoomFacts,
     /// The user's display name in the room.
-    name: String,
+    display_name: String,
     /// The next events, the newest first.
     events: VecDeque<Arc<TimelineEvent>>,
     /// The point from which to read more events.
-    rest: Option<i64>,
+    next_from: Option<i64>,
 }
 
 /// The events of all rooms of a user, the newest first.
-struct Feed<'a> {
-    inner: &'a Inner,
+struct NotificationFeed<'a> {
+    inner: &'a SyncInner,
     session: &'a Session,
     mine: Arc<UserRooms>,
     rules: Ruleset,
-    heads: BinaryHeap<Head>,
-    opened: HashMap<RoomNum, Opened>,
-    looked_at: usize,
+    cursors: BinaryHeap<RoomCursor>,
+    examined_rooms: HashMap<RoomNum, ExaminedRoom>,
+    examined_events: usize,
 }
 
 impl Sync {
@@ -84,24 +84,26 @@ impl Sync {
         session: &Session,
         from: Option<i64>,
         limit: Option<u64>,
-        only: Only,
+        only: NotificationSelection,
     ) -> Result<Response> {
         let limit = limit.map_or(DEFAULT_LIMIT, |limit| {
             usize::try_from(limit)
                 .unwrap_or(MAX_LIMIT)
                 .clamp(1, MAX_LIMIT)
         });
-        let mut feed = Feed::open(&self.inner, session, from.unwrap_or(i64::MAX)).await?;
+        let mut feed =
+            NotificationFeed::open(&self.inner, session, from.unwrap_or(i64::MAX)).await?;
         let mut response = Response::new(Vec::new());
-        while let Some(head) = feed.heads.pop() {
-            if let Some(event) = feed.next(head).await?
+        while let Some(head) = feed.cursors.pop() {
+            if let Some(event) = feed.next_event(head).await?
                 && let Some(found) = feed.notification(head.room, &event, only).await
             {
                 response.notifications.push(found);
             }
-            let is_over = response.notifications.len() >= limit || feed.looked_at >= LOOKED_AT;
-            if is_over && let Some(next) = feed.heads.peek() {
-                response.next_token = Some(place_token(next.place));
+            let is_over = response.notifications.len() >= limit
+                || feed.examined_events >= MAX_EXAMINED_EVENTS;
+            if is_over && let Some(next) = feed.cursors.peek() {
+                response.next_token = Some(timeline_token(next.place));
                 break;
             }
         }
@@ -109,58 +111,62 @@ impl Sync {
     }
 }
 
-impl<'a> Feed<'a> {
-    async fn open(inner: &'a Inner, session: &'a Session, from: i64) -> Result<Self> {
-        let mine = inner.rooms.memory.of_user(session.user).await?;
-        let newest = inner.rooms.memory.last_positions(&mine.joined()).await?;
-        let heads = newest.into_iter().map(|(room, last)| Head {
+impl<'a> NotificationFeed<'a> {
+    async fn open(inner: &'a SyncInner, session: &'a Session, from: i64) -> Result<Self> {
+        let mine = inner.rooms.memory.rooms_of_user(session.user).await?;
+        let newest = inner
+            .rooms
+            .memory
+            .last_positions(&mine.joined_rooms())
+            .await?;
+        let heads = newest.into_iter().map(|(room, last)| RoomCursor {
             place: last.min(from),
             room,
         });
         Ok(Self {
             inner,
             session,
-            heads: heads.collect(),
+            cursors: heads.collect(),
             rules: inner
                 .users
                 .push_rules(session.user, &session.user_id)
                 .await?,
             mine,
-            opened: HashMap::new(),
-            looked_at: 0,
+            examined_rooms: HashMap::new(),
+            examined_events: 0,
         })
     }
 
     /// Returns the event at a cursor, if there is one, and adds the next cursor of its room.
-    async fn next(&mut self, head: Head) -> Result<Option<Arc<TimelineEvent>>> {
-        let mut opened = match self.opened.remove(&head.room) {
+    async fn next_event(&mut self, head: RoomCursor) -> Result<Option<Arc<TimelineEvent>>> {
+        let mut opened = match self.examined_rooms.remove(&head.room) {
             Some(opened) => opened,
-            None => self.enter(head).await?,
+            None => self.open_room(head).await?,
         };
         if opened.events.is_empty()
-            && let Some(from) = opened.rest.take()
+            && let Some(from) = opened.next_from.take()
         {
-            self.looked_at += PAGE;
-            self.read(&mut opened, from).await?;
+            self.examined_events += EVENTS_PER_PAGE;
+            self.read_events(&mut opened, from).await?;
         }
         let event = opened
             .events
             .pop_front_if(|event| event.timeline == head.place);
         let next = opened.events.front().map(|event| event.timeline);
-        if let Some(place) = next.or(opened.rest) {
+        if let Some(place) = next.or(opened.next_from) {
             let room = head.room;
-            self.heads.push(Head { place, room });
+            self.cursors.push(RoomCursor { place, room });
         }
-        self.opened.insert(head.room, opened);
+        self.examined_rooms.insert(head.room, opened);
         Ok(event)
     }
 
-    async fn enter(&self, head: Head) -> Result<Opened> {
+    async fn open_room(&self, head: RoomCursor) -> Result<ExaminedRoom> {
         let (rooms, session) = (&self.inner.rooms, self.session);
         let room = rooms.memory.room_by_number(head.room).await?;
         let access = rooms
             .access
-            .access(&room, session.user, &session.user_id)
+            .load_access(&room, session.user, &session.user_id)
             .await?;
         let (state, members) = {
             let view = room.view();
@@ -170,7 +176,7 @@ impl<'a> Feed<'a> {
             .get(&StateEventType::RoomMember, session.user_id.as_str())
             .and_then(|member| member.content_str("displayname"))
             .unwrap_or_else(|| session.user_id.localpart().to_owned());
-        Ok(Opened {
+        Ok(ExaminedRoom {
             facts: RoomFacts {
                 room_id: room.room_id.clone(),
                 member_count: u64::try_from(members).unwrap_or(0),
@@ -178,19 +184,19 @@ impl<'a> Feed<'a> {
             },
             room,
             access,
-            name,
+            display_name: name,
             events: VecDeque::new(),
-            rest: Some(head.place),
+            next_from: Some(head.place),
         })
     }
 
     /// Reads the next events of a room, except the user's own.
-    async fn read(&self, opened: &mut Opened, from: i64) -> Result<()> {
+    async fn read_events(&self, opened: &mut ExaminedRoom, from: i64) -> Result<()> {
         let request = PageRequest {
             from,
             to: None,
             dir: Direction::Backward,
-            limit: PAGE,
+            limit: EVENTS_PER_PAGE,
         };
         let me = &self.session.user_id;
         let wanted = |pdu: &Pdu| pdu.sender != *me;
@@ -199,10 +205,10 @@ impl<'a> Feed<'a> {
             .inner
             .rooms
             .timeline
-            .page(room, access, request, &wanted)
+            .load_page(room, access, request, &wanted)
             .await?;
         opened.events = page.events.into();
-        opened.rest = page.end;
+        opened.next_from = page.end;
         Ok(())
     }
 
@@ -211,9 +217,9 @@ impl<'a> Feed<'a> {
         &self,
         num: RoomNum,
         event: &TimelineEvent,
-        only: Only,
+        only: NotificationSelection,
     ) -> Option<Notification> {
-        let opened = self.opened.get(&num)?;
+        let opened = self.examined_rooms.get(&num)?;
         let (session, membership) = (self.session, opened.access.membership_at(event.timeline));
         let own_key = session.user_id.as_str();
         let concerns_me = event.pdu.is_state(&TimelineEventType::RoomMember, own_key);
@@ -221,30 +227,31 @@ impl<'a> Feed<'a> {
             return None;
         }
         let room_id = &opened.room.room_id;
-        let json = matrix::client_event(&event.head, room_id.as_str(), &Unsigned::default());
-        let actions = matrix::actions(
+        let json = matrix::client_event(&event.head, room_id.as_str(), &UnsignedFields::default());
+        let actions = matrix::push_actions(
             &self.rules,
             &session.user_id,
-            &opened.name,
+            &opened.display_name,
             &json,
             &opened.facts,
         )
         .await;
         let is_highlight = actions.iter().any(Action::is_highlight);
-        if !actions.iter().any(Action::should_notify) || (only == Only::Highlights && !is_highlight)
+        if !actions.iter().any(Action::should_notify)
+            || (only == NotificationSelection::Highlights && !is_highlight)
         {
             return None;
         }
-        let showing = Showing {
+        let showing = EventFormatter {
             session,
             access: Some(&opened.access),
             // A list of notifications does not need the later edits and reactions.
-            bundles: &Bundles::default(),
+            bundles: &AggregationsByEvent::default(),
             now_ms: self.inner.clock.now_ms(),
             room_id: None,
             sources: &EventSources::default(),
         };
-        let shown = showing.whole(event);
+        let shown = showing.format_event(event);
         let read = self.mine.get(num)?.marker.timeline >= event.timeline;
         Some(Notification::new(
             actions.to_vec(),

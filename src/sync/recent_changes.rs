@@ -6,40 +6,40 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use crate::storage::{Change, Follower, Position, RoomNum, UserNum};
+use crate::storage::{JournalChange, JournalFollower, Position, RoomNum, UserNum};
 
 /// The number of changes that are remembered.
-const CHANGES: usize = 65_536;
+const MAX_RECENT_CHANGES: usize = 65_536;
 /// The number of users for whom the latest changes of account data and of thread subscriptions are remembered.
-const USERS: usize = 200_000;
+const MAX_RECENT_USERS: usize = 200_000;
 
 /// The latest changes.
-pub(super) struct Recent {
-    log: RwLock<Log>,
+pub(super) struct RecentChanges {
+    log: RwLock<ChangeLog>,
 }
 
-struct Log {
+struct ChangeLog {
     rooms: VecDeque<(Position, RoomNum)>,
-    /// `rooms` holds every change after this position.
+    /// `rooms_changed_after` holds every change after this position.
     rooms_after: Position,
-    account_data: Latest,
-    subscriptions: Latest,
+    account_data: LatestPositions,
+    subscriptions: LatestPositions,
     /// The changes of users' keys.
-    lists: VecDeque<(Position, ListChange)>,
+    lists: VecDeque<(Position, DeviceListChange)>,
     lists_after: Position,
 }
 
 /// A user whose keys changed, and the only user to notify; `None` means everyone who shares a room with them.
-pub(super) type ListChange = (UserNum, Option<UserNum>);
+pub(super) type DeviceListChange = (UserNum, Option<UserNum>);
 
 /// The position of the latest change of one kind, by user.
-struct Latest {
+struct LatestPositions {
     by_user: HashMap<UserNum, Position>,
     /// Every change after this position is known.
     known_after: Position,
 }
 
-impl Latest {
+impl LatestPositions {
     fn new(now: Position) -> Self {
         Self {
             by_user: HashMap::new(),
@@ -47,8 +47,8 @@ impl Latest {
         }
     }
 
-    fn note(&mut self, position: Position, user: UserNum) {
-        if self.by_user.len() > USERS {
+    fn record_change(&mut self, position: Position, user: UserNum) {
+        if self.by_user.len() > MAX_RECENT_USERS {
             self.by_user.clear();
             self.known_after = position;
         }
@@ -61,13 +61,13 @@ impl Latest {
     }
 }
 
-impl Recent {
+impl RecentChanges {
     pub(super) fn new(now: Position) -> Self {
-        let log = Log {
+        let log = ChangeLog {
             rooms: VecDeque::new(),
             rooms_after: now,
-            account_data: Latest::new(now),
-            subscriptions: Latest::new(now),
+            account_data: LatestPositions::new(now),
+            subscriptions: LatestPositions::new(now),
             lists: VecDeque::new(),
             lists_after: now,
         };
@@ -77,7 +77,7 @@ impl Recent {
     }
 
     /// Returns the rooms that changed after a position, or `None` if memory does not reach back so far.
-    pub(super) fn rooms(&self, after: Position) -> Option<HashSet<RoomNum>> {
+    pub(super) fn rooms_changed_after(&self, after: Position) -> Option<HashSet<RoomNum>> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         if after < log.rooms_after {
             return None;
@@ -92,7 +92,11 @@ impl Recent {
 
     /// Returns the changes of users' keys after one position and up to another, or `None` if memory does not reach back
     /// so far.
-    pub(super) fn lists(&self, after: Position, until: Position) -> Option<HashSet<ListChange>> {
+    pub(super) fn device_list_changes(
+        &self,
+        after: Position,
+        until: Position,
+    ) -> Option<HashSet<DeviceListChange>> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         if after < log.lists_after {
             return None;
@@ -119,36 +123,38 @@ impl Recent {
     }
 }
 
-impl Follower for Recent {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for RecentChanges {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         let mut log = self.log.write().unwrap_or_else(PoisonError::into_inner);
         for (position, change) in changes {
             match change {
-                Change::Event { room, .. }
-                | Change::Membership { room, .. }
-                | Change::Receipt { room, .. }
-                | Change::Removed { room, .. }
-                | Change::Read { room, .. } => log.note_room(*position, *room),
-                Change::AccountData { user, room, .. } => {
-                    log.account_data.note(*position, *user);
+                JournalChange::Event { room, .. }
+                | JournalChange::Membership { room, .. }
+                | JournalChange::Receipt { room, .. }
+                | JournalChange::MembershipRemoved { room, .. }
+                | JournalChange::ReadPosition { room, .. } => log.record_room(*position, *room),
+                JournalChange::AccountData { user, room, .. } => {
+                    log.account_data.record_change(*position, *user);
                     if let Some(room) = room {
-                        log.note_room(*position, *room);
+                        log.record_room(*position, *room);
                     }
                 }
-                Change::DeviceList { user, watcher } => {
-                    log.note_list(*position, (*user, *watcher));
+                JournalChange::DeviceList { user, watcher } => {
+                    log.record_device_list(*position, (*user, *watcher));
                 }
-                Change::ThreadSubscription { user } => log.subscriptions.note(*position, *user),
-                Change::Redacted { .. }
-                | Change::RoomDeleted { .. }
-                | Change::Imported { .. }
-                | Change::Backfilled { .. }
-                | Change::Erased { .. }
-                | Change::ToDevice { .. }
-                | Change::ToServer { .. }
-                | Change::KeyCounts { .. }
-                | Change::TokensChanged { .. }
-                | Change::SessionsEnded { .. } => {}
+                JournalChange::ThreadSubscription { user } => {
+                    log.subscriptions.record_change(*position, *user)
+                }
+                JournalChange::Redacted { .. }
+                | JournalChange::RoomDeleted { .. }
+                | JournalChange::Imported { .. }
+                | JournalChange::Backfilled { .. }
+                | JournalChange::Erased { .. }
+                | JournalChange::ToDevice { .. }
+                | JournalChange::ToServer { .. }
+                | JournalChange::KeyCounts { .. }
+                | JournalChange::TokensChanged { .. }
+                | JournalChange::SessionsEnded { .. } => {}
             }
         }
     }
@@ -156,22 +162,22 @@ impl Follower for Recent {
     fn failed(&self) {}
 }
 
-impl Log {
-    fn note_room(&mut self, position: Position, room: RoomNum) {
+impl ChangeLog {
+    fn record_room(&mut self, position: Position, room: RoomNum) {
         if self.rooms.back() == Some(&(position, room)) {
             return;
         }
         self.rooms.push_back((position, room));
-        if self.rooms.len() > CHANGES
+        if self.rooms.len() > MAX_RECENT_CHANGES
             && let Some((forgotten, _)) = self.rooms.pop_front()
         {
             self.rooms_after = forgotten;
         }
     }
 
-    fn note_list(&mut self, position: Position, change: ListChange) {
+    fn record_device_list(&mut self, position: Position, change: DeviceListChange) {
         self.lists.push_back((position, change));
-        if self.lists.len() > CHANGES
+        if self.lists.len() > MAX_RECENT_CHANGES
             && let Some((forgotten, _)) = self.lists.pop_front()
         {
             self.lists_after = forgotten;

@@ -25,36 +25,36 @@ const MAX_ECHO_WAIT: Duration = Duration::from_secs(1);
 
 /// The requests of devices that send something and have no response yet. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Sends {
-    by_device: Arc<Mutex<HashMap<DeviceNum, InFlight>>>,
+pub struct PendingSends {
+    by_device: Arc<Mutex<HashMap<DeviceNum, DeviceSends>>>,
 }
 
 /// The requests of one device.
 #[derive(Default)]
-struct InFlight {
+struct DeviceSends {
     count: usize,
     /// The number of requests that took so long that nothing waits for them any longer.
     given_up: usize,
     /// The time of the latest response.
-    answered: Option<Instant>,
-    settled: Arc<Notify>,
+    last_response: Option<Instant>,
+    completion: Arc<Notify>,
 }
 
 /// A request that sends something: it is in flight until this is dropped.
 pub struct SendInFlight {
-    sends: Sends,
+    sends: PendingSends,
     device: DeviceNum,
 }
 
-impl Sends {
-    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceNum, InFlight>> {
+impl PendingSends {
+    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceNum, DeviceSends>> {
         self.by_device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that a device sends something. Must be called before any of it can be seen.
-    pub fn begin(&self, device: DeviceNum) -> SendInFlight {
+    pub fn begin_send(&self, device: DeviceNum) -> SendInFlight {
         let mut by_device = self.lock();
         by_device.retain(|_, in_flight| !in_flight.is_over());
         by_device.entry(device).or_default().count += 1;
@@ -65,8 +65,11 @@ impl Sends {
     }
 
     /// Waits for a limited time until the requests of a device that are in flight have their responses.
-    pub(super) async fn settled(&self, device: DeviceNum) {
-        if timeout(MAX_ECHO_WAIT, self.answered(device)).await.is_err() {
+    pub(super) async fn wait_for_responses(&self, device: DeviceNum) {
+        if timeout(MAX_ECHO_WAIT, self.wait_until_answered(device))
+            .await
+            .is_err()
+        {
             // For example a join through other servers: it delays one sync, and no others.
             if let Some(in_flight) = self.lock().get_mut(&device) {
                 in_flight.given_up = in_flight.count;
@@ -74,34 +77,34 @@ impl Sends {
         }
     }
 
-    async fn answered(&self, device: DeviceNum) {
-        while let Some(settled) = self.in_flight(device) {
+    async fn wait_until_answered(&self, device: DeviceNum) {
+        while let Some(settled) = self.pending_completion(device) {
             let mut settled = pin!(settled.notified());
             settled.as_mut().enable();
             // The last response may have come before this started to wait.
-            if self.in_flight(device).is_some() {
+            if self.pending_completion(device).is_some() {
                 settled.await;
             }
         }
-        let answered = self.lock().get(&device).and_then(|it| it.answered);
+        let answered = self.lock().get(&device).and_then(|it| it.last_response);
         if let Some(answered) = answered {
             sleep_until(answered + ECHO_PAUSE).await;
         }
     }
 
     /// Returns the notifier of the moment when all requests of a device have responses; `None` if they have.
-    fn in_flight(&self, device: DeviceNum) -> Option<Arc<Notify>> {
+    fn pending_completion(&self, device: DeviceNum) -> Option<Arc<Notify>> {
         let by_device = self.lock();
         let in_flight = by_device.get(&device)?;
-        (in_flight.count > in_flight.given_up).then(|| in_flight.settled.clone())
+        (in_flight.count > in_flight.given_up).then(|| in_flight.completion.clone())
     }
 }
 
-impl InFlight {
+impl DeviceSends {
     fn is_over(&self) -> bool {
         self.count == 0
             && self
-                .answered
+                .last_response
                 .is_none_or(|answered| answered.elapsed() > ECHO_PAUSE)
     }
 }
@@ -111,10 +114,10 @@ impl Drop for SendInFlight {
         let mut by_device = self.sends.lock();
         if let Some(in_flight) = by_device.get_mut(&self.device) {
             in_flight.count -= 1;
-            in_flight.answered = Some(Instant::now());
+            in_flight.last_response = Some(Instant::now());
             if in_flight.count <= in_flight.given_up {
                 in_flight.given_up = in_flight.count;
-                in_flight.settled.notify_waiters();
+                in_flight.completion.notify_waiters();
             }
         }
     }
@@ -127,10 +130,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_echo_waits_for_all_answers_of_its_device_and_for_no_others() {
-        let sends = Sends::default();
-        let (one, two, _other) = (sends.begin(1), sends.begin(1), sends.begin(2));
-        let mut echo = Box::pin(sends.settled(1));
+    async fn an_echo_waits_only_for_responses_to_its_device() {
+        let sends = PendingSends::default();
+        let (one, two, _other) = (
+            sends.begin_send(1),
+            sends.begin_send(1),
+            sends.begin_send(2),
+        );
+        let mut echo = Box::pin(sends.wait_for_responses(1));
 
         assert!(poll!(echo.as_mut()).is_pending());
         drop(one);
@@ -139,30 +146,30 @@ mod tests {
         let answered = Instant::now();
         echo.await;
         assert!(answered.elapsed() >= ECHO_PAUSE);
-        sends.settled(3).await;
+        sends.wait_for_responses(3).await;
         assert_eq!(answered.elapsed(), ECHO_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_echo_does_not_wait_for_ever() {
-        let sends = Sends::default();
-        let _never_answered = sends.begin(1);
+        let sends = PendingSends::default();
+        let _never_answered = sends.begin_send(1);
         let start = Instant::now();
 
-        sends.settled(1).await;
+        sends.wait_for_responses(1).await;
         assert_eq!(start.elapsed(), MAX_ECHO_WAIT);
 
-        sends.settled(1).await;
+        sends.wait_for_responses(1).await;
         assert_eq!(start.elapsed(), MAX_ECHO_WAIT);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn devices_whose_answers_are_old_are_forgotten() {
-        let sends = Sends::default();
-        drop(sends.begin(1));
+    async fn devices_with_old_responses_are_forgotten() {
+        let sends = PendingSends::default();
+        drop(sends.begin_send(1));
         tokio::time::advance(ECHO_PAUSE * 2).await;
 
-        let _another = sends.begin(2);
+        let _another = sends.begin_send(2);
 
         assert_eq!(sends.lock().len(), 1);
     }

@@ -23,34 +23,34 @@ use serde_json::{
 };
 
 use super::{
-    Inner, SyncRequest, Token,
+    SyncInner, SyncRequest, SyncToken,
     deleted_rooms::removed_room,
-    room_view::{Viewer, room_id},
-    snapshot::{Inside, Moment, RoomMoment},
+    room_view::{SyncViewer, room_id},
+    snapshot::{RoomContents, RoomSnapshot, SyncSnapshot},
 };
 use crate::{
     error::Result,
-    matrix::{Invitation, Shield, wants_global, wants_room, wants_room_data},
+    matrix::{IgnoreSettings, InviteTreatment, wants_global, wants_room, wants_room_data},
     rooms::UserRoom,
     storage::{Receipt, UserNum, users::account_data::AccountData},
     users::{Session, write_push_rules},
 };
 
 /// The type of the account data that holds the push rules.
-pub(super) const PUSH_RULES: &str = "m.push_rules";
+pub(super) const PUSH_RULES_TYPE: &str = "m.push_rules";
 /// The largest number of to-device messages in one response.
-pub(super) const TO_DEVICE: usize = 100;
+pub(super) const MAX_TO_DEVICE_MESSAGES: usize = 100;
 
 /// The changes for a user.
 #[derive(Debug)]
-pub struct Answer {
+pub struct SyncAnswer {
     pub response: Response,
     /// The token up to which the response covers the changes.
-    pub token: Token,
+    pub token: SyncToken,
     /// Whether the response has any changes for the client.
-    pub is_news: bool,
+    pub has_changes: bool,
     /// Whether it contains events that the user has sent.
-    pub shows_own: bool,
+    pub has_own_events: bool,
 }
 
 /// Returns whether a response contains no changes.
@@ -62,26 +62,30 @@ fn is_empty(response: &Response) -> bool {
         && response.device_lists.is_empty()
 }
 
-impl Inner {
+impl SyncInner {
     /// Returns the changes since the client's token.
-    pub(super) async fn respond(&self, session: &Session, request: &SyncRequest) -> Result<Answer> {
+    pub(super) async fn respond(
+        &self,
+        session: &Session,
+        request: &SyncRequest,
+    ) -> Result<SyncAnswer> {
         let request = &self.clamped(request);
-        let moment = self.moment(session, request).await?;
+        let moment = self.take_snapshot(session, request).await?;
         let shows_own = AtomicBool::new(false);
-        let viewer = Viewer {
+        let viewer = SyncViewer {
             session,
             request,
             now: moment.now,
             now_ms: self.clock.now_ms(),
-            shield: self.rooms.access.shield(session.user),
-            shows_own: &shows_own,
+            ignore_settings: self.rooms.access.find_ignore_settings(session.user),
+            has_own_events: &shows_own,
         };
         let mut response = Response::new(String::new());
         let account_data = self.account_data(&viewer).await?;
         for room in &moment.rooms {
             let added = self.add_room(&viewer, room, &account_data, &mut response);
             let added = added.await;
-            self.unless_removed(&viewer, room, added, &mut response)
+            self.correct_deleted_room(&viewer, room, added, &mut response)
                 .await?;
         }
         self.add_global_account_data(&viewer, &account_data, &mut response)
@@ -89,25 +93,25 @@ impl Inner {
         self.add_presence(&viewer, &moment, &mut response).await?;
         let has_lost_keys = self.add_encryption(&viewer, &moment, &mut response).await?;
         let to_device = self.add_to_device(&viewer, &mut response).await?;
-        let token = Token {
+        let token = SyncToken {
             position: moment.now,
             to_device,
             tick: moment.tick,
-            boot: self.ephemeral.boot(),
+            boot: self.ephemeral.run_id(),
         };
         response.next_batch = token.to_string();
-        Ok(Answer {
-            is_news: has_lost_keys || !is_empty(&response),
-            shows_own: shows_own.load(Ordering::Relaxed),
+        Ok(SyncAnswer {
+            has_changes: has_lost_keys || !is_empty(&response),
+            has_own_events: shows_own.load(Ordering::Relaxed),
             response,
             token,
         })
     }
 
-    async fn account_data(&self, viewer: &Viewer<'_>) -> Result<Vec<AccountData>> {
+    async fn account_data(&self, viewer: &SyncViewer<'_>) -> Result<Vec<AccountData>> {
         let user = viewer.session.user;
         let after = viewer.request.since.map(|since| since.position);
-        if after.is_some_and(|after| !self.recent.account_data_changed(user, after)) {
+        if after.is_some_and(|after| !self.recent_changes.account_data_changed(user, after)) {
             return Ok(Vec::new());
         }
         self.users
@@ -117,8 +121,8 @@ impl Inner {
 
     async fn add_room(
         &self,
-        viewer: &Viewer<'_>,
-        moment: &RoomMoment,
+        viewer: &SyncViewer<'_>,
+        moment: &RoomSnapshot,
         account_data: &[AccountData],
         response: &mut Response,
     ) -> Result<()> {
@@ -134,15 +138,15 @@ impl Inner {
             response.rooms.leave.insert(room_id, left);
             return Ok(());
         }
-        match (&moment.mine.membership, &moment.inside) {
+        match (&moment.mine.membership, &moment.contents) {
             (MembershipState::Join, Some(inside)) => {
                 let news = self.joined_room(viewer, &moment.mine, inside).await?;
                 let mut joined = news.room;
                 joined.account_data.events =
                     room_account_data(viewer, moment, &room_id, account_data);
-                joined.ephemeral.events = ephemeral(viewer, inside, &room_id);
+                joined.ephemeral.events = ephemeral_events(viewer, inside, &room_id);
                 let tells_all = viewer.request.since.is_none() || viewer.request.full_state;
-                if tells_all || news.is_new || tells_something(viewer, &joined, moment) {
+                if tells_all || news.is_new || room_has_changes(viewer, &joined, moment) {
                     response.rooms.join.insert(room_id, joined);
                 }
             }
@@ -154,15 +158,19 @@ impl Inner {
             }
             (MembershipState::Invite, _)
                 if is_news
-                    && is_welcome(viewer.shield.as_deref(), viewer.session, &moment.mine) =>
+                    && accepts_invite(
+                        viewer.ignore_settings.as_deref(),
+                        viewer.session,
+                        &moment.mine,
+                    ) =>
             {
                 let mut invited = InvitedRoom::new();
-                invited.invite_state.events = stripped(&moment.mine);
+                invited.invite_state.events = stripped_state(&moment.mine);
                 response.rooms.invite.insert(room_id, invited);
             }
             (MembershipState::Knock, _) if is_news => {
                 let mut knocked = KnockedRoom::new();
-                knocked.knock_state.events = stripped(&moment.mine);
+                knocked.knock_state.events = stripped_state(&moment.mine);
                 response.rooms.knock.insert(room_id, knocked);
             }
             _ => {}
@@ -173,22 +181,28 @@ impl Inner {
     /// Adds the global account data. An initial sync has the push rules even if the user has never changed them.
     async fn add_global_account_data(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         account_data: &[AccountData],
         response: &mut Response,
     ) -> Result<()> {
         let filter = &viewer.request.filter.account_data;
         let global = account_data.iter().filter(|data| data.room().is_none());
-        let (rules, others): (Vec<_>, Vec<_>) = global.partition(|data| data.kind == PUSH_RULES);
+        let (rules, others): (Vec<_>, Vec<_>) =
+            global.partition(|data| data.kind == PUSH_RULES_TYPE);
         let wanted = others
             .into_iter()
             .filter(|data| wants_global(filter, &data.kind, None));
         response.account_data.events = wanted
-            .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+            .filter_map(|data| {
+                Some(Raw::from_json(account_data_event(
+                    &data.kind,
+                    &data.content,
+                )?))
+            })
             .collect();
         // The stored rules may lack those that the server has added since, so the current ones are sent.
         let has_rules = viewer.request.since.is_none() || !rules.is_empty();
-        if has_rules && wants_global(filter, PUSH_RULES, None) {
+        if has_rules && wants_global(filter, PUSH_RULES_TYPE, None) {
             let rules = self.push_rules(viewer.session).await?;
             response.account_data.events.push(rules);
         }
@@ -205,37 +219,37 @@ impl Inner {
             .push_rules(session.user, &session.user_id)
             .await?;
         let rules = write_push_rules(&rules)?;
-        let event = json!({ "type": PUSH_RULES, "content": { "global": rules } });
+        let event = json!({ "type": PUSH_RULES_TYPE, "content": { "global": rules } });
         Ok(Raw::from_json(to_raw_value(&event)?))
     }
 
     /// Adds the presence of the users who share a room with the user.
     async fn add_presence(
         &self,
-        viewer: &Viewer<'_>,
-        moment: &Moment,
+        viewer: &SyncViewer<'_>,
+        moment: &SyncSnapshot,
         response: &mut Response,
     ) -> Result<()> {
         let since = viewer.request.since.as_ref();
         let changed = since.and_then(|since| {
             self.ephemeral
                 .presence
-                .changed(self.tick_of(since), moment.tick)
+                .changed_users(self.tick_of(since), moment.tick)
         });
         let mut users: HashSet<UserNum> = match changed {
             Some(changed) => changed.into_iter().collect(),
-            None => self.ephemeral.presence.everyone().into_iter().collect(),
+            None => self.ephemeral.presence.known_users().into_iter().collect(),
         };
-        users.extend(newcomers(viewer, moment));
+        users.extend(users_newly_sharing_rooms(viewer, moment));
         if users.is_empty() {
             return Ok(());
         }
         let mine: HashSet<i64> = self
             .rooms
             .memory
-            .of_user(viewer.session.user)
+            .rooms_of_user(viewer.session.user)
             .await?
-            .joined()
+            .joined_rooms()
             .into_iter()
             .collect();
         let filter = &viewer.request.filter.presence;
@@ -244,12 +258,16 @@ impl Inner {
                 || self
                     .rooms
                     .memory
-                    .of_user(user)
+                    .rooms_of_user(user)
                     .await?
-                    .joined()
+                    .joined_rooms()
                     .iter()
                     .any(|room| mine.contains(room));
-            if let Some(event) = self.ephemeral.presence.get(user).filter(|_| shares)
+            if let Some(event) = self
+                .ephemeral
+                .presence
+                .presence_event(user)
+                .filter(|_| shares)
                 && wants_global(filter, "m.presence", Some(&event.sender))
             {
                 response.presence.events.push(Raw::new(&event)?);
@@ -259,14 +277,19 @@ impl Inner {
     }
 
     /// Adds the to-device messages; returns the position up to which they were sent.
-    async fn add_to_device(&self, viewer: &Viewer<'_>, response: &mut Response) -> Result<i64> {
+    async fn add_to_device(&self, viewer: &SyncViewer<'_>, response: &mut Response) -> Result<i64> {
         let after = viewer.request.since.map_or(0, |since| since.to_device);
         let pending = self
             .devices
-            .pending(viewer.session.device, after, viewer.now, TO_DEVICE)
+            .pending_messages(
+                viewer.session.device,
+                after,
+                viewer.now,
+                MAX_TO_DEVICE_MESSAGES,
+            )
             .await?;
         let up_to = match pending.last() {
-            Some(last) if pending.len() == TO_DEVICE => last.position,
+            Some(last) if pending.len() == MAX_TO_DEVICE_MESSAGES => last.position,
             _ => viewer.now,
         };
         for message in pending {
@@ -280,9 +303,9 @@ impl Inner {
 }
 
 /// Returns whether a room belongs in the response because it has changes, even if only its unread counts changed.
-fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment) -> bool {
+fn room_has_changes(viewer: &SyncViewer<'_>, joined: &JoinedRoom, moment: &RoomSnapshot) -> bool {
     // The user's own receipt changes the counts, even from another device. Receipts of others are sent or private.
-    let has_read = moment.inside.as_ref().is_some_and(|inside| {
+    let has_read = moment.contents.as_ref().is_some_and(|inside| {
         let mut receipts = inside.receipts.iter();
         receipts.any(|receipt| receipt.user_id == viewer.session.user_id)
     });
@@ -295,12 +318,16 @@ fn tells_something(viewer: &Viewer<'_>, joined: &JoinedRoom, moment: &RoomMoment
 }
 
 /// Returns whether the user accepts invites from the inviter.
-pub(super) fn is_welcome(shield: Option<&Shield>, session: &Session, mine: &UserRoom) -> bool {
+pub(super) fn accepts_invite(
+    shield: Option<&IgnoreSettings>,
+    session: &Session,
+    mine: &UserRoom,
+) -> bool {
     let Some(shield) = shield else {
         return true;
     };
     let user_id = session.user_id.as_str();
-    let state: Vec<Raw<AnyStrippedStateEvent>> = stripped(mine);
+    let state: Vec<Raw<AnyStrippedStateEvent>> = stripped_state(mine);
     let text =
         |event: &Raw<AnyStrippedStateEvent>, field| event.get_field::<String>(field).ok().flatten();
     let is_invitation = |event: &&Raw<AnyStrippedStateEvent>| {
@@ -309,24 +336,24 @@ pub(super) fn is_welcome(shield: Option<&Shield>, session: &Session, mine: &User
     };
     let inviter = state.iter().find(is_invitation);
     let inviter = inviter.and_then(|event| OwnedUserId::try_from(text(event, "sender")?).ok());
-    inviter.is_none_or(|inviter| shield.invitation(&inviter) == Invitation::Shown)
+    inviter.is_none_or(|inviter| shield.invite_treatment(&inviter) == InviteTreatment::Shown)
 }
 
 /// Returns the stripped state of a room for a user who is invited or knocks.
-pub(super) fn stripped<T>(mine: &UserRoom) -> Vec<Raw<T>> {
+pub(super) fn stripped_state<T>(mine: &UserRoom) -> Vec<Raw<T>> {
     let json = mine.stripped_state.as_deref().unwrap_or("[]");
     serde_json::from_str(json).unwrap_or_default()
 }
 
 /// Writes account data as an event. Content that is not JSON cannot have been stored, and is skipped.
-pub(super) fn typed(kind: &str, content: &str) -> Option<Box<RawValue>> {
+pub(super) fn account_data_event(kind: &str, content: &str) -> Option<Box<RawValue>> {
     let kind = Value::String(kind.to_owned());
     RawValue::from_string(format!(r#"{{"type":{kind},"content":{content}}}"#)).ok()
 }
 
 fn room_account_data<T>(
-    viewer: &Viewer<'_>,
-    moment: &RoomMoment,
+    viewer: &SyncViewer<'_>,
+    moment: &RoomSnapshot,
     room_id: &OwnedRoomId,
     account_data: &[AccountData],
 ) -> Vec<Raw<T>> {
@@ -336,13 +363,18 @@ fn room_account_data<T>(
         .filter(|data| {
             data.room() == Some(moment.num) && wants_room_data(filter, room_id, &data.kind)
         })
-        .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+        .filter_map(|data| {
+            Some(Raw::from_json(account_data_event(
+                &data.kind,
+                &data.content,
+            )?))
+        })
         .collect()
 }
 
-fn ephemeral(
-    viewer: &Viewer<'_>,
-    inside: &Inside,
+fn ephemeral_events(
+    viewer: &SyncViewer<'_>,
+    inside: &RoomContents,
     room_id: &OwnedRoomId,
 ) -> Vec<Raw<AnySyncEphemeralRoomEvent>> {
     let filter = &viewer.request.filter.room.ephemeral;
@@ -355,7 +387,7 @@ fn ephemeral(
         events.push(json!({ "type": "m.typing", "content": { "user_ids": typing } }));
     }
     if wants_room_data(filter, room_id, "m.receipt")
-        && let Some(content) = receipts(viewer.session, &inside.receipts)
+        && let Some(content) = receipt_content(viewer.session, &inside.receipts)
     {
         events.push(json!({ "type": "m.receipt", "content": content }));
     }
@@ -367,7 +399,7 @@ fn ephemeral(
 }
 
 /// Returns the content of `m.receipt`. Private receipts are sent only to their owner.
-pub(super) fn receipts(session: &Session, receipts: &[Arc<Receipt>]) -> Option<Value> {
+pub(super) fn receipt_content(session: &Session, receipts: &[Arc<Receipt>]) -> Option<Value> {
     let is_visible =
         |receipt: &&Arc<Receipt>| receipt.kind == "m.read" || receipt.user_id == session.user_id;
     let mut content: BTreeMap<String, BTreeMap<String, BTreeMap<String, Value>>> = BTreeMap::new();
@@ -396,13 +428,15 @@ fn thread_id(thread: &str) -> Option<String> {
 }
 
 /// Returns the users with whom the user shares a room only since the token. Their presence is sent however old it is.
-fn newcomers(viewer: &Viewer<'_>, moment: &Moment) -> Vec<UserNum> {
+fn users_newly_sharing_rooms(viewer: &SyncViewer<'_>, moment: &SyncSnapshot) -> Vec<UserNum> {
     let Some(since) = viewer.request.since else {
         return Vec::new();
     };
     let mut found = Vec::new();
     for room in &moment.rooms {
-        let Some(inside) = &room.inside else { continue };
+        let Some(inside) = &room.contents else {
+            continue;
+        };
         if room.mine.membership != MembershipState::Join {
             continue;
         }
@@ -411,7 +445,7 @@ fn newcomers(viewer: &Viewer<'_>, moment: &Moment) -> Vec<UserNum> {
             found.extend(view.local_members.keys().copied());
             continue;
         }
-        for event in &inside.ring {
+        for event in &inside.latest_events {
             if let Some(member) = event.pdu.member()
                 && let Some((user, _)) = view.local_members.iter().find(|(_, id)| *id == member)
             {

@@ -27,10 +27,10 @@ use serde::Serialize;
 use crate::error::Result;
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct SyncResponseJson<'a> {
     next_batch: &'a str,
-    #[serde(skip_serializing_if = "Rooms::is_empty")]
-    rooms: Rooms<'a>,
+    #[serde(skip_serializing_if = "RoomsJson::is_empty")]
+    rooms: RoomsJson<'a>,
     #[serde(skip_serializing_if = "Presence::is_empty")]
     presence: &'a Presence,
     #[serde(skip_serializing_if = "GlobalAccountData::is_empty")]
@@ -38,70 +38,70 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "ToDevice::is_empty")]
     to_device: &'a ToDevice,
     #[serde(skip_serializing_if = "Option::is_none")]
-    device_lists: Option<WrittenDeviceLists<'a>>,
+    device_lists: Option<DeviceListsJson<'a>>,
     device_one_time_keys_count: &'a BTreeMap<OneTimeKeyAlgorithm, UInt>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_unused_fallback_key_types: &'a Option<Vec<OneTimeKeyAlgorithm>>,
 }
 
 #[derive(Serialize)]
-struct Rooms<'a> {
+struct RoomsJson<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    leave: BTreeMap<&'a RoomId, Left<'a>>,
+    leave: BTreeMap<&'a RoomId, LeftRoomJson<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    join: BTreeMap<&'a RoomId, Joined<'a>>,
+    join: BTreeMap<&'a RoomId, JoinedRoomJson<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    invite: BTreeMap<&'a RoomId, Invited<'a>>,
+    invite: BTreeMap<&'a RoomId, InvitedRoomJson<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    knock: BTreeMap<&'a RoomId, Knocked<'a>>,
+    knock: BTreeMap<&'a RoomId, KnockedRoomJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct WrittenDeviceLists<'a> {
+struct DeviceListsJson<'a> {
     changed: &'a [OwnedUserId],
     left: &'a [OwnedUserId],
 }
 
 #[derive(Serialize)]
-struct Invited<'a> {
-    invite_state: Listed<'a, AnyStrippedStateEvent>,
+struct InvitedRoomJson<'a> {
+    invite_state: EventsJson<'a, AnyStrippedStateEvent>,
 }
 
 #[derive(Serialize)]
-struct Knocked<'a> {
-    knock_state: Listed<'a, AnyStrippedStateEvent>,
+struct KnockedRoomJson<'a> {
+    knock_state: EventsJson<'a, AnyStrippedStateEvent>,
 }
 
 #[derive(Serialize)]
-struct Left<'a> {
-    timeline: Told<'a>,
+struct LeftRoomJson<'a> {
+    timeline: TimelineJson<'a>,
     #[serde(flatten)]
-    state: Option<ToldState<'a>>,
-    account_data: Listed<'a, AnyRoomAccountDataEvent>,
+    state: Option<StateJson<'a>>,
+    account_data: EventsJson<'a, AnyRoomAccountDataEvent>,
 }
 
 #[derive(Serialize)]
-struct Joined<'a> {
+struct JoinedRoomJson<'a> {
     #[serde(skip_serializing_if = "RoomSummary::is_empty")]
     summary: &'a RoomSummary,
     unread_notifications: &'a UnreadNotificationsCount,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unread_thread_notifications: &'a BTreeMap<OwnedEventId, UnreadNotificationsCount>,
-    timeline: Told<'a>,
+    timeline: TimelineJson<'a>,
     #[serde(flatten)]
-    state: Option<ToldState<'a>>,
-    account_data: Listed<'a, AnyRoomAccountDataEvent>,
-    ephemeral: Listed<'a, AnySyncEphemeralRoomEvent>,
+    state: Option<StateJson<'a>>,
+    account_data: EventsJson<'a, AnyRoomAccountDataEvent>,
+    ephemeral: EventsJson<'a, AnySyncEphemeralRoomEvent>,
 }
 
 #[derive(Serialize)]
 #[serde(bound = "")]
-struct Listed<'a, E> {
+struct EventsJson<'a, E> {
     events: &'a [Raw<E>],
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct TimelineJson<'a> {
     limited: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     prev_batch: Option<&'a str>,
@@ -109,7 +109,7 @@ struct Told<'a> {
 }
 
 #[derive(Serialize)]
-enum ToldState<'a> {
+enum StateJson<'a> {
     #[serde(rename = "state")]
     Before {
         events: &'a [Raw<AnySyncStateEvent>],
@@ -126,7 +126,7 @@ enum ToldState<'a> {
 
 /// The name under which the state after a timeline is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StateAfter {
+pub enum StateAfterName {
     /// The name in the specification.
     #[default]
     Stable,
@@ -139,26 +139,30 @@ pub enum StateAfter {
 /// # Errors
 ///
 /// An internal error if it cannot be serialized. No action of a client can cause this.
-pub fn write(response: &Response, state_after: StateAfter) -> Result<String> {
-    let answer = Answer {
+pub fn write_response(response: &Response, state_after: StateAfterName) -> Result<String> {
+    let answer = SyncResponseJson {
         next_batch: &response.next_batch,
-        rooms: Rooms {
-            leave: borrowed(&response.rooms.leave, |room| Left::of(room, state_after)),
-            join: borrowed(&response.rooms.join, |room| Joined::of(room, state_after)),
-            invite: borrowed(&response.rooms.invite, Invited::of),
-            knock: borrowed(&response.rooms.knock, Knocked::of),
+        rooms: RoomsJson {
+            leave: convert_rooms(&response.rooms.leave, |room| {
+                LeftRoomJson::from_room(room, state_after)
+            }),
+            join: convert_rooms(&response.rooms.join, |room| {
+                JoinedRoomJson::from_room(room, state_after)
+            }),
+            invite: convert_rooms(&response.rooms.invite, InvitedRoomJson::from_room),
+            knock: convert_rooms(&response.rooms.knock, KnockedRoomJson::from_room),
         },
         presence: &response.presence,
         account_data: &response.account_data,
         to_device: &response.to_device,
-        device_lists: WrittenDeviceLists::of(&response.device_lists),
+        device_lists: DeviceListsJson::from_device_lists(&response.device_lists),
         device_one_time_keys_count: &response.device_one_time_keys_count,
         device_unused_fallback_key_types: &response.device_unused_fallback_key_types,
     };
     Ok(serde_json::to_string(&answer)?)
 }
 
-fn borrowed<'a, T, W>(
+fn convert_rooms<'a, T, W>(
     rooms: &'a BTreeMap<OwnedRoomId, T>,
     of: impl Fn(&'a T) -> W,
 ) -> BTreeMap<&'a RoomId, W> {
@@ -168,7 +172,7 @@ fn borrowed<'a, T, W>(
         .collect()
 }
 
-impl Rooms<'_> {
+impl RoomsJson<'_> {
     fn is_empty(&self) -> bool {
         self.leave.is_empty()
             && self.join.is_empty()
@@ -177,8 +181,8 @@ impl Rooms<'_> {
     }
 }
 
-impl<'a> WrittenDeviceLists<'a> {
-    fn of(lists: &'a DeviceLists) -> Option<Self> {
+impl<'a> DeviceListsJson<'a> {
+    fn from_device_lists(lists: &'a DeviceLists) -> Option<Self> {
         (!lists.is_empty()).then(|| Self {
             changed: &lists.changed,
             left: &lists.left,
@@ -186,58 +190,58 @@ impl<'a> WrittenDeviceLists<'a> {
     }
 }
 
-impl<'a> Invited<'a> {
-    fn of(room: &'a InvitedRoom) -> Self {
+impl<'a> InvitedRoomJson<'a> {
+    fn from_room(room: &'a InvitedRoom) -> Self {
         Self {
-            invite_state: Listed {
+            invite_state: EventsJson {
                 events: &room.invite_state.events,
             },
         }
     }
 }
 
-impl<'a> Knocked<'a> {
-    fn of(room: &'a KnockedRoom) -> Self {
+impl<'a> KnockedRoomJson<'a> {
+    fn from_room(room: &'a KnockedRoom) -> Self {
         Self {
-            knock_state: Listed {
+            knock_state: EventsJson {
                 events: &room.knock_state.events,
             },
         }
     }
 }
 
-impl<'a> Left<'a> {
-    fn of(room: &'a LeftRoom, state_after: StateAfter) -> Self {
+impl<'a> LeftRoomJson<'a> {
+    fn from_room(room: &'a LeftRoom, state_after: StateAfterName) -> Self {
         Self {
-            timeline: Told::of(&room.timeline),
-            state: ToldState::of(&room.state, state_after),
-            account_data: Listed {
+            timeline: TimelineJson::from_timeline(&room.timeline),
+            state: StateJson::from_state(&room.state, state_after),
+            account_data: EventsJson {
                 events: &room.account_data.events,
             },
         }
     }
 }
 
-impl<'a> Joined<'a> {
-    fn of(room: &'a JoinedRoom, state_after: StateAfter) -> Self {
+impl<'a> JoinedRoomJson<'a> {
+    fn from_room(room: &'a JoinedRoom, state_after: StateAfterName) -> Self {
         Self {
             summary: &room.summary,
             unread_notifications: &room.unread_notifications,
             unread_thread_notifications: &room.unread_thread_notifications,
-            timeline: Told::of(&room.timeline),
-            state: ToldState::of(&room.state, state_after),
-            account_data: Listed {
+            timeline: TimelineJson::from_timeline(&room.timeline),
+            state: StateJson::from_state(&room.state, state_after),
+            account_data: EventsJson {
                 events: &room.account_data.events,
             },
-            ephemeral: Listed {
+            ephemeral: EventsJson {
                 events: &room.ephemeral.events,
             },
         }
     }
 }
 
-impl<'a> Told<'a> {
-    fn of(timeline: &'a Timeline) -> Self {
+impl<'a> TimelineJson<'a> {
+    fn from_timeline(timeline: &'a Timeline) -> Self {
         Self {
             limited: timeline.limited,
             prev_batch: timeline.prev_batch.as_deref(),
@@ -246,10 +250,10 @@ impl<'a> Told<'a> {
     }
 }
 
-impl<'a> ToldState<'a> {
-    fn of(state: &'a State, state_after: StateAfter) -> Option<Self> {
+impl<'a> StateJson<'a> {
+    fn from_state(state: &'a State, state_after: StateAfterName) -> Option<Self> {
         match state {
-            State::After(state) if state_after == StateAfter::Unstable => {
+            State::After(state) if state_after == StateAfterName::Unstable => {
                 Some(Self::AfterUnstable {
                     events: &state.events,
                 })
@@ -272,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_that_clients_count_on_are_there_even_if_they_are_empty() {
+    fn empty_lists_are_written() {
         let room = |id: &str| OwnedRoomId::try_from(id).unwrap();
         let mut response = Response::new("t".to_owned());
         response.rooms.join.insert(room("!a:b"), JoinedRoom::new());
@@ -291,7 +295,8 @@ mod tests {
         response.device_lists.changed = vec![ruma::user_id!("@a:b").to_owned()];
 
         let written: Value =
-            serde_json::from_str(&write(&response, StateAfter::Stable).unwrap()).unwrap();
+            serde_json::from_str(&write_response(&response, StateAfterName::Stable).unwrap())
+                .unwrap();
 
         let timeline = json!({ "limited": false, "events": [] });
         let expected = json!({
@@ -318,7 +323,7 @@ mod tests {
             "device_one_time_keys_count": {},
         });
         assert_eq!(written, expected);
-        let unstable = write(&response, StateAfter::Unstable).unwrap();
+        let unstable = write_response(&response, StateAfterName::Unstable).unwrap();
         let unstable: Value = serde_json::from_str(&unstable).unwrap();
         assert_eq!(
             unstable["rooms"]["leave"]["!c:b"]["org.matrix.msc4222.state_after"],

@@ -23,17 +23,19 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    Inner, SyncRequest, event_fields,
-    event_format::Showing,
-    place_token,
-    snapshot::{Inside, RoomMoment},
+    SyncInner, SyncRequest, event_fields,
+    event_format::EventFormatter,
+    snapshot::{RoomContents, RoomSnapshot},
     summary::{changes_summary, summary},
-    timeline_slice::{Span, is_whole, newest},
+    timeline_slice::{TimelineSlice, is_whole_timeline, newest_events},
+    timeline_token,
 };
 use crate::{
     error::Result,
-    matrix::{self, Pdu, Shield, StateMap, TimelineEvent, Unsigned, wants_event},
-    rooms::{Access, Audience, EventSources, Page, PageRequest, Room, UserRoom},
+    matrix::{self, IgnoreSettings, Pdu, StateMap, TimelineEvent, UnsignedFields, wants_event},
+    rooms::{
+        AggregationViewer, EventSources, PageRequest, Room, TimelinePage, UserAccess, UserRoom,
+    },
     storage::Position,
     users::Session,
 };
@@ -44,32 +46,35 @@ const DEFAULT_LIMIT: usize = 10;
 const MAX_LIMIT: usize = 1_000;
 
 /// The user and the request for which a room is read.
-pub(super) struct Viewer<'a> {
+pub(super) struct SyncViewer<'a> {
     pub(super) session: &'a Session,
     pub(super) request: &'a SyncRequest,
     /// The position up to which the room is read.
     pub(super) now: Position,
     pub(super) now_ms: i64,
     /// The users and events that the user does not want to see.
-    pub(super) shield: Option<Arc<Shield>>,
+    pub(super) ignore_settings: Option<Arc<IgnoreSettings>>,
     /// Whether a response contains events of the user's own.
-    pub(super) shows_own: &'a AtomicBool,
+    pub(super) has_own_events: &'a AtomicBool,
 }
 
-impl Viewer<'_> {
+impl SyncViewer<'_> {
     /// Returns whether an event belongs in a timeline.
-    pub(super) fn wants(&self, pdu: &Pdu) -> bool {
+    pub(super) fn wants_event(&self, pdu: &Pdu) -> bool {
         wants_event(self.timeline_filter(), pdu)
-            && !self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
+            && !self
+                .ignore_settings
+                .as_ref()
+                .is_some_and(|shield| shield.hides_event(pdu))
     }
 
     /// Returns whether every event belongs in a timeline.
-    fn wants_all(&self) -> bool {
-        let ignores = |shield: &Arc<Shield>| shield.ignores_somebody();
+    fn wants_all_events(&self) -> bool {
+        let ignores = |shield: &Arc<IgnoreSettings>| shield.ignores_anyone();
         // The limit does not affect whether one event is included.
         let mut filter = self.timeline_filter().clone();
         filter.limit = None;
-        filter.is_empty() && !self.shield.as_ref().is_some_and(ignores)
+        filter.is_empty() && !self.ignore_settings.as_ref().is_some_and(ignores)
     }
 
     fn since(&self) -> Option<Position> {
@@ -81,14 +86,14 @@ impl Viewer<'_> {
     }
 
     /// Returns the largest number of events of a timeline.
-    pub(super) fn limit(&self) -> usize {
+    pub(super) fn timeline_limit(&self) -> usize {
         let limit = self.timeline_filter().limit.map(u64::from);
         limit.map_or(DEFAULT_LIMIT, |limit| {
             usize::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT)
         })
     }
 
-    fn lazy(&self) -> Option<bool> {
+    fn redundant_members_option(&self) -> Option<bool> {
         match &self.request.filter.room.state.lazy_load_options {
             LazyLoadOptions::Enabled {
                 include_redundant_members,
@@ -98,11 +103,11 @@ impl Viewer<'_> {
     }
 
     /// Writes a timeline event as this viewer receives it.
-    fn show(&self, event: &TimelineEvent, span: &Span) -> Box<RawValue> {
+    fn format_event(&self, event: &TimelineEvent, span: &TimelineSlice) -> Box<RawValue> {
         if event.pdu.sender == self.session.user_id {
-            self.shows_own.store(true, Ordering::Relaxed);
+            self.has_own_events.store(true, Ordering::Relaxed);
         }
-        let showing = Showing {
+        let showing = EventFormatter {
             session: self.session,
             access: span.access.as_ref(),
             bundles: &span.bundles,
@@ -110,79 +115,80 @@ impl Viewer<'_> {
             room_id: None,
             sources: &span.sources,
         };
-        event_fields::keep(
-            showing.whole(event),
+        event_fields::keep_fields(
+            showing.format_event(event),
             self.request.filter.event_fields.as_deref(),
         )
     }
 
     /// Writes a state event.
-    pub(super) fn show_state(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
-        self.show_state_in_format(pdu, room, &EventSources::default())
+    pub(super) fn format_state_event(&self, pdu: &Pdu, room: &Room) -> Box<RawValue> {
+        self.format_state_event_from(pdu, room, &EventSources::default())
     }
 
-    /// Writes a state event; in the federation format if it is in `sources`.
-    fn show_state_in_format(
+    /// Writes a state event; in the federation format if it is in `event_sources`.
+    fn format_state_event_from(
         &self,
         pdu: &Pdu,
         room: &Room,
         sources: &EventSources,
     ) -> Box<RawValue> {
         let age = (self.now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
-        let unsigned = Unsigned {
+        let unsigned = UnsignedFields {
             age: Some(age),
-            ..Unsigned::default()
+            ..UnsignedFields::default()
         };
         let source = sources.get(&pdu.event_id);
         let json = source.and_then(|source| matrix::federation_event(source, pdu, &unsigned));
-        let as_client = || matrix::sync_event(&matrix::head(pdu, &room.rules), &unsigned);
+        let as_client =
+            || matrix::sync_event(&matrix::write_event_head(pdu, &room.rules), &unsigned);
         let json = json.unwrap_or_else(as_client);
-        event_fields::keep(json, self.request.filter.event_fields.as_deref())
+        event_fields::keep_fields(json, self.request.filter.event_fields.as_deref())
     }
 }
 
 /// The part of a room that a member receives.
-pub(super) struct JoinedNews {
+pub(super) struct JoinedRoomChanges {
     pub(super) room: JoinedRoom,
     /// Whether the user has joined the room since the client's token.
     pub(super) is_new: bool,
 }
 
-impl Inner {
+impl SyncInner {
     /// Returns the part of a room that a member receives.
     pub(super) async fn joined_room(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         mine: &UserRoom,
-        inside: &Inside,
-    ) -> Result<JoinedNews> {
+        inside: &RoomContents,
+    ) -> Result<JoinedRoomChanges> {
         let (room, user) = (&inside.room, viewer.session.user);
-        let (span, since) = self.joined_span(viewer, mine, inside).await?;
+        let (span, since) = self.joined_timeline(viewer, mine, inside).await?;
         let mut joined = JoinedRoom::new();
-        joined.timeline = timeline(viewer, &span);
-        joined.state = self.state(viewer, inside, since, &span).await?;
+        joined.timeline = write_timeline(viewer, &span);
+        joined.state = self.joined_state(viewer, inside, since, &span).await?;
         if since.is_none()
             || viewer.request.full_state
-            || changes_summary(&inside.ring)
+            || changes_summary(&inside.latest_events)
             || span.is_limited
         {
             joined.summary = summary(inside, &viewer.session.user_id);
         }
         self.add_unread(viewer, (mine, inside), &mut joined).await?;
         tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room added to a sync response");
-        Ok(JoinedNews {
+        Ok(JoinedRoomChanges {
             room: joined,
             is_new: viewer.since().is_some() && since.is_none(),
         })
     }
 
     /// Returns the new part of a room's timeline for a member, and the position from which the member knows the room.
-    pub(super) async fn joined_span(
+    pub(super) async fn joined_timeline(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         mine: &UserRoom,
-        inside: &Inside,
-    ) -> Result<(Span, Option<Position>)> {
+        inside: &RoomContents,
+    ) -> Result<(TimelineSlice, Option<Position>)> {
         let access = self.access_if_needed(viewer, mine, inside).await?;
         let is_new = viewer.since().is_some_and(|since| {
             access
@@ -190,9 +196,9 @@ impl Inner {
                 .is_some_and(|access| access.membership_at(since) != MembershipState::Join)
         });
         let since = viewer.since().filter(|_| !is_new);
-        let mut span = self.span(viewer, inside, since, access).await?;
+        let mut span = self.timeline_slice(viewer, inside, since, access).await?;
         // A timeline that the client has from an earlier membership does not connect with this one.
-        span.is_limited |= is_new && !is_whole(&span);
+        span.is_limited |= is_new && !is_whole_timeline(&span);
         self.add_bundles(viewer, &inside.room, &mut span).await?;
         Ok((span, since))
     }
@@ -200,61 +206,61 @@ impl Inner {
     /// Returns the part of a room that a user who has left receives.
     pub(super) async fn left_room(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         mine: &UserRoom,
-        inside: &Inside,
+        inside: &RoomContents,
     ) -> Result<LeftRoom> {
         let (room, session) = (&inside.room, viewer.session);
         let access = self
             .rooms
             .access
-            .access(room, session.user, &session.user_id)
+            .load_access(room, session.user, &session.user_id)
             .await?;
         let was_in = viewer
             .since()
             .is_some_and(|since| access.membership_at(since) == MembershipState::Join);
         let since = viewer.since().filter(|_| was_in);
         let mut left = LeftRoom::new();
-        if !access.ever_joined() || mine.forgotten {
+        if !access.has_ever_joined() || mine.forgotten {
             // The user rejected an invite or forgot the room: they may only learn that they left.
             let own =
                 |pdu: &Pdu| pdu.is_state(&TimelineEventType::RoomMember, session.user_id.as_str());
             let span = self
-                .left_span(
+                .left_timeline(
                     room,
                     (viewer.since(), mine.position),
-                    viewer.limit(),
+                    viewer.timeline_limit(),
                     access,
                     &own,
                 )
                 .await?;
-            left.timeline = timeline(viewer, &span);
+            left.timeline = write_timeline(viewer, &span);
             left.timeline.limited = false;
             if left.timeline.events.is_empty() && !mine.forgotten {
                 let leave = self
                     .rooms
                     .remote_memberships
-                    .leave_from_outside(room, session.user)
+                    .remote_leave_event(room, session.user)
                     .await?;
                 left.timeline.events.extend(leave.map(Raw::from_json));
             }
             return Ok(left);
         }
-        let wanted = |pdu: &Pdu| viewer.wants(pdu);
+        let wanted = |pdu: &Pdu| viewer.wants_event(pdu);
         let mut span = self
-            .left_span(
+            .left_timeline(
                 room,
                 (since, mine.position),
-                viewer.limit(),
+                viewer.timeline_limit(),
                 access,
                 &wanted,
             )
             .await?;
         self.add_bundles(viewer, room, &mut span).await?;
-        left.timeline = timeline(viewer, &span);
+        left.timeline = write_timeline(viewer, &span);
         let end = self.rooms.state.state_at(room, mine.position).await?;
         left.state = self
-            .state_of(viewer, room, since, &span, (mine.position, &end))
+            .state_besides_timeline(viewer, room, since, &span, (mine.position, &end))
             .await?;
         Ok(left)
     }
@@ -262,11 +268,11 @@ impl Inner {
     /// Adds the aggregations of the events that relate to those of a timeline.
     pub(super) async fn add_bundles(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         room: &Arc<Room>,
-        span: &mut Span,
+        span: &mut TimelineSlice,
     ) -> Result<()> {
-        let audience = Audience {
+        let audience = AggregationViewer {
             access: span.access.as_ref(),
             user: viewer.session.user,
             user_id: &viewer.session.user_id,
@@ -274,34 +280,37 @@ impl Inner {
         span.bundles = self
             .rooms
             .relations
-            .bundles(room, audience, &span.events)
+            .load_aggregations(room, audience, &span.events)
             .await?;
         let ids = span.events.iter().map(|event| &*event.pdu.event_id);
-        span.sources = self.sources(viewer, ids).await?;
+        span.sources = self.event_sources(viewer, ids).await?;
         Ok(())
     }
 
     /// Returns events in the federation format, if the client asks for it.
-    async fn sources<'a>(
+    async fn event_sources<'a>(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         ids: impl Iterator<Item = &'a EventId>,
     ) -> Result<EventSources> {
         if viewer.request.filter.event_format != EventFormat::Federation {
             return Ok(EventSources::default());
         }
-        self.rooms.timeline.sources(&ids.collect::<Vec<_>>()).await
+        self.rooms
+            .timeline
+            .load_event_sources(&ids.collect::<Vec<_>>())
+            .await
     }
 
     /// Returns the new part of a room's timeline for a user who has left, up to the point where they left.
-    pub(super) async fn left_span(
+    pub(super) async fn left_timeline(
         &self,
         room: &Room,
         (since, left_at): (Option<Position>, Position),
         limit: usize,
-        access: Access,
+        access: UserAccess,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Span> {
+    ) -> Result<TimelineSlice> {
         let request = PageRequest {
             from: left_at,
             to: since,
@@ -311,50 +320,54 @@ impl Inner {
         let page = self
             .rooms
             .timeline
-            .page_without_gap(room, &access, request, wanted)
+            .load_page_until_gap(room, &access, request, wanted)
             .await?;
-        Ok(Span::of_page(page, limit, left_at, Some(access)))
+        Ok(TimelineSlice::from_page(page, limit, left_at, Some(access)))
     }
 
     /// Returns the viewer's access, or `None` if the viewer was a member the whole time and may see everything.
     async fn access_if_needed(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         mine: &UserRoom,
-        inside: &Inside,
-    ) -> Result<Option<Access>> {
-        let first = inside.ring.len().saturating_sub(viewer.limit());
+        inside: &RoomContents,
+    ) -> Result<Option<UserAccess>> {
         let first = inside
-            .ring
+            .latest_events
+            .len()
+            .saturating_sub(viewer.timeline_limit());
+        let first = inside
+            .latest_events
             .get(first)
             .map_or(i64::MAX, |event| event.position);
         let was_there = match viewer.since() {
             Some(since) => mine.position <= since,
-            None => mine.position <= first && viewer.wants_all(),
+            None => mine.position <= first && viewer.wants_all_events(),
         };
-        if was_there && (inside.is_complete || inside.ring.len() > viewer.limit()) {
+        if was_there && (inside.is_complete || inside.latest_events.len() > viewer.timeline_limit())
+        {
             return Ok(None);
         }
         let session = viewer.session;
         self.rooms
             .access
-            .access(&inside.room, session.user, &session.user_id)
+            .load_access(&inside.room, session.user, &session.user_id)
             .await
             .map(Some)
     }
 
     /// Returns the events to send: the newest that the viewer wants and may see.
-    async fn span(
+    async fn timeline_slice(
         &self,
-        viewer: &Viewer<'_>,
-        inside: &Inside,
+        viewer: &SyncViewer<'_>,
+        inside: &RoomContents,
         since: Option<Position>,
-        access: Option<Access>,
-    ) -> Result<Span> {
-        let limit = viewer.limit();
-        let page = newest(inside, since, limit + 1, |event| {
+        access: Option<UserAccess>,
+    ) -> Result<TimelineSlice> {
+        let limit = viewer.timeline_limit();
+        let page = newest_events(inside, since, limit + 1, |event| {
             let is_visible = access.as_ref().is_none_or(|access| access.may_see(event));
-            is_visible.then(|| viewer.wants(&event.pdu))
+            is_visible.then(|| viewer.wants_event(&event.pdu))
         });
         // A new member receives more than the events after the token, so the events in memory may start too late.
         let holds_all = inside.is_complete && (since.is_some() || viewer.since().is_none());
@@ -365,7 +378,7 @@ impl Inner {
                 let session = viewer.session;
                 self.rooms
                     .access
-                    .access(&inside.room, session.user, &session.user_id)
+                    .load_access(&inside.room, session.user, &session.user_id)
                     .await?
             };
             let request = PageRequest {
@@ -374,33 +387,38 @@ impl Inner {
                 dir: Direction::Backward,
                 limit: limit + 1,
             };
-            let wanted = |pdu: &Pdu| viewer.wants(pdu);
+            let wanted = |pdu: &Pdu| viewer.wants_event(pdu);
             let page = self
                 .rooms
                 .timeline
-                .page_without_gap(&inside.room, &access, request, &wanted)
+                .load_page_until_gap(&inside.room, &access, request, &wanted)
                 .await?;
-            return Ok(Span::of_page(page, limit, viewer.now, Some(access)));
+            return Ok(TimelineSlice::from_page(
+                page,
+                limit,
+                viewer.now,
+                Some(access),
+            ));
         }
         let seen = |event| match &access {
-            Some(access) => access.seen(event, &inside.room.rules),
+            Some(access) => access.redact_if_erased(event, &inside.room.rules),
             None => event,
         };
-        let page = Page {
+        let page = TimelinePage {
             events: page.events.into_iter().map(seen).collect(),
             end: page.end,
         };
-        Ok(Span::of_page(page, limit, viewer.now, access))
+        Ok(TimelineSlice::from_page(page, limit, viewer.now, access))
     }
 
-    async fn state(
+    async fn joined_state(
         &self,
-        viewer: &Viewer<'_>,
-        inside: &Inside,
+        viewer: &SyncViewer<'_>,
+        inside: &RoomContents,
         since: Option<Position>,
-        span: &Span,
+        span: &TimelineSlice,
     ) -> Result<State> {
-        self.state_of(
+        self.state_besides_timeline(
             viewer,
             &inside.room,
             since,
@@ -413,12 +431,12 @@ impl Inner {
     /// Returns the state that the client needs besides the timeline.
     ///
     /// `end` is the position up to which the timeline extends, and the state there.
-    async fn state_of(
+    async fn state_besides_timeline(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         room: &Room,
         since: Option<Position>,
-        span: &Span,
+        span: &TimelineSlice,
         (end, end_state): (Position, &StateMap),
     ) -> Result<State> {
         let is_after = viewer.request.use_state_after;
@@ -447,21 +465,24 @@ impl Inner {
             }
         };
         if !is_after {
-            for pdu in self.beside_timeline(room, span, end_state, end).await? {
-                events.retain(|older| !is_same_place(older, &pdu));
+            for pdu in self
+                .changes_missing_from_timeline(room, span, end_state, end)
+                .await?
+            {
+                events.retain(|older| !has_same_state_key(older, &pdu));
                 events.push(pdu);
             }
         }
-        if viewer.lazy().is_some() {
-            self.load_lazily(viewer, &mut events, (span, &start), since);
+        if viewer.redundant_members_option().is_some() {
+            self.apply_lazy_loading(viewer, &mut events, (span, &start), since);
         }
         let filter = &viewer.request.filter.room.state;
         events.retain(|pdu| wants_event(filter, pdu));
         let ids = events.iter().map(|pdu| &*pdu.event_id);
-        let sources = self.sources(viewer, ids).await?;
+        let sources = self.event_sources(viewer, ids).await?;
         let shown = events
             .iter()
-            .map(|pdu| Raw::from_json(viewer.show_state_in_format(pdu, room, &sources)))
+            .map(|pdu| Raw::from_json(viewer.format_state_event_from(pdu, room, &sources)))
             .collect::<Vec<_>>();
         let shown = StateEvents::with_events(shown);
         Ok(if is_after {
@@ -473,10 +494,10 @@ impl Inner {
 
     /// Returns the state that changed during the timeline by an event that the timeline does not contain. Such an event
     /// is excluded by the filter, may not be seen by the user, was sent in a gap, or came from a fork.
-    async fn beside_timeline(
+    async fn changes_missing_from_timeline(
         &self,
         room: &Room,
-        span: &Span,
+        span: &TimelineSlice,
         end_state: &StateMap,
         end: Position,
     ) -> Result<Vec<Arc<Pdu>>> {
@@ -496,11 +517,11 @@ impl Inner {
 
     /// Adds the members whose events the client receives. If the client receives all the state, it removes all other
     /// members, except the user themselves.
-    fn load_lazily(
+    fn apply_lazy_loading(
         &self,
-        viewer: &Viewer<'_>,
+        viewer: &SyncViewer<'_>,
         events: &mut Vec<Arc<Pdu>>,
-        (span, state): (&Span, &StateMap),
+        (span, state): (&TimelineSlice, &StateMap),
         since: Option<Position>,
     ) {
         let session = viewer.session;
@@ -514,8 +535,8 @@ impl Inner {
         }
         let known_at = viewer.since().unwrap_or(0);
         let give = |pdu: &Pdu| {
-            self.lazy
-                .give(session.device, &pdu.event_id, known_at, viewer.now)
+            self.lazy_members
+                .record_sent(session.device, &pdu.event_id, known_at, viewer.now)
         };
         for pdu in events.iter() {
             if let Some(member) = pdu.member() {
@@ -523,7 +544,7 @@ impl Inner {
                 give(pdu);
             }
         }
-        let with_redundant = viewer.lazy() == Some(true);
+        let with_redundant = viewer.redundant_members_option() == Some(true);
         for member in needed {
             if let Some(pdu) = state.member(&member)
                 && (give(pdu) || with_redundant)
@@ -534,26 +555,26 @@ impl Inner {
     }
 }
 
-fn is_same_place(one: &Pdu, other: &Pdu) -> bool {
+fn has_same_state_key(one: &Pdu, other: &Pdu) -> bool {
     one.kind == other.kind && one.state_key == other.state_key
 }
 
 /// Writes a part of a room's timeline.
-pub(super) fn timeline(viewer: &Viewer<'_>, span: &Span) -> Timeline {
+pub(super) fn write_timeline(viewer: &SyncViewer<'_>, span: &TimelineSlice) -> Timeline {
     let mut timeline = Timeline::new();
     timeline.limited = span.is_limited;
-    timeline.prev_batch = Some(place_token(span.start));
+    timeline.prev_batch = Some(timeline_token(span.start));
     timeline.events = span
         .events
         .iter()
-        .map(|event| Raw::from_json(viewer.show(event, span)))
+        .map(|event| Raw::from_json(viewer.format_event(event, span)))
         .collect();
     timeline
 }
 
 /// Returns a room's id, for the maps of a response.
-pub(super) async fn room_id(inner: &Inner, moment: &RoomMoment) -> Result<OwnedRoomId> {
-    match (&moment.inside, &moment.mine.removed) {
+pub(super) async fn room_id(inner: &SyncInner, moment: &RoomSnapshot) -> Result<OwnedRoomId> {
+    match (&moment.contents, &moment.mine.removed) {
         (Some(inside), _) => Ok(inside.room.room_id.clone()),
         (None, Some(removed)) => Ok(removed.room_id.clone()),
         (None, None) => inner.rooms.memory.room_id(moment.num).await,

@@ -8,11 +8,11 @@ use ruma::{
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
-use super::snapshot::Inside;
+use super::snapshot::RoomContents;
 use crate::matrix::{StateMap, TimelineEvent};
 
 /// The largest number of members that the summary names.
-const HEROES: usize = 5;
+const MAX_HEROES: usize = 5;
 
 /// Returns whether one of the events changes the summary of the room.
 pub(super) fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
@@ -26,7 +26,7 @@ pub(super) fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
 
 /// Returns the summary of a room. See the
 /// [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
-pub(super) fn summary(inside: &Inside, user_id: &UserId) -> RoomSummary {
+pub(super) fn summary(inside: &RoomContents, user_id: &UserId) -> RoomSummary {
     let mut summary = RoomSummary::new();
     let count = |number: i64| u64::try_from(number).ok().map(UInt::new_saturating);
     summary.joined_member_count = count(inside.joined_members);
@@ -64,7 +64,7 @@ pub(super) fn heroes(state: &StateMap, user_id: &UserId) -> Vec<OwnedUserId> {
     heroes.sort();
     heroes
         .into_iter()
-        .take(HEROES)
+        .take(MAX_HEROES)
         .map(|(_, member)| member)
         .collect()
 }

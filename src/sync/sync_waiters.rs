@@ -10,78 +10,78 @@ use ruma::events::room::member::MembershipState;
 use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::{
-    ephemeral::{Ephemeral, Stir},
+    ephemeral::{EphemeralChange, EphemeralState},
     rooms::{Rooms, UserRooms},
-    storage::{Change, Follower, Position, RoomNum, UserNum},
+    storage::{JournalChange, JournalFollower, Position, RoomNum, UserNum},
     tasks::Tasks,
 };
 
 /// The time for which presence changes are gathered before they wake clients.
-const PRESENCE_PAUSE: Duration = Duration::from_secs(2);
+const PRESENCE_WAKE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The clients that wait for changes.
-pub struct Waiters {
-    by_user: Mutex<HashMap<UserNum, Waiting>>,
+pub struct SyncWaiters {
+    by_user: Mutex<HashMap<UserNum, WaitingClients>>,
     /// The rooms that users read who need not be members.
     watched: Mutex<HashMap<RoomNum, Arc<Notify>>>,
     rooms: Rooms,
     /// The users whose presence changed since clients were last woken for it.
-    stirred: Mutex<HashSet<UserNum>>,
-    presence: Notify,
+    changed_presence: Mutex<HashSet<UserNum>>,
+    presence_notify: Notify,
     /// The users whose keys changed since clients were last woken for it.
-    relisted: Mutex<HashSet<UserNum>>,
-    lists: Notify,
+    changed_device_lists: Mutex<HashSet<UserNum>>,
+    device_lists_notify: Notify,
 }
 
-struct Waiting {
+struct WaitingClients {
     notify: Arc<Notify>,
     count: usize,
 }
 
 /// A registration of one waiting client.
-pub struct News {
-    waiters: Arc<Waiters>,
+pub struct WaiterRegistration {
+    waiters: Arc<SyncWaiters>,
     user: UserNum,
     notified: std::pin::Pin<Box<OwnedNotified>>,
 }
 
-impl Waiters {
-    pub(super) fn start(rooms: Rooms, ephemeral: &Ephemeral, tasks: &Tasks) -> Arc<Self> {
+impl SyncWaiters {
+    pub(super) fn start(rooms: Rooms, ephemeral: &EphemeralState, tasks: &Tasks) -> Arc<Self> {
         let waiters = Arc::new(Self {
             by_user: Mutex::default(),
             watched: Mutex::default(),
             rooms,
-            stirred: Mutex::default(),
-            presence: Notify::new(),
-            relisted: Mutex::default(),
-            lists: Notify::new(),
+            changed_presence: Mutex::default(),
+            presence_notify: Notify::new(),
+            changed_device_lists: Mutex::default(),
+            device_lists_notify: Notify::new(),
         });
         let listener = Arc::downgrade(&waiters);
-        ephemeral.listen(Arc::new(move |stir| {
+        ephemeral.add_listener(Arc::new(move |stir| {
             if let Some(waiters) = listener.upgrade() {
-                waiters.stir(stir);
+                waiters.handle_ephemeral_change(stir);
             }
         }));
         let (teller, stopping) = (waiters.clone(), tasks.stopping().clone());
         drop(tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = teller.tell_presence() => {}
-                () = teller.tell_lists() => {}
+                () = teller.wake_for_presence() => {}
+                () = teller.wake_for_device_lists() => {}
             }
         }));
         waiters
     }
 
-    fn by_user(&self) -> MutexGuard<'_, HashMap<UserNum, Waiting>> {
+    fn by_user(&self) -> MutexGuard<'_, HashMap<UserNum, WaitingClients>> {
         self.by_user.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts to wait for changes for a user. No change after this call is missed.
-    pub fn register(self: &Arc<Self>, user: UserNum) -> News {
+    pub fn register(self: &Arc<Self>, user: UserNum) -> WaiterRegistration {
         let notify = {
             let mut by_user = self.by_user();
-            let waiting = by_user.entry(user).or_insert_with(|| Waiting {
+            let waiting = by_user.entry(user).or_insert_with(|| WaitingClients {
                 notify: Arc::default(),
                 count: 0,
             });
@@ -90,7 +90,7 @@ impl Waiters {
         };
         let mut notified = Box::pin(notify.notified_owned());
         notified.as_mut().enable();
-        News {
+        WaiterRegistration {
             waiters: self.clone(),
             user,
             notified,
@@ -98,7 +98,7 @@ impl Waiters {
     }
 
     /// Starts to wait for changes in a room. No change after this call is missed.
-    pub fn watch(&self, room: RoomNum) -> impl Future<Output = ()> + use<> {
+    pub fn watch_room(&self, room: RoomNum) -> impl Future<Output = ()> + use<> {
         let notify = {
             let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             watched.retain(|_, notify| Arc::strong_count(notify) > 1);
@@ -109,7 +109,7 @@ impl Waiters {
         notified
     }
 
-    fn wake(&self, user: UserNum) {
+    fn wake_user(&self, user: UserNum) {
         if let Some(waiting) = self.by_user().get(&user) {
             waiting.notify.notify_waiters();
         }
@@ -122,7 +122,7 @@ impl Waiters {
             notify.notify_waiters();
         }
         drop(watched);
-        let Some(room) = self.rooms.memory.peek(room) else {
+        let Some(room) = self.rooms.memory.peek_room(room) else {
             return;
         };
         let by_user = self.by_user();
@@ -146,11 +146,11 @@ impl Waiters {
 
     /// Wakes the users who share a room with a user. For rooms that are not in memory it checks each waiting user
     /// instead.
-    fn wake_neighbours(&self, rooms: &UserRooms) {
+    fn wake_users_sharing_rooms(&self, rooms: &UserRooms) {
         let (known, unknown): (Vec<RoomNum>, Vec<RoomNum>) = rooms
-            .joined()
+            .joined_rooms()
             .into_iter()
-            .partition(|room| self.rooms.memory.peek(*room).is_some());
+            .partition(|room| self.rooms.memory.peek_room(*room).is_some());
         for room in known {
             self.wake_room(room);
         }
@@ -169,14 +169,18 @@ impl Waiters {
     }
 
     /// Wakes clients when keys changed. The users who share a room may have to be read from the database first.
-    async fn tell_lists(&self) {
+    async fn wake_for_device_lists(&self) {
         loop {
-            self.lists.notified().await;
-            let users =
-                std::mem::take(&mut *self.relisted.lock().unwrap_or_else(PoisonError::into_inner));
+            self.device_lists_notify.notified().await;
+            let users = std::mem::take(
+                &mut *self
+                    .changed_device_lists
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
             for user in users {
-                match self.rooms.memory.of_user(user).await {
-                    Ok(rooms) => self.wake_neighbours(&rooms),
+                match self.rooms.memory.rooms_of_user(user).await {
+                    Ok(rooms) => self.wake_users_sharing_rooms(&rooms),
                     Err(error) => {
                         tracing::warn!(%error, "could not wake clients for a device list change");
                     }
@@ -185,31 +189,35 @@ impl Waiters {
         }
     }
 
-    fn stir(&self, stir: Stir) {
+    fn handle_ephemeral_change(&self, stir: EphemeralChange) {
         match stir {
-            Stir::Typing(room) => self.wake_room(room),
-            Stir::Presence(user) => {
-                self.stirred
+            EphemeralChange::Typing(room) => self.wake_room(room),
+            EphemeralChange::Presence(user) => {
+                self.changed_presence
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(user);
-                self.presence.notify_one();
+                self.presence_notify.notify_one();
             }
         }
     }
 
     /// Wakes clients for presence changes, many at a time.
-    async fn tell_presence(&self) {
+    async fn wake_for_presence(&self) {
         loop {
-            self.presence.notified().await;
-            tokio::time::sleep(PRESENCE_PAUSE).await;
-            let users =
-                std::mem::take(&mut *self.stirred.lock().unwrap_or_else(PoisonError::into_inner));
+            self.presence_notify.notified().await;
+            tokio::time::sleep(PRESENCE_WAKE_INTERVAL).await;
+            let users = std::mem::take(
+                &mut *self
+                    .changed_presence
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
             let mut rooms: HashSet<RoomNum> = HashSet::new();
             for user in users {
                 // The rooms of users of other servers may have to be read from the database.
-                match self.rooms.memory.of_user(user).await {
-                    Ok(user) => rooms.extend(user.joined()),
+                match self.rooms.memory.rooms_of_user(user).await {
+                    Ok(user) => rooms.extend(user.joined_rooms()),
                     Err(error) => {
                         tracing::warn!(%error, "could not wake clients for a presence change");
                     }
@@ -222,44 +230,49 @@ impl Waiters {
     }
 }
 
-impl Follower for Waiters {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for SyncWaiters {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
             match change {
-                Change::Event { room, .. } | Change::Receipt { room, .. } => self.wake_room(*room),
-                Change::Membership { user, .. }
-                | Change::Read { user, .. }
-                | Change::Removed { user, .. }
-                | Change::AccountData { user, .. }
-                | Change::ToDevice { user, .. }
-                | Change::ThreadSubscription { user }
-                | Change::KeyCounts {
+                JournalChange::Event { room, .. } | JournalChange::Receipt { room, .. } => {
+                    self.wake_room(*room)
+                }
+                JournalChange::Membership { user, .. }
+                | JournalChange::ReadPosition { user, .. }
+                | JournalChange::MembershipRemoved { user, .. }
+                | JournalChange::AccountData { user, .. }
+                | JournalChange::ToDevice { user, .. }
+                | JournalChange::ThreadSubscription { user }
+                | JournalChange::KeyCounts {
                     user,
                     claimed: true,
                     ..
                 }
-                | Change::DeviceList {
+                | JournalChange::DeviceList {
                     watcher: Some(user),
                     ..
                 }
-                | Change::SessionsEnded { user, .. } => self.wake(*user),
-                Change::DeviceList {
+                | JournalChange::SessionsEnded { user, .. } => self.wake_user(*user),
+                JournalChange::DeviceList {
                     user,
                     watcher: None,
                 } => {
-                    self.wake(*user);
-                    let mut relisted = self.relisted.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.wake_user(*user);
+                    let mut relisted = self
+                        .changed_device_lists
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
                     relisted.insert(*user);
-                    self.lists.notify_one();
+                    self.device_lists_notify.notify_one();
                 }
-                Change::Redacted { .. }
-                | Change::RoomDeleted { .. }
-                | Change::Imported { .. }
-                | Change::Backfilled { .. }
-                | Change::Erased { .. }
-                | Change::ToServer { .. }
-                | Change::TokensChanged { .. }
-                | Change::KeyCounts { .. } => {}
+                JournalChange::Redacted { .. }
+                | JournalChange::RoomDeleted { .. }
+                | JournalChange::Imported { .. }
+                | JournalChange::Backfilled { .. }
+                | JournalChange::Erased { .. }
+                | JournalChange::ToServer { .. }
+                | JournalChange::TokensChanged { .. }
+                | JournalChange::KeyCounts { .. } => {}
             }
         }
     }
@@ -267,14 +280,14 @@ impl Follower for Waiters {
     fn failed(&self) {}
 }
 
-impl News {
+impl WaiterRegistration {
     /// Returns when there may be changes.
-    pub async fn come(&mut self) {
+    pub async fn wait_for_change(&mut self) {
         self.notified.as_mut().await;
     }
 }
 
-impl Drop for News {
+impl Drop for WaiterRegistration {
     fn drop(&mut self) {
         let mut by_user = self.waiters.by_user();
         if let Some(waiting) = by_user.get_mut(&self.user) {

@@ -17,7 +17,7 @@ use crate::rooms::SubscriptionChange;
 type ByThread<T> = BTreeMap<OwnedRoomId, BTreeMap<OwnedEventId, T>>;
 
 /// Splits changes into the current subscriptions and those that were ended.
-pub fn subscriptions(
+pub fn split_subscription_changes(
     changes: Vec<SubscriptionChange>,
 ) -> (ByThread<ThreadSubscription>, ByThread<ThreadUnsubscription>) {
     let mut subscribed: ByThread<ThreadSubscription> = BTreeMap::new();

@@ -4,39 +4,39 @@ use std::sync::Arc;
 
 use ruma::events::TimelineEventType;
 
-use super::snapshot::Inside;
+use super::snapshot::RoomContents;
 use crate::{
     matrix::TimelineEvent,
-    rooms::{Access, Bundles, EventSources, HiddenEvents, Page},
+    rooms::{AggregationsByEvent, EventSources, HiddenEvents, TimelinePage, UserAccess},
     storage::Position,
 };
 
 /// A part of a room's timeline, and the viewer's access to its events.
-pub(super) struct Span {
+pub(super) struct TimelineSlice {
     pub(super) events: Vec<Arc<TimelineEvent>>,
     pub(super) is_limited: bool,
     /// The point before the first event.
     pub(super) start: i64,
-    pub(super) access: Option<Access>,
+    pub(super) access: Option<UserAccess>,
     /// The aggregations of the events that relate to these.
-    pub(super) bundles: Bundles,
+    pub(super) bundles: AggregationsByEvent,
     /// The events in the federation format, if the client asks for it.
     pub(super) sources: EventSources,
 }
 
 /// Returns the newest events in memory that the viewer wants, the newest first. `wants` returns `None` for an event
 /// that the viewer may not see. The events stop before one that one of them has replaced.
-pub(super) fn newest(
-    inside: &Inside,
+pub(super) fn newest_events(
+    inside: &RoomContents,
     since: Option<Position>,
     limit: usize,
     wants: impl Fn(&TimelineEvent) -> Option<bool>,
-) -> Page {
+) -> TimelinePage {
     let lower = since.unwrap_or(i64::MIN);
     let mut events = Vec::new();
     let mut hidden = HiddenEvents::default();
     let mut end = None;
-    for event in inside.ring.iter().rev() {
+    for event in inside.latest_events.iter().rev() {
         if event.position <= lower || events.len() == limit {
             break;
         }
@@ -44,7 +44,7 @@ pub(super) fn newest(
             continue;
         }
         match wants(event) {
-            Some(true) if hidden.replace(&event.pdu) => {
+            Some(true) if hidden.has_replaced(&event.pdu) => {
                 end = Some(event.timeline);
                 break;
             }
@@ -53,13 +53,18 @@ pub(super) fn newest(
             None => hidden.add(&event.pdu),
         }
     }
-    Page { events, end }
+    TimelinePage { events, end }
 }
 
-impl Span {
+impl TimelineSlice {
     /// Makes a slice from a page of events, the newest first, that has one more than `limit` if there are more. A page
     /// that stopped early because it examined too many unwanted events makes a limited slice, too.
-    pub(super) fn of_page(page: Page, limit: usize, end: i64, access: Option<Access>) -> Self {
+    pub(super) fn from_page(
+        page: TimelinePage,
+        limit: usize,
+        end: i64,
+        access: Option<UserAccess>,
+    ) -> Self {
         let mut events = page.events;
         let is_limited = events.len() > limit || page.end.is_some();
         let cut_at = page.end.filter(|_| events.len() <= limit);
@@ -72,16 +77,19 @@ impl Span {
             is_limited,
             start,
             access,
-            bundles: Bundles::default(),
+            bundles: AggregationsByEvent::default(),
             sources: EventSources::default(),
         }
     }
 }
 
 /// Returns whether a timeline starts with the creation of the room and the viewer joined for the first time.
-pub(super) fn is_whole(span: &Span) -> bool {
+pub(super) fn is_whole_timeline(span: &TimelineSlice) -> bool {
     let first = span.events.first().map(|event| &event.pdu);
     let begins = first.is_some_and(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, ""));
-    let stays = span.access.as_ref().map_or(1, Access::stays);
+    let stays = span
+        .access
+        .as_ref()
+        .map_or(1, UserAccess::count_join_periods);
     begins && stays <= 1
 }

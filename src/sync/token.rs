@@ -3,25 +3,25 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    ephemeral::Tick,
+    ephemeral::EphemeralTick,
     error::{Error, Result},
     storage::Position,
 };
 
 /// The position up to which a client has received everything. Opaque to clients, and valid across restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
+pub struct SyncToken {
     /// The position in the journal.
     pub position: Position,
     /// The position up to which to-device messages were sent. It is behind `position` when there were too many.
     pub to_device: Position,
     /// The tick of the in-memory state …
-    pub tick: Tick,
+    pub tick: EphemeralTick,
     /// … in this run of the server.
     pub boot: u32,
 }
 
-impl fmt::Display for Token {
+impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             position,
@@ -33,7 +33,7 @@ impl fmt::Display for Token {
     }
 }
 
-impl FromStr for Token {
+impl FromStr for SyncToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -52,7 +52,7 @@ impl FromStr for Token {
 }
 
 /// Returns the token for a point in a room's timeline: between the event with this number and the next.
-pub fn place_token(place: i64) -> String {
+pub fn timeline_token(place: i64) -> String {
     format!("t{place}")
 }
 
@@ -61,7 +61,7 @@ pub fn place_token(place: i64) -> String {
 /// # Errors
 ///
 /// [`Error::InvalidParam`] for a token that is not from this server.
-pub fn place_of(token: &str) -> Result<i64> {
+pub fn parse_timeline_token(token: &str) -> Result<i64> {
     let number = |text: &str| {
         let number = text.parse();
         number.map_err(|_| Error::invalid_param("this is not a token of this server"))
@@ -72,7 +72,7 @@ pub fn place_of(token: &str) -> Result<i64> {
     if let Some((position, _)) = token.strip_prefix('p').and_then(|pos| pos.split_once('_')) {
         return number(position);
     }
-    token.parse::<Token>().map(|token| token.position)
+    token.parse::<SyncToken>().map(|token| token.position)
 }
 
 #[cfg(test)]
@@ -80,22 +80,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_comes_back_as_it_was_given() {
-        let token = Token {
+    fn a_token_survives_writing_and_parsing() {
+        let token = SyncToken {
             position: 12,
             to_device: 10,
             tick: 3,
             boot: 0xbeef,
         };
 
-        assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
-        assert_eq!(place_of(&token.to_string()).unwrap(), 12);
-        assert_eq!(place_of(&place_token(-4)).unwrap(), -4);
-        assert_eq!(place_of("p12_beef").unwrap(), 12);
+        assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
+        assert_eq!(parse_timeline_token(&token.to_string()).unwrap(), 12);
+        assert_eq!(parse_timeline_token(&timeline_token(-4)).unwrap(), -4);
+        assert_eq!(parse_timeline_token("p12_beef").unwrap(), 12);
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
+    fn a_malformed_token_is_refused() {
         for text in [
             "",
             "s",
@@ -109,7 +109,7 @@ mod tests {
             "px_1",
             "42",
         ] {
-            assert!(place_of(text).is_err(), "{text}");
+            assert!(parse_timeline_token(text).is_err(), "{text}");
         }
     }
 }

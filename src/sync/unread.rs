@@ -14,43 +14,43 @@ use ruma::{
     api::client::sync::sync_events::{UnreadNotificationsCount, v3::JoinedRoom},
 };
 
-use super::{Inner, room_view::Viewer, snapshot::Inside};
+use super::{SyncInner, room_view::SyncViewer, snapshot::RoomContents};
 use crate::{
     error::Result,
-    matrix::Counters,
-    rooms::{Room, ThreadCount, UserRoom, View},
+    matrix::NotificationCounters,
+    rooms::{Room, RoomView, ThreadCount, UserRoom},
     storage::{RoomNum, UserNum},
 };
 
 /// The number of rooms of users for which the unread threads are remembered.
-const REMEMBERED: usize = 10_000;
+const MAX_CACHED_ROOMS: usize = 10_000;
 
 /// The unread threads of the users who ask for them.
 #[derive(Default)]
 pub(super) struct ThreadCache {
-    known: Mutex<HashMap<(UserNum, RoomNum), Known>>,
+    by_user_and_room: Mutex<HashMap<(UserNum, RoomNum), UnreadThreads>>,
 }
 
 /// The threads of a room that have new events since the user had read everything.
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct UnreadThreads {
     /// The point up to which the user had read everything.
     since: i64,
     /// The point up to which this is up to date.
     up_to: i64,
-    threads: HashMap<OwnedEventId, Count>,
+    threads: HashMap<OwnedEventId, ThreadCounters>,
 }
 
 /// The counters of a thread at the point up to which all was read, and now.
 #[derive(Clone, Copy, Debug)]
-struct Count {
-    base: Counters,
-    now: Counters,
+struct ThreadCounters {
+    base: NotificationCounters,
+    now: NotificationCounters,
 }
 
-impl Known {
+impl UnreadThreads {
     /// Starts without threads if memory reaches back to a point: then no thread can have events that are missing here.
-    fn anew(since: i64, view: &View) -> Option<Self> {
+    fn empty_since(since: i64, view: &RoomView) -> Option<Self> {
         (since >= view.ring_after).then(|| Self {
             since,
             up_to: since,
@@ -58,10 +58,10 @@ impl Known {
         })
     }
 
-    fn loaded(since: i64, up_to: i64, threads: Vec<ThreadCount>) -> Self {
+    fn from_stored(since: i64, up_to: i64, threads: Vec<ThreadCount>) -> Self {
         let counts = threads.into_iter().map(|thread| {
             let (base, now) = (thread.base, thread.now);
-            (thread.root, Count { base, now })
+            (thread.root, ThreadCounters { base, now })
         });
         Self {
             since,
@@ -71,7 +71,7 @@ impl Known {
     }
 
     /// Adds the events since the last update, if memory holds all of them.
-    fn follow(mut self, view: &View) -> Option<Self> {
+    fn add_new_events(mut self, view: &RoomView) -> Option<Self> {
         if self.up_to < view.ring_after {
             return None;
         }
@@ -83,10 +83,13 @@ impl Known {
             .range(start..)
             .filter_map(|event| event.thread.as_ref())
         {
-            let count = self.threads.entry(thread.root.clone()).or_insert(Count {
-                base: thread.counters - thread.added,
-                now: thread.counters,
-            });
+            let count = self
+                .threads
+                .entry(thread.root.clone())
+                .or_insert(ThreadCounters {
+                    base: thread.counters - thread.added,
+                    now: thread.counters,
+                });
             count.now = thread.counters;
         }
         self.up_to = view.newest_place();
@@ -95,36 +98,38 @@ impl Known {
 }
 
 impl ThreadCache {
-    fn known(&self) -> MutexGuard<'_, HashMap<(UserNum, RoomNum), Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<(UserNum, RoomNum), UnreadThreads>> {
+        self.by_user_and_room
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, user: UserNum, room: &Room, since: i64) -> Option<Known> {
-        let known = self.known().get(&(user, room.num)).cloned();
+    fn get(&self, user: UserNum, room: &Room, since: i64) -> Option<UnreadThreads> {
+        let known = self.lock().get(&(user, room.num)).cloned();
         let view = room.view();
         known
             .filter(|known| known.since == since)
-            .or_else(|| Known::anew(since, &view))?
-            .follow(&view)
+            .or_else(|| UnreadThreads::empty_since(since, &view))?
+            .add_new_events(&view)
     }
 
-    fn put(&self, user: UserNum, room: RoomNum, known: Known) {
-        let mut all = self.known();
-        if all.len() >= REMEMBERED && !all.contains_key(&(user, room)) {
+    fn put(&self, user: UserNum, room: RoomNum, known: UnreadThreads) {
+        let mut all = self.lock();
+        if all.len() >= MAX_CACHED_ROOMS && !all.contains_key(&(user, room)) {
             all.clear();
         }
         all.insert((user, room), known);
     }
 }
 
-impl Inner {
+impl SyncInner {
     /// Adds the unread counts of a room or, where the client asks for it, of its main timeline and of each thread.
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications).
     pub(super) async fn add_unread(
         &self,
-        viewer: &Viewer<'_>,
-        (mine, inside): (&UserRoom, &Inside),
+        viewer: &SyncViewer<'_>,
+        (mine, inside): (&UserRoom, &RoomContents),
         joined: &mut JoinedRoom,
     ) -> Result<()> {
         if !viewer
@@ -134,39 +139,48 @@ impl Inner {
             .timeline
             .unread_thread_notifications
         {
-            joined.unread_notifications = count(mine.unread(inside.counters));
+            joined.unread_notifications = unread_counts(mine.unread_counts(inside.counters));
             return Ok(());
         }
-        let main = inside.counters - inside.threaded;
-        joined.unread_notifications = count(mine.unread_in_main(main));
+        let main = inside.counters - inside.thread_counters;
+        joined.unread_notifications = unread_counts(mine.unread_in_main(main));
         let known = self
-            .known_threads(viewer.session.user, &inside.room, mine.marker.timeline)
+            .unread_threads(viewer.session.user, &inside.room, mine.marker.timeline)
             .await?;
         for (thread_root, thread) in known.threads {
             let unread = mine.unread_in_thread(&thread_root, thread.now, thread.base);
             if unread != (0, 0) {
                 joined
                     .unread_thread_notifications
-                    .insert(thread_root, count(unread));
+                    .insert(thread_root, unread_counts(unread));
             }
         }
         Ok(())
     }
 
-    async fn known_threads(&self, user: UserNum, room: &Room, since: i64) -> Result<Known> {
+    async fn unread_threads(
+        &self,
+        user: UserNum,
+        room: &Room,
+        since: i64,
+    ) -> Result<UnreadThreads> {
         let known = if let Some(known) = self.threads.get(user, room, since) {
             known
         } else {
             let up_to = room.view().newest_place();
-            let threads = self.rooms.relations.active_threads(room, since).await?;
-            Known::loaded(since, up_to, threads)
+            let threads = self
+                .rooms
+                .relations
+                .load_active_threads(room, since)
+                .await?;
+            UnreadThreads::from_stored(since, up_to, threads)
         };
         self.threads.put(user, room.num, known.clone());
         Ok(known)
     }
 }
 
-fn count((notifications, highlights): (u64, u64)) -> UnreadNotificationsCount {
+fn unread_counts((notifications, highlights): (u64, u64)) -> UnreadNotificationsCount {
     let mut count = UnreadNotificationsCount::new();
     count.notification_count = Some(UInt::new_saturating(notifications));
     count.highlight_count = Some(UInt::new_saturating(highlights));

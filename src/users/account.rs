@@ -7,7 +7,7 @@ use super::{Session, Users, passwords::Passwords};
 use crate::{
     error::Result,
     storage::{
-        Change, UserNum, WriteTx,
+        JournalChange, UserNum, WriteTx,
         devices::{cross_signing, device_list_changes, device_table, key_backups},
         rooms::{delayed_events, invite_links},
         users::{account_data, accounts, profiles, short_lived_tokens},
@@ -61,23 +61,27 @@ impl Users {
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         let user = session.user;
         let mut tx = self.inner.db.write().await?;
-        let position = erase.then(|| tx.position());
+        let position = erase.then(|| tx.next_position());
         accounts::deactivate(&mut tx, user, position).await?;
         if let Some(position) = position {
             let user_id = session.user_id.clone();
-            tx.publish(position, Change::Erased { user_id });
+            tx.publish(position, JournalChange::Erased { user_id });
         }
         delete_devices_except(&mut tx, user, None).await?;
         short_lived_tokens::remove_all(&mut tx, user).await?;
         if cross_signing::remove_all(&mut tx, user).await? > 0 {
-            device_list_changes::note_devices(&mut tx, user, &[device_list_changes::OWN_KEYS])
-                .await?;
+            device_list_changes::record_device_changes(
+                &mut tx,
+                user,
+                &[device_list_changes::CROSS_SIGNING_DEVICE_ID],
+            )
+            .await?;
         }
         key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         invite_links::remove_of_creator(&mut tx, user).await?;
-        delayed_events::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
+        delayed_events::cancel_of_user(&mut tx, user, self.inner.clock.now_ms()).await?;
         tx.commit().await?;
         tracing::info!(user_id = %session.user_id, "account deactivated");
         Ok(())
@@ -152,22 +156,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_deactivated_account_is_gone_for_good() {
+    async fn a_deactivated_account_can_never_be_used_again() {
         let test = TestUsers::new(|_| {}).await;
         let login = test.register("alice").await;
         let alice = test
             .users
-            .authenticate(&login.issued.access_token)
+            .authenticate(&login.tokens.access_token)
             .await
             .unwrap();
 
         test.users.deactivate(&alice, true).await.unwrap();
 
-        let token = &login.issued.access_token;
+        let token = &login.tokens.access_token;
         assert!(test.users.authenticate(token).await.is_err());
         let refused = test.users.check_password("alice", "password".into()).await;
         assert!(matches!(refused, Err(Error::UserDeactivated)));
-        let refused = test.users.available("alice").await;
+        let refused = test.users.available_user_id("alice").await;
         assert!(matches!(refused, Err(Error::UserInUse)));
         let profile = test.users.profile(&alice.user_id).await;
         assert!(matches!(profile, Err(Error::NotFound(_))));
@@ -179,13 +183,13 @@ mod tests {
         let login = test.register("alice").await;
         let alice = test
             .users
-            .authenticate(&login.issued.access_token)
+            .authenticate(&login.tokens.access_token)
             .await
             .unwrap();
 
         test.users.logout_all(&alice).await.unwrap();
 
-        let token = &login.issued.access_token;
+        let token = &login.tokens.access_token;
         assert!(test.users.authenticate(token).await.is_err());
     }
 }

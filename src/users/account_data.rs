@@ -12,29 +12,29 @@ use super::{Session, Users, check_text, push_rules};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, Position, Read, RoomNum, UserNum, WriteTx,
+        JournalChange, Position, ReadAccess, RoomNum, UserNum, WriteTx,
         rooms::room_table,
         users::account_data::{self, AccountData},
     },
 };
 
 /// The longest type of account data and the longest tag, in bytes.
-const NAME_BYTES: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 /// The largest number of a user's account data entries, in all rooms and globally, and their total size.
-const MAX_PIECES: i64 = 20_000;
-const MAX_BYTES: i64 = 10 * 1024 * 1024;
+const MAX_ENTRIES: i64 = 20_000;
+const MAX_TOTAL_BYTES: i64 = 10 * 1024 * 1024;
 /// The largest number of tags of a room: far more than a list of rooms can show.
-const TAGS: usize = 100;
+const MAX_TAGS_PER_ROOM: usize = 100;
 /// The account data type for the fully read marker of a room.
-const FULLY_READ: &str = "m.fully_read";
+const FULLY_READ_TYPE: &str = "m.fully_read";
 /// The account data types that only the server sets.
-const OWN: [&str; 2] = [FULLY_READ, PUSH_RULES];
+const SERVER_SET_TYPES: [&str; 2] = [FULLY_READ_TYPE, PUSH_RULES_TYPE];
 /// The account data type for the users that a user ignores.
-const IGNORED_USERS: &str = "m.ignored_user_list";
+const IGNORED_USERS_TYPE: &str = "m.ignored_user_list";
 /// The account data type for the push rules.
-pub(super) const PUSH_RULES: &str = "m.push_rules";
+pub(super) const PUSH_RULES_TYPE: &str = "m.push_rules";
 /// The account data type for the tags of a room.
-pub(super) const TAG: &str = "m.tag";
+pub(super) const TAG_TYPE: &str = "m.tag";
 
 impl Users {
     /// Returns the content of an account data entry as JSON.
@@ -49,16 +49,16 @@ impl Users {
         room_id: Option<&RoomId>,
         kind: &str,
     ) -> Result<String> {
-        session.must_be(owner)?;
-        check_text("type", kind, NAME_BYTES)?;
-        if room_id.is_none() && kind == PUSH_RULES {
+        session.must_be_user(owner)?;
+        check_text("type", kind, MAX_NAME_BYTES)?;
+        if room_id.is_none() && kind == PUSH_RULES_TYPE {
             let rules = self.push_rules(session.user, &session.user_id).await?;
-            return push_rules::to_content(&rules);
+            return push_rules::push_rules_content(&rules);
         }
         let mut db = self.inner.db.read().await?;
         let room = room_number(&mut db, room_id).await?;
         let content = account_data::get(&mut db, session.user, room, kind).await?;
-        let content = content.filter(|content| content != account_data::REMOVED);
+        let content = content.filter(|content| content != account_data::REMOVED_CONTENT);
         content.ok_or_else(|| Error::not_found("there is no such account data"))
     }
 
@@ -72,7 +72,7 @@ impl Users {
         up_to: Position,
     ) -> Result<Vec<AccountData>> {
         let mut db = self.inner.db.read().await?;
-        account_data::changed(&mut db, user, after, up_to).await
+        account_data::changed_between(&mut db, user, after, up_to).await
     }
 
     /// Sets an account data entry. An empty object removes it (MSC3391).
@@ -89,26 +89,26 @@ impl Users {
         event: (&str, &str),
     ) -> Result<()> {
         let (kind, content) = event;
-        session.must_be(owner)?;
-        check_text("type", kind, NAME_BYTES)?;
-        if OWN.contains(&kind) {
+        session.must_be_user(owner)?;
+        check_text("type", kind, MAX_NAME_BYTES)?;
+        if SERVER_SET_TYPES.contains(&kind) {
             return Err(Error::ReadOnly(format!(
                 "{kind} cannot be set through this endpoint"
             )));
         }
         let object = serde_json::from_str::<Map<String, Value>>(content)
             .map_err(|_| Error::BadJson("the content must be a JSON object".to_owned()))?;
-        if room_id.is_none() && kind == IGNORED_USERS {
+        if room_id.is_none() && kind == IGNORED_USERS_TYPE {
             must_not_ignore_oneself(&object, owner)?;
         }
         let content = if object.is_empty() {
-            account_data::REMOVED
+            account_data::REMOVED_CONTENT
         } else {
             content
         };
         let mut tx = self.inner.db.write().await?;
         let room = room_number(&mut tx, room_id).await?;
-        store(&mut tx, session, room, kind, content).await?;
+        store_account_data(&mut tx, session, room, kind, content).await?;
         check_size(&mut tx, session.user).await?;
         tx.commit().await
     }
@@ -124,7 +124,7 @@ impl Users {
     ) -> Result<()> {
         let content = serde_json::json!({ "event_id": event_id }).to_string();
         let mut tx = self.inner.db.write().await?;
-        store(&mut tx, session, Some(room), FULLY_READ, &content).await?;
+        store_account_data(&mut tx, session, Some(room), FULLY_READ_TYPE, &content).await?;
         tx.commit().await
     }
 
@@ -134,10 +134,10 @@ impl Users {
     ///
     /// [`Error::Forbidden`] for another user's.
     pub async fn tags(&self, session: &Session, owner: &UserId, room_id: &RoomId) -> Result<Tags> {
-        session.must_be(owner)?;
+        session.must_be_user(owner)?;
         let mut db = self.inner.db.read().await?;
         let room = room_number(&mut db, Some(room_id)).await?;
-        let content = account_data::get(&mut db, session.user, room, TAG).await?;
+        let content = account_data::get(&mut db, session.user, room, TAG_TYPE).await?;
         Ok(read_tags(content.as_deref()))
     }
 
@@ -155,11 +155,11 @@ impl Users {
         tag: (&str, TagInfo),
     ) -> Result<()> {
         let (name, info) = tag;
-        session.must_be(owner)?;
-        check_text("tag", name, NAME_BYTES)?;
+        session.must_be_user(owner)?;
+        check_text("tag", name, MAX_NAME_BYTES)?;
         self.change_tags(session, room_id, |tags| {
             tags.insert(TagName::from(name), info);
-            if tags.len() > TAGS {
+            if tags.len() > MAX_TAGS_PER_ROOM {
                 return Err(Error::invalid_param("the room has too many tags"));
             }
             Ok(())
@@ -179,7 +179,7 @@ impl Users {
         room_id: &RoomId,
         tag: &str,
     ) -> Result<()> {
-        session.must_be(owner)?;
+        session.must_be_user(owner)?;
         self.change_tags(session, room_id, |tags| {
             tags.remove(&TagName::from(tag));
             Ok(())
@@ -195,11 +195,11 @@ impl Users {
     ) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
         let room = room_number(&mut tx, Some(room_id)).await?;
-        let content = account_data::get(&mut tx, session.user, room, TAG).await?;
+        let content = account_data::get(&mut tx, session.user, room, TAG_TYPE).await?;
         let mut tags = read_tags(content.as_deref());
         change(&mut tags)?;
         let content = serde_json::to_string(&TagEventContent::new(tags))?;
-        store(&mut tx, session, room, TAG, &content).await?;
+        store_account_data(&mut tx, session, room, TAG_TYPE, &content).await?;
         check_size(&mut tx, session.user).await?;
         tx.commit().await
     }
@@ -212,9 +212,9 @@ impl Users {
 /// [`Error::TooLarge`] when it does not.
 async fn check_size(tx: &mut WriteTx, user: UserNum) -> Result<()> {
     let size = account_data::size(tx, user).await?;
-    if size.count > MAX_PIECES || size.bytes > MAX_BYTES {
+    if size.count > MAX_ENTRIES || size.bytes > MAX_TOTAL_BYTES {
         return Err(Error::TooLarge(format!(
-            "a user may have at most {MAX_PIECES} account data entries with {MAX_BYTES} bytes of it"
+            "a user may have at most {MAX_ENTRIES} account data entries with {MAX_TOTAL_BYTES} bytes of it"
         )));
     }
     Ok(())
@@ -234,11 +234,14 @@ fn must_not_ignore_oneself(content: &Map<String, Value>, user_id: &UserId) -> Re
 /// # Errors
 ///
 /// [`Error::NotFound`] when this server does not know it.
-async fn room_number(db: &mut impl Read, room_id: Option<&RoomId>) -> Result<Option<RoomNum>> {
+async fn room_number(
+    db: &mut impl ReadAccess,
+    room_id: Option<&RoomId>,
+) -> Result<Option<RoomNum>> {
     let Some(room_id) = room_id else {
         return Ok(None);
     };
-    match room_table::number(db, room_id.as_str()).await? {
+    match room_table::find_number(db, room_id.as_str()).await? {
         Some(room) => Ok(Some(room)),
         None => Err(Error::not_found("this server does not know the room")),
     }
@@ -259,26 +262,26 @@ pub(super) async fn add_tag(
     room: RoomNum,
     (name, info): (&str, TagInfo),
 ) -> Result<()> {
-    let content = account_data::get(tx, user, Some(room), TAG).await?;
+    let content = account_data::get(tx, user, Some(room), TAG_TYPE).await?;
     let mut tags = read_tags(content.as_deref());
     tags.insert(TagName::from(name), info);
     let content = serde_json::to_string(&TagEventContent::new(tags))?;
-    store_for(tx, user, Some(room), TAG, &content).await
+    store_account_data_for(tx, user, Some(room), TAG_TYPE, &content).await
 }
 
 /// Stores an account data entry of the session's user and publishes the change.
-pub(super) async fn store(
+pub(super) async fn store_account_data(
     tx: &mut WriteTx,
     session: &Session,
     room: Option<RoomNum>,
     kind: &str,
     content: &str,
 ) -> Result<()> {
-    store_for(tx, session.user, room, kind, content).await
+    store_account_data_for(tx, session.user, room, kind, content).await
 }
 
 /// Stores an account data entry of a user and publishes the change.
-pub(super) async fn store_for(
+pub(super) async fn store_account_data_for(
     tx: &mut WriteTx,
     user: UserNum,
     room: Option<RoomNum>,
@@ -286,7 +289,7 @@ pub(super) async fn store_for(
     content: &str,
 ) -> Result<()> {
     let position = account_data::set(tx, user, room, kind, content).await?;
-    let change = Change::AccountData {
+    let change = JournalChange::AccountData {
         user,
         room,
         kind: kind.into(),
@@ -315,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn account_data_is_an_object_and_not_the_servers_own() {
+    async fn clients_set_only_objects_of_types_that_are_theirs() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let id = &alice.user_id;
@@ -329,7 +332,7 @@ mod tests {
         set("org.example", r#"{"a":1}"#).await.unwrap();
         let list = set("org.example", "[]").await;
         assert!(matches!(list, Err(Error::BadJson(_))));
-        for own in OWN {
+        for own in SERVER_SET_TYPES {
             assert!(matches!(set(own, "{}").await, Err(Error::ReadOnly(_))));
         }
 
@@ -348,14 +351,14 @@ mod tests {
         let alice = test.session("alice").await;
         let id = &alice.user_id;
         let room_id = room(&test).await;
-        let before = test.test.db.journal().published();
+        let before = test.test.db.journal().published_position();
 
         let set = test
             .users
             .set_account_data(&alice, id, Some(room_id), ("k", r#"{"a":1}"#));
         set.await.unwrap();
 
-        let now = test.test.db.journal().published();
+        let now = test.test.db.journal().published_position();
         let changed = test.users.account_data_changed(alice.user, before, now);
         let changed = changed.await.unwrap();
         assert_eq!(changed.len(), 1);
@@ -365,13 +368,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_default_push_rules_can_be_read_but_are_no_change() {
+    async fn default_push_rules_are_readable_but_not_a_change() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
 
         let rules = test
             .users
-            .account_data(&alice, &alice.user_id, None, PUSH_RULES);
+            .account_data(&alice, &alice.user_id, None, PUSH_RULES_TYPE);
         assert!(rules.await.unwrap().starts_with(r#"{"global":{"#));
         let changed = test.users.account_data_changed(alice.user, 0, i64::MAX);
         assert!(changed.await.unwrap().is_empty());

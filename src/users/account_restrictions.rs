@@ -17,7 +17,7 @@ use crate::{
 
 /// A restriction of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restriction {
+pub enum AccountRestriction {
     /// The user may read and leave, but not write.
     Suspended,
     /// The user may only log out.
@@ -35,12 +35,12 @@ impl Users {
         &self,
         session: &Session,
         user_id: &UserId,
-        restriction: Restriction,
+        restriction: AccountRestriction,
     ) -> Result<bool> {
-        let (_, account) = self.moderated(session, user_id).await?;
+        let (_, account) = self.moderated_account(session, user_id).await?;
         Ok(match restriction {
-            Restriction::Suspended => account.suspended,
-            Restriction::Locked => account.locked,
+            AccountRestriction::Suspended => account.suspended,
+            AccountRestriction::Locked => account.locked,
         })
     }
 
@@ -51,26 +51,26 @@ impl Users {
     ///
     /// Like [`Users::restriction`].
     #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
-    pub async fn restrict(
+    pub async fn set_restriction(
         &self,
         session: &Session,
         user_id: &UserId,
-        restriction: Restriction,
+        restriction: AccountRestriction,
         is_on: bool,
     ) -> Result<()> {
-        let (user, _) = self.moderated(session, user_id).await?;
+        let (user, _) = self.moderated_account(session, user_id).await?;
         let mut tx = self.inner.db.write().await?;
         match restriction {
-            Restriction::Suspended => accounts::set_suspended(&mut tx, user, is_on).await?,
-            Restriction::Locked => accounts::set_locked(&mut tx, user, is_on).await?,
+            AccountRestriction::Suspended => accounts::set_suspended(&mut tx, user, is_on).await?,
+            AccountRestriction::Locked => accounts::set_locked(&mut tx, user, is_on).await?,
         }
         if is_on {
-            delayed_events::cancel_of(&mut tx, user, self.inner.clock.now_ms()).await?;
+            delayed_events::cancel_of_user(&mut tx, user, self.inner.clock.now_ms()).await?;
         }
         let devices = device_table::of_user(&mut tx, user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();
         // The tokens stay valid, but the cached sessions must be read again.
-        device_table::end_sessions(&mut tx, user, devices);
+        device_table::announce_ended_sessions(&mut tx, user, devices);
         tx.commit().await?;
         tracing::info!(user_id = %user_id, ?restriction, is_on, "account restriction changed");
         Ok(())
@@ -82,15 +82,19 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Forbidden`] for other users; [`Error::NotFound`].
-    pub async fn may_inspect(&self, session: &Session, user_id: &UserId) -> Result<UserNum> {
+    pub async fn inspectable_user(&self, session: &Session, user_id: &UserId) -> Result<UserNum> {
         if session.user_id != user_id && !session.is_admin {
             return Err(Error::forbidden("only administrators may do this"));
         }
-        self.number_of(user_id).await
+        self.active_user_num(user_id).await
     }
 
     /// Returns the account that an administrator moderates.
-    async fn moderated(&self, session: &Session, user_id: &UserId) -> Result<(UserNum, Account)> {
+    async fn moderated_account(
+        &self,
+        session: &Session,
+        user_id: &UserId,
+    ) -> Result<(UserNum, Account)> {
         // This check comes first, so that nobody else learns which accounts exist.
         if !session.is_admin {
             return Err(Error::forbidden("only administrators may do this"));
@@ -98,7 +102,7 @@ impl Users {
         if user_id.server_name() != self.inner.server_name {
             return Err(Error::invalid_param("the user belongs to another server"));
         }
-        let user = self.number_of(user_id).await?;
+        let user = self.active_user_num(user_id).await?;
         let mut db = self.inner.db.read().await?;
         let account = accounts::find(&mut db, user).await?;
         let account = account.ok_or_else(|| Error::not_found("there is no such user"))?;

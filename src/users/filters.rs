@@ -7,14 +7,14 @@ use ruma::{UserId, api::client::filter::FilterDefinition, canonical_json::to_can
 use super::{Session, Users};
 use crate::{
     error::{Error, Result},
-    matrix::knows_format,
+    matrix::is_known_format,
     storage::{UserNum, users::filters},
 };
 
 /// The largest number of filters of a user. Clients store one or two for each of their versions.
-const FILTERS: i64 = 200;
+const MAX_FILTERS_PER_USER: i64 = 200;
 /// The largest filter, in bytes.
-const FILTER_BYTES: usize = 64 * 1024;
+const MAX_FILTER_BYTES: usize = 64 * 1024;
 
 impl Users {
     /// Stores a filter and returns its id. Equal filters have the same id.
@@ -28,8 +28,8 @@ impl Users {
         owner: &UserId,
         filter: &FilterDefinition,
     ) -> Result<String> {
-        session.must_be(owner)?;
-        if !knows_format(&filter.event_format) {
+        session.must_be_user(owner)?;
+        if !is_known_format(&filter.event_format) {
             return Err(Error::invalid_param(
                 "event_format must be client or federation",
             ));
@@ -37,7 +37,7 @@ impl Users {
         let definition = to_canonical_value(filter)
             .map_err(|e| Error::invalid_param(format!("the filter is not canonical: {e}")))?
             .to_string();
-        if definition.len() > FILTER_BYTES {
+        if definition.len() > MAX_FILTER_BYTES {
             return Err(Error::invalid_param("the filter is too large"));
         }
         let user = session.user;
@@ -46,7 +46,7 @@ impl Users {
             return Ok(id.to_string());
         }
         let id = filters::last_id(&mut tx, user).await? + 1;
-        if id > FILTERS {
+        if id > MAX_FILTERS_PER_USER {
             return Err(Error::invalid_param("the user has too many filters"));
         }
         filters::insert(&mut tx, user, id, &definition).await?;

@@ -4,7 +4,7 @@
 
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::session::login};
 
-use super::{Issued, Users, check_text, secrets, usernames};
+use super::{IssuedTokens, Users, check_text, secrets, usernames};
 use crate::{
     error::{Error, Result},
     storage::{
@@ -34,10 +34,10 @@ pub struct NewDevice {
 
 /// A session that was started.
 #[derive(Clone, Debug)]
-pub struct LoggedIn {
+pub struct StartedSession {
     pub user_id: OwnedUserId,
     pub device_id: OwnedDeviceId,
-    pub issued: Issued,
+    pub tokens: IssuedTokens,
 }
 
 impl NewDevice {
@@ -62,7 +62,7 @@ impl Users {
     /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Refused`] for login types other than a password or a
     /// login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn login(&self, request: login::v3::Request) -> Result<LoggedIn> {
+    pub async fn login(&self, request: login::v3::Request) -> Result<StartedSession> {
         let device = NewDevice {
             device_id: request.device_id.filter(|id| !id.as_str().is_empty()),
             display_name: request.initial_device_display_name,
@@ -74,7 +74,7 @@ impl Users {
                 let name = named_user(&credentials)?;
                 self.check_password(&name, credentials.password).await?
             }
-            login::v3::LoginInfo::Token(login) => self.take_login_token(&login.token).await?,
+            login::v3::LoginInfo::Token(login) => self.redeem_login_token(&login.token).await?,
             _ => return Err(Error::Refused("unknown login type".to_owned())),
         };
         let now = self.inner.clock.now_ms();
@@ -87,20 +87,20 @@ impl Users {
         }
         let (device_id, issued) = begin_session(&mut tx, user, device, now).await?;
         tx.commit().await?;
-        Ok(LoggedIn {
+        Ok(StartedSession {
             user_id,
             device_id,
-            issued,
+            tokens: issued,
         })
     }
 
     /// Returns the user id in a login by password, whether or not there is such an account.
-    pub fn account_tried(&self, request: &login::v3::Request) -> Option<OwnedUserId> {
+    pub fn attempted_user(&self, request: &login::v3::Request) -> Option<OwnedUserId> {
         let login::v3::LoginInfo::Password(credentials) = &request.login_info else {
             return None;
         };
         let name = named_user(credentials).ok()?;
-        usernames::named(&name, &self.inner.server_name)
+        usernames::named_user_id(&name, &self.inner.server_name)
     }
 
     /// Returns the user with this name, if the password is correct.
@@ -110,8 +110,8 @@ impl Users {
         password: String,
     ) -> Result<(UserNum, OwnedUserId)> {
         let wrong = || Error::forbidden("the user name or the password is wrong");
-        let account = match usernames::named(name, &self.inner.server_name) {
-            Some(user_id) => self.account_of(&user_id).await?.map(|a| (a, user_id)),
+        let account = match usernames::named_user_id(name, &self.inner.server_name) {
+            Some(user_id) => self.load_account(&user_id).await?.map(|a| (a, user_id)),
             None => None,
         };
         let hash = account
@@ -130,10 +130,10 @@ impl Users {
         Ok((account.user_num, user_id))
     }
 
-    async fn account_of(&self, user_id: &OwnedUserId) -> Result<Option<accounts::Account>> {
+    async fn load_account(&self, user_id: &OwnedUserId) -> Result<Option<accounts::Account>> {
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
-        match strings.find(&mut db, user_id.as_str()).await? {
+        match strings.find_number(&mut db, user_id.as_str()).await? {
             Some(user) => accounts::find(&mut db, user).await,
             None => Ok(None),
         }
@@ -169,21 +169,21 @@ pub(super) async fn begin_session(
     user: UserNum,
     wanted: NewDevice,
     now: i64,
-) -> Result<(OwnedDeviceId, Issued)> {
+) -> Result<(OwnedDeviceId, IssuedTokens)> {
     let device_id = wanted
         .device_id
-        .unwrap_or_else(|| secrets::device_id().into());
+        .unwrap_or_else(|| secrets::random_device_id().into());
     if let Some(known) = device_table::find(tx, user, device_id.as_str()).await? {
         tokens::delete_of_devices(tx, &[known.num]).await?;
-        device_table::end_sessions(tx, user, vec![known.num]);
+        device_table::announce_ended_sessions(tx, user, vec![known.num]);
     }
     let name = wanted.display_name;
     let device = device_table::upsert(tx, user, device_id.as_str(), name, now).await?;
     // Scripts that log in repeatedly and never log out lose their old devices.
-    let mut forgotten = device_table::beyond(tx, user, MAX_DEVICES).await?;
+    let mut forgotten = device_table::least_recently_seen(tx, user, MAX_DEVICES).await?;
     forgotten.retain(|forgotten| *forgotten != device);
     device_table::delete(tx, user, forgotten).await?;
-    let issued = Issued::store(tx, device, wanted.refresh_token, now).await?;
+    let issued = IssuedTokens::issue(tx, device, wanted.refresh_token, now).await?;
     Ok((device_id, issued))
 }
 
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_user_logs_in_by_localpart_or_full_id_or_the_old_way() {
+    async fn login_accepts_localparts_full_ids_and_the_deprecated_field() {
         let test = TestUsers::new(|_| {}).await;
         test.register("alice").await;
         let old = json!({"type": "m.login.password", "password": "password", "user": "alice"});
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_too_many_devices_those_not_seen_for_longest_are_logged_out() {
+    async fn too_many_devices_log_out_the_least_recently_seen() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let mut tx = test.test.db.write().await.unwrap();
@@ -271,7 +271,7 @@ mod tests {
     async fn a_login_to_a_device_replaces_its_tokens() {
         let test = TestUsers::new(|_| {}).await;
         let first = test.register("alice").await;
-        let token = first.issued.access_token;
+        let token = first.tokens.access_token;
         test.users.authenticate(&token).await.unwrap();
 
         let mut again = by_name("alice", "password");
@@ -280,12 +280,12 @@ mod tests {
 
         assert_eq!(second.device_id, first.device_id);
         assert!(test.users.authenticate(&token).await.is_err());
-        let token = second.issued.access_token;
+        let token = second.tokens.access_token;
         assert!(test.users.authenticate(&token).await.is_ok());
     }
 
     #[tokio::test]
-    async fn an_unknown_way_to_log_in_is_refused() {
+    async fn an_unknown_login_type_is_refused() {
         let test = TestUsers::new(|_| {}).await;
         let request = request(&json!({"type": "org.example.smile"}));
 

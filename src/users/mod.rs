@@ -33,25 +33,25 @@ use std::sync::Arc;
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
-    account_restrictions::Restriction,
-    login::{LoggedIn, NewDevice},
+    account_restrictions::AccountRestriction,
+    login::{NewDevice, StartedSession},
     profile::ProfileChange,
     push_rules::write_push_rules,
-    refresh_tokens::{ACCESS_TOKEN_LIFETIME, Issued},
-    register::Registered,
+    refresh_tokens::{ACCESS_TOKEN_LIFETIME, IssuedTokens},
+    register::RegisteredAccount,
     sessions::Session,
     shared_secret::SharedSecretRegistration,
-    uia::StageAnswer,
-    user_directory::Found,
-    user_list::{PeoplePage, PeopleRequest, Person},
+    uia::StageInput,
+    user_directory::DirectoryUser,
+    user_list::{ListedUser, UserListPage, UserListRequest},
 };
 use self::{
-    passwords::Passwords, sessions::LastSeen, sessions::Sessions, shared_secret::Nonces,
-    uia::UiaSessions,
+    passwords::Passwords, sessions::LastSeenWriter, sessions::SessionCache,
+    shared_secret::RegistrationNonces, uia::UiaSessions,
 };
 use crate::{
     clock::Clock,
-    config::{Config, Registration},
+    config::{Config, RegistrationSection},
     error::{Error, Result},
     storage::{Db, UserNum},
     tasks::Tasks,
@@ -60,34 +60,34 @@ use crate::{
 /// The accounts of this server. Cheap to clone.
 #[derive(Clone)]
 pub struct Users {
-    inner: Arc<Inner>,
+    inner: Arc<UsersInner>,
 }
 
-struct Inner {
+struct UsersInner {
     db: Db,
     clock: Clock,
     server_name: OwnedServerName,
-    registration: Registration,
+    registration: RegistrationSection,
     all_users_searchable: bool,
     all_users_listed: bool,
     notices_sender: Option<OwnedUserId>,
     passwords: Passwords,
-    sessions: Arc<Sessions>,
-    last_seen: LastSeen,
+    sessions: Arc<SessionCache>,
+    last_seen: LastSeenWriter,
     uia: UiaSessions,
-    nonces: Nonces,
+    nonces: RegistrationNonces,
     tasks: Tasks,
     /// Held while users of other servers are added to the directory.
-    listing_people: tokio::sync::Mutex<()>,
+    remote_users_lock: tokio::sync::Mutex<()>,
 }
 
 impl Users {
     /// Starts to serve the accounts in a database.
     pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks) -> Self {
-        let sessions = Arc::new(Sessions::default());
-        db.journal().follow(sessions.clone());
+        let sessions = Arc::new(SessionCache::default());
+        db.journal().add_follower(sessions.clone());
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(UsersInner {
                 db: db.clone(),
                 clock: clock.clone(),
                 server_name: config.server.name.clone(),
@@ -97,11 +97,11 @@ impl Users {
                 all_users_listed: config.directory.all_users_listed,
                 passwords: Passwords::new(&config.passwords),
                 sessions,
-                last_seen: LastSeen::start(db, tasks),
+                last_seen: LastSeenWriter::start(db, tasks),
                 uia: UiaSessions::default(),
-                nonces: Nonces::default(),
+                nonces: RegistrationNonces::default(),
                 tasks: tasks.clone(),
-                listing_people: tokio::sync::Mutex::default(),
+                remote_users_lock: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -109,7 +109,7 @@ impl Users {
     /// Returns those of the users who are guests.
     pub async fn guests_among(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
         let mut db = self.inner.db.read().await?;
-        crate::storage::users::accounts::guests(&mut db, users).await
+        crate::storage::users::accounts::guests_among(&mut db, users).await
     }
 
     /// Returns whether an account is active and not a guest's, suspended or locked.
@@ -126,14 +126,14 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] for all other users.
-    async fn number_of(&self, user_id: &UserId) -> Result<UserNum> {
+    async fn active_user_num(&self, user_id: &UserId) -> Result<UserNum> {
         let unknown = || Error::not_found("there is no such user");
         if user_id.server_name() != self.inner.server_name {
             return Err(unknown());
         }
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
-        let user = strings.find(&mut db, user_id.as_str()).await?;
+        let user = strings.find_number(&mut db, user_id.as_str()).await?;
         let user = user.ok_or_else(unknown)?;
         match crate::storage::users::accounts::find(&mut db, user).await? {
             Some(account) if !account.deactivated => Ok(user),
@@ -189,26 +189,29 @@ pub(crate) mod testing {
             Self { users, clock, test }
         }
 
-        pub(crate) fn later(&self, by: Duration) {
+        pub(crate) fn advance(&self, by: Duration) {
             self.clock.advance(by);
         }
 
         /// Registers a user whose password is "password" and returns the first session.
-        pub(crate) async fn register(&self, name: &str) -> LoggedIn {
+        pub(crate) async fn register(&self, name: &str) -> StartedSession {
             let request = serde_json::json!({
                 "username": name, "password": "password", "auth": {"type": "m.login.dummy"},
             });
             self.register_with(request).await.unwrap()
         }
 
-        pub(crate) async fn register_with(&self, body: serde_json::Value) -> Result<LoggedIn> {
+        pub(crate) async fn register_with(
+            &self,
+            body: serde_json::Value,
+        ) -> Result<StartedSession> {
             let registered = self.users.register(register_request(&body)).await?;
             Ok(registered.login.expect("did not inhibit the login"))
         }
 
         pub(crate) async fn session(&self, name: &str) -> Arc<Session> {
             let login = self.register(name).await;
-            let token = login.issued.access_token;
+            let token = login.tokens.access_token;
             self.users.authenticate(&token).await.unwrap()
         }
     }

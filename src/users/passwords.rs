@@ -17,36 +17,37 @@ use crate::{
 };
 
 /// The number of passwords that may wait to be hashed. More are refused, so that memory and waiting time stay bounded.
-const QUEUE: usize = 512;
+const MAX_WAITING_PASSWORDS: usize = 512;
 /// The longest password, in bytes.
-const MAX_BYTES: usize = 512;
+const MAX_PASSWORD_BYTES: usize = 512;
 /// A salt and a hash without a password, against which the passwords of unknown users are checked.
-const NOBODY: &str = "cGFybG91cjogbm8gc2FsdA$cGFybG91ciBrbm93cyBub2JvZHkgYnkgdGhlIG5hbWU";
+const UNKNOWN_USER_HASH: &str =
+    "cGFybG91cjogbm8gc2FsdA$cGFybG91ciBrbm93cyBub2JvZHkgYnkgdGhlIG5hbWU";
 
 /// Hashes and checks passwords.
 pub(super) struct Passwords {
     argon2: Argon2<'static>,
-    nobody: String,
-    turns: Arc<Semaphore>,
+    unknown_user_hash: String,
+    permits: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
 impl Passwords {
     /// Prepares argon2id with the configured parameters.
-    pub(super) fn new(config: &config::Passwords) -> Self {
+    pub(super) fn new(config: &config::PasswordsSection) -> Self {
         let (memory, passes) = (config.memory_kib, config.iterations);
         // The configuration accepts only parameters that argon2 supports.
         let params = Params::new(memory, passes, 1, None).unwrap_or_default();
         let nobody = format!(
-            "$argon2id$v=19$m={},t={},p=1${NOBODY}",
+            "$argon2id$v=19$m={},t={},p=1${UNKNOWN_USER_HASH}",
             params.m_cost(),
             params.t_cost()
         );
         let turns = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
-            nobody,
-            turns: Arc::new(Semaphore::new(turns)),
+            unknown_user_hash: nobody,
+            permits: Arc::new(Semaphore::new(turns)),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -60,9 +61,9 @@ impl Passwords {
         if password.is_empty() {
             return Err(Error::WeakPassword("the password is empty".to_owned()));
         }
-        if password.len() > MAX_BYTES {
+        if password.len() > MAX_PASSWORD_BYTES {
             return Err(Error::invalid_param(format!(
-                "the password is longer than {MAX_BYTES} bytes"
+                "the password is longer than {MAX_PASSWORD_BYTES} bytes"
             )));
         }
         Ok(())
@@ -71,7 +72,7 @@ impl Passwords {
     /// Returns the hash of a password, in PHC format.
     pub(super) async fn hash(&self, password: String) -> Result<String> {
         let argon2 = self.argon2.clone();
-        self.in_turn(move || {
+        self.run_in_turn(move || {
             let salt = SaltString::encode_b64(&rand::random::<[u8; 16]>())?;
             let hash = argon2.hash_password(password.as_bytes(), &salt)?;
             Ok(hash.to_string())
@@ -81,13 +82,13 @@ impl Passwords {
 
     /// Returns whether a password has this hash. Without a hash it takes the same time and returns `false`.
     pub(super) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool> {
-        if password.len() > MAX_BYTES {
+        if password.len() > MAX_PASSWORD_BYTES {
             return Ok(false);
         }
         let argon2 = self.argon2.clone();
         let is_somebody = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobody.clone());
-        self.in_turn(move || {
+        let hash = hash.unwrap_or_else(|| self.unknown_user_hash.clone());
+        self.run_in_turn(move || {
             let hash = PasswordHash::new(&hash)?;
             match argon2.verify_password(password.as_bytes(), &hash) {
                 Ok(()) => Ok(is_somebody),
@@ -99,12 +100,12 @@ impl Passwords {
     }
 
     /// Runs a computation on a blocking thread, a few at a time.
-    async fn in_turn<T: Send + 'static>(
+    async fn run_in_turn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> argon2::password_hash::Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _place = Place::take(&self.waiting)?;
-        let turn = self.turns.clone().acquire_owned().await;
+        let _place = PasswordQueuePlace::enter(&self.waiting)?;
+        let turn = self.permits.clone().acquire_owned().await;
         let turn = turn.map_err(|e| Error::internal("wait to hash a password", e))?;
         let done = spawn_blocking(move || {
             let _turn = turn;
@@ -117,12 +118,12 @@ impl Passwords {
 }
 
 /// A place in the queue.
-struct Place<'a>(&'a AtomicUsize);
+struct PasswordQueuePlace<'a>(&'a AtomicUsize);
 
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Result<Self> {
+impl<'a> PasswordQueuePlace<'a> {
+    fn enter(waiting: &'a AtomicUsize) -> Result<Self> {
         let place = Self(waiting);
-        if waiting.fetch_add(1, Ordering::SeqCst) >= QUEUE {
+        if waiting.fetch_add(1, Ordering::SeqCst) >= MAX_WAITING_PASSWORDS {
             return Err(Error::Unavailable(
                 "too many logins are in progress, try again later".to_owned(),
             ));
@@ -131,7 +132,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for PasswordQueuePlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -141,8 +142,8 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
-    fn cheap() -> Passwords {
-        Passwords::new(&config::Passwords {
+    fn cheap_passwords() -> Passwords {
+        Passwords::new(&config::PasswordsSection {
             memory_kib: 8,
             iterations: 1,
         })
@@ -150,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_passes() {
-        let passwords = cheap();
+        let passwords = cheap_passwords();
         let hash = passwords.hash("übers3kr1t".into()).await.unwrap();
         let passes = async |word: &str| {
             let verified = passwords.verify(word.to_owned(), Some(hash.clone()));
@@ -160,24 +161,24 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
         assert!(passes("übers3kr1t").await);
         assert!(!passes("wrong").await);
-        assert!(!passes(&"x".repeat(MAX_BYTES + 1)).await);
+        assert!(!passes(&"x".repeat(MAX_PASSWORD_BYTES + 1)).await);
     }
 
     #[tokio::test]
-    async fn nobody_is_checked_with_the_same_parameters_and_never_passes() {
-        let passwords = cheap();
+    async fn an_unknown_user_is_checked_as_slowly_and_never_passes() {
+        let passwords = cheap_passwords();
 
         assert!(!passwords.verify("any".into(), None).await.unwrap());
-        let nobody = PasswordHash::new(&passwords.nobody).unwrap();
+        let nobody = PasswordHash::new(&passwords.unknown_user_hash).unwrap();
         assert_eq!(nobody.hash.unwrap().len(), 32);
         assert_eq!(nobody.params.get_decimal("m"), Some(8));
     }
 
     #[tokio::test]
     async fn the_queue_is_bounded() {
-        let passwords = cheap();
-        let places: Vec<_> = (0..QUEUE)
-            .map(|_| Place::take(&passwords.waiting))
+        let passwords = cheap_passwords();
+        let places: Vec<_> = (0..MAX_WAITING_PASSWORDS)
+            .map(|_| PasswordQueuePlace::enter(&passwords.waiting))
             .collect();
 
         let refused = passwords.hash("x".into()).await;

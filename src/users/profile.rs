@@ -38,7 +38,7 @@ impl Users {
     ///
     /// [`Error::NotFound`] when there is no such user.
     pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
-        let user = self.number_of(user_id).await?;
+        let user = self.active_user_num(user_id).await?;
         let mut db = self.inner.db.read().await?;
         let mut profile = UserProfile::new();
         for (field, value) in profiles::of_user(&mut db, user).await? {
@@ -58,7 +58,7 @@ impl Users {
         field: &ProfileFieldName,
     ) -> Result<ProfileFieldValue> {
         check_text("keyName", field.as_str(), KEY_BYTES)?;
-        let user = self.number_of(user_id).await?;
+        let user = self.active_user_num(user_id).await?;
         let mut db = self.inner.db.read().await?;
         let value = profiles::field(&mut db, user, field.as_str()).await?;
         let value = value.ok_or_else(|| Error::not_found("the profile has no such field"))?;
@@ -81,10 +81,10 @@ impl Users {
     ) -> Result<Option<ProfileChange>> {
         let field = value.field_name();
         check_grammar(&field)?;
-        if check_value(value)? == Means::Remove {
+        if check_value(value)? == ValueEffect::Remove {
             return self.remove_profile_field(session, user_id, field).await;
         }
-        session.must_be(user_id)?;
+        session.must_be_user(user_id)?;
         let value = value.value().into_owned();
         let json = serde_json::to_string(&value)?;
         let mut tx = self.inner.db.write().await?;
@@ -126,7 +126,7 @@ impl Users {
         user_id: &UserId,
         field: ProfileFieldName,
     ) -> Result<Option<ProfileChange>> {
-        session.must_be(user_id)?;
+        session.must_be_user(user_id)?;
         check_key(&field)?;
         let mut tx = self.inner.db.write().await?;
         if !profiles::remove(&mut tx, session.user, field.as_str()).await? {
@@ -170,23 +170,23 @@ fn check_key(field: &ProfileFieldName) -> Result<()> {
 
 /// The effect of setting a value.
 #[derive(PartialEq, Eq)]
-enum Means {
+enum ValueEffect {
     Set,
     Remove,
 }
 
-fn check_value(value: &ProfileFieldValue) -> Result<Means> {
+fn check_value(value: &ProfileFieldValue) -> Result<ValueEffect> {
     let text = match value {
         ProfileFieldValue::DisplayName(name) => name.as_str(),
         // Clients do set addresses other than mxc://; other clients then show no avatar.
         ProfileFieldValue::AvatarUrl(address) => address.as_str(),
-        _ => return Ok(Means::Set),
+        _ => return Ok(ValueEffect::Set),
     };
     check_text(value.field_name().as_str(), text, NAME_BYTES)?;
     Ok(if text.is_empty() {
-        Means::Remove
+        ValueEffect::Remove
     } else {
-        Means::Set
+        ValueEffect::Set
     })
 }
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_changed_is_returned() {
+    async fn the_changed_field_is_returned() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let set = async |field: &str, new: Value| {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn limits_are_kept() {
+    async fn too_large_profiles_and_keys_are_refused() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let set = async |field: &str, new: Value| {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_profile_of_another_is_not_ones_own_to_set() {
+    async fn another_users_profile_cannot_be_set() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let bob = test.session("bob").await;

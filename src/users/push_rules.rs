@@ -18,16 +18,16 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Session, Users,
-    account_data::{PUSH_RULES, store},
+    account_data::{PUSH_RULES_TYPE, store_account_data},
 };
 use crate::{
     error::{Error, Result},
     matrix,
-    storage::{Read, UserNum, users::account_data},
+    storage::{ReadAccess, UserNum, users::account_data},
 };
 
 /// The largest set of rules, in bytes. Every event is matched with all of them.
-pub(super) const RULES_BYTES: usize = 256 * 1024;
+pub(super) const MAX_RULES_BYTES: usize = 256 * 1024;
 /// The kinds of push rules.
 const RULE_KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
 
@@ -35,7 +35,7 @@ impl Users {
     /// Returns the push rules of a user.
     pub async fn push_rules(&self, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
         let mut db = self.inner.db.read().await?;
-        read(&mut db, user, user_id).await
+        read_push_rules(&mut db, user, user_id).await
     }
 
     /// Returns one push rule.
@@ -71,7 +71,7 @@ impl Users {
             ..
         } = request;
         self.change_push_rules(session, |rules| {
-            insert(rules, rule, (after.as_deref(), before.as_deref()))
+            insert_rule(rules, rule, (after.as_deref(), before.as_deref()))
         })
         .await
     }
@@ -140,20 +140,20 @@ impl Users {
         change: impl FnOnce(&mut Ruleset) -> Result<()>,
     ) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
-        let mut rules = read(&mut tx, session.user, &session.user_id).await?;
+        let mut rules = read_push_rules(&mut tx, session.user, &session.user_id).await?;
         change(&mut rules)?;
         matrix::check_push_rules(&rules)?;
-        let content = to_content(&rules)?;
-        if content.len() > RULES_BYTES {
+        let content = push_rules_content(&rules)?;
+        if content.len() > MAX_RULES_BYTES {
             return Err(Error::TooLarge("the push rules are too large".to_owned()));
         }
-        store(&mut tx, session, None, PUSH_RULES, &content).await?;
+        store_account_data(&mut tx, session, None, PUSH_RULES_TYPE, &content).await?;
         tx.commit().await
     }
 }
 
 /// Inserts a rule at its place, or moves it there.
-fn insert(
+fn insert_rule(
     rules: &mut Ruleset,
     rule: NewPushRule,
     (after, before): (Option<&str>, Option<&str>),
@@ -189,9 +189,13 @@ fn unknown_rule() -> Error {
 }
 
 /// Reads the rules of a user, with the server's current default rules.
-pub(super) async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
+pub(super) async fn read_push_rules(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    user_id: &UserId,
+) -> Result<Ruleset> {
     let default = matrix::default_rules(user_id);
-    let Some(content) = account_data::get(db, user, None, PUSH_RULES).await? else {
+    let Some(content) = account_data::get(db, user, None, PUSH_RULES_TYPE).await? else {
         return Ok(default);
     };
     let mut rules = serde_json::from_str::<PushRulesEventContent>(&content)?.global;
@@ -200,7 +204,7 @@ pub(super) async fn read(db: &mut impl Read, user: UserNum, user_id: &UserId) ->
 }
 
 /// Returns push rules as the content of account data.
-pub(super) fn to_content(rules: &Ruleset) -> Result<String> {
+pub(super) fn push_rules_content(rules: &Ruleset) -> Result<String> {
     let content = json!({ "global": write_push_rules(rules)? });
     Ok(content.to_string())
 }
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rule_that_is_there_can_be_moved_behind_and_before_every_other() {
+    async fn an_existing_rule_can_be_moved_to_any_position() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let users = &test.users;

@@ -18,9 +18,9 @@ const PUSHKEY_BYTES: usize = 512;
 /// The longest application id, in bytes: 64 characters.
 const APP_ID_BYTES: usize = 64;
 /// The largest pusher, in bytes.
-const PUSHER_BYTES: usize = 16 * 1024;
+const MAX_PUSHER_BYTES: usize = 16 * 1024;
 /// The largest number of pushers of a user: more than anyone has devices.
-const PUSHERS: usize = 200;
+const MAX_PUSHERS_PER_USER: usize = 200;
 /// The path of a push gateway.
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
 
@@ -56,7 +56,7 @@ impl Users {
         check_ids(app_id, pushkey)?;
         check_kind(&pusher.kind)?;
         let json = serde_json::to_string(pusher)?;
-        if json.len() > PUSHER_BYTES || json.contains("\\u0000") {
+        if json.len() > MAX_PUSHER_BYTES || json.contains("\\u0000") {
             return Err(Error::invalid_param(
                 "the pusher is too large, or contains U+0000",
             ));
@@ -64,7 +64,7 @@ impl Users {
         let (user, device) = (session.user, session.device);
         let mut tx = self.inner.db.write().await?;
         pushers::remove(&mut tx, user, app_id, pushkey).await?;
-        if pushers::of_user(&mut tx, user).await?.len() >= PUSHERS {
+        if pushers::of_user(&mut tx, user).await?.len() >= MAX_PUSHERS_PER_USER {
             return Err(Error::invalid_param("there are too many pushers"));
         }
         if !append {

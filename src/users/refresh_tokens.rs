@@ -8,7 +8,7 @@ use super::{Users, secrets};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, DeviceNum, WriteTx,
+        DeviceNum, JournalChange, WriteTx,
         devices::device_table,
         users::{
             accounts,
@@ -22,7 +22,7 @@ pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 
 /// The tokens of a new session or a refresh.
 #[derive(Clone, Debug)]
-pub struct Issued {
+pub struct IssuedTokens {
     pub access_token: String,
     /// The refresh token, for clients that asked for one.
     pub refresh_token: Option<String>,
@@ -30,23 +30,23 @@ pub struct Issued {
     pub expires_in: Option<Duration>,
 }
 
-impl Issued {
+impl IssuedTokens {
     /// Issues an access token and, if wanted, a refresh token for a device.
-    pub(super) async fn store(
+    pub(super) async fn issue(
         tx: &mut WriteTx,
         device: DeviceNum,
         with_refresh: bool,
         now: i64,
     ) -> Result<Self> {
-        let access_token = secrets::token();
+        let access_token = secrets::random_token();
         let expires_in = with_refresh.then_some(ACCESS_TOKEN_LIFETIME);
         let expires_ts = expires_in.map(|lifetime| {
             now.saturating_add(i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
         });
-        tokens::insert_access(tx, &secrets::hash(&access_token), device, expires_ts).await?;
-        let refresh_token = with_refresh.then(secrets::token);
+        tokens::insert_access(tx, &secrets::hash_token(&access_token), device, expires_ts).await?;
+        let refresh_token = with_refresh.then(secrets::random_token);
         if let Some(refresh_token) = &refresh_token {
-            tokens::insert_refresh(tx, &secrets::hash(refresh_token), device).await?;
+            tokens::insert_refresh(tx, &secrets::hash_token(refresh_token), device).await?;
         }
         Ok(Self {
             access_token,
@@ -65,8 +65,8 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::UnknownToken`] when the refresh token is not, or no longer, valid; [`Error::UserLocked`].
-    pub async fn refresh(&self, refresh_token: &str) -> Result<Issued> {
-        let hash = secrets::hash(refresh_token);
+    pub async fn refresh(&self, refresh_token: &str) -> Result<IssuedTokens> {
+        let hash = secrets::hash_token(refresh_token);
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
         let Some(old) = tokens::find_refresh(&mut tx, &hash).await? else {
@@ -85,18 +85,28 @@ impl Users {
             tokens::delete_access(&mut tx, access).await?;
             tokens::delete_refresh(&mut tx, refresh).await?;
         }
-        let issued = Issued::store(&mut tx, old.device, true, now).await?;
+        let issued = IssuedTokens::issue(&mut tx, old.device, true, now).await?;
         if let Some(next_refresh) = &issued.refresh_token {
-            let next_access = secrets::hash(&issued.access_token);
-            tokens::set_next(&mut tx, &hash, &next_access, &secrets::hash(next_refresh)).await?;
+            let next_access = secrets::hash_token(&issued.access_token);
+            tokens::set_issued_tokens(
+                &mut tx,
+                &hash,
+                &next_access,
+                &secrets::hash_token(next_refresh),
+            )
+            .await?;
         }
-        tell_tokens_changed(&mut tx, old.device);
+        publish_token_change(&mut tx, old.device);
         tx.commit().await?;
         Ok(issued)
     }
 
     /// Records the first use of an access token, which revokes the tokens that it replaces.
-    pub(super) async fn note_use(&self, device: DeviceNum, access: &TokenHash) -> Result<()> {
+    pub(super) async fn record_first_use(
+        &self,
+        device: DeviceNum,
+        access: &TokenHash,
+    ) -> Result<()> {
         let mut db = self.inner.db.read().await?;
         let replaces = tokens::predecessor(&mut db, device, access).await?;
         drop(db);
@@ -105,15 +115,15 @@ impl Users {
         }
         let mut tx = self.inner.db.write().await?;
         revoke_predecessor(&mut tx, device, access).await?;
-        tell_tokens_changed(&mut tx, device);
+        publish_token_change(&mut tx, device);
         tx.commit().await
     }
 }
 
 /// Removes the tokens of a device from the cache once the change is committed.
-fn tell_tokens_changed(tx: &mut WriteTx, device: DeviceNum) {
-    let position = tx.position();
-    tx.publish(position, Change::TokensChanged { device });
+fn publish_token_change(tx: &mut WriteTx, device: DeviceNum) {
+    let position = tx.next_position();
+    tx.publish(position, JournalChange::TokensChanged { device });
 }
 
 /// Revokes the tokens that an access or refresh token replaces.
@@ -135,14 +145,14 @@ mod tests {
     use super::*;
     use crate::users::testing::TestUsers;
 
-    async fn refreshable(test: &TestUsers) -> Issued {
+    async fn refreshable(test: &TestUsers) -> IssuedTokens {
         let request = json!({
             "username": "alice", "refresh_token": true, "auth": {"type": "m.login.dummy"},
         });
-        test.register_with(request).await.unwrap().issued
+        test.register_with(request).await.unwrap().tokens
     }
 
-    fn refresh_token(issued: &Issued) -> &str {
+    fn refresh_token(issued: &IssuedTokens) -> &str {
         issued.refresh_token.as_deref().unwrap()
     }
 
@@ -153,7 +163,7 @@ mod tests {
         assert_eq!(issued.expires_in, Some(ACCESS_TOKEN_LIFETIME));
         test.users.authenticate(&issued.access_token).await.unwrap();
 
-        test.later(ACCESS_TOKEN_LIFETIME);
+        test.advance(ACCESS_TOKEN_LIFETIME);
 
         let refused = test.users.authenticate(&issued.access_token).await;
         let soft = matches!(refused, Err(Error::UnknownToken { soft_logout: true }));
@@ -162,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn old_tokens_stay_valid_until_the_new_access_token_is_used() {
+    async fn old_tokens_are_valid_until_the_new_one_is_used() {
         let test = TestUsers::new(|_| {}).await;
         let old = refreshable(&test).await;
         let new = test.users.refresh(refresh_token(&old)).await.unwrap();
@@ -176,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_answer_can_be_asked_for_again() {
+    async fn a_lost_refresh_response_can_be_requested_again() {
         let test = TestUsers::new(|_| {}).await;
         let old = refreshable(&test).await;
         let lost = test.users.refresh(refresh_token(&old)).await.unwrap();
@@ -188,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_use_of_a_new_refresh_token_revokes_the_old_one() {
+    async fn using_a_new_refresh_token_revokes_the_old_one() {
         let test = TestUsers::new(|_| {}).await;
         let first = refreshable(&test).await;
         let second = test.users.refresh(refresh_token(&first)).await.unwrap();

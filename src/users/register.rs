@@ -11,18 +11,18 @@ use ruma::{
 };
 
 use super::{
-    LoggedIn, NewDevice, Users,
+    NewDevice, StartedSession, Users,
     login::begin_session,
     passwords::Passwords,
     secrets,
-    uia::{Ask, Operation, Proven},
+    uia::{OperationDigest, StageResult, UiaRequest},
     usernames,
 };
 use crate::{
     error::{Error, Result},
     storage::{
         UserNum, WriteTx,
-        rooms::invite_links::{self, Use},
+        rooms::invite_links::{self, LinkUse},
         users::{
             accounts::{self, Account},
             tokens::{self, RegistrationToken},
@@ -33,10 +33,10 @@ use crate::{
 
 /// An account that was registered.
 #[derive(Clone, Debug)]
-pub struct Registered {
+pub struct RegisteredAccount {
     pub user_id: OwnedUserId,
     /// The first session, unless the client did not want one.
-    pub login: Option<LoggedIn>,
+    pub login: Option<StartedSession>,
 }
 
 /// The data of an account to create.
@@ -57,7 +57,7 @@ impl Users {
     /// [`Error::Uia`] with the flows until it has; [`Error::InvalidUsername`], [`Error::UserInUse`];
     /// [`Error::GuestAccessForbidden`] if guests are not allowed.
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn register(&self, request: Request) -> Result<Registered> {
+    pub async fn register(&self, request: Request) -> Result<RegisteredAccount> {
         match request.kind {
             RegistrationKind::User => {}
             RegistrationKind::Guest => return self.register_guest(request).await,
@@ -66,26 +66,26 @@ impl Users {
         let id = request.auth.as_ref().and_then(AuthData::session);
         let now = self.inner.clock.now_ms();
         let Some(session) = id.and_then(|id| self.inner.uia.registration(id, now)) else {
-            return self.register_remembering(request).await;
+            return self.register_in_session(request).await;
         };
         // Requests of the same session run one at a time: the second one gets the result of the first.
         let mut session = session.lock().await;
-        let request = session.completed(request);
-        if let Some(outcome) = session.outcome_of(&request)? {
+        let request = session.complete_request(request);
+        if let Some(outcome) = session.registered_account(&request)? {
             return Ok(outcome);
         }
         check_has_parameters(&request)?;
         if session.request.is_none() {
-            session.request = parameters(&request);
+            session.request = request_parameters(&request);
         }
         let registered = self.register_user(request).await?;
-        session.outcome = Some(registered.clone());
+        session.account = Some(registered.clone());
         Ok(registered)
     }
 
     /// Registers a user. If this starts an interactive authentication session, the session remembers the request.
-    async fn register_remembering(&self, request: Request) -> Result<Registered> {
-        let parameters = parameters(&request);
+    async fn register_in_session(&self, request: Request) -> Result<RegisteredAccount> {
+        let parameters = request_parameters(&request);
         let registered = self.register_user(request).await;
         if let Err(Error::Uia(info)) = &registered
             && let Some(id) = &info.session
@@ -96,22 +96,23 @@ impl Users {
         registered
     }
 
-    async fn register_user(&self, request: Request) -> Result<Registered> {
+    async fn register_user(&self, request: Request) -> Result<RegisteredAccount> {
         if request.guest_access_token.is_some() {
             return self.upgrade_guest(request).await;
         }
         let user_id = match &request.username {
-            Some(name) => Some(self.available(name).await?),
+            Some(name) => Some(self.available_user_id(name).await?),
             None => None,
         };
-        let device = device_of(&request)?;
+        let device = requested_device(&request)?;
         if let Some(password) = &request.password {
             Passwords::check(password)?;
         }
         let proven = self
             .authorize_registration(&request, user_id.as_ref())
             .await?;
-        let user_id = user_id.map_or_else(|| usernames::chosen(&self.inner.server_name), Ok)?;
+        let user_id =
+            user_id.map_or_else(|| usernames::generated_user_id(&self.inner.server_name), Ok)?;
         let password_hash = match request.password {
             Some(password) => Some(self.inner.passwords.hash(password).await?),
             None => None,
@@ -132,14 +133,14 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::InvalidUsername`] or [`Error::UserInUse`] when it cannot.
-    pub async fn available(&self, name: &str) -> Result<OwnedUserId> {
-        let user_id = usernames::registrable(name, &self.inner.server_name)?;
+    pub async fn available_user_id(&self, name: &str) -> Result<OwnedUserId> {
+        let user_id = usernames::registrable_user_id(name, &self.inner.server_name)?;
         if self.inner.notices_sender.as_ref() == Some(&user_id) {
             return Err(Error::UserInUse);
         }
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
-        let Some(user) = strings.find(&mut db, user_id.as_str()).await? else {
+        let Some(user) = strings.find_number(&mut db, user_id.as_str()).await? else {
             return Ok(user_id);
         };
         match accounts::find(&mut db, user).await? {
@@ -157,7 +158,7 @@ impl Users {
         if let Some(token) = tokens::unused_admin_registration(&mut tx).await? {
             return Ok(Some(token));
         }
-        let token = secrets::token();
+        let token = secrets::random_token();
         let registration = RegistrationToken {
             token: token.clone(),
             uses_allowed: Some(1),
@@ -175,7 +176,7 @@ impl Users {
         &self,
         account: NewAccount,
         registration_token: Option<String>,
-    ) -> Result<Registered> {
+    ) -> Result<RegisteredAccount> {
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
         let mut admin = account.admin;
@@ -204,13 +205,13 @@ impl Users {
         }
         let login = match account.device {
             Some(device) => {
-                Some(first_session(&mut tx, user, &account.user_id, device, now).await?)
+                Some(begin_first_session(&mut tx, user, &account.user_id, device, now).await?)
             }
             None => None,
         };
         tx.commit().await?;
         tracing::info!(user_id = %account.user_id, admin, "account registered");
-        Ok(Registered {
+        Ok(RegisteredAccount {
             user_id: account.user_id,
             login,
         })
@@ -225,7 +226,7 @@ impl Users {
             return Ok(makes_admin);
         }
         let takes_links = self.inner.registration.invite_links;
-        if takes_links && invite_links::take(tx, token, user, now).await? != Use::Refused {
+        if takes_links && invite_links::use_link(tx, token, user, now).await? != LinkUse::Refused {
             return Ok(false);
         }
         Err(Error::forbidden(
@@ -234,7 +235,7 @@ impl Users {
     }
 
     /// Returns whether registration is open, or possible with a room invite link.
-    pub fn takes_links(&self) -> bool {
+    pub fn accepts_invite_links(&self) -> bool {
         self.inner.registration.open || self.inner.registration.invite_links
     }
 
@@ -242,18 +243,18 @@ impl Users {
         &self,
         request: &Request,
         user_id: Option<&OwnedUserId>,
-    ) -> Result<Proven> {
+    ) -> Result<StageResult> {
         let mut flows = vec![AuthFlow::new(vec![AuthType::RegistrationToken])];
         if self.inner.registration.open {
             flows.insert(0, AuthFlow::new(vec![AuthType::Dummy]));
         }
-        let ask = Ask {
+        let ask = UiaRequest {
             endpoint: "register",
             session: None,
             // A request without a user name and password only asks for the flows.
             operation: match (user_id, &request.password) {
                 (None, None) => None,
-                parameters => Some(Operation::of(&parameters)?),
+                parameters => Some(OperationDigest::of_parameters(&parameters)?),
             },
             flows,
         };
@@ -262,7 +263,7 @@ impl Users {
 
     /// Registers a guest. "All other parameters are ignored" except the device name: a guest has no name and no
     /// password.
-    async fn register_guest(&self, request: Request) -> Result<Registered> {
+    async fn register_guest(&self, request: Request) -> Result<RegisteredAccount> {
         if !self.inner.registration.guests {
             return Err(Error::GuestAccessForbidden);
         }
@@ -273,7 +274,7 @@ impl Users {
         };
         device.check()?;
         let account = NewAccount {
-            user_id: usernames::chosen(&self.inner.server_name)?,
+            user_id: usernames::generated_user_id(&self.inner.server_name)?,
             password_hash: None,
             admin: false,
             guest: true,
@@ -283,7 +284,7 @@ impl Users {
     }
 
     /// Turns a guest account into a user account, which keeps its user id and gets a password.
-    async fn upgrade_guest(&self, request: Request) -> Result<Registered> {
+    async fn upgrade_guest(&self, request: Request) -> Result<RegisteredAccount> {
         let Some(token) = &request.guest_access_token else {
             return Err(Error::MissingParam(
                 "guest_access_token is missing".to_owned(),
@@ -297,7 +298,7 @@ impl Users {
                 "this is not the access token of that guest",
             ));
         }
-        let device = device_of(&request)?;
+        let device = requested_device(&request)?;
         let password = request.password.clone();
         let password =
             password.ok_or_else(|| Error::MissingParam("password is missing".to_owned()))?;
@@ -322,15 +323,15 @@ impl Users {
         let login = if request.inhibit_login {
             None
         } else {
-            Some(first_session(&mut tx, guest.user, &user_id, device, now).await?)
+            Some(begin_first_session(&mut tx, guest.user, &user_id, device, now).await?)
         };
         tx.commit().await?;
-        Ok(Registered { user_id, login })
+        Ok(RegisteredAccount { user_id, login })
     }
 }
 
 /// Returns the parameters of a request, if it has a user name or a password.
-fn parameters(request: &Request) -> Option<Request> {
+fn request_parameters(request: &Request) -> Option<Request> {
     let has_any = request.username.is_some() || request.password.is_some();
     has_any.then(|| {
         let mut parameters = request.clone();
@@ -346,7 +347,7 @@ fn check_has_parameters(request: &Request) -> Result<()> {
         .auth
         .as_ref()
         .is_some_and(|auth| auth.auth_type().is_some());
-    if shows_proof && parameters(request).is_none() {
+    if shows_proof && request_parameters(request).is_none() {
         return Err(Error::MissingParam(
             "username and password are missing".to_owned(),
         ));
@@ -354,7 +355,7 @@ fn check_has_parameters(request: &Request) -> Result<()> {
     Ok(())
 }
 
-fn device_of(request: &Request) -> Result<NewDevice> {
+fn requested_device(request: &Request) -> Result<NewDevice> {
     let device = NewDevice {
         device_id: request
             .device_id
@@ -367,18 +368,18 @@ fn device_of(request: &Request) -> Result<NewDevice> {
     Ok(device)
 }
 
-async fn first_session(
+async fn begin_first_session(
     tx: &mut WriteTx,
     user: UserNum,
     user_id: &OwnedUserId,
     device: NewDevice,
     now: i64,
-) -> Result<LoggedIn> {
+) -> Result<StartedSession> {
     let (device_id, issued) = begin_session(tx, user, device, now).await?;
-    Ok(LoggedIn {
+    Ok(StartedSession {
         user_id: user_id.clone(),
         device_id,
-        issued,
+        tokens: issued,
     })
 }
 
@@ -389,7 +390,7 @@ mod tests {
     use super::*;
     use crate::users::testing::{TestUsers, register_request};
 
-    fn closed(config: &mut crate::config::Config) {
+    fn closed_registration(config: &mut crate::config::Config) {
         config.registration.open = false;
     }
 
@@ -411,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probes_get_the_flows() {
+    async fn a_request_without_parameters_gets_the_flows() {
         let test = TestUsers::new(|_| {}).await;
 
         let (stages, session) = flows(&test, json!({})).await;
@@ -427,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_alone_registers_whom_its_first_request_named() {
+    async fn a_session_alone_registers_the_user_of_its_first_request() {
         let test = TestUsers::new(|_| {}).await;
         let first = json!({"username": "alice", "password": "password", "device_id": "PHONE"});
         let (_, session) = flows(&test, first).await;
@@ -441,7 +442,7 @@ mod tests {
         assert!(checked.await.is_ok());
         // A client that lost the response gets it again.
         let again = test.register_with(auth.clone()).await.unwrap();
-        assert_eq!(again.issued.access_token, login.issued.access_token);
+        assert_eq!(again.tokens.access_token, login.tokens.access_token);
         let mut other = auth;
         other["username"] = json!("bob");
         let refused = test.register_with(other).await;
@@ -449,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_named_nobody_registers_nobody() {
+    async fn a_session_without_a_user_name_registers_no_account() {
         let test = TestUsers::new(|_| {}).await;
         let (_, session) = flows(&test, json!({})).await;
 
@@ -475,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn equal_requests_of_a_session_at_once_make_one_account() {
+    async fn concurrent_equal_requests_of_a_session_make_one_account() {
         let test = TestUsers::new(|_| {}).await;
         let first = json!({"username": "alice", "password": "password"});
         let (_, session) = flows(&test, first).await;
@@ -487,12 +488,12 @@ mod tests {
         );
 
         let (one, other) = (one.unwrap(), other.unwrap());
-        assert_eq!(one.issued.access_token, other.issued.access_token);
+        assert_eq!(one.tokens.access_token, other.tokens.access_token);
     }
 
     #[tokio::test]
-    async fn closed_registration_takes_a_token_and_nothing_else() {
-        let test = TestUsers::new(closed).await;
+    async fn closed_registration_accepts_only_a_token() {
+        let test = TestUsers::new(closed_registration).await;
         let dummy = json!({"username": "alice", "auth": {"type": "m.login.dummy"}});
 
         let (stages, _) = flows(&test, dummy).await;
@@ -502,8 +503,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_concurrent_first_registrations_exactly_one_becomes_administrator() {
-        let test = TestUsers::new(closed).await;
+    async fn concurrent_first_registrations_make_only_one_administrator() {
+        let test = TestUsers::new(closed_registration).await;
         let token = test.users.first_admin_token().await.unwrap().unwrap();
         let again = test.users.first_admin_token().await.unwrap().unwrap();
         assert_eq!(token, again);
@@ -515,13 +516,13 @@ mod tests {
 
         assert!(one.is_ok() ^ other.is_ok());
         let login = one.or(other).unwrap();
-        let session = test.users.authenticate(&login.issued.access_token).await;
+        let session = test.users.authenticate(&login.tokens.access_token).await;
         assert!(session.unwrap().is_admin);
         assert_eq!(test.users.first_admin_token().await.unwrap(), None);
     }
 
     #[tokio::test]
-    async fn others_do_not_become_administrator() {
+    async fn later_registrations_do_not_make_administrators() {
         let test = TestUsers::new(|_| {}).await;
 
         let session = test.session("alice").await;
@@ -531,7 +532,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_registrations_of_a_name_one_succeeds() {
+    async fn only_one_of_two_registrations_of_a_name_succeeds() {
         let test = TestUsers::new(|_| {}).await;
         let body = json!({"username": "alice", "auth": {"type": "m.login.dummy"}});
 
@@ -543,9 +544,9 @@ mod tests {
         assert!(one.is_ok() ^ other.is_ok());
         let refused = test.register_with(body).await;
         assert!(matches!(refused, Err(Error::UserInUse)));
-        let refused = test.users.available("ALICE").await;
+        let refused = test.users.available_user_id("ALICE").await;
         assert!(matches!(refused, Err(Error::UserInUse)));
-        assert!(test.users.available("bob").await.is_ok());
+        assert!(test.users.available_user_id("bob").await.is_ok());
     }
 
     #[tokio::test]
@@ -560,7 +561,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn guests_register_only_where_they_may_and_can_become_users() {
+    async fn guests_register_only_if_allowed_and_can_become_users() {
         let test = TestUsers::new(|_| {}).await;
         let mut guest = Request::new();
         guest.kind = RegistrationKind::Guest;
@@ -569,28 +570,28 @@ mod tests {
 
         let test = TestUsers::new(|config| config.registration.guests = true).await;
         let guest = test.users.register(guest).await.unwrap().login.unwrap();
-        let session = test.users.authenticate(&guest.issued.access_token).await;
+        let session = test.users.authenticate(&guest.tokens.access_token).await;
         assert!(session.unwrap().is_guest);
 
         let upgrade = json!({
             "username": guest.user_id.localpart(), "password": "password",
-            "guest_access_token": guest.issued.access_token, "auth": {"type": "m.login.dummy"},
+            "guest_access_token": guest.tokens.access_token, "auth": {"type": "m.login.dummy"},
         });
         let login = test.register_with(upgrade).await.unwrap();
         assert_eq!(login.user_id, guest.user_id);
-        let session = test.users.authenticate(&login.issued.access_token).await;
+        let session = test.users.authenticate(&login.tokens.access_token).await;
         assert!(!session.unwrap().is_guest);
         assert!(
             test.users
-                .authenticate(&guest.issued.access_token)
+                .authenticate(&guest.tokens.access_token)
                 .await
                 .is_err()
         );
     }
     #[tokio::test]
-    async fn of_two_guests_with_a_token_for_one_exactly_one_becomes_a_user() {
+    async fn a_token_for_one_use_upgrades_only_one_guest() {
         let test = TestUsers::new(|config| {
-            closed(config);
+            closed_registration(config);
             config.registration.guests = true;
         })
         .await;
@@ -600,7 +601,7 @@ mod tests {
             guest.kind = RegistrationKind::Guest;
             let guest = test.users.register(guest).await.unwrap().login.unwrap();
             let mut upgrade = with_token(guest.user_id.localpart(), &token);
-            upgrade["guest_access_token"] = json!(guest.issued.access_token);
+            upgrade["guest_access_token"] = json!(guest.tokens.access_token);
             upgrade
         };
         let (one, other) = (upgrade().await, upgrade().await);

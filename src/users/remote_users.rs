@@ -14,26 +14,26 @@ use crate::{
     error::{Error, Result},
     storage::{
         WriteTx, backfilled_tables,
-        users::user_directory::{self, RemotePerson, StoredMember},
+        users::user_directory::{self, RemoteUserProfile, StoredMember},
     },
 };
 
 /// The number of users that are added in one transaction.
-const CHUNK: usize = 200;
+const USERS_PER_TRANSACTION: usize = 200;
 /// The number of memberships after which the progress is stored.
-const STEP: i64 = 1_000;
+const MEMBERSHIPS_PER_STEP: i64 = 1_000;
 /// The longest time that a search waits for this work. After it, the search finds only the users added so far.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 /// The name under which the progress is stored.
-const REMOTE_PEOPLE: &str = "remote_people";
+const PROGRESS_NAME: &str = "remote_people";
 
 #[derive(Deserialize)]
 struct MemberEvent {
-    content: MemberContent,
+    content: MemberProfileContent,
 }
 
 #[derive(Deserialize)]
-struct MemberContent {
+struct MemberProfileContent {
     displayname: Option<String>,
     avatar_url: Option<String>,
 }
@@ -41,12 +41,12 @@ struct MemberContent {
 impl Users {
     /// Adds the profiles of users of other servers who have joined rooms, or have changed their profile, since the last
     /// search.
-    pub(super) async fn list_remote_people(&self) -> Result<()> {
+    pub(super) async fn add_remote_users(&self) -> Result<()> {
         let users = self.clone();
         let listing = self
             .inner
             .tasks
-            .spawn(async move { users.list_all_remote_people().await });
+            .spawn(async move { users.add_all_remote_users().await });
         match timeout(MAX_WAIT, listing).await {
             // The task continues in the background.
             Err(_) => Ok(()),
@@ -56,48 +56,48 @@ impl Users {
         }
     }
 
-    async fn list_all_remote_people(&self) -> Result<()> {
-        let _turn = self.inner.listing_people.lock().await;
+    async fn add_all_remote_users(&self) -> Result<()> {
+        let _turn = self.inner.remote_users_lock.lock().await;
         let mut db = self.inner.db.read().await?;
-        let done = backfilled_tables::progress(&mut db, REMOTE_PEOPLE).await?;
+        let done = backfilled_tables::progress(&mut db, PROGRESS_NAME).await?;
         let mut done = done.map_or(0, |(done, _)| done);
         drop(db);
         while !self.inner.tasks.stopping().is_cancelled() {
             let up_to = {
                 let mut db = self.inner.db.read().await?;
-                user_directory::memberships_end(&mut db, done, STEP).await?
+                user_directory::batch_end_position(&mut db, done, MEMBERSHIPS_PER_STEP).await?
             };
             if up_to <= done {
                 break;
             }
-            self.list_joined_between(done, up_to).await?;
+            self.add_users_joined_between(done, up_to).await?;
             done = up_to;
         }
         Ok(())
     }
 
-    async fn list_joined_between(&self, after: i64, up_to: i64) -> Result<()> {
+    async fn add_users_joined_between(&self, after: i64, up_to: i64) -> Result<()> {
         let users = {
             let mut db = self.inner.db.read().await?;
             user_directory::joined_between(&mut db, (after, up_to)).await?
         };
-        for users in users.chunks(CHUNK) {
+        for users in users.chunks(USERS_PER_TRANSACTION) {
             let members = {
                 let mut db = self.inner.db.read().await?;
                 user_directory::member_events_between(&mut db, users, (after, up_to)).await?
             };
             let mut tx = self.inner.db.write().await?;
             for member in &members {
-                self.list_member(&mut tx, member).await?;
+                self.add_member(&mut tx, member).await?;
             }
             tx.commit().await?;
         }
         let mut tx = self.inner.db.write().await?;
-        backfilled_tables::set_progress(&mut tx, REMOTE_PEOPLE, up_to).await?;
+        backfilled_tables::set_progress(&mut tx, PROGRESS_NAME, up_to).await?;
         tx.commit().await
     }
 
-    async fn list_member(&self, tx: &mut WriteTx, member: &StoredMember) -> Result<()> {
+    async fn add_member(&self, tx: &mut WriteTx, member: &StoredMember) -> Result<()> {
         let is_remote = <&UserId>::try_from(member.user_id.as_str())
             .is_ok_and(|user_id| user_id.server_name() != self.inner.server_name);
         let Some(event) = serde_json::from_str::<MemberEvent>(&member.json)
@@ -111,13 +111,13 @@ impl Users {
             short(event.content.displayname),
             short(event.content.avatar_url),
         );
-        let person = RemotePerson {
+        let person = RemoteUserProfile {
             user: member.user_num,
             user_id: &member.user_id,
             position: member.position,
             displayname: name.as_deref(),
             avatar_url: avatar.as_deref(),
         };
-        user_directory::set_remote_person(tx, &person).await
+        user_directory::set_remote_profile(tx, &person).await
     }
 }

@@ -9,24 +9,24 @@ use crate::storage::users::tokens::TokenHash;
 const DEVICE_ID_LETTERS: usize = 10;
 
 /// Returns a token that nobody can guess.
-pub(super) fn token() -> String {
+pub(super) fn random_token() -> String {
     Base64::<UrlSafe, _>::new(rand::random::<[u8; 32]>().to_vec()).encode()
 }
 
 /// Returns the hash under which a token is stored.
 ///
 /// A token is 256 random bits, so a fast hash is enough, and the timing of an index over hashes reveals nothing.
-pub(super) fn hash(token: &str) -> TokenHash {
+pub(super) fn hash_token(token: &str) -> TokenHash {
     Sha256::digest(token.as_bytes()).into()
 }
 
 /// Returns a random device id.
-pub(super) fn device_id() -> String {
-    letters(b'A', DEVICE_ID_LETTERS)
+pub(super) fn random_device_id() -> String {
+    random_letters(b'A', DEVICE_ID_LETTERS)
 }
 
 /// Returns random letters of the alphabet that begins with `first`.
-pub(super) fn letters(first: u8, count: usize) -> String {
+pub(super) fn random_letters(first: u8, count: usize) -> String {
     (0..count)
         .map(|_| char::from(first + rand::random_range(0..26_u8)))
         .collect()
@@ -37,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_differ_and_can_stand_in_an_address() {
-        let (one, other) = (token(), token());
+    fn tokens_are_unique_and_url_safe() {
+        let (one, other) = (random_token(), random_token());
 
         assert_ne!(one, other);
         assert_eq!(one.len(), 43);
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn device_ids_are_capital_letters() {
-        let id = device_id();
+        let id = random_device_id();
 
         assert_eq!(id.len(), 10);
         assert!(id.chars().all(|c| c.is_ascii_uppercase()));

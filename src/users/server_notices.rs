@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The tag by which clients recognize the room.
-const TAG: &str = "m.server_notice";
+const NOTICE_TAG: &str = "m.server_notice";
 
 impl Users {
     /// Returns the number of a user of this server.
@@ -19,8 +19,8 @@ impl Users {
     /// # Errors
     ///
     /// [`crate::error::Error::NotFound`] when there is no such account.
-    pub async fn number(&self, user_id: &UserId) -> Result<UserNum> {
-        self.number_of(user_id).await
+    pub async fn user_num(&self, user_id: &UserId) -> Result<UserNum> {
+        self.active_user_num(user_id).await
     }
 
     /// Returns the user who sends server notices, if the configuration names one.
@@ -46,9 +46,9 @@ impl Users {
     /// Stores the room in which a user gets server notices, and tags it for their clients.
     pub async fn set_notice_room(&self, user: UserNum, room_id: &RoomId) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
-        if let Some(room) = room_table::number(&mut tx, room_id.as_str()).await? {
+        if let Some(room) = room_table::find_number(&mut tx, room_id.as_str()).await? {
             server_notices::set_room(&mut tx, user, room).await?;
-            account_data::add_tag(&mut tx, user, room, (TAG, TagInfo::new())).await?;
+            account_data::add_tag(&mut tx, user, room, (NOTICE_TAG, TagInfo::new())).await?;
         }
         tx.commit().await
     }

@@ -13,7 +13,7 @@ use super::{Users, secrets};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, Db, DeviceNum, Follower, Position, Snapshot, UserNum,
+        Db, DeviceNum, JournalChange, JournalFollower, Position, ReadSnapshot, UserNum,
         devices::device_table,
         users::{
             accounts,
@@ -24,15 +24,15 @@ use crate::{
 };
 
 /// The largest number of sessions in the cache. Beyond it, the cache is emptied.
-const REMEMBERED: usize = 100_000;
+const MAX_CACHED_SESSIONS: usize = 100_000;
 /// The interval for storing when a device was last seen, in milliseconds. It is short enough for users to read.
-const SEEN_EVERY_MS: i64 = 5 * 60 * 1000;
+const LAST_SEEN_INTERVAL_MS: i64 = 5 * 60 * 1000;
 /// The interval for storing a new address of a device, in milliseconds: phones change between networks.
-const ADDRESS_EVERY_MS: i64 = 60 * 1000;
+const ADDRESS_INTERVAL_MS: i64 = 60 * 1000;
 /// The number of updates that may wait to be written. Beyond it, a device is updated at a later request.
-const SEEN_QUEUE: usize = 4096;
+const MAX_QUEUED_UPDATES: usize = 4096;
 /// The number of updates in one write.
-const SEEN_BATCH: usize = 64;
+const UPDATES_PER_WRITE: usize = 64;
 
 /// A logged-in device and its user.
 #[expect(
@@ -53,20 +53,20 @@ pub struct Session {
     /// The time at which the access token expires; `None` means never.
     expires_ts: Option<i64>,
     /// The time and address that were last recorded for the device.
-    noted: Mutex<Noted>,
+    recorded: Mutex<RecordedAccess>,
 }
 
 #[derive(Debug)]
-struct Noted {
+struct RecordedAccess {
     ts: i64,
     ip: Option<IpAddr>,
 }
 
 /// The kind of update that a request of a device needs.
 #[derive(Debug, PartialEq, Eq)]
-enum Sight {
+enum LastSeenUpdate {
     /// The recorded time and address are recent enough.
-    Known,
+    NotNeeded,
     /// No address is recorded yet.
     First,
     /// The address is new, or the recorded time is too old.
@@ -79,7 +79,7 @@ impl Session {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when it is another user's.
-    pub fn must_be(&self, user_id: &UserId) -> Result<()> {
+    pub fn must_be_user(&self, user_id: &UserId) -> Result<()> {
         if self.user_id != user_id {
             return Err(Error::forbidden("this belongs to another user"));
         }
@@ -111,17 +111,19 @@ impl Session {
     }
 
     /// Records a request at this time from this address; returns the kind of update that it needs.
-    fn see(&self, now: i64, ip: IpAddr) -> Sight {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    fn record_request(&self, now: i64, ip: IpAddr) -> LastSeenUpdate {
+        let mut noted = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         let age_ms = now.saturating_sub(noted.ts);
         let sight = match noted.ip {
-            None => Sight::First,
-            Some(known) if known == ip && age_ms < SEEN_EVERY_MS => Sight::Known,
-            Some(known) if known != ip && age_ms < ADDRESS_EVERY_MS => Sight::Known,
-            Some(_) => Sight::Later,
+            None => LastSeenUpdate::First,
+            Some(known) if known == ip && age_ms < LAST_SEEN_INTERVAL_MS => {
+                LastSeenUpdate::NotNeeded
+            }
+            Some(known) if known != ip && age_ms < ADDRESS_INTERVAL_MS => LastSeenUpdate::NotNeeded,
+            Some(_) => LastSeenUpdate::Later,
         };
-        if sight != Sight::Known {
-            *noted = Noted {
+        if sight != LastSeenUpdate::NotNeeded {
+            *noted = RecordedAccess {
                 ts: now,
                 ip: Some(ip),
             };
@@ -129,7 +131,7 @@ impl Session {
         sight
     }
 
-    fn check_time(&self, now: i64) -> Result<()> {
+    fn check_expiry(&self, now: i64) -> Result<()> {
         if self.expires_ts.is_some_and(|expires_ts| expires_ts <= now) {
             // The device still exists: after a refresh, or a login to it, it continues as before.
             return Err(Error::UnknownToken { soft_logout: true });
@@ -145,17 +147,17 @@ impl Users {
     ///
     /// [`Error::UnknownToken`] when there is no session, or the token has expired.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Session>> {
-        let hash = secrets::hash(token);
+        let hash = secrets::hash_token(token);
         let now = self.inner.clock.now_ms();
         if let Some(session) = self.inner.sessions.get(&hash) {
-            session.check_time(now)?;
+            session.check_expiry(now)?;
             return Ok(session);
         }
         let generation = self.inner.sessions.generation();
         let session = self.load_session(&hash).await?;
         let session = Arc::new(session.ok_or(Error::UnknownToken { soft_logout: false })?);
-        session.check_time(now)?;
-        self.note_use(session.device, &hash).await?;
+        session.check_expiry(now)?;
+        self.record_first_use(session.device, &hash).await?;
         self.inner
             .sessions
             .remember(generation, hash, session.clone());
@@ -164,17 +166,17 @@ impl Users {
 
     /// Records that a device made a request. The first address of a device is stored before this returns. Later ones
     /// are written every few minutes, after the request.
-    pub async fn note_seen(&self, session: &Session, ip: IpAddr) {
+    pub async fn record_seen(&self, session: &Session, ip: IpAddr) {
         let now = self.inner.clock.now_ms();
-        let seen = Seen {
+        let seen = DeviceSeen {
             device: session.device,
             ts: now,
             ip,
         };
-        match session.see(now, ip) {
-            Sight::Known => {}
-            Sight::First => write_batch(&self.inner.db, &mut vec![seen]).await,
-            Sight::Later => self.inner.last_seen.note(seen),
+        match session.record_request(now, ip) {
+            LastSeenUpdate::NotNeeded => {}
+            LastSeenUpdate::First => write_batch(&self.inner.db, &mut vec![seen]).await,
+            LastSeenUpdate::Later => self.inner.last_seen.queue_update(seen),
         }
     }
 
@@ -203,40 +205,40 @@ impl Users {
             is_suspended: account.suspended,
             is_locked: account.locked,
             expires_ts,
-            noted: Mutex::new(Noted {
+            recorded: Mutex::new(RecordedAccess {
                 ts: device.last_seen_ts,
                 ip: device.last_seen_ip.and_then(|ip| ip.parse().ok()),
             }),
         }))
     }
 
-    async fn user_id_of(&self, db: &mut Snapshot, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.inner.db.strings.get(db, user).await?;
+    async fn user_id_of(&self, db: &mut ReadSnapshot, user: UserNum) -> Result<OwnedUserId> {
+        let text = self.inner.db.strings.text_of(db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }
 
 /// The cached sessions.
 #[derive(Default)]
-pub(super) struct Sessions {
-    known: RwLock<Known>,
+pub(super) struct SessionCache {
+    cached: RwLock<CachedSessions>,
 }
 
 #[derive(Default)]
-struct Known {
+struct CachedSessions {
     /// The number of removals so far. A session that was read before a removal must not be cached after it.
     generation: u64,
     by_hash: HashMap<TokenHash, Arc<Session>>,
     by_device: HashMap<DeviceNum, Vec<TokenHash>>,
 }
 
-impl Sessions {
-    fn read(&self) -> RwLockReadGuard<'_, Known> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner)
+impl SessionCache {
+    fn read(&self) -> RwLockReadGuard<'_, CachedSessions> {
+        self.cached.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Known> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, CachedSessions> {
+        self.cached.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, hash: &TokenHash) -> Option<Arc<Session>> {
@@ -252,7 +254,7 @@ impl Sessions {
         if known.generation != generation {
             return;
         }
-        if known.by_hash.len() >= REMEMBERED {
+        if known.by_hash.len() >= MAX_CACHED_SESSIONS {
             known.by_hash.clear();
             known.by_device.clear();
         }
@@ -274,12 +276,12 @@ impl Sessions {
     }
 }
 
-impl Follower for Sessions {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for SessionCache {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
             match change {
-                Change::SessionsEnded { devices, .. } => self.forget(devices),
-                Change::TokensChanged { device } => self.forget(&[*device]),
+                JournalChange::SessionsEnded { devices, .. } => self.forget(devices),
+                JournalChange::TokensChanged { device } => self.forget(&[*device]),
                 _ => {}
             }
         }
@@ -291,21 +293,21 @@ impl Follower for Sessions {
 }
 
 /// The time and address of a device's latest request.
-struct Seen {
+struct DeviceSeen {
     device: DeviceNum,
     ts: i64,
     ip: IpAddr,
 }
 
 /// Writes when devices were last seen, outside of the requests.
-pub(super) struct LastSeen {
-    queue: mpsc::Sender<Seen>,
+pub(super) struct LastSeenWriter {
+    queue: mpsc::Sender<DeviceSeen>,
 }
 
-impl LastSeen {
+impl LastSeenWriter {
     /// Starts the task that writes.
     pub(super) fn start(db: &Db, tasks: &Tasks) -> Self {
-        let (queue, waiting) = mpsc::channel(SEEN_QUEUE);
+        let (queue, waiting) = mpsc::channel(MAX_QUEUED_UPDATES);
         let stopping = tasks.stopping().clone();
         let db = db.clone();
         drop(tasks.spawn(async move {
@@ -317,32 +319,32 @@ impl LastSeen {
         Self { queue }
     }
 
-    fn note(&self, seen: Seen) {
+    fn queue_update(&self, seen: DeviceSeen) {
         // If the queue is full, only a time is lost.
         let _ = self.queue.try_send(seen);
     }
 }
 
-async fn write_seen(db: &Db, mut waiting: mpsc::Receiver<Seen>) {
-    let mut batch = Vec::with_capacity(SEEN_BATCH);
-    while waiting.recv_many(&mut batch, SEEN_BATCH).await > 0 {
+async fn write_seen(db: &Db, mut waiting: mpsc::Receiver<DeviceSeen>) {
+    let mut batch = Vec::with_capacity(UPDATES_PER_WRITE);
+    while waiting.recv_many(&mut batch, UPDATES_PER_WRITE).await > 0 {
         write_batch(db, &mut batch).await;
         batch.clear();
     }
 }
 
 /// Writes when devices were seen. A failure is logged and does not fail a request.
-async fn write_batch(db: &Db, batch: &mut Vec<Seen>) {
+async fn write_batch(db: &Db, batch: &mut Vec<DeviceSeen>) {
     if let Err(error) = try_write_batch(db, batch).await {
         tracing::warn!(%error, "could not store when devices were last seen");
     }
 }
 
-async fn try_write_batch(db: &Db, batch: &mut Vec<Seen>) -> Result<()> {
+async fn try_write_batch(db: &Db, batch: &mut Vec<DeviceSeen>) -> Result<()> {
     let mut tx = db.write().await?;
     for seen in batch.drain(..) {
         let ip = Some(seen.ip.to_string());
-        device_table::seen(&mut tx, seen.device, seen.ts, ip).await?;
+        device_table::set_last_seen(&mut tx, seen.device, seen.ts, ip).await?;
     }
     tx.commit().await
 }
@@ -355,10 +357,10 @@ mod tests {
     use crate::users::testing::TestUsers;
 
     #[tokio::test]
-    async fn a_session_in_use_reads_nothing_from_disk() {
+    async fn a_cached_session_causes_no_disk_reads() {
         let test = TestUsers::new(|_| {}).await;
         let login = test.register("alice").await;
-        let token = &login.issued.access_token;
+        let token = &login.tokens.access_token;
         let session = test.users.authenticate(token).await.unwrap();
 
         test.test.db.close().await;
@@ -370,10 +372,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_that_ended_is_forgotten_at_once() {
+    async fn an_ended_session_leaves_the_cache_at_once() {
         let test = TestUsers::new(|_| {}).await;
         let login = test.register("alice").await;
-        let token = &login.issued.access_token;
+        let token = &login.tokens.access_token;
         let session = test.users.authenticate(token).await.unwrap();
 
         test.users.logout(&session).await.unwrap();
@@ -384,10 +386,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_before_an_end_is_not_remembered_after_it() {
+    async fn a_session_read_before_its_end_is_not_cached_later() {
         let test = TestUsers::new(|_| {}).await;
         let session = test.session("alice").await;
-        let sessions = Sessions::default();
+        let sessions = SessionCache::default();
         let generation = sessions.generation();
 
         sessions.forget(&[session.device]);
@@ -397,22 +399,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_memory_is_bounded() {
+    async fn the_session_cache_is_bounded() {
         let test = TestUsers::new(|_| {}).await;
         let session = test.session("alice").await;
-        let sessions = Sessions::default();
+        let sessions = SessionCache::default();
 
-        for n in 0..=REMEMBERED {
+        for n in 0..=MAX_CACHED_SESSIONS {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&n.to_le_bytes());
             sessions.remember(0, hash, session.clone());
         }
 
-        assert!(sessions.read().by_hash.len() <= REMEMBERED);
+        assert!(sessions.read().by_hash.len() <= MAX_CACHED_SESSIONS);
     }
 
     #[tokio::test]
-    async fn the_first_address_is_stored_at_once_and_later_ones_after_a_while() {
+    async fn later_addresses_of_a_device_are_stored_after_a_while() {
         let test = TestUsers::new(|_| {}).await;
         let session = test.session("alice").await;
         let [home, work]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
@@ -425,12 +427,15 @@ mod tests {
             (found.last_seen_ts, found.last_seen_ip.unwrap_or_default())
         };
 
-        test.users.note_seen(&session, home).await;
+        test.users.record_seen(&session, home).await;
         assert_eq!(seen().await, (1_000_000, home.to_string()));
-        test.users.note_seen(&session, work).await;
-        assert_eq!(session.see(1_000_000, work), Sight::Known);
-        test.later(Duration::from_mins(10));
-        test.users.note_seen(&session, work).await;
+        test.users.record_seen(&session, work).await;
+        assert_eq!(
+            session.record_request(1_000_000, work),
+            LastSeenUpdate::NotNeeded
+        );
+        test.advance(Duration::from_mins(10));
+        test.users.record_seen(&session, work).await;
 
         // The write runs in the background; the loop waits for it.
         while seen().await != (1_600_000, work.to_string()) {

@@ -12,13 +12,15 @@ use ruma::profile::ProfileFieldValue;
 use serde::Deserialize;
 use sha1::Sha1;
 
-use super::{NewDevice, Registered, Users, passwords::Passwords, register::NewAccount, secrets};
+use super::{
+    NewDevice, RegisteredAccount, Users, passwords::Passwords, register::NewAccount, secrets,
+};
 use crate::error::{Error, Result};
 
 /// The lifetime of a nonce, in milliseconds.
 const NONCE_LIFETIME_MS: i64 = 60 * 1000;
 /// The largest number of valid nonces. Anyone may request them.
-const NONCES: usize = 1000;
+const MAX_VALID_NONCES: usize = 1000;
 
 /// The body of a registration with the shared secret.
 #[derive(Deserialize)]
@@ -37,11 +39,11 @@ pub struct SharedSecretRegistration {
 
 /// The nonces that were issued.
 #[derive(Default)]
-pub(super) struct Nonces {
+pub(super) struct RegistrationNonces {
     expire_ms: Mutex<HashMap<String, i64>>,
 }
 
-impl Nonces {
+impl RegistrationNonces {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, i64>> {
         self.expire_ms
             .lock()
@@ -51,10 +53,10 @@ impl Nonces {
     fn issue(&self, now: i64) -> Result<String> {
         let mut nonces = self.lock();
         nonces.retain(|_, expires| *expires > now);
-        if nonces.len() >= NONCES {
+        if nonces.len() >= MAX_VALID_NONCES {
             return Err(Error::Unavailable("too many nonces are in use".to_owned()));
         }
-        let nonce = secrets::token();
+        let nonce = secrets::random_token();
         nonces.insert(nonce.clone(), now.saturating_add(NONCE_LIFETIME_MS));
         Ok(nonce)
     }
@@ -85,7 +87,7 @@ impl Users {
     pub async fn register_with_shared_secret(
         &self,
         request: SharedSecretRegistration,
-    ) -> Result<Registered> {
+    ) -> Result<RegisteredAccount> {
         let secret = self.shared_secret()?;
         let now = self.inner.clock.now_ms();
         if !self.inner.nonces.redeem(&request.nonce, now) {
@@ -94,7 +96,7 @@ impl Users {
         if !is_authentic(secret, &request) {
             return Err(Error::forbidden("the MAC is wrong"));
         }
-        let user_id = self.available(&request.username).await?;
+        let user_id = self.available_user_id(&request.username).await?;
         Passwords::check(&request.password)?;
         let hash = self.inner.passwords.hash(request.password).await?;
         let account = NewAccount {
@@ -106,7 +108,7 @@ impl Users {
         };
         let registered = self.create_account(account, None).await?;
         if let (Some(name), Some(login)) = (request.displayname, &registered.login) {
-            let session = self.authenticate(&login.issued.access_token).await?;
+            let session = self.authenticate(&login.tokens.access_token).await?;
             let name = ProfileFieldValue::DisplayName(name);
             self.set_profile_field(&session, &session.user_id, &name)
                 .await?;
@@ -116,7 +118,7 @@ impl Users {
 
     fn shared_secret(&self) -> Result<&str> {
         let secret = self.inner.registration.shared_secret.as_ref();
-        let secret = secret.map(crate::config::Secret::expose);
+        let secret = secret.map(crate::config::SecretString::expose);
         let known = secret.filter(|secret| !secret.is_empty());
         known.ok_or_else(|| Error::Unrecognized("there is no such endpoint".to_owned()))
     }
@@ -159,12 +161,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{config::Secret, users::testing::TestUsers};
+    use crate::{config::SecretString, users::testing::TestUsers};
 
     async fn with_secret() -> TestUsers {
         TestUsers::new(|config| {
             config.registration.open = false;
-            config.registration.shared_secret = Some(Secret::new("swordfish"));
+            config.registration.shared_secret = Some(SecretString::new("swordfish"));
         })
         .await
     }
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_knows_the_secret_registers_an_administrator() {
+    async fn the_shared_secret_registers_an_administrator() {
         let test = with_secret().await;
         let nonce = test.users.shared_secret_nonce().unwrap();
 
@@ -195,7 +197,7 @@ mod tests {
             .register_with_shared_secret(request(&nonce, "swordfish", true));
         let registered = registered.await.unwrap();
 
-        let token = registered.login.unwrap().issued.access_token;
+        let token = registered.login.unwrap().tokens.access_token;
         let session = test.users.authenticate(&token).await.unwrap();
         assert!(session.is_admin);
         let profile = test.users.profile(&session.user_id).await.unwrap();
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_secret_there_is_no_such_endpoint() {
+    async fn the_endpoint_does_not_exist_without_a_secret() {
         let test = TestUsers::new(|_| {}).await;
 
         let refused = test.users.shared_secret_nonce();

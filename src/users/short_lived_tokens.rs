@@ -12,16 +12,16 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
-        users::short_lived_tokens::{self, Purpose},
+        users::short_lived_tokens::{self, TokenPurpose},
     },
 };
 
 /// The lifetime of a login token, as the specification recommends.
-const LOGIN_LIFETIME: Duration = Duration::from_mins(2);
+const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_mins(2);
 /// The lifetime of an `OpenID` token.
-const OPENID_LIFETIME: Duration = Duration::from_hours(1);
+const OPENID_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// The largest number of valid tokens of a user.
-const TOKENS: i64 = 100;
+const MAX_TOKENS_PER_USER: i64 = 100;
 
 impl Users {
     /// Issues a token with which another device can log in once, and returns its lifetime.
@@ -38,16 +38,23 @@ impl Users {
     ) -> Result<get_login_token::v1::Response> {
         self.reauthenticate("login/get_token", session, &(), auth)
             .await?;
-        let token = self.pass(session, Purpose::Login, LOGIN_LIFETIME).await?;
-        Ok(get_login_token::v1::Response::new(LOGIN_LIFETIME, token))
+        let token = self
+            .issue_token(session, TokenPurpose::Login, LOGIN_TOKEN_LIFETIME)
+            .await?;
+        Ok(get_login_token::v1::Response::new(
+            LOGIN_TOKEN_LIFETIME,
+            token,
+        ))
     }
 
     /// Issues a token that proves the user's identity to another service, and returns its lifetime.
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#openid).
     pub async fn openid_token(&self, session: &Session) -> Result<(String, Duration)> {
-        let token = self.pass(session, Purpose::Openid, OPENID_LIFETIME).await?;
-        Ok((token, OPENID_LIFETIME))
+        let token = self
+            .issue_token(session, TokenPurpose::Openid, OPENID_TOKEN_LIFETIME)
+            .await?;
+        Ok((token, OPENID_TOKEN_LIFETIME))
     }
 
     /// Returns the user whose token another service presents.
@@ -56,21 +63,21 @@ impl Users {
     ///
     /// [`Error::UnknownToken`] when the token is unknown or has expired.
     pub async fn openid_user(&self, token: &str) -> Result<OwnedUserId> {
-        let (hash, now) = (secrets::hash(token), self.inner.clock.now_ms());
+        let (hash, now) = (secrets::hash_token(token), self.inner.clock.now_ms());
         let mut db = self.inner.db.read().await?;
-        let user = short_lived_tokens::find(&mut db, &hash, Purpose::Openid, now).await?;
+        let user = short_lived_tokens::find(&mut db, &hash, TokenPurpose::Openid, now).await?;
         let user = user.ok_or(Error::UnknownToken { soft_logout: false })?;
-        let text = self.inner.db.strings.get(&mut db, user).await?;
+        let text = self.inner.db.strings.text_of(&mut db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 
     /// Redeems a login token and returns its user.
-    pub(super) async fn take_login_token(&self, token: &str) -> Result<(UserNum, OwnedUserId)> {
-        let (hash, now) = (secrets::hash(token), self.inner.clock.now_ms());
+    pub(super) async fn redeem_login_token(&self, token: &str) -> Result<(UserNum, OwnedUserId)> {
+        let (hash, now) = (secrets::hash_token(token), self.inner.clock.now_ms());
         let mut tx = self.inner.db.write().await?;
-        let user = short_lived_tokens::take(&mut tx, &hash, Purpose::Login, now).await?;
+        let user = short_lived_tokens::consume(&mut tx, &hash, TokenPurpose::Login, now).await?;
         let user = user.ok_or_else(|| Error::forbidden("the login token is not valid"))?;
-        let text = self.inner.db.strings.get(&mut tx, user).await?;
+        let text = self.inner.db.strings.text_of(&mut tx, user).await?;
         tx.commit().await?;
         let user_id = UserId::parse(&*text);
         Ok((
@@ -79,18 +86,23 @@ impl Users {
         ))
     }
 
-    async fn pass(&self, session: &Session, purpose: Purpose, lasts: Duration) -> Result<String> {
-        let token = secrets::token();
+    async fn issue_token(
+        &self,
+        session: &Session,
+        purpose: TokenPurpose,
+        lasts: Duration,
+    ) -> Result<String> {
+        let token = secrets::random_token();
         let now = self.inner.clock.now_ms();
         let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         let times = (now, now.saturating_add(lasts));
         let mut tx = self.inner.db.write().await?;
-        if short_lived_tokens::count(&mut tx, session.user, now).await? >= TOKENS {
+        if short_lived_tokens::count(&mut tx, session.user, now).await? >= MAX_TOKENS_PER_USER {
             return Err(Error::LimitExceeded {
-                retry_after: LOGIN_LIFETIME,
+                retry_after: LOGIN_TOKEN_LIFETIME,
             });
         }
-        let hash = secrets::hash(&token);
+        let hash = secrets::hash_token(&token);
         short_lived_tokens::insert(&mut tx, &hash, purpose, session.user, times).await?;
         tx.commit().await?;
         Ok(token)

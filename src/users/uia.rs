@@ -12,7 +12,7 @@ use ruma::api::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-pub use self::pages::StageAnswer;
+pub use self::pages::StageInput;
 pub(super) use self::sessions::UiaSessions;
 use super::{Session, Users, usernames};
 use crate::{
@@ -21,22 +21,22 @@ use crate::{
 };
 
 /// A request that needs authentication.
-pub(super) struct Ask<'a> {
+pub(super) struct UiaRequest<'a> {
     pub(super) endpoint: &'static str,
     /// The session of the requesting user, if they are logged in.
     pub(super) session: Option<&'a Session>,
     /// The digest of the request's parameters, without `auth`; `None` when the request only asks for the flows.
-    pub(super) operation: Option<Operation>,
+    pub(super) operation: Option<OperationDigest>,
     /// The flows that the user can choose from.
     pub(super) flows: Vec<AuthFlow>,
 }
 
 /// A digest of the parameters of a request. A session authenticates one request, not others of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Operation([u8; 32]);
+pub(super) struct OperationDigest([u8; 32]);
 
-impl Operation {
-    pub(super) fn of(parameters: &impl Serialize) -> Result<Self> {
+impl OperationDigest {
+    pub(super) fn of_parameters(parameters: &impl Serialize) -> Result<Self> {
         let json = serde_json::to_vec(parameters)?;
         Ok(Self(Sha256::digest(json).into()))
     }
@@ -44,7 +44,7 @@ impl Operation {
 
 /// The result of completed stages.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Proven {
+pub(super) struct StageResult {
     /// The registration token that was used.
     pub(super) registration_token: Option<String>,
 }
@@ -64,73 +64,81 @@ impl Users {
         parameters: &(impl Serialize + Sync),
         auth: Option<&AuthData>,
     ) -> Result<()> {
-        let ask = Ask {
+        let ask = UiaRequest {
             endpoint,
             session: Some(session),
-            operation: Some(Operation::of(parameters)?),
+            operation: Some(OperationDigest::of_parameters(parameters)?),
             flows: vec![AuthFlow::new(vec![AuthType::Password])],
         };
         self.authorize(&ask, auth).await.map(drop)
     }
 
     /// Stores the first request of a session, unless one is stored already.
-    pub fn remember_asked(&self, id: &str, body: &str) {
-        self.inner.uia.remember(id, body);
+    pub fn remember_uia_request(&self, id: &str, body: &str) {
+        self.inner.uia.store_first_request(id, body);
     }
 
     /// Returns the first request of a user's session, if it is stored.
-    pub fn asked_first(&self, id: &str, session: &Session) -> Option<String> {
+    pub fn first_uia_request(&self, id: &str, session: &Session) -> Option<String> {
         let now = self.inner.clock.now_ms();
-        self.inner.uia.remembered(id, session.user, now)
+        self.inner.uia.first_request(id, session.user, now)
     }
 
     /// Handles one stage of a request, and returns the result once all stages are complete.
-    pub(super) async fn authorize(&self, ask: &Ask<'_>, auth: Option<&AuthData>) -> Result<Proven> {
+    pub(super) async fn authorize(
+        &self,
+        request: &UiaRequest<'_>,
+        auth: Option<&AuthData>,
+    ) -> Result<StageResult> {
         let now = self.inner.clock.now_ms();
         let sessions = &self.inner.uia;
         let Some(auth) = auth else {
-            let id = sessions.begin(ask, now);
-            return Err(self.needs(ask, id, None));
+            let id = sessions.begin(request, now);
+            return Err(self.uia_error(request, id, None));
         };
         let id = match auth.session() {
-            None => sessions.begin(ask, now),
-            Some(id) if sessions.resume(id, ask, now)? => id.to_owned(),
+            None => sessions.begin(request, now),
+            Some(id) if sessions.resume(id, request, now)? => id.to_owned(),
             Some(_) => {
-                let id = sessions.begin(ask, now);
+                let id = sessions.begin(request, now);
                 let error = (
                     ErrorKind::Forbidden,
                     "the session is unknown or has expired",
                 );
-                return Err(self.needs(ask, id, Some(error)));
+                return Err(self.uia_error(request, id, Some(error)));
             }
         };
-        if let Some(proven) = sessions.proven(&id) {
+        if let Some(proven) = sessions.completed_result(&id) {
             return Ok(proven);
         }
         let Some(stage) = auth.auth_type() else {
-            return Err(self.needs(ask, id, None));
+            return Err(self.uia_error(request, id, None));
         };
-        if !is_next(&stage, &sessions.completed(&id), &ask.flows) {
+        if !is_next_stage(&stage, &sessions.completed_stages(&id), &request.flows) {
             let error = (ErrorKind::Forbidden, "this stage is not the next one");
-            return Err(self.needs(ask, id, Some(error)));
+            return Err(self.uia_error(request, id, Some(error)));
         }
-        let Some(proven) = self.try_stage(ask, auth).await? else {
+        let Some(proven) = self.try_stage(request, auth).await? else {
             let error = (ErrorKind::Forbidden, "the authentication failed");
-            return Err(self.needs(ask, id, Some(error)));
+            return Err(self.uia_error(request, id, Some(error)));
         };
-        match sessions.complete(&id, (stage, proven), &ask.flows, now) {
+        match sessions.complete_stage(&id, (stage, proven), &request.flows, now) {
             Some(proven) => Ok(proven),
-            None => Err(self.needs(ask, id, None)),
+            None => Err(self.uia_error(request, id, None)),
         }
     }
 
     /// Returns the result of a stage, or `None` when it fails.
-    async fn try_stage(&self, ask: &Ask<'_>, auth: &AuthData) -> Result<Option<Proven>> {
+    async fn try_stage(
+        &self,
+        request: &UiaRequest<'_>,
+        auth: &AuthData,
+    ) -> Result<Option<StageResult>> {
         match auth {
-            AuthData::Dummy(_) => Ok(Some(Proven::default())),
+            AuthData::Dummy(_) => Ok(Some(StageResult::default())),
             AuthData::RegistrationToken(shown) => {
-                let is_valid = self.registration_token_is_valid(&shown.token).await?;
-                Ok(is_valid.then(|| Proven {
+                let is_valid = self.is_registration_token_valid(&shown.token).await?;
+                Ok(is_valid.then(|| StageResult {
                     registration_token: Some(shown.token.clone()),
                 }))
             }
@@ -138,9 +146,11 @@ impl Users {
                 let UserIdentifier::Matrix(identifier) = &shown.identifier else {
                     return Ok(None);
                 };
-                let named = usernames::named(&identifier.user, &self.inner.server_name);
+                let named = usernames::named_user_id(&identifier.user, &self.inner.server_name);
                 let is_own = named.is_some_and(|named| {
-                    ask.session.is_some_and(|session| session.user_id == named)
+                    request
+                        .session
+                        .is_some_and(|session| session.user_id == named)
                 });
                 if !is_own {
                     // The password is not checked, so that nobody can use this to guess another user's password.
@@ -148,7 +158,7 @@ impl Users {
                 }
                 let password = shown.password.clone();
                 match self.check_password(&identifier.user, password).await {
-                    Ok(_) => Ok(Some(Proven::default())),
+                    Ok(_) => Ok(Some(StageResult::default())),
                     Err(Error::Forbidden(_) | Error::UserDeactivated) => Ok(None),
                     Err(error) => Err(error),
                 }
@@ -158,7 +168,7 @@ impl Users {
     }
 
     /// Returns whether a registration token is valid.
-    pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
+    pub async fn is_registration_token_valid(&self, token: &str) -> Result<bool> {
         if token.contains('\0') {
             return Ok(false);
         }
@@ -172,9 +182,14 @@ impl Users {
         Ok(link.is_some_and(|link| link.has_uses_left()))
     }
 
-    fn needs(&self, ask: &Ask<'_>, id: String, error: Option<(ErrorKind, &str)>) -> Error {
-        let mut info = UiaaInfo::new(ask.flows.clone());
-        info.completed = self.inner.uia.completed(&id);
+    fn uia_error(
+        &self,
+        request: &UiaRequest<'_>,
+        id: String,
+        error: Option<(ErrorKind, &str)>,
+    ) -> Error {
+        let mut info = UiaaInfo::new(request.flows.clone());
+        info.completed = self.inner.uia.completed_stages(&id);
         info.params = serde_json::value::to_raw_value(&serde_json::json!({})).ok();
         info.session = Some(id);
         info.auth_error =
@@ -184,7 +199,7 @@ impl Users {
 }
 
 /// "The flow's stages must be completed in order."
-fn is_next(stage: &AuthType, completed: &[AuthType], flows: &[AuthFlow]) -> bool {
+fn is_next_stage(stage: &AuthType, completed: &[AuthType], flows: &[AuthFlow]) -> bool {
     flows.iter().any(|flow| {
         let next = flow.stages.get(completed.len());
         flow.stages.starts_with(completed) && next == Some(stage)
@@ -237,7 +252,7 @@ mod tests {
         ask(Some(&right)).await.unwrap();
         let wrong = password("alice", "wrong", begun.session.as_deref());
         ask(Some(&wrong)).await.unwrap();
-        test.later(Duration::from_hours(1));
+        test.advance(Duration::from_hours(1));
         info(ask(Some(&right)).await);
         ask(Some(&password("@alice:localhost", "password", None)))
             .await
@@ -245,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_password_can_be_tried_again_in_the_same_session() {
+    async fn a_session_accepts_another_try_after_a_wrong_password() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let ask = async |auth: &AuthData| {
@@ -263,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stage_that_is_shown_twice_at_once_is_complete() {
+    async fn a_stage_submitted_twice_at_once_is_complete() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let ask = async |auth: Option<&AuthData>| {
@@ -282,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn passwords_of_other_users_are_refused_whether_they_are_right_or_wrong() {
+    async fn passwords_of_other_users_are_always_refused() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         test.register("bob").await;
@@ -325,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_ends_with_its_time() {
+    async fn an_expired_session_is_not_accepted() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let ask = async |auth: Option<&AuthData>| {
@@ -335,7 +350,7 @@ mod tests {
         };
         let begun = info(ask(None).await);
 
-        test.later(Duration::from_hours(1));
+        test.advance(Duration::from_hours(1));
 
         let late = password("alice", "password", begun.session.as_deref());
         let fresh = info(ask(Some(&late)).await);
@@ -346,9 +361,13 @@ mod tests {
     fn stages_are_completed_in_order() {
         let flows = [AuthFlow::new(vec![AuthType::Dummy, AuthType::Password])];
 
-        assert!(is_next(&AuthType::Dummy, &[], &flows));
-        assert!(!is_next(&AuthType::Password, &[], &flows));
-        assert!(is_next(&AuthType::Password, &[AuthType::Dummy], &flows));
-        assert!(!is_next(&AuthType::Dummy, &[AuthType::Dummy], &flows));
+        assert!(is_next_stage(&AuthType::Dummy, &[], &flows));
+        assert!(!is_next_stage(&AuthType::Password, &[], &flows));
+        assert!(is_next_stage(
+            &AuthType::Password,
+            &[AuthType::Dummy],
+            &flows
+        ));
+        assert!(!is_next_stage(&AuthType::Dummy, &[AuthType::Dummy], &flows));
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Users,
-    account_data::{PUSH_RULES, TAG, store_for},
-    push_rules::{self, RULES_BYTES},
+    account_data::{PUSH_RULES_TYPE, TAG_TYPE, store_account_data_for},
+    push_rules::{self, MAX_RULES_BYTES},
 };
 use crate::{
     error::Result,
@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// The account data type that lists direct chats by user.
-const DIRECT: &str = "m.direct";
+const DIRECT_CHATS_TYPE: &str = "m.direct";
 
 impl Users {
     /// Copies a user's settings for a room to the room that replaces it.
     ///
     /// Settings that the user already has for the new room stay unchanged.
-    pub async fn follow_room(
+    pub async fn copy_room_settings(
         &self,
         user: UserNum,
         user_id: &UserId,
@@ -34,24 +34,26 @@ impl Users {
     ) -> Result<()> {
         let mut tx = self.inner.db.write().await?;
         let numbers = (
-            room_table::number(&mut tx, old.as_str()).await?,
-            room_table::number(&mut tx, new.as_str()).await?,
+            room_table::find_number(&mut tx, old.as_str()).await?,
+            room_table::find_number(&mut tx, new.as_str()).await?,
         );
         if let (Some(old), Some(new)) = numbers {
             copy_tags(&mut tx, user, old, new).await?;
         }
         copy_push_rules(&mut tx, user, user_id, (old, new)).await?;
-        copy_direct(&mut tx, user, old, new).await?;
+        copy_direct_chat(&mut tx, user, old, new).await?;
         tx.commit().await
     }
 }
 
 async fn copy_tags(tx: &mut WriteTx, user: UserNum, old: RoomNum, new: RoomNum) -> Result<()> {
-    let is_tagged = account_data::get(tx, user, Some(new), TAG).await?.is_some();
-    if let Some(tags) = account_data::get(tx, user, Some(old), TAG).await?
+    let is_tagged = account_data::get(tx, user, Some(new), TAG_TYPE)
+        .await?
+        .is_some();
+    if let Some(tags) = account_data::get(tx, user, Some(old), TAG_TYPE).await?
         && !is_tagged
     {
-        store_for(tx, user, Some(new), TAG, &tags).await?;
+        store_account_data_for(tx, user, Some(new), TAG_TYPE, &tags).await?;
     }
     Ok(())
 }
@@ -62,15 +64,15 @@ async fn copy_push_rules(
     user_id: &UserId,
     (old, new): (&RoomId, &RoomId),
 ) -> Result<()> {
-    let mut rules = push_rules::read(tx, user, user_id).await?;
+    let mut rules = push_rules::read_push_rules(tx, user, user_id).await?;
     let has_room = copy_room_rule(&mut rules, old, new);
-    let has_override = copy_override(&mut rules, old, new);
+    let has_override = copy_override_rule(&mut rules, old, new);
     if !has_room && !has_override {
         return Ok(());
     }
-    let content = push_rules::to_content(&rules)?;
-    if content.len() <= RULES_BYTES {
-        store_for(tx, user, None, PUSH_RULES, &content).await?;
+    let content = push_rules::push_rules_content(&rules)?;
+    if content.len() <= MAX_RULES_BYTES {
+        store_account_data_for(tx, user, None, PUSH_RULES_TYPE, &content).await?;
     }
     Ok(())
 }
@@ -90,7 +92,7 @@ fn copy_room_rule(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
 }
 
 /// Copies an override rule that has the room's id as its own id and in a condition. Clients use these to mute a room.
-fn copy_override(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
+fn copy_override_rule(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
     let copy = || -> Option<ConditionalPushRule> {
         let rule = serde_json::to_string(rules.override_.get(old.as_str())?).ok()?;
         let (old, new) = (json!(old).to_string(), json!(new).to_string());
@@ -104,8 +106,13 @@ fn copy_override(rules: &mut Ruleset, old: &RoomId, new: &RoomId) -> bool {
     }
 }
 
-async fn copy_direct(tx: &mut WriteTx, user: UserNum, old: &RoomId, new: &RoomId) -> Result<()> {
-    let Some(content) = account_data::get(tx, user, None, DIRECT).await? else {
+async fn copy_direct_chat(
+    tx: &mut WriteTx,
+    user: UserNum,
+    old: &RoomId,
+    new: &RoomId,
+) -> Result<()> {
+    let Some(content) = account_data::get(tx, user, None, DIRECT_CHATS_TYPE).await? else {
         return Ok(());
     };
     let mut direct: Map<String, Value> = serde_json::from_str(&content).unwrap_or_default();
@@ -120,7 +127,7 @@ async fn copy_direct(tx: &mut WriteTx, user: UserNum, old: &RoomId, new: &RoomId
     }
     if is_changed {
         let content = serde_json::to_string(&direct)?;
-        store_for(tx, user, None, DIRECT, &content).await?;
+        store_account_data_for(tx, user, None, DIRECT_CHATS_TYPE, &content).await?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         UserNum,
-        users::user_directory::{self, ListQuery, Listed},
+        users::user_directory::{self, ListedUserRow, UserListQuery},
     },
 };
 
@@ -18,15 +18,15 @@ use crate::{
 const DEFAULT_LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 500;
 /// The longest search text, in bytes.
-const TERM_BYTES: usize = 255;
+const MAX_TERM_BYTES: usize = 255;
 /// The longest page token, in bytes.
-const TOKEN_BYTES: usize = 2_048;
+const MAX_TOKEN_BYTES: usize = 2_048;
 /// The number of accounts that get their list key in one transaction.
-const CHUNK: i64 = 500;
+const ACCOUNTS_PER_TRANSACTION: i64 = 500;
 
 /// A request for a page of the user list.
 #[derive(Clone, Debug, Default)]
-pub struct PeopleRequest {
+pub struct UserListRequest {
     /// The text that their names or user ids must contain.
     pub search: Option<String>,
     /// The token of the page.
@@ -37,9 +37,9 @@ pub struct PeopleRequest {
 
 /// A page of the user list.
 #[derive(Debug)]
-pub struct PeoplePage {
+pub struct UserListPage {
     /// The users.
-    pub people: Vec<Person>,
+    pub users: Vec<ListedUser>,
     /// The token of the next page.
     pub next_batch: Option<String>,
     /// The number of users on all pages.
@@ -48,7 +48,7 @@ pub struct PeoplePage {
 
 /// A user in the list, with the public profile.
 #[derive(Clone, Debug)]
-pub struct Person {
+pub struct ListedUser {
     pub user: UserNum,
     pub user_id: OwnedUserId,
     pub displayname: Option<String>,
@@ -66,41 +66,55 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a token that is not from this server, and when the search text is too long.
-    pub async fn people(&self, session: &Session, request: &PeopleRequest) -> Result<PeoplePage> {
+    pub async fn list_users(
+        &self,
+        session: &Session,
+        request: &UserListRequest,
+    ) -> Result<UserListPage> {
         let term = request.search.as_deref().unwrap_or_default();
-        check_text("search", term, TERM_BYTES)?;
+        check_text("search", term, MAX_TERM_BYTES)?;
         let limit = request.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
         let limit = usize::try_from(limit).unwrap_or(1);
         let mut db = self.inner.db.read().await?;
         let except = match &self.inner.notices_sender {
-            Some(sender) => self.inner.db.strings.find(&mut db, sender.as_str()).await?,
+            Some(sender) => {
+                self.inner
+                    .db
+                    .strings
+                    .find_number(&mut db, sender.as_str())
+                    .await?
+            }
             None => None,
         };
-        let query = ListQuery {
-            asker: session.user,
+        let query = UserListQuery {
+            requester: session.user,
             term: term.trim().to_lowercase(),
             everybody: self.inner.all_users_listed || self.inner.all_users_searchable,
             except: except.unwrap_or_default(),
-            after: request.from.as_deref().map_or(Ok(Vec::new()), place)?,
+            after: request
+                .from
+                .as_deref()
+                .map_or(Ok(Vec::new()), parse_page_token)?,
             limit: i64::try_from(limit).unwrap_or(1).saturating_add(1),
         };
-        let total = user_directory::count_people(&mut db, &query).await?;
-        let mut listed = user_directory::list_people(&mut db, &query).await?;
+        let total = user_directory::count_users(&mut db, &query).await?;
+        let mut listed = user_directory::list_users(&mut db, &query).await?;
         let has_more = listed.len() > limit;
         listed.truncate(limit);
         let last = listed.last().filter(|_| has_more);
-        Ok(PeoplePage {
-            next_batch: last.map(|last| token(&last.list_key)),
-            people: listed.into_iter().filter_map(person).collect(),
+        Ok(UserListPage {
+            next_batch: last.map(|last| page_token(&last.list_key)),
+            users: listed.into_iter().filter_map(listed_user).collect(),
             total: u64::try_from(total).unwrap_or(0),
         })
     }
 
     /// Sets the list key of accounts that are older than the list.
-    pub async fn complete_list(&self) -> Result<()> {
+    pub async fn set_missing_list_keys(&self) -> Result<()> {
         loop {
             let mut tx = self.inner.db.write().await?;
-            let unlisted = user_directory::unlisted(&mut tx, CHUNK).await?;
+            let unlisted =
+                user_directory::unlisted_users(&mut tx, ACCOUNTS_PER_TRANSACTION).await?;
             if unlisted.is_empty() {
                 return Ok(());
             }
@@ -113,10 +127,10 @@ impl Users {
     }
 }
 
-fn person(listed: Listed) -> Option<Person> {
+fn listed_user(listed: ListedUserRow) -> Option<ListedUser> {
     let text = |json: Option<String>| -> Option<String> { serde_json::from_str(&json?).ok() };
     let last_seen_ts = listed.last_seen_ts.max(listed.device_seen_ts);
-    Some(Person {
+    Some(ListedUser {
         user: listed.user_num,
         user_id: UserId::parse(&listed.user_id).ok()?,
         displayname: text(listed.displayname),
@@ -126,13 +140,13 @@ fn person(listed: Listed) -> Option<Person> {
 }
 
 /// Writes a list key as a page token.
-fn token(list_key: &[u8]) -> String {
+fn page_token(list_key: &[u8]) -> String {
     Base64::<UrlSafe, _>::new(list_key).encode()
 }
 
-fn place(token: &str) -> Result<Vec<u8>> {
+fn parse_page_token(token: &str) -> Result<Vec<u8>> {
     let unknown = || Error::invalid_param("from is not a token of this list");
-    if token.len() > TOKEN_BYTES {
+    if token.len() > MAX_TOKEN_BYTES {
         return Err(unknown());
     }
     let place = Base64::<UrlSafe>::parse(token).map_err(|_| unknown())?;
@@ -142,31 +156,31 @@ fn place(token: &str) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{storage::Read, users::testing::TestUsers};
+    use crate::{storage::ReadAccess, users::testing::TestUsers};
 
     #[test]
-    fn a_token_is_the_place_that_it_stands_for() {
+    fn a_page_token_contains_the_list_key() {
         let key = b"alice\0@alice:here".to_vec();
 
-        assert_eq!(place(&token(&key)).unwrap(), key);
-        assert!(place("%").is_err());
+        assert_eq!(parse_page_token(&page_token(&key)).unwrap(), key);
+        assert!(parse_page_token("%").is_err());
     }
 
     #[tokio::test]
-    async fn accounts_from_before_the_list_get_their_place() {
+    async fn accounts_older_than_the_list_get_a_list_key() {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let mut tx = test.test.db.write().await.unwrap();
         let forget = tx.query("UPDATE accounts SET list_key = NULL");
         forget.execute().await.unwrap();
         tx.commit().await.unwrap();
-        let request = PeopleRequest::default();
+        let request = UserListRequest::default();
 
-        let before = test.users.people(&alice, &request).await.unwrap();
-        test.users.complete_list().await.unwrap();
-        let after = test.users.people(&alice, &request).await.unwrap();
+        let before = test.users.list_users(&alice, &request).await.unwrap();
+        test.users.set_missing_list_keys().await.unwrap();
+        let after = test.users.list_users(&alice, &request).await.unwrap();
 
-        assert!(before.people.is_empty());
-        assert_eq!(after.people[0].user_id, alice.user_id);
+        assert!(before.users.is_empty());
+        assert_eq!(after.users[0].user_id, alice.user_id);
     }
 }

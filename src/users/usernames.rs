@@ -8,9 +8,9 @@ use super::secrets;
 use crate::error::{Error, Result};
 
 /// The longest user id in bytes, with the sigil and the server name.
-const USER_ID_BYTES: usize = 255;
+const MAX_USER_ID_BYTES: usize = 255;
 /// The length of a user name that the server generates.
-const CHOSEN_LETTERS: usize = 16;
+const GENERATED_LETTERS: usize = 16;
 
 /// Returns the user id for a user name to register.
 ///
@@ -19,14 +19,14 @@ const CHOSEN_LETTERS: usize = 16;
 /// # Errors
 ///
 /// [`Error::InvalidUsername`] unless the localpart follows the grammar of new user ids.
-pub(super) fn registrable(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
+pub(super) fn registrable_user_id(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
     let localpart = name.to_ascii_lowercase();
     // "The localpart of a user ID MUST NOT be empty."
     if localpart.is_empty() {
         return Err(Error::InvalidUsername("the user name is empty".to_owned()));
     }
     // "The length of a user ID, including the @ sigil and the domain, MUST NOT exceed 255 bytes."
-    if localpart.len() + server_name.as_str().len() + 2 > USER_ID_BYTES {
+    if localpart.len() + server_name.as_str().len() + 2 > MAX_USER_ID_BYTES {
         return Err(Error::InvalidUsername(
             "the user name is too long".to_owned(),
         ));
@@ -43,12 +43,15 @@ pub(super) fn registrable(name: &str, server_name: &ServerName) -> Result<OwnedU
 }
 
 /// Returns a user id with a generated name.
-pub(super) fn chosen(server_name: &ServerName) -> Result<OwnedUserId> {
-    registrable(&secrets::letters(b'a', CHOSEN_LETTERS), server_name)
+pub(super) fn generated_user_id(server_name: &ServerName) -> Result<OwnedUserId> {
+    registrable_user_id(
+        &secrets::random_letters(b'a', GENERATED_LETTERS),
+        server_name,
+    )
 }
 
 /// Returns the user of this server that a login names by localpart or user id, if the name is valid.
-pub(super) fn named(name: &str, server_name: &ServerName) -> Option<OwnedUserId> {
+pub(super) fn named_user_id(name: &str, server_name: &ServerName) -> Option<OwnedUserId> {
     let name = name.to_ascii_lowercase();
     let user_id = if name.starts_with('@') {
         UserId::parse(name).ok()?
@@ -65,8 +68,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capital_letters_become_small_ones() {
-        let user_id = registrable("Alice.B", server_name!("a.b")).unwrap();
+    fn upper_case_letters_become_lower_case() {
+        let user_id = registrable_user_id("Alice.B", server_name!("a.b")).unwrap();
 
         assert_eq!(user_id, "@alice.b:a.b");
     }
@@ -76,11 +79,14 @@ mod tests {
         for name in [
             "a b", "é", "a:b", "a@b", "{a}", "a!", "a\n", "a\0", "", "a~",
         ] {
-            let refused = registrable(name, server_name!("a.b"));
+            let refused = registrable_user_id(name, server_name!("a.b"));
             assert!(matches!(refused, Err(Error::InvalidUsername(_))), "{name}");
         }
         for name in ["3", "q", ".", "_", "=", "-", "/", "+"] {
-            assert!(registrable(name, server_name!("a.b")).is_ok(), "{name}");
+            assert!(
+                registrable_user_id(name, server_name!("a.b")).is_ok(),
+                "{name}"
+            );
         }
     }
 
@@ -88,22 +94,22 @@ mod tests {
     fn a_user_id_has_at_most_255_bytes() {
         let longest = "a".repeat(255 - "@:a.b".len());
 
-        assert!(registrable(&longest, server_name!("a.b")).is_ok());
-        assert!(registrable(&(longest + "a"), server_name!("a.b")).is_err());
+        assert!(registrable_user_id(&longest, server_name!("a.b")).is_ok());
+        assert!(registrable_user_id(&(longest + "a"), server_name!("a.b")).is_err());
     }
 
     #[test]
     fn a_login_names_a_user_by_localpart_or_full_id() {
         let server = server_name!("a.b");
 
-        assert_eq!(named("alice", server).unwrap(), "@alice:a.b");
-        assert_eq!(named("@ALICE:a.b", server).unwrap(), "@alice:a.b");
-        assert_eq!(named("@alice:c.d", server), None);
-        assert_eq!(named("@alice", server), None);
+        assert_eq!(named_user_id("alice", server).unwrap(), "@alice:a.b");
+        assert_eq!(named_user_id("@ALICE:a.b", server).unwrap(), "@alice:a.b");
+        assert_eq!(named_user_id("@alice:c.d", server), None);
+        assert_eq!(named_user_id("@alice", server), None);
     }
 
     #[test]
-    fn a_chosen_name_is_registrable() {
-        assert!(chosen(server_name!("a.b")).is_ok());
+    fn a_generated_name_is_registrable() {
+        assert!(generated_user_id(server_name!("a.b")).is_ok());
     }
 }

@@ -15,7 +15,7 @@ use ruma::{
 use super::Workflows;
 use crate::{
     error::Result,
-    federation::Allowance,
+    federation::RequestLimits,
     rooms::{DirectoryPage, DirectorySearch, Room},
 };
 
@@ -43,7 +43,9 @@ impl Workflows {
         }
         let request = get_room_information::v1::Request::new(alias.to_owned());
         let client = self.federation.client();
-        let found = client.send(server, request, Allowance::QUICK).await?;
+        let found = client
+            .send(server, request, RequestLimits::QUICK_RESPONSE)
+            .await?;
         let mut servers = found.servers;
         servers.truncate(MAX_SERVERS);
         if !servers.iter().any(|known| known == server) {
@@ -57,7 +59,7 @@ impl Workflows {
     /// # Errors
     ///
     /// When the server does not answer, or refuses.
-    pub async fn directory_of(
+    pub async fn fetch_public_rooms(
         &self,
         server: &ServerName,
         search: DirectorySearch,
@@ -70,7 +72,9 @@ impl Workflows {
             request.limit = limit;
             request.since = search.since;
             request.room_network = room_network;
-            let page = client.send(server, request, Allowance::QUICK).await?;
+            let page = client
+                .send(server, request, RequestLimits::QUICK_RESPONSE)
+                .await?;
             return Ok(DirectoryPage {
                 chunk: page.chunk,
                 next_batch: page.next_batch,
@@ -86,7 +90,9 @@ impl Workflows {
         request.filter.generic_search_term = search.term;
         let types = search.room_types.unwrap_or_default().into_iter();
         request.filter.room_types = types.map(RoomTypeFilter::from).collect();
-        let page = client.send(server, request, Allowance::QUICK).await?;
+        let page = client
+            .send(server, request, RequestLimits::QUICK_RESPONSE)
+            .await?;
         Ok(DirectoryPage {
             chunk: page.chunk,
             next_batch: page.next_batch,

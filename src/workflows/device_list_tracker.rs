@@ -23,72 +23,72 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
-    devices::{Devices, Move, RemoteDevice, RemoteList},
-    ephemeral::Ephemeral,
+    devices::{Devices, RemoteDevice, RemoteDeviceList, SharingChange},
+    ephemeral::EphemeralState,
     error::{Error, Result},
-    federation::{Allowance, Failure, Federation},
+    federation::{Federation, RequestFailure, RequestLimits},
     rooms::Rooms,
-    storage::{Change, Follower, Position, RoomNum, UserNum},
+    storage::{JournalChange, JournalFollower, Position, RoomNum, UserNum},
     tasks::Tasks,
 };
 
 /// The number of lists that are requested at the same time, over all servers.
-const AT_ONCE: usize = 16;
+const MAX_CONCURRENT_REQUESTS: usize = 16;
 /// The largest number of users who join a room together and whose lists are all requested. Those of more users are
 /// requested when needed.
-const TOGETHER: usize = 100;
+const MAX_SIMULTANEOUS_JOINS: usize = 100;
 /// The number of membership changes that are processed together.
-const BATCH: usize = 500;
+const CHANGES_PER_BATCH: usize = 500;
 /// The number of wanted lists that are read together at the start.
-const PAGE: i64 = 1_000;
+const LISTS_PER_PAGE: i64 = 1_000;
 /// The first pause after a server did not answer, and the longest one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+const MAX_PAUSE: Duration = Duration::from_hours(1);
 /// The shortest pause, even if the server shows a sign of life.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const MIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Tracks the device lists of remote users. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct RemoteLists {
-    inner: Arc<Inner>,
+pub(super) struct DeviceListTracker {
+    inner: Arc<DeviceListTrackerInner>,
 }
 
-struct Inner {
+struct DeviceListTrackerInner {
     devices: Devices,
     rooms: Rooms,
-    ephemeral: Ephemeral,
+    ephemeral: EphemeralState,
     federation: Federation,
     tasks: Tasks,
     /// The membership changes to process, in the order of the journal.
-    moved: Mutex<VecDeque<Moved>>,
-    settling: tokio::sync::Mutex<()>,
-    news: Notify,
-    servers: Mutex<HashMap<OwnedServerName, Arc<Wanted>>>,
-    asking: Semaphore,
+    changes: Mutex<VecDeque<SharedRoomChange>>,
+    processing: tokio::sync::Mutex<()>,
+    changes_pending: Notify,
+    servers: Mutex<HashMap<OwnedServerName, Arc<WantedLists>>>,
+    request_permits: Semaphore,
 }
 
 /// A change to a membership.
 #[derive(Clone, Copy, Debug)]
-enum Moved {
+enum SharedRoomChange {
     /// A remote user joined a room.
-    In(UserNum, RoomNum),
+    RemoteUserJoined(UserNum, RoomNum),
     /// A remote user left a room, or did not join it.
-    Out(UserNum, RoomNum),
+    RemoteUserLeft(UserNum, RoomNum),
     /// A local user left a room, or did not join it.
-    OursOut(RoomNum),
+    LocalUserLeft(RoomNum),
     /// A room was deleted.
-    Deleted,
+    RoomDeleted,
 }
 
 /// The lists to request from a server.
 #[derive(Default)]
-struct Wanted {
+struct WantedLists {
     users: Mutex<BTreeSet<OwnedUserId>>,
     /// Notified when the server shows a sign of life.
-    alive: Notify,
+    contacted: Notify,
 }
 
-impl Wanted {
+impl WantedLists {
     fn users(&self) -> MutexGuard<'_, BTreeSet<OwnedUserId>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,24 +96,24 @@ impl Wanted {
 
 /// A server's answer with the devices of a user. Some servers omit the keys of devices without encryption.
 #[derive(Deserialize)]
-struct Told {
+struct DeviceListAnswer {
     user_id: OwnedUserId,
     stream_id: UInt,
     #[serde(default)]
-    devices: Vec<ToldDevice>,
+    devices: Vec<DeviceListEntry>,
     master_key: Option<Raw<CrossSigningKey>>,
     self_signing_key: Option<Raw<CrossSigningKey>>,
 }
 
 #[derive(Deserialize)]
-struct ToldDevice {
+struct DeviceListEntry {
     device_id: OwnedDeviceId,
     keys: Option<Box<RawValue>>,
     device_display_name: Option<String>,
 }
 
 /// The outcome of requesting a list.
-enum Outcome {
+enum ListRequestOutcome {
     /// The list is stored, or no longer wanted.
     Done,
     /// The list changed during the request.
@@ -122,32 +122,32 @@ enum Outcome {
     Unanswered,
 }
 
-impl RemoteLists {
+impl DeviceListTracker {
     pub(super) fn start(
         (devices, rooms): (&Devices, &Rooms),
-        ephemeral: &Ephemeral,
+        ephemeral: &EphemeralState,
         federation: &Federation,
         tasks: &Tasks,
     ) -> Self {
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(DeviceListTrackerInner {
             devices: devices.clone(),
             rooms: rooms.clone(),
             ephemeral: ephemeral.clone(),
             federation: federation.clone(),
             tasks: tasks.clone(),
-            moved: Mutex::default(),
-            settling: tokio::sync::Mutex::default(),
-            news: Notify::new(),
+            changes: Mutex::default(),
+            processing: tokio::sync::Mutex::default(),
+            changes_pending: Notify::new(),
             servers: Mutex::default(),
-            asking: Semaphore::new(AT_ONCE),
+            request_permits: Semaphore::new(MAX_CONCURRENT_REQUESTS),
         });
-        devices.follow(inner.clone());
+        devices.add_follower(inner.clone());
         let watching = Arc::downgrade(&inner);
-        federation.client().watch(Box::new(move |server| {
+        federation.client().watch_contacts(Box::new(move |server| {
             if let Some(inner) = watching.upgrade()
                 && let Some(wanted) = inner.servers().get(server)
             {
-                wanted.alive.notify_waiters();
+                wanted.contacted.notify_waiters();
             }
         }));
         let lists = Self { inner };
@@ -155,97 +155,110 @@ impl RemoteLists {
         drop(tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = keeper.keep() => {}
+                () = keeper.run_tracker() => {}
             }
         }));
         lists
     }
 
     /// Restores the wanted lists of the last run, and then processes changes to memberships.
-    async fn keep(&self) {
-        if let Err(error) = self.take_up().await {
+    async fn run_tracker(&self) {
+        if let Err(error) = self.restore_wanted_lists().await {
             tracing::warn!(%error, "the wanted device lists could not be restored");
         }
         loop {
-            self.inner.news.notified().await;
-            if let Err(error) = self.settle().await {
+            self.inner.changes_pending.notified().await;
+            if let Err(error) = self.process_changes().await {
                 tracing::warn!(%error, "changes to shared rooms could not be processed");
             }
         }
     }
 
-    async fn take_up(&self) -> Result<()> {
-        self.inner.devices.note_moves(&[Move::Unclear]).await?;
+    async fn restore_wanted_lists(&self) -> Result<()> {
+        self.inner
+            .devices
+            .apply_sharing_changes(&[SharingChange::Unclear])
+            .await?;
         let mut after = 0;
         loop {
-            let page = self.inner.devices.lists_to_ask(after, PAGE).await?;
+            let page = self
+                .inner
+                .devices
+                .lists_to_request(after, LISTS_PER_PAGE)
+                .await?;
             let Some((last, _)) = page.last() else {
                 return Ok(());
             };
             after = *last;
-            self.want(page.into_iter().map(|(_, user_id)| user_id));
+            self.request_lists(page.into_iter().map(|(_, user_id)| user_id));
         }
     }
 
     /// Processes all committed membership changes. This must happen before the lists are used.
-    pub(super) async fn settle(&self) -> Result<()> {
-        let _turn = self.inner.settling.lock().await;
+    pub(super) async fn process_changes(&self) -> Result<()> {
+        let _turn = self.inner.processing.lock().await;
         loop {
-            let batch: Vec<Moved> = {
-                let moved = self.inner.moved();
-                moved.iter().take(BATCH).copied().collect()
+            let batch: Vec<SharedRoomChange> = {
+                let moved = self.inner.changes();
+                moved.iter().take(CHANGES_PER_BATCH).copied().collect()
             };
             if batch.is_empty() {
                 return Ok(());
             }
-            let moves = self.moves(&batch).await?;
-            self.inner.devices.note_moves(&moves).await?;
-            drop(self.inner.moved().drain(..batch.len()));
+            let moves = self.evaluate_changes(&batch).await?;
+            self.inner.devices.apply_sharing_changes(&moves).await?;
+            drop(self.inner.changes().drain(..batch.len()));
             let came = moves.iter().filter_map(|each| match each {
-                Move::Came(users) => Some(users),
+                SharingChange::Started(users) => Some(users),
                 _ => None,
             });
             let came: Vec<UserNum> = came.flatten().copied().collect();
-            self.want(self.inner.rooms.memory.user_ids(&came).await?);
+            self.request_lists(self.inner.rooms.memory.user_ids(&came).await?);
         }
     }
 
-    async fn moves(&self, batch: &[Moved]) -> Result<Vec<Move>> {
+    async fn evaluate_changes(&self, batch: &[SharedRoomChange]) -> Result<Vec<SharingChange>> {
         let mut crowds: HashMap<RoomNum, usize> = HashMap::new();
         for moved in batch {
-            if let Moved::In(_, room) = moved {
+            if let SharedRoomChange::RemoteUserJoined(_, room) = moved {
                 *crowds.entry(*room).or_default() += 1;
             }
         }
-        let is_crowd = |room| crowds.get(&room).is_some_and(|users| *users > TOGETHER);
+        let is_crowd = |room| {
+            crowds
+                .get(&room)
+                .is_some_and(|users| *users > MAX_SIMULTANEOUS_JOINS)
+        };
         let rooms = &self.inner.rooms;
         let mut moves = Vec::new();
         for moved in batch {
             match *moved {
-                Moved::In(user, room) if is_crowd(room) => moves.push(Move::Went(vec![user])),
-                Moved::In(user, room) => {
-                    if self.is_encrypted(room).await? && self.is_new(user, room).await? {
-                        moves.push(Move::Came(vec![user]));
+                SharedRoomChange::RemoteUserJoined(user, room) if is_crowd(room) => {
+                    moves.push(SharingChange::Ended(vec![user]))
+                }
+                SharedRoomChange::RemoteUserJoined(user, room) => {
+                    if self.is_encrypted(room).await? && self.is_newly_shared(user, room).await? {
+                        moves.push(SharingChange::Started(vec![user]));
                     }
                 }
-                Moved::Out(user, room) => {
-                    if !rooms.memory.shares_with_us(user, Some(room)).await? {
-                        moves.push(Move::Went(vec![user]));
+                SharedRoomChange::RemoteUserLeft(user, room) => {
+                    if !rooms.memory.shares_room_with_us(user, Some(room)).await? {
+                        moves.push(SharingChange::Ended(vec![user]));
                     }
                 }
-                Moved::OursOut(room) => {
-                    if !self.is_ours(room).await? {
-                        moves.push(Move::Abandoned(room));
+                SharedRoomChange::LocalUserLeft(room) => {
+                    if !self.has_local_members(room).await? {
+                        moves.push(SharingChange::RoomLeft(room));
                     }
                 }
-                Moved::Deleted => moves.push(Move::Unclear),
+                SharedRoomChange::RoomDeleted => moves.push(SharingChange::Unclear),
             }
         }
         Ok(moves)
     }
 
     /// Returns whether local users are in a room.
-    async fn is_ours(&self, room: RoomNum) -> Result<bool> {
+    async fn has_local_members(&self, room: RoomNum) -> Result<bool> {
         match self.inner.rooms.memory.room_by_number(room).await {
             Err(Error::NotFound(_)) => Ok(false),
             room => Ok(!room?.view().local_members.is_empty()),
@@ -267,19 +280,19 @@ impl RemoteLists {
     }
 
     /// Returns whether a user shares no other room, and has no stored list.
-    async fn is_new(&self, user: UserNum, room: RoomNum) -> Result<bool> {
-        let unknown = self.inner.devices.without_list(&[user]).await?;
+    async fn is_newly_shared(&self, user: UserNum, room: RoomNum) -> Result<bool> {
+        let unknown = self.inner.devices.users_without_list(&[user]).await?;
         Ok(!unknown.is_empty()
             && !self
                 .inner
                 .rooms
                 .memory
-                .shares_with_us(user, Some(room))
+                .shares_room_with_us(user, Some(room))
                 .await?)
     }
 
     /// Requests the lists of users in the background.
-    pub(super) fn want(&self, users: impl IntoIterator<Item = OwnedUserId>) {
+    pub(super) fn request_lists(&self, users: impl IntoIterator<Item = OwnedUserId>) {
         for user_id in users {
             let server = user_id.server_name().to_owned();
             let mut servers = self.inner.servers();
@@ -287,7 +300,7 @@ impl RemoteLists {
                 wanted.users().insert(user_id);
                 continue;
             }
-            let wanted = Arc::new(Wanted::default());
+            let wanted = Arc::new(WantedLists::default());
             wanted.users().insert(user_id);
             servers.insert(server.clone(), wanted.clone());
             drop(servers);
@@ -295,14 +308,14 @@ impl RemoteLists {
             drop(self.inner.tasks.spawn(async move {
                 tokio::select! {
                     () = stopping.cancelled() => {}
-                    () = lists.ask_server(&server, &wanted) => {}
+                    () = lists.request_from_server(&server, &wanted) => {}
                 }
             }));
         }
     }
 
     /// Requests the wanted lists from a server, until none is left.
-    async fn ask_server(&self, server: &ServerName, wanted: &Wanted) {
+    async fn request_from_server(&self, server: &ServerName, wanted: &WantedLists) {
         let mut failures = 0_u32;
         loop {
             let user_id = {
@@ -314,20 +327,20 @@ impl RemoteLists {
                 };
                 user_id
             };
-            match self.ask(&user_id).await {
-                Ok(Outcome::Done) => failures = 0,
-                Ok(Outcome::Doubtful) => {
+            match self.request_list(&user_id).await {
+                Ok(ListRequestOutcome::Done) => failures = 0,
+                Ok(ListRequestOutcome::Doubtful) => {
                     failures = 0;
                     wanted.users().insert(user_id);
                 }
-                Ok(Outcome::Unanswered) | Err(_) => {
+                Ok(ListRequestOutcome::Unanswered) | Err(_) => {
                     wanted.users().insert(user_id);
                     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(16));
                     failures += 1;
-                    tokio::time::sleep(SHORTEST_PAUSE).await;
+                    tokio::time::sleep(MIN_PAUSE).await;
                     tokio::select! {
-                        () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
-                        () = wanted.alive.notified() => {}
+                        () = tokio::time::sleep(pause.min(MAX_PAUSE)) => {}
+                        () = wanted.contacted.notified() => {}
                     }
                 }
             }
@@ -336,57 +349,67 @@ impl RemoteLists {
 
     /// Requests the list of a user.
     #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
-    async fn ask(&self, user_id: &UserId) -> Result<Outcome> {
+    async fn request_list(&self, user_id: &UserId) -> Result<ListRequestOutcome> {
         let inner = &self.inner;
-        let permit = inner.asking.acquire().await;
+        let permit = inner.request_permits.acquire().await;
         let _permit = permit.map_err(|source| Error::internal("ask for devices", source))?;
-        self.settle().await?;
+        self.process_changes().await?;
         // Before the check for a shared room: a leave after it makes the answer unreliable.
-        let ticket = inner.devices.begin_asking([user_id]);
+        let ticket = inner.devices.begin_list_request([user_id]);
         let Some(user) = inner.rooms.memory.user_number(user_id).await? else {
-            return Ok(Outcome::Done);
+            return Ok(ListRequestOutcome::Done);
         };
-        if !inner.rooms.memory.shares_with_us(user, None).await? {
-            inner.devices.note_moves(&[Move::Went(vec![user])]).await?;
-            return Ok(Outcome::Done);
+        if !inner.rooms.memory.shares_room_with_us(user, None).await? {
+            inner
+                .devices
+                .apply_sharing_changes(&[SharingChange::Ended(vec![user])])
+                .await?;
+            return Ok(ListRequestOutcome::Done);
         }
-        let known = inner.devices.known_lists(&[user_id]).await?;
+        let known = inner.devices.stored_lists(&[user_id]).await?;
         if known.get(user_id).is_none_or(|known| known.is_fresh) {
-            return Ok(Outcome::Done);
+            return Ok(ListRequestOutcome::Done);
         }
         let request = get_devices::v1::Request::new(user_id.to_owned());
         let client = inner.federation.client();
-        let answer = client.send_for(user_id.server_name(), request, Allowance::USUAL);
+        let answer = client.send_expecting(
+            user_id.server_name(),
+            request,
+            RequestLimits::LARGE_RESPONSE,
+        );
         match answer.await {
             Ok(told) => {
-                let told: Told = told;
+                let told: DeviceListAnswer = told;
                 if told.user_id != user_id {
-                    return Ok(Outcome::Unanswered);
+                    return Ok(ListRequestOutcome::Unanswered);
                 }
-                let lists = vec![(user_id.to_owned(), read(told))];
-                let doubtful = inner.devices.remember_lists(&ticket, lists).await?;
+                let lists = vec![(user_id.to_owned(), read_answer(told))];
+                let doubtful = inner.devices.store_lists(&ticket, lists).await?;
                 Ok(if doubtful.is_empty() {
-                    Outcome::Done
+                    ListRequestOutcome::Done
                 } else {
-                    Outcome::Doubtful
+                    ListRequestOutcome::Doubtful
                 })
             }
             // The server refuses. The list is then requested only when a client queries the keys.
-            Err(Failure::Refused(refusal)) if refusal.status != 429 => {
-                inner.devices.note_moves(&[Move::Went(vec![user])]).await?;
-                Ok(Outcome::Done)
+            Err(RequestFailure::Refused(refusal)) if refusal.status != 429 => {
+                inner
+                    .devices
+                    .apply_sharing_changes(&[SharingChange::Ended(vec![user])])
+                    .await?;
+                Ok(ListRequestOutcome::Done)
             }
             Err(_) => {
-                if ticket.is_doubtful(user_id) {
-                    inner.devices.note_unanswered(&[user_id]).await?;
+                if ticket.has_changed(user_id) {
+                    inner.devices.record_failed_requests(&[user_id]).await?;
                 }
-                Ok(Outcome::Unanswered)
+                Ok(ListRequestOutcome::Unanswered)
             }
         }
     }
 }
 
-fn read(told: Told) -> RemoteList {
+fn read_answer(told: DeviceListAnswer) -> RemoteDeviceList {
     let user_id = told.user_id;
     let devices = told.devices.into_iter().filter_map(|device| {
         let keys = device.keys.as_deref().map(RawValue::get);
@@ -397,7 +420,7 @@ fn read(told: Told) -> RemoteList {
             device.device_display_name,
         )
     });
-    RemoteList {
+    RemoteDeviceList {
         stream_id: Some(told.stream_id.into()),
         devices: devices.collect(),
         master_key: told.master_key,
@@ -405,26 +428,26 @@ fn read(told: Told) -> RemoteList {
     }
 }
 
-impl Inner {
-    fn moved(&self) -> MutexGuard<'_, VecDeque<Moved>> {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+impl DeviceListTrackerInner {
+    fn changes(&self) -> MutexGuard<'_, VecDeque<SharedRoomChange>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn servers(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Arc<Wanted>>> {
+    fn servers(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Arc<WantedLists>>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, moved: Moved) {
-        self.moved().push_back(moved);
-        self.news.notify_one();
+    fn record_change(&self, moved: SharedRoomChange) {
+        self.changes().push_back(moved);
+        self.changes_pending.notify_one();
     }
 }
 
-impl Follower for Inner {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for DeviceListTrackerInner {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
             match change {
-                Change::Membership {
+                JournalChange::Membership {
                     user,
                     user_id,
                     local,
@@ -434,20 +457,22 @@ impl Follower for Inner {
                 } => match (local, membership) {
                     (_, Some(MembershipState::Invite | MembershipState::Knock) | None)
                     | (true, Some(MembershipState::Join)) => {}
-                    (false, Some(MembershipState::Join)) => self.note(Moved::In(*user, *room)),
+                    (false, Some(MembershipState::Join)) => {
+                        self.record_change(SharedRoomChange::RemoteUserJoined(*user, *room))
+                    }
                     (false, _) => {
-                        self.devices.touch(user_id);
-                        self.ephemeral.typing.set(*room, user_id, None);
-                        self.note(Moved::Out(*user, *room));
+                        self.devices.record_list_change(user_id);
+                        self.ephemeral.typing.set_typing(*room, user_id, None);
+                        self.record_change(SharedRoomChange::RemoteUserLeft(*user, *room));
                     }
                     (true, _) => {
-                        self.devices.touch_all();
-                        self.note(Moved::OursOut(*room));
+                        self.devices.record_unseen_changes();
+                        self.record_change(SharedRoomChange::LocalUserLeft(*room));
                     }
                 },
-                Change::RoomDeleted { .. } => {
-                    self.devices.touch_all();
-                    self.note(Moved::Deleted);
+                JournalChange::RoomDeleted { .. } => {
+                    self.devices.record_unseen_changes();
+                    self.record_change(SharedRoomChange::RoomDeleted);
                 }
                 _ => {}
             }

@@ -18,7 +18,7 @@ use ruma::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-pub(super) use self::receipts::Kept;
+pub(super) use self::receipts::EarlyReceipts;
 use super::Workflows;
 use crate::{
     error::{Error, Result},
@@ -27,10 +27,10 @@ use crate::{
 };
 
 /// "The list must not be more than 100 EDUs."
-const EDUS: usize = 100;
+const MAX_EDUS: usize = 100;
 
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct EduEnvelope<'a> {
     edu_type: String,
     #[serde(borrow)]
     content: &'a RawValue,
@@ -38,7 +38,7 @@ struct Envelope<'a> {
 
 /// The contents of the EDUs by type, in their order.
 #[derive(Default)]
-struct Sorted {
+struct EdusByType {
     typing: Vec<Box<RawValue>>,
     receipts: Vec<Box<RawValue>>,
     presence: Vec<Box<RawValue>>,
@@ -55,9 +55,9 @@ impl Workflows {
     /// When they cannot be stored: the server has to send them again.
     #[tracing::instrument(skip_all, fields(server = %origin, count = edus.len()), err(level = "debug"))]
     pub async fn receive_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<()> {
-        let mut sorted = Sorted::default();
-        for edu in edus.iter().take(EDUS) {
-            let Ok(envelope) = serde_json::from_str::<Envelope<'_>>(edu.json().get()) else {
+        let mut sorted = EdusByType::default();
+        for edu in edus.iter().take(MAX_EDUS) {
+            let Ok(envelope) = serde_json::from_str::<EduEnvelope<'_>>(edu.json().get()) else {
                 continue;
             };
             let kind = match &*envelope.edu_type {
@@ -89,7 +89,7 @@ impl Workflows {
     }
 
     /// Returns a room about which a server may send EDUs; `None` for any other.
-    async fn room_told_of(
+    async fn room_shared_with(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
@@ -102,20 +102,24 @@ impl Workflows {
     }
 
     /// Returns the number of a user of a server who shares a room with local users; `None` for any other.
-    async fn neighbour(&self, origin: &ServerName, user_id: &UserId) -> Result<Option<i64>> {
+    async fn user_sharing_a_room(
+        &self,
+        origin: &ServerName,
+        user_id: &UserId,
+    ) -> Result<Option<i64>> {
         if user_id.server_name() != origin {
             return Ok(None);
         }
         let Some(user) = self.rooms.memory.user_number(user_id).await? else {
             return Ok(None);
         };
-        let shares = self.rooms.memory.shares_with_us(user, None).await?;
+        let shares = self.rooms.memory.shares_room_with_us(user, None).await?;
         Ok(shares.then_some(user))
     }
 }
 
 /// Returns whether a user belongs to a server and has joined a room.
-fn speaks_for(origin: &ServerName, room: &Room, user_id: &OwnedUserId) -> bool {
+fn is_joined_user_of(origin: &ServerName, room: &Room, user_id: &OwnedUserId) -> bool {
     user_id.server_name() == origin
         && room.view().state.membership(user_id) == MembershipState::Join
 }

@@ -5,7 +5,7 @@ use ruma::{OwnedEventId, OwnedUserId, RoomId};
 use super::Workflows;
 use crate::{
     error::Result,
-    rooms::{Action, MemberChange},
+    rooms::{MemberChange, MembershipAction},
     users::Session,
 };
 
@@ -24,15 +24,15 @@ impl Workflows {
         reason: Option<String>,
     ) -> Result<OwnedEventId> {
         let profile = self.member_profile(user_id).await;
-        let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
+        let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
         invitation.sender.clone_from(&session.user_id);
         invitation.reason = reason;
         if !self.rooms.memory.is_local(user_id) {
             let event = self
                 .rooms
                 .invitations
-                .invitation_until(invitation, expires_at)?;
-            return self.invite_to(room_id, event).await;
+                .expiring_invitation_event(invitation, expires_at)?;
+            return self.invite_remote_user(room_id, event).await;
         }
         self.rooms
             .invitations

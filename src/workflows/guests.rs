@@ -13,7 +13,7 @@ use ruma::{
 use super::Workflows;
 use crate::{
     error::{Error, Result},
-    rooms::{Action, MemberChange, MemberProfile, Room},
+    rooms::{MemberChange, MemberProfile, MembershipAction, Room},
     users::Session,
 };
 
@@ -44,11 +44,15 @@ impl Workflows {
         // removed.
         let leaving = self.tasks.spawn(async move {
             for user_id in guests.iter().filter_map(|guest| members.get(guest)) {
-                let leave = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
+                let leave = MemberChange::for_self(
+                    user_id,
+                    MembershipAction::Leave,
+                    MemberProfile::default(),
+                );
                 let left = workflows
                     .rooms
                     .memberships
-                    .change_membership_for(&room.room_id, leave);
+                    .change_membership_in_background(&room.room_id, leave);
                 left.await?;
             }
             Ok(())

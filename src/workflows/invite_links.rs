@@ -8,11 +8,11 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{Wish, Workflows};
+use super::{MembershipRequest, Workflows};
 use crate::{
     error::{Error, Result},
-    rooms::{Action, InviteLink, MemberChange, Room},
-    users::{Registered, Session},
+    rooms::{InviteLink, MemberChange, MembershipAction, Room},
+    users::{RegisteredAccount, Session},
 };
 
 /// The information that a link shows to anyone who has it.
@@ -36,7 +36,7 @@ impl Workflows {
     /// [`Error::NotFound`] for a link that is no longer valid, whatever the reason.
     pub async fn preview_link(&self, token: &str) -> Result<LinkPreview> {
         let unknown = || Error::not_found("the link does not exist or is no longer valid");
-        let link = self.rooms.invite_links.link(token).await?;
+        let link = self.rooms.invite_links.find_link(token).await?;
         if link.is_used_up() {
             return Err(unknown());
         }
@@ -52,7 +52,7 @@ impl Workflows {
             inviter_name: member.and_then(|member| member.content_str("displayname")),
             inviter: link.creator,
             expires_at: link.row.expires_ts,
-            registration: self.users.takes_links(),
+            registration: self.users.accepts_invite_links(),
             room,
         })
     }
@@ -64,7 +64,7 @@ impl Workflows {
     /// [`Error::NotFound`] for a link that is no longer valid; [`Error::Forbidden`] for a banned user, and when the
     /// creator may no longer invite.
     pub async fn redeem_link(&self, session: &Session, token: &str) -> Result<OwnedRoomId> {
-        let link = self.rooms.invite_links.link(token).await?;
+        let link = self.rooms.invite_links.find_link(token).await?;
         let room = self.rooms.memory.room(&link.room_id).await?;
         let membership = room.view().state.membership(&session.user_id);
         match membership {
@@ -78,26 +78,26 @@ impl Workflows {
         let is_taken = self
             .rooms
             .invite_links
-            .take_link(&link, session.user)
+            .use_link(&link, session.user)
             .await?;
-        let Err(refused) = self.let_in(session, &room, &link).await else {
+        let Err(refused) = self.join_by_link(session, &room, &link).await else {
             return Ok(link.room_id);
         };
         // A concurrent request may have joined the user, and a joined user cannot be invited.
-        self.rooms.memory.settle(&room).await?;
+        self.rooms.memory.wait_until_stored(&room).await?;
         if room.view().state.membership(&session.user_id) == MembershipState::Join {
             return Ok(link.room_id);
         }
         if is_taken {
             self.rooms
                 .invite_links
-                .give_link_back(&link, session.user)
+                .return_link_use(&link, session.user)
                 .await?;
         }
         Err(refused)
     }
 
-    async fn let_in(&self, session: &Session, room: &Room, link: &InviteLink) -> Result<()> {
+    async fn join_by_link(&self, session: &Session, room: &Room, link: &InviteLink) -> Result<()> {
         let user_id = &session.user_id;
         self.rooms
             .invitations
@@ -106,16 +106,16 @@ impl Workflows {
         let is_invited = room.view().state.membership(user_id) == MembershipState::Invite;
         if !is_invited && !room.is_public() {
             let profile = self.member_profile(user_id).await;
-            let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
+            let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
             invitation.sender.clone_from(&link.creator);
             self.rooms
                 .memberships
-                .change_membership_for(&room.room_id, invitation)
+                .change_membership_in_background(&room.room_id, invitation)
                 .await?;
         }
-        let wish = Wish::new(user_id.clone(), Action::Join, None);
+        let wish = MembershipRequest::new(user_id.clone(), MembershipAction::Join, None);
         self.change_membership(session, &room.room_id, wish).await?;
-        self.settle(session, &room.room_id).await
+        self.copy_predecessor_settings(session, &room.room_id).await
     }
 
     /// Returns the room of a link, whose creator must still be permitted to invite to it.
@@ -133,9 +133,9 @@ impl Workflows {
     /// # Errors
     ///
     /// As [`crate::users::Users::register`]; and [`Error::Forbidden`] for a link that is no longer valid.
-    pub async fn register(&self, request: Request) -> Result<Registered> {
+    pub async fn register(&self, request: Request) -> Result<RegisteredAccount> {
         if let Some(AuthData::RegistrationToken(shown)) = &request.auth
-            && !self.link_serves(&shown.token).await?
+            && !self.is_link_usable(&shown.token).await?
         {
             return Err(Error::forbidden(
                 "the creator of this link may no longer invite",
@@ -146,12 +146,13 @@ impl Workflows {
 
     /// Returns whether a token permits registration.
     pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
-        Ok(self.users.registration_token_is_valid(token).await? && self.link_serves(token).await?)
+        Ok(self.users.is_registration_token_valid(token).await?
+            && self.is_link_usable(token).await?)
     }
 
     /// Returns `false` if a token belongs to a link whose creator may no longer invite.
-    async fn link_serves(&self, token: &str) -> Result<bool> {
-        let link = match self.rooms.invite_links.link(token).await {
+    async fn is_link_usable(&self, token: &str) -> Result<bool> {
+        let link = match self.rooms.invite_links.find_link(token).await {
             Err(Error::NotFound(_)) => return Ok(true),
             link => link?,
         };
@@ -164,7 +165,7 @@ impl Workflows {
 
 impl LinkPreview {
     /// Returns the text in a field of a state event of the room.
-    pub fn text(&self, kind: &StateEventType, field: &str) -> Option<String> {
+    pub fn state_text(&self, kind: &StateEventType, field: &str) -> Option<String> {
         let view = self.room.view();
         let text = view.state.get(kind, "")?.content_str(field);
         text.filter(|text| !text.is_empty())

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use super::Workflows;
 use crate::{
     error::{Error, Result},
-    matrix::{StateMap, Verified, read_event},
-    rooms::{Applicant, Handshake, Room},
+    matrix::{StateMap, VerifiedEvent, read_event},
+    rooms::{MembershipHandshake, RemoteApplicant, Room},
 };
 
 /// An event that another server has signed, and the parameters of its request.
@@ -26,10 +26,10 @@ pub struct SignedEvent {
 
 /// An event that was accepted into a room.
 #[derive(Debug)]
-pub struct TakenEvent {
+pub struct AcceptedSignedEvent {
     pub room: Arc<Room>,
     /// The event, with this server's signature if it is required.
-    pub event: Verified,
+    pub event: VerifiedEvent,
     /// The state before the event.
     pub before: StateMap,
 }
@@ -41,14 +41,14 @@ impl Workflows {
     ///
     /// [`Error::InvalidParam`] and [`Error::BadJson`] when the event is invalid or not properly signed;
     /// [`Error::Forbidden`] with the rule that refuses it; [`Error::NotFound`] when this server is not in the room.
-    pub async fn take_signed(
+    pub async fn accept_signed_event(
         &self,
-        handshake: Handshake,
+        handshake: MembershipHandshake,
         signed: SignedEvent,
-    ) -> Result<TakenEvent> {
+    ) -> Result<AcceptedSignedEvent> {
         let object = read_event(&signed.event)?;
-        let applicant = Applicant {
-            user_id: sender(&object)?,
+        let applicant = RemoteApplicant {
+            user_id: sender_of(&object)?,
             room_id: signed.room_id,
             origin: signed.origin,
         };
@@ -57,14 +57,14 @@ impl Workflows {
             .resident
             .countersign(handshake, &applicant, object)
             .await?;
-        let room = self.rooms.memory.resident(&applicant.room_id).await?;
+        let room = self.rooms.memory.resident_room(&applicant.room_id).await?;
         let event = serde_json::to_string(&object)?;
-        let event = self.federation.vetted(&room, event).await?;
+        let event = self.federation.with_policy_signature(&room, event).await?;
         let event = self
             .federation
-            .verify(&RawValue::from_string(event)?, &room.rules)
+            .verify_event(&RawValue::from_string(event)?, &room.rules)
             .await
-            .map_err(as_parameter)?;
+            .map_err(as_invalid_param)?;
         if event.pdu().event_id != signed.event_id {
             return Err(Error::invalid_param(
                 "the event's id differs from the one in the path",
@@ -76,9 +76,9 @@ impl Workflows {
         let before = self
             .rooms
             .resident
-            .accept_signed(handshake, &applicant, event.clone())
+            .accept_signed_event(handshake, &applicant, event.clone())
             .await?;
-        Ok(TakenEvent {
+        Ok(AcceptedSignedEvent {
             room,
             event,
             before,
@@ -86,14 +86,14 @@ impl Workflows {
     }
 }
 
-fn sender(object: &CanonicalJsonObject) -> Result<OwnedUserId> {
+fn sender_of(object: &CanonicalJsonObject) -> Result<OwnedUserId> {
     let sender = object.get("sender").and_then(CanonicalJsonValue::as_str);
     let sender = sender.and_then(|sender| OwnedUserId::try_from(sender).ok());
     sender.ok_or_else(|| Error::invalid_param("the event has no sender"))
 }
 
 /// Converts an invalid signature into an invalid parameter, as the specification demands for these endpoints.
-pub(super) fn as_parameter(error: Error) -> Error {
+pub(super) fn as_invalid_param(error: Error) -> Error {
     match error {
         Error::InvalidSignature(reason) => Error::InvalidParam(reason),
         other => other,

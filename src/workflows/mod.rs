@@ -27,29 +27,31 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use self::device_list_tracker::RemoteLists;
+use self::device_list_tracker::DeviceListTracker;
 pub use self::{
-    inbox::{Outcomes, Transaction},
+    inbox::{PduResults, ReceivedTransaction},
     invite_links::LinkPreview,
-    join_leave_knock::{SignedEvent, TakenEvent},
-    people::{Seen, SeenPage},
+    join_leave_knock::{AcceptedSignedEvent, SignedEvent},
+    people::{PeopleWithPresence, PersonWithPresence},
     received_invites::ReceivedInvitation,
-    server_notices::Notice,
+    server_notices::ServerNotice,
 };
 use crate::{
     clock::Clock,
     devices::Devices,
-    ephemeral::{Ephemeral, PresenceUpdate},
+    ephemeral::{EphemeralState, PresenceUpdate},
     error::{Error, Result},
     federation::Federation,
-    keyed_semaphore::Turns,
-    rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewReceipt, Room, Rooms},
+    keyed_semaphore::KeyedSemaphore,
+    rooms::{
+        CreateRoom, MemberChange, MemberProfile, MembershipAction, ReceiptUpdate, Room, Rooms,
+    },
     tasks::Tasks,
     users::{ProfileChange, Session, Users},
 };
 
 /// The number of changes to one membership that wait while another server processes an earlier one.
-const WAITING_REMOTE_CHANGES: usize = 32;
+const MAX_WAITING_REMOTE_CHANGES: usize = 32;
 
 /// The service for operations that need several other services. Cheap to clone.
 #[derive(Clone)]
@@ -57,37 +59,37 @@ pub struct Workflows {
     users: Users,
     devices: Devices,
     rooms: Rooms,
-    ephemeral: Ephemeral,
+    ephemeral: EphemeralState,
     federation: Federation,
     tasks: Tasks,
-    remote_lists: RemoteLists,
+    device_list_tracker: DeviceListTracker,
     /// Receipts that arrived before their events.
-    kept: Arc<edus::Kept>,
-    joins: remote::Joins,
+    early_receipts: Arc<edus::EarlyReceipts>,
+    running_joins: remote::RunningJoins,
     /// Changes to memberships that other servers have to accept: one at a time for each membership.
-    remote_changes: Turns<(OwnedRoomId, OwnedUserId)>,
-    elsewhere: remote::Elsewhere,
-    inbox: Arc<inbox::Inbox>,
+    remote_changes: KeyedSemaphore<(OwnedRoomId, OwnedUserId)>,
+    remote_descriptions: remote::RemoteDescriptions,
+    inbox: Arc<inbox::TransactionInbox>,
     /// The memory limit for other servers' answers about keys.
-    answers: Arc<remote_keys::Answers>,
+    answer_memory: Arc<remote_keys::AnswerMemory>,
     /// Held while a server notice looks up or creates its room.
-    notices: Arc<Mutex<()>>,
+    notice_room_lock: Arc<Mutex<()>>,
 }
 
 /// A change to a membership that a user requests.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct MembershipRequest {
     /// The user whose membership changes.
     pub target: OwnedUserId,
-    pub action: Action,
+    pub action: MembershipAction,
     pub reason: Option<String>,
     /// Additional content of the member event of a join.
     pub extra: Map<String, Value>,
 }
 
-impl Wish {
+impl MembershipRequest {
     /// Returns a request without additional content in the member event.
-    pub fn new(target: OwnedUserId, action: Action, reason: Option<String>) -> Self {
+    pub fn new(target: OwnedUserId, action: MembershipAction, reason: Option<String>) -> Self {
         Self {
             target,
             action,
@@ -102,40 +104,41 @@ impl Workflows {
     pub fn new(
         (users, devices): (Users, Devices),
         rooms: Rooms,
-        ephemeral: Ephemeral,
+        ephemeral: EphemeralState,
         federation: Federation,
         (tasks, clock): (Tasks, &Clock),
     ) -> Self {
-        let remote_lists = RemoteLists::start((&devices, &rooms), &ephemeral, &federation, &tasks);
-        let kept = Arc::<edus::Kept>::default();
-        devices.follow(kept.clone());
+        let remote_lists =
+            DeviceListTracker::start((&devices, &rooms), &ephemeral, &federation, &tasks);
+        let kept = Arc::<edus::EarlyReceipts>::default();
+        devices.add_follower(kept.clone());
         let workflows = Self {
-            inbox: Arc::new(inbox::Inbox::new(clock)),
+            inbox: Arc::new(inbox::TransactionInbox::new(clock)),
             users,
             devices,
             rooms,
             ephemeral,
-            elsewhere: remote::Elsewhere::new(&federation),
+            remote_descriptions: remote::RemoteDescriptions::new(&federation),
             federation,
             tasks,
-            remote_lists,
-            kept,
-            joins: remote::Joins::default(),
-            remote_changes: Turns::new(1, WAITING_REMOTE_CHANGES),
-            answers: Arc::default(),
-            notices: Arc::default(),
+            device_list_tracker: remote_lists,
+            early_receipts: kept,
+            running_joins: remote::RunningJoins::default(),
+            remote_changes: KeyedSemaphore::new(1, MAX_WAITING_REMOTE_CHANGES),
+            answer_memory: Arc::default(),
+            notice_room_lock: Arc::default(),
         };
-        workflows.start();
+        workflows.start_background_tasks();
         workflows
     }
 
     /// Starts the background tasks.
-    fn start(&self) {
+    fn start_background_tasks(&self) {
         let (workflows, stopping) = (self.clone(), self.tasks.stopping().clone());
         drop(self.tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = workflows.take_kept_receipts() => {}
+                () = workflows.store_early_receipts() => {}
             }
         }));
     }
@@ -157,9 +160,9 @@ impl Workflows {
             request,
             profiles,
         };
-        let room_id = self.rooms.creation.create(created).await?;
-        self.settle(session, &room_id).await?;
-        self.invite_all(&room_id, invitations).await;
+        let room_id = self.rooms.creation.create_room(created).await?;
+        self.copy_predecessor_settings(session, &room_id).await?;
+        self.invite_remote_users(&room_id, invitations).await;
         Ok(room_id)
     }
 
@@ -172,15 +175,18 @@ impl Workflows {
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: Wish,
+        wish: MembershipRequest,
     ) -> Result<()> {
-        if wish.action == Action::Leave {
+        if wish.action == MembershipAction::Leave {
             self.check_leave(session, room_id).await?;
-            if self.is_outside(session, room_id).await? {
-                return self.leave_outside(session, room_id, wish.reason).await;
+            if self.has_remote_invite_or_knock(session, room_id).await? {
+                return self.leave_remote_room(session, room_id, wish.reason).await;
             }
         }
-        let is_shown = matches!(wish.action, Action::Join | Action::Invite | Action::Knock);
+        let is_shown = matches!(
+            wish.action,
+            MembershipAction::Join | MembershipAction::Invite | MembershipAction::Knock
+        );
         let profile = if is_shown {
             self.member_profile(&wish.target).await
         } else {
@@ -197,8 +203,9 @@ impl Workflows {
             extra: wish.extra,
         };
         let is_remote = !self.rooms.memory.is_local(&change.target);
-        if change.action == Action::Invite && is_remote {
-            self.invite_to(room_id, change.event()?).await?;
+        if change.action == MembershipAction::Invite && is_remote {
+            self.invite_remote_user(room_id, change.into_event()?)
+                .await?;
         } else {
             self.rooms
                 .memberships
@@ -206,14 +213,14 @@ impl Workflows {
                 .await?;
         }
         if is_gone {
-            let room = self.rooms.memory.number(room_id).await?;
-            self.ephemeral.typing.set(room, &target, None);
+            let room = self.rooms.memory.room_number(room_id).await?;
+            self.ephemeral.typing.set_typing(room, &target, None);
         }
         Ok(())
     }
 
     /// Publishes a changed profile in the rooms of the user.
-    pub async fn show_profile(
+    pub async fn publish_profile(
         &self,
         session: &Session,
         change: Option<ProfileChange>,
@@ -233,10 +240,10 @@ impl Workflows {
     /// Deactivates an account, and makes the user leave all rooms.
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         self.users.deactivate(session, erase).await?;
-        self.leave_all_outside(session).await?;
+        self.leave_all_remote_rooms(session).await?;
         self.rooms
             .memberships
-            .leave_all(session.user, &session.user_id)
+            .leave_all_rooms(session.user, &session.user_id)
             .await
     }
 
@@ -245,7 +252,7 @@ impl Workflows {
     /// # Errors
     ///
     /// [`Error::Forbidden`] for a user who is not in the room.
-    pub async fn types(
+    pub async fn set_typing(
         &self,
         session: &Session,
         room_id: &RoomId,
@@ -257,7 +264,7 @@ impl Workflows {
             .update(session.user, &session.user_id, PresenceUpdate::Active);
         self.ephemeral
             .typing
-            .set(room.num, &session.user_id, lasting);
+            .set_typing(room.num, &session.user_id, lasting);
         Ok(())
     }
 
@@ -271,7 +278,7 @@ impl Workflows {
     }
 
     /// Records that a user has read a room up to an event.
-    pub async fn read(
+    pub async fn mark_read(
         &self,
         session: &Session,
         room_id: &RoomId,
@@ -307,7 +314,7 @@ impl Workflows {
             .unread
             .receive_receipt(
                 &room,
-                NewReceipt {
+                ReceiptUpdate {
                     user,
                     user_id,
                     kind,

@@ -5,13 +5,13 @@ use ruma::presence::PresenceState;
 use super::Workflows;
 use crate::{
     error::Result,
-    users::{PeopleRequest, Person, Session},
+    users::{ListedUser, Session, UserListRequest},
 };
 
 /// A user of this server, with the user's presence.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub person: Person,
+pub struct PersonWithPresence {
+    pub person: ListedUser,
     pub presence: PresenceState,
     /// The status message.
     pub status_msg: Option<String>,
@@ -21,8 +21,8 @@ pub struct Seen {
 
 /// A page of users.
 #[derive(Debug)]
-pub struct SeenPage {
-    pub people: Vec<Seen>,
+pub struct PeopleWithPresence {
+    pub people: Vec<PersonWithPresence>,
     pub next_batch: Option<String>,
     /// The number of users on all pages.
     pub total: u64,
@@ -34,10 +34,17 @@ impl Workflows {
     /// # Errors
     ///
     /// [`crate::error::Error::InvalidParam`] for an invalid page token.
-    pub async fn people(&self, session: &Session, request: &PeopleRequest) -> Result<SeenPage> {
-        let page = self.users.people(session, request).await?;
-        let people = page.people.into_iter().map(|person| self.seen(person));
-        Ok(SeenPage {
+    pub async fn list_people(
+        &self,
+        session: &Session,
+        request: &UserListRequest,
+    ) -> Result<PeopleWithPresence> {
+        let page = self.users.list_users(session, request).await?;
+        let people = page
+            .users
+            .into_iter()
+            .map(|person| self.add_presence(person));
+        Ok(PeopleWithPresence {
             people: people.collect(),
             next_batch: page.next_batch,
             total: page.total,
@@ -45,13 +52,13 @@ impl Workflows {
     }
 
     /// Adds the presence of a user. It is only in memory; after a restart the last use of a device gives the time.
-    fn seen(&self, person: Person) -> Seen {
-        let shown = self.ephemeral.presence.shown(person.user);
+    fn add_presence(&self, person: ListedUser) -> PersonWithPresence {
+        let shown = self.ephemeral.presence.visible_presence(person.user);
         let active = shown.as_ref().and_then(|shown| shown.last_active);
         let (presence, status_msg) = shown.map_or((PresenceState::Offline, None), |shown| {
             (shown.state, shown.status_msg)
         });
-        Seen {
+        PersonWithPresence {
             last_active_ts: active.max(person.last_seen_ts),
             person,
             presence,

@@ -18,7 +18,7 @@ impl Workflows {
         if self.rooms.memory.is_local(user_id) {
             return self.users.profile(user_id).await;
         }
-        self.federation.profile(user_id, None).await
+        self.federation.fetch_profile(user_id, None).await
     }
 
     /// Returns a profile field of a user of any server.
@@ -36,7 +36,7 @@ impl Workflows {
         }
         let profile = self
             .federation
-            .profile(user_id, Some(field.clone()))
+            .fetch_profile(user_id, Some(field.clone()))
             .await?;
         let value = profile.get(field.as_str()).filter(|value| !value.is_null());
         let value =

@@ -15,16 +15,16 @@ use serde_json::{
 
 use super::{
     Workflows,
-    join_leave_knock::{SignedEvent, as_parameter},
+    join_leave_knock::{SignedEvent, as_invalid_param},
 };
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu},
-    rooms::{FromOutside, NewEvent},
+    rooms::{EventToSend, RemoteMembershipEvent},
 };
 
 /// The largest number of state events that come with an invite.
-const MAX_STATE: usize = 100;
+const MAX_STATE_EVENTS: usize = 100;
 
 /// An invite that another server sends.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct ReceivedInvitation {
 
 /// The content of a third-party invite.
 #[derive(Deserialize, Serialize)]
-struct ByAddress {
+struct ThirdPartyInviteContent {
     membership: MembershipState,
     third_party_invite: Map<String, Value>,
 }
@@ -59,13 +59,13 @@ impl Workflows {
             signed,
             mut room_state,
         } = invitation;
-        let rules = matrix::rules(&version)
+        let rules = matrix::room_version_rules(&version)
             .ok_or_else(|| Error::IncompatibleRoomVersion(version.clone()))?;
         let event = self
             .federation
-            .verify(&signed.event, &rules)
+            .verify_event(&signed.event, &rules)
             .await
-            .map_err(as_parameter)?;
+            .map_err(as_invalid_param)?;
         let pdu = event.pdu();
         if (&pdu.room_id, &pdu.event_id) != (&signed.room_id, &signed.event_id) {
             return Err(Error::invalid_param(
@@ -76,12 +76,12 @@ impl Workflows {
             .member()
             .filter(|user_id| self.rooms.memory.is_local(user_id))
         {
-            self.users.number(user_id).await?;
+            self.users.user_num(user_id).await?;
         }
-        room_state.truncate(MAX_STATE);
+        room_state.truncate(MAX_STATE_EVENTS);
         self.check_room_state(&room_state, (pdu, &signed.origin), &rules)
             .await?;
-        let from = FromOutside {
+        let from = RemoteMembershipEvent {
             version,
             event,
             stripped_state: room_state,
@@ -119,18 +119,19 @@ impl Workflows {
             .federation
             .room_open_to(origin, &request.room_id)
             .await?;
-        let told: ByAddress = serde_json::from_str(request.content.json().get())
+        let told: ThirdPartyInviteContent = serde_json::from_str(request.content.json().get())
             .map_err(|error| Error::BadJson(error.to_string()))?;
         if told.membership != MembershipState::Invite {
             return Err(Error::invalid_param("the membership is not invite"));
         }
-        let invitation = NewEvent::state(
+        let invitation = EventToSend::state(
             sender.clone(),
             &StateEventType::RoomMember,
             invited.as_str(),
             to_raw_value(&told)?,
         );
-        self.invite_to(&request.room_id, invitation).await?;
+        self.invite_remote_user(&request.room_id, invitation)
+            .await?;
         Ok(())
     }
 
@@ -146,7 +147,11 @@ impl Workflows {
             return Ok(());
         }
         let mut has_create = false;
-        for event in self.federation.verify_all(room_state.to_vec(), rules).await {
+        for event in self
+            .federation
+            .verify_events(room_state.to_vec(), rules)
+            .await
+        {
             let pdu = event.pdu();
             if pdu.room_id != invitation.room_id {
                 let text = "the state that comes with the invite belongs to another room";

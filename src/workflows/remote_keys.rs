@@ -20,34 +20,39 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-pub(super) use self::answer_limits::Answers;
+pub(super) use self::answer_limits::AnswerMemory;
 use self::{
-    answer_limits::{Budget, KEY_BYTES, USER_BYTES, allowance, bytes_for},
+    answer_limits::{
+        AnswerBudget, BYTES_PER_KEY, BYTES_PER_USER, max_answer_bytes, request_limits,
+    },
     received_keys::{ReceivedKeys, ReceivedOneTimeKeys},
 };
 use super::Workflows;
 use crate::{
-    devices::{RemoteDevice, RemoteList, Ticket, Viewer, check_number, is_one_time_key},
+    devices::{
+        KeyViewer, ListRequestTicket, RemoteDevice, RemoteDeviceList, check_user_count,
+        is_one_time_key,
+    },
     error::{Error, Result},
-    federation::Failure,
+    federation::RequestFailure,
 };
 
 /// The number of servers that are asked at the same time.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_SERVERS: usize = 32;
 /// The number of users whose stored lists are read together: at most 2 MiB each.
-const LISTS_AT_ONCE: usize = 32;
+const LISTS_PER_READ: usize = 32;
 /// The queried devices by user. An empty list stands for all devices.
-type Asked = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+type QueriedDevices = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// The claimed one-time keys: an algorithm for each device of each user.
-type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
+type ClaimedAlgorithms = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
 type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
 
 /// The state of a query for users of other servers.
 #[derive(Default)]
-struct Query {
-    to_ask: BTreeMap<OwnedServerName, Asked>,
+struct KeyQuery {
+    to_ask: BTreeMap<OwnedServerName, QueriedDevices>,
     /// The users who share a room with local users, with the requested devices.
-    tracked: Asked,
+    tracked: QueriedDevices,
     /// Outdated stored devices of these users.
     stale: BTreeMap<OwnedUserId, DevicesOfUser>,
     /// The users whose answer is complete except for their cross-signing keys.
@@ -62,57 +67,63 @@ impl Workflows {
     /// # Errors
     ///
     /// [`Error::TooLarge`] when there are too many users; others when stored data cannot be read.
-    pub async fn query_keys(&self, viewer: Viewer<'_>, request: &QueryRequest) -> Result<Found> {
-        check_number(&request.device_keys)?;
-        let (local, remote) = self.by_server(&request.device_keys);
+    pub async fn query_keys(&self, viewer: KeyViewer<'_>, request: &QueryRequest) -> Result<Found> {
+        check_user_count(&request.device_keys)?;
+        let (local, remote) = self.split_by_server(&request.device_keys);
         let mut found = self.devices.query_keys(Some(viewer), &local).await?;
         if remote.is_empty() {
             return Ok(found);
         }
         // Registered first: changes of the lists from now on, and rooms that are no longer shared, make answers
         // unreliable.
-        let mut tickets: BTreeMap<OwnedServerName, Ticket> = remote
+        let mut tickets: BTreeMap<OwnedServerName, ListRequestTicket> = remote
             .iter()
             .map(|(server, asked)| {
-                let ticket = self.devices.begin_asking(asked.keys().map(|id| &**id));
+                let ticket = self
+                    .devices
+                    .begin_list_request(asked.keys().map(|id| &**id));
                 (server.clone(), ticket)
             })
             .collect();
         let remote = remote.into_values().flatten().collect();
-        let mut query = self.look_up(remote, &mut found).await?;
+        let mut query = self.answer_from_stored_lists(remote, &mut found).await?;
         let to_ask = std::mem::take(&mut query.to_ask).into_iter();
         let to_ask = to_ask.filter_map(|(server, wanted)| {
             let ticket = tickets.remove(&server)?;
             Some((server, wanted, ticket))
         });
-        let to_ask: Vec<(OwnedServerName, Asked, Ticket)> = to_ask.collect();
+        let to_ask: Vec<(OwnedServerName, QueriedDevices, ListRequestTicket)> = to_ask.collect();
         // The remaining servers need not be asked.
         drop(tickets);
-        let bytes_for = |wanted: &Asked| bytes_for(wanted.len(), USER_BYTES);
-        let mut budget = Budget::of(to_ask.iter().map(|(_, wanted, _)| bytes_for(wanted)));
+        let bytes_for = |wanted: &QueriedDevices| max_answer_bytes(wanted.len(), BYTES_PER_USER);
+        let mut budget =
+            AnswerBudget::for_answers(to_ask.iter().map(|(_, wanted, _)| bytes_for(wanted)));
         let client = self.federation.client();
         let asking = stream::iter(to_ask).map(async |(server, wanted, ticket)| {
             let asked = get_keys::v1::Request::new(wanted.clone());
-            let allowance = allowance(request.timeout, bytes_for(&wanted));
-            let asking = client.send_for::<ReceivedKeys, _>(&server, asked, allowance);
-            let (answer, room) = self.answers.ask(allowance, asking).await;
+            let allowance = request_limits(request.timeout, bytes_for(&wanted));
+            let asking = client.send_expecting::<ReceivedKeys, _>(&server, asked, allowance);
+            let (answer, room) = self.answer_memory.run_request(allowance, asking).await;
             (server, wanted, answer, (ticket, room))
         });
-        let mut asking = std::pin::pin!(asking.buffer_unordered(AT_ONCE));
+        let mut asking = std::pin::pin!(asking.buffer_unordered(MAX_CONCURRENT_SERVERS));
         while let Some((server, wanted, answer, (ticket, _room))) = asking.next().await {
             let answer = answer.and_then(|answer| {
                 let bytes = size_of(&answer);
-                budget.take(answer, bytes)
+                budget.accept(answer, bytes)
             });
             match answer {
                 Ok(answer) => {
                     let answer = (wanted, answer);
-                    self.take_keys(&mut query, answer, &ticket, &mut found)
+                    self.process_answer(&mut query, answer, &ticket, &mut found)
                         .await?;
                 }
                 Err(failure) => {
-                    found.failures.insert(server.to_string(), told(failure));
-                    self.go_without(&mut query, &wanted, &mut found).await?;
+                    found
+                        .failures
+                        .insert(server.to_string(), failure_json(failure));
+                    self.answer_with_stale_devices(&mut query, &wanted, &mut found)
+                        .await?;
                 }
             }
         }
@@ -123,49 +134,55 @@ impl Workflows {
     }
 
     /// Answers from stored lists of users of other servers, and collects the users whose servers must be asked.
-    async fn look_up(&self, asked: Asked, found: &mut Found) -> Result<Query> {
-        self.remote_lists.settle().await?;
-        let mut query = Query::default();
-        let mut budget = Budget::of_known();
+    async fn answer_from_stored_lists(
+        &self,
+        asked: QueriedDevices,
+        found: &mut Found,
+    ) -> Result<KeyQuery> {
+        self.device_list_tracker.process_changes().await?;
+        let mut query = KeyQuery::default();
+        let mut budget = AnswerBudget::for_stored_lists();
         let mut asked = asked.into_iter();
         loop {
-            let some: Asked = asked.by_ref().take(LISTS_AT_ONCE).collect();
+            let some: QueriedDevices = asked.by_ref().take(LISTS_PER_READ).collect();
             if some.is_empty() {
                 return Ok(query);
             }
-            self.look_up_some(some, &mut budget, &mut query, found)
+            self.answer_some_from_stored_lists(some, &mut budget, &mut query, found)
                 .await?;
         }
     }
 
-    async fn look_up_some(
+    async fn answer_some_from_stored_lists(
         &self,
-        asked: Asked,
-        budget: &mut Budget,
-        query: &mut Query,
+        asked: QueriedDevices,
+        budget: &mut AnswerBudget,
+        query: &mut KeyQuery,
         found: &mut Found,
     ) -> Result<()> {
         let user_ids: Vec<&UserId> = asked.keys().map(|id| &**id).collect();
-        let mut known = self.devices.known_lists(&user_ids).await?;
+        let mut known = self.devices.stored_lists(&user_ids).await?;
         for (user_id, device_ids) in asked {
             let shares = match self.rooms.memory.user_number(&user_id).await? {
-                Some(user) => self.rooms.memory.shares_with_us(user, None).await?,
+                Some(user) => self.rooms.memory.shares_room_with_us(user, None).await?,
                 None => false,
             };
             let server = user_id.server_name().to_owned();
             let list = known.remove(&user_id).filter(|_| shares);
             if let Some(list) = list {
                 let bytes = size_of_all([&list.devices]);
-                let devices = budget.take(list.devices, bytes);
+                let devices = budget.accept(list.devices, bytes);
                 match (list.is_fresh, devices) {
                     (true, Ok(devices)) => {
-                        let devices = only(devices, &device_ids);
+                        let devices = requested_devices(devices, &device_ids);
                         found.device_keys.insert(user_id.clone(), devices);
                         query.known.insert(user_id);
                         continue;
                     }
                     (true, Err(failure)) => {
-                        found.failures.insert(server.to_string(), told(failure));
+                        found
+                            .failures
+                            .insert(server.to_string(), failure_json(failure));
                         continue;
                     }
                     (false, devices) => {
@@ -188,26 +205,26 @@ impl Workflows {
     }
 
     /// Processes the answer of a server, and stores the lists of users who share a room.
-    async fn take_keys(
+    async fn process_answer(
         &self,
-        query: &mut Query,
-        (wanted, mut answer): (Asked, ReceivedKeys),
-        ticket: &Ticket,
+        query: &mut KeyQuery,
+        (wanted, mut answer): (QueriedDevices, ReceivedKeys),
+        ticket: &ListRequestTicket,
         found: &mut Found,
     ) -> Result<()> {
         let mut lists = Vec::new();
-        for (user_id, devices) in of_users(answer.device_keys, &wanted) {
+        for (user_id, devices) in requested_users(answer.device_keys, &wanted) {
             let Some(device_ids) = query.tracked.get(&user_id) else {
                 found.device_keys.insert(user_id, devices);
                 continue;
             };
-            let list = RemoteList {
+            let list = RemoteDeviceList {
                 stream_id: None,
-                devices: read(&user_id, &devices),
+                devices: read_devices(&user_id, &devices),
                 master_key: answer.master_keys.remove(&user_id),
                 self_signing_key: answer.self_signing_keys.remove(&user_id),
             };
-            let devices = only(devices, device_ids);
+            let devices = requested_devices(devices, device_ids);
             found.device_keys.insert(user_id.clone(), devices);
             lists.push((user_id, list));
         }
@@ -215,18 +232,23 @@ impl Workflows {
         let of_self = &mut answer.self_signing_keys;
         of_self.retain(|id, _| wanted.contains_key(id));
         self.devices
-            .learn_signing_keys(answer.master_keys, answer.self_signing_keys)
+            .store_remote_signing_keys(answer.master_keys, answer.self_signing_keys)
             .await?;
         if !lists.is_empty() {
-            let doubtful = self.devices.remember_lists(ticket, lists).await?;
-            self.remote_lists.want(doubtful);
+            let doubtful = self.devices.store_lists(ticket, lists).await?;
+            self.device_list_tracker.request_lists(doubtful);
         }
         query.known.extend(wanted.into_keys());
         Ok(())
     }
 
     /// Answers with outdated devices of users whose server does not answer, because they are better than none.
-    async fn go_without(&self, query: &mut Query, wanted: &Asked, found: &mut Found) -> Result<()> {
+    async fn answer_with_stale_devices(
+        &self,
+        query: &mut KeyQuery,
+        wanted: &QueriedDevices,
+        found: &mut Found,
+    ) -> Result<()> {
         let mut unanswered = Vec::new();
         for user_id in wanted.keys() {
             let Some(device_ids) = query.tracked.get(user_id) else {
@@ -235,12 +257,12 @@ impl Workflows {
             unanswered.push(&**user_id);
             let stale = query.stale.remove(user_id);
             if let Some(devices) = stale.filter(|devices| !devices.is_empty()) {
-                let devices = only(devices, device_ids);
+                let devices = requested_devices(devices, device_ids);
                 found.device_keys.insert(user_id.clone(), devices);
                 query.known.insert(user_id.clone());
             }
         }
-        self.devices.note_unanswered(&unanswered).await
+        self.devices.record_failed_requests(&unanswered).await
     }
 
     /// Claims one-time keys of devices of any server. Servers that could not answer are listed as failures.
@@ -249,36 +271,38 @@ impl Workflows {
     ///
     /// [`Error::TooLarge`] when there are too many users; others when stored data cannot be read or written.
     pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
-        check_number(&request.one_time_keys)?;
-        let (local, remote) = self.by_server(&request.one_time_keys);
+        check_user_count(&request.one_time_keys)?;
+        let (local, remote) = self.split_by_server(&request.one_time_keys);
         let mut claimed = Claimed::new(self.devices.claim_keys(&local).await?);
-        let bytes_for = |wanted: &Claims| {
+        let bytes_for = |wanted: &ClaimedAlgorithms| {
             let devices = wanted.values().map(BTreeMap::len).sum();
-            bytes_for(devices, KEY_BYTES)
+            max_answer_bytes(devices, BYTES_PER_KEY)
         };
-        let mut budget = Budget::of(remote.values().map(bytes_for));
+        let mut budget = AnswerBudget::for_answers(remote.values().map(bytes_for));
         let client = self.federation.client();
         let asking = stream::iter(remote).map(async |(server, wanted)| {
             let asked = claim_keys::v1::Request::new(wanted.clone());
-            let allowance = allowance(request.timeout, bytes_for(&wanted));
-            let asking = client.send_for::<ReceivedOneTimeKeys, _>(&server, asked, allowance);
-            let (answer, room) = self.answers.ask(allowance, asking).await;
+            let allowance = request_limits(request.timeout, bytes_for(&wanted));
+            let asking = client.send_expecting::<ReceivedOneTimeKeys, _>(&server, asked, allowance);
+            let (answer, room) = self.answer_memory.run_request(allowance, asking).await;
             (server, wanted, answer, room)
         });
-        let mut asking = std::pin::pin!(asking.buffer_unordered(AT_ONCE));
+        let mut asking = std::pin::pin!(asking.buffer_unordered(MAX_CONCURRENT_SERVERS));
         while let Some((server, wanted, answer, _room)) = asking.next().await {
             let answer = answer.and_then(|answer| {
                 let keys = answer.one_time_keys.values().flat_map(BTreeMap::values);
                 let keys = keys.flat_map(BTreeMap::values);
                 let bytes = keys.map(|key| key.json().get().len()).sum();
-                budget.take(answer, bytes)
+                budget.accept(answer, bytes)
             });
             match answer {
                 Ok(answer) => claimed
                     .one_time_keys
-                    .extend(keys_of_wanted(answer.one_time_keys, &wanted)),
+                    .extend(claimed_keys(answer.one_time_keys, &wanted)),
                 Err(failure) => {
-                    claimed.failures.insert(server.to_string(), told(failure));
+                    claimed
+                        .failures
+                        .insert(server.to_string(), failure_json(failure));
                 }
             }
         }
@@ -286,7 +310,7 @@ impl Workflows {
     }
 
     /// Splits the requested users into those of this server, and those of others by server.
-    fn by_server<T: Clone>(
+    fn split_by_server<T: Clone>(
         &self,
         asked: &BTreeMap<OwnedUserId, T>,
     ) -> (
@@ -307,9 +331,9 @@ impl Workflows {
 }
 
 /// Returns the valid one-time keys of claimed devices in a server's answer.
-fn keys_of_wanted(
+fn claimed_keys(
     mut given: BTreeMap<OwnedUserId, OneTimeKeys>,
-    wanted: &Claims,
+    wanted: &ClaimedAlgorithms,
 ) -> BTreeMap<OwnedUserId, OneTimeKeys> {
     given.retain(|user_id, devices| {
         let Some(wanted) = wanted.get(user_id) else {
@@ -338,13 +362,13 @@ fn size_of_all<'a>(devices: impl IntoIterator<Item = &'a DevicesOfUser>) -> usiz
 }
 
 /// Returns the requested devices of a user.
-fn only(mut devices: DevicesOfUser, asked: &[OwnedDeviceId]) -> DevicesOfUser {
+fn requested_devices(mut devices: DevicesOfUser, asked: &[OwnedDeviceId]) -> DevicesOfUser {
     let asked: HashSet<&OwnedDeviceId> = asked.iter().collect();
     devices.retain(|device_id, _| asked.is_empty() || asked.contains(device_id));
     devices
 }
 
-fn read(user_id: &UserId, devices: &DevicesOfUser) -> Vec<RemoteDevice> {
+fn read_devices(user_id: &UserId, devices: &DevicesOfUser) -> Vec<RemoteDevice> {
     let devices = devices.iter().filter_map(|(device_id, keys)| {
         RemoteDevice::read(user_id, device_id, Some(keys.json().get()), None)
     });
@@ -352,9 +376,9 @@ fn read(user_id: &UserId, devices: &DevicesOfUser) -> Vec<RemoteDevice> {
 }
 
 /// Returns the requested users and devices of an answer whose ids are consistent.
-fn of_users(
+fn requested_users(
     answer: BTreeMap<OwnedUserId, DevicesOfUser>,
-    wanted: &Asked,
+    wanted: &QueriedDevices,
 ) -> Vec<(OwnedUserId, DevicesOfUser)> {
     let mut found = Vec::new();
     for (user_id, mut devices) in answer {
@@ -375,11 +399,11 @@ fn of_users(
 }
 
 /// Returns a failure in the form in which clients receive it.
-fn told(failure: Failure) -> Value {
+fn failure_json(failure: RequestFailure) -> Value {
     let errcode = match &failure {
-        Failure::Unreachable(_) | Failure::Unwritable(_) => "M_UNKNOWN",
-        Failure::Refused(refusal) if refusal.errcode.is_empty() => "M_UNKNOWN",
-        Failure::Refused(refusal) => &*refusal.errcode,
+        RequestFailure::Unreachable(_) | RequestFailure::Unwritable(_) => "M_UNKNOWN",
+        RequestFailure::Refused(refusal) if refusal.errcode.is_empty() => "M_UNKNOWN",
+        RequestFailure::Refused(refusal) => &*refusal.errcode,
     };
     let errcode = errcode.to_owned();
     json!({ "errcode": errcode, "error": Error::from(failure).to_string() })

@@ -15,17 +15,19 @@ use serde_json::{json, value::RawValue};
 use super::Workflows;
 use crate::{
     error::{Error, Result},
-    rooms::{Action, CreateRoom, MemberChange, MemberProfile, NewEvent, Transaction},
+    rooms::{
+        ClientTransaction, CreateRoom, EventToSend, MemberChange, MemberProfile, MembershipAction,
+    },
     storage::UserNum,
     users::Session,
 };
 
 /// The name of the sender and of the rooms.
-const NAME: &str = "Server Notices";
+const SERVER_NOTICES_NAME: &str = "Server Notices";
 
 /// A notice to a user.
 #[derive(Debug)]
-pub struct Notice {
+pub struct ServerNotice {
     /// The recipient.
     pub user_id: OwnedUserId,
     pub kind: TimelineEventType,
@@ -44,20 +46,20 @@ impl Workflows {
     pub async fn send_server_notice(
         &self,
         session: &Session,
-        notice: Notice,
+        notice: ServerNotice,
     ) -> Result<OwnedEventId> {
         let sender = self.users.notices_sender().ok_or_else(|| {
             Error::Unrecognized("no sender of server notices is configured".to_owned())
         })?;
-        let user = self.users.number(&notice.user_id).await?;
+        let user = self.users.user_num(&notice.user_id).await?;
         let room_id = self
-            .settle_notice_room(sender, user, &notice.user_id)
+            .find_or_create_notice_room(sender, user, &notice.user_id)
             .await?;
-        let transaction = notice.txn_id.map(|txn_id| Transaction {
+        let transaction = notice.txn_id.map(|txn_id| ClientTransaction {
             device: session.device,
             txn_id: format!("server_notice:{}:{txn_id}", notice.user_id),
         });
-        let event = NewEvent::message(sender.clone(), notice.kind, notice.content, transaction);
+        let event = EventToSend::message(sender.clone(), notice.kind, notice.content, transaction);
         self.rooms.sender.send(&room_id, event).await
     }
 
@@ -70,10 +72,15 @@ impl Workflows {
         if self.users.notices_sender().is_none() {
             return Ok(());
         }
-        let Ok(room) = self.rooms.memory.number(room_id).await else {
+        let Ok(room) = self.rooms.memory.room_number(room_id).await else {
             return Ok(());
         };
-        let mine = self.rooms.memory.of_user(session.user).await?.get(room);
+        let mine = self
+            .rooms
+            .memory
+            .rooms_of_user(session.user)
+            .await?
+            .get(room);
         let is_invited = mine.is_some_and(|mine| mine.membership == MembershipState::Invite);
         if is_invited && self.users.is_notice_room(room).await? {
             return Err(Error::CannotLeaveServerNoticeRoom);
@@ -82,7 +89,7 @@ impl Workflows {
     }
 
     /// Returns the room for a user's notices, creates it if necessary, and invites the user.
-    async fn settle_notice_room(
+    async fn find_or_create_notice_room(
         &self,
         sender: &UserId,
         user: UserNum,
@@ -91,7 +98,7 @@ impl Workflows {
         let (workflows, sender, user_id) = (self.clone(), sender.to_owned(), user_id.to_owned());
         // In a task of its own: if the client disconnects now, the new room must still be recorded.
         let settling = self.tasks.spawn(async move {
-            let _turn = workflows.notices.lock().await;
+            let _turn = workflows.notice_room_lock.lock().await;
             let room_id = match workflows.users.notice_room(user).await? {
                 Some(room) => workflows.rooms.memory.room_id(room).await?,
                 None => {
@@ -118,13 +125,13 @@ impl Workflows {
     ) -> Result<OwnedRoomId> {
         let mut request = create_room::v3::Request::new();
         request.preset = Some(RoomPreset::PrivateChat);
-        request.name = Some(NAME.to_owned());
+        request.name = Some(SERVER_NOTICES_NAME.to_owned());
         request.invite = vec![user_id.to_owned()];
         // Nobody may reply to notices.
         let levels = json!({ "users_default": -10 });
         request.power_level_content_override = Some(Raw::new(&levels)?.cast_unchecked());
         let shown = MemberProfile {
-            displayname: Some(NAME.to_owned()),
+            displayname: Some(SERVER_NOTICES_NAME.to_owned()),
             avatar_url: None,
         };
         let profiles = HashMap::from([
@@ -136,7 +143,7 @@ impl Workflows {
             request,
             profiles,
         };
-        let room_id = self.rooms.creation.create(created).await?;
+        let room_id = self.rooms.creation.create_room(created).await?;
         self.users.set_notice_room(user, &room_id).await?;
         Ok(room_id)
     }
@@ -154,7 +161,7 @@ impl Workflows {
             return Ok(());
         }
         let profile = self.member_profile(user_id).await;
-        let mut invitation = MemberChange::own(user_id, Action::Invite, profile);
+        let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
         sender.clone_into(&mut invitation.sender);
         self.rooms
             .memberships

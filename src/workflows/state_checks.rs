@@ -16,19 +16,19 @@ use crate::{
 
 /// The checked part of a member event.
 #[derive(Deserialize)]
-struct Member {
+struct CheckedMember {
     membership: Option<MembershipState>,
 }
 
 /// The checked part of a tombstone.
 #[derive(Deserialize)]
-struct Tombstone {
+struct TombstoneContent {
     replacement_room: Option<String>,
 }
 
 /// Refuses a tombstone with an invalid replacement, or with the room itself, which would send clients in a circle.
 fn check_tombstone(room_id: &RoomId, content: &RawValue) -> Result<()> {
-    let tombstone: Tombstone =
+    let tombstone: TombstoneContent =
         serde_json::from_str(content.get()).map_err(|error| Error::BadJson(error.to_string()))?;
     match tombstone.replacement_room {
         Some(replacement) if replacement == room_id.as_str() => {
@@ -70,7 +70,7 @@ impl Workflows {
             StateEventType::RoomMember => {
                 // Guests must join and leave by the specific endpoints, which check the guest access of the room.
                 session.must_not_be_guest()?;
-                let member: Option<Member> = serde_json::from_str(content.get()).ok();
+                let member: Option<CheckedMember> = serde_json::from_str(content.get()).ok();
                 let membership = member.and_then(|member| member.membership);
                 if state_key == session.user_id && membership == Some(MembershipState::Leave) {
                     self.check_leave(session, room_id).await?;

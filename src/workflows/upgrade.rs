@@ -6,12 +6,12 @@ use serde::Deserialize;
 use super::Workflows;
 use crate::{
     error::{Error, Result},
-    rooms::Upgrade,
+    rooms::RoomUpgrade,
     users::Session,
 };
 
 #[derive(Deserialize)]
-struct Created {
+struct PredecessorContent {
     predecessor: Option<Predecessor>,
 }
 
@@ -33,25 +33,30 @@ impl Workflows {
         version: RoomVersionId,
         additional_creators: Vec<OwnedUserId>,
     ) -> Result<OwnedRoomId> {
-        let upgrade = Upgrade {
+        let upgrade = RoomUpgrade {
             user_id: session.user_id.clone(),
             profile: self.member_profile(&session.user_id).await,
             version,
             additional_creators,
         };
-        let new = self.rooms.creation.upgrade(room_id, upgrade).await?;
-        self.settle(session, &new).await?;
+        let new = self.rooms.creation.upgrade_room(room_id, upgrade).await?;
+        self.copy_predecessor_settings(session, &new).await?;
         Ok(new)
     }
 
     /// Copies the settings that a user has for a room to the room that replaces it, which the user has just joined.
-    pub(super) async fn settle(&self, session: &Session, room_id: &RoomId) -> Result<()> {
+    pub(super) async fn copy_predecessor_settings(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+    ) -> Result<()> {
         let room = self.rooms.memory.room(room_id).await?;
-        let created: Option<Created> = room.view().state.content(&StateEventType::RoomCreate);
+        let created: Option<PredecessorContent> =
+            room.view().state.content(&StateEventType::RoomCreate);
         let Some(predecessor) = created.and_then(|created| created.predecessor) else {
             return Ok(());
         };
-        let old = match self.rooms.memory.number(&predecessor.room_id).await {
+        let old = match self.rooms.memory.room_number(&predecessor.room_id).await {
             Ok(old) => old,
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
@@ -59,7 +64,7 @@ impl Workflows {
         if self
             .rooms
             .memory
-            .of_user(session.user)
+            .rooms_of_user(session.user)
             .await?
             .get(old)
             .is_none()
@@ -82,7 +87,7 @@ impl Workflows {
             return Ok(());
         }
         self.users
-            .follow_room(
+            .copy_room_settings(
                 session.user,
                 &session.user_id,
                 &predecessor.room_id,

@@ -30,7 +30,7 @@ fn impatient(config: &mut Config) {
     config.connections.idle_timeout_seconds = 1;
     config.connections.body_timeout_seconds = 1;
     config.connections.write_timeout_seconds = 1;
-    config.registration.shared_secret = Some(parlour::config::Secret::new("secret"));
+    config.registration.shared_secret = Some(parlour::config::SecretString::new("secret"));
 }
 
 async fn connect(server: &Server) -> TcpStream {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use parlour::{
-    cli::serve::{self, Running},
+    cli::serve::{self, RunningServer},
     clock::Clock,
     config::{Config, DatabaseUrl},
     outbound,
@@ -15,7 +15,7 @@ use crate::database::Database;
 
 /// A running server with a data directory and a database of its own; both go when it is dropped.
 pub(crate) struct Server {
-    pub(crate) running: Running,
+    pub(crate) running: RunningServer,
     client: Client,
     config: Config,
     clock: Clock,
@@ -113,7 +113,7 @@ impl Server {
     /// Stops the server and starts it again on the same data, at another port.
     pub(crate) async fn restart(self) -> Self {
         self.running.stop().await;
-        self.running.finished().await;
+        self.running.wait_until_stopped().await;
         Self::on(self.config, self.clock, self.database, self.folder).await
     }
 
@@ -126,7 +126,7 @@ impl Server {
     /// Stops the server, and returns why it does not start again with another configuration.
     pub(crate) async fn refusal_of(mut self, change: impl FnOnce(&mut Config)) -> String {
         self.running.stop().await;
-        self.running.finished().await;
+        self.running.wait_until_stopped().await;
         change(&mut self.config);
         let started = serve::start_at(self.config, self.clock).await;
         started.err().expect("it does not start").to_string()
@@ -141,7 +141,7 @@ impl Server {
     /// Stops the server, and starts it again once the test has done something to its data.
     pub(crate) async fn restart_after(self, change: impl AsyncFnOnce(&Self)) -> Self {
         self.running.stop().await;
-        self.running.finished().await;
+        self.running.wait_until_stopped().await;
         change(&self).await;
         Self::on(self.config, self.clock, self.database, self.folder).await
     }

@@ -7,7 +7,7 @@ use futures_util::stream;
 use image::{DynamicImage, ImageFormat, RgbImage};
 use parlour::{
     config::LegacyMedia,
-    storage::{Db, Read},
+    storage::{Db, ReadAccess},
     tasks::Tasks,
 };
 use reqwest::{Body, Method};

@@ -14,7 +14,7 @@ impl Test {
     /// Stops the server and returns what it has stored.
     async fn stops(&self) -> Rows {
         self.server.running.stop().await;
-        self.server.running.finished().await;
+        self.server.running.wait_until_stopped().await;
         Rows::of(&self.server).await
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use parlour::{
-    storage::{Db, Raw, Read},
+    storage::{Db, RawConnection, ReadAccess},
     tasks::Tasks,
 };
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
@@ -33,8 +33,8 @@ async fn every_statement_prepares() {
     for (file, sql) in &statements {
         let text = AssertSqlSafe(sql.clone()).into_sql_str();
         let prepared = match conn.raw() {
-            Raw::Sqlite(conn) => conn.prepare(text).await.map(drop),
-            Raw::Postgres(conn) => conn.prepare(text).await.map(drop),
+            RawConnection::Sqlite(conn) => conn.prepare(text).await.map(drop),
+            RawConnection::Postgres(conn) => conn.prepare(text).await.map(drop),
         };
         if !file.contains("/src/storage/") {
             broken.push(format!("{file}: SQL outside storage\n{sql}"));
@@ -107,5 +107,5 @@ fn filled(literal: &str) -> String {
     }
     let columns = literal.split(['(', ')']).nth(1).unwrap_or_default();
     let columns = columns.split(',').count();
-    literal.replace("{}", &parlour::storage::values(2, columns))
+    literal.replace("{}", &parlour::storage::values_clause(2, columns))
 }

@@ -1,7 +1,7 @@
 //! Making accounts: openly, by token, as a guest, and by the shared secret.
 
 use hmac::{Hmac, KeyInit, Mac};
-use parlour::config::Secret;
+use parlour::config::SecretString;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha1::Sha1;
@@ -187,7 +187,7 @@ fn signed(nonce: &str, secret: &str) -> Value {
 #[tokio::test]
 async fn the_shared_secret_registers_an_administrator() {
     let server = Server::with(|config| {
-        config.registration.shared_secret = Some(Secret::new("swordfish"));
+        config.registration.shared_secret = Some(SecretString::new("swordfish"));
     })
     .await;
     let nonce = async || {

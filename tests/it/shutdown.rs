@@ -63,7 +63,7 @@ async fn a_server_that_stopped_takes_no_connection() {
     let all_ended = server.running.stop().await;
 
     assert!(all_ended);
-    server.running.finished().await;
+    server.running.wait_until_stopped().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 

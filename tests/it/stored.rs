@@ -2,9 +2,9 @@
 
 use parlour::{
     storage::{
-        Db, Raw, Read, WriteTx,
+        Db, RawConnection, ReadAccess, WriteTx,
         rooms::{
-            room_deletion::{self, Deletion},
+            room_deletion::{self, RoomDeletionRow},
             room_table,
         },
     },
@@ -68,7 +68,7 @@ impl Rows {
             .expect("is read");
         let users: Vec<i64> = members.iter().map(|member| member.user_num).collect();
         for user in &users {
-            let told = room_deletion::tell(&mut tx, *user, num, (1, None)).await;
+            let told = room_deletion::insert_removal(&mut tx, *user, num, (1, None)).await;
             told.expect("is written");
         }
         let left = room_deletion::remove_memberships(&mut tx, num, &users).await;
@@ -76,7 +76,7 @@ impl Rows {
         room_deletion::remove_room(&mut tx, num)
             .await
             .expect("is written");
-        let stage = room_deletion::set_stage(&mut tx, num, Deletion::PURGING).await;
+        let stage = room_deletion::set_stage(&mut tx, num, RoomDeletionRow::PURGING_STAGE).await;
         stage.expect("is written");
         tx.commit().await.expect("is on disk");
         self.close().await;
@@ -143,12 +143,12 @@ impl Rows {
     async fn tables(&mut self) -> Vec<(String, Vec<String>)> {
         let mut conn = self.db.read().await.expect("a connection");
         let sql = match conn.raw() {
-            Raw::Sqlite(_) => {
+            RawConnection::Sqlite(_) => {
                 "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
                  WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' AND m.name NOT LIKE 'text_index_%'
                    AND m.name NOT LIKE '_sqlx%' ORDER BY m.name"
             }
-            Raw::Postgres(_) => {
+            RawConnection::Postgres(_) => {
                 "SELECT table_name::text, column_name::text FROM information_schema.columns
                  WHERE table_schema = 'public' AND table_name NOT LIKE '\\_sqlx%' ORDER BY table_name"
             }
@@ -175,25 +175,25 @@ impl Rows {
             .expect("is a table");
         let mut conn = self.db.read().await.expect("a connection");
         let sql = match conn.raw() {
-            Raw::Sqlite(_) => {
+            RawConnection::Sqlite(_) => {
                 let columns: Vec<String> = columns.iter().map(|c| format!("quote({c})")).collect();
                 format!("SELECT {} FROM {table}", columns.join(" || ' ' || "))
             }
-            Raw::Postgres(_) => format!("SELECT t::text FROM {table} t"),
+            RawConnection::Postgres(_) => format!("SELECT t::text FROM {table} t"),
         };
         let found = conn.query(AssertSqlSafe(sql)).fetch_scalars().await;
         found.expect("the query runs")
     }
 }
 
-async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> Deletion {
-    let num = room_table::number(tx, room_id).await.expect("is read");
-    Deletion {
+async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> RoomDeletionRow {
+    let num = room_table::find_number(tx, room_id).await.expect("is read");
+    RoomDeletionRow {
         num: num.expect("the room is there"),
         room_id: room_id.to_owned(),
         remover: remover.to_owned(),
         reason: "begun before".to_owned(),
-        stage: Deletion::EMPTYING,
+        stage: RoomDeletionRow::EMPTYING_STAGE,
     }
 }
 

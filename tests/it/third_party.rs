@@ -1,6 +1,6 @@
 //! E-mail addresses, telephone numbers, other networks and relays: what is said where there are none.
 
-use parlour::config::Secret;
+use parlour::config::SecretString;
 use serde_json::json;
 
 use crate::harness::Server;
@@ -54,7 +54,7 @@ async fn a_relay_is_named_where_one_is_configured() {
     let alice = plain.register("alice").await;
     let with_relay = Server::with(|config| {
         config.turn.uris = vec!["turn:turn.example.org".to_owned()];
-        config.turn.shared_secret = Some(Secret::new("secret"));
+        config.turn.shared_secret = Some(SecretString::new("secret"));
     })
     .await;
     let bob = with_relay.register("bob").await;

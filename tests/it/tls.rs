@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
-use parlour::config::Listen;
+use parlour::config::ListenSection;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -15,14 +15,14 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::harness::Server;
 
 /// Writes a self-signed certificate for `localhost`, and returns it and a listener that uses it.
-fn tls_listener(folder: &Path) -> (CertificateDer<'static>, Listen) {
+fn tls_listener(folder: &Path) -> (CertificateDer<'static>, ListenSection) {
     let names = vec!["localhost".to_owned()];
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(names).expect("a certificate");
     let (certificate, key) = (folder.join("fullchain.pem"), folder.join("privkey.pem"));
     fs::write(&certificate, cert.pem()).expect("the certificate is written");
     fs::write(&key, signing_key.serialize_pem()).expect("the key is written");
-    let listen = Listen {
+    let listen = ListenSection {
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls_certificate: Some(certificate),
         tls_key: Some(key),

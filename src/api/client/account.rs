@@ -3,9 +3,9 @@
 use axum::{Router, extract::State};
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
-use super::interactive_auth::Interactive;
+use super::interactive_auth::InteractiveRequest;
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     error::{Error, Result},
     users::Users,
     workflows::Workflows,
@@ -22,11 +22,11 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3accountwhoami).
 async fn whoami(
-    Incoming { from, .. }: Incoming<whoami::v3::Request>,
-) -> Outgoing<whoami::v3::Response> {
+    MatrixRequest { from, .. }: MatrixRequest<whoami::v3::Request>,
+) -> MatrixResponse<whoami::v3::Response> {
     let mut response = whoami::v3::Response::new(from.user_id.clone(), from.is_guest);
     response.device_id = Some(from.device_id.clone());
-    Outgoing(response)
+    MatrixResponse(response)
 }
 
 /// `POST /_matrix/client/*/account/password`
@@ -37,20 +37,20 @@ async fn whoami(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword).
 async fn change_password(
     State(users): State<Users>,
-    State(limits): State<Limits>,
-    Interactive {
+    State(limits): State<RateLimits>,
+    InteractiveRequest {
         from,
         request,
-        asked,
-    }: Interactive<change_password::v3::Request>,
-) -> Result<Outgoing<change_password::v3::Response>> {
+        parameters: asked,
+    }: InteractiveRequest<change_password::v3::Request>,
+) -> Result<MatrixResponse<change_password::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
     if request.auth.is_some() {
-        limits.check(Class::Login, &*from.user_id)?;
+        limits.check(RequestClass::Login, &*from.user_id)?;
     }
     let changed = users.change_password(&from, request).await;
-    asked.remembered(&users, changed)?;
-    Ok(Outgoing(change_password::v3::Response::new()))
+    asked.store_for_session(&users, changed)?;
+    Ok(MatrixResponse(change_password::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/account/deactivate`
@@ -59,24 +59,24 @@ async fn change_password(
 async fn deactivate(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Interactive {
+    State(limits): State<RateLimits>,
+    InteractiveRequest {
         from,
         request,
-        asked,
-    }: Interactive<deactivate::v3::Request>,
-) -> Result<Outgoing<deactivate::v3::Response>> {
+        parameters: asked,
+    }: InteractiveRequest<deactivate::v3::Request>,
+) -> Result<MatrixResponse<deactivate::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
     if request.auth.is_some() {
-        limits.check(Class::Login, &*from.user_id)?;
+        limits.check(RequestClass::Login, &*from.user_id)?;
     }
     from.must_not_be_guest()?;
     let shown = users
         .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
         .await;
-    asked.remembered(&users, shown)?;
+    asked.store_for_session(&users, shown)?;
     workflows.deactivate(&from, request.erase).await?;
     // This server has no third-party identifiers to remove from an identity server.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

@@ -12,7 +12,9 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Asker, Incoming, Outgoing, endpoint, endpoint::PathParams},
+    api::{
+        App, AuthenticatedSession, MatrixRequest, MatrixResponse, endpoint, endpoint::PathParams,
+    },
     error::{Error, Result},
     users::Users,
 };
@@ -46,14 +48,14 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridaccount_datatype).
 async fn get_global_account_data(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_global_account_data::v3::Request>,
-) -> Result<Outgoing<get_global_account_data::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_global_account_data::v3::Request>,
+) -> Result<MatrixResponse<get_global_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let content = users
         .account_data(&from, &request.user_id, None, &kind)
         .await?;
     let content = Raw::from_json_string(content)?;
-    Ok(Outgoing(get_global_account_data::v3::Response::new(
+    Ok(MatrixResponse(get_global_account_data::v3::Response::new(
         content,
     )))
 }
@@ -63,14 +65,14 @@ async fn get_global_account_data(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridaccount_datatype).
 async fn set_global_account_data(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<set_global_account_data::v3::Request>,
-) -> Result<Outgoing<set_global_account_data::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<set_global_account_data::v3::Request>,
+) -> Result<MatrixResponse<set_global_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let event = (kind.as_str(), request.data.json().get());
     users
         .set_account_data(&from, &request.user_id, None, event)
         .await?;
-    Ok(Outgoing(set_global_account_data::v3::Response::new()))
+    Ok(MatrixResponse(set_global_account_data::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/user/{userId}/rooms/{roomId}/account_data/{type}`
@@ -78,14 +80,16 @@ async fn set_global_account_data(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidaccount_datatype).
 async fn get_room_account_data(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_room_account_data::v3::Request>,
-) -> Result<Outgoing<get_room_account_data::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_room_account_data::v3::Request>,
+) -> Result<MatrixResponse<get_room_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let content = users
         .account_data(&from, &request.user_id, Some(&request.room_id), &kind)
         .await?;
     let content = Raw::from_json_string(content)?;
-    Ok(Outgoing(get_room_account_data::v3::Response::new(content)))
+    Ok(MatrixResponse(get_room_account_data::v3::Response::new(
+        content,
+    )))
 }
 
 /// `PUT /_matrix/client/*/user/{userId}/rooms/{roomId}/account_data/{type}`
@@ -93,14 +97,14 @@ async fn get_room_account_data(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidaccount_datatype).
 async fn set_room_account_data(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<set_room_account_data::v3::Request>,
-) -> Result<Outgoing<set_room_account_data::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<set_room_account_data::v3::Request>,
+) -> Result<MatrixResponse<set_room_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let event = (kind.as_str(), request.data.json().get());
     users
         .set_account_data(&from, &request.user_id, Some(&request.room_id), event)
         .await?;
-    Ok(Outgoing(set_room_account_data::v3::Response::new()))
+    Ok(MatrixResponse(set_room_account_data::v3::Response::new()))
 }
 
 /// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
@@ -108,11 +112,11 @@ async fn set_room_account_data(
 /// See [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391).
 async fn delete_global_account_data(
     State(users): State<Users>,
-    Asker(from): Asker,
+    AuthenticatedSession(from): AuthenticatedSession,
     PathParams((user_id, kind)): PathParams<(String, String)>,
 ) -> Result<Json<Value>> {
     users
-        .set_account_data(&from, &user(&user_id)?, None, (&kind, "{}"))
+        .set_account_data(&from, &parse_user_id(&user_id)?, None, (&kind, "{}"))
         .await?;
     Ok(Json(json!({})))
 }
@@ -122,17 +126,22 @@ async fn delete_global_account_data(
 /// See [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391).
 async fn delete_room_account_data(
     State(users): State<Users>,
-    Asker(from): Asker,
+    AuthenticatedSession(from): AuthenticatedSession,
     PathParams((user_id, room_id, kind)): PathParams<(String, String, String)>,
 ) -> Result<Json<Value>> {
     let room_id =
         OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
     users
-        .set_account_data(&from, &user(&user_id)?, Some(&room_id), (&kind, "{}"))
+        .set_account_data(
+            &from,
+            &parse_user_id(&user_id)?,
+            Some(&room_id),
+            (&kind, "{}"),
+        )
         .await?;
     Ok(Json(json!({})))
 }
 
-fn user(text: &str) -> Result<OwnedUserId> {
+fn parse_user_id(text: &str) -> Result<OwnedUserId> {
     OwnedUserId::try_from(text).map_err(|e| Error::invalid_param(e.to_string()))
 }

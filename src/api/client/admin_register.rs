@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{
-        App, Class, Limits, Peer,
-        endpoint::{object_text, read},
+        App, ClientAddress, RateLimits, RequestClass,
+        endpoint::{object_text, read_body},
     },
     config::Config,
     error::{Error, Result},
@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 #[derive(Serialize)]
-struct Registration {
+struct SharedSecretResponse {
     user_id: OwnedUserId,
     home_server: OwnedServerName,
     access_token: String,
@@ -39,10 +39,10 @@ struct Registration {
 /// `GET /_synapse/admin/v1/register`
 async fn nonce(
     State(users): State<Users>,
-    State(limits): State<Limits>,
-    peer: Peer,
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Look, &peer)?;
+    limits.check(RequestClass::Lookup, &peer)?;
     let nonce = users.shared_secret_nonce()?;
     Ok(Json(json!({ "nonce": nonce })))
 }
@@ -50,14 +50,14 @@ async fn nonce(
 /// `POST /_synapse/admin/v1/register`
 async fn register(
     State(users): State<Users>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
-    peer: Peer,
+    peer: ClientAddress,
     body: Body,
-) -> Result<Json<Registration>> {
+) -> Result<Json<SharedSecretResponse>> {
     // A script may register many users, so only a wrong proof counts.
-    let guess = limits.charge(Class::SharedSecret, &peer)?;
-    let body = read(body, config.limits.max_request_bytes).await?;
+    let guess = limits.charge(RequestClass::SharedSecret, &peer)?;
+    let body = read_body(body, config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;
     let request = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
     let registered = users.register_with_shared_secret(request).await;
@@ -68,10 +68,10 @@ async fn register(
     let login = registered
         .login
         .ok_or_else(|| Error::internal("log in", "the registration created no session"))?;
-    Ok(Json(Registration {
+    Ok(Json(SharedSecretResponse {
         home_server: login.user_id.server_name().to_owned(),
         user_id: login.user_id,
-        access_token: login.issued.access_token,
+        access_token: login.tokens.access_token,
         device_id: login.device_id,
     }))
 }

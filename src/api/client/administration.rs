@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::devices::without_nulls;
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     devices::Devices,
     error::Result,
-    users::{Restriction, Users},
+    users::{AccountRestriction, Users},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -37,9 +37,9 @@ pub(super) fn routes() -> Router<App> {
 async fn get_user_info(
     State(users): State<Users>,
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<get_user_info::v3::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_user_info::v3::Request>,
 ) -> Result<Json<Value>> {
-    let user = users.may_inspect(&from, &request.user_id).await?;
+    let user = users.inspectable_user(&from, &request.user_id).await?;
     let mut sessions = BTreeMap::new();
     for device in devices.list(user).await? {
         let mut connection = ConnectionInfo::new();
@@ -62,12 +62,14 @@ async fn get_user_info(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminsuspenduserid).
 async fn is_user_suspended(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<is_user_suspended::v1::Request>,
-) -> Result<Outgoing<is_user_suspended::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<is_user_suspended::v1::Request>,
+) -> Result<MatrixResponse<is_user_suspended::v1::Response>> {
     let suspended = users
-        .restriction(&from, &request.user_id, Restriction::Suspended)
+        .restriction(&from, &request.user_id, AccountRestriction::Suspended)
         .await?;
-    Ok(Outgoing(is_user_suspended::v1::Response::new(suspended)))
+    Ok(MatrixResponse(is_user_suspended::v1::Response::new(
+        suspended,
+    )))
 }
 
 /// `PUT /_matrix/client/v1/admin/suspend/{userId}`
@@ -75,13 +77,13 @@ async fn is_user_suspended(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminsuspenduserid).
 async fn suspend_user(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<suspend_user::v1::Request>,
-) -> Result<Outgoing<suspend_user::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<suspend_user::v1::Request>,
+) -> Result<MatrixResponse<suspend_user::v1::Response>> {
     let (user_id, suspended) = (&request.user_id, request.suspended);
     users
-        .restrict(&from, user_id, Restriction::Suspended, suspended)
+        .set_restriction(&from, user_id, AccountRestriction::Suspended, suspended)
         .await?;
-    Ok(Outgoing(suspend_user::v1::Response::new(suspended)))
+    Ok(MatrixResponse(suspend_user::v1::Response::new(suspended)))
 }
 
 /// `GET /_matrix/client/v1/admin/lock/{userId}`
@@ -89,12 +91,12 @@ async fn suspend_user(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1adminlockuserid).
 async fn is_user_locked(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<is_user_locked::v1::Request>,
-) -> Result<Outgoing<is_user_locked::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<is_user_locked::v1::Request>,
+) -> Result<MatrixResponse<is_user_locked::v1::Response>> {
     let locked = users
-        .restriction(&from, &request.user_id, Restriction::Locked)
+        .restriction(&from, &request.user_id, AccountRestriction::Locked)
         .await?;
-    Ok(Outgoing(is_user_locked::v1::Response::new(locked)))
+    Ok(MatrixResponse(is_user_locked::v1::Response::new(locked)))
 }
 
 /// `PUT /_matrix/client/v1/admin/lock/{userId}`
@@ -102,11 +104,11 @@ async fn is_user_locked(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv1adminlockuserid).
 async fn lock_user(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<lock_user::v1::Request>,
-) -> Result<Outgoing<lock_user::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<lock_user::v1::Request>,
+) -> Result<MatrixResponse<lock_user::v1::Response>> {
     let (user_id, locked) = (&request.user_id, request.locked);
     users
-        .restrict(&from, user_id, Restriction::Locked, locked)
+        .set_restriction(&from, user_id, AccountRestriction::Locked, locked)
         .await?;
-    Ok(Outgoing(lock_user::v1::Response::new(locked)))
+    Ok(MatrixResponse(lock_user::v1::Response::new(locked)))
 }

@@ -21,36 +21,36 @@ use serde::Deserialize;
 
 use crate::{
     api::{
-        App, Class, Peer,
-        endpoint::{PathParams, read, read_query},
+        App, ClientAddress, RequestClass,
+        endpoint::{PathParams, read_body, read_query},
         web::hash_source,
     },
     error::{Error, Result},
-    users::StageAnswer,
+    users::StageInput,
 };
 
-const PAGE: &str = include_str!("auth_pages/page.html");
-const STYLE: &str = include_str!("auth_pages/style.css");
+const PAGE_HTML: &str = include_str!("auth_pages/page.html");
+const PAGE_STYLE: &str = include_str!("auth_pages/style.css");
 const DONE_SCRIPT: &str = include_str!("auth_pages/done.js");
 /// The maximum size of a form, in bytes.
-const FORM_BYTES: usize = 16 * 1024;
+const MAX_FORM_BYTES: usize = 16 * 1024;
 
 /// A stage that has a page.
 #[derive(Clone, Copy)]
-enum Stage {
+enum AuthStage {
     Dummy,
     Password,
     RegistrationToken,
 }
 
 #[derive(Deserialize)]
-struct Query {
+struct AuthPageQuery {
     session: String,
 }
 
 /// The fields of the form.
 #[derive(Deserialize)]
-struct Form {
+struct StageForm {
     #[serde(default)]
     password: String,
     #[serde(default)]
@@ -61,68 +61,68 @@ pub(super) fn routes() -> Router<App> {
     let mut router = Router::new();
     for version in ["v3", "r0"] {
         let path = format!("/_matrix/client/{version}/auth/{{stage}}/fallback/web");
-        router = router.route(&path, get(show).post(answer));
+        router = router.route(&path, get(show_stage).post(submit_stage));
     }
     router
 }
 
 /// `GET /_matrix/client/*/auth/{stage}/fallback/web`
-async fn show(PathParams(stage): PathParams<String>, uri: Uri) -> Result<Response> {
-    let stage = Stage::named(&stage)?;
-    session_of(&uri)?;
-    Ok(form(StatusCode::OK, stage, ""))
+async fn show_stage(PathParams(stage): PathParams<String>, uri: Uri) -> Result<Response> {
+    let stage = AuthStage::from_name(&stage)?;
+    session_from_query(&uri)?;
+    Ok(form_page(StatusCode::OK, stage, ""))
 }
 
 /// `POST /_matrix/client/*/auth/{stage}/fallback/web`, sent by the form of the page.
-async fn answer(
+async fn submit_stage(
     State(app): State<App>,
-    peer: Peer,
+    peer: ClientAddress,
     PathParams(stage): PathParams<String>,
     uri: Uri,
     body: Body,
 ) -> Result<Response> {
-    let stage = Stage::named(&stage)?;
-    let session = session_of(&uri)?;
-    let body = read(body, FORM_BYTES).await?;
-    let form_sent: Form =
+    let stage = AuthStage::from_name(&stage)?;
+    let session = session_from_query(&uri)?;
+    let body = read_body(body, MAX_FORM_BYTES).await?;
+    let form_sent: StageForm =
         serde_html_form::from_bytes(&body).map_err(|e| Error::BadJson(e.to_string()))?;
-    match complete(&app, &peer, (&session, stage, form_sent)).await {
-        Ok(()) => Ok(done()),
-        Err(Error::Forbidden(why)) => Ok(form(StatusCode::FORBIDDEN, stage, &why)),
+    match complete_stage(&app, &peer, (&session, stage, form_sent)).await {
+        Ok(()) => Ok(done_page()),
+        Err(Error::Forbidden(why)) => Ok(form_page(StatusCode::FORBIDDEN, stage, &why)),
         Err(other) => Err(other),
     }
 }
 
 /// Completes a stage of a session with the submitted form.
-async fn complete(
+async fn complete_stage(
     app: &App,
-    peer: &Peer,
-    (session, stage, form): (&str, Stage, Form),
+    peer: &ClientAddress,
+    (session, stage, form): (&str, AuthStage, StageForm),
 ) -> Result<()> {
     let answer = match stage {
-        Stage::Dummy => StageAnswer::Dummy,
-        Stage::Password => {
+        AuthStage::Dummy => StageInput::Dummy,
+        AuthStage::Password => {
             // The limit is that of a login: by user, from any address.
-            match app.users.asker_of(session) {
-                Some(user_id) => app.limits.check(Class::Login, &*user_id)?,
-                None => app.limits.check(Class::Login, peer)?,
+            match app.users.uia_session_user(session) {
+                Some(user_id) => app.limits.check(RequestClass::Login, &*user_id)?,
+                None => app.limits.check(RequestClass::Login, peer)?,
             }
-            StageAnswer::Password(form.password)
+            StageInput::Password(form.password)
         }
-        Stage::RegistrationToken => {
+        AuthStage::RegistrationToken => {
             let token = form.token.trim().to_owned();
             if !app.workflows.registration_token_is_valid(&token).await? {
-                app.limits.check(Class::WrongToken, peer)?;
+                app.limits.check(RequestClass::WrongToken, peer)?;
                 return Err(Error::forbidden("the registration token is not valid"));
             }
-            StageAnswer::RegistrationToken(token)
+            StageInput::RegistrationToken(token)
         }
     };
-    app.users.answer_stage(session, answer).await
+    app.users.submit_stage(session, answer).await
 }
 
-impl Stage {
-    fn named(name: &str) -> Result<Self> {
+impl AuthStage {
+    fn from_name(name: &str) -> Result<Self> {
         match name {
             "m.login.dummy" => Ok(Self::Dummy),
             "m.login.password" => Ok(Self::Password),
@@ -132,7 +132,7 @@ impl Stage {
     }
 
     /// Returns the title of the page and the fields of its form.
-    fn shown(self) -> (&'static str, &'static str) {
+    fn form_content(self) -> (&'static str, &'static str) {
         match self {
             Self::Dummy => ("Confirm", ""),
             Self::Password => (
@@ -149,13 +149,13 @@ impl Stage {
     }
 }
 
-fn session_of(uri: &Uri) -> Result<String> {
-    read_query(uri).map(|query: Query| query.session)
+fn session_from_query(uri: &Uri) -> Result<String> {
+    read_query(uri).map(|query: AuthPageQuery| query.session)
 }
 
 /// Returns the page of a stage. Its form is sent to the URL of the page, so it need not contain the session.
-fn form(status: StatusCode, stage: Stage, wrong: &str) -> Response {
-    let (title, fields) = stage.shown();
+fn form_page(status: StatusCode, stage: AuthStage, wrong: &str) -> Response {
+    let (title, fields) = stage.form_content();
     let wrong = match wrong {
         "" => String::new(),
         why => {
@@ -167,18 +167,18 @@ fn form(status: StatusCode, stage: Stage, wrong: &str) -> Response {
         r#"{wrong}<form method="post">{fields}
         <button>Continue</button></form>"#
     );
-    (status, page(title, &content, "")).into_response()
+    (status, html_page(title, &content, "")).into_response()
 }
 
 /// Returns the page that notifies the client that the stage is complete.
-fn done() -> Response {
+fn done_page() -> Response {
     let content =
         format!("<p>You can close this page and go back.</p><script>{DONE_SCRIPT}</script>");
-    page("Done", &content, DONE_SCRIPT)
+    html_page("Done", &content, DONE_SCRIPT)
 }
 
 /// Returns a page. It loads nothing, cannot be framed, and runs no script except the one that its policy names.
-fn page(title: &str, content: &str, script: &str) -> Response {
+fn html_page(title: &str, content: &str, script: &str) -> Response {
     let script_source = match script {
         "" => "'none'".to_owned(),
         script => hash_source(script),
@@ -186,7 +186,7 @@ fn page(title: &str, content: &str, script: &str) -> Response {
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {script_source}; base-uri 'none'; form-action 'self'; \
          frame-ancestors 'none'",
-        hash_source(STYLE)
+        hash_source(PAGE_STYLE)
     );
     let headers = [
         (CONTENT_SECURITY_POLICY, policy),
@@ -195,8 +195,8 @@ fn page(title: &str, content: &str, script: &str) -> Response {
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    let page = PAGE
-        .replace("{{style}}", STYLE)
+    let page = PAGE_HTML
+        .replace("{{style}}", PAGE_STYLE)
         .replace("{{title}}", title)
         .replace("{{content}}", content);
     (headers, page).into_response()

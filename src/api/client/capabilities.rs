@@ -7,10 +7,10 @@ use ruma::api::client::discovery::get_capabilities;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{App, Incoming, endpoint},
+    api::{App, MatrixRequest, endpoint},
     config::Config,
     matrix::{OWNED_STATE_VERSIONS, STABLE_VERSIONS},
-    rooms::{MAX_DELAY, MAX_SCHEDULED},
+    rooms::{MAX_DELAY, MAX_SCHEDULED_EVENTS},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -25,7 +25,7 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities).
 async fn get_capabilities(
     State(config): State<Arc<Config>>,
-    Incoming { from, .. }: Incoming<get_capabilities::v3::Request>,
+    MatrixRequest { from, .. }: MatrixRequest<get_capabilities::v3::Request>,
 ) -> Json<Value> {
     Json(json!({
         "capabilities": {
@@ -42,7 +42,7 @@ async fn get_capabilities(
             "m.get_login_token": { "enabled": !from.is_guest },
             "org.matrix.msc4140.delayed_events": {
                 "max_delay_ms": u64::try_from(MAX_DELAY.as_millis()).unwrap_or(u64::MAX),
-                "max_scheduled": MAX_SCHEDULED,
+                "max_scheduled": MAX_SCHEDULED_EVENTS,
             },
         },
     }))

@@ -18,14 +18,17 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, Peer, WithBody, endpoint},
+    api::{
+        App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
+        RequestWithBody, endpoint,
+    },
     error::{Error, Result},
-    rooms::{Delay, DelayAction, Delayed, Rooms},
+    rooms::{DelayAction, DelayRequest, DelayedEvent, Rooms},
     workflows::Workflows,
 };
 
 /// The query parameter that delays an event sent through the usual endpoint.
-const DELAY: &str = "org.matrix.msc4140.delay";
+const DELAY_PARAMETER: &str = "org.matrix.msc4140.delay";
 
 /// The delay of an event sent through the usual endpoint.
 pub(super) struct DelayMs(pub(super) Option<i64>);
@@ -36,11 +39,12 @@ impl FromRequestParts<App> for DelayMs {
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
         let query = parts.uri.query().unwrap_or_default();
         let mut fields = url::form_urlencoded::parse(query.as_bytes());
-        let Some((_, delay)) = fields.find(|(name, _)| name == DELAY) else {
+        let Some((_, delay)) = fields.find(|(name, _)| name == DELAY_PARAMETER) else {
             return Ok(Self(None));
         };
         let delay = delay.parse();
-        let delay = delay.map_err(|_| Error::invalid_param(format!("{DELAY} is not a number")))?;
+        let delay = delay
+            .map_err(|_| Error::invalid_param(format!("{DELAY_PARAMETER} is not a number")))?;
         Ok(Self(Some(delay)))
     }
 }
@@ -68,10 +72,10 @@ pub(super) fn routes() -> Router<App> {
 async fn send_delayed_event(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<send_delayed_event::unstable::Request>,
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<send_delayed_event::unstable::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    limits.check(RequestClass::Send, &*from.user_id)?;
     if let Some(state_key) = &request.state_key {
         let kind = StateEventType::from(request.event_type.to_string());
         let key = (&kind, state_key.as_str());
@@ -80,7 +84,7 @@ async fn send_delayed_event(
             .check_state(&from, &request.room_id, key, content)
             .await?;
     }
-    let delay = Delay {
+    let delay = DelayRequest {
         user: from.user,
         user_id: from.user_id.clone(),
         device: from.device,
@@ -90,7 +94,10 @@ async fn send_delayed_event(
         content: request.content.into_json(),
         delay_ms: i64::try_from(request.delay.as_millis()).unwrap_or(i64::MAX),
     };
-    let delay_id = rooms.delayed_events.delay(&request.room_id, delay).await?;
+    let delay_id = rooms
+        .delayed_events
+        .schedule_event(&request.room_id, delay)
+        .await?;
     Ok(Json(json!({ "delay_id": delay_id })))
 }
 
@@ -99,10 +106,10 @@ async fn send_delayed_event(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn get_all_delayed_events(
     State(rooms): State<Rooms>,
-    Incoming { from, .. }: Incoming<get_all_delayed_events::unstable::Request>,
+    MatrixRequest { from, .. }: MatrixRequest<get_all_delayed_events::unstable::Request>,
 ) -> Result<Json<Value>> {
-    let events = rooms.delayed_events.delayed_events(from.user).await?;
-    let events: Vec<Value> = events.iter().map(shown).collect();
+    let events = rooms.delayed_events.list_scheduled(from.user).await?;
+    let events: Vec<Value> = events.iter().map(delayed_event_json).collect();
     Ok(Json(json!({ "delayed_events": events })))
 }
 
@@ -111,13 +118,13 @@ async fn get_all_delayed_events(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn get_delayed_event(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_delayed_event::unstable::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_delayed_event::unstable::Request>,
 ) -> Result<Json<Value>> {
     let event = rooms
         .delayed_events
-        .delayed_event(from.user, &request.delay_id)
+        .find_delayed_event(from.user, &request.delay_id)
         .await?;
-    Ok(Json(shown(&event)))
+    Ok(Json(delayed_event_json(&event)))
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}`, with the action in the body.
@@ -125,20 +132,20 @@ async fn get_delayed_event(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event_of_session(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    WithBody { from, request, .. }: WithBody<unstable_v1::Request>,
-) -> Result<Outgoing<unstable_v1::Response>> {
-    limits.check(Class::Send, &*from.user_id)?;
-    let action = action(&request.action)
+    State(limits): State<RateLimits>,
+    RequestWithBody { from, request, .. }: RequestWithBody<unstable_v1::Request>,
+) -> Result<MatrixResponse<unstable_v1::Response>> {
+    limits.check(RequestClass::Send, &*from.user_id)?;
+    let action = delay_action(&request.action)
         .ok_or_else(|| Error::invalid_param("action: expected restart, send or cancel"))?;
     if action != DelayAction::Cancel {
         from.must_not_be_suspended()?;
     }
     rooms
         .delayed_events
-        .update_delayed(&request.delay_id, action)
+        .update_delayed_event(&request.delay_id, action)
         .await?;
-    Ok(Outgoing(unstable_v1::Response::new()))
+    Ok(MatrixResponse(unstable_v1::Response::new()))
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc4140/delayed_events/{delayId}/{action}`
@@ -148,22 +155,22 @@ async fn update_delayed_event_of_session(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    peer: Peer,
-    Incoming { request, .. }: Incoming<unstable_v2::Request>,
-) -> Result<Outgoing<unstable_v2::Response>> {
-    limits.check(Class::Send, &peer)?;
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
+    MatrixRequest { request, .. }: MatrixRequest<unstable_v2::Request>,
+) -> Result<MatrixResponse<unstable_v2::Response>> {
+    limits.check(RequestClass::Send, &peer)?;
     // In this form, each action is an endpoint of its own.
-    let action = action(&request.action)
+    let action = delay_action(&request.action)
         .ok_or_else(|| Error::Unrecognized("unknown endpoint".to_owned()))?;
     rooms
         .delayed_events
-        .update_delayed(&request.delay_id, action)
+        .update_delayed_event(&request.delay_id, action)
         .await?;
-    Ok(Outgoing(unstable_v2::Response::new()))
+    Ok(MatrixResponse(unstable_v2::Response::new()))
 }
 
-fn action(action: &UpdateAction) -> Option<DelayAction> {
+fn delay_action(action: &UpdateAction) -> Option<DelayAction> {
     match action {
         UpdateAction::Restart => Some(DelayAction::Restart),
         UpdateAction::Send => Some(DelayAction::Send),
@@ -174,7 +181,7 @@ fn action(action: &UpdateAction) -> Option<DelayAction> {
 
 /// Returns the JSON of a delayed event. The drafts use different names for the delay and its start, so both are
 /// written.
-fn shown(event: &Delayed) -> Value {
+fn delayed_event_json(event: &DelayedEvent) -> Value {
     let row = &event.row;
     let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
     let mut shown = json!({

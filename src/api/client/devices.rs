@@ -8,9 +8,9 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::interactive_auth::Interactive;
+use super::interactive_auth::InteractiveRequest;
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     devices::Devices,
     error::Result,
     users::Users,
@@ -30,7 +30,7 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devices).
 async fn get_devices(
     State(devices): State<Devices>,
-    Incoming { from, .. }: Incoming<get_devices::v3::Request>,
+    MatrixRequest { from, .. }: MatrixRequest<get_devices::v3::Request>,
 ) -> Result<Json<Value>> {
     let devices = devices.list(from.user).await?;
     Ok(Json(json!({ "devices": without_nulls(&devices)? })))
@@ -41,7 +41,7 @@ async fn get_devices(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3devicesdeviceid).
 async fn get_device(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<get_device::v3::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_device::v3::Request>,
 ) -> Result<Json<Value>> {
     let device = devices.get(from.user, &request.device_id).await?;
     Ok(Json(without_nulls(&device)?))
@@ -70,12 +70,12 @@ fn remove_nulls(json: &mut Value) {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid).
 async fn update_device(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<update_device::v3::Request>,
-) -> Result<Outgoing<update_device::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<update_device::v3::Request>,
+) -> Result<MatrixResponse<update_device::v3::Response>> {
     devices
         .rename(from.user, &request.device_id, request.display_name)
         .await?;
-    Ok(Outgoing(update_device::v3::Response::new()))
+    Ok(MatrixResponse(update_device::v3::Response::new()))
 }
 
 /// `DELETE /_matrix/client/*/devices/{deviceId}`
@@ -84,23 +84,23 @@ async fn update_device(
 async fn delete_device(
     State(users): State<Users>,
     State(devices): State<Devices>,
-    State(limits): State<Limits>,
-    Interactive {
+    State(limits): State<RateLimits>,
+    InteractiveRequest {
         from,
         request,
-        asked,
-    }: Interactive<delete_device::v3::Request>,
-) -> Result<Outgoing<delete_device::v3::Response>> {
+        parameters: asked,
+    }: InteractiveRequest<delete_device::v3::Request>,
+) -> Result<MatrixResponse<delete_device::v3::Response>> {
     if request.auth.is_some() {
-        limits.check(Class::Login, &*from.user_id)?;
+        limits.check(RequestClass::Login, &*from.user_id)?;
     }
     let (device_id, auth) = (&request.device_id, request.auth.as_ref());
     let shown = users
         .reauthenticate("delete_device", &from, device_id, auth)
         .await;
-    asked.remembered(&users, shown)?;
+    asked.store_for_session(&users, shown)?;
     devices.delete(from.user, &[device_id]).await?;
-    Ok(Outgoing(delete_device::v3::Response::new()))
+    Ok(MatrixResponse(delete_device::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/delete_devices`
@@ -109,22 +109,22 @@ async fn delete_device(
 async fn delete_devices(
     State(users): State<Users>,
     State(devices): State<Devices>,
-    State(limits): State<Limits>,
-    Interactive {
+    State(limits): State<RateLimits>,
+    InteractiveRequest {
         from,
         request,
-        asked,
-    }: Interactive<delete_devices::v3::Request>,
-) -> Result<Outgoing<delete_devices::v3::Response>> {
+        parameters: asked,
+    }: InteractiveRequest<delete_devices::v3::Request>,
+) -> Result<MatrixResponse<delete_devices::v3::Response>> {
     if request.auth.is_some() {
-        limits.check(Class::Login, &*from.user_id)?;
+        limits.check(RequestClass::Login, &*from.user_id)?;
     }
     let (ids, auth) = (&request.devices, request.auth.as_ref());
     let shown = users
         .reauthenticate("delete_devices", &from, ids, auth)
         .await;
-    asked.remembered(&users, shown)?;
+    asked.store_for_session(&users, shown)?;
     let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
     devices.delete(from.user, &ids).await?;
-    Ok(Outgoing(delete_devices::v3::Response::new()))
+    Ok(MatrixResponse(delete_devices::v3::Response::new()))
 }

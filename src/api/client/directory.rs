@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 
 use super::optional_fields::WithDefaults;
 use crate::{
-    api::{App, Class, Incoming, Key, MaybeSession, MaybeStranger, Outgoing, Peer, endpoint},
+    api::{
+        AnonymousLimit, App, ClientAddress, MatrixRequest, MatrixResponse, MaybeSession,
+        RateLimitKey, RequestClass, endpoint,
+    },
     error::{Error, Result},
     rooms::{DirectorySearch, Rooms, check_visibility},
     workflows::Workflows,
@@ -46,8 +49,8 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias).
 async fn create_alias(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<create_alias::v3::Request>,
-) -> Result<Outgoing<create_alias::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_alias::v3::Request>,
+) -> Result<MatrixResponse<create_alias::v3::Response>> {
     if request.room_alias.server_name() != rooms.memory.server_name() {
         return Err(Error::invalid_param("the alias belongs to another server"));
     }
@@ -55,7 +58,7 @@ async fn create_alias(
         .directory
         .create_alias(&request.room_alias, &request.room_id, &from.user_id)
         .await?;
-    Ok(Outgoing(create_alias::v3::Response::new()))
+    Ok(MatrixResponse(create_alias::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/directory/room/{roomAlias}`
@@ -63,12 +66,14 @@ async fn create_alias(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias).
 async fn get_alias(
     State(workflows): State<Workflows>,
-    asker: MaybeStranger,
-    Incoming { request, .. }: Incoming<get_alias::v3::Request>,
-) -> Result<Outgoing<get_alias::v3::Response>> {
+    asker: AnonymousLimit,
+    MatrixRequest { request, .. }: MatrixRequest<get_alias::v3::Request>,
+) -> Result<MatrixResponse<get_alias::v3::Response>> {
     asker.check_limit()?;
     let (room_id, servers) = workflows.resolve_alias(&request.room_alias).await?;
-    Ok(Outgoing(get_alias::v3::Response::new(room_id, servers)))
+    Ok(MatrixResponse(get_alias::v3::Response::new(
+        room_id, servers,
+    )))
 }
 
 /// `DELETE /_matrix/client/*/directory/room/{roomAlias}`
@@ -76,13 +81,13 @@ async fn get_alias(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias).
 async fn delete_alias(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<delete_alias::v3::Request>,
-) -> Result<Outgoing<delete_alias::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_alias::v3::Request>,
+) -> Result<MatrixResponse<delete_alias::v3::Response>> {
     rooms
         .directory
         .delete_alias(&request.room_alias, from.user, &from.user_id, from.is_admin)
         .await?;
-    Ok(Outgoing(delete_alias::v3::Response::new()))
+    Ok(MatrixResponse(delete_alias::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/directory/list/room/{roomId}`
@@ -90,15 +95,17 @@ async fn delete_alias(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directorylistroomroomid).
 async fn get_room_visibility(
     State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_room_visibility::v3::Request>,
-) -> Result<Outgoing<get_room_visibility::v3::Response>> {
+    MatrixRequest { request, .. }: MatrixRequest<get_room_visibility::v3::Request>,
+) -> Result<MatrixResponse<get_room_visibility::v3::Response>> {
     let room = rooms.memory.room(&request.room_id).await?;
     let visibility = if rooms.directory.is_published(&room).await? {
         Visibility::Public
     } else {
         Visibility::Private
     };
-    Ok(Outgoing(get_room_visibility::v3::Response::new(visibility)))
+    Ok(MatrixResponse(get_room_visibility::v3::Response::new(
+        visibility,
+    )))
 }
 
 /// `PUT /_matrix/client/*/directory/list/room/{roomId}`
@@ -106,19 +113,19 @@ async fn get_room_visibility(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid).
 async fn set_room_visibility(
     State(rooms): State<Rooms>,
-    Incoming {
+    MatrixRequest {
         from,
         request: WithDefaults(request),
-    }: Incoming<WithDefaults<set_room_visibility::v3::Request>>,
-) -> Result<Outgoing<set_room_visibility::v3::Response>> {
+    }: MatrixRequest<WithDefaults<set_room_visibility::v3::Request>>,
+) -> Result<MatrixResponse<set_room_visibility::v3::Response>> {
     let room = rooms.memory.room(&request.room_id).await?;
     check_visibility(&request.visibility)?;
     let is_public = request.visibility == Visibility::Public;
     rooms
         .directory
-        .publish(&room, &from.user_id, is_public)
+        .set_published(&room, &from.user_id, is_public)
         .await?;
-    Ok(Outgoing(set_room_visibility::v3::Response::new()))
+    Ok(MatrixResponse(set_room_visibility::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/publicRooms`
@@ -127,8 +134,8 @@ async fn set_room_visibility(
 async fn get_public_rooms(
     State(app): State<App>,
     MaybeSession(session): MaybeSession,
-    peer: Peer,
-    Incoming { request, .. }: Incoming<get_public_rooms::v3::Request>,
+    peer: ClientAddress,
+    MatrixRequest { request, .. }: MatrixRequest<get_public_rooms::v3::Request>,
 ) -> Result<Json<Value>> {
     if session.is_none() && !app.config.directory.public_without_login {
         return Err(Error::MissingToken);
@@ -138,9 +145,12 @@ async fn get_public_rooms(
         limit: request.limit.map(u64::from),
         ..DirectorySearch::default()
     };
-    let asker = session.map_or_else(|| Key::from(&peer), |session| Key::from(&*session.user_id));
+    let asker = session.map_or_else(
+        || RateLimitKey::from(&peer),
+        |session| RateLimitKey::from(&*session.user_id),
+    );
     let place = (request.server, RoomNetwork::default());
-    directory(&app, asker, place, search).await
+    list_public_rooms(&app, asker, place, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
@@ -148,7 +158,7 @@ async fn get_public_rooms(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3publicrooms).
 async fn get_public_rooms_filtered(
     State(app): State<App>,
-    Incoming { from, request }: Incoming<get_public_rooms_filtered::v3::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_public_rooms_filtered::v3::Request>,
 ) -> Result<Json<Value>> {
     let types = &request.filter.room_types;
     let search = DirectorySearch {
@@ -158,7 +168,7 @@ async fn get_public_rooms_filtered(
         limit: request.limit.map(u64::from),
     };
     let place = (request.server, request.room_network);
-    directory(&app, Key::from(&*from.user_id), place, search).await
+    list_public_rooms(&app, RateLimitKey::from(&*from.user_id), place, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
@@ -168,30 +178,32 @@ fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
     }
 }
 
-async fn directory(
+async fn list_public_rooms(
     app: &App,
-    asker: Key,
+    asker: RateLimitKey,
     (server, network): (Option<OwnedServerName>, RoomNetwork),
     search: DirectorySearch,
 ) -> Result<Json<Value>> {
     let other = server.filter(|server| server != app.rooms.memory.server_name());
     let page = match other {
         Some(server) => {
-            app.limits.check(Class::Look, asker)?;
-            app.workflows.directory_of(&server, search, network).await?
+            app.limits.check(RequestClass::Lookup, asker)?;
+            app.workflows
+                .fetch_public_rooms(&server, search, network)
+                .await?
         }
-        None => app.rooms.directory.directory(search).await?,
+        None => app.rooms.directory.list_public_rooms(search).await?,
     };
     let mut response = get_public_rooms::v3::Response::new(page.chunk);
     response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
-    written(&response)
+    directory_json(&response)
 }
 
 /// Returns the JSON of a page of the directory. The join rule of a public room is optional, and ruma omits it, but some
 /// clients do not assume the default.
-fn written(response: &get_public_rooms::v3::Response) -> Result<Json<Value>> {
+fn directory_json(response: &get_public_rooms::v3::Response) -> Result<Json<Value>> {
     let mut chunk = Vec::with_capacity(response.chunk.len());
     for room in &response.chunk {
         let mut shown = serde_json::to_value(room)?;

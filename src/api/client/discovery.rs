@@ -16,7 +16,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Outgoing, endpoint},
+    api::{App, MatrixResponse, endpoint},
     config::Config,
     error::{Error, Result},
 };
@@ -24,7 +24,7 @@ use crate::{
 /// The supported versions of the specification.
 ///
 /// `tests/it/endpoints.rs` checks that the server has all endpoints of the newest version.
-const VERSIONS: [&str; 19] = [
+const SPEC_VERSIONS: [&str; 19] = [
     "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
     "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
@@ -70,14 +70,14 @@ pub(super) fn routes() -> Router<App> {
 /// The response is the same for everyone, so a token is ignored.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions).
-async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> {
-    let versions = VERSIONS.map(str::to_owned).to_vec();
+async fn get_supported_versions() -> MatrixResponse<get_supported_versions::Response> {
+    let versions = SPEC_VERSIONS.map(str::to_owned).to_vec();
     let mut response = get_supported_versions::Response::new(versions);
     let features = UNSTABLE_FEATURES.iter();
     response.unstable_features = features
         .map(|feature| ((*feature).to_owned(), true))
         .collect();
-    Outgoing(response)
+    MatrixResponse(response)
 }
 
 /// `GET /.well-known/matrix/client`
@@ -85,9 +85,9 @@ async fn get_supported_versions() -> Outgoing<get_supported_versions::Response> 
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient).
 async fn discover_homeserver(
     State(config): State<Arc<Config>>,
-) -> Outgoing<discover_homeserver::Response> {
+) -> MatrixResponse<discover_homeserver::Response> {
     let homeserver = HomeserverInfo::new(config.public_url().to_string());
-    Outgoing(discover_homeserver::Response::new(homeserver))
+    MatrixResponse(discover_homeserver::Response::new(homeserver))
 }
 
 /// `GET /.well-known/matrix/server`
@@ -95,13 +95,13 @@ async fn discover_homeserver(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#getwell-knownmatrixserver).
 async fn discover_server(
     State(config): State<Arc<Config>>,
-) -> Result<Outgoing<discover_server::Response>> {
+) -> Result<MatrixResponse<discover_server::Response>> {
     if !config.federation.enabled {
         return Err(Error::not_found("federation is disabled on this server"));
     }
     let server = ServerName::parse(config.public_url().host_and_port())
         .map_err(|source| Error::internal("name this server", source))?;
-    Ok(Outgoing(discover_server::Response::new(server)))
+    Ok(MatrixResponse(discover_server::Response::new(server)))
 }
 
 /// `GET /.well-known/matrix/support`
@@ -109,7 +109,7 @@ async fn discover_server(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixsupport).
 async fn discover_support(
     State(config): State<Arc<Config>>,
-) -> Result<Outgoing<discover_support::Response>> {
+) -> Result<MatrixResponse<discover_support::Response>> {
     let support = &config.support;
     let admin = match (&support.admin_email, &support.admin_matrix_id) {
         (Some(email), matrix_id) => {
@@ -125,5 +125,5 @@ async fn discover_support(
     }
     let mut response = discover_support::Response::with_contacts(admin.into_iter().collect());
     response.support_page.clone_from(&support.page);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

@@ -13,19 +13,19 @@ use ruma::api::client::{
 use crate::api::complete_response::EmptyFields;
 
 impl EmptyFields for get_3pids::v3::Response {
-    const LISTS: &'static [&'static str] = &["threepids"];
+    const LIST_FIELDS: &'static [&'static str] = &["threepids"];
 }
 
 impl EmptyFields for get_context::v3::Response {
-    const LISTS: &'static [&'static str] = &["events_before", "events_after", "state"];
+    const LIST_FIELDS: &'static [&'static str] = &["events_before", "events_after", "state"];
 }
 
 impl EmptyFields for claim_keys::v3::Response {
-    const MAPS: &'static [&'static str] = &["failures", "one_time_keys"];
+    const MAP_FIELDS: &'static [&'static str] = &["failures", "one_time_keys"];
 }
 
 impl EmptyFields for get_keys::v3::Response {
-    const MAPS: &'static [&'static str] = &[
+    const MAP_FIELDS: &'static [&'static str] = &[
         "failures",
         "device_keys",
         "master_keys",
@@ -35,13 +35,13 @@ impl EmptyFields for get_keys::v3::Response {
 }
 
 impl EmptyFields for upload_signatures::v3::Response {
-    const MAPS: &'static [&'static str] = &["failures"];
+    const MAP_FIELDS: &'static [&'static str] = &["failures"];
 }
 
 impl EmptyFields for get_message_events::v3::Response {
-    const LISTS: &'static [&'static str] = &["chunk", "state"];
+    const LIST_FIELDS: &'static [&'static str] = &["chunk", "state"];
 }
 
 impl EmptyFields for get_current_state::v3::Response {
-    const LISTS: &'static [&'static str] = &["account_data", "state"];
+    const LIST_FIELDS: &'static [&'static str] = &["account_data", "state"];
 }

@@ -22,8 +22,8 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
-    ephemeral::{Ephemeral, PresenceUpdate},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
+    ephemeral::{EphemeralState, PresenceUpdate},
     error::{Error, Result},
     rooms::Rooms,
     workflows::Workflows,
@@ -46,7 +46,7 @@ struct TypingRequest {
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
     /// The time for which the user types; `None` when they have stopped.
-    lasting: Option<Duration>,
+    typing_timeout: Option<Duration>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +78,7 @@ impl IncomingRequest for TypingRequest {
         Ok(Self {
             room_id: RoomId::parse(room_id.copied().unwrap_or_default())?,
             user_id: UserId::parse(user_id.copied().unwrap_or_default())?,
-            lasting: body
+            typing_timeout: body
                 .typing
                 .then(|| timeout.unwrap_or(DEFAULT_TYPING_TIMEOUT)),
         })
@@ -90,13 +90,13 @@ impl IncomingRequest for TypingRequest {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidtypinguserid).
 async fn create_typing_event(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<TypingRequest>,
-) -> Result<Outgoing<create_typing_event::v3::Response>> {
-    from.must_be(&request.user_id)?;
+    MatrixRequest { from, request }: MatrixRequest<TypingRequest>,
+) -> Result<MatrixResponse<create_typing_event::v3::Response>> {
+    from.must_be_user(&request.user_id)?;
     workflows
-        .types(&from, &request.room_id, request.lasting)
+        .set_typing(&from, &request.room_id, request.typing_timeout)
         .await?;
-    Ok(Outgoing(create_typing_event::v3::Response::new()))
+    Ok(MatrixResponse(create_typing_event::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/receipt/{receiptType}/{eventId}`
@@ -104,11 +104,11 @@ async fn create_typing_event(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreceiptreceipttypeeventid).
 async fn create_receipt(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<create_receipt::v3::Request>,
-) -> Result<Outgoing<create_receipt::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_receipt::v3::Request>,
+) -> Result<MatrixResponse<create_receipt::v3::Response>> {
     let kind = request.receipt_type.to_string();
     workflows
-        .read(
+        .mark_read(
             &from,
             &request.room_id,
             &kind,
@@ -116,7 +116,7 @@ async fn create_receipt(
             &request.thread,
         )
         .await?;
-    Ok(Outgoing(create_receipt::v3::Response::new()))
+    Ok(MatrixResponse(create_receipt::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/read_markers`
@@ -124,8 +124,8 @@ async fn create_receipt(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidread_markers).
 async fn set_read_marker(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<set_read_marker::v3::Request>,
-) -> Result<Outgoing<set_read_marker::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<set_read_marker::v3::Request>,
+) -> Result<MatrixResponse<set_read_marker::v3::Response>> {
     let markers = [
         ("m.fully_read", request.fully_read),
         ("m.read", request.read_receipt),
@@ -135,24 +135,24 @@ async fn set_read_marker(
         if let Some(event_id) = event_id {
             let thread = ReceiptThread::Unthreaded;
             workflows
-                .read(&from, &request.room_id, kind, &event_id, &thread)
+                .mark_read(&from, &request.room_id, kind, &event_id, &thread)
                 .await?;
         }
     }
-    Ok(Outgoing(set_read_marker::v3::Response::new()))
+    Ok(MatrixResponse(set_read_marker::v3::Response::new()))
 }
 
 /// `PUT /_matrix/client/*/presence/{userId}/status`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3presenceuseridstatus).
 async fn set_presence(
-    State(ephemeral): State<Ephemeral>,
-    Incoming { from, request }: Incoming<set_presence::v3::Request>,
-) -> Result<Outgoing<set_presence::v3::Response>> {
-    from.must_be(&request.user_id)?;
-    let update = PresenceUpdate::said(request.presence, request.status_msg)?;
+    State(ephemeral): State<EphemeralState>,
+    MatrixRequest { from, request }: MatrixRequest<set_presence::v3::Request>,
+) -> Result<MatrixResponse<set_presence::v3::Response>> {
+    from.must_be_user(&request.user_id)?;
+    let update = PresenceUpdate::set_by_user(request.presence, request.status_msg)?;
     ephemeral.presence.update(from.user, &from.user_id, update);
-    Ok(Outgoing(set_presence::v3::Response::new()))
+    Ok(MatrixResponse(set_presence::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/presence/{userId}/status`
@@ -160,9 +160,9 @@ async fn set_presence(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3presenceuseridstatus).
 async fn get_presence(
     State(rooms): State<Rooms>,
-    State(ephemeral): State<Ephemeral>,
-    Incoming { from, request }: Incoming<get_presence::v3::Request>,
-) -> Result<Outgoing<get_presence::v3::Response>> {
+    State(ephemeral): State<EphemeralState>,
+    MatrixRequest { from, request }: MatrixRequest<get_presence::v3::Request>,
+) -> Result<MatrixResponse<get_presence::v3::Response>> {
     let unknown = || Error::not_found("the presence of this user is unknown");
     let user = rooms
         .memory
@@ -173,7 +173,7 @@ async fn get_presence(
         return Err(Error::forbidden("you share no room with this user"));
     }
     let mut response = get_presence::v3::Response::new(PresenceState::Offline);
-    if let Some(event) = ephemeral.presence.get(user) {
+    if let Some(event) = ephemeral.presence.presence_event(user) {
         response.presence = event.content.presence;
         response.status_msg = event.content.status_msg;
         response.currently_active = event.content.currently_active;
@@ -182,5 +182,5 @@ async fn get_presence(
             .last_active_ago
             .map(|ms| Duration::from_millis(ms.into()));
     }
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

@@ -4,7 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::filter::{create_filter, get_filter};
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
     users::Users,
 };
@@ -20,12 +20,12 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter).
 async fn create_filter(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<create_filter::v3::Request>,
-) -> Result<Outgoing<create_filter::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_filter::v3::Request>,
+) -> Result<MatrixResponse<create_filter::v3::Response>> {
     let id = users
         .create_filter(&from, &request.user_id, &request.filter)
         .await?;
-    Ok(Outgoing(create_filter::v3::Response::new(id)))
+    Ok(MatrixResponse(create_filter::v3::Response::new(id)))
 }
 
 /// `GET /_matrix/client/*/user/{userId}/filter/{filterId}`
@@ -33,9 +33,9 @@ async fn create_filter(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridfilterfilterid).
 async fn get_filter(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_filter::v3::Request>,
-) -> Result<Outgoing<get_filter::v3::Response>> {
-    from.must_be(&request.user_id)?;
+    MatrixRequest { from, request }: MatrixRequest<get_filter::v3::Request>,
+) -> Result<MatrixResponse<get_filter::v3::Response>> {
+    from.must_be_user(&request.user_id)?;
     let filter = users.filter(from.user, &request.filter_id).await?;
-    Ok(Outgoing(get_filter::v3::Response::new(filter)))
+    Ok(MatrixResponse(get_filter::v3::Response::new(filter)))
 }

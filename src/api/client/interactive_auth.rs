@@ -11,22 +11,22 @@ use ruma::api::{IncomingRequest, Metadata};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{App, Authenticate, receive},
+    api::{App, RequestAuthenticator, receive_request},
     error::{Error, Result},
     users::{Session, Users},
 };
 
 /// A request that needs interactive authentication, and its sender.
-pub(super) struct Interactive<R: Metadata<Authentication: Authenticate>> {
+pub(super) struct InteractiveRequest<R: Metadata<Authentication: RequestAuthenticator>> {
     /// The authenticated sender.
-    pub(super) from: <R::Authentication as Authenticate>::Identity,
+    pub(super) from: <R::Authentication as RequestAuthenticator>::Identity,
     pub(super) request: R,
     /// The parameters of the request, to be remembered for its session.
-    pub(super) asked: Asked,
+    pub(super) parameters: InteractiveParameters,
 }
 
 /// The body of a request without `auth`.
-pub(super) struct Asked(String);
+pub(super) struct InteractiveParameters(String);
 
 /// An identity that may have a session.
 pub(super) trait MaybeLoggedIn {
@@ -45,43 +45,45 @@ impl MaybeLoggedIn for Option<Arc<Session>> {
     }
 }
 
-impl<R> FromRequest<App> for Interactive<R>
+impl<R> FromRequest<App> for InteractiveRequest<R>
 where
-    R: IncomingRequest + Metadata<Authentication: Authenticate<Identity: MaybeLoggedIn>> + Send,
+    R: IncomingRequest
+        + Metadata<Authentication: RequestAuthenticator<Identity: MaybeLoggedIn>>
+        + Send,
 {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let mut received = receive::<R>(request, app, true).await?;
+        let mut received = receive_request::<R>(request, app, true).await?;
         let fields = serde_json::from_str(received.body.as_deref().unwrap_or("{}"));
         let mut fields: Map<String, Value> = fields.map_err(|e| Error::BadJson(e.to_string()))?;
         let auth = fields.remove("auth").map(with_identifier);
         if fields.is_empty()
             && let Some(id) = auth.as_ref().and_then(|auth| auth.get("session")?.as_str())
             && let Some(session) = received.from.session()
-            && let Some(first) = app.users.asked_first(id, session)
+            && let Some(first) = app.users.first_uia_request(id, session)
         {
             fields = serde_json::from_str(&first)?;
         }
-        let asked = Asked(serde_json::to_string(&fields)?);
+        let asked = InteractiveParameters(serde_json::to_string(&fields)?);
         fields.extend(auth.map(|auth| ("auth".to_owned(), auth)));
         received.body = Some(serde_json::to_string(&fields)?);
-        let (request, from, _) = received.read()?;
+        let (request, from, _) = received.parse()?;
         Ok(Self {
             from,
             request,
-            asked,
+            parameters: asked,
         })
     }
 }
 
-impl Asked {
+impl InteractiveParameters {
     /// If the response starts a new session, stores the parameters of this request for it.
-    pub(super) fn remembered<T>(&self, users: &Users, answer: Result<T>) -> Result<T> {
+    pub(super) fn store_for_session<T>(&self, users: &Users, answer: Result<T>) -> Result<T> {
         if let Err(Error::Uia(info)) = &answer
             && let Some(id) = &info.session
         {
-            users.remember_asked(id, &self.0);
+            users.remember_uia_request(id, &self.0);
         }
         answer
     }
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identifier_is_added_only_where_there_is_only_a_user() {
+    fn an_identifier_is_added_only_to_a_bare_user() {
         let of = |auth: Value| with_identifier(auth)["identifier"].clone();
 
         let expected = json!({ "type": "m.id.user", "user": "@a:b" });

@@ -15,8 +15,8 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
-    devices::{BackedUp, BackupPart, Devices},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
+    devices::{BackedUpKeys, BackupPart, Devices},
     error::{Error, Result},
 };
 
@@ -35,12 +35,12 @@ pub(super) fn routes() -> Router<App> {
         .merge(endpoint::<delete_backup_version::v3::Request, _>(
             delete_backup_version,
         ))
-        .merge(of_all())
-        .merge(of_room())
-        .merge(of_session())
+        .merge(whole_backup_routes())
+        .merge(room_routes())
+        .merge(session_routes())
 }
 
-fn of_all() -> Router<App> {
+fn whole_backup_routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<add_backup_keys::v3::Request, _>(add_backup_keys))
         .merge(endpoint::<get_backup_keys::v3::Request, _>(get_backup_keys))
@@ -49,7 +49,7 @@ fn of_all() -> Router<App> {
         ))
 }
 
-fn of_room() -> Router<App> {
+fn room_routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<add_backup_keys_for_room::v3::Request, _>(
             add_backup_keys_for_room,
@@ -62,7 +62,7 @@ fn of_room() -> Router<App> {
         ))
 }
 
-fn of_session() -> Router<App> {
+fn session_routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<add_backup_keys_for_session::v3::Request, _>(
             add_backup_keys_for_session,
@@ -80,11 +80,13 @@ fn of_session() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3room_keysversion).
 async fn create_backup_version(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<create_backup_version::v3::Request>,
-) -> Result<Outgoing<create_backup_version::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_backup_version::v3::Request>,
+) -> Result<MatrixResponse<create_backup_version::v3::Response>> {
     let definition = request.algorithm.json().get();
     let version = devices.create_backup(from.user, definition).await?;
-    Ok(Outgoing(create_backup_version::v3::Response::new(version)))
+    Ok(MatrixResponse(create_backup_version::v3::Response::new(
+        version,
+    )))
 }
 
 /// `GET /_matrix/client/*/room_keys/version`
@@ -92,14 +94,14 @@ async fn create_backup_version(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversion).
 async fn get_latest_backup_info(
     State(devices): State<Devices>,
-    Incoming { from, .. }: Incoming<get_latest_backup_info::v3::Request>,
-) -> Result<Outgoing<get_latest_backup_info::v3::Response>> {
+    MatrixRequest { from, .. }: MatrixRequest<get_latest_backup_info::v3::Request>,
+) -> Result<MatrixResponse<get_latest_backup_info::v3::Response>> {
     let backup = devices.backup(from.user, None).await?;
     let definition = Raw::from_json_string(backup.definition)?;
     let (count, etag) = (backup.state.count, backup.state.etag);
     let response =
         get_latest_backup_info::v3::Response::new(definition, count, etag, backup.version);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/*/room_keys/version/{version}`
@@ -107,13 +109,13 @@ async fn get_latest_backup_info(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keysversionversion).
 async fn get_backup_info(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<get_backup_info::v3::Request>,
-) -> Result<Outgoing<get_backup_info::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_backup_info::v3::Request>,
+) -> Result<MatrixResponse<get_backup_info::v3::Response>> {
     let backup = devices.backup(from.user, Some(&request.version)).await?;
     let definition = Raw::from_json_string(backup.definition)?;
     let (count, etag) = (backup.state.count, backup.state.etag);
     let response = get_backup_info::v3::Response::new(definition, count, etag, backup.version);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/client/*/room_keys/version/{version}`
@@ -121,13 +123,13 @@ async fn get_backup_info(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keysversionversion).
 async fn update_backup_version(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<update_backup_version::v3::Request>,
-) -> Result<Outgoing<update_backup_version::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<update_backup_version::v3::Request>,
+) -> Result<MatrixResponse<update_backup_version::v3::Response>> {
     let definition = request.algorithm.json().get();
     devices
         .update_backup(from.user, &request.version, definition)
         .await?;
-    Ok(Outgoing(update_backup_version::v3::Response::new()))
+    Ok(MatrixResponse(update_backup_version::v3::Response::new()))
 }
 
 /// `DELETE /_matrix/client/*/room_keys/version/{version}`
@@ -135,10 +137,10 @@ async fn update_backup_version(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keysversionversion).
 async fn delete_backup_version(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<delete_backup_version::v3::Request>,
-) -> Result<Outgoing<delete_backup_version::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_backup_version::v3::Request>,
+) -> Result<MatrixResponse<delete_backup_version::v3::Response>> {
     devices.delete_backup(from.user, &request.version).await?;
-    Ok(Outgoing(delete_backup_version::v3::Response::new()))
+    Ok(MatrixResponse(delete_backup_version::v3::Response::new()))
 }
 
 /// `PUT /_matrix/client/*/room_keys/keys`
@@ -146,14 +148,16 @@ async fn delete_backup_version(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeys).
 async fn add_backup_keys(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<add_backup_keys::v3::Request>,
-) -> Result<Outgoing<add_backup_keys::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<add_backup_keys::v3::Request>,
+) -> Result<MatrixResponse<add_backup_keys::v3::Response>> {
     let rooms = request.rooms.into_iter();
     let keys = rooms.map(|(room_id, room)| (room_id, room.sessions));
-    let keys: BackedUp = keys.collect();
-    let state = devices.back_up(from.user, &request.version, &keys).await?;
+    let keys: BackedUpKeys = keys.collect();
+    let state = devices
+        .store_backup_keys(from.user, &request.version, &keys)
+        .await?;
     let response = add_backup_keys::v3::Response::new(state.etag, state.count);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/*/room_keys/keys`
@@ -161,15 +165,15 @@ async fn add_backup_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeys).
 async fn get_backup_keys(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<get_backup_keys::v3::Request>,
-) -> Result<Outgoing<get_backup_keys::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_backup_keys::v3::Request>,
+) -> Result<MatrixResponse<get_backup_keys::v3::Response>> {
     let keys = devices
-        .backed_up(from.user, &request.version, BackupPart::all())
+        .load_backup_keys(from.user, &request.version, BackupPart::all())
         .await?;
     let rooms = keys
         .into_iter()
         .map(|(room_id, sessions)| (room_id, RoomKeyBackup::new(sessions)));
-    Ok(Outgoing(get_backup_keys::v3::Response::new(
+    Ok(MatrixResponse(get_backup_keys::v3::Response::new(
         rooms.collect(),
     )))
 }
@@ -179,13 +183,13 @@ async fn get_backup_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys).
 async fn delete_backup_keys(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<delete_backup_keys::v3::Request>,
-) -> Result<Outgoing<delete_backup_keys::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_backup_keys::v3::Request>,
+) -> Result<MatrixResponse<delete_backup_keys::v3::Response>> {
     let state = devices
-        .delete_backed_up(from.user, &request.version, BackupPart::all())
+        .delete_backup_keys(from.user, &request.version, BackupPart::all())
         .await?;
     let response = delete_backup_keys::v3::Response::new(state.etag, state.count);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/client/*/room_keys/keys/{roomId}`
@@ -193,12 +197,14 @@ async fn delete_backup_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomid).
 async fn add_backup_keys_for_room(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<add_backup_keys_for_room::v3::Request>,
-) -> Result<Outgoing<add_backup_keys_for_room::v3::Response>> {
-    let keys = BackedUp::from([(request.room_id, request.sessions)]);
-    let state = devices.back_up(from.user, &request.version, &keys).await?;
+    MatrixRequest { from, request }: MatrixRequest<add_backup_keys_for_room::v3::Request>,
+) -> Result<MatrixResponse<add_backup_keys_for_room::v3::Response>> {
+    let keys = BackedUpKeys::from([(request.room_id, request.sessions)]);
+    let state = devices
+        .store_backup_keys(from.user, &request.version, &keys)
+        .await?;
     let response = add_backup_keys_for_room::v3::Response::new(state.etag, state.count);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/*/room_keys/keys/{roomId}`
@@ -206,12 +212,14 @@ async fn add_backup_keys_for_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomid).
 async fn get_backup_keys_for_room(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<get_backup_keys_for_room::v3::Request>,
-) -> Result<Outgoing<get_backup_keys_for_room::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_backup_keys_for_room::v3::Request>,
+) -> Result<MatrixResponse<get_backup_keys_for_room::v3::Response>> {
     let part = BackupPart::room(&request.room_id);
-    let mut keys = devices.backed_up(from.user, &request.version, part).await?;
+    let mut keys = devices
+        .load_backup_keys(from.user, &request.version, part)
+        .await?;
     let sessions = keys.remove(&request.room_id).unwrap_or_default();
-    Ok(Outgoing(get_backup_keys_for_room::v3::Response::new(
+    Ok(MatrixResponse(get_backup_keys_for_room::v3::Response::new(
         sessions,
     )))
 }
@@ -221,14 +229,14 @@ async fn get_backup_keys_for_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomid).
 async fn delete_backup_keys_for_room(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<delete_backup_keys_for_room::v3::Request>,
-) -> Result<Outgoing<delete_backup_keys_for_room::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_backup_keys_for_room::v3::Request>,
+) -> Result<MatrixResponse<delete_backup_keys_for_room::v3::Response>> {
     let part = BackupPart::room(&request.room_id);
     let state = devices
-        .delete_backed_up(from.user, &request.version, part)
+        .delete_backup_keys(from.user, &request.version, part)
         .await?;
     let response = delete_backup_keys_for_room::v3::Response::new(state.etag, state.count);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
@@ -236,13 +244,15 @@ async fn delete_backup_keys_for_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3room_keyskeysroomidsessionid).
 async fn add_backup_keys_for_session(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<add_backup_keys_for_session::v3::Request>,
-) -> Result<Outgoing<add_backup_keys_for_session::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<add_backup_keys_for_session::v3::Request>,
+) -> Result<MatrixResponse<add_backup_keys_for_session::v3::Response>> {
     let sessions = BTreeMap::from([(request.session_id, request.session_data)]);
-    let keys = BackedUp::from([(request.room_id, sessions)]);
-    let state = devices.back_up(from.user, &request.version, &keys).await?;
+    let keys = BackedUpKeys::from([(request.room_id, sessions)]);
+    let state = devices
+        .store_backup_keys(from.user, &request.version, &keys)
+        .await?;
     let response = add_backup_keys_for_session::v3::Response::new(state.etag, state.count);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
@@ -250,17 +260,19 @@ async fn add_backup_keys_for_session(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3room_keyskeysroomidsessionid).
 async fn get_backup_keys_for_session(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<get_backup_keys_for_session::v3::Request>,
-) -> Result<Outgoing<get_backup_keys_for_session::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_backup_keys_for_session::v3::Request>,
+) -> Result<MatrixResponse<get_backup_keys_for_session::v3::Response>> {
     let part = BackupPart::session(&request.room_id, &request.session_id);
-    let mut keys = devices.backed_up(from.user, &request.version, part).await?;
+    let mut keys = devices
+        .load_backup_keys(from.user, &request.version, part)
+        .await?;
     let key = keys
         .remove(&request.room_id)
         .and_then(|mut sessions| sessions.remove(&request.session_id))
         .ok_or_else(|| Error::not_found("there is no such key in the backup"))?;
-    Ok(Outgoing(get_backup_keys_for_session::v3::Response::new(
-        key,
-    )))
+    Ok(MatrixResponse(
+        get_backup_keys_for_session::v3::Response::new(key),
+    ))
 }
 
 /// `DELETE /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
@@ -268,12 +280,12 @@ async fn get_backup_keys_for_session(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomidsessionid).
 async fn delete_backup_keys_for_session(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<delete_backup_keys_for_session::v3::Request>,
-) -> Result<Outgoing<delete_backup_keys_for_session::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_backup_keys_for_session::v3::Request>,
+) -> Result<MatrixResponse<delete_backup_keys_for_session::v3::Response>> {
     let part = BackupPart::session(&request.room_id, &request.session_id);
     let state = devices
-        .delete_backed_up(from.user, &request.version, part)
+        .delete_backup_keys(from.user, &request.version, part)
         .await?;
     let response = delete_backup_keys_for_session::v3::Response::new(state.etag, state.count);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

@@ -6,10 +6,12 @@ use ruma::api::client::keys::{
 };
 use serde_json::json;
 
-use super::interactive_auth::Interactive;
+use super::interactive_auth::InteractiveRequest;
 use crate::{
-    api::{App, Class, Complete, Incoming, Limits, Outgoing, endpoint},
-    devices::{Devices, Owner, Proof, Viewer},
+    api::{
+        App, CompleteResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
+    },
+    devices::{DeviceOwner, Devices, KeyViewer, UiaProof},
     error::Result,
     sync::Sync,
     users::{Session, Users},
@@ -30,8 +32,8 @@ pub(super) fn routes() -> Router<App> {
         ))
 }
 
-fn owner(session: &Session) -> Owner<'_> {
-    Owner {
+fn owner(session: &Session) -> DeviceOwner<'_> {
+    DeviceOwner {
         user: session.user,
         user_id: &session.user_id,
         device: session.device,
@@ -44,10 +46,10 @@ fn owner(session: &Session) -> Owner<'_> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysupload).
 async fn upload_keys(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<upload_keys::v3::Request>,
-) -> Result<Outgoing<upload_keys::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<upload_keys::v3::Request>,
+) -> Result<MatrixResponse<upload_keys::v3::Response>> {
     let counts = devices.upload_keys(&owner(&from), &request).await?;
-    Ok(Outgoing(upload_keys::v3::Response::new(counts)))
+    Ok(MatrixResponse(upload_keys::v3::Response::new(counts)))
 }
 
 /// `POST /_matrix/client/*/keys/query`
@@ -55,14 +57,14 @@ async fn upload_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysquery).
 async fn get_keys(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<get_keys::v3::Request>,
-) -> Result<Complete<get_keys::v3::Response>> {
-    let viewer = Viewer {
+    MatrixRequest { from, request }: MatrixRequest<get_keys::v3::Request>,
+) -> Result<CompleteResponse<get_keys::v3::Response>> {
+    let viewer = KeyViewer {
         user: from.user,
         user_id: &from.user_id,
     };
     let response = workflows.query_keys(viewer, &request).await?;
-    Ok(Complete(response))
+    Ok(CompleteResponse(response))
 }
 
 /// `POST /_matrix/client/*/keys/claim`
@@ -70,9 +72,9 @@ async fn get_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keysclaim).
 async fn claim_keys(
     State(workflows): State<Workflows>,
-    Incoming { request, .. }: Incoming<claim_keys::v3::Request>,
-) -> Result<Complete<claim_keys::v3::Response>> {
-    Ok(Complete(workflows.claim_keys(&request).await?))
+    MatrixRequest { request, .. }: MatrixRequest<claim_keys::v3::Request>,
+) -> Result<CompleteResponse<claim_keys::v3::Response>> {
+    Ok(CompleteResponse(workflows.claim_keys(&request).await?))
 }
 
 /// `GET /_matrix/client/*/keys/changes`
@@ -80,12 +82,12 @@ async fn claim_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges).
 async fn get_key_changes(
     State(sync): State<Sync>,
-    Incoming { from, request }: Incoming<get_key_changes::v3::Request>,
-) -> Result<Outgoing<get_key_changes::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_key_changes::v3::Request>,
+) -> Result<MatrixResponse<get_key_changes::v3::Response>> {
     let (start, end) = (request.from.parse()?, request.to.parse()?);
     let lists = sync.key_changes(&from, start, end).await?;
     let response = get_key_changes::v3::Response::new(lists.changed, lists.left);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `POST /_matrix/client/*/keys/device_signing/upload`
@@ -94,18 +96,18 @@ async fn get_key_changes(
 async fn upload_signing_keys(
     State(users): State<Users>,
     State(devices): State<Devices>,
-    State(limits): State<Limits>,
-    Interactive {
+    State(limits): State<RateLimits>,
+    InteractiveRequest {
         from,
         request,
-        asked,
-    }: Interactive<upload_signing_keys::v3::Request>,
-) -> Result<Outgoing<upload_signing_keys::v3::Response>> {
+        parameters: asked,
+    }: InteractiveRequest<upload_signing_keys::v3::Request>,
+) -> Result<MatrixResponse<upload_signing_keys::v3::Response>> {
     let owner = owner(&from);
-    let mut proof = Proof::Missing;
+    let mut proof = UiaProof::Missing;
     if devices.signing_keys_need_proof(&owner, &request).await? {
         if request.auth.is_some() {
-            limits.check(Class::Login, &*from.user_id)?;
+            limits.check(RequestClass::Login, &*from.user_id)?;
         }
         let parameters = json!([
             request.master_key,
@@ -116,11 +118,11 @@ async fn upload_signing_keys(
         let shown = users
             .reauthenticate("device_signing", &from, &parameters, auth)
             .await;
-        asked.remembered(&users, shown)?;
-        proof = Proof::Given;
+        asked.store_for_session(&users, shown)?;
+        proof = UiaProof::Given;
     }
     devices.upload_signing_keys(&owner, &request, proof).await?;
-    Ok(Outgoing(upload_signing_keys::v3::Response::new()))
+    Ok(MatrixResponse(upload_signing_keys::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/keys/signatures/upload`
@@ -128,8 +130,8 @@ async fn upload_signing_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3keyssignaturesupload).
 async fn upload_signatures(
     State(devices): State<Devices>,
-    Incoming { from, request }: Incoming<upload_signatures::v3::Request>,
-) -> Result<Complete<upload_signatures::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<upload_signatures::v3::Request>,
+) -> Result<CompleteResponse<upload_signatures::v3::Response>> {
     let response = devices.upload_signatures(&owner(&from), &request).await?;
-    Ok(Complete(response))
+    Ok(CompleteResponse(response))
 }

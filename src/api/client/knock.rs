@@ -4,7 +4,9 @@ use axum::{Router, extract::State};
 use ruma::api::client::knock::knock_room;
 
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
+    },
     error::Result,
     sync::Sync,
     workflows::Workflows,
@@ -20,11 +22,11 @@ pub(super) fn routes() -> Router<App> {
 async fn knock_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<knock_room::v3::Request>,
-) -> Result<Answered<Outgoing<knock_room::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<knock_room::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<knock_room::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let room_id = workflows
         .knock(
@@ -34,5 +36,5 @@ async fn knock_room(
         )
         .await?;
     let response = knock_room::v3::Response::new(room_id);
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }

@@ -22,11 +22,11 @@ use ruma::api::client::session::{
 
 use serde_json::Value;
 
-use super::interactive_auth::Interactive;
+use super::interactive_auth::InteractiveRequest;
 use crate::{
     api::{
-        App, Class, Incoming, Limits, Outgoing, Peer, endpoint,
-        endpoint::{object_text, read},
+        App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
+        endpoint::{object_text, read_body},
     },
     config::Config,
     error::{Error, Result},
@@ -48,13 +48,13 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login).
 async fn get_login_types(
-    _: Incoming<get_login_types::v3::Request>,
-) -> Outgoing<get_login_types::v3::Response> {
+    _: MatrixRequest<get_login_types::v3::Request>,
+) -> MatrixResponse<get_login_types::v3::Response> {
     let password = LoginType::Password(PasswordLoginType::new());
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
     let flows = vec![password, LoginType::Token(token)];
-    Outgoing(get_login_types::v3::Response::new(flows))
+    MatrixResponse(get_login_types::v3::Response::new(flows))
 }
 
 /// `POST /_matrix/client/*/login/get_token`
@@ -62,18 +62,20 @@ async fn get_login_types(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token).
 async fn get_login_token(
     State(users): State<Users>,
-    State(limits): State<Limits>,
-    Interactive {
+    State(limits): State<RateLimits>,
+    InteractiveRequest {
         from,
         request,
-        asked,
-    }: Interactive<get_login_token::v1::Request>,
-) -> Result<Outgoing<get_login_token::v1::Response>> {
+        parameters: asked,
+    }: InteractiveRequest<get_login_token::v1::Request>,
+) -> Result<MatrixResponse<get_login_token::v1::Response>> {
     if request.auth.is_some() {
-        limits.check(Class::Login, &*from.user_id)?;
+        limits.check(RequestClass::Login, &*from.user_id)?;
     }
     let response = users.login_token(&from, request.auth.as_ref()).await;
-    asked.remembered(&users, response).map(Outgoing)
+    asked
+        .store_for_session(&users, response)
+        .map(MatrixResponse)
 }
 
 /// `POST /_matrix/client/*/login`
@@ -81,28 +83,28 @@ async fn get_login_token(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login).
 async fn login(
     State(users): State<Users>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
-    peer: Peer,
-    Login(request): Login,
-) -> Result<Outgoing<login::v3::Response>> {
-    limits.check(Class::Login, &peer)?;
-    let account = users.account_tried(&request);
-    let attempt = account.map(|user_id| limits.charge(Class::WrongPassword, &*user_id));
+    peer: ClientAddress,
+    LoginRequest(request): LoginRequest,
+) -> Result<MatrixResponse<login::v3::Response>> {
+    limits.check(RequestClass::Login, &peer)?;
+    let account = users.attempted_user(&request);
+    let attempt = account.map(|user_id| limits.charge(RequestClass::WrongPassword, &*user_id));
     let attempt = attempt.transpose()?;
     let login = users.login(request).await;
     if let (Err(Error::Forbidden(_)), Some(attempt)) = (&login, attempt) {
         attempt.keep();
     }
     let login = login?;
-    let issued = login.issued;
+    let issued = login.tokens;
     let mut response =
         login::v3::Response::new(login.user_id, issued.access_token, login.device_id);
     let homeserver = HomeserverInfo::new(config.public_url().to_string());
     response.well_known = Some(DiscoveryInfo::new(homeserver));
     response.refresh_token = issued.refresh_token;
     response.expires_in = issued.expires_in;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `POST /_matrix/client/*/refresh`
@@ -110,19 +112,19 @@ async fn login(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh).
 async fn refresh_token(
     State(users): State<Users>,
-    State(limits): State<Limits>,
-    peer: Peer,
-    Incoming { request, .. }: Incoming<refresh_token::v3::Request>,
-) -> Result<Outgoing<refresh_token::v3::Response>> {
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
+    MatrixRequest { request, .. }: MatrixRequest<refresh_token::v3::Request>,
+) -> Result<MatrixResponse<refresh_token::v3::Response>> {
     let issued = users.refresh(&request.refresh_token).await;
     if matches!(issued, Err(Error::UnknownToken { .. })) {
-        limits.check(Class::WrongRefreshToken, &peer)?;
+        limits.check(RequestClass::WrongRefreshToken, &peer)?;
     }
     let issued = issued?;
     let mut response = refresh_token::v3::Response::new(issued.access_token);
     response.refresh_token = issued.refresh_token;
     response.expires_in_ms = issued.expires_in;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `POST /_matrix/client/*/logout`
@@ -130,10 +132,10 @@ async fn refresh_token(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logout).
 async fn logout(
     State(users): State<Users>,
-    Incoming { from, .. }: Incoming<logout::v3::Request>,
-) -> Result<Outgoing<logout::v3::Response>> {
+    MatrixRequest { from, .. }: MatrixRequest<logout::v3::Request>,
+) -> Result<MatrixResponse<logout::v3::Response>> {
     users.logout(&from).await?;
-    Ok(Outgoing(logout::v3::Response::new()))
+    Ok(MatrixResponse(logout::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/logout/all`
@@ -141,29 +143,29 @@ async fn logout(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3logoutall).
 async fn logout_all(
     State(users): State<Users>,
-    Incoming { from, .. }: Incoming<logout_all::v3::Request>,
-) -> Result<Outgoing<logout_all::v3::Response>> {
+    MatrixRequest { from, .. }: MatrixRequest<logout_all::v3::Request>,
+) -> Result<MatrixResponse<logout_all::v3::Response>> {
     users.logout_all(&from).await?;
-    Ok(Outgoing(logout_all::v3::Response::new()))
+    Ok(MatrixResponse(logout_all::v3::Response::new()))
 }
 
 /// A login request that is known to have a `type`, because ruma panics without one.
-struct Login(login::v3::Request);
+struct LoginRequest(login::v3::Request);
 
-impl FromRequest<App> for Login {
+impl FromRequest<App> for LoginRequest {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
         let limit = app.config.limits.max_request_bytes;
-        let body = read(body, limit).await?;
+        let body = read_body(body, limit).await?;
         let body = object_text(&body, MAX_JSON_DEPTH)?;
         let fields: Value = serde_json::from_str(&body)?;
         if fields.get("type").is_none() {
             return Err(Error::BadJson("missing field `type`".to_owned()));
         }
         let request = Request::from_parts(parts, Body::from(body));
-        let incoming = Incoming::from_request(request, app).await?;
+        let incoming = MatrixRequest::from_request(request, app).await?;
         Ok(Self(incoming.request))
     }
 }

@@ -26,12 +26,12 @@ use serde_json::{Value, json};
 
 pub(in crate::api) use self::file_response::{disposition_of_file, disposition_of_thumbnail};
 
-use self::file_response::{Answer, Audience};
+use self::file_response::{FileAudience, FileResponse};
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     clock::timestamp,
     error::{Error, Result},
-    media::{self, Media, Remote, Wanted},
+    media::{self, Media, RemoteMediaPolicy, ThumbnailRequest},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -62,18 +62,18 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav3upload).
 async fn create_content(
     State(media): State<Media>,
-    State(limits): State<Limits>,
-    arriving: upload::Arriving<create_content::v3::Request>,
-) -> Result<Outgoing<create_content::v3::Response>> {
-    limits.check(Class::Upload, &*arriving.from.user_id)?;
-    let upload = media::Upload {
+    State(limits): State<RateLimits>,
+    arriving: upload::IncomingUpload<create_content::v3::Request>,
+) -> Result<MatrixResponse<create_content::v3::Response>> {
+    limits.check(RequestClass::Upload, &*arriving.from.user_id)?;
+    let upload = media::UploadMetadata {
         uploader: arriving.from.user,
         content_type: arriving.request.content_type.as_deref(),
         file_name: arriving.request.filename.as_deref(),
         announced_size: arriving.announced_size,
     };
-    let address = media.upload(upload, arriving.parts).await?;
-    Ok(Outgoing(create_content::v3::Response::new(address)))
+    let address = media.upload(upload, arriving.file_stream).await?;
+    Ok(MatrixResponse(create_content::v3::Response::new(address)))
 }
 
 /// `POST /_matrix/media/v1/create`
@@ -81,14 +81,14 @@ async fn create_content(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create).
 async fn create_mxc_uri(
     State(media): State<Media>,
-    State(limits): State<Limits>,
-    Incoming { from, .. }: Incoming<create_mxc_uri::v1::Request>,
-) -> Result<Outgoing<create_mxc_uri::v1::Response>> {
-    limits.check(Class::Upload, &*from.user_id)?;
-    let (address, expires_ts) = media.promise(from.user).await?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, .. }: MatrixRequest<create_mxc_uri::v1::Request>,
+) -> Result<MatrixResponse<create_mxc_uri::v1::Response>> {
+    limits.check(RequestClass::Upload, &*from.user_id)?;
+    let (address, expires_ts) = media.reserve_media_id(from.user).await?;
     let mut response = create_mxc_uri::v1::Response::new(address);
     response.unused_expires_at = Some(timestamp(expires_ts));
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/media/*/upload/{serverName}/{mediaId}`
@@ -96,12 +96,12 @@ async fn create_mxc_uri(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixmediav3uploadservernamemediaid).
 async fn create_content_async(
     State(media): State<Media>,
-    State(limits): State<Limits>,
-    arriving: upload::Arriving<create_content_async::v3::Request>,
+    State(limits): State<RateLimits>,
+    arriving: upload::IncomingUpload<create_content_async::v3::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Upload, &*arriving.from.user_id)?;
+    limits.check(RequestClass::Upload, &*arriving.from.user_id)?;
     let request = &arriving.request;
-    let upload = media::Upload {
+    let upload = media::UploadMetadata {
         uploader: arriving.from.user,
         content_type: request.content_type.as_deref(),
         file_name: request.filename.as_deref(),
@@ -109,7 +109,7 @@ async fn create_content_async(
     };
     let address = (&*request.server_name, request.media_id.as_str());
     media
-        .upload_promised(address, upload, arriving.parts)
+        .upload_reserved(address, upload, arriving.file_stream)
         .await?;
     Ok(Json(json!({})))
 }
@@ -120,14 +120,19 @@ async fn create_content_async(
 async fn get_content(
     State(media): State<Media>,
     headers: HeaderMap,
-    Incoming { request, .. }: Incoming<get_content::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_content::v1::Request>,
 ) -> Result<Response> {
     let (server, media_id) = (&request.server_name, &request.media_id);
     let content = media
-        .content(server, media_id, request.timeout_ms, Remote::Fetch)
+        .content(
+            server,
+            media_id,
+            request.timeout_ms,
+            RemoteMediaPolicy::Fetch,
+        )
         .await?;
-    let answer = Answer::file(content, None, Audience::Private);
-    answer.to(&headers).await
+    let answer = FileResponse::file(content, None, FileAudience::Private);
+    answer.respond_to(&headers).await
 }
 
 /// `GET /_matrix/client/*/media/download/{serverName}/{mediaId}/{fileName}`
@@ -136,14 +141,19 @@ async fn get_content(
 async fn get_content_as_filename(
     State(media): State<Media>,
     headers: HeaderMap,
-    Incoming { request, .. }: Incoming<get_content_as_filename::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
     let (server, media_id) = (&request.server_name, &request.media_id);
     let content = media
-        .content(server, media_id, request.timeout_ms, Remote::Fetch)
+        .content(
+            server,
+            media_id,
+            request.timeout_ms,
+            RemoteMediaPolicy::Fetch,
+        )
         .await?;
-    let answer = Answer::file(content, Some(request.filename), Audience::Private);
-    answer.to(&headers).await
+    let answer = FileResponse::file(content, Some(request.filename), FileAudience::Private);
+    answer.respond_to(&headers).await
 }
 
 /// `GET /_matrix/client/*/media/thumbnail/{serverName}/{mediaId}`
@@ -152,9 +162,9 @@ async fn get_content_as_filename(
 async fn get_content_thumbnail(
     State(media): State<Media>,
     headers: HeaderMap,
-    Incoming { request, .. }: Incoming<get_content_thumbnail::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_content_thumbnail::v1::Request>,
 ) -> Result<Response> {
-    let thumbnail = Thumbnail {
+    let thumbnail = ThumbnailParameters {
         server_name: request.server_name,
         media_id: request.media_id,
         width: request.width,
@@ -162,9 +172,11 @@ async fn get_content_thumbnail(
         method: request.method,
         animated: request.animated,
         timeout: request.timeout_ms,
-        remote: Remote::Fetch,
+        remote: RemoteMediaPolicy::Fetch,
     };
-    thumbnail.answer(&media, Audience::Private, &headers).await
+    thumbnail
+        .respond(&media, FileAudience::Private, &headers)
+        .await
 }
 
 /// `GET /_matrix/client/*/media/config`
@@ -172,9 +184,9 @@ async fn get_content_thumbnail(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediaconfig).
 async fn get_media_config(
     State(media): State<Media>,
-    _: Incoming<get_media_config::v1::Request>,
-) -> Outgoing<get_media_config::v1::Response> {
-    Outgoing(get_media_config::v1::Response::new(upload_size(&media)))
+    _: MatrixRequest<get_media_config::v1::Request>,
+) -> MatrixResponse<get_media_config::v1::Response> {
+    MatrixResponse(get_media_config::v1::Response::new(max_upload_size(&media)))
 }
 
 /// `GET /_matrix/client/*/media/preview_url`
@@ -182,19 +194,19 @@ async fn get_media_config(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url).
 async fn get_media_preview(
     State(media): State<Media>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<get_media_preview::v1::Request>,
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<get_media_preview::v1::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Upload, &*from.user_id)?;
+    limits.check(RequestClass::Upload, &*from.user_id)?;
     Ok(Json(media.preview(&request.url).await?.into()))
 }
 
-fn upload_size(media: &Media) -> UInt {
+fn max_upload_size(media: &Media) -> UInt {
     UInt::try_from(media.max_upload_bytes()).unwrap_or(UInt::MAX)
 }
 
 /// The parameters that the two thumbnail endpoints share.
-struct Thumbnail {
+struct ThumbnailParameters {
     server_name: OwnedServerName,
     media_id: String,
     width: UInt,
@@ -202,26 +214,29 @@ struct Thumbnail {
     method: Option<Method>,
     animated: Option<bool>,
     timeout: Duration,
-    remote: Remote,
+    remote: RemoteMediaPolicy,
 }
 
-impl Thumbnail {
-    async fn answer(
+impl ThumbnailParameters {
+    async fn respond(
         self,
         media: &Media,
-        audience: Audience,
+        audience: FileAudience,
         headers: &HeaderMap,
     ) -> Result<Response> {
         let (width, height) = (self.width.into(), self.height.into());
-        let wanted = Wanted::new(width, height, self.method.as_ref()).ok_or_else(|| {
-            Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
-        })?;
+        let wanted =
+            ThumbnailRequest::new(width, height, self.method.as_ref()).ok_or_else(|| {
+                Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
+            })?;
         // "When not provided, the server SHOULD NOT return an animated thumbnail."
         let animated = self.animated.unwrap_or(false);
         let address = (&*self.server_name, self.media_id.as_str());
         let content = media
             .thumbnail(address, wanted, animated, self.timeout, self.remote)
             .await?;
-        Answer::thumbnail(content, audience).to(headers).await
+        FileResponse::thumbnail(content, audience)
+            .respond_to(headers)
+            .await
     }
 }

@@ -12,13 +12,16 @@ use ruma::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, WithBody, endpoint},
+    api::{
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
+        RequestWithBody, endpoint,
+    },
     clock::Clock,
     error::{Error, Result},
-    matrix::{self, Unsigned},
-    rooms::{Action, Rooms},
-    sync::{Sync, place_of},
-    workflows::{Wish, Workflows},
+    matrix::{self, UnsignedFields},
+    rooms::{MembershipAction, Rooms},
+    sync::{Sync, parse_timeline_token},
+    workflows::{MembershipRequest, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -45,15 +48,15 @@ pub(super) fn routes() -> Router<App> {
 async fn join_room_by_id(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    WithBody {
+    State(limits): State<RateLimits>,
+    RequestWithBody {
         from,
         request,
         body,
-    }: WithBody<join_room_by_id::v3::Request>,
-) -> Result<Answered<Outgoing<join_room_by_id::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    limits.check(Class::Send, &*from.user_id)?;
+    }: RequestWithBody<join_room_by_id::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<join_room_by_id::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows
         .join(
             &from,
@@ -63,7 +66,7 @@ async fn join_room_by_id(
         )
         .await?;
     let response = join_room_by_id::v3::Response::new(room_id);
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/join/{roomIdOrAlias}`
@@ -72,15 +75,15 @@ async fn join_room_by_id(
 async fn join_room_by_id_or_alias(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    WithBody {
+    State(limits): State<RateLimits>,
+    RequestWithBody {
         from,
         request,
         body,
-    }: WithBody<join_room_by_id_or_alias::v3::Request>,
-) -> Result<Answered<Outgoing<join_room_by_id_or_alias::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    limits.check(Class::Send, &*from.user_id)?;
+    }: RequestWithBody<join_room_by_id_or_alias::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<join_room_by_id_or_alias::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows
         .join(
             &from,
@@ -90,7 +93,7 @@ async fn join_room_by_id_or_alias(
         )
         .await?;
     let response = join_room_by_id_or_alias::v3::Response::new(room_id);
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/invite`
@@ -99,23 +102,23 @@ async fn join_room_by_id_or_alias(
 async fn invite_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<invite_user::v3::Request>,
-) -> Result<Answered<Outgoing<invite_user::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<invite_user::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<invite_user::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
         return Err(Error::forbidden(
             "this server cannot invite by e-mail or phone number: it has no identity server",
         ));
     };
     limits.check_invitations(&from.user_id, [&*invited.user_id])?;
-    let wish = Wish::new(invited.user_id, Action::Invite, invited.reason);
+    let wish = MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = invite_user::v3::Response::new();
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/leave`
@@ -124,15 +127,19 @@ async fn invite_user(
 async fn leave_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<leave_room::v3::Request>,
-) -> Result<Answered<Outgoing<leave_room::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    let wish = Wish::new(from.user_id.clone(), Action::Leave, request.reason);
+    MatrixRequest { from, request }: MatrixRequest<leave_room::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<leave_room::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    let wish = MembershipRequest::new(
+        from.user_id.clone(),
+        MembershipAction::Leave,
+        request.reason,
+    );
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = leave_room::v3::Response::new();
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/kick`
@@ -141,15 +148,15 @@ async fn leave_room(
 async fn kick_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<kick_user::v3::Request>,
-) -> Result<Answered<Outgoing<kick_user::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    let wish = Wish::new(request.user_id, Action::Kick, request.reason);
+    MatrixRequest { from, request }: MatrixRequest<kick_user::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<kick_user::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    let wish = MembershipRequest::new(request.user_id, MembershipAction::Kick, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = kick_user::v3::Response::new();
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/ban`
@@ -158,15 +165,15 @@ async fn kick_user(
 async fn ban_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<ban_user::v3::Request>,
-) -> Result<Answered<Outgoing<ban_user::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    let wish = Wish::new(request.user_id, Action::Ban, request.reason);
+    MatrixRequest { from, request }: MatrixRequest<ban_user::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<ban_user::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    let wish = MembershipRequest::new(request.user_id, MembershipAction::Ban, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = ban_user::v3::Response::new();
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/unban`
@@ -175,15 +182,15 @@ async fn ban_user(
 async fn unban_user(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<unban_user::v3::Request>,
-) -> Result<Answered<Outgoing<unban_user::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    let wish = Wish::new(request.user_id, Action::Unban, request.reason);
+    MatrixRequest { from, request }: MatrixRequest<unban_user::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<unban_user::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    let wish = MembershipRequest::new(request.user_id, MembershipAction::Unban, request.reason);
     workflows
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = unban_user::v3::Response::new();
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/forget`
@@ -191,13 +198,13 @@ async fn unban_user(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidforget).
 async fn forget_room(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<forget_room::v3::Request>,
-) -> Result<Outgoing<forget_room::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<forget_room::v3::Request>,
+) -> Result<MatrixResponse<forget_room::v3::Response>> {
     rooms
         .memberships
-        .forget(&request.room_id, from.user, &from.user_id)
+        .forget_room(&request.room_id, from.user, &from.user_id)
         .await?;
-    Ok(Outgoing(forget_room::v3::Response::new()))
+    Ok(MatrixResponse(forget_room::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/joined_members`
@@ -205,7 +212,7 @@ async fn forget_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidjoined_members).
 async fn joined_members(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<joined_members::v3::Request>,
+    MatrixRequest { from, request }: MatrixRequest<joined_members::v3::Request>,
 ) -> Result<Json<Value>> {
     let room = rooms.memory.room_of_member(&request.room_id).await?;
     if !rooms.memory.is_joined(from.user, &room).await? {
@@ -234,10 +241,14 @@ async fn joined_members(
 async fn get_member_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_member_events::v3::Request>,
-) -> Result<Outgoing<get_member_events::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_member_events::v3::Request>,
+) -> Result<MatrixResponse<get_member_events::v3::Response>> {
     let room = rooms.memory.room_of_member(&request.room_id).await?;
-    let at = request.at.as_deref().map(place_of).transpose()?;
+    let at = request
+        .at
+        .as_deref()
+        .map(parse_timeline_token)
+        .transpose()?;
     let mut state = rooms
         .state
         .visible_state_at(&room, from.user, &from.user_id, at)
@@ -263,14 +274,14 @@ async fn get_member_events(
             .is_some_and(|membership| is_wanted(&membership))
         {
             let age = (clock.now_ms() - i64::from(pdu.origin_server_ts.0)).max(0);
-            let unsigned = Unsigned {
+            let unsigned = UnsignedFields {
                 age: Some(age),
-                ..Unsigned::default()
+                ..UnsignedFields::default()
             };
-            let head = matrix::head(pdu, &room.rules);
+            let head = matrix::write_event_head(pdu, &room.rules);
             let json = matrix::client_event(&head, room.room_id.as_str(), &unsigned);
             chunk.push(Raw::from_json(json));
         }
     }
-    Ok(Outgoing(get_member_events::v3::Response::new(chunk)))
+    Ok(MatrixResponse(get_member_events::v3::Response::new(chunk)))
 }

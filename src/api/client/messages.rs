@@ -25,18 +25,21 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use super::state::state_event_in_format;
 use crate::{
-    api::{App, Complete, Incoming, Outgoing, endpoint},
+    api::{App, CompleteResponse, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
     error::{Error, Result},
-    matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, knows_format, wants_event},
-    rooms::{Access, Audience, Context, EventSources, Page, PageRequest, Room, Rooms},
-    sync::{client_event, event_in_format, place_of, place_token},
+    matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, is_known_format, wants_event},
+    rooms::{
+        AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelineContext, TimelinePage,
+        UserAccess,
+    },
+    sync::{client_event, event_in_format, parse_timeline_token, timeline_token},
     users::Session,
     workflows::Workflows,
 };
 
 /// The maximum number of backfills for one page.
-const MAX_FILLINGS: usize = 3;
+const MAX_BACKFILLS: usize = 3;
 /// The maximum number of events in a page.
 const MAX_LIMIT: u64 = 1_000;
 
@@ -44,7 +47,7 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(
             endpoint::<get_message_events::v3::Request, _>(get_message_events)
-                .layer(map_request(with_direction)),
+                .layer(map_request(add_default_direction)),
         )
         .merge(endpoint::<get_context::v3::Request, _>(get_context))
         .merge(endpoint::<get_room_event::v3::Request, _>(get_room_event))
@@ -54,7 +57,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// Makes a request without a direction read backwards, which such clients usually mean.
-async fn with_direction(mut request: Request) -> Request {
+async fn add_default_direction(mut request: Request) -> Request {
     let query = request.uri().query().unwrap_or_default();
     if query.split('&').any(|field| field.starts_with("dir=")) {
         return request;
@@ -78,13 +81,18 @@ async fn get_message_events(
     State(workflows): State<Workflows>,
     State(clock): State<Clock>,
     RawQuery(query): RawQuery,
-    Incoming { from, request }: Incoming<get_message_events::v3::Request>,
-) -> Result<Complete<get_message_events::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_message_events::v3::Request>,
+) -> Result<CompleteResponse<get_message_events::v3::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
-    let start = match request.from.as_deref().map(place_of).transpose()? {
+    let start = match request
+        .from
+        .as_deref()
+        .map(parse_timeline_token)
+        .transpose()?
+    {
         Some(place) => place,
         None if request.dir == Direction::Forward => i64::MIN,
         None => room.view().newest_place(),
@@ -93,14 +101,18 @@ async fn get_message_events(
     let limit = filter.limit.unwrap_or(request.limit).min(request.limit);
     let page = PageRequest {
         from: start,
-        to: request.to.as_deref().map(place_of).transpose()?,
+        to: request
+            .to
+            .as_deref()
+            .map(parse_timeline_token)
+            .transpose()?,
         dir: request.dir,
-        limit: limited(limit.into()),
+        limit: page_size(limit.into()),
     };
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
     let query = query.as_deref().unwrap_or_default();
-    let relations: RelationFilter = more_of_filter(query)?;
-    let page = with_history(
+    let relations: RelationFilter = parse_filter_fields(query)?;
+    let page = read_page_with_backfill(
         (&rooms, &workflows),
         (&room, &access),
         page,
@@ -109,46 +121,49 @@ async fn get_message_events(
     .await?;
     let bundles = rooms
         .relations
-        .bundles(&room, audience(&from, &access), &page.events)
+        .load_aggregations(&room, audience(&from, &access), &page.events)
         .await?;
-    let far_end = (chooses(filter) && !page.events.is_empty()).then(|| match request.dir {
+    let far_end = (excludes_events(filter) && !page.events.is_empty()).then(|| match request.dir {
         Direction::Backward => 0,
         Direction::Forward => room.view().newest_place(),
     });
     let state = room.view().state.clone();
-    let members = senders(&state, filter, page.events.iter());
-    let sources = sources(&rooms, query, (page.events.iter(), members.iter())).await?;
+    let members = sender_members(&state, filter, page.events.iter());
+    let sources = event_sources(&rooms, query, (page.events.iter(), members.iter())).await?;
     let now = clock.now_ms();
     let show = |event: &Arc<TimelineEvent>| {
         let written = event_in_format(event, (&from, &access), (&bundles, &sources), now);
         Raw::from_json(written)
     };
     let mut response = get_message_events::v3::Response::new();
-    response.start = request.from.clone().unwrap_or_else(|| place_token(start));
+    response.start = request
+        .from
+        .clone()
+        .unwrap_or_else(|| timeline_token(start));
     // A non-empty page that was shortened by a filter also has an end token, because clients expect it.
-    response.end = page.end.or(far_end).map(place_token);
+    response.end = page.end.or(far_end).map(timeline_token);
     response.state = members
         .iter()
         .map(|pdu| Raw::from_json(state_event_in_format(&room, pdu, &sources, now)))
         .collect();
     response.chunk = page.events.iter().map(show).collect();
-    Ok(Complete(response))
+    Ok(CompleteResponse(response))
 }
 
 /// Reads a page. When other servers had the missing events, it reads the page again.
-async fn with_history(
+async fn read_page_with_backfill(
     (rooms, workflows): (&Rooms, &Workflows),
-    (room, access): (&Arc<Room>, &Access),
+    (room, access): (&Arc<Room>, &UserAccess),
     request: PageRequest,
     wanted: (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
-) -> Result<Page> {
+) -> Result<TimelinePage> {
     let mut page = rooms
         .timeline
         .page_by_relations(room, access, request, wanted)
         .await?;
-    for _ in 0..MAX_FILLINGS {
-        let (after, up_to) = span(request, &page);
-        if !workflows.fill(room, after, up_to).await? {
+    for _ in 0..MAX_BACKFILLS {
+        let (after, up_to) = backfill_range(request, &page);
+        if !workflows.fill_history(room, after, up_to).await? {
             break;
         }
         page = rooms
@@ -167,7 +182,7 @@ async fn with_history(
 
 /// Returns the span in which missing events belong to a page. A position is between two events, and events missing
 /// before an event belong to a page that extends beyond that event.
-fn span(request: PageRequest, page: &Page) -> (i64, i64) {
+fn backfill_range(request: PageRequest, page: &TimelinePage) -> (i64, i64) {
     let end = page.end.or(request.to);
     match request.dir {
         Direction::Backward => {
@@ -186,29 +201,29 @@ async fn get_context(
     State(workflows): State<Workflows>,
     State(clock): State<Clock>,
     RawQuery(query): RawQuery,
-    Incoming { from, request }: Incoming<get_context::v3::Request>,
-) -> Result<Complete<get_context::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_context::v3::Request>,
+) -> Result<CompleteResponse<get_context::v3::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     let filter = &request.filter;
     let limit = usize::try_from(u64::from(request.limit).min(MAX_LIMIT)).unwrap_or(0);
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
     let about = (&room, &access, &*request.event_id);
-    let context = context_with_history((&rooms, &workflows), about, limit, &wanted).await?;
+    let context = read_context_with_backfill((&rooms, &workflows), about, limit, &wanted).await?;
     let now = clock.now_ms();
     let all = context.before.events.iter().chain(&context.after.events);
     let all = all.chain([&context.event]);
     let bundles = rooms
         .relations
-        .bundles(&room, audience(&from, &access), all.clone())
+        .load_aggregations(&room, audience(&from, &access), all.clone())
         .await?;
     let last = context.after.events.last().unwrap_or(&context.event);
     let state = rooms.state.state_at(&room, last.timeline).await?;
-    let state = state_around(&state, filter, all.clone());
+    let state = context_state(&state, filter, all.clone());
     let query = query.as_deref().unwrap_or_default();
-    let sources = sources(&rooms, query, (all, state.iter())).await?;
+    let sources = event_sources(&rooms, query, (all, state.iter())).await?;
     let show = |event: &Arc<TimelineEvent>| {
         let written = event_in_format(event, (&from, &access), (&bundles, &sources), now);
         Raw::from_json(written)
@@ -221,8 +236,8 @@ async fn get_context(
         .unwrap_or(&context.event)
         .timeline
         - 1;
-    response.start = Some(place_token(context.before.end.unwrap_or(first)));
-    response.end = Some(place_token(context.after.end.unwrap_or(last.timeline)));
+    response.start = Some(timeline_token(context.before.end.unwrap_or(first)));
+    response.end = Some(timeline_token(context.after.end.unwrap_or(last.timeline)));
     response.events_before = context.before.events.iter().map(show).collect();
     response.events_after = context.after.events.iter().map(show).collect();
     response.event = Some(show(&context.event));
@@ -230,26 +245,26 @@ async fn get_context(
         .iter()
         .map(|pdu| Raw::from_json(state_event_in_format(&room, pdu, &sources, now)))
         .collect();
-    Ok(Complete(response))
+    Ok(CompleteResponse(response))
 }
 
 /// Reads the events around an event. When other servers had the events missing before it, it reads them again.
-async fn context_with_history(
+async fn read_context_with_backfill(
     (rooms, workflows): (&Rooms, &Workflows),
-    (room, access, event_id): (&Arc<Room>, &Access, &EventId),
+    (room, access, event_id): (&Arc<Room>, &UserAccess, &EventId),
     limit: usize,
     wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-) -> Result<Context> {
+) -> Result<TimelineContext> {
     let context = rooms
         .timeline
-        .context(room, access, event_id, limit, wanted)
+        .load_context(room, access, event_id, limit, wanted)
         .await?;
     let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
     let place = context.event.timeline;
-    if limit > 1 && workflows.fill(room, stop, place).await? {
+    if limit > 1 && workflows.fill_history(room, stop, place).await? {
         return rooms
             .timeline
-            .context(room, access, event_id, limit, wanted)
+            .load_context(room, access, event_id, limit, wanted)
             .await;
     }
     Ok(context)
@@ -261,28 +276,31 @@ async fn context_with_history(
 async fn get_room_event(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_room_event::v3::Request>,
-) -> Result<Outgoing<get_room_event::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_room_event::v3::Request>,
+) -> Result<MatrixResponse<get_room_event::v3::Response>> {
     let room = rooms.memory.room(&request.room_id).await?;
-    let access = rooms.access.access(&room, from.user, &from.user_id).await?;
+    let access = rooms
+        .access
+        .load_access(&room, from.user, &from.user_id)
+        .await?;
     if rooms.memory.has_forgotten(from.user, &room).await? {
         return Err(Error::not_found("you have forgotten this room"));
     }
     let event = rooms
         .timeline
-        .event(&room, &access, &request.event_id)
+        .load_event(&room, &access, &request.event_id)
         .await?;
     let bundles = rooms
         .relations
-        .bundles(&room, audience(&from, &access), [&event])
+        .load_aggregations(&room, audience(&from, &access), [&event])
         .await?;
     let event = client_event(&event, &from, &access, &bundles, clock.now_ms());
     let event = Raw::from_json(event);
-    Ok(Outgoing(get_room_event::v3::Response::new(event)))
+    Ok(MatrixResponse(get_room_event::v3::Response::new(event)))
 }
 
 /// Reads the fields of the filter in a query that ruma does not have.
-fn more_of_filter<T: Default + DeserializeOwned>(query: &str) -> Result<T> {
+fn parse_filter_fields<T: Default + DeserializeOwned>(query: &str) -> Result<T> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let Some((_, filter)) = pairs.find(|(name, _)| name == "filter") else {
         return Ok(T::default());
@@ -298,7 +316,7 @@ struct FormatFilter {
 }
 
 /// Returns events in the federation format, if the filter in a query requests it.
-async fn sources<'a>(
+async fn event_sources<'a>(
     rooms: &Rooms,
     query: &str,
     (events, state): (
@@ -306,8 +324,8 @@ async fn sources<'a>(
         impl Iterator<Item = &'a Arc<Pdu>>,
     ),
 ) -> Result<EventSources> {
-    let filter: FormatFilter = more_of_filter(query)?;
-    if !knows_format(&filter.event_format) {
+    let filter: FormatFilter = parse_filter_fields(query)?;
+    if !is_known_format(&filter.event_format) {
         return Err(Error::invalid_param(
             "event_format must be client or federation",
         ));
@@ -317,7 +335,7 @@ async fn sources<'a>(
     }
     let events = events.map(|event| &*event.pdu.event_id);
     let ids: Vec<&EventId> = events.chain(state.map(|pdu| &*pdu.event_id)).collect();
-    rooms.timeline.sources(&ids).await
+    rooms.timeline.load_event_sources(&ids).await
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/timestamp_to_event`
@@ -326,23 +344,23 @@ async fn sources<'a>(
 async fn get_event_by_timestamp(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
-) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_event_by_timestamp::v1::Request>,
+) -> Result<MatrixResponse<get_event_by_timestamp::v1::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     let (event_id, ts) = workflows
         .event_at_time(&room, &access, (request.ts, request.dir))
         .await?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(u64::try_from(ts).unwrap_or(0)));
     let response = get_event_by_timestamp::v1::Response::new(event_id, ts);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// Returns the user for whom aggregations are made.
-pub(super) fn audience<'a>(session: &'a Session, access: &'a Access) -> Audience<'a> {
-    Audience {
+pub(super) fn audience<'a>(session: &'a Session, access: &'a UserAccess) -> AggregationViewer<'a> {
+    AggregationViewer {
         access: Some(access),
         user: session.user,
         user_id: &session.user_id,
@@ -350,7 +368,7 @@ pub(super) fn audience<'a>(session: &'a Session, access: &'a Access) -> Audience
 }
 
 /// Returns whether a filter excludes events.
-fn chooses(filter: &RoomEventFilter) -> bool {
+fn excludes_events(filter: &RoomEventFilter) -> bool {
     filter.types.is_some()
         || filter.senders.is_some()
         || filter.url_filter.is_some()
@@ -358,12 +376,12 @@ fn chooses(filter: &RoomEventFilter) -> bool {
         || !filter.not_senders.is_empty()
 }
 
-fn limited(limit: u64) -> usize {
+fn page_size(limit: u64) -> usize {
     usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
 }
 
 /// Returns the member events of the senders of events, if members are loaded lazily.
-fn senders<'a>(
+fn sender_members<'a>(
     state: &StateMap,
     filter: &RoomEventFilter,
     events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
@@ -380,7 +398,7 @@ fn senders<'a>(
 
 /// Returns the state of a context: all of it or, with lazy loading, only the senders' member events and all other
 /// state.
-fn state_around<'a>(
+fn context_state<'a>(
     state: &StateMap,
     filter: &RoomEventFilter,
     events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
@@ -389,6 +407,6 @@ fn state_around<'a>(
         return state.iter().cloned().collect();
     }
     let others = state.iter().filter(|pdu| pdu.member().is_none());
-    let members = senders(state, filter, events);
+    let members = sender_members(state, filter, events);
     others.cloned().chain(members).collect()
 }

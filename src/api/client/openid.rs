@@ -6,7 +6,7 @@ use axum::{Router, extract::State};
 use ruma::{api::client::account::request_openid_token, authentication::TokenType};
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     config::Config,
     error::Result,
     users::Users,
@@ -21,14 +21,14 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridopenidrequest_token).
 async fn request_openid_token(
     State(users): State<Users>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
-    Incoming { from, request }: Incoming<request_openid_token::v3::Request>,
-) -> Result<Outgoing<request_openid_token::v3::Response>> {
-    limits.check(Class::Send, &*from.user_id)?;
-    from.must_be(&request.user_id)?;
+    MatrixRequest { from, request }: MatrixRequest<request_openid_token::v3::Request>,
+) -> Result<MatrixResponse<request_openid_token::v3::Response>> {
+    limits.check(RequestClass::Send, &*from.user_id)?;
+    from.must_be_user(&request.user_id)?;
     let (token, lifetime) = users.openid_token(&from).await?;
-    Ok(Outgoing(request_openid_token::v3::Response::new(
+    Ok(MatrixResponse(request_openid_token::v3::Response::new(
         token,
         TokenType::Bearer,
         config.server.name.clone(),

@@ -48,7 +48,7 @@ impl<R: IncomingRequest + OptionalFields> IncomingRequest for WithDefaults<R> {
         path_args: &[&str],
     ) -> Result<Self, DeserializationError> {
         let (parts, body) = request.into_parts();
-        let completed = completed::<R>(body);
+        let completed = with_default_fields::<R>(body);
         let body = completed.as_deref().unwrap_or(body);
         let request = http::Request::from_parts(parts, body);
         R::try_from_http_request_inner(request, path_args).map(Self)
@@ -56,7 +56,7 @@ impl<R: IncomingRequest + OptionalFields> IncomingRequest for WithDefaults<R> {
 }
 
 /// Returns a body with default values for its missing fields, if it is an object.
-fn completed<R: OptionalFields>(body: &[u8]) -> Option<Vec<u8>> {
+fn with_default_fields<R: OptionalFields>(body: &[u8]) -> Option<Vec<u8>> {
     let mut fields: Map<String, Value> = serde_json::from_slice(body).ok()?;
     for (name, value) in R::defaults() {
         fields.entry(name).or_insert(value);

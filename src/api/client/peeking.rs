@@ -20,18 +20,18 @@ use serde_json::{Value, json, value::to_raw_value};
 use super::{messages::audience, state::state_event};
 use crate::{
     api::{
-        App, Complete, Incoming, MaybeSession, endpoint,
+        App, CompleteResponse, MatrixRequest, MaybeSession, endpoint,
         endpoint::{PathParams, read_query},
     },
     clock::Clock,
     error::{Error, Result},
     rooms::{PageRequest, Rooms},
-    sync::{Sync, client_event, place_of, place_token},
+    sync::{Sync, client_event, parse_timeline_token, timeline_token},
     users::Users,
 };
 
 /// The number of latest messages in the initial sync of a room.
-const MESSAGES: usize = 20;
+const MAX_INITIAL_MESSAGES: usize = 20;
 
 #[derive(Deserialize)]
 struct EventsQuery {
@@ -66,11 +66,11 @@ async fn get_current_state(
     State(rooms): State<Rooms>,
     State(users): State<Users>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_current_state::v3::Request>,
-) -> Result<Complete<get_current_state::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_current_state::v3::Request>,
+) -> Result<CompleteResponse<get_current_state::v3::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     let state = rooms
         .state
@@ -81,18 +81,21 @@ async fn get_current_state(
         from: place,
         to: None,
         dir: Direction::Backward,
-        limit: MESSAGES,
+        limit: MAX_INITIAL_MESSAGES,
     };
-    let page = rooms.timeline.page(&room, &access, page, &|_| true).await?;
+    let page = rooms
+        .timeline
+        .load_page(&room, &access, page, &|_| true)
+        .await?;
     let bundles = rooms
         .relations
-        .bundles(&room, audience(&from, &access), &page.events)
+        .load_aggregations(&room, audience(&from, &access), &page.events)
         .await?;
     let now = clock.now_ms();
     let show = |event| Raw::from_json(client_event(event, &from, &access, &bundles, now));
     let events = page.events.iter().rev().map(|event| show(event)).collect();
-    let mut messages = PaginationChunk::new(events, place_token(place));
-    messages.start = page.end.map(place_token);
+    let mut messages = PaginationChunk::new(events, timeline_token(place));
+    messages.start = page.end.map(timeline_token);
     let mut response = get_current_state::v3::Response::new(request.room_id);
     response.membership = Some(state.membership(&from.user_id));
     response.messages = Some(messages);
@@ -114,7 +117,7 @@ async fn get_current_state(
                 .push(Raw::from_json(to_raw_value(&event)?));
         }
     }
-    Ok(Complete(response))
+    Ok(CompleteResponse(response))
 }
 
 /// `GET /_matrix/client/*/events`
@@ -131,8 +134,12 @@ async fn get_events(
     let query: EventsQuery = read_query(&uri)?;
     let timeout = Duration::from_millis(query.timeout.unwrap_or(0));
     let events = if let Some(room_id) = query.room_id {
-        let from = query.from.as_deref().map(place_of).transpose()?;
-        sync.peek(&session, &room_id, from, timeout).await?
+        let from = query
+            .from
+            .as_deref()
+            .map(parse_timeline_token)
+            .transpose()?;
+        sync.peek_room(&session, &room_id, from, timeout).await?
     } else {
         let from = query.from.as_deref().map(str::parse).transpose()?;
         sync.events(&session, from, timeout).await?
@@ -151,7 +158,7 @@ async fn get_one_event(
 ) -> Result<Json<Value>> {
     let session = session.ok_or(Error::MissingToken)?;
     let event_id = EventId::parse(event_id).map_err(|e| Error::invalid_param(e.to_string()))?;
-    let room = rooms.timeline.room_of_event(&event_id).await?;
+    let room = rooms.timeline.find_room_of_event(&event_id).await?;
     if rooms.memory.has_forgotten(session.user, &room).await? {
         return Err(Error::not_found(
             "there is no such event, or you may not see it",
@@ -159,12 +166,12 @@ async fn get_one_event(
     }
     let access = rooms
         .access
-        .access(&room, session.user, &session.user_id)
+        .load_access(&room, session.user, &session.user_id)
         .await?;
-    let event = rooms.timeline.event(&room, &access, &event_id).await?;
+    let event = rooms.timeline.load_event(&room, &access, &event_id).await?;
     let bundles = rooms
         .relations
-        .bundles(&room, audience(&session, &access), slice::from_ref(&event))
+        .load_aggregations(&room, audience(&session, &access), slice::from_ref(&event))
         .await?;
     let event = client_event(&event, &session, &access, &bundles, clock.now_ms());
     Ok(Json(serde_json::from_str(event.get())?))

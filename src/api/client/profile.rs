@@ -9,7 +9,10 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Charge, Class, Incoming, Limits, MaybeStranger, Outgoing, endpoint},
+    api::{
+        AnonymousLimit, App, MatrixRequest, MatrixResponse, RateLimitCharge, RateLimits,
+        RequestClass, endpoint,
+    },
     error::Result,
     rooms::Rooms,
     users::{Session, Users},
@@ -35,12 +38,12 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid).
 async fn get_profile(
     State(workflows): State<Workflows>,
-    asker: MaybeStranger,
-    Incoming { request, .. }: Incoming<get_profile::v3::Request>,
-) -> Result<Outgoing<get_profile::v3::Response>> {
+    asker: AnonymousLimit,
+    MatrixRequest { request, .. }: MatrixRequest<get_profile::v3::Request>,
+) -> Result<MatrixResponse<get_profile::v3::Response>> {
     asker.check_limit()?;
     let profile = workflows.profile(&request.user_id).await?;
-    Ok(Outgoing(profile.into()))
+    Ok(MatrixResponse(profile.into()))
 }
 
 /// `GET /_matrix/client/*/profile/{userId}/{keyName}`
@@ -48,14 +51,14 @@ async fn get_profile(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname).
 async fn get_profile_field(
     State(workflows): State<Workflows>,
-    asker: MaybeStranger,
-    Incoming { request, .. }: Incoming<get_profile_field::v3::Request>,
-) -> Result<Outgoing<get_profile_field::v3::Response>> {
+    asker: AnonymousLimit,
+    MatrixRequest { request, .. }: MatrixRequest<get_profile_field::v3::Request>,
+) -> Result<MatrixResponse<get_profile_field::v3::Response>> {
     asker.check_limit()?;
     let value = workflows
         .profile_field(&request.user_id, &request.field)
         .await?;
-    Ok(Outgoing(get_profile_field::v3::Response::new(value)))
+    Ok(MatrixResponse(get_profile_field::v3::Response::new(value)))
 }
 
 /// `PUT /_matrix/client/*/profile/{userId}/{keyName}`
@@ -65,20 +68,20 @@ async fn set_profile_field(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<set_profile_field::v3::Request>,
-) -> Result<Outgoing<set_profile_field::v3::Response>> {
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<set_profile_field::v3::Request>,
+) -> Result<MatrixResponse<set_profile_field::v3::Response>> {
     let field = request.value.field_name();
-    must_be_open_to(&from, &field)?;
-    let cost = charge(&rooms, &limits, (&from, &field)).await?;
+    must_be_allowed_to_change(&from, &field)?;
+    let cost = charge_profile_change(&rooms, &limits, (&from, &field)).await?;
     let change = users
         .set_profile_field(&from, &request.user_id, &request.value)
         .await?;
     if change.is_some() {
         cost.keep();
     }
-    workflows.show_profile(&from, change).await?;
-    Ok(Outgoing(set_profile_field::v3::Response::new()))
+    workflows.publish_profile(&from, change).await?;
+    Ok(MatrixResponse(set_profile_field::v3::Response::new()))
 }
 
 /// `DELETE /_matrix/client/*/profile/{userId}/{keyName}`
@@ -88,43 +91,43 @@ async fn delete_profile_field(
     State(users): State<Users>,
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<delete_profile_field::v3::Request>,
-) -> Result<Outgoing<delete_profile_field::v3::Response>> {
-    must_be_open_to(&from, &request.field)?;
-    let cost = charge(&rooms, &limits, (&from, &request.field)).await?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<delete_profile_field::v3::Request>,
+) -> Result<MatrixResponse<delete_profile_field::v3::Response>> {
+    must_be_allowed_to_change(&from, &request.field)?;
+    let cost = charge_profile_change(&rooms, &limits, (&from, &request.field)).await?;
     let change = users
         .remove_profile_field(&from, &request.user_id, request.field)
         .await?;
     if change.is_some() {
         cost.keep();
     }
-    workflows.show_profile(&from, change).await?;
-    Ok(Outgoing(delete_profile_field::v3::Response::new()))
+    workflows.publish_profile(&from, change).await?;
+    Ok(MatrixResponse(delete_profile_field::v3::Response::new()))
 }
 
 /// Takes the cost of changing a profile field: one event in each room of the user, if rooms show the field.
-async fn charge(
+async fn charge_profile_change(
     rooms: &Rooms,
-    limits: &Limits,
+    limits: &RateLimits,
     (session, field): (&Session, &ProfileFieldName),
-) -> Result<Charge> {
+) -> Result<RateLimitCharge> {
     let (class, events) = match field {
         ProfileFieldName::DisplayName => (
-            Class::ShowName,
-            rooms.memberships.number_of_joined(session.user).await?,
+            RequestClass::DisplayNameChange,
+            rooms.memberships.count_joined_rooms(session.user).await?,
         ),
         ProfileFieldName::AvatarUrl => (
-            Class::ShowPicture,
-            rooms.memberships.number_of_joined(session.user).await?,
+            RequestClass::AvatarChange,
+            rooms.memberships.count_joined_rooms(session.user).await?,
         ),
-        _ => (Class::ShowName, 0),
+        _ => (RequestClass::DisplayNameChange, 0),
     };
     limits.charge_times(class, &*session.user_id, events)
 }
 
 /// "Guest users may only modify their display name; other profile fields may not be changed."
-fn must_be_open_to(session: &Session, field: &ProfileFieldName) -> Result<()> {
+fn must_be_allowed_to_change(session: &Session, field: &ProfileFieldName) -> Result<()> {
     match field {
         ProfileFieldName::DisplayName => Ok(()),
         _ => session.must_not_be_guest(),

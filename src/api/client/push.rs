@@ -4,9 +4,9 @@ use axum::{Router, extract::State};
 use ruma::api::client::push::{get_notifications, get_pushers, set_pusher};
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
-    sync::{Only, Sync, place_of},
+    sync::{NotificationSelection, Sync, parse_timeline_token},
     users::Users,
 };
 
@@ -24,10 +24,10 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushers).
 async fn get_pushers(
     State(users): State<Users>,
-    Incoming { from, .. }: Incoming<get_pushers::v3::Request>,
-) -> Result<Outgoing<get_pushers::v3::Response>> {
+    MatrixRequest { from, .. }: MatrixRequest<get_pushers::v3::Request>,
+) -> Result<MatrixResponse<get_pushers::v3::Response>> {
     let pushers = users.pushers(&from).await?;
-    Ok(Outgoing(get_pushers::v3::Response::new(pushers)))
+    Ok(MatrixResponse(get_pushers::v3::Response::new(pushers)))
 }
 
 /// `POST /_matrix/client/*/pushers/set`
@@ -35,10 +35,10 @@ async fn get_pushers(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3pushersset).
 async fn set_pusher(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<set_pusher::v3::Request>,
-) -> Result<Outgoing<set_pusher::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<set_pusher::v3::Request>,
+) -> Result<MatrixResponse<set_pusher::v3::Response>> {
     users.set_pusher(&from, request.action).await?;
-    Ok(Outgoing(set_pusher::v3::Response::new()))
+    Ok(MatrixResponse(set_pusher::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/notifications`
@@ -46,14 +46,18 @@ async fn set_pusher(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications).
 async fn get_notifications(
     State(sync): State<Sync>,
-    Incoming { from, request }: Incoming<get_notifications::v3::Request>,
-) -> Result<Outgoing<get_notifications::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_notifications::v3::Request>,
+) -> Result<MatrixResponse<get_notifications::v3::Response>> {
     let only = match request.only.as_deref() {
-        Some("highlight") => Only::Highlights,
-        _ => Only::Everything,
+        Some("highlight") => NotificationSelection::Highlights,
+        _ => NotificationSelection::Everything,
     };
-    let start = request.from.as_deref().map(place_of).transpose()?;
+    let start = request
+        .from
+        .as_deref()
+        .map(parse_timeline_token)
+        .transpose()?;
     let limit = request.limit.map(u64::from);
     let response = sync.notifications(&from, start, limit, only).await?;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::optional_fields::WithDefaults;
 use crate::{
-    api::{App, Asker, Incoming, Outgoing, endpoint, endpoint::PathParams},
+    api::{
+        App, AuthenticatedSession, MatrixRequest, MatrixResponse, endpoint, endpoint::PathParams,
+    },
     error::{Error, Result},
     users::{Users, write_push_rules},
 };
@@ -54,7 +56,7 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrules).
 async fn get_pushrules_all(
     State(users): State<Users>,
-    Incoming { from, .. }: Incoming<get_pushrules_all::v3::Request>,
+    MatrixRequest { from, .. }: MatrixRequest<get_pushrules_all::v3::Request>,
 ) -> Result<Json<Value>> {
     let rules = users.push_rules(from.user, &from.user_id).await?;
     Ok(Json(json!({ "global": write_push_rules(&rules)? })))
@@ -65,7 +67,7 @@ async fn get_pushrules_all(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobal).
 async fn get_pushrules_global_scope(
     State(users): State<Users>,
-    Incoming { from, .. }: Incoming<get_pushrules_global_scope::v3::Request>,
+    MatrixRequest { from, .. }: MatrixRequest<get_pushrules_global_scope::v3::Request>,
 ) -> Result<Json<Value>> {
     let rules = users.push_rules(from.user, &from.user_id).await?;
     Ok(Json(write_push_rules(&rules)?))
@@ -76,7 +78,7 @@ async fn get_pushrules_global_scope(
 /// The first versions of the specification had this endpoint, and clients still use it.
 async fn get_pushrules_of_kind(
     State(users): State<Users>,
-    Asker(from): Asker,
+    AuthenticatedSession(from): AuthenticatedSession,
     PathParams(kind): PathParams<String>,
 ) -> Result<Json<Value>> {
     let rules = users.push_rules(from.user, &from.user_id).await?;
@@ -94,12 +96,12 @@ async fn get_pushrules_of_kind(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleid).
 async fn get_pushrule(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_pushrule::v3::Request>,
-) -> Result<Outgoing<get_pushrule::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_pushrule::v3::Request>,
+) -> Result<MatrixResponse<get_pushrule::v3::Response>> {
     let rule = users
         .push_rule(&from, request.kind, &request.rule_id)
         .await?;
-    Ok(Outgoing(get_pushrule::v3::Response::new(rule.into())))
+    Ok(MatrixResponse(get_pushrule::v3::Response::new(rule.into())))
 }
 
 /// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
@@ -107,13 +109,13 @@ async fn get_pushrule(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid).
 async fn set_pushrule(
     State(users): State<Users>,
-    Incoming {
+    MatrixRequest {
         from,
         request: WithDefaults(request),
-    }: Incoming<WithDefaults<set_pushrule::v3::Request>>,
-) -> Result<Outgoing<set_pushrule::v3::Response>> {
+    }: MatrixRequest<WithDefaults<set_pushrule::v3::Request>>,
+) -> Result<MatrixResponse<set_pushrule::v3::Response>> {
     users.set_push_rule(&from, request).await?;
-    Ok(Outgoing(set_pushrule::v3::Response::new()))
+    Ok(MatrixResponse(set_pushrule::v3::Response::new()))
 }
 
 /// `DELETE /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
@@ -121,12 +123,12 @@ async fn set_pushrule(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3pushrulesglobalkindruleid).
 async fn delete_pushrule(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<delete_pushrule::v3::Request>,
-) -> Result<Outgoing<delete_pushrule::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_pushrule::v3::Request>,
+) -> Result<MatrixResponse<delete_pushrule::v3::Response>> {
     users
         .remove_push_rule(&from, request.kind, &request.rule_id)
         .await?;
-    Ok(Outgoing(delete_pushrule::v3::Response::new()))
+    Ok(MatrixResponse(delete_pushrule::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}/enabled`
@@ -134,13 +136,13 @@ async fn delete_pushrule(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidenabled).
 async fn get_pushrule_enabled(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_pushrule_enabled::v3::Request>,
-) -> Result<Outgoing<get_pushrule_enabled::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_pushrule_enabled::v3::Request>,
+) -> Result<MatrixResponse<get_pushrule_enabled::v3::Response>> {
     let rule = users
         .push_rule(&from, request.kind, &request.rule_id)
         .await?;
     let response = get_pushrule_enabled::v3::Response::new(rule.enabled());
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}/enabled`
@@ -148,12 +150,12 @@ async fn get_pushrule_enabled(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidenabled).
 async fn set_pushrule_enabled(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<set_pushrule_enabled::v3::Request>,
-) -> Result<Outgoing<set_pushrule_enabled::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<set_pushrule_enabled::v3::Request>,
+) -> Result<MatrixResponse<set_pushrule_enabled::v3::Response>> {
     users
         .enable_push_rule(&from, request.kind, &request.rule_id, request.enabled)
         .await?;
-    Ok(Outgoing(set_pushrule_enabled::v3::Response::new()))
+    Ok(MatrixResponse(set_pushrule_enabled::v3::Response::new()))
 }
 
 /// `GET /_matrix/client/*/pushrules/global/{kind}/{ruleId}/actions`
@@ -161,13 +163,13 @@ async fn set_pushrule_enabled(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3pushrulesglobalkindruleidactions).
 async fn get_pushrule_actions(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_pushrule_actions::v3::Request>,
-) -> Result<Outgoing<get_pushrule_actions::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_pushrule_actions::v3::Request>,
+) -> Result<MatrixResponse<get_pushrule_actions::v3::Response>> {
     let rule = users
         .push_rule(&from, request.kind, &request.rule_id)
         .await?;
     let response = get_pushrule_actions::v3::Response::new(rule.actions().to_vec());
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/client/*/pushrules/global/{kind}/{ruleId}/actions`
@@ -175,10 +177,10 @@ async fn get_pushrule_actions(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleidactions).
 async fn set_pushrule_actions(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<set_pushrule_actions::v3::Request>,
-) -> Result<Outgoing<set_pushrule_actions::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<set_pushrule_actions::v3::Request>,
+) -> Result<MatrixResponse<set_pushrule_actions::v3::Response>> {
     users
         .set_push_rule_actions(&from, request.kind, &request.rule_id, request.actions)
         .await?;
-    Ok(Outgoing(set_pushrule_actions::v3::Response::new()))
+    Ok(MatrixResponse(set_pushrule_actions::v3::Response::new()))
 }

@@ -14,9 +14,9 @@ use ruma::{
 use serde::Serialize;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, Peer, endpoint},
+    api::{App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     error::{Error, Result},
-    users::{Registered, Users},
+    users::{RegisteredAccount, Users},
     workflows::Workflows,
 };
 
@@ -35,7 +35,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// The response to a registration. ruma's response has `device_id: null` where the field should be absent.
 #[derive(Serialize)]
-struct Registration {
+struct RegistrationResponse {
     user_id: OwnedUserId,
     /// The new session, unless the client inhibited the login.
     #[serde(flatten)]
@@ -57,37 +57,37 @@ struct NewSession {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register).
 async fn register(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    peer: Peer,
-    Incoming { request, .. }: Incoming<register::v3::Request>,
-) -> Result<Json<Registration>> {
-    limits.check(Class::Look, &peer)?;
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
+    MatrixRequest { request, .. }: MatrixRequest<register::v3::Request>,
+) -> Result<Json<RegistrationResponse>> {
+    limits.check(RequestClass::Lookup, &peer)?;
     // A request without authentication only asks for the registration flows, and costs nothing.
     let is_complete = request.auth.is_some() || request.kind == RegistrationKind::Guest;
-    let account = is_complete.then(|| limits.charge(Class::Register, &peer));
+    let account = is_complete.then(|| limits.charge(RequestClass::Register, &peer));
     let account = account.transpose()?;
     let shows_token = matches!(request.auth, Some(AuthData::RegistrationToken(_)));
     let registered = workflows.register(request).await;
     if shows_token && is_token_wrong(&registered) {
-        limits.check(Class::WrongToken, &peer)?;
+        limits.check(RequestClass::WrongToken, &peer)?;
     }
     let registered = registered?;
     if let Some(account) = account {
         account.keep();
     }
-    Ok(Json(Registration {
+    Ok(Json(RegistrationResponse {
         user_id: registered.user_id,
         session: registered.login.map(|login| NewSession {
             device_id: login.device_id,
-            access_token: login.issued.access_token,
-            refresh_token: login.issued.refresh_token,
-            expires_in_ms: login.issued.expires_in.map(|time| time.as_millis()),
+            access_token: login.tokens.access_token,
+            refresh_token: login.tokens.refresh_token,
+            expires_in_ms: login.tokens.expires_in.map(|time| time.as_millis()),
         }),
     }))
 }
 
 /// Returns whether a registration failed because its token is not valid.
-fn is_token_wrong(registered: &Result<Registered>) -> bool {
+fn is_token_wrong(registered: &Result<RegisteredAccount>) -> bool {
     match registered {
         Err(Error::Uia(info)) => info.auth_error.is_some(),
         Err(Error::Forbidden(_)) => true,
@@ -100,13 +100,15 @@ fn is_token_wrong(registered: &Result<Registered>) -> bool {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable).
 async fn get_username_availability(
     State(users): State<Users>,
-    State(limits): State<Limits>,
-    peer: Peer,
-    Incoming { request, .. }: Incoming<get_username_availability::v3::Request>,
-) -> Result<Outgoing<get_username_availability::v3::Response>> {
-    limits.check(Class::Look, &peer)?;
-    users.available(&request.username).await?;
-    Ok(Outgoing(get_username_availability::v3::Response::new(true)))
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
+    MatrixRequest { request, .. }: MatrixRequest<get_username_availability::v3::Request>,
+) -> Result<MatrixResponse<get_username_availability::v3::Response>> {
+    limits.check(RequestClass::Lookup, &peer)?;
+    users.available_user_id(&request.username).await?;
+    Ok(MatrixResponse(
+        get_username_availability::v3::Response::new(true),
+    ))
 }
 
 /// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
@@ -114,16 +116,16 @@ async fn get_username_availability(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1registermloginregistration_tokenvalidity).
 async fn check_registration_token_validity(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    peer: Peer,
-    Incoming { request, .. }: Incoming<check_registration_token_validity::v1::Request>,
-) -> Result<Outgoing<check_registration_token_validity::v1::Response>> {
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
+    MatrixRequest { request, .. }: MatrixRequest<check_registration_token_validity::v1::Request>,
+) -> Result<MatrixResponse<check_registration_token_validity::v1::Response>> {
     let is_valid = workflows
         .registration_token_is_valid(&request.token)
         .await?;
     if !is_valid {
-        limits.check(Class::WrongToken, &peer)?;
+        limits.check(RequestClass::WrongToken, &peer)?;
     }
     let response = check_registration_token_validity::v1::Response::new(is_valid);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

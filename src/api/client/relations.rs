@@ -17,11 +17,11 @@ use ruma::{
 
 use super::messages::audience;
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
     error::Result,
-    rooms::{RelatedRequest, Rooms},
-    sync::{client_event, place_of, place_token},
+    rooms::{RelatedEventsRequest, Rooms},
+    sync::{client_event, parse_timeline_token, timeline_token},
     users::Session,
 };
 
@@ -46,50 +46,53 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// A page of events that relate to another event.
-struct Found<T> {
+struct RelationsPage<T> {
     chunk: Vec<Raw<T>>,
     next_batch: Option<String>,
     recursion_depth: Option<UInt>,
 }
 
 /// Returns the number of events or threads in a page.
-pub(super) fn limited(limit: Option<UInt>) -> usize {
+pub(super) fn page_size(limit: Option<UInt>) -> usize {
     let limit = limit.map_or(DEFAULT_LIMIT, u64::from);
     usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
 }
 
-fn span(
+fn parse_page_range(
     from: Option<&str>,
     to: Option<&str>,
     dir: Direction,
 ) -> Result<(Option<i64>, Option<i64>, Direction)> {
-    let from = from.map(place_of).transpose()?;
-    Ok((from, to.map(place_of).transpose()?, dir))
+    let from = from.map(parse_timeline_token).transpose()?;
+    Ok((from, to.map(parse_timeline_token).transpose()?, dir))
 }
 
-async fn find<T>(
+async fn find_relations<T>(
     (rooms, clock): (&Rooms, &Clock),
     session: &Session,
     room_id: &OwnedRoomId,
-    request: &RelatedRequest,
-) -> Result<Found<T>> {
+    request: &RelatedEventsRequest,
+) -> Result<RelationsPage<T>> {
     let (room, access) = rooms
         .access
-        .enter(room_id, session.user, &session.user_id)
+        .load_readable_room(room_id, session.user, &session.user_id)
         .await?;
-    let related = rooms.relations.related(&room, &access, request).await?;
+    let related = rooms
+        .relations
+        .load_related_events(&room, &access, request)
+        .await?;
     let events = &related.page.events;
     let bundles = rooms
         .relations
-        .bundles(&room, audience(session, &access), events)
+        .load_aggregations(&room, audience(session, &access), events)
         .await?;
     let now = clock.now_ms();
     let show =
         |event: &Arc<_>| Raw::from_json(client_event(event, session, &access, &bundles, now));
     let depth = u64::try_from(related.depth).unwrap_or(0);
-    Ok(Found {
+    Ok(RelationsPage {
         chunk: events.iter().map(show).collect(),
-        next_batch: related.page.end.map(place_token),
+        next_batch: related.page.end.map(timeline_token),
         recursion_depth: request.recurse.then(|| UInt::new_saturating(depth)),
     })
 }
@@ -100,10 +103,11 @@ async fn find<T>(
 async fn get_relating_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_relating_events::v1::Request>,
-) -> Result<Outgoing<get_relating_events::v1::Response>> {
-    let (start, to, dir) = span(request.from.as_deref(), request.to.as_deref(), request.dir)?;
-    let wanted = RelatedRequest {
+    MatrixRequest { from, request }: MatrixRequest<get_relating_events::v1::Request>,
+) -> Result<MatrixResponse<get_relating_events::v1::Response>> {
+    let (start, to, dir) =
+        parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let wanted = RelatedEventsRequest {
         parent: request.event_id,
         rel_type: None,
         kind: None,
@@ -111,14 +115,14 @@ async fn get_relating_events(
         from: start,
         to,
         dir,
-        limit: limited(request.limit),
+        limit: page_size(request.limit),
     };
-    let found = find((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let found = find_relations((&rooms, &clock), &from, &request.room_id, &wanted).await?;
     let mut response = get_relating_events::v1::Response::new(found.chunk);
     response.next_batch = found.next_batch;
     response.prev_batch = request.from;
     response.recursion_depth = found.recursion_depth;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}/{relType}`
@@ -127,10 +131,11 @@ async fn get_relating_events(
 async fn get_relating_events_with_rel_type(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_relating_events_with_rel_type::v1::Request>,
-) -> Result<Outgoing<get_relating_events_with_rel_type::v1::Response>> {
-    let (start, to, dir) = span(request.from.as_deref(), request.to.as_deref(), request.dir)?;
-    let wanted = RelatedRequest {
+    MatrixRequest { from, request }: MatrixRequest<get_relating_events_with_rel_type::v1::Request>,
+) -> Result<MatrixResponse<get_relating_events_with_rel_type::v1::Response>> {
+    let (start, to, dir) =
+        parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let wanted = RelatedEventsRequest {
         parent: request.event_id,
         rel_type: Some(request.rel_type.to_string()),
         kind: None,
@@ -138,14 +143,14 @@ async fn get_relating_events_with_rel_type(
         from: start,
         to,
         dir,
-        limit: limited(request.limit),
+        limit: page_size(request.limit),
     };
-    let found = find((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let found = find_relations((&rooms, &clock), &from, &request.room_id, &wanted).await?;
     let mut response = get_relating_events_with_rel_type::v1::Response::new(found.chunk);
     response.next_batch = found.next_batch;
     response.prev_batch = request.from;
     response.recursion_depth = found.recursion_depth;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}`
@@ -154,12 +159,13 @@ async fn get_relating_events_with_rel_type(
 async fn get_relating_events_with_rel_type_and_event_type(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<
+    MatrixRequest { from, request }: MatrixRequest<
         get_relating_events_with_rel_type_and_event_type::v1::Request,
     >,
-) -> Result<Outgoing<get_relating_events_with_rel_type_and_event_type::v1::Response>> {
-    let (start, to, dir) = span(request.from.as_deref(), request.to.as_deref(), request.dir)?;
-    let wanted = RelatedRequest {
+) -> Result<MatrixResponse<get_relating_events_with_rel_type_and_event_type::v1::Response>> {
+    let (start, to, dir) =
+        parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let wanted = RelatedEventsRequest {
         parent: request.event_id,
         rel_type: Some(request.rel_type.to_string()),
         kind: Some(request.event_type.to_string()),
@@ -167,13 +173,13 @@ async fn get_relating_events_with_rel_type_and_event_type(
         from: start,
         to,
         dir,
-        limit: limited(request.limit),
+        limit: page_size(request.limit),
     };
-    let found = find((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let found = find_relations((&rooms, &clock), &from, &request.room_id, &wanted).await?;
     let mut response =
         get_relating_events_with_rel_type_and_event_type::v1::Response::new(found.chunk);
     response.next_batch = found.next_batch;
     response.prev_batch = request.from;
     response.recursion_depth = found.recursion_depth;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

@@ -7,9 +7,9 @@ use ruma::api::client::{
 };
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     error::Result,
-    rooms::{Reporter, Rooms},
+    rooms::{ReportAuthor, Rooms},
     users::Session,
 };
 
@@ -25,17 +25,17 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreporteventid).
 async fn report_content(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<report_content::v3::Request>,
-) -> Result<Outgoing<report_content::v3::Response>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<report_content::v3::Request>,
+) -> Result<MatrixResponse<report_content::v3::Response>> {
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let reason = request.reason.unwrap_or_default();
     let reporter = reporter(&from, &reason);
     rooms
         .reports
         .report_event(reporter, &request.room_id, &request.event_id)
         .await?;
-    Ok(Outgoing(report_content::v3::Response::new()))
+    Ok(MatrixResponse(report_content::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/rooms/{roomId}/report`
@@ -43,15 +43,15 @@ async fn report_content(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreport).
 async fn report_room(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<report_room::v3::Request>,
-) -> Result<Outgoing<report_room::v3::Response>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<report_room::v3::Request>,
+) -> Result<MatrixResponse<report_room::v3::Response>> {
+    limits.check(RequestClass::Send, &*from.user_id)?;
     rooms
         .reports
         .report_room(reporter(&from, &request.reason), &request.room_id)
         .await?;
-    Ok(Outgoing(report_room::v3::Response::new()))
+    Ok(MatrixResponse(report_room::v3::Response::new()))
 }
 
 /// `POST /_matrix/client/*/users/{userId}/report`
@@ -59,19 +59,19 @@ async fn report_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3usersuseridreport).
 async fn report_user(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<report_user::v3::Request>,
-) -> Result<Outgoing<report_user::v3::Response>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<report_user::v3::Request>,
+) -> Result<MatrixResponse<report_user::v3::Response>> {
+    limits.check(RequestClass::Send, &*from.user_id)?;
     rooms
         .reports
         .report_user(reporter(&from, &request.reason), &request.user_id)
         .await?;
-    Ok(Outgoing(report_user::v3::Response::new()))
+    Ok(MatrixResponse(report_user::v3::Response::new()))
 }
 
-fn reporter<'a>(session: &'a Session, reason: &'a str) -> Reporter<'a> {
-    Reporter {
+fn reporter<'a>(session: &'a Session, reason: &'a str) -> ReportAuthor<'a> {
+    ReportAuthor {
         user: session.user,
         user_id: &session.user_id,
         reason,

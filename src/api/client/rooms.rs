@@ -4,9 +4,11 @@ use axum::{Router, extract::State};
 use ruma::api::client::{membership::joined_rooms, room::aliases, room::create_room};
 
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
+    },
     error::{Error, Result},
-    matrix::Visibility,
+    matrix::EventVisibility,
     rooms::Rooms,
     sync::Sync,
     workflows::Workflows,
@@ -25,11 +27,11 @@ pub(super) fn routes() -> Router<App> {
 async fn create_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<create_room::v3::Request>,
-) -> Result<Answered<Outgoing<create_room::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<create_room::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<create_room::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     limits.check_invitations(
         &from.user_id,
@@ -37,7 +39,7 @@ async fn create_room(
     )?;
     let room_id = workflows.create_room(&from, request).await?;
     let response = create_room::v3::Response::new(room_id);
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// `GET /_matrix/client/*/joined_rooms`
@@ -45,13 +47,13 @@ async fn create_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3joined_rooms).
 async fn joined_rooms(
     State(rooms): State<Rooms>,
-    Incoming { from, .. }: Incoming<joined_rooms::v3::Request>,
-) -> Result<Outgoing<joined_rooms::v3::Response>> {
+    MatrixRequest { from, .. }: MatrixRequest<joined_rooms::v3::Request>,
+) -> Result<MatrixResponse<joined_rooms::v3::Response>> {
     let mut joined = Vec::new();
-    for room in rooms.memory.of_user(from.user).await?.joined() {
+    for room in rooms.memory.rooms_of_user(from.user).await?.joined_rooms() {
         joined.push(rooms.memory.room_id(room).await?);
     }
-    Ok(Outgoing(joined_rooms::v3::Response::new(joined)))
+    Ok(MatrixResponse(joined_rooms::v3::Response::new(joined)))
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/aliases`
@@ -59,14 +61,14 @@ async fn joined_rooms(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidaliases).
 async fn aliases(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<aliases::v3::Request>,
-) -> Result<Outgoing<aliases::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<aliases::v3::Request>,
+) -> Result<MatrixResponse<aliases::v3::Response>> {
     let room = rooms.memory.room_of_member(&request.room_id).await?;
     let state = room.view().state.clone();
     let is_member = rooms.memory.is_joined(from.user, &room).await?;
-    if !is_member && Visibility::of_state(&state) != Visibility::WorldReadable {
+    if !is_member && EventVisibility::of_state(&state) != EventVisibility::WorldReadable {
         return Err(Error::forbidden("you are not in this room"));
     }
     let aliases = rooms.directory.aliases(&room).await?;
-    Ok(Outgoing(aliases::v3::Response::new(aliases)))
+    Ok(MatrixResponse(aliases::v3::Response::new(aliases)))
 }

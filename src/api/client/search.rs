@@ -15,12 +15,12 @@ use serde_json::{Map, Value, json};
 
 use super::{messages::audience, state::state_event};
 use crate::{
-    api::{App, Class, Limits, WithBody, endpoint},
+    api::{App, RateLimits, RequestClass, RequestWithBody, endpoint},
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, wants_event},
-    rooms::{Bundles, Hit, Rooms, SearchKey, SearchPage, SearchQuery},
-    sync::{client_event, place_token},
+    rooms::{AggregationsByEvent, Rooms, SearchHit, SearchKey, SearchPage, SearchQuery},
+    sync::{client_event, timeline_token},
     users::Session,
 };
 
@@ -30,7 +30,7 @@ const MAX_LIMIT: u64 = 100;
 /// The maximum number of context events on each side of a result.
 const MAX_CONTEXT: u64 = 20;
 /// The number of results whose contexts are read at the same time.
-const CONTEXTS_AT_ONCE: usize = 4;
+const MAX_CONCURRENT_CONTEXTS: usize = 4;
 
 pub(super) fn routes() -> Router<App> {
     endpoint::<search_events::v3::Request, _>(search_events)
@@ -44,14 +44,14 @@ pub(super) fn routes() -> Router<App> {
 async fn search_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    State(limits): State<Limits>,
-    WithBody {
+    State(limits): State<RateLimits>,
+    RequestWithBody {
         from,
         request,
         body,
-    }: WithBody<search_events::v3::Request>,
+    }: RequestWithBody<search_events::v3::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let Some(criteria) = &request.search_categories.room_events else {
         return Ok(Json(json!({ "search_categories": {} })));
     };
@@ -59,21 +59,25 @@ async fn search_events(
     let limit = criteria.filter.limit.map_or(DEFAULT_LIMIT, u64::from);
     let query = SearchQuery {
         term: &criteria.search_term,
-        keys: keys(criteria)?,
+        keys: search_keys(criteria)?,
         filter: &criteria.filter,
         by_rank: match &criteria.order_by {
             None | Some(OrderBy::Rank) => true,
             Some(OrderBy::Recent) => false,
             Some(_) => return Err(Error::invalid_param("order_by must be rank or recent")),
         },
-        from: request.next_batch.as_deref().map(place_in).transpose()?,
+        from: request
+            .next_batch
+            .as_deref()
+            .map(parse_search_token)
+            .transpose()?,
         limit: usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1),
     };
     let page = rooms
         .search
-        .search(from.user, &from.user_id, &query)
+        .find_events(from.user, &from.user_id, &query)
         .await?;
-    let answer = Answer {
+    let answer = SearchResultWriter {
         rooms: &rooms,
         session: &from,
         criteria,
@@ -84,7 +88,7 @@ async fn search_events(
             .is_some_and(Value::is_object),
         now_ms: clock.now_ms(),
     };
-    let found = answer.of(&page).await?;
+    let found = answer.write_results(&page).await?;
     Ok(Json(
         json!({ "search_categories": { "room_events": found } }),
     ))
@@ -101,7 +105,7 @@ fn check_groupings(criteria: &Criteria) -> Result<()> {
     ))
 }
 
-fn keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
+fn search_keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
     let Some(keys) = &criteria.keys else {
         return Ok(vec![SearchKey::Body, SearchKey::Name, SearchKey::Topic]);
     };
@@ -117,7 +121,7 @@ fn keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
 }
 
 /// Reads the position at which a page of a search begins.
-fn place_in(token: &str) -> Result<(i64, usize)> {
+fn parse_search_token(token: &str) -> Result<(i64, usize)> {
     let parse = || {
         let (up_to, skipped) = token.strip_prefix('q')?.split_once('_')?;
         Some((up_to.parse().ok()?, skipped.parse().ok()?))
@@ -125,12 +129,12 @@ fn place_in(token: &str) -> Result<(i64, usize)> {
     parse().ok_or_else(|| Error::invalid_param("this is not a token of a search"))
 }
 
-fn token_of((up_to, skipped): (i64, usize)) -> String {
+fn search_token((up_to, skipped): (i64, usize)) -> String {
     format!("q{up_to}_{skipped}")
 }
 
 /// The context in which search results are written.
-struct Answer<'a> {
+struct SearchResultWriter<'a> {
     rooms: &'a Rooms,
     session: &'a Session,
     criteria: &'a Criteria,
@@ -138,14 +142,14 @@ struct Answer<'a> {
     now_ms: i64,
 }
 
-impl Answer<'_> {
-    async fn of(&self, page: &SearchPage) -> Result<Value> {
+impl SearchResultWriter<'_> {
+    async fn write_results(&self, page: &SearchPage) -> Result<Value> {
         let bundles = self.bundles(&page.hits).await?;
         let mut results = Vec::with_capacity(page.hits.len());
-        for hits in page.hits.chunks(CONTEXTS_AT_ONCE) {
+        for hits in page.hits.chunks(MAX_CONCURRENT_CONTEXTS) {
             let reading = hits
                 .iter()
-                .map(|hit| self.result(hit, bundles.get(&hit.place.0.room_id)));
+                .map(|hit| self.write_result(hit, bundles.get(&hit.room_access.0.room_id)));
             results.extend(try_join_all(reading).await?);
         }
         let mut found = Map::new();
@@ -153,27 +157,33 @@ impl Answer<'_> {
         found.insert("highlights".to_owned(), json!(page.words));
         found.insert("results".to_owned(), Value::Array(results));
         if let Some(next) = page.next {
-            found.insert("next_batch".to_owned(), json!(token_of(next)));
+            found.insert("next_batch".to_owned(), json!(search_token(next)));
         }
-        let groups = self.groups(page);
+        let groups = self.group_results(page);
         if !groups.is_empty() {
             found.insert("groups".to_owned(), Value::Object(groups));
         }
         if self.criteria.include_state == Some(true) {
-            found.insert("state".to_owned(), self.state(&page.hits).await?);
+            found.insert("state".to_owned(), self.room_states(&page.hits).await?);
         }
         Ok(Value::Object(found))
     }
 
     /// Returns the aggregations of the results by room.
-    async fn bundles(&self, hits: &[Hit]) -> Result<HashMap<OwnedRoomId, Bundles>> {
-        let mut by_room: HashMap<&OwnedRoomId, Vec<&Hit>> = HashMap::new();
+    async fn bundles(
+        &self,
+        hits: &[SearchHit],
+    ) -> Result<HashMap<OwnedRoomId, AggregationsByEvent>> {
+        let mut by_room: HashMap<&OwnedRoomId, Vec<&SearchHit>> = HashMap::new();
         for hit in hits {
-            by_room.entry(&hit.place.0.room_id).or_default().push(hit);
+            by_room
+                .entry(&hit.room_access.0.room_id)
+                .or_default()
+                .push(hit);
         }
         let mut bundles = HashMap::new();
         for (room_id, hits) in by_room {
-            let Some(place) = hits.first().map(|hit| &hit.place) else {
+            let Some(place) = hits.first().map(|hit| &hit.room_access) else {
                 continue;
             };
             let events = hits.iter().map(|hit| &hit.event);
@@ -181,18 +191,29 @@ impl Answer<'_> {
             let of_room = self
                 .rooms
                 .relations
-                .bundles(&place.0, audience, events)
+                .load_aggregations(&place.0, audience, events)
                 .await?;
             bundles.insert(room_id.clone(), of_room);
         }
         Ok(bundles)
     }
 
-    async fn result(&self, hit: &Hit, bundles: Option<&Bundles>) -> Result<Value> {
-        let none = Bundles::default();
+    async fn write_result(
+        &self,
+        hit: &SearchHit,
+        bundles: Option<&AggregationsByEvent>,
+    ) -> Result<Value> {
+        let none = AggregationsByEvent::default();
         let bundles = bundles.unwrap_or(&none);
-        let show =
-            |event: &Arc<_>| client_event(event, self.session, &hit.place.1, bundles, self.now_ms);
+        let show = |event: &Arc<_>| {
+            client_event(
+                event,
+                self.session,
+                &hit.room_access.1,
+                bundles,
+                self.now_ms,
+            )
+        };
         let mut result = Map::new();
         result.insert("rank".to_owned(), json!(hit.rank));
         result.insert("result".to_owned(), json!(show(&hit.event)));
@@ -206,11 +227,11 @@ impl Answer<'_> {
         let limits = (limit(wanted.before_limit), limit(wanted.after_limit));
         let filter = &self.criteria.filter;
         let is_wanted = |pdu: &Pdu| wants_event(filter, pdu);
-        let (room, access) = (&*hit.place.0, &hit.place.1);
+        let (room, access) = (&*hit.room_access.0, &hit.room_access.1);
         let context = self
             .rooms
             .timeline
-            .around((room, access), hit.event.clone(), limits, &is_wanted)
+            .load_events_around((room, access), hit.event.clone(), limits, &is_wanted)
             .await?;
         let (before, after) = (&context.before, &context.after);
         let around = before.events.iter().chain(&after.events);
@@ -220,11 +241,11 @@ impl Answer<'_> {
         let mut shown = Map::from_iter([
             (
                 "start".to_owned(),
-                json!(place_token(before.end.unwrap_or(first))),
+                json!(timeline_token(before.end.unwrap_or(first))),
             ),
             (
                 "end".to_owned(),
-                json!(place_token(after.end.unwrap_or(last))),
+                json!(timeline_token(after.end.unwrap_or(last))),
             ),
             ("events_before".to_owned(), shown(&before.events)),
             ("events_after".to_owned(), shown(&after.events)),
@@ -250,11 +271,13 @@ impl Answer<'_> {
     }
 
     /// Groups the results by room or sender.
-    fn groups(&self, page: &SearchPage) -> Map<String, Value> {
+    fn group_results(&self, page: &SearchPage) -> Map<String, Value> {
         let mut groups = Map::new();
         for grouping in &self.criteria.groupings.group_by {
-            let key_of = |hit: &Hit| match grouping.key {
-                Some(GroupingKey::RoomId) => Some(("room_id", hit.place.0.room_id.to_string())),
+            let key_of = |hit: &SearchHit| match grouping.key {
+                Some(GroupingKey::RoomId) => {
+                    Some(("room_id", hit.room_access.0.room_id.to_string()))
+                }
                 Some(GroupingKey::Sender) => Some(("sender", hit.event.pdu.sender.to_string())),
                 // Other groupings were refused before.
                 _ => None,
@@ -283,10 +306,10 @@ impl Answer<'_> {
         groups
     }
 
-    async fn state(&self, hits: &[Hit]) -> Result<Value> {
+    async fn room_states(&self, hits: &[SearchHit]) -> Result<Value> {
         let mut states = Map::new();
         for hit in hits {
-            let room = &hit.place.0;
+            let room = &hit.room_access.0;
             if states.contains_key(room.room_id.as_str()) {
                 continue;
             }

@@ -22,10 +22,13 @@ use serde_json::{json, value::to_raw_value};
 
 use super::delayed_events::DelayMs;
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, WithOptionalBody, endpoint},
-    ephemeral::{Ephemeral, PresenceUpdate},
+    api::{
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
+        RequestWithOptionalBody, endpoint,
+    },
+    ephemeral::{EphemeralState, PresenceUpdate},
     error::Result,
-    rooms::{Delay, NewEvent, Rooms, Transaction},
+    rooms::{ClientTransaction, DelayRequest, EventToSend, Rooms},
     sync::Sync,
     users::Session,
 };
@@ -39,7 +42,7 @@ pub(super) fn routes() -> Router<App> {
             send_state_event,
         ))
         .merge(endpoint::<redact_event::v3::Request, _>(redact_event))
-        .merge(endpoint::<RedactOnce, _>(redact_once))
+        .merge(endpoint::<RedactionRequest, _>(redact_once))
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/send/{eventType}/{txnId}`
@@ -47,21 +50,21 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid).
 async fn send_message_event(
     State(rooms): State<Rooms>,
-    State(ephemeral): State<Ephemeral>,
-    State(limits): State<Limits>,
+    State(ephemeral): State<EphemeralState>,
+    State(limits): State<RateLimits>,
     State(sync): State<Sync>,
     DelayMs(delay_ms): DelayMs,
-    WithOptionalBody {
+    RequestWithOptionalBody {
         from,
         request,
         has_body,
-    }: WithOptionalBody<send_message_event::v3::Request>,
+    }: RequestWithOptionalBody<send_message_event::v3::Request>,
 ) -> Result<Response> {
-    limits.check(Class::Send, &*from.user_id)?;
-    let sending = sync.sending(from.device);
-    acted(&ephemeral, &from);
+    limits.check(RequestClass::Send, &*from.user_id)?;
+    let sending = sync.begin_send(from.device);
+    record_activity(&ephemeral, &from);
     if let Some(delay_ms) = delay_ms {
-        let delay = Delay {
+        let delay = DelayRequest {
             user: from.user,
             user_id: from.user_id.clone(),
             device: from.device,
@@ -74,17 +77,17 @@ async fn send_message_event(
         if !has_body {
             let delay_id = rooms
                 .delayed_events
-                .delayed_before(&request.room_id, &delay)
+                .delay_id_of_transaction(&request.room_id, &delay)
                 .await?;
             return Ok(Json(json!({ "delay_id": delay_id })).into_response());
         }
-        return delayed(&rooms, &request.room_id, delay).await;
+        return delay_event(&rooms, &request.room_id, delay).await;
     }
-    let event = NewEvent::message(
+    let event = EventToSend::message(
         from.user_id.clone(),
         request.event_type.to_string().into(),
         request.body.into_json(),
-        Some(Transaction {
+        Some(ClientTransaction {
             device: from.device,
             txn_id: request.txn_id.to_string(),
         }),
@@ -93,10 +96,13 @@ async fn send_message_event(
     let event_id = if has_body {
         rooms.sender.send(&request.room_id, event).await?
     } else {
-        rooms.sender.sent_before(&request.room_id, &event).await?
+        rooms
+            .sender
+            .event_id_of_transaction(&request.room_id, &event)
+            .await?
     };
-    let response = Outgoing(send_message_event::v3::Response::new(event_id));
-    Ok(Answered(sending, response).into_response())
+    let response = MatrixResponse(send_message_event::v3::Response::new(event_id));
+    Ok(InFlightResponse(sending, response).into_response())
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
@@ -105,11 +111,11 @@ async fn send_message_event(
 async fn send_state_event(
     State(app): State<App>,
     DelayMs(delay_ms): DelayMs,
-    Incoming { from, request }: Incoming<send_state_event::v3::Request>,
+    MatrixRequest { from, request }: MatrixRequest<send_state_event::v3::Request>,
 ) -> Result<Response> {
-    app.limits.check(Class::Send, &*from.user_id)?;
-    let sending = app.sync.sending(from.device);
-    acted(&app.ephemeral, &from);
+    app.limits.check(RequestClass::Send, &*from.user_id)?;
+    let sending = app.sync.begin_send(from.device);
+    record_activity(&app.ephemeral, &from);
     let content = request.body.into_json();
     let key = (&request.event_type, request.state_key.as_str());
     app.limits.check_state(&from.user_id, key, &content)?;
@@ -117,7 +123,7 @@ async fn send_state_event(
         .check_state(&from, &request.room_id, key, &content)
         .await?;
     if let Some(delay_ms) = delay_ms {
-        let delay = Delay {
+        let delay = DelayRequest {
             user: from.user,
             user_id: from.user_id.clone(),
             device: from.device,
@@ -127,16 +133,16 @@ async fn send_state_event(
             content,
             delay_ms,
         };
-        return delayed(&app.rooms, &request.room_id, delay).await;
+        return delay_event(&app.rooms, &request.room_id, delay).await;
     }
     let sender = from.user_id.clone();
-    let event = NewEvent::state(sender, &request.event_type, &request.state_key, content);
-    let event_id: OwnedEventId = app.workflows.send(&request.room_id, event).await?;
+    let event = EventToSend::state(sender, &request.event_type, &request.state_key, content);
+    let event_id: OwnedEventId = app.workflows.send_event(&request.room_id, event).await?;
     if request.event_type == StateEventType::RoomGuestAccess {
         app.workflows.expel_guests(&request.room_id).await?;
     }
-    let response = Outgoing(send_state_event::v3::Response::new(event_id));
-    Ok(Answered(sending, response).into_response())
+    let response = MatrixResponse(send_state_event::v3::Response::new(event_id));
+    Ok(InFlightResponse(sending, response).into_response())
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/redact/{eventId}/{txnId}`
@@ -144,26 +150,26 @@ async fn send_state_event(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid).
 async fn redact_event(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(sync): State<Sync>,
-    Incoming { from, request }: Incoming<redact_event::v3::Request>,
-) -> Result<Answered<Outgoing<redact_event::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    let transaction = Transaction {
+    MatrixRequest { from, request }: MatrixRequest<redact_event::v3::Request>,
+) -> Result<InFlightResponse<MatrixResponse<redact_event::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    let transaction = ClientTransaction {
         device: from.device,
         txn_id: request.txn_id.to_string(),
     };
-    let redaction = RedactOnce {
+    let redaction = RedactionRequest {
         room_id: request.room_id,
         event_id: request.event_id,
         reason: request.reason,
     };
     let response = redact(&rooms, &limits, (&from, redaction, Some(transaction))).await?;
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 /// A redaction request without a transaction id.
-struct RedactOnce {
+struct RedactionRequest {
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
     reason: Option<String>,
@@ -174,7 +180,7 @@ struct RedactBody {
     reason: Option<String>,
 }
 
-impl Metadata for RedactOnce {
+impl Metadata for RedactionRequest {
     const METHOD: http::Method = http::Method::POST;
     const RATE_LIMITED: bool = redact_event::v3::Request::RATE_LIMITED;
     type Authentication = AccessToken;
@@ -183,7 +189,7 @@ impl Metadata for RedactOnce {
         SinglePath::new("/_matrix/client/v3/rooms/{room_id}/redact/{event_id}");
 }
 
-impl IncomingRequest for RedactOnce {
+impl IncomingRequest for RedactionRequest {
     type EndpointError = <redact_event::v3::Request as IncomingRequest>::EndpointError;
     type OutgoingResponse = redact_event::v3::Response;
 
@@ -206,29 +212,29 @@ impl IncomingRequest for RedactOnce {
 /// The first versions of the specification had this endpoint, and bots still use it.
 async fn redact_once(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(sync): State<Sync>,
-    Incoming { from, request }: Incoming<RedactOnce>,
-) -> Result<Answered<Outgoing<redact_event::v3::Response>>> {
-    let sending = sync.sending(from.device);
+    MatrixRequest { from, request }: MatrixRequest<RedactionRequest>,
+) -> Result<InFlightResponse<MatrixResponse<redact_event::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
     let response = redact(&rooms, &limits, (&from, request, None)).await?;
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 async fn redact(
     rooms: &Rooms,
-    limits: &Limits,
-    (from, request, transaction): (&Session, RedactOnce, Option<Transaction>),
+    limits: &RateLimits,
+    (from, request, transaction): (&Session, RedactionRequest, Option<ClientTransaction>),
 ) -> Result<redact_event::v3::Response> {
-    limits.check(Class::Send, &*from.user_id)?;
+    limits.check(RequestClass::Send, &*from.user_id)?;
     if from.is_suspended {
-        must_be_own(rooms, from, &request).await?;
+        must_be_own_event(rooms, from, &request).await?;
     }
     let mut content = json!({ "redacts": request.event_id });
     if let (Some(content), Some(reason)) = (content.as_object_mut(), request.reason) {
         content.insert("reason".to_owned(), reason.into());
     }
-    let event = NewEvent::message(
+    let event = EventToSend::message(
         from.user_id.clone(),
         TimelineEventType::RoomRedaction,
         to_raw_value(&content)?,
@@ -239,14 +245,18 @@ async fn redact(
 }
 
 /// A suspended user may redact only their own events.
-async fn must_be_own(rooms: &Rooms, session: &Session, request: &RedactOnce) -> Result<()> {
+async fn must_be_own_event(
+    rooms: &Rooms,
+    session: &Session,
+    request: &RedactionRequest,
+) -> Result<()> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, session.user, &session.user_id)
+        .load_readable_room(&request.room_id, session.user, &session.user_id)
         .await?;
     let event = rooms
         .timeline
-        .event(&room, &access, &request.event_id)
+        .load_event(&room, &access, &request.event_id)
         .await?;
     if event.pdu.sender != session.user_id {
         return session.must_not_be_suspended();
@@ -254,12 +264,12 @@ async fn must_be_own(rooms: &Rooms, session: &Session, request: &RedactOnce) -> 
     Ok(())
 }
 
-async fn delayed(rooms: &Rooms, room_id: &RoomId, delay: Delay) -> Result<Response> {
-    let delay_id = rooms.delayed_events.delay(room_id, delay).await?;
+async fn delay_event(rooms: &Rooms, room_id: &RoomId, delay: DelayRequest) -> Result<Response> {
+    let delay_id = rooms.delayed_events.schedule_event(room_id, delay).await?;
     Ok(Json(json!({ "delay_id": delay_id })).into_response())
 }
 
-fn acted(ephemeral: &Ephemeral, session: &Session) {
+fn record_activity(ephemeral: &EphemeralState, session: &Session) {
     ephemeral
         .presence
         .update(session.user, &session.user_id, PresenceUpdate::Active);

@@ -12,13 +12,13 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     api::{
-        App, Asker,
-        endpoint::{PathParams, object_text, read},
+        App, AuthenticatedSession,
+        endpoint::{PathParams, object_text, read_body},
     },
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
     users::Session,
-    workflows::Notice,
+    workflows::ServerNotice,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -44,7 +44,7 @@ fn message() -> TimelineEventType {
 /// `POST /_synapse/admin/v1/send_server_notice`
 async fn send_server_notice(
     State(app): State<App>,
-    Asker(from): Asker,
+    AuthenticatedSession(from): AuthenticatedSession,
     body: Body,
 ) -> Result<Json<Value>> {
     send(&app, &from, body, None).await
@@ -53,7 +53,7 @@ async fn send_server_notice(
 /// `PUT /_synapse/admin/v1/send_server_notice/{txnId}`
 async fn send_server_notice_once(
     State(app): State<App>,
-    Asker(from): Asker,
+    AuthenticatedSession(from): AuthenticatedSession,
     PathParams(txn_id): PathParams<String>,
     body: Body,
 ) -> Result<Json<Value>> {
@@ -69,11 +69,11 @@ async fn send(
     if !from.is_admin {
         return Err(Error::forbidden("only administrators may do this"));
     }
-    let body = read(body, app.config.limits.max_request_bytes).await?;
+    let body = read_body(body, app.config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;
     let body: NoticeBody =
         serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
-    let notice = Notice {
+    let notice = ServerNotice {
         user_id: body.user_id,
         kind: body.kind,
         content: body.content,

@@ -11,24 +11,24 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    api::{App, Incoming, endpoint},
+    api::{App, MatrixRequest, endpoint},
     error::Result,
     sync::{SlidingRequest, SlidingResponse, Sync},
 };
 
 /// A request in the form of the proposal or of its drafts, which ruma implements. The drafts have some parameters in
 /// the query.
-struct Request(SlidingRequest);
+struct IncomingSlidingSync(SlidingRequest);
 
 /// The query parameters of the drafts.
 #[derive(Deserialize)]
-struct Query {
+struct SlidingSyncQuery {
     pos: Option<String>,
     timeout: Option<u64>,
     set_presence: Option<PresenceState>,
 }
 
-impl Metadata for Request {
+impl Metadata for IncomingSlidingSync {
     const METHOD: http::Method = v5::Request::METHOD;
     const RATE_LIMITED: bool = v5::Request::RATE_LIMITED;
     type Authentication = AccessToken;
@@ -36,7 +36,7 @@ impl Metadata for Request {
     const PATH_BUILDER: Self::PathBuilder = v5::Request::PATH_BUILDER;
 }
 
-impl IncomingRequest for Request {
+impl IncomingRequest for IncomingSlidingSync {
     type EndpointError = <v5::Request as IncomingRequest>::EndpointError;
     type OutgoingResponse = v5::Response;
 
@@ -45,7 +45,7 @@ impl IncomingRequest for Request {
         _: &[&str],
     ) -> Result<Self, DeserializationError> {
         let query = request.uri().query().unwrap_or_default();
-        let query: Query = ruma::exports::serde_html_form::from_str(query)?;
+        let query: SlidingSyncQuery = ruma::exports::serde_html_form::from_str(query)?;
         let mut asked: SlidingRequest = serde_json::from_slice(request.body())?;
         asked.bytes = request.body().len();
         asked.pos = query.pos.or(asked.pos);
@@ -56,7 +56,7 @@ impl IncomingRequest for Request {
 }
 
 pub(super) fn routes() -> Router<App> {
-    endpoint::<Request, _>(sliding_sync)
+    endpoint::<IncomingSlidingSync, _>(sliding_sync)
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`
@@ -64,7 +64,7 @@ pub(super) fn routes() -> Router<App> {
 /// See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 async fn sliding_sync(
     State(sync): State<Sync>,
-    Incoming { from, request }: Incoming<Request>,
+    MatrixRequest { from, request }: MatrixRequest<IncomingSlidingSync>,
 ) -> Result<Json<SlidingResponse>> {
     sync.sliding_sync(&from, request.0).await.map(Json)
 }

@@ -9,21 +9,22 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Peer, endpoint},
+    api::{App, ClientAddress, MatrixRequest, RateLimits, RequestClass, endpoint},
     error::{Error, Result},
-    rooms::{HierarchyRequest, Rooms, Summary},
+    rooms::{HierarchyRequest, RoomPreview, Rooms},
     users::Session,
     workflows::Workflows,
 };
 
 /// An older path of the summary, which some clients still use.
-const OLD_SUMMARY: &str = "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}";
+const OLD_SUMMARY_PATH: &str =
+    "/_matrix/client/unstable/im.nheko.summary/summary/{room_id_or_alias}";
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<get_hierarchy::v1::Request, _>(get_hierarchy))
         .merge(endpoint::<get_summary::v1::Request, _>(get_summary))
-        .route(OLD_SUMMARY, axum::routing::get(get_summary))
+        .route(OLD_SUMMARY_PATH, axum::routing::get(get_summary))
         .merge(endpoint::<get_mutual_rooms::v1::Request, _>(
             get_mutual_rooms,
         ))
@@ -37,7 +38,7 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy).
 async fn get_hierarchy(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_hierarchy::v1::Request>,
 ) -> Result<Json<Value>> {
     let wish = HierarchyRequest {
         from: request.from,
@@ -61,12 +62,12 @@ async fn get_hierarchy(
 async fn get_summary(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    peer: Peer,
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
     uri: Uri,
-    Incoming { from, request }: Incoming<get_summary::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_summary::v1::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &peer)?;
+    limits.check(RequestClass::Send, &peer)?;
     let unknown = || Error::not_found("there is no such room, or you may not see it");
     let (room_id, mut via) = match <&RoomId>::try_from(&*request.room_id_or_alias) {
         Ok(room_id) => (room_id.to_owned(), Vec::new()),
@@ -77,10 +78,10 @@ async fn get_summary(
     };
     via.extend(request.via);
     let user_id = from.as_ref().map(|session| &*session.user_id);
-    let (summary, membership) = match rooms.memory.resident(&room_id).await {
+    let (summary, membership) = match rooms.memory.resident_room(&room_id).await {
         Ok(room) if rooms.previews.may_preview(&room, user_id).await? => {
             let membership = user_id.map(|user_id| room.view().state.membership(user_id));
-            (Summary::of(&room), membership)
+            (RoomPreview::from_room(&room), membership)
         }
         Ok(_) => return Err(unknown()),
         Err(Error::NotFound(_)) => {
@@ -117,14 +118,14 @@ async fn summary_elsewhere(
     rooms: &Rooms,
     workflows: &Workflows,
     (user_id, room_id, via): (Option<&UserId>, &RoomId, &[OwnedServerName]),
-) -> Result<Option<Summary>> {
-    let told = workflows.summary_elsewhere(user_id, room_id, via).await?;
+) -> Result<Option<RoomPreview>> {
+    let told = workflows.remote_summary(user_id, room_id, via).await?;
     if told.is_some() {
         return Ok(told);
     }
     match rooms.memory.room(room_id).await {
         Ok(room) if rooms.previews.may_preview(&room, user_id).await? => {
-            Ok(Some(Summary::of(&room)))
+            Ok(Some(RoomPreview::from_room(&room)))
         }
         Ok(_) | Err(Error::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
@@ -137,8 +138,12 @@ async fn membership_elsewhere(
     session: &Session,
     room_id: &RoomId,
 ) -> Result<MembershipState> {
-    match rooms.memory.number(room_id).await {
-        Ok(num) => Ok(rooms.memory.of_user(session.user).await?.membership(num)),
+    match rooms.memory.room_number(room_id).await {
+        Ok(num) => Ok(rooms
+            .memory
+            .rooms_of_user(session.user)
+            .await?
+            .membership(num)),
         Err(Error::NotFound(_)) => Ok(MembershipState::Leave),
         Err(error) => Err(error),
     }
@@ -149,7 +154,7 @@ async fn membership_elsewhere(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mutual_rooms).
 async fn get_mutual_rooms(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_mutual_rooms::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_mutual_rooms::v1::Request>,
 ) -> Result<Json<Value>> {
     mutual_rooms(&rooms, &from, &request.user_id, request.from.as_deref()).await
 }
@@ -159,7 +164,7 @@ async fn get_mutual_rooms(
 /// See [MSC2666](https://github.com/matrix-org/matrix-spec-proposals/pull/2666).
 async fn get_mutual_rooms_unstable(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_mutual_rooms::unstable::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_mutual_rooms::unstable::Request>,
 ) -> Result<Json<Value>> {
     mutual_rooms(&rooms, &from, &request.user_id, request.from.as_deref()).await
 }
@@ -181,7 +186,7 @@ async fn mutual_rooms(
     let after = after.map(|after| after.parse().map_err(|_| invalid()));
     let shared = rooms
         .previews
-        .mutual_rooms(session.user, other, after.transpose()?)
+        .find_mutual_rooms(session.user, other, after.transpose()?)
         .await?;
     let mut body = json!({ "joined": shared.page, "count": shared.count });
     if let (Some(body), Some(next)) = (body.as_object_mut(), shared.next) {

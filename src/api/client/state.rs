@@ -11,10 +11,10 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
     error::{Error, Result},
-    matrix::{self, Pdu, Unsigned},
+    matrix::{self, Pdu, UnsignedFields},
     rooms::{EventSources, Room, Rooms},
 };
 
@@ -34,8 +34,8 @@ pub(super) fn routes() -> Router<App> {
 async fn get_state_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_state_events::v3::Request>,
-) -> Result<Outgoing<get_state_events::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_state_events::v3::Request>,
+) -> Result<MatrixResponse<get_state_events::v3::Response>> {
     let room = rooms.memory.room_of_member(&request.room_id).await?;
     let state = rooms
         .state
@@ -46,7 +46,7 @@ async fn get_state_events(
         .iter()
         .map(|pdu| Raw::from_json(state_event(&room, pdu, now)))
         .collect();
-    Ok(Outgoing(get_state_events::v3::Response::new(events)))
+    Ok(MatrixResponse(get_state_events::v3::Response::new(events)))
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/state/{eventType}/{stateKey}`
@@ -55,8 +55,8 @@ async fn get_state_events(
 async fn get_state_event_for_key(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_state_event_for_key::v3::Request>,
-) -> Result<Outgoing<get_state_event_for_key::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_state_event_for_key::v3::Request>,
+) -> Result<MatrixResponse<get_state_event_for_key::v3::Response>> {
     let room = rooms.memory.room_of_member(&request.room_id).await?;
     let state = rooms
         .state
@@ -70,7 +70,9 @@ async fn get_state_event_for_key(
     } else {
         pdu.content.clone()
     };
-    Ok(Outgoing(get_state_event_for_key::v3::Response::new(json)))
+    Ok(MatrixResponse(get_state_event_for_key::v3::Response::new(
+        json,
+    )))
 }
 
 /// Returns the JSON of a state event for clients.
@@ -86,9 +88,9 @@ pub(super) fn state_event_in_format(
     now_ms: i64,
 ) -> Box<RawValue> {
     let age = (now_ms - i64::from(pdu.origin_server_ts.0)).max(0);
-    let unsigned = Unsigned {
+    let unsigned = UnsignedFields {
         age: Some(age),
-        ..Unsigned::default()
+        ..UnsignedFields::default()
     };
     if let Some(source) = sources.get(&pdu.event_id)
         && let Some(event) = matrix::federation_event(source, pdu, &unsigned)
@@ -96,7 +98,7 @@ pub(super) fn state_event_in_format(
         return event;
     }
     matrix::client_event(
-        &matrix::head(pdu, &room.rules),
+        &matrix::write_event_head(pdu, &room.rules),
         room.room_id.as_str(),
         &unsigned,
     )

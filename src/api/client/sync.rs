@@ -19,10 +19,10 @@ use ruma::api::client::{
 };
 
 use crate::{
-    api::{App, Incoming, endpoint},
+    api::{App, MatrixRequest, endpoint},
     error::{Error, Result},
-    matrix::knows_format,
-    sync::{StateAfter, Sync, SyncRequest, write},
+    matrix::is_known_format,
+    sync::{StateAfterName, Sync, SyncRequest, write_response},
     users::{Session, Users},
 };
 
@@ -37,7 +37,7 @@ async fn sync_events(
     State(users): State<Users>,
     State(sync): State<Sync>,
     uri: Uri,
-    Incoming { from, request }: Incoming<sync_events::v3::Request>,
+    MatrixRequest { from, request }: MatrixRequest<sync_events::v3::Request>,
 ) -> Result<impl IntoResponse> {
     let is_unstable = asks_for_unstable_state_after(&uri) && !request.use_state_after;
     let request = SyncRequest {
@@ -49,17 +49,17 @@ async fn sync_events(
         use_state_after: request.use_state_after || is_unstable,
     };
     let turn = if request.since.is_none() || request.full_state {
-        Some(sync.turn_for_everything(&from).await?)
+        Some(sync.wait_for_initial_sync(&from).await?)
     } else {
         None
     };
     let response = sync.sync(&from, request).await?;
     let state_after = if is_unstable {
-        StateAfter::Unstable
+        StateAfterName::Unstable
     } else {
-        StateAfter::Stable
+        StateAfterName::Stable
     };
-    let body = write(&response, state_after)?;
+    let body = write_response(&response, state_after)?;
     let headers = [
         (CONTENT_TYPE, "application/json".to_owned()),
         (CONTENT_LENGTH, body.len().to_string()),
@@ -93,7 +93,9 @@ pub(in crate::api) async fn filter(
             return Err(Error::invalid_param("the filter is not valid"));
         }
         Some(Filter::FilterId(id)) => users.filter(session.user, &id).await?,
-        Some(Filter::FilterDefinition(definition)) if !knows_format(&definition.event_format) => {
+        Some(Filter::FilterDefinition(definition))
+            if !is_known_format(&definition.event_format) =>
+        {
             return Err(Error::invalid_param(
                 "event_format must be client or federation",
             ));

@@ -4,7 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::tag::{create_tag, delete_tag, get_tags};
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
     users::Users,
 };
@@ -21,12 +21,12 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3useruseridroomsroomidtags).
 async fn get_tags(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<get_tags::v3::Request>,
-) -> Result<Outgoing<get_tags::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_tags::v3::Request>,
+) -> Result<MatrixResponse<get_tags::v3::Response>> {
     let tags = users
         .tags(&from, &request.user_id, &request.room_id)
         .await?;
-    Ok(Outgoing(get_tags::v3::Response::new(tags)))
+    Ok(MatrixResponse(get_tags::v3::Response::new(tags)))
 }
 
 /// `PUT /_matrix/client/*/user/{userId}/rooms/{roomId}/tags/{tag}`
@@ -34,13 +34,13 @@ async fn get_tags(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3useruseridroomsroomidtagstag).
 async fn create_tag(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<create_tag::v3::Request>,
-) -> Result<Outgoing<create_tag::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_tag::v3::Request>,
+) -> Result<MatrixResponse<create_tag::v3::Response>> {
     let tag = (request.tag.as_str(), request.tag_info);
     users
         .set_tag(&from, &request.user_id, &request.room_id, tag)
         .await?;
-    Ok(Outgoing(create_tag::v3::Response::new()))
+    Ok(MatrixResponse(create_tag::v3::Response::new()))
 }
 
 /// `DELETE /_matrix/client/*/user/{userId}/rooms/{roomId}/tags/{tag}`
@@ -48,10 +48,10 @@ async fn create_tag(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3useruseridroomsroomidtagstag).
 async fn delete_tag(
     State(users): State<Users>,
-    Incoming { from, request }: Incoming<delete_tag::v3::Request>,
-) -> Result<Outgoing<delete_tag::v3::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<delete_tag::v3::Request>,
+) -> Result<MatrixResponse<delete_tag::v3::Response>> {
     users
         .remove_tag(&from, &request.user_id, &request.room_id, &request.tag)
         .await?;
-    Ok(Outgoing(delete_tag::v3::Response::new()))
+    Ok(MatrixResponse(delete_tag::v3::Response::new()))
 }

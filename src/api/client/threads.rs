@@ -12,14 +12,14 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{messages::audience, relations::limited};
+use super::{messages::audience, relations::page_size};
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
     error::{Error, Result},
     matrix::TimelineEvent,
-    rooms::{Rooms, Threads},
-    sync::{client_event, place_of, place_token, subscriptions},
+    rooms::{Rooms, ThreadFilter},
+    sync::{client_event, parse_timeline_token, split_subscription_changes, timeline_token},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -46,33 +46,37 @@ pub(super) fn routes() -> Router<App> {
 async fn get_threads(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_threads::v1::Request>,
-) -> Result<Outgoing<get_threads::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_threads::v1::Request>,
+) -> Result<MatrixResponse<get_threads::v1::Response>> {
     let include = match request.include {
-        IncludeThreads::All => Threads::All,
-        IncludeThreads::Participated => Threads::Participated,
+        IncludeThreads::All => ThreadFilter::All,
+        IncludeThreads::Participated => ThreadFilter::Participated,
         _ => {
             return Err(Error::invalid_param("include must be all or participated"));
         }
     };
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
-    let start = request.from.as_deref().map(place_of).transpose()?;
+    let start = request
+        .from
+        .as_deref()
+        .map(parse_timeline_token)
+        .transpose()?;
     let audience = audience(&from, &access);
-    let wanted = (include, start, limited(request.limit));
+    let wanted = (include, start, page_size(request.limit));
     let (page, bundles) = rooms
         .relations
-        .threads(&room, &access, audience, wanted)
+        .list_threads(&room, &access, audience, wanted)
         .await?;
     let now = clock.now_ms();
     let show = |event: &Arc<TimelineEvent>| {
         Raw::from_json(client_event(event, &from, &access, &bundles, now))
     };
     let mut response = get_threads::v1::Response::new(page.events.iter().map(show).collect());
-    response.next_batch = page.end.map(place_token);
-    Ok(Outgoing(response))
+    response.next_batch = page.end.map(timeline_token);
+    Ok(MatrixResponse(response))
 }
 
 /// `GET /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
@@ -80,19 +84,19 @@ async fn get_threads(
 /// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn get_thread_subscription(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_thread_subscription::unstable::Request>,
-) -> Result<Outgoing<get_thread_subscription::unstable::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_thread_subscription::unstable::Request>,
+) -> Result<MatrixResponse<get_thread_subscription::unstable::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     let automatic = rooms
         .relations
-        .subscription((&room, &access), from.user, &request.thread_root)
+        .is_subscription_automatic((&room, &access), from.user, &request.thread_root)
         .await?;
-    Ok(Outgoing(get_thread_subscription::unstable::Response::new(
-        automatic,
-    )))
+    Ok(MatrixResponse(
+        get_thread_subscription::unstable::Response::new(automatic),
+    ))
 }
 
 /// `PUT /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
@@ -100,18 +104,18 @@ async fn get_thread_subscription(
 /// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn subscribe_thread(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<subscribe_thread::unstable::Request>,
-) -> Result<Outgoing<subscribe_thread::unstable::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<subscribe_thread::unstable::Request>,
+) -> Result<MatrixResponse<subscribe_thread::unstable::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     let (thread_root, automatic) = (&request.thread_root, request.automatic.as_deref());
     rooms
         .relations
         .subscribe((&room, &access), from.user, thread_root, automatic)
         .await?;
-    Ok(Outgoing(subscribe_thread::unstable::Response::new()))
+    Ok(MatrixResponse(subscribe_thread::unstable::Response::new()))
 }
 
 /// `DELETE /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
@@ -119,17 +123,17 @@ async fn subscribe_thread(
 /// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn unsubscribe_thread(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<unsubscribe_thread::unstable::Request>,
-) -> Result<Outgoing<unsubscribe_thread::unstable::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<unsubscribe_thread::unstable::Request>,
+) -> Result<MatrixResponse<unsubscribe_thread::unstable::Response>> {
     let (room, access) = rooms
         .access
-        .enter(&request.room_id, from.user, &from.user_id)
+        .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     rooms
         .relations
         .unsubscribe((&room, &access), from.user, &request.thread_root)
         .await?;
-    Ok(Outgoing(unsubscribe_thread::unstable::Response::new()))
+    Ok(MatrixResponse(unsubscribe_thread::unstable::Response::new()))
 }
 
 /// `GET /_matrix/client/unstable/io.element.msc4308/thread_subscriptions`
@@ -137,21 +141,31 @@ async fn unsubscribe_thread(
 /// See [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308).
 async fn get_thread_subscriptions_changes(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_thread_subscriptions_changes::unstable::Request>,
-) -> Result<Outgoing<get_thread_subscriptions_changes::unstable::Response>> {
-    let before = request.from.as_deref().map(place_of).transpose()?;
-    let after = request.to.as_deref().map(place_of).transpose()?;
-    let limit = limited(request.limit);
+    MatrixRequest { from, request }: MatrixRequest<
+        get_thread_subscriptions_changes::unstable::Request,
+    >,
+) -> Result<MatrixResponse<get_thread_subscriptions_changes::unstable::Response>> {
+    let before = request
+        .from
+        .as_deref()
+        .map(parse_timeline_token)
+        .transpose()?;
+    let after = request
+        .to
+        .as_deref()
+        .map(parse_timeline_token)
+        .transpose()?;
+    let limit = page_size(request.limit);
     let span = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
     let mut changes = rooms
         .relations
-        .subscription_changes(from.user, span, limit + 1)
+        .load_subscription_changes(from.user, span, limit + 1)
         .await?;
     let mut response = get_thread_subscriptions_changes::unstable::Response::new();
     if changes.len() > limit {
         changes.truncate(limit);
-        response.end = changes.last().map(|last| place_token(last.position));
+        response.end = changes.last().map(|last| timeline_token(last.position));
     }
-    (response.subscribed, response.unsubscribed) = subscriptions(changes);
-    Ok(Outgoing(response))
+    (response.subscribed, response.unsubscribed) = split_subscription_changes(changes);
+    Ok(MatrixResponse(response))
 }

@@ -4,7 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::to_device::send_event_to_device;
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     clock::Clock,
     devices::Devices,
     error::Result,
@@ -19,13 +19,13 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid).
 async fn send_event_to_device(
     State(devices): State<Devices>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<send_event_to_device::v3::Request>,
-) -> Result<Outgoing<send_event_to_device::v3::Response>> {
-    limits.check(Class::SendToDevice, &*from.user_id)?;
+    MatrixRequest { from, request }: MatrixRequest<send_event_to_device::v3::Request>,
+) -> Result<MatrixResponse<send_event_to_device::v3::Response>> {
+    limits.check(RequestClass::SendToDevice, &*from.user_id)?;
     devices
         .send_to_device(&from.user_id, from.device, &request, clock.now_ms())
         .await?;
-    Ok(Outgoing(send_event_to_device::v3::Response::new()))
+    Ok(MatrixResponse(send_event_to_device::v3::Response::new()))
 }

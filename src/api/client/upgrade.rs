@@ -9,14 +9,17 @@ use ruma::{RoomVersionId, api::client::room::upgrade_room};
 use serde::Deserialize;
 
 use crate::{
-    api::{Answered, App, Class, Incoming, Limits, Outgoing, endpoint, endpoint::read},
+    api::{
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
+        endpoint::read_body,
+    },
     error::{Error, Result},
     sync::Sync,
     workflows::Workflows,
 };
 
 /// An upgrade request whose room version is a valid identifier.
-struct Upgrade(Incoming<upgrade_room::v3::Request>);
+struct RoomUpgradeRequest(MatrixRequest<upgrade_room::v3::Request>);
 
 /// The relevant part of the body.
 #[derive(Default, Deserialize)]
@@ -25,16 +28,16 @@ struct WantedVersion {
     new_version: Option<String>,
 }
 
-impl FromRequest<App> for Upgrade {
+impl FromRequest<App> for RoomUpgradeRequest {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        let whole = read(body, app.config.limits.max_request_bytes).await?;
+        let whole = read_body(body, app.config.limits.max_request_bytes).await?;
         let wanted: WantedVersion = serde_json::from_slice(&whole).unwrap_or_default();
         let request = Request::from_parts(parts, Body::from(whole));
         match (
-            Incoming::from_request(request, app).await,
+            MatrixRequest::from_request(request, app).await,
             wanted.new_version,
         ) {
             (Ok(incoming), _) => Ok(Self(incoming)),
@@ -61,16 +64,16 @@ pub(super) fn routes() -> Router<App> {
 async fn upgrade_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Upgrade(Incoming { from, request }): Upgrade,
-) -> Result<Answered<Outgoing<upgrade_room::v3::Response>>> {
-    let sending = sync.sending(from.device);
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    RoomUpgradeRequest(MatrixRequest { from, request }): RoomUpgradeRequest,
+) -> Result<InFlightResponse<MatrixResponse<upgrade_room::v3::Response>>> {
+    let sending = sync.begin_send(from.device);
+    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let creators = request.additional_creators;
     let new = workflows
         .upgrade_room(&from, &request.room_id, request.new_version, creators)
         .await?;
     let response = upgrade_room::v3::Response::new(new);
-    Ok(Answered(sending, Outgoing(response)))
+    Ok(InFlightResponse(sending, MatrixResponse(response)))
 }

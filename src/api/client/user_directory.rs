@@ -4,9 +4,9 @@ use axum::{Router, extract::State};
 use ruma::api::client::user_directory::search_users::{self, v3::User};
 
 use crate::{
-    api::{App, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     error::Result,
-    users::{Found, Users},
+    users::{DirectoryUser, Users},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -18,17 +18,21 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch).
 async fn search_users(
     State(users): State<Users>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<search_users::v3::Request>,
-) -> Result<Outgoing<search_users::v3::Response>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<search_users::v3::Request>,
+) -> Result<MatrixResponse<search_users::v3::Response>> {
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let limit = u64::from(request.limit);
-    let (found, is_limited) = users.search(&from, &request.search_term, limit).await?;
-    let found = found.into_iter().map(described).collect();
-    Ok(Outgoing(search_users::v3::Response::new(found, is_limited)))
+    let (found, is_limited) = users
+        .search_users(&from, &request.search_term, limit)
+        .await?;
+    let found = found.into_iter().map(directory_user).collect();
+    Ok(MatrixResponse(search_users::v3::Response::new(
+        found, is_limited,
+    )))
 }
 
-fn described(found: Found) -> User {
+fn directory_user(found: DirectoryUser) -> User {
     let mut user = User::new(found.user_id);
     user.display_name = found.displayname;
     user.avatar_url = found.avatar_url;

@@ -12,9 +12,9 @@ use ruma::{
 use sha1::Sha1;
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
-    config::{Config, Turn},
+    config::{Config, TurnSection},
     error::{Error, Result},
 };
 
@@ -28,13 +28,13 @@ pub(super) fn routes() -> Router<App> {
 async fn get_turn_server_info(
     State(config): State<Arc<Config>>,
     State(clock): State<Clock>,
-    Incoming { from, .. }: Incoming<get_turn_server_info::v3::Request>,
-) -> Result<Outgoing<get_turn_server_info::v3::Response>> {
+    MatrixRequest { from, .. }: MatrixRequest<get_turn_server_info::v3::Request>,
+) -> Result<MatrixResponse<get_turn_server_info::v3::Response>> {
     let turn = &config.turn;
-    let Some((username, password)) = credentials(turn, &from.user_id, clock.now_ms())? else {
+    let Some((username, password)) = turn_credentials(turn, &from.user_id, clock.now_ms())? else {
         return Err(Error::not_found("this server has no TURN servers"));
     };
-    Ok(Outgoing(get_turn_server_info::v3::Response::new(
+    Ok(MatrixResponse(get_turn_server_info::v3::Response::new(
         username,
         password,
         turn.uris.clone(),
@@ -46,7 +46,11 @@ async fn get_turn_server_info(
 ///
 /// The name contains the expiry time and the user, and the password is an HMAC of it, according to
 /// <https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00>.
-fn credentials(turn: &Turn, user_id: &UserId, now_ms: i64) -> Result<Option<(String, String)>> {
+fn turn_credentials(
+    turn: &TurnSection,
+    user_id: &UserId,
+    now_ms: i64,
+) -> Result<Option<(String, String)>> {
     let Some(secret) = turn
         .shared_secret
         .as_ref()
@@ -74,11 +78,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_password_is_an_hmac_of_the_name_which_says_when_it_expires() {
+    fn the_password_is_an_hmac_of_the_user_name() {
         let turn = json!({ "uris": ["turn:a"], "shared_secret": "secret", "lifetime_seconds": 60 });
-        let turn: Turn = serde_json::from_value(turn).unwrap();
+        let turn: TurnSection = serde_json::from_value(turn).unwrap();
 
-        let found = credentials(&turn, user_id!("@a:b"), 1_000_000).unwrap();
+        let found = turn_credentials(&turn, user_id!("@a:b"), 1_000_000).unwrap();
 
         // printf 1060:@a:b | openssl dgst -sha1 -hmac secret -binary | base64
         let (name, password) = (
@@ -89,8 +93,8 @@ mod tests {
     }
 
     #[test]
-    fn without_servers_or_a_secret_there_are_none() {
-        let found = credentials(&Turn::default(), user_id!("@a:b"), 0).unwrap();
+    fn missing_servers_or_secret_yield_no_credentials() {
+        let found = turn_credentials(&TurnSection::default(), user_id!("@a:b"), 0).unwrap();
 
         assert_eq!(found, None);
     }

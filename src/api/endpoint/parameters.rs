@@ -18,30 +18,30 @@ use crate::error::{Error, Result};
 /// The maximum number of query parameters that are checked one by one.
 const MAX_CANDIDATES: usize = 32;
 /// The beginning of the errors about missing parameters.
-const MISSING: &str = "missing field";
+const MISSING_FIELD_PREFIX: &str = "missing field";
 /// The text before axum's errors about a path.
 const AXUM_PATH_PREFIX: &str = "Invalid URL: ";
 /// The text before axum's errors about a query.
-const AXUM_PREFIX: &str = "Failed to deserialize query string: ";
+const AXUM_QUERY_PREFIX: &str = "Failed to deserialize query string: ";
 
 /// Explains the error in the path or query of a request that ruma could not parse.
 ///
 /// `params` are the names and values of its path parameters.
-pub(super) fn explain<R: IncomingRequest>(
+pub(super) fn explain_error<R: IncomingRequest>(
     error: &DeserializationError,
     head: &Request<()>,
     params: &[(&str, &str)],
 ) -> Error {
     let text = error.to_string();
-    if text.starts_with(MISSING) {
-        return Error::MissingParam(text.replace(MISSING, "missing parameter"));
+    if text.starts_with(MISSING_FIELD_PREFIX) {
+        return Error::MissingParam(text.replace(MISSING_FIELD_PREFIX, "missing parameter"));
     }
     // ruma parses the path first, and its errors do not say whether the path or the query is wrong.
-    if let Some((name, expected)) = wrong_in_path(params) {
+    if let Some((name, expected)) = find_wrong_path_parameter(params) {
         return Error::InvalidParam(format!("invalid parameter `{name}`: expected {expected}"));
     }
-    match wrong_in_query::<R>(head, params) {
-        Some((name, text)) => invalid(&name, &text),
+    match find_wrong_query_parameter::<R>(head, params) {
+        Some((name, text)) => invalid_parameter(&name, &text),
         None => Error::InvalidParam(text),
     }
 }
@@ -88,29 +88,29 @@ pub(in crate::api) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
         Ok(Query(read)) => return Ok(read),
         Err(error) => error.to_string(),
     };
-    let text = error.strip_prefix(AXUM_PREFIX).unwrap_or(&error);
-    if text.starts_with(MISSING) {
+    let text = error.strip_prefix(AXUM_QUERY_PREFIX).unwrap_or(&error);
+    if text.starts_with(MISSING_FIELD_PREFIX) {
         return Err(Error::MissingParam(
-            text.replace(MISSING, "missing parameter"),
+            text.replace(MISSING_FIELD_PREFIX, "missing parameter"),
         ));
     }
     Err(match text.split_once(": ") {
-        Some((name, text)) => invalid(name, text),
+        Some((name, text)) => invalid_parameter(name, text),
         None => Error::InvalidParam(text.to_owned()),
     })
 }
 
-fn invalid(name: &str, text: &str) -> Error {
+fn invalid_parameter(name: &str, text: &str) -> Error {
     let expected = if name == "filter" {
         "expected a filter as a JSON object"
     } else {
-        expected(text)
+        expected_value(text)
     };
     Error::InvalidParam(format!("invalid parameter `{name}`: {expected}"))
 }
 
 /// Returns the allowed values for an error in which serde or ruma only reject the given one.
-fn expected(text: &str) -> &str {
+fn expected_value(text: &str) -> &str {
     let is_about = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if is_about(&["digit", "integer", "number too", "out of range"]) {
         "expected a whole number from 0 to 9007199254740991"
@@ -122,7 +122,7 @@ fn expected(text: &str) -> &str {
 }
 
 /// Finds the query parameter that cannot be parsed, by parsing each of them alone.
-fn wrong_in_query<R: IncomingRequest>(
+fn find_wrong_query_parameter<R: IncomingRequest>(
     head: &Request<()>,
     params: &[(&str, &str)],
 ) -> Option<(String, String)> {
@@ -142,12 +142,12 @@ fn wrong_in_query<R: IncomingRequest>(
         };
         let text = error.to_string();
         let name = pair.split('=').next().unwrap_or(pair);
-        (!text.starts_with(MISSING)).then(|| (name.to_owned(), text))
+        (!text.starts_with(MISSING_FIELD_PREFIX)).then(|| (name.to_owned(), text))
     })
 }
 
 /// Finds the path parameter that cannot be parsed, and says what is expected.
-fn wrong_in_path<'p>(params: &[(&'p str, &str)]) -> Option<(&'p str, &'static str)> {
+fn find_wrong_path_parameter<'p>(params: &[(&'p str, &str)]) -> Option<(&'p str, &'static str)> {
     params.iter().find_map(|(name, value)| {
         let (is_valid, expected) = match *name {
             "room_id" => (
@@ -184,19 +184,19 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    struct Parameters {
+    struct TestQuery {
         limit: Option<u64>,
         token: String,
     }
 
     fn refusal(uri: &str) -> String {
-        let read = read_query::<Parameters>(&uri.parse().unwrap());
+        let read = read_query::<TestQuery>(&uri.parse().unwrap());
         read.unwrap_err().to_string()
     }
 
     #[test]
-    fn a_query_that_ruma_does_not_know_is_read_or_its_parameter_is_named() {
-        let read = read_query::<Parameters>(&"/?token=a&limit=3".parse().unwrap()).unwrap();
+    fn a_wrong_query_parameter_is_named() {
+        let read = read_query::<TestQuery>(&"/?token=a&limit=3".parse().unwrap()).unwrap();
         assert_eq!((read.limit, &*read.token), (Some(3), "a"));
 
         assert_eq!(

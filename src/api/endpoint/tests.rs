@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
-    api::{Metrics, layers},
+    api::{RequestMetrics, layers},
     cli::serve,
     clock::Clock,
     config::Config,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 fn paths<R: Metadata>() -> Vec<String> {
-    with_aliases(R::PATH_BUILDER.all_paths())
+    paths_with_aliases(R::PATH_BUILDER.all_paths())
         .into_iter()
         .collect()
 }
@@ -48,7 +48,7 @@ fn every_v3_path_has_its_r0_alias() {
 
 #[test]
 #[expect(deprecated, reason = "its path is served still")]
-fn media_is_found_where_the_oldest_clients_look() {
+fn media_has_the_paths_of_the_oldest_clients() {
     let paths = paths::<get_media_config::v3::Request>();
 
     let of = |version| format!("/_matrix/media/{version}/config");
@@ -75,11 +75,11 @@ fn the_push_rules_are_found_without_their_slash() {
 }
 
 async fn read_at_most(limit: usize, body: &'static [u8]) -> Result<Bytes> {
-    read(Body::from(body), limit).await
+    read_body(Body::from(body), limit).await
 }
 
 #[tokio::test]
-async fn a_body_of_the_limit_is_read_and_a_larger_one_refused() {
+async fn a_body_larger_than_the_limit_is_refused() {
     let fits = read_at_most(4, b"1234").await;
     let larger = read_at_most(4, b"12345").await;
 
@@ -102,7 +102,7 @@ fn parse(query: &str, body: &[u8]) -> Result<create_room::v3::Request> {
     let request = http::Request::post(format!("/_matrix/client/v3/createRoom{query}"))
         .body(body)
         .expect("is a request");
-    try_read(request, &[])
+    parse_request(request, &[])
 }
 
 #[test]
@@ -117,30 +117,30 @@ fn a_wrong_type_is_bad_json_and_broken_json_is_not_json() {
 }
 
 /// Sends a request to a server that has only these endpoints.
-async fn answer(mut request: http::Request<Body>) -> (u16, Value) {
+async fn respond(mut request: http::Request<Body>) -> (u16, Value) {
     let test = TestDb::new().await;
     let mut config = Config::default();
     config.server.data_dir = test.dir.path().to_owned();
-    let metrics = Metrics::new(&Registry::new()).expect("is new");
+    let metrics = RequestMetrics::new(&Registry::new()).expect("is new");
     let (clock, tasks, db) = (Clock::system(), Tasks::default(), test.db.clone());
-    let app = serve::build(Arc::new(config), clock, tasks, db, metrics)
+    let app = serve::build_app(Arc::new(config), clock, tasks, db, metrics)
         .await
         .expect("is built");
     let routes = Router::new()
         .merge(endpoint::<whoami::v3::Request, _>(whoami))
         .merge(endpoint::<refresh_token::v3::Request, _>(refresh))
         .merge(endpoint::<get_alias::v3::Request, _>(
-            async |_: Incoming<get_alias::v3::Request>| unknown_path().await,
+            async |_: MatrixRequest<get_alias::v3::Request>| unknown_path().await,
         ))
         .merge(
             endpoint::<check_registration_token_validity::v1::Request, _>(
-                async |_: Incoming<check_registration_token_validity::v1::Request>| {
+                async |_: MatrixRequest<check_registration_token_validity::v1::Request>| {
                     unknown_path().await
                 },
             ),
         )
         .route("/panics", get(panics));
-    let service = layers::wrap(routes, &app).with_state(app);
+    let service = layers::wrap_routes(routes, &app).with_state(app);
     let host = http::HeaderValue::from_static("localhost");
     request.headers_mut().insert(http::header::HOST, host);
     let response = service.oneshot(request).await.expect("always answers");
@@ -153,15 +153,15 @@ async fn answer(mut request: http::Request<Body>) -> (u16, Value) {
 }
 
 async fn whoami(
-    Incoming { from, .. }: Incoming<whoami::v3::Request>,
-) -> Outgoing<whoami::v3::Response> {
-    Outgoing(whoami::v3::Response::new(from.user_id.clone(), false))
+    MatrixRequest { from, .. }: MatrixRequest<whoami::v3::Request>,
+) -> MatrixResponse<whoami::v3::Response> {
+    MatrixResponse(whoami::v3::Response::new(from.user_id.clone(), false))
 }
 
 async fn refresh(
-    Incoming { request, .. }: Incoming<refresh_token::v3::Request>,
-) -> Outgoing<refresh_token::v3::Response> {
-    Outgoing(refresh_token::v3::Response::new(request.refresh_token))
+    MatrixRequest { request, .. }: MatrixRequest<refresh_token::v3::Request>,
+) -> MatrixResponse<refresh_token::v3::Response> {
+    MatrixResponse(refresh_token::v3::Response::new(request.refresh_token))
 }
 
 async fn panics() -> Error {
@@ -170,7 +170,7 @@ async fn panics() -> Error {
 
 async fn refusal_of(body: impl Into<Body>) -> (u16, String) {
     let request = http::Request::post("/_matrix/client/v3/refresh").body(body.into());
-    let (status, body) = answer(request.expect("is a request")).await;
+    let (status, body) = respond(request.expect("is a request")).await;
     (
         status,
         body["errcode"].as_str().unwrap_or_default().to_owned(),
@@ -183,14 +183,14 @@ async fn a_well_formed_request_reaches_its_handler_by_every_path() {
         let request = http::Request::post(format!("/_matrix/client/{version}/refresh"))
             .body(Body::from(r#"{"refresh_token":"one"}"#));
 
-        let (status, body) = answer(request.expect("is a request")).await;
+        let (status, body) = respond(request.expect("is a request")).await;
 
         assert_eq!((status, &body["access_token"]), (200, &Value::from("one")));
     }
 }
 
 #[tokio::test]
-async fn a_wrong_body_is_refused_with_what_is_wrong() {
+async fn a_wrong_body_is_refused_with_its_error_code() {
     let refused = |errcode: &str| (400, errcode.to_owned());
 
     assert_eq!(refusal_of("nonsense").await, refused("M_NOT_JSON"));
@@ -218,7 +218,7 @@ async fn get_with(path: &str, authorization: Option<&str>) -> (u16, Value) {
     if let Some(value) = authorization {
         request = request.header("authorization", value);
     }
-    answer(request.body(Body::empty()).expect("is a request")).await
+    respond(request.body(Body::empty()).expect("is a request")).await
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn a_missing_query_parameter_is_named() {
 }
 
 #[tokio::test]
-async fn a_panic_is_answered_like_any_broken_thing() {
+async fn a_panic_is_an_internal_error() {
     let (status, body) = get_with("/panics", None).await;
 
     assert_eq!(status, 500);

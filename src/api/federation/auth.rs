@@ -7,17 +7,17 @@ use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
 
 use super::x_matrix;
 use crate::{
-    api::{App, Authenticate, Class, Peer},
+    api::{App, ClientAddress, RequestAuthenticator, RequestClass},
     error::{Error, Result},
     matrix::MAX_SERVER_JSON_DEPTH,
 };
 
 /// The largest transaction: 50 PDUs and 100 EDUs of the maximum size.
-const MAX_TRANSACTION: usize = 10 * 1024 * 1024;
+const MAX_TRANSACTION_BYTES: usize = 10 * 1024 * 1024;
 /// The path to which other servers send transactions.
-const TRANSACTIONS: &str = "/_matrix/federation/v1/send/";
+const TRANSACTION_PATH: &str = "/_matrix/federation/v1/send/";
 
-impl Authenticate for ServerSignatures {
+impl RequestAuthenticator for ServerSignatures {
     type Identity = OwnedServerName;
 
     const MAX_BODY_DEPTH: usize = MAX_SERVER_JSON_DEPTH;
@@ -27,7 +27,12 @@ impl Authenticate for ServerSignatures {
         let mut request = Request::new(body);
         request.method_mut().clone_from(&parts.method);
         request.uri_mut().clone_from(&parts.uri);
-        let admit = || app.limits.check(Class::Newcomer, &Peer::of(parts));
+        let admit = || {
+            app.limits.check(
+                RequestClass::UnknownServer,
+                &ClientAddress::from_parts(parts),
+            )
+        };
         app.federation.authenticate(&proof, &request, admit).await?;
         Ok(proof.origin)
     }
@@ -46,8 +51,8 @@ impl Authenticate for ServerSignatures {
 
     fn max_body_bytes(app: &App, parts: &Parts) -> usize {
         let usual = app.config.limits.max_request_bytes;
-        if parts.uri.path().starts_with(TRANSACTIONS) {
-            usual.max(MAX_TRANSACTION)
+        if parts.uri.path().starts_with(TRANSACTION_PATH) {
+            usual.max(MAX_TRANSACTION_BYTES)
         } else {
             usual
         }

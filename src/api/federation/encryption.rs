@@ -7,8 +7,8 @@ use ruma::api::federation::{
 };
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
-    devices::{Devices, check_number},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
+    devices::{Devices, check_user_count},
     error::{Error, Result},
     rooms::Rooms,
 };
@@ -26,12 +26,14 @@ pub(super) fn routes() -> Router<App> {
 async fn get_devices(
     State(devices): State<Devices>,
     State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_devices::v1::Request>,
-) -> Result<Outgoing<get_devices::v1::Response>> {
+    MatrixRequest { request, .. }: MatrixRequest<get_devices::v1::Request>,
+) -> Result<MatrixResponse<get_devices::v1::Response>> {
     if !rooms.memory.is_local(&request.user_id) {
         return Err(Error::invalid_param("the user belongs to another server"));
     }
-    Ok(Outgoing(devices.told_of(&request.user_id).await?))
+    Ok(MatrixResponse(
+        devices.federation_devices(&request.user_id).await?,
+    ))
 }
 
 /// `POST /_matrix/federation/v1/user/keys/query`
@@ -39,14 +41,14 @@ async fn get_devices(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysquery).
 async fn get_keys(
     State(devices): State<Devices>,
-    Incoming { request, .. }: Incoming<get_keys::v1::Request>,
-) -> Result<Outgoing<get_keys::v1::Response>> {
-    check_number(&request.device_keys)?;
+    MatrixRequest { request, .. }: MatrixRequest<get_keys::v1::Request>,
+) -> Result<MatrixResponse<get_keys::v1::Response>> {
+    check_user_count(&request.device_keys)?;
     let found = devices.query_keys(None, &request.device_keys).await?;
     let mut response = get_keys::v1::Response::new(found.device_keys);
     response.master_keys = found.master_keys;
     response.self_signing_keys = found.self_signing_keys;
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `POST /_matrix/federation/v1/user/keys/claim`
@@ -54,9 +56,9 @@ async fn get_keys(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1userkeysclaim).
 async fn claim_keys(
     State(devices): State<Devices>,
-    Incoming { request, .. }: Incoming<claim_keys::v1::Request>,
-) -> Result<Outgoing<claim_keys::v1::Response>> {
-    check_number(&request.one_time_keys)?;
+    MatrixRequest { request, .. }: MatrixRequest<claim_keys::v1::Request>,
+) -> Result<MatrixResponse<claim_keys::v1::Response>> {
+    check_user_count(&request.one_time_keys)?;
     let claimed = devices.claim_keys(&request.one_time_keys).await?;
-    Ok(Outgoing(claim_keys::v1::Response::new(claimed)))
+    Ok(MatrixResponse(claim_keys::v1::Response::new(claimed)))
 }

@@ -12,9 +12,9 @@ use ruma::api::federation::{
     space::get_hierarchy,
 };
 
-use super::streamed_response::Writing;
+use super::streamed_response::StreamedResponse;
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::{Clock, timestamp},
     error::Result,
     rooms::{Rooms, ServerHierarchy},
@@ -46,11 +46,16 @@ pub(super) fn routes() -> Router<App> {
 async fn get_event(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_event::v1::Request>,
-) -> Result<Outgoing<get_event::v1::Response>> {
-    let event = rooms.federation.event_for(&from, &request.event_id).await?;
+    MatrixRequest { from, request }: MatrixRequest<get_event::v1::Request>,
+) -> Result<MatrixResponse<get_event::v1::Response>> {
+    let event = rooms
+        .federation
+        .event_for_server(&from, &request.event_id)
+        .await?;
     let (own, now) = (rooms.memory.server_name().to_owned(), clock.now());
-    Ok(Outgoing(get_event::v1::Response::new(own, now, event)))
+    Ok(MatrixResponse(get_event::v1::Response::new(
+        own, now, event,
+    )))
 }
 
 /// `GET /_matrix/federation/v1/state/{roomId}`
@@ -58,26 +63,26 @@ async fn get_event(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1stateroomid).
 async fn get_room_state(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_room_state::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_room_state::v1::Request>,
 ) -> Result<Response> {
     let room = rooms
         .federation
         .shared_room(&from, &request.room_id)
         .await?;
-    let mut writing = Writing::new(
+    let mut writing = StreamedResponse::new(
         &rooms,
         &from,
-        rooms.federation.turn_to_be_told(&from).await?,
+        rooms.federation.wait_for_answer_turn(&from).await?,
     );
     let answer = rooms
         .federation
         .state_answer(&room, &request.event_id)
         .await?;
-    writing.text(r#"{"auth_chain":"#);
-    writing.events(&answer.auth_chain);
-    writing.text(r#","pdus":"#);
-    writing.events(&answer.state);
-    writing.text("}");
+    writing.push_text(r#"{"auth_chain":"#);
+    writing.push_events(&answer.auth_chain);
+    writing.push_text(r#","pdus":"#);
+    writing.push_events(&answer.state);
+    writing.push_text("}");
     Ok(writing.into_response())
 }
 
@@ -86,26 +91,26 @@ async fn get_room_state(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid).
 async fn get_room_state_ids(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_room_state_ids::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_room_state_ids::v1::Request>,
 ) -> Result<Response> {
     let room = rooms
         .federation
         .shared_room(&from, &request.room_id)
         .await?;
-    let mut writing = Writing::new(
+    let mut writing = StreamedResponse::new(
         &rooms,
         &from,
-        rooms.federation.turn_to_be_told(&from).await?,
+        rooms.federation.wait_for_answer_turn(&from).await?,
     );
     let answer = rooms
         .federation
         .state_answer(&room, &request.event_id)
         .await?;
-    writing.text(r#"{"auth_chain_ids":"#);
-    writing.ids(&answer.auth_chain)?;
-    writing.text(r#","pdu_ids":"#);
-    writing.ids(&answer.state)?;
-    writing.text("}");
+    writing.push_text(r#"{"auth_chain_ids":"#);
+    writing.push_ids(&answer.auth_chain)?;
+    writing.push_text(r#","pdu_ids":"#);
+    writing.push_ids(&answer.state)?;
+    writing.push_text("}");
     Ok(writing.into_response())
 }
 
@@ -114,24 +119,24 @@ async fn get_room_state_ids(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1event_authroomideventid).
 async fn get_event_authorization(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_event_authorization::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_event_authorization::v1::Request>,
 ) -> Result<Response> {
     let room = rooms
         .federation
         .shared_room(&from, &request.room_id)
         .await?;
-    let mut writing = Writing::new(
+    let mut writing = StreamedResponse::new(
         &rooms,
         &from,
-        rooms.federation.turn_to_be_told(&from).await?,
+        rooms.federation.wait_for_answer_turn(&from).await?,
     );
     let chain = rooms
         .federation
         .auth_chain_of(&room, &request.event_id)
         .await?;
-    writing.text(r#"{"auth_chain":"#);
-    writing.events(&chain);
-    writing.text("}");
+    writing.push_text(r#"{"auth_chain":"#);
+    writing.push_events(&chain);
+    writing.push_text("}");
     Ok(writing.into_response())
 }
 
@@ -141,8 +146,8 @@ async fn get_event_authorization(
 async fn get_backfill(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    Incoming { from, request }: Incoming<get_backfill::v1::Request>,
-) -> Result<Outgoing<get_backfill::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_backfill::v1::Request>,
+) -> Result<MatrixResponse<get_backfill::v1::Response>> {
     let room = rooms
         .federation
         .shared_room(&from, &request.room_id)
@@ -150,10 +155,12 @@ async fn get_backfill(
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX);
     let pdus = rooms
         .federation
-        .backfill_for(&room, &from, &request.v, limit)
+        .backfill_for_server(&room, &from, &request.v, limit)
         .await?;
     let (own, now) = (rooms.memory.server_name().to_owned(), clock.now());
-    Ok(Outgoing(get_backfill::v1::Response::new(own, now, pdus)))
+    Ok(MatrixResponse(get_backfill::v1::Response::new(
+        own, now, pdus,
+    )))
 }
 
 /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`
@@ -161,8 +168,8 @@ async fn get_backfill(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#post_matrixfederationv1get_missing_eventsroomid).
 async fn get_missing_events(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_missing_events::v1::Request>,
-) -> Result<Outgoing<get_missing_events::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_missing_events::v1::Request>,
+) -> Result<MatrixResponse<get_missing_events::v1::Response>> {
     let room = rooms
         .federation
         .shared_room(&from, &request.room_id)
@@ -171,9 +178,11 @@ async fn get_missing_events(
     let between = (&*request.earliest_events, &*request.latest_events);
     let events = rooms
         .federation
-        .missing_events_for(&room, &from, between, (request.min_depth.into(), limit))
+        .missing_events_for_server(&room, &from, between, (request.min_depth.into(), limit))
         .await?;
-    Ok(Outgoing(get_missing_events::v1::Response::new(events)))
+    Ok(MatrixResponse(get_missing_events::v1::Response::new(
+        events,
+    )))
 }
 
 /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`
@@ -181,8 +190,8 @@ async fn get_missing_events(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1timestamp_to_eventroomid).
 async fn get_event_by_timestamp(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_event_by_timestamp::v1::Request>,
-) -> Result<Outgoing<get_event_by_timestamp::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<get_event_by_timestamp::v1::Request>,
+) -> Result<MatrixResponse<get_event_by_timestamp::v1::Response>> {
     let room = rooms
         .federation
         .shared_room(&from, &request.room_id)
@@ -190,10 +199,10 @@ async fn get_event_by_timestamp(
     let ts = i64::from(request.ts.0);
     let (event_id, made_at) = rooms
         .federation
-        .event_at_time_for(&room, &from, ts, request.dir)
+        .event_at_time_for_server(&room, &from, ts, request.dir)
         .await?;
     let made_at = timestamp(made_at);
-    Ok(Outgoing(get_event_by_timestamp::v1::Response::new(
+    Ok(MatrixResponse(get_event_by_timestamp::v1::Response::new(
         event_id, made_at,
     )))
 }
@@ -203,12 +212,12 @@ async fn get_event_by_timestamp(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid).
 async fn get_hierarchy(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<get_hierarchy::v1::Request>,
+    MatrixRequest { from, request }: MatrixRequest<get_hierarchy::v1::Request>,
 ) -> Result<Json<ServerHierarchy>> {
     let (space, suggested_only) = (&request.room_id, request.suggested_only);
     let hierarchy = rooms
         .previews
-        .hierarchy_for(&from, space, suggested_only)
+        .load_server_hierarchy(&from, space, suggested_only)
         .await?;
     Ok(Json(hierarchy))
 }

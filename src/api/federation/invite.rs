@@ -10,9 +10,9 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::signed_request::Signed;
+use super::signed_request::SignedRequest;
 use crate::{
-    api::{App, Class, Key, Limits, Outgoing},
+    api::{App, MatrixResponse, RateLimitKey, RateLimits, RequestClass},
     error::{Error, Result},
     matrix::StrippedState,
     workflows::{ReceivedInvitation, SignedEvent, Workflows},
@@ -32,7 +32,7 @@ pub(super) fn routes() -> Router<App> {
 
 /// The body of a v2 invite.
 #[derive(Deserialize)]
-struct Invitation {
+struct InviteBody {
     room_version: RoomVersionId,
     event: Box<RawValue>,
     #[serde(default)]
@@ -41,19 +41,19 @@ struct Invitation {
 
 /// The user whom an event invites.
 #[derive(Deserialize)]
-struct Invited {
+struct InvitedUser {
     state_key: OwnedUserId,
 }
 
 /// The additional content of a v1 invite besides the event.
 #[derive(Deserialize)]
-struct WithUnsigned {
+struct InviteV1Body {
     #[serde(default)]
-    unsigned: Unsigned,
+    unsigned: InviteUnsigned,
 }
 
 #[derive(Default, Deserialize)]
-struct Unsigned {
+struct InviteUnsigned {
     #[serde(default)]
     invite_room_state: StrippedState,
 }
@@ -63,24 +63,24 @@ struct Unsigned {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2inviteroomideventid).
 async fn create_invite(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    mut signed: Signed<Box<RawValue>>,
-) -> Result<Outgoing<create_invite::v2::Response>> {
-    let body: Invitation = serde_json::from_str(signed.body.get())
+    State(limits): State<RateLimits>,
+    mut signed: SignedRequest<Box<RawValue>>,
+) -> Result<MatrixResponse<create_invite::v2::Response>> {
+    let body: InviteBody = serde_json::from_str(signed.body.get())
         .map_err(|error| Error::BadJson(error.to_string()))?;
     check_limits(&limits, &signed.from, &body.event)?;
     let invitation = ReceivedInvitation {
         version: body.room_version,
         signed: SignedEvent {
-            room_id: signed.param::<OwnedRoomId>()?,
-            event_id: signed.param::<OwnedEventId>()?,
+            room_id: signed.next_param::<OwnedRoomId>()?,
+            event_id: signed.next_param::<OwnedEventId>()?,
             origin: signed.from,
             event: body.event,
         },
         room_state: body.invite_room_state.0,
     };
     let event = workflows.receive_invitation(invitation).await?;
-    Ok(Outgoing(create_invite::v2::Response::new(event)))
+    Ok(MatrixResponse(create_invite::v2::Response::new(event)))
 }
 
 /// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`
@@ -88,13 +88,13 @@ async fn create_invite(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1inviteroomideventid).
 async fn create_invite_v1(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    mut signed: Signed<Box<RawValue>>,
+    State(limits): State<RateLimits>,
+    mut signed: SignedRequest<Box<RawValue>>,
 ) -> Result<Json<Value>> {
     check_limits(&limits, &signed.from, &signed.body)?;
-    let room_id = signed.param::<OwnedRoomId>()?;
-    let event_id = signed.param::<OwnedEventId>()?;
-    let told: WithUnsigned = serde_json::from_str(signed.body.get())
+    let room_id = signed.next_param::<OwnedRoomId>()?;
+    let event_id = signed.next_param::<OwnedEventId>()?;
+    let told: InviteV1Body = serde_json::from_str(signed.body.get())
         .map_err(|error| Error::BadJson(error.to_string()))?;
     let invitation = ReceivedInvitation {
         // "This API is for rooms of versions 1 and 2". The exact version becomes known when the user joins.
@@ -112,13 +112,13 @@ async fn create_invite_v1(
 }
 
 /// Checks that a server does not send too many invites, in total or to one user.
-fn check_limits(limits: &Limits, from: &ServerName, invitation: &RawValue) -> Result<()> {
-    limits.check(Class::Invitation, from)?;
+fn check_limits(limits: &RateLimits, from: &ServerName, invitation: &RawValue) -> Result<()> {
+    limits.check(RequestClass::FederatedInvite, from)?;
     // An event that is not an invite is refused later, with the reason.
-    if let Ok(Invited { state_key }) = serde_json::from_str(invitation.get()) {
+    if let Ok(InvitedUser { state_key }) = serde_json::from_str(invitation.get()) {
         limits.check(
-            Class::InvitationTo,
-            Key::ServerTo(from.to_owned(), state_key),
+            RequestClass::FederatedInviteToUser,
+            RateLimitKey::ServerTo(from.to_owned(), state_key),
         )?;
     }
     Ok(())

@@ -15,11 +15,11 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{signed_request::Signed, streamed_response::Writing};
+use super::{signed_request::SignedRequest, streamed_response::StreamedResponse};
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
-    rooms::{Applicant, Handshake, Rooms},
+    rooms::{MembershipHandshake, RemoteApplicant, Rooms},
     workflows::{SignedEvent, Workflows},
 };
 
@@ -58,20 +58,20 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_joinroomiduserid).
 async fn prepare_join_event(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<prepare_join_event::v1::Request>,
-) -> Result<Outgoing<prepare_join_event::v1::Response>> {
-    let applicant = Applicant {
+    MatrixRequest { from, request }: MatrixRequest<prepare_join_event::v1::Request>,
+) -> Result<MatrixResponse<prepare_join_event::v1::Response>> {
+    let applicant = RemoteApplicant {
         origin: from,
         user_id: request.user_id,
         room_id: request.room_id,
     };
     let offer = rooms
         .resident
-        .make_event(Handshake::Join, &applicant, &request.ver)
+        .make_membership_event(MembershipHandshake::Join, &applicant, &request.ver)
         .await?;
     let mut response = prepare_join_event::v1::Response::new(offer.event);
     response.room_version = Some(offer.version);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
@@ -80,12 +80,12 @@ async fn prepare_join_event(
 async fn create_join_event(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<create_join_event::v2::Request>,
+    MatrixRequest { from, request }: MatrixRequest<create_join_event::v2::Request>,
 ) -> Result<Response> {
-    let mut writing = Writing::new(
+    let mut writing = StreamedResponse::new(
         &rooms,
         &from,
-        rooms.federation.turn_to_be_told(&from).await?,
+        rooms.federation.wait_for_answer_turn(&from).await?,
     );
     let join = SignedEvent {
         origin: from,
@@ -104,17 +104,17 @@ async fn create_join_event(
 async fn create_join_event_v1(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
-    signed: Signed<Box<RawValue>>,
+    signed: SignedRequest<Box<RawValue>>,
 ) -> Result<Response> {
-    let mut writing = Writing::new(
+    let mut writing = StreamedResponse::new(
         &rooms,
         &signed.from,
-        rooms.federation.turn_to_be_told(&signed.from).await?,
+        rooms.federation.wait_for_answer_turn(&signed.from).await?,
     );
     let join = signed_event(signed)?;
-    writing.text("[200,");
+    writing.push_text("[200,");
     write_join(&workflows, &rooms, (join, false), &mut writing).await?;
-    writing.text("]");
+    writing.push_text("]");
     Ok(writing.into_response())
 }
 
@@ -123,30 +123,32 @@ async fn write_join(
     workflows: &Workflows,
     rooms: &Rooms,
     (join, omit_members): (SignedEvent, bool),
-    writing: &mut Writing,
+    writing: &mut StreamedResponse,
 ) -> Result<()> {
-    let taken = workflows.take_signed(Handshake::Join, join).await?;
+    let taken = workflows
+        .accept_signed_event(MembershipHandshake::Join, join)
+        .await?;
     let join = taken.event.pdu();
     let answer = rooms
         .federation
         .join_answer((join, &taken.before), omit_members)
         .await?;
     let own = to_raw_value(rooms.memory.server_name())?;
-    writing.text(format!(
+    writing.push_text(format!(
         r#"{{"origin":{own},"event":{},"members_omitted":{},"#,
         taken.event.json(),
         answer.members_omitted,
     ));
     if answer.members_omitted {
         let servers = to_raw_value(&answer.servers_in_room)?;
-        writing.text(format!(r#""servers_in_room":{servers},"#));
+        writing.push_text(format!(r#""servers_in_room":{servers},"#));
     }
     // A server that reads this as a stream can check each event on arrival, because its auth events come before it.
-    writing.text(r#""auth_chain":"#);
-    writing.events(&answer.auth_chain);
-    writing.text(r#","state":"#);
-    writing.events(&answer.state);
-    writing.text("}");
+    writing.push_text(r#""auth_chain":"#);
+    writing.push_events(&answer.auth_chain);
+    writing.push_text(r#","state":"#);
+    writing.push_events(&answer.state);
+    writing.push_text("}");
     Ok(())
 }
 
@@ -155,19 +157,19 @@ async fn write_join(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_leaveroomiduserid).
 async fn prepare_leave_event(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<prepare_leave_event::v1::Request>,
-) -> Result<Outgoing<prepare_leave_event::v1::Response>> {
-    let applicant = Applicant {
+    MatrixRequest { from, request }: MatrixRequest<prepare_leave_event::v1::Request>,
+) -> Result<MatrixResponse<prepare_leave_event::v1::Response>> {
+    let applicant = RemoteApplicant {
         origin: from,
         user_id: request.user_id,
         room_id: request.room_id,
     };
     let offer = rooms
         .resident
-        .make_event(Handshake::Leave, &applicant, &[])
+        .make_membership_event(MembershipHandshake::Leave, &applicant, &[])
         .await?;
     let response = prepare_leave_event::v1::Response::new(Some(offer.version), offer.event);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`
@@ -175,16 +177,18 @@ async fn prepare_leave_event(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv2send_leaveroomideventid).
 async fn create_leave_event(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<create_leave_event::v2::Request>,
-) -> Result<Outgoing<create_leave_event::v2::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_leave_event::v2::Request>,
+) -> Result<MatrixResponse<create_leave_event::v2::Response>> {
     let leave = SignedEvent {
         origin: from,
         room_id: request.room_id,
         event_id: request.event_id,
         event: request.pdu,
     };
-    workflows.take_signed(Handshake::Leave, leave).await?;
-    Ok(Outgoing(create_leave_event::v2::Response::new()))
+    workflows
+        .accept_signed_event(MembershipHandshake::Leave, leave)
+        .await?;
+    Ok(MatrixResponse(create_leave_event::v2::Response::new()))
 }
 
 /// `PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}`, whose response form was corrected in v2.
@@ -192,10 +196,12 @@ async fn create_leave_event(
 /// See the [specification](https://spec.matrix.org/v1.11/server-server-api/#put_matrixfederationv1send_leaveroomideventid).
 async fn create_leave_event_v1(
     State(workflows): State<Workflows>,
-    signed: Signed<Box<RawValue>>,
+    signed: SignedRequest<Box<RawValue>>,
 ) -> Result<Json<Value>> {
     let leave = signed_event(signed)?;
-    workflows.take_signed(Handshake::Leave, leave).await?;
+    workflows
+        .accept_signed_event(MembershipHandshake::Leave, leave)
+        .await?;
     Ok(Json(json!([200, {}])))
 }
 
@@ -204,19 +210,19 @@ async fn create_leave_event_v1(
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1make_knockroomiduserid).
 async fn prepare_knock_event(
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<prepare_knock_event::v1::Request>,
-) -> Result<Outgoing<prepare_knock_event::v1::Response>> {
-    let applicant = Applicant {
+    MatrixRequest { from, request }: MatrixRequest<prepare_knock_event::v1::Request>,
+) -> Result<MatrixResponse<prepare_knock_event::v1::Response>> {
+    let applicant = RemoteApplicant {
         origin: from,
         user_id: request.user_id,
         room_id: request.room_id,
     };
     let offer = rooms
         .resident
-        .make_event(Handshake::Knock, &applicant, &request.ver)
+        .make_membership_event(MembershipHandshake::Knock, &applicant, &request.ver)
         .await?;
     let response = prepare_knock_event::v1::Response::new(offer.version, offer.event);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`
@@ -225,27 +231,29 @@ async fn prepare_knock_event(
 async fn create_knock_event(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
-    Incoming { from, request }: Incoming<create_knock_event::v1::Request>,
-) -> Result<Outgoing<create_knock_event::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<create_knock_event::v1::Request>,
+) -> Result<MatrixResponse<create_knock_event::v1::Response>> {
     let knock = SignedEvent {
         origin: from.clone(),
         room_id: request.room_id,
         event_id: request.event_id,
         event: request.pdu,
     };
-    let taken = workflows.take_signed(Handshake::Knock, knock).await?;
+    let taken = workflows
+        .accept_signed_event(MembershipHandshake::Knock, knock)
+        .await?;
     let told = rooms
         .federation
-        .jsons(&from, &rooms.resident.told_to_strangers(&taken.before))
+        .load_events_for_server(&from, &rooms.resident.stripped_state_ids(&taken.before))
         .await?;
     let told = told.into_iter().map(RawStrippedState::Pdu).collect();
-    Ok(Outgoing(create_knock_event::v1::Response::new(told)))
+    Ok(MatrixResponse(create_knock_event::v1::Response::new(told)))
 }
 
-fn signed_event(mut signed: Signed<Box<RawValue>>) -> Result<SignedEvent> {
+fn signed_event(mut signed: SignedRequest<Box<RawValue>>) -> Result<SignedEvent> {
     Ok(SignedEvent {
-        room_id: signed.param::<OwnedRoomId>()?,
-        event_id: signed.param::<OwnedEventId>()?,
+        room_id: signed.next_param::<OwnedRoomId>()?,
+        event_id: signed.next_param::<OwnedEventId>()?,
         origin: signed.from,
         event: signed.body,
     })

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     api::{
-        App, Incoming, Outgoing, endpoint,
+        App, MatrixRequest, MatrixResponse, endpoint,
         endpoint::{PathParams, read_query},
     },
     clock::Clock,
@@ -26,7 +26,7 @@ use crate::{
 /// The maximum number of servers in one request.
 const MAX_SERVERS: usize = 100;
 /// The number of servers that are queried at the same time.
-const AT_ONCE: usize = 10;
+const MAX_CONCURRENT_SERVERS: usize = 10;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -53,10 +53,10 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2server).
 async fn get_server_keys(
     State(federation): State<Federation>,
-    _: Incoming<get_server_keys::v2::Request>,
-) -> Result<Outgoing<get_server_keys::v2::Response>> {
+    _: MatrixRequest<get_server_keys::v2::Request>,
+) -> Result<MatrixResponse<get_server_keys::v2::Response>> {
     let keys = federation.own_keys()?;
-    Ok(Outgoing(get_server_keys::v2::Response::new(keys)))
+    Ok(MatrixResponse(get_server_keys::v2::Response::new(keys)))
 }
 
 /// `GET /_matrix/key/v2/server/{keyId}`, used by older servers. The response is the same for every id.
@@ -64,9 +64,9 @@ async fn get_server_keys(
 /// See the [specification](https://spec.matrix.org/v1.5/server-server-api/#get_matrixkeyv2serverkeyid).
 async fn get_server_keys_by_id(
     State(federation): State<Federation>,
-) -> Result<Outgoing<get_server_keys::v2::Response>> {
+) -> Result<MatrixResponse<get_server_keys::v2::Response>> {
     let keys = federation.own_keys()?;
-    Ok(Outgoing(get_server_keys::v2::Response::new(keys)))
+    Ok(MatrixResponse(get_server_keys::v2::Response::new(keys)))
 }
 
 /// `GET /_matrix/key/v2/query/{serverName}/{keyId}`, used by older servers.
@@ -77,22 +77,24 @@ async fn get_remote_server_keys_by_id(
     State(clock): State<Clock>,
     PathParams((server, key_id)): PathParams<(String, String)>,
     uri: Uri,
-) -> Result<Outgoing<get_remote_server_keys::v2::Response>> {
+) -> Result<MatrixResponse<get_remote_server_keys::v2::Response>> {
     let server = OwnedServerName::try_from(server)
         .map_err(|error| Error::invalid_param(error.to_string()))?;
-    let query: Validity = read_query(&uri)?;
-    let wanted = Wanted {
+    let query: ValidityQuery = read_query(&uri)?;
+    let wanted = ServerKeysRequest {
         server,
-        until: query.minimum_valid_until_ts.unwrap_or(clock.now_ms()),
+        valid_until: query.minimum_valid_until_ts.unwrap_or(clock.now_ms()),
         key_ids: BTreeSet::from([key_id]),
     };
-    let keys = known(&federation, [wanted]).await?;
-    Ok(Outgoing(get_remote_server_keys::v2::Response::new(keys)))
+    let keys = keys_of_servers(&federation, [wanted]).await?;
+    Ok(MatrixResponse(get_remote_server_keys::v2::Response::new(
+        keys,
+    )))
 }
 
 /// The time until which the keys must be valid.
 #[derive(Deserialize)]
-struct Validity {
+struct ValidityQuery {
     minimum_valid_until_ts: Option<i64>,
 }
 
@@ -101,16 +103,18 @@ struct Validity {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixkeyv2queryservername).
 async fn get_remote_server_keys(
     State(federation): State<Federation>,
-    Incoming { request, .. }: Incoming<get_remote_server_keys::v2::Request>,
-) -> Result<Outgoing<get_remote_server_keys::v2::Response>> {
+    MatrixRequest { request, .. }: MatrixRequest<get_remote_server_keys::v2::Request>,
+) -> Result<MatrixResponse<get_remote_server_keys::v2::Response>> {
     let until = i64::from(request.minimum_valid_until_ts.0);
-    let wanted = Wanted {
+    let wanted = ServerKeysRequest {
         server: request.server_name,
-        until,
+        valid_until: until,
         key_ids: BTreeSet::new(),
     };
-    let keys = known(&federation, [wanted]).await?;
-    Ok(Outgoing(get_remote_server_keys::v2::Response::new(keys)))
+    let keys = keys_of_servers(&federation, [wanted]).await?;
+    Ok(MatrixResponse(get_remote_server_keys::v2::Response::new(
+        keys,
+    )))
 }
 
 /// `POST /_matrix/key/v2/query`
@@ -119,8 +123,8 @@ async fn get_remote_server_keys(
 async fn get_remote_server_keys_batch(
     State(federation): State<Federation>,
     State(clock): State<Clock>,
-    Incoming { request, .. }: Incoming<get_remote_server_keys_batch::v2::Request>,
-) -> Result<Outgoing<get_remote_server_keys_batch::v2::Response>> {
+    MatrixRequest { request, .. }: MatrixRequest<get_remote_server_keys_batch::v2::Request>,
+) -> Result<MatrixResponse<get_remote_server_keys_batch::v2::Response>> {
     if request.server_keys.len() > MAX_SERVERS {
         return Err(Error::TooLarge(format!(
             "one request may query the keys of at most {MAX_SERVERS} servers"
@@ -131,39 +135,39 @@ async fn get_remote_server_keys_batch(
     let wanted = request.server_keys.into_iter().map(|(server, keys)| {
         let until = keys.values().filter_map(|key| key.minimum_valid_until_ts);
         let until = until.map(|until| i64::from(until.0)).max();
-        Wanted {
+        ServerKeysRequest {
             server,
-            until: until.unwrap_or(now),
+            valid_until: until.unwrap_or(now),
             key_ids: keys.keys().map(ToString::to_string).collect(),
         }
     });
-    let keys = known(&federation, wanted).await?;
+    let keys = keys_of_servers(&federation, wanted).await?;
     let response = get_remote_server_keys_batch::v2::Response::new(keys);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// A request for the keys of a server.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Wanted {
+struct ServerKeysRequest {
     server: OwnedServerName,
     /// The time until which the keys must be valid, in milliseconds since the Unix epoch.
-    until: i64,
+    valid_until: i64,
     /// The ids of the keys; empty for all.
     key_ids: BTreeSet<String>,
 }
 
 /// Returns the known keys of the requested servers.
-async fn known(
+async fn keys_of_servers(
     federation: &Federation,
-    wanted: impl IntoIterator<Item = Wanted>,
+    wanted: impl IntoIterator<Item = ServerKeysRequest>,
 ) -> Result<Vec<Raw<ServerSigningKeys>>> {
-    let wanted: BTreeSet<Wanted> = wanted.into_iter().collect();
+    let wanted: BTreeSet<ServerKeysRequest> = wanted.into_iter().collect();
     let asking = stream::iter(wanted)
         .map(async |wanted| {
-            let keys = (&wanted.key_ids, wanted.until);
-            federation.keys_of(&wanted.server, keys).await
+            let keys = (&wanted.key_ids, wanted.valid_until);
+            federation.notary_keys(&wanted.server, keys).await
         })
-        .buffered(AT_ONCE);
+        .buffered(MAX_CONCURRENT_SERVERS);
     let found: Vec<Result<Vec<_>>> = asking.collect().await;
     let mut keys = Vec::new();
     for of_server in found {

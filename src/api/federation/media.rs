@@ -17,17 +17,17 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     api::{
-        App, Incoming,
+        App, MatrixRequest,
         client::{disposition_of_file, disposition_of_thumbnail},
         endpoint,
     },
     error::{Error, Result},
-    media::{Content, Media, Remote, Wanted},
+    media::{Media, MediaContent, RemoteMediaPolicy, ThumbnailRequest},
     rooms::Rooms,
 };
 
 /// The part of a file that is held in memory while another server downloads it.
-const BUFFER: usize = 64 * 1024;
+const TRANSFER_BUFFER_BYTES: usize = 64 * 1024;
 /// The length of a boundary, long enough that no file contains it by chance.
 const BOUNDARY_LENGTH: usize = 40;
 
@@ -45,14 +45,14 @@ pub(super) fn routes() -> Router<App> {
 async fn get_content(
     State(media): State<Media>,
     State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_content::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_content::v1::Request>,
 ) -> Result<Response> {
     let (own, wait) = (rooms.memory.server_name(), request.timeout_ms);
     let content = media
-        .content(own, &request.media_id, wait, Remote::Leave)
+        .content(own, &request.media_id, wait, RemoteMediaPolicy::LocalOnly)
         .await?;
     let disposition = disposition_of_file(&content);
-    in_parts(content, &disposition)
+    multipart_response(content, &disposition)
 }
 
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
@@ -61,24 +61,31 @@ async fn get_content(
 async fn get_content_thumbnail(
     State(media): State<Media>,
     State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_content_thumbnail::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_content_thumbnail::v1::Request>,
 ) -> Result<Response> {
     let (width, height) = (request.width.into(), request.height.into());
-    let wanted = Wanted::new(width, height, request.method.as_ref()).ok_or_else(|| {
-        Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
-    })?;
+    let wanted =
+        ThumbnailRequest::new(width, height, request.method.as_ref()).ok_or_else(|| {
+            Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
+        })?;
     // "When not provided, the server SHOULD NOT return an animated thumbnail."
     let animated = request.animated.unwrap_or(false);
     let address = (rooms.memory.server_name(), request.media_id.as_str());
     let content = media
-        .thumbnail(address, wanted, animated, request.timeout_ms, Remote::Leave)
+        .thumbnail(
+            address,
+            wanted,
+            animated,
+            request.timeout_ms,
+            RemoteMediaPolicy::LocalOnly,
+        )
         .await?;
     let disposition = disposition_of_thumbnail(&content);
-    in_parts(content, &disposition)
+    multipart_response(content, &disposition)
 }
 
 /// Returns a file as `multipart/mixed`: an empty object as metadata, followed by the file.
-fn in_parts(content: Content, disposition: &ContentDisposition) -> Result<Response> {
+fn multipart_response(content: MediaContent, disposition: &ContentDisposition) -> Result<Response> {
     let letters = rand::rng().sample_iter(Alphanumeric).map(char::from);
     let boundary: String = letters.take(BOUNDARY_LENGTH).collect();
     let before = format!(
@@ -89,7 +96,7 @@ fn in_parts(content: Content, disposition: &ContentDisposition) -> Result<Respon
     let after = format!("\r\n--{boundary}--\r\n");
     let around = u64::try_from(before.len() + after.len()).unwrap_or(u64::MAX);
     let length = content.size.saturating_add(around);
-    let file = ReaderStream::with_capacity(content.file, BUFFER);
+    let file = ReaderStream::with_capacity(content.file, TRANSFER_BUFFER_BYTES);
     let text = |text: String| stream::once(async { Ok(Bytes::from(text)) });
     let parts = text(before).chain(file).chain(text(after));
     let content_type = format!("multipart/mixed; boundary={boundary}");

@@ -4,7 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::federation::openid::get_openid_userinfo;
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::{Error, Result},
     users::Users,
 };
@@ -18,13 +18,15 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1openiduserinfo).
 async fn get_openid_userinfo(
     State(users): State<Users>,
-    incoming: Result<Incoming<get_openid_userinfo::v1::Request>>,
-) -> Result<Outgoing<get_openid_userinfo::v1::Response>> {
-    let Incoming { request, .. } = incoming.map_err(|error| match error {
+    incoming: Result<MatrixRequest<get_openid_userinfo::v1::Request>>,
+) -> Result<MatrixResponse<get_openid_userinfo::v1::Response>> {
+    let MatrixRequest { request, .. } = incoming.map_err(|error| match error {
         // "The token was missing or expired": 401
         Error::MissingParam(_) => Error::MissingToken,
         other => other,
     })?;
     let user_id = users.openid_user(&request.access_token).await?;
-    Ok(Outgoing(get_openid_userinfo::v1::Response::new(user_id)))
+    Ok(MatrixResponse(get_openid_userinfo::v1::Response::new(
+        user_id,
+    )))
 }

@@ -11,7 +11,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     config::Config,
     error::{Error, Result},
     rooms::{DirectorySearch, Rooms},
@@ -33,21 +33,21 @@ pub(super) fn routes() -> Router<App> {
 async fn get_public_rooms(
     State(rooms): State<Rooms>,
     State(config): State<Arc<Config>>,
-    Incoming { request, .. }: Incoming<get_public_rooms::v1::Request>,
-) -> Result<Outgoing<get_public_rooms::v1::Response>> {
-    must_be_open(&config)?;
+    MatrixRequest { request, .. }: MatrixRequest<get_public_rooms::v1::Request>,
+) -> Result<MatrixResponse<get_public_rooms::v1::Response>> {
+    must_be_public(&config)?;
     let search = DirectorySearch {
         since: request.since,
-        limit: limit(request.limit),
+        limit: page_limit(request.limit),
         ..DirectorySearch::default()
     };
-    let page = rooms.directory.directory(search).await?;
+    let page = rooms.directory.list_public_rooms(search).await?;
     let mut response = get_public_rooms::v1::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
     response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
 /// `POST /_matrix/federation/v1/publicRooms`
@@ -56,26 +56,26 @@ async fn get_public_rooms(
 async fn get_public_rooms_filtered(
     State(rooms): State<Rooms>,
     State(config): State<Arc<Config>>,
-    Incoming { request, .. }: Incoming<get_public_rooms_filtered::v1::Request>,
-) -> Result<Outgoing<get_public_rooms_filtered::v1::Response>> {
-    must_be_open(&config)?;
+    MatrixRequest { request, .. }: MatrixRequest<get_public_rooms_filtered::v1::Request>,
+) -> Result<MatrixResponse<get_public_rooms_filtered::v1::Response>> {
+    must_be_public(&config)?;
     let types = &request.filter.room_types;
     let search = DirectorySearch {
         term: request.filter.generic_search_term,
         room_types: (!types.is_empty()).then(|| types.iter().map(room_type).collect()),
         since: request.since,
-        limit: limit(request.limit),
+        limit: page_limit(request.limit),
     };
-    let page = rooms.directory.directory(search).await?;
+    let page = rooms.directory.list_public_rooms(search).await?;
     let mut response = get_public_rooms_filtered::v1::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
     response.total_room_count_estimate = Some(UInt::new_saturating(page.total));
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }
 
-fn must_be_open(config: &Config) -> Result<()> {
+fn must_be_public(config: &Config) -> Result<()> {
     if config.directory.public_without_login {
         return Ok(());
     }
@@ -85,7 +85,7 @@ fn must_be_open(config: &Config) -> Result<()> {
 }
 
 /// "Defaults to 0 (no limit)."
-fn limit(asked: Option<UInt>) -> Option<u64> {
+fn page_limit(asked: Option<UInt>) -> Option<u64> {
     asked.map(u64::from).filter(|limit| *limit > 0)
 }
 

@@ -9,7 +9,7 @@ use ruma::{
 };
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::{Error, Result},
     rooms::Rooms,
     users::Users,
@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryquerytype).
 async fn get_custom_information(
-    Incoming { request, .. }: Incoming<get_custom_information::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_custom_information::v1::Request>,
 ) -> Error {
     Error::not_found(format!(
         "there are no queries of type {}",
@@ -47,8 +47,8 @@ async fn get_custom_information(
 async fn get_profile_information(
     State(users): State<Users>,
     State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_profile_information::v1::Request>,
-) -> Result<Outgoing<get_profile_information::v1::Response>> {
+    MatrixRequest { request, .. }: MatrixRequest<get_profile_information::v1::Request>,
+) -> Result<MatrixResponse<get_profile_information::v1::Response>> {
     let user_id = &request.user_id;
     if !rooms.memory.is_local(user_id) {
         return Err(Error::invalid_param("the user belongs to another server"));
@@ -63,7 +63,7 @@ async fn get_profile_information(
             profile.set(field.to_string(), value);
         }
     }
-    Ok(Outgoing(profile.into()))
+    Ok(MatrixResponse(profile.into()))
 }
 
 /// `GET /_matrix/federation/v1/query/directory`
@@ -72,13 +72,13 @@ async fn get_profile_information(
 async fn get_room_information(
     State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
-    Incoming { request, .. }: Incoming<get_room_information::v1::Request>,
-) -> Result<Outgoing<get_room_information::v1::Response>> {
+    MatrixRequest { request, .. }: MatrixRequest<get_room_information::v1::Request>,
+) -> Result<MatrixResponse<get_room_information::v1::Response>> {
     let alias = &request.room_alias;
     if alias.server_name() != rooms.memory.server_name() {
         return Err(Error::invalid_param("the alias belongs to another server"));
     }
     let (room_id, servers) = workflows.resolve_alias(alias).await?;
     let response = get_room_information::v1::Response::new(room_id, servers);
-    Ok(Outgoing(response))
+    Ok(MatrixResponse(response))
 }

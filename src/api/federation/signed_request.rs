@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::{
-        App, Authenticate,
-        endpoint::{object_text, raw_path_params, read},
+        App, RequestAuthenticator,
+        endpoint::{object_text, raw_path_params, read_body},
     },
     error::{Error, Result},
     matrix::MAX_SERVER_JSON_DEPTH,
@@ -32,7 +32,7 @@ impl SignedBody for Box<RawValue> {
 }
 
 /// A request that another server has signed.
-pub(super) struct Signed<T> {
+pub(super) struct SignedRequest<T> {
     /// The server that sent the request.
     pub(super) from: OwnedServerName,
     /// The path parameters, in order.
@@ -40,9 +40,9 @@ pub(super) struct Signed<T> {
     pub(super) body: T,
 }
 
-impl<T> Signed<T> {
+impl<T> SignedRequest<T> {
     /// Returns the next path parameter.
-    pub(super) fn param<P>(&mut self) -> Result<P>
+    pub(super) fn next_param<P>(&mut self) -> Result<P>
     where
         P: TryFrom<String, Error: std::fmt::Display>,
     {
@@ -52,7 +52,7 @@ impl<T> Signed<T> {
     }
 }
 
-impl<T: SignedBody> FromRequest<App> for Signed<T> {
+impl<T: SignedBody> FromRequest<App> for SignedRequest<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
@@ -60,7 +60,7 @@ impl<T: SignedBody> FromRequest<App> for Signed<T> {
         let params = raw_path_params(&mut parts).await?;
         let params: Vec<String> = params.iter().map(|(_, value)| value.to_owned()).collect();
         ServerSignatures::check_head(app, &parts)?;
-        let whole = read(body, ServerSignatures::max_body_bytes(app, &parts)).await?;
+        let whole = read_body(body, ServerSignatures::max_body_bytes(app, &parts)).await?;
         let from = ServerSignatures::authenticate(app, &parts, &whole).await?;
         Ok(Self {
             from,

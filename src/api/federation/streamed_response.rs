@@ -12,32 +12,32 @@ use ruma::{OwnedEventId, OwnedServerName, ServerName};
 
 use crate::{
     error::Result,
-    rooms::{Rooms, TurnToBeTold},
+    rooms::{Rooms, StateAnswerTurn},
 };
 
 /// The number of events that are read and written at the same time, of 64 KiB at most each.
-const EVENTS: usize = 100;
+const EVENTS_PER_CHUNK: usize = 100;
 
 /// A response that is written in pieces.
-pub(super) struct Writing {
+pub(super) struct StreamedResponse {
     rooms: Rooms,
     /// The server that sent the request.
     server: OwnedServerName,
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<ResponsePiece>,
     /// Whether the current list already contains an event.
     has_events: bool,
     /// The permit of that server, which limits its large requests.
-    _turn: TurnToBeTold,
+    _turn: StateAnswerTurn,
 }
 
-enum Piece {
+enum ResponsePiece {
     Text(String),
     Events(Vec<OwnedEventId>),
 }
 
-impl Writing {
+impl StreamedResponse {
     /// Begins a response with events of these rooms, for a server that has a permit for large requests.
-    pub(super) fn new(rooms: &Rooms, server: &ServerName, turn: TurnToBeTold) -> Self {
+    pub(super) fn new(rooms: &Rooms, server: &ServerName, turn: StateAnswerTurn) -> Self {
         Self {
             rooms: rooms.clone(),
             server: server.to_owned(),
@@ -48,22 +48,22 @@ impl Writing {
     }
 
     /// Adds JSON text to the response.
-    pub(super) fn text(&mut self, text: impl Into<String>) {
-        self.pieces.push_back(Piece::Text(text.into()));
+    pub(super) fn push_text(&mut self, text: impl Into<String>) {
+        self.pieces.push_back(ResponsePiece::Text(text.into()));
     }
 
     /// Adds a list of events. Events that are not stored are left out.
-    pub(super) fn events(&mut self, ids: &[OwnedEventId]) {
-        self.text("[");
-        let chunks = ids.chunks(EVENTS);
-        let chunks = chunks.map(|chunk| Piece::Events(chunk.to_vec()));
+    pub(super) fn push_events(&mut self, ids: &[OwnedEventId]) {
+        self.push_text("[");
+        let chunks = ids.chunks(EVENTS_PER_CHUNK);
+        let chunks = chunks.map(|chunk| ResponsePiece::Events(chunk.to_vec()));
         self.pieces.extend(chunks);
-        self.text("]");
+        self.push_text("]");
     }
 
     /// Adds a list of event ids.
-    pub(super) fn ids(&mut self, ids: &[OwnedEventId]) -> Result<()> {
-        self.text(serde_json::to_string(ids)?);
+    pub(super) fn push_ids(&mut self, ids: &[OwnedEventId]) -> Result<()> {
+        self.push_text(serde_json::to_string(ids)?);
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Writing {
     pub(super) fn into_response(self) -> Response {
         let written = stream::unfold(self, |mut writing: Self| async move {
             let piece = writing.pieces.pop_front()?;
-            let bytes = writing.write(piece).await;
+            let bytes = writing.write_piece(piece).await;
             if bytes.is_err() {
                 // The response breaks off, so that the receiver notices that it is incomplete.
                 writing.pieces.clear();
@@ -84,16 +84,21 @@ impl Writing {
         response
     }
 
-    async fn write(&mut self, piece: Piece) -> Result<Bytes> {
+    async fn write_piece(&mut self, piece: ResponsePiece) -> Result<Bytes> {
         let ids = match piece {
-            Piece::Text(text) => {
+            ResponsePiece::Text(text) => {
                 self.has_events = false;
                 return Ok(text.into());
             }
-            Piece::Events(ids) => ids,
+            ResponsePiece::Events(ids) => ids,
         };
         let mut text = String::new();
-        for event in self.rooms.federation.jsons(&self.server, &ids).await? {
+        for event in self
+            .rooms
+            .federation
+            .load_events_for_server(&self.server, &ids)
+            .await?
+        {
             if self.has_events {
                 text.push(',');
             }

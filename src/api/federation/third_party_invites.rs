@@ -6,7 +6,7 @@ use axum::{Router, extract::State};
 use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
 
 use crate::{
-    api::{App, Incoming, Outgoing, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::{Error, Result},
     workflows::Workflows,
 };
@@ -22,12 +22,12 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1exchange_third_party_inviteroomid).
 async fn exchange_invite(
     State(workflows): State<Workflows>,
-    Incoming { from, request }: Incoming<exchange_invite::v1::Request>,
-) -> Result<Outgoing<exchange_invite::v1::Response>> {
+    MatrixRequest { from, request }: MatrixRequest<exchange_invite::v1::Request>,
+) -> Result<MatrixResponse<exchange_invite::v1::Response>> {
     workflows
         .exchange_third_party_invite(&from, request)
         .await?;
-    Ok(Outgoing(exchange_invite::v1::Response::new()))
+    Ok(MatrixResponse(exchange_invite::v1::Response::new()))
 }
 
 /// `PUT /_matrix/federation/v1/3pid/onbind`
@@ -35,6 +35,6 @@ async fn exchange_invite(
 /// Accounts of this server have no third-party identifiers, so no identity server can report one.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind).
-async fn bind_callback(_: Incoming<bind_callback::v1::Request>) -> Error {
+async fn bind_callback(_: MatrixRequest<bind_callback::v1::Request>) -> Error {
     Error::ThreepidDenied("accounts have no third-party ids on this server".to_owned())
 }

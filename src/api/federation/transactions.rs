@@ -13,11 +13,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::signed_request::{Signed, SignedBody};
+use super::signed_request::{SignedBody, SignedRequest};
 use crate::{
-    api::{App, Outgoing},
+    api::{App, MatrixResponse},
     error::{Error, Result},
-    workflows::{Transaction, Workflows},
+    workflows::{ReceivedTransaction, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -29,13 +29,13 @@ pub(super) fn routes() -> Router<App> {
 
 /// The body of a transaction. Some servers omit empty lists or write `null`.
 #[derive(Deserialize)]
-struct Sent {
+struct TransactionBody {
     pdus: Option<Vec<Box<RawValue>>>,
     edus: Option<Vec<Raw<Edu>>>,
 }
 
 /// One invalid event or EDU does not spoil the others: each is checked separately.
-impl SignedBody for Sent {
+impl SignedBody for TransactionBody {
     fn read(body: &[u8]) -> Result<Self> {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
         // serde would also read a list as a struct.
@@ -57,15 +57,15 @@ impl SignedBody for Sent {
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv1sendtxnid).
 async fn send_transaction_message(
     State(workflows): State<Workflows>,
-    mut signed: Signed<Sent>,
-) -> Result<Outgoing<send_transaction::Response>> {
-    let transaction = Transaction {
-        id: signed.param::<OwnedTransactionId>()?,
+    mut signed: SignedRequest<TransactionBody>,
+) -> Result<MatrixResponse<send_transaction::Response>> {
+    let transaction = ReceivedTransaction {
+        id: signed.next_param::<OwnedTransactionId>()?,
         origin: signed.from,
         pdus: signed.body.pdus.unwrap_or_default(),
         edus: signed.body.edus.unwrap_or_default(),
     };
     let outcomes = workflows.receive_transaction(transaction).await?;
     let outcomes: BTreeMap<_, _> = (*outcomes).clone();
-    Ok(Outgoing(send_transaction::Response::new(outcomes)))
+    Ok(MatrixResponse(send_transaction::Response::new(outcomes)))
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// The parameters of the header as text.
 #[derive(Default)]
-struct Parameters {
+struct XMatrixParameters {
     origin: Option<String>,
     destination: Option<String>,
     key: Option<String>,
@@ -35,11 +35,11 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Result<XMatrix> {
         .and_then(|header| header.to_str().ok());
     header
         .and_then(parse_tolerantly)
-        .ok_or_else(|| Error::Unauthorized(refusal(&strict).to_owned()))
+        .ok_or_else(|| Error::Unauthorized(explain_refusal(&strict).to_owned()))
 }
 
 /// Explains the error in a header without quoting the header, which is a secret of its sender.
-fn refusal(error: &XMatrixExtractError) -> &'static str {
+fn explain_refusal(error: &XMatrixExtractError) -> &'static str {
     match error {
         XMatrixExtractError::MissingAuthorizationHeader => {
             "the request has no `Authorization` header"
@@ -66,7 +66,7 @@ fn parse_tolerantly(header: &str) -> Option<XMatrix> {
     if !scheme.eq_ignore_ascii_case(XMatrix::AUTH_SCHEME) {
         return None;
     }
-    let parameters = Parameters::parse(rest)?;
+    let parameters = XMatrixParameters::parse(rest)?;
     let origin = OwnedServerName::try_from(parameters.origin?).ok()?;
     let destination = match parameters.destination {
         Some(destination) => Some(OwnedServerName::try_from(destination).ok()?),
@@ -79,7 +79,7 @@ fn parse_tolerantly(header: &str) -> Option<XMatrix> {
     Some(signature)
 }
 
-impl Parameters {
+impl XMatrixParameters {
     /// Parses `name=value` pairs. Returns `None` if one is invalid or appears twice.
     fn parse(mut rest: &str) -> Option<Self> {
         let mut parameters = Self::default();
@@ -89,7 +89,7 @@ impl Parameters {
                 return Some(parameters);
             }
             let (name, value) = rest.split_once('=')?;
-            let (value, after) = take_value(value.trim_start())?;
+            let (value, after) = split_value(value.trim_start())?;
             rest = after;
             let place = match name.trim().to_ascii_lowercase().as_str() {
                 "origin" => &mut parameters.origin,
@@ -106,7 +106,7 @@ impl Parameters {
 }
 
 /// Returns a value and the text after it. The value is quoted or extends to the next comma.
-fn take_value(text: &str) -> Option<(String, &str)> {
+fn split_value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(',').unwrap_or(text.len());
         let (value, after) = text.split_at(end);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_make_no_sense_are_refused() {
+    fn malformed_headers_are_refused() {
         for header in [
             "",
             "X-Matrix",

@@ -5,9 +5,9 @@ use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, InRoom, path};
+use super::{ParlourRequest, PathRoomId, path};
 use crate::{
-    api::{App, Class, Limits},
+    api::{App, RateLimits, RequestClass},
     error::Result,
     workflows::Workflows,
 };
@@ -17,7 +17,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 #[derive(Deserialize)]
-struct Invite {
+struct ExpiringInviteBody {
     user_id: OwnedUserId,
     reason: Option<String>,
     expires_at: i64,
@@ -26,11 +26,11 @@ struct Invite {
 /// `POST /_parlour/client/v1/rooms/{roomId}/invite`
 async fn invite(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    InRoom(room_id): InRoom,
-    Asked { from, body }: Asked<Invite>,
+    State(limits): State<RateLimits>,
+    PathRoomId(room_id): PathRoomId,
+    ParlourRequest { from, body }: ParlourRequest<ExpiringInviteBody>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    limits.check(RequestClass::Send, &*from.user_id)?;
     limits.check_invitations(&from.user_id, [&*body.user_id])?;
     let until = (&body.user_id, body.expires_at);
     let event_id = workflows

@@ -12,12 +12,12 @@ use ruma::events::StateEventType;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, InRoom, in_path, path};
+use super::{ParlourRequest, PathRoomId, path, path_parameter};
 use crate::{
-    api::{App, Asker, Class, Limits, Peer},
+    api::{App, AuthenticatedSession, ClientAddress, RateLimits, RequestClass},
     config::Config,
     error::{Error, Result},
-    rooms::{InviteLink, NewLink, Rooms},
+    rooms::{InviteLink, NewInviteLink, Rooms},
     workflows::Workflows,
 };
 
@@ -34,36 +34,36 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// The token of a link in the path of a request.
-struct Token(String);
+struct InviteLinkToken(String);
 
-impl FromRequestParts<App> for Token {
+impl FromRequestParts<App> for InviteLinkToken {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
-        in_path(parts, "token").await.map(Self)
+        path_parameter(parts, "token").await.map(Self)
     }
 }
 
 #[derive(Deserialize)]
-struct CreateLink {
+struct CreateLinkBody {
     expires_at: Option<i64>,
     max_uses: Option<i64>,
     label: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Nothing {}
+struct EmptyBody {}
 
 /// `POST /_parlour/client/v1/rooms/{roomId}/invite_links`
 async fn create_link(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
+    State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
-    InRoom(room_id): InRoom,
-    Asked { from, body }: Asked<CreateLink>,
+    PathRoomId(room_id): PathRoomId,
+    ParlourRequest { from, body }: ParlourRequest<CreateLinkBody>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &*from.user_id)?;
-    let link = NewLink {
+    limits.check(RequestClass::Send, &*from.user_id)?;
+    let link = NewInviteLink {
         expires_at: body.expires_at,
         max_uses: body.max_uses,
         label: body.label.filter(|label| !label.is_empty()),
@@ -73,30 +73,33 @@ async fn create_link(
         .invite_links
         .create_link(&room_id, creator, link)
         .await?;
-    Ok(Json(shown(&link, &config)))
+    Ok(Json(invite_link_json(&link, &config)))
 }
 
 /// `GET /_parlour/client/v1/rooms/{roomId}/invite_links`
 async fn list_links(
     State(rooms): State<Rooms>,
     State(config): State<Arc<Config>>,
-    InRoom(room_id): InRoom,
-    Asker(from): Asker,
+    PathRoomId(room_id): PathRoomId,
+    AuthenticatedSession(from): AuthenticatedSession,
 ) -> Result<Json<Value>> {
     let links = rooms
         .invite_links
-        .links(&room_id, (from.user, &from.user_id))
+        .list_links(&room_id, (from.user, &from.user_id))
         .await?;
-    let links: Vec<Value> = links.iter().map(|link| shown(link, &config)).collect();
+    let links: Vec<Value> = links
+        .iter()
+        .map(|link| invite_link_json(link, &config))
+        .collect();
     Ok(Json(json!({ "links": links })))
 }
 
 /// `DELETE /_parlour/client/v1/rooms/{roomId}/invite_links/{token}`
 async fn revoke_link(
     State(rooms): State<Rooms>,
-    InRoom(room_id): InRoom,
-    Token(token): Token,
-    Asker(from): Asker,
+    PathRoomId(room_id): PathRoomId,
+    InviteLinkToken(token): InviteLinkToken,
+    AuthenticatedSession(from): AuthenticatedSession,
 ) -> Result<Json<Value>> {
     let user = (from.user, &*from.user_id);
     rooms
@@ -109,21 +112,21 @@ async fn revoke_link(
 /// `GET /_parlour/client/v1/invite_links/{token}`
 async fn preview_link(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    peer: Peer,
-    Token(token): Token,
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
+    InviteLinkToken(token): InviteLinkToken,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Look, &peer)?;
+    limits.check(RequestClass::Lookup, &peer)?;
     let preview = workflows.preview_link(&token).await;
     if matches!(preview, Err(Error::NotFound(_))) {
-        limits.check(Class::WrongToken, &peer)?;
+        limits.check(RequestClass::WrongToken, &peer)?;
     }
     let preview = preview?;
     let room = json!({
         "room_id": preview.room.room_id,
-        "name": preview.text(&StateEventType::RoomName, "name"),
-        "avatar_url": preview.text(&StateEventType::RoomAvatar, "url"),
-        "topic": preview.text(&StateEventType::RoomTopic, "topic"),
+        "name": preview.state_text(&StateEventType::RoomName, "name"),
+        "avatar_url": preview.state_text(&StateEventType::RoomAvatar, "url"),
+        "topic": preview.state_text(&StateEventType::RoomTopic, "topic"),
         "joined_members": preview.room.view().joined_members,
     });
     Ok(Json(json!({
@@ -137,20 +140,20 @@ async fn preview_link(
 /// `POST /_parlour/client/v1/invite_links/{token}/redeem`
 async fn redeem_link(
     State(workflows): State<Workflows>,
-    State(limits): State<Limits>,
-    Token(token): Token,
-    Asked { from, .. }: Asked<Nothing>,
+    State(limits): State<RateLimits>,
+    InviteLinkToken(token): InviteLinkToken,
+    ParlourRequest { from, .. }: ParlourRequest<EmptyBody>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows.redeem_link(&from, &token).await;
     if matches!(room_id, Err(Error::NotFound(_))) {
-        limits.check(Class::WrongToken, &*from.user_id)?;
+        limits.check(RequestClass::WrongToken, &*from.user_id)?;
     }
     let room_id = room_id?;
     Ok(Json(json!({ "room_id": room_id })))
 }
 
-fn shown(link: &InviteLink, config: &Config) -> Value {
+fn invite_link_json(link: &InviteLink, config: &Config) -> Value {
     let row = &link.row;
     // The token is after the hash, so no other server and no server log receives it.
     let url = format!("{}/#/invite/{}", config.public_url(), row.token);

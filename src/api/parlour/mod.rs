@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 
 use super::{
     app::App,
-    auth::Authenticate,
-    endpoint::{object_text, raw_path_params, read, read_query},
+    auth::RequestAuthenticator,
+    endpoint::{object_text, raw_path_params, read_body, read_query},
 };
 use crate::{
     error::{Error, Result},
@@ -43,17 +43,17 @@ fn path(rest: &str) -> String {
 }
 
 /// A request and its authenticated sender. The body may be missing if all of its fields are optional.
-struct Asked<T> {
+struct ParlourRequest<T> {
     from: Arc<Session>,
     body: T,
 }
 
-impl<T: DeserializeOwned + Send> FromRequest<App> for Asked<T> {
+impl<T: DeserializeOwned + Send> FromRequest<App> for ParlourRequest<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let (parts, body) = request.into_parts();
-        let whole = read(body, app.config.limits.max_request_bytes).await?;
+        let whole = read_body(body, app.config.limits.max_request_bytes).await?;
         let from = AccessToken::authenticate(app, &parts, &whole).await?;
         let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };
         let body = object_text(body, MAX_JSON_DEPTH)?;
@@ -63,9 +63,9 @@ impl<T: DeserializeOwned + Send> FromRequest<App> for Asked<T> {
 }
 
 /// The query parameters of a request.
-struct Parameters<T>(T);
+struct QueryParameters<T>(T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<App> for Parameters<T> {
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for QueryParameters<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
@@ -74,20 +74,20 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for Parameters<T> {
 }
 
 /// The room that the path of a request names.
-struct InRoom(OwnedRoomId);
+struct PathRoomId(OwnedRoomId);
 
-impl FromRequestParts<App> for InRoom {
+impl FromRequestParts<App> for PathRoomId {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self> {
-        let room_id = in_path(parts, "room_id").await?;
+        let room_id = path_parameter(parts, "room_id").await?;
         let room_id = RoomId::parse(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
         Ok(Self(room_id))
     }
 }
 
 /// Returns a path parameter of a request.
-async fn in_path(parts: &mut Parts, name: &str) -> Result<String> {
+async fn path_parameter(parts: &mut Parts, name: &str) -> Result<String> {
     let params = raw_path_params(parts).await?;
     let mut params = params.iter();
     let found = params.find(|(known, _)| *known == name);

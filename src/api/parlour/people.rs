@@ -4,12 +4,12 @@ use axum::{Json, Router, extract::State, routing::get};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Parameters, path};
+use super::{QueryParameters, path};
 use crate::{
-    api::{App, Asker},
+    api::{App, AuthenticatedSession},
     error::Result,
-    users::PeopleRequest,
-    workflows::{Seen, Workflows},
+    users::UserListRequest,
+    workflows::{PersonWithPresence, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -17,7 +17,7 @@ pub(super) fn routes() -> Router<App> {
 }
 
 #[derive(Deserialize)]
-struct ListPeople {
+struct ListPeopleQuery {
     search: Option<String>,
     from: Option<String>,
     limit: Option<u64>,
@@ -26,16 +26,16 @@ struct ListPeople {
 /// `GET /_parlour/client/v1/users`
 async fn list_people(
     State(workflows): State<Workflows>,
-    Asker(session): Asker,
-    Parameters(request): Parameters<ListPeople>,
+    AuthenticatedSession(session): AuthenticatedSession,
+    QueryParameters(request): QueryParameters<ListPeopleQuery>,
 ) -> Result<Json<Value>> {
-    let request = PeopleRequest {
+    let request = UserListRequest {
         search: request.search,
         from: request.from,
         limit: request.limit,
     };
-    let page = workflows.people(&session, &request).await?;
-    let users: Vec<Value> = page.people.iter().map(shown).collect();
+    let page = workflows.list_people(&session, &request).await?;
+    let users: Vec<Value> = page.people.iter().map(person_json).collect();
     let mut answer = json!({ "users": users, "total": page.total });
     if let Some(answer) = answer.as_object_mut() {
         let next = page
@@ -46,7 +46,7 @@ async fn list_people(
     Ok(Json(answer))
 }
 
-fn shown(seen: &Seen) -> Value {
+fn person_json(seen: &PersonWithPresence) -> Value {
     let person = &seen.person;
     let mut shown = json!({
         "user_id": person.user_id, "displayname": person.displayname, "avatar_url": person.avatar_url,

@@ -4,9 +4,9 @@ use axum::{Json, Router, extract::State, routing::delete};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, InRoom, path};
+use super::{ParlourRequest, PathRoomId, path};
 use crate::{
-    api::{App, Class, Limits},
+    api::{App, RateLimits, RequestClass},
     error::Result,
     rooms::Rooms,
 };
@@ -16,18 +16,18 @@ pub(super) fn routes() -> Router<App> {
 }
 
 #[derive(Deserialize)]
-struct DeleteRoom {
+struct DeleteRoomBody {
     reason: Option<String>,
 }
 
 /// `DELETE /_parlour/client/v1/rooms/{roomId}`
 async fn delete_room(
     State(rooms): State<Rooms>,
-    State(limits): State<Limits>,
-    InRoom(room_id): InRoom,
-    Asked { from, body }: Asked<DeleteRoom>,
+    State(limits): State<RateLimits>,
+    PathRoomId(room_id): PathRoomId,
+    ParlourRequest { from, body }: ParlourRequest<DeleteRoomBody>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Send, &*from.user_id)?;
+    limits.check(RequestClass::Send, &*from.user_id)?;
     let asker = (&*from.user_id, from.is_admin);
     rooms
         .deletion

@@ -15,9 +15,9 @@ use axum::{
 use super::hash_source;
 use crate::{api::app::App, config::Config};
 
-const PAGE: &str = include_str!("welcome.html");
-const STYLE: &str = include_str!("welcome.css");
-const SCRIPT: &str = include_str!("welcome.js");
+const WELCOME_PAGE: &str = include_str!("welcome.html");
+const WELCOME_STYLE: &str = include_str!("welcome.css");
+const WELCOME_SCRIPT: &str = include_str!("welcome.js");
 
 /// Serves the page.
 pub(super) fn routes(config: &Config) -> Router<App> {
@@ -32,10 +32,11 @@ fn page(config: &Config) -> String {
     } else {
         "Registration is closed: the administrator of this server can give you a registration token."
     };
-    PAGE.replace("{{style}}", STYLE)
-        .replace("{{script}}", SCRIPT)
-        .replace("{{server_name}}", &escaped(config.server.name.as_str()))
-        .replace("{{public_url}}", &escaped(config.public_url().as_str()))
+    WELCOME_PAGE
+        .replace("{{style}}", WELCOME_STYLE)
+        .replace("{{script}}", WELCOME_SCRIPT)
+        .replace("{{server_name}}", &escape_html(config.server.name.as_str()))
+        .replace("{{public_url}}", &escape_html(config.public_url().as_str()))
         .replace("{{registration}}", registration)
 }
 
@@ -45,8 +46,8 @@ fn headers() -> [(HeaderName, String); 5] {
     let policy = format!(
         "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
-        hash_source(STYLE),
-        hash_source(SCRIPT)
+        hash_source(WELCOME_STYLE),
+        hash_source(WELCOME_SCRIPT)
     );
     [
         (CONTENT_SECURITY_POLICY, policy),
@@ -57,7 +58,7 @@ fn headers() -> [(HeaderName, String); 5] {
     ]
 }
 
-fn escaped(text: &str) -> String {
+fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn markup_in_a_value_is_only_text() {
         assert_eq!(
-            escaped(r#"<a href="&">"#),
+            escape_html(r#"<a href="&">"#),
             "&lt;a href=&quot;&amp;&quot;&gt;"
         );
     }

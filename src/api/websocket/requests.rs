@@ -11,21 +11,23 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::{App, Class, client::DEFAULT_TYPING_TIMEOUT, endpoint::object_text, error::body},
+    api::{
+        App, RequestClass, client::DEFAULT_TYPING_TIMEOUT, endpoint::object_text, error::error_body,
+    },
     ephemeral::PresenceUpdate,
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
-    rooms::{NewEvent, Transaction},
-    sync::{SendInFlight, Token},
+    rooms::{ClientTransaction, EventToSend},
+    sync::{SendInFlight, SyncToken},
     users::Session,
 };
 
 /// The maximum length of a request id, which is also a transaction id.
-const MAX_ID: usize = 255;
+const MAX_REQUEST_ID_BYTES: usize = 255;
 
 /// A request of a client.
 #[derive(Debug, Deserialize)]
-pub(super) struct Call {
+pub(super) struct ClientRequest {
     /// The id that the response repeats.
     #[serde(default)]
     pub(super) id: Value,
@@ -36,7 +38,7 @@ pub(super) struct Call {
 }
 
 #[derive(Deserialize)]
-struct Authenticate {
+struct AuthenticateParams {
     access_token: String,
 }
 
@@ -89,12 +91,12 @@ struct AckParams {
 }
 
 /// The response to a request.
-pub(super) struct Outcome {
+pub(super) struct RequestOutcome {
     id: Value,
     result: Result<Value, Value>,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Returns the response to a completed request.
     pub(super) fn done(id: Value) -> Self {
         Self {
@@ -107,7 +109,7 @@ impl Outcome {
     pub(super) fn failed(id: Value, error: &Error) -> Self {
         Self {
             id,
-            result: Err(body(error)),
+            result: Err(error_body(error)),
         }
     }
 
@@ -120,7 +122,7 @@ impl Outcome {
     }
 }
 
-impl Call {
+impl ClientRequest {
     /// Parses a frame.
     ///
     /// # Errors
@@ -133,9 +135,9 @@ impl Call {
         })?;
         match &call.id {
             Value::Null => Ok(call),
-            Value::String(id) if id.len() <= MAX_ID => Ok(call),
+            Value::String(id) if id.len() <= MAX_REQUEST_ID_BYTES => Ok(call),
             _ => Err(Error::BadJson(format!(
-                "the id must be a string of at most {MAX_ID} bytes"
+                "the id must be a string of at most {MAX_REQUEST_ID_BYTES} bytes"
             ))),
         }
     }
@@ -144,7 +146,7 @@ impl Call {
     pub(super) fn access_token(&self) -> Option<String> {
         let is_authenticate = self.method == "authenticate";
         let params = is_authenticate
-            .then(|| self.params::<Authenticate>().ok())
+            .then(|| self.params::<AuthenticateParams>().ok())
             .flatten();
         params.map(|params| params.access_token)
     }
@@ -154,9 +156,9 @@ impl Call {
         serde_json::from_str(params).map_err(|e| Error::BadJson(format!("params: {e}")))
     }
 
-    fn transaction(&self, session: &Session) -> Result<Transaction> {
+    fn transaction(&self, session: &Session) -> Result<ClientTransaction> {
         match &self.id {
-            Value::String(id) => Ok(Transaction {
+            Value::String(id) => Ok(ClientTransaction {
                 device: session.device,
                 txn_id: id.clone(),
             }),
@@ -168,7 +170,7 @@ impl Call {
 }
 
 /// The response frame to be sent.
-pub(super) struct Answer {
+pub(super) struct AnswerFrame {
     /// The text of the frame.
     pub(super) text: String,
     /// Keeps the request in flight until its response is sent.
@@ -176,34 +178,34 @@ pub(super) struct Answer {
 }
 
 /// Performs the request in a frame, and returns the response.
-pub(super) async fn answer(app: App, session: Arc<Session>, text: String) -> Answer {
-    let call = match Call::parse(&text) {
+pub(super) async fn answer_request(app: App, session: Arc<Session>, text: String) -> AnswerFrame {
+    let call = match ClientRequest::parse(&text) {
         Ok(call) => call,
         Err(error) => {
-            let text = Outcome::failed(Value::Null, &error).into_text();
-            return Answer {
+            let text = RequestOutcome::failed(Value::Null, &error).into_text();
+            return AnswerFrame {
                 text,
                 sending: None,
             };
         }
     };
     let is_send = matches!(call.method.as_str(), "send" | "state");
-    let sending = is_send.then(|| app.sync.sending(session.device));
+    let sending = is_send.then(|| app.sync.begin_send(session.device));
     let result = perform(&app, &session, &call)
         .await
-        .map_err(|error| body(&error));
-    let outcome = Outcome {
+        .map_err(|error| error_body(&error));
+    let outcome = RequestOutcome {
         id: call.id,
         result,
     };
-    Answer {
+    AnswerFrame {
         text: outcome.into_text(),
         sending,
     }
 }
 
-async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
-    app.limits.check(Class::Write, &*session.user_id)?;
+async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
+    app.limits.check(RequestClass::Write, &*session.user_id)?;
     match call.method.as_str() {
         "ping" => Ok(json!({})),
         "send" => send(app, session, call).await,
@@ -217,23 +219,23 @@ async fn perform(app: &App, session: &Session, call: &Call) -> Result<Value> {
     }
 }
 
-async fn send(app: &App, session: &Session, call: &Call) -> Result<Value> {
-    app.limits.check(Class::Send, &*session.user_id)?;
+async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
+    app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let transaction = call.transaction(session)?;
     let params: SendParams = call.params()?;
-    acts(app, session);
+    record_activity(app, session);
     let sender = session.user_id.clone();
-    let event = NewEvent::message(sender, params.event_type, params.content, Some(transaction));
+    let event = EventToSend::message(sender, params.event_type, params.content, Some(transaction));
     let event_id = app.rooms.sender.send(&params.room_id, event).await?;
     Ok(json!({ "event_id": event_id }))
 }
 
-async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
-    app.limits.check(Class::Send, &*session.user_id)?;
+async fn state(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
+    app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let params: StateParams = call.params()?;
-    acts(app, session);
+    record_activity(app, session);
     let key = (&params.event_type, params.state_key.as_str());
     app.limits
         .check_state(&session.user_id, key, &params.content)?;
@@ -241,20 +243,20 @@ async fn state(app: &App, session: &Session, call: &Call) -> Result<Value> {
         .check_state(session, &params.room_id, key, &params.content)
         .await?;
     let sender = session.user_id.clone();
-    let event = NewEvent::state(
+    let event = EventToSend::state(
         sender,
         &params.event_type,
         &params.state_key,
         params.content,
     );
-    let event_id = app.workflows.send(&params.room_id, event).await?;
+    let event_id = app.workflows.send_event(&params.room_id, event).await?;
     if params.event_type == StateEventType::RoomGuestAccess {
         app.workflows.expel_guests(&params.room_id).await?;
     }
     Ok(json!({ "event_id": event_id }))
 }
 
-async fn typing(app: &App, session: &Session, call: &Call) -> Result<Value> {
+async fn typing(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     let params: TypingParams = call.params()?;
     let lasting = params.typing.then(|| {
         params
@@ -262,37 +264,37 @@ async fn typing(app: &App, session: &Session, call: &Call) -> Result<Value> {
             .map_or(DEFAULT_TYPING_TIMEOUT, Duration::from_millis)
     });
     app.workflows
-        .types(session, &params.room_id, lasting)
+        .set_typing(session, &params.room_id, lasting)
         .await?;
     Ok(json!({}))
 }
 
-async fn receipt(app: &App, session: &Session, call: &Call) -> Result<Value> {
+async fn receipt(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     let params: ReceiptParams = call.params()?;
     let (kind, thread) = (&params.receipt_type, &params.thread_id);
     app.workflows
-        .read(session, &params.room_id, kind, &params.event_id, thread)
+        .mark_read(session, &params.room_id, kind, &params.event_id, thread)
         .await?;
     Ok(json!({}))
 }
 
-fn presence(app: &App, session: &Session, call: &Call) -> Result<Value> {
+fn presence(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     let params: PresenceParams = call.params()?;
-    let update = PresenceUpdate::said(params.presence, params.status_msg)?;
+    let update = PresenceUpdate::set_by_user(params.presence, params.status_msg)?;
     app.ephemeral
         .presence
         .update(session.user, &session.user_id, update);
     Ok(json!({}))
 }
 
-async fn ack(app: &App, session: &Session, call: &Call) -> Result<Value> {
+async fn ack(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     let params: AckParams = call.params()?;
-    let token: Token = params.since.parse()?;
+    let token: SyncToken = params.since.parse()?;
     app.sync.acknowledge(session, &token).await?;
     Ok(json!({}))
 }
 
-fn acts(app: &App, session: &Session) {
+fn record_activity(app: &App, session: &Session) {
     app.ephemeral
         .presence
         .update(session.user, &session.user_id, PresenceUpdate::Active);

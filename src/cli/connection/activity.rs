@@ -7,14 +7,14 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::config::Connections;
+use crate::config::ConnectionsSection;
 
 /// The activity on one connection. The socket, the requests and the responses report to it.
 pub(super) struct ConnectionActivity {
-    state: Mutex<State>,
+    state: Mutex<ActivityState>,
 }
 
-struct State {
+struct ActivityState {
     open_requests: usize,
     is_http2: bool,
     /// The time when the last request finished, or when bytes of its response were last written.
@@ -22,13 +22,13 @@ struct State {
     /// The time when the client began to send the head of the next request. The first head is expected immediately.
     head_began: Option<Instant>,
     /// For HTTP/2: the time when each response offered the client a chunk that it has not taken yet.
-    untaken_chunks: HashMap<AnswerNum, Instant>,
-    next_answer: AnswerNum,
+    untaken_chunks: HashMap<ResponseNum, Instant>,
+    next_response: ResponseNum,
 }
 
 /// The number of a response on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct AnswerNum(u64);
+pub(super) struct ResponseNum(u64);
 
 /// A request whose response is not complete. The connection stays open while one of these exists.
 pub(super) struct OpenRequest {
@@ -39,25 +39,25 @@ impl ConnectionActivity {
     /// Starts to track a new connection.
     pub(super) fn start() -> Arc<Self> {
         let now = Instant::now();
-        let state = State {
+        let state = ActivityState {
             open_requests: 0,
             is_http2: false,
             last_used: now,
             head_began: Some(now),
             untaken_chunks: HashMap::new(),
-            next_answer: AnswerNum(0),
+            next_response: ResponseNum(0),
         };
         Arc::new(Self {
             state: Mutex::new(state),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that bytes arrived from the client.
-    pub(super) fn bytes_read(&self) {
+    pub(super) fn record_bytes_read(&self) {
         let mut state = self.lock();
         // HTTP/2 has frames that belong to no request, such as the reply to a ping.
         if state.open_requests == 0 && !state.is_http2 && state.head_began.is_none() {
@@ -66,7 +66,7 @@ impl ConnectionActivity {
     }
 
     /// Records that the client's system took bytes.
-    pub(super) fn bytes_written(&self) {
+    pub(super) fn record_bytes_written(&self) {
         let mut state = self.lock();
         if !state.is_http2 {
             state.last_used = Instant::now();
@@ -85,25 +85,25 @@ impl ConnectionActivity {
     }
 
     /// Returns a number for a response that is about to be written.
-    pub(super) fn begin_answer(&self) -> AnswerNum {
+    pub(super) fn begin_response(&self) -> ResponseNum {
         let mut state = self.lock();
-        let answer = state.next_answer;
-        state.next_answer = AnswerNum(answer.0.wrapping_add(1));
+        let answer = state.next_response;
+        state.next_response = ResponseNum(answer.0.wrapping_add(1));
         answer
     }
 
     /// Records that a chunk of a response waits for the client to take it.
-    pub(super) fn chunk_offered(&self, answer: AnswerNum) {
+    pub(super) fn record_chunk_offered(&self, answer: ResponseNum) {
         self.lock().untaken_chunks.insert(answer, Instant::now());
     }
 
     /// Records that the client took all offered chunks of a response.
-    pub(super) fn chunks_taken(&self, answer: AnswerNum) {
+    pub(super) fn record_chunks_taken(&self, answer: ResponseNum) {
         self.lock().untaken_chunks.remove(&answer);
     }
 
     /// Returns the time when the connection is to be closed, unless there is activity before.
-    pub(super) fn deadline(&self, timeouts: &Connections) -> Option<Instant> {
+    pub(super) fn deadline(&self, timeouts: &ConnectionsSection) -> Option<Instant> {
         let state = self.lock();
         let oldest_chunk = state.untaken_chunks.values().min();
         let untaken = oldest_chunk.map(|offered| *offered + timeouts.write_timeout());
@@ -135,8 +135,8 @@ mod tests {
 
     use super::*;
 
-    fn timeouts() -> Connections {
-        Connections::default()
+    fn timeouts() -> ConnectionsSection {
+        ConnectionsSection::default()
     }
 
     /// Returns the number of seconds until the connection is closed.
@@ -146,11 +146,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_connection_has_the_time_of_one_head() {
+    async fn a_new_connection_may_wait_for_one_head() {
         let activity = ConnectionActivity::start();
 
         tokio::time::advance(Duration::from_secs(10)).await;
-        activity.bytes_read();
+        activity.record_bytes_read();
 
         assert_eq!(closed_in(&activity), Some(20));
     }
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_head_has_its_time_from_its_first_byte() {
+    async fn the_timeout_of_a_head_begins_with_its_first_byte() {
         let activity = ConnectionActivity::start();
         drop(activity.begin_request(false));
 
         tokio::time::advance(Duration::from_mins(1)).await;
-        activity.bytes_read();
+        activity.record_bytes_read();
         tokio::time::advance(Duration::from_secs(10)).await;
-        activity.bytes_read();
+        activity.record_bytes_read();
 
         assert_eq!(closed_in(&activity), Some(20));
     }
@@ -186,22 +186,22 @@ mod tests {
         drop(activity.begin_request(true));
 
         tokio::time::advance(Duration::from_mins(1)).await;
-        activity.bytes_read();
-        activity.bytes_written();
+        activity.record_bytes_read();
+        activity.record_bytes_written();
 
         assert_eq!(closed_in(&activity), Some(15));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_chunk_that_nobody_takes_closes_the_connection() {
+    async fn an_untaken_chunk_closes_the_connection() {
         let activity = ConnectionActivity::start();
         let _request = activity.begin_request(true);
-        let answer = activity.begin_answer();
+        let answer = activity.begin_response();
 
-        activity.chunk_offered(answer);
+        activity.record_chunk_offered(answer);
         assert_eq!(closed_in(&activity), Some(60));
 
-        activity.chunks_taken(answer);
+        activity.record_chunks_taken(answer);
         assert_eq!(closed_in(&activity), None);
     }
 }

@@ -17,7 +17,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    activity::{AnswerNum, ConnectionActivity, OpenRequest},
+    activity::{ConnectionActivity, OpenRequest, ResponseNum},
     discard::DiscardSender,
     stall_timer::StallTimer,
 };
@@ -51,7 +51,8 @@ impl HttpBody for TimedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.timer.progress(frame.data_ref().map_or(0, Bytes::len));
+                self.timer
+                    .record_progress(frame.data_ref().map_or(0, Bytes::len));
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(other) => Poll::Ready(other.map(|frame| frame.map_err(Into::into))),
@@ -87,7 +88,7 @@ pub(super) struct RestOfBody {
     /// Keeps the request open until the rest is discarded.
     pub(super) request: Arc<OpenRequest>,
     /// Whether the client waits for `100 Continue`, which the first read sends.
-    pub(super) awaits_invitation: bool,
+    pub(super) awaits_continue: bool,
 }
 
 impl RequestBody {
@@ -113,7 +114,7 @@ impl HttpBody for RequestBody {
         };
         let frame = Pin::new(body).poll_frame(cx);
         if let Some(rest) = &mut self.rest {
-            rest.awaits_invitation = false;
+            rest.awaits_continue = false;
         }
         if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
             self.body = None;
@@ -137,29 +138,29 @@ impl Drop for RequestBody {
             return;
         };
         // A client that did not receive `100 Continue` sends no body.
-        if !body.is_end_stream() && !rest.awaits_invitation {
+        if !body.is_end_stream() && !rest.awaits_continue {
             rest.sender.discard(body, rest.request);
         }
     }
 }
 
 /// The body of a response. Its request counts as open until all of it is written.
-pub(super) struct AnswerBody {
+pub(super) struct ResponseBody {
     body: Body,
     /// For HTTP/2: the chunks that the client must take.
-    chunks: Option<Chunks>,
+    chunks: Option<ResponseChunks>,
     _request: Arc<OpenRequest>,
 }
 
 /// Splits a response into small chunks. HTTP/2 has its own flow control, so the socket does not show whether a client
 /// takes a response. With small chunks, the next one is requested only when the client has room for it.
-struct Chunks {
+struct ResponseChunks {
     activity: Arc<ConnectionActivity>,
-    answer: AnswerNum,
+    response: ResponseNum,
     rest: Bytes,
 }
 
-impl AnswerBody {
+impl ResponseBody {
     /// Wraps a body that is written over HTTP/1.
     pub(super) fn http1(body: Body, request: Arc<OpenRequest>) -> Self {
         Self {
@@ -175,12 +176,12 @@ impl AnswerBody {
         request: Arc<OpenRequest>,
         activity: Arc<ConnectionActivity>,
     ) -> Self {
-        let answer = activity.begin_answer();
+        let answer = activity.begin_response();
         Self {
             body,
-            chunks: Some(Chunks {
+            chunks: Some(ResponseChunks {
                 activity,
-                answer,
+                response: answer,
                 rest: Bytes::new(),
             }),
             _request: request,
@@ -188,7 +189,7 @@ impl AnswerBody {
     }
 }
 
-impl HttpBody for AnswerBody {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -200,7 +201,7 @@ impl HttpBody for AnswerBody {
         let Some(chunks) = &mut this.chunks else {
             return Pin::new(&mut this.body).poll_frame(cx);
         };
-        chunks.activity.chunks_taken(chunks.answer);
+        chunks.activity.record_chunks_taken(chunks.response);
         if chunks.rest.is_empty() {
             match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -212,7 +213,7 @@ impl HttpBody for AnswerBody {
         }
         let length = chunks.rest.len().min(HTTP2_CHUNK_BYTES);
         let chunk = chunks.rest.split_to(length);
-        chunks.activity.chunk_offered(chunks.answer);
+        chunks.activity.record_chunk_offered(chunks.response);
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
@@ -234,9 +235,9 @@ impl HttpBody for AnswerBody {
     }
 }
 
-impl Drop for Chunks {
+impl Drop for ResponseChunks {
     fn drop(&mut self) {
-        self.activity.chunks_taken(self.answer);
+        self.activity.record_chunks_taken(self.response);
     }
 }
 
@@ -247,12 +248,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn chunks_of_http_2_are_the_whole_answer() {
+    async fn http_2_chunks_add_up_to_the_whole_response() {
         let activity = ConnectionActivity::start();
         let request = Arc::new(activity.begin_request(true));
         let text = "0123456789".repeat(10_000);
 
-        let body = AnswerBody::http2(Body::from(text.clone()), request, activity.clone());
+        let body = ResponseBody::http2(Body::from(text.clone()), request, activity.clone());
         assert_eq!(body.size_hint().exact(), Some(100_000));
         let read = to_bytes(Body::new(body), usize::MAX).await;
 

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use crate::{
-    api::{TrustedProxies, network_of},
-    config::Connections,
+    api::{TrustedProxies, subscriber_network},
+    config::ConnectionsSection,
 };
 
 /// The number of file descriptors that are reserved for the database, media and requests to other servers.
@@ -27,23 +27,23 @@ const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The limits of the open connections. Clones share the same limits. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Places {
+pub(super) struct ConnectionLimits {
     free: Arc<Semaphore>,
-    taken: Arc<Mutex<Taken>>,
+    open: Arc<Mutex<OpenConnections>>,
     max_per_address: usize,
     proxies: TrustedProxies,
 }
 
 #[derive(Default)]
-struct Taken {
+struct OpenConnections {
     by_network: HashMap<IpAddr, usize>,
     /// The time when each warning was last logged.
-    warned: HashMap<Warning, Instant>,
+    warned: HashMap<LimitWarning, Instant>,
 }
 
 /// A limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Warning {
+enum LimitWarning {
     /// An address has its maximum number of connections.
     Address,
     /// The server has its maximum number of connections.
@@ -51,15 +51,15 @@ enum Warning {
 }
 
 /// The place of one connection. It becomes free when this is dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionPermit {
     /// The address for which the place counts. A trusted proxy may use all places.
-    counted: Option<(Arc<Mutex<Taken>>, IpAddr)>,
+    counted: Option<(Arc<Mutex<OpenConnections>>, IpAddr)>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Places {
+impl ConnectionLimits {
     /// Creates as many places as the configuration and the system allow.
-    pub(super) fn new(config: &Connections, proxies: TrustedProxies) -> Self {
+    pub(super) fn new(config: &ConnectionsSection, proxies: TrustedProxies) -> Self {
         let allowed = max_descriptors().map_or(usize::MAX, |max| {
             max.saturating_sub(RESERVED_DESCRIPTORS)
                 .max(MIN_CONNECTIONS)
@@ -73,7 +73,7 @@ impl Places {
         let max_open = config.max_open.min(allowed);
         Self {
             free: Arc::new(Semaphore::new(max_open)),
-            taken: Arc::default(),
+            open: Arc::default(),
             // One address must not use all places.
             max_per_address: config.max_open_per_address.min(max_open.div_ceil(2)),
             proxies,
@@ -81,11 +81,11 @@ impl Places {
     }
 
     /// Waits until another connection may be accepted.
-    pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
+    pub(super) async fn wait_for_permit(&self) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             return permit;
         }
-        if lock(&self.taken).is_due(Warning::Full) {
+        if lock(&self.open).is_warning_due(LimitWarning::Full) {
             tracing::warn!(
                 "the number of connections has reached connections.max_open; new clients have to wait"
             );
@@ -98,18 +98,22 @@ impl Places {
     }
 
     /// Gives an accepted connection a place, or returns `None` if its address already has the maximum number.
-    pub(super) fn take(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
+    pub(super) fn admit_address(
+        &self,
+        permit: OwnedSemaphorePermit,
+        address: IpAddr,
+    ) -> Option<ConnectionPermit> {
         if self.proxies.contains(address) {
-            return Some(Place {
+            return Some(ConnectionPermit {
                 counted: None,
                 _permit: permit,
             });
         }
-        let network = network_of(address);
-        let mut taken = lock(&self.taken);
+        let network = subscriber_network(address);
+        let mut taken = lock(&self.open);
         let count = taken.by_network.get(&network).copied().unwrap_or(0);
         if count >= self.max_per_address {
-            if taken.is_due(Warning::Address) {
+            if taken.is_warning_due(LimitWarning::Address) {
                 tracing::warn!(
                     "an address has as many connections as connections.max_open_per_address allows; if it is a \
                      reverse proxy, add it to connections.trusted_proxies"
@@ -118,16 +122,16 @@ impl Places {
             return None;
         }
         taken.by_network.insert(network, count + 1);
-        Some(Place {
-            counted: Some((Arc::clone(&self.taken), network)),
+        Some(ConnectionPermit {
+            counted: Some((Arc::clone(&self.open), network)),
             _permit: permit,
         })
     }
 }
 
-impl Taken {
+impl OpenConnections {
     /// Returns whether a warning should be logged because it was not logged recently.
-    fn is_due(&mut self, warning: Warning) -> bool {
+    fn is_warning_due(&mut self, warning: LimitWarning) -> bool {
         let now = Instant::now();
         let last = self.warned.get(&warning);
         if last.is_some_and(|last| now - *last < WARNING_INTERVAL) {
@@ -138,7 +142,7 @@ impl Taken {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let Some((taken, network)) = &self.counted else {
             return;
@@ -151,7 +155,7 @@ impl Drop for Place {
     }
 }
 
-fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
+fn lock(taken: &Mutex<OpenConnections>) -> MutexGuard<'_, OpenConnections> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -168,65 +172,65 @@ fn max_descriptors() -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn places(max_open: usize, max_open_per_address: usize) -> Places {
-        let config = Connections {
+    fn limits(max_open: usize, max_open_per_address: usize) -> ConnectionLimits {
+        let config = ConnectionsSection {
             max_open,
             max_open_per_address,
             trusted_proxies: vec!["192.0.2.1".parse().unwrap()],
-            ..Connections::default()
+            ..ConnectionsSection::default()
         };
         let proxies = TrustedProxies::new(&config);
-        Places::new(&config, proxies)
+        ConnectionLimits::new(&config, proxies)
     }
 
-    async fn take(places: &Places, address: &str) -> Option<Place> {
-        let permit = places.wait_for_free().await;
-        places.take(permit, address.parse().unwrap())
+    async fn admit(places: &ConnectionLimits, address: &str) -> Option<ConnectionPermit> {
+        let permit = places.wait_for_permit().await;
+        places.admit_address(permit, address.parse().unwrap())
     }
 
     #[tokio::test]
-    async fn an_address_has_so_many_places_and_another_has_its_own() {
-        let places = places(10, 2);
+    async fn each_address_has_its_own_limit() {
+        let places = limits(10, 2);
 
-        let first = take(&places, "198.51.100.1").await;
-        let second = take(&places, "198.51.100.1").await;
+        let first = admit(&places, "198.51.100.1").await;
+        let second = admit(&places, "198.51.100.1").await;
         assert!(first.is_some() && second.is_some());
-        assert!(take(&places, "198.51.100.1").await.is_none());
-        assert!(take(&places, "198.51.100.2").await.is_some());
+        assert!(admit(&places, "198.51.100.1").await.is_none());
+        assert!(admit(&places, "198.51.100.2").await.is_some());
 
         drop(first);
-        assert!(take(&places, "198.51.100.1").await.is_some());
+        assert!(admit(&places, "198.51.100.1").await.is_some());
     }
 
     #[tokio::test]
-    async fn a_network_of_one_ipv6_subscriber_counts_as_one_address() {
-        let places = places(10, 1);
+    async fn an_ipv6_subscriber_network_counts_as_one_address() {
+        let places = limits(10, 1);
 
-        let _first = take(&places, "2001:db8::1").await.unwrap();
+        let _first = admit(&places, "2001:db8::1").await.unwrap();
 
-        assert!(take(&places, "2001:db8::2").await.is_none());
-        assert!(take(&places, "2001:db8:0:1::1").await.is_some());
+        assert!(admit(&places, "2001:db8::2").await.is_none());
+        assert!(admit(&places, "2001:db8:0:1::1").await.is_some());
     }
 
     #[tokio::test]
-    async fn a_trusted_proxy_may_have_all_places() {
-        let places = places(3, 1);
+    async fn a_trusted_proxy_may_open_all_connections() {
+        let places = limits(3, 1);
 
         let mut taken = Vec::new();
         for _ in 0..3 {
-            taken.push(take(&places, "192.0.2.1").await.unwrap());
+            taken.push(admit(&places, "192.0.2.1").await.unwrap());
         }
 
         assert_eq!(places.free.available_permits(), 0);
     }
 
     #[tokio::test]
-    async fn one_address_does_not_get_more_than_half_of_all_places() {
-        let places = places(4, 100);
+    async fn one_address_gets_at_most_half_of_all_connections() {
+        let places = limits(4, 100);
 
-        let _first = take(&places, "198.51.100.1").await.unwrap();
-        let _second = take(&places, "198.51.100.1").await.unwrap();
+        let _first = admit(&places, "198.51.100.1").await.unwrap();
+        let _second = admit(&places, "198.51.100.1").await.unwrap();
 
-        assert!(take(&places, "198.51.100.1").await.is_none());
+        assert!(admit(&places, "198.51.100.1").await.is_none());
     }
 }

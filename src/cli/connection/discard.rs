@@ -17,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::{activity::OpenRequest, body::TimedBody};
 
 /// The number of bytes of one body that are discarded beyond the maximum body size.
-const EXTRA_BYTES: u64 = 64 * 1024 * 1024;
+const MAX_EXTRA_BYTES: u64 = 64 * 1024 * 1024;
 /// The time for which one body is discarded. A connection may be open that long without a request.
 const DISCARD_TIMEOUT: Duration = Duration::from_mins(1);
 /// The number of bodies that may wait to be discarded. Over HTTP/1, a connection has at most one.
-const MAX_WAITING: usize = 1;
+const MAX_WAITING_BODIES: usize = 1;
 
 /// The rest of a body that a handler has not read. Its request counts as open until the rest is discarded.
 struct UnreadBody {
@@ -34,7 +34,7 @@ struct UnreadBody {
 pub(super) struct DiscardSender(Sender<UnreadBody>);
 
 /// Discards the bodies of one connection.
-pub(super) struct Discarder {
+pub(super) struct BodyDiscarder {
     unread: Receiver<UnreadBody>,
     max_bytes: u64,
     stopping: CancellationToken,
@@ -51,13 +51,13 @@ impl DiscardSender {
     }
 }
 
-impl Discarder {
+impl BodyDiscarder {
     /// Returns a discarder for one connection. `largest_body` is the maximum body size of the server.
     pub(super) fn new(largest_body: u64, stopping: CancellationToken) -> (DiscardSender, Self) {
-        let (sender, unread) = channel(MAX_WAITING);
+        let (sender, unread) = channel(MAX_WAITING_BODIES);
         let discarder = Self {
             unread,
-            max_bytes: largest_body.saturating_add(EXTRA_BYTES),
+            max_bytes: largest_body.saturating_add(MAX_EXTRA_BYTES),
             stopping,
         };
         (DiscardSender(sender), discarder)
@@ -116,12 +116,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_is_too_large_is_given_up() {
+    async fn a_too_large_body_is_not_discarded_to_its_end() {
         assert!(!discard(slow_body(50), 499).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_takes_too_long_is_given_up() {
+    async fn a_too_slow_body_is_not_discarded_to_its_end() {
         assert!(!discard(slow_body(61), 1000).await);
     }
 }

@@ -36,14 +36,14 @@ use tower::ServiceExt;
 
 use self::{
     activity::ConnectionActivity,
-    body::{AnswerBody, RequestBody, RestOfBody, TimedBody},
-    connection_limits::{Place, Places},
-    discard::{DiscardSender, Discarder},
-    socket::{Socket, Stream},
+    body::{RequestBody, ResponseBody, RestOfBody, TimedBody},
+    connection_limits::{ConnectionLimits, ConnectionPermit},
+    discard::{BodyDiscarder, DiscardSender},
+    socket::{ClientSocket, ClientStream},
 };
 use crate::{
     api::{KeepOpen, TrustedProxies},
-    config::Connections,
+    config::ConnectionsSection,
 };
 
 /// The interval at which unused connections are looked for.
@@ -61,8 +61,8 @@ const MAX_STREAMS: u32 = 200;
 /// The state that all connections of a server share.
 #[derive(Clone)]
 pub(super) struct ConnectionServer {
-    timeouts: Arc<Connections>,
-    places: Places,
+    timeouts: Arc<ConnectionsSection>,
+    limits: ConnectionLimits,
     proxies: TrustedProxies,
     /// The maximum size of a request body.
     largest_body: u64,
@@ -70,23 +70,23 @@ pub(super) struct ConnectionServer {
 }
 
 /// An accepted connection that has its place.
-pub(super) struct Accepted {
+pub(super) struct AcceptedConnection {
     stream: TcpStream,
     address: SocketAddr,
-    place: Place,
+    permit: ConnectionPermit,
 }
 
 impl ConnectionServer {
     /// Creates a connection server that accepts request bodies up to `largest_body` bytes.
     pub(super) fn new(
-        config: &Connections,
+        config: &ConnectionsSection,
         largest_body: u64,
         stopping: CancellationToken,
     ) -> Self {
         let proxies = TrustedProxies::new(config);
         Self {
             timeouts: Arc::new(config.clone()),
-            places: Places::new(config, proxies.clone()),
+            limits: ConnectionLimits::new(config, proxies.clone()),
             proxies,
             largest_body,
             stopping,
@@ -94,8 +94,8 @@ impl ConnectionServer {
     }
 
     /// Waits until another connection may be accepted.
-    pub(super) async fn wait_for_free(&self) -> OwnedSemaphorePermit {
-        self.places.wait_for_free().await
+    pub(super) async fn wait_for_permit(&self) -> OwnedSemaphorePermit {
+        self.limits.wait_for_permit().await
     }
 
     /// Gives an accepted connection a place, or returns `None` if its address already has the maximum number.
@@ -104,38 +104,38 @@ impl ConnectionServer {
         permit: OwnedSemaphorePermit,
         stream: TcpStream,
         address: SocketAddr,
-    ) -> Option<Accepted> {
-        let place = self.places.take(permit, address.ip())?;
-        Some(Accepted {
+    ) -> Option<AcceptedConnection> {
+        let place = self.limits.admit_address(permit, address.ip())?;
+        Some(AcceptedConnection {
             stream,
             address,
-            place,
+            permit: place,
         })
     }
 
     /// Serves a connection until it is closed.
     pub(super) async fn serve(
         self,
-        accepted: Accepted,
+        accepted: AcceptedConnection,
         tls: Option<Arc<ServerConfig>>,
         router: Router,
     ) {
         let activity = ConnectionActivity::start();
-        let Accepted {
+        let AcceptedConnection {
             stream,
             address,
-            place,
+            permit: place,
         } = accepted;
         let write_timeout = self.timeouts.write_timeout();
-        let socket = Socket::new(stream, place, Arc::clone(&activity), write_timeout);
+        let socket = ClientSocket::new(stream, place, Arc::clone(&activity), write_timeout);
         let stream = match tls {
-            None => Stream::Plain(socket),
-            Some(config) => match self.shake_hands(config, socket).await {
+            None => ClientStream::Plain(socket),
+            Some(config) => match self.accept_tls(config, socket).await {
                 Some(stream) => stream,
                 None => return,
             },
         };
-        let (unread, discarder) = Discarder::new(self.largest_body, self.stopping.clone());
+        let (unread, discarder) = BodyDiscarder::new(self.largest_body, self.stopping.clone());
         let service = ConnectionService {
             router,
             address,
@@ -150,11 +150,15 @@ impl ConnectionServer {
         }
     }
 
-    async fn shake_hands(&self, config: Arc<ServerConfig>, socket: Socket) -> Option<Stream> {
+    async fn accept_tls(
+        &self,
+        config: Arc<ServerConfig>,
+        socket: ClientSocket,
+    ) -> Option<ClientStream> {
         let handshake = TlsAcceptor::from(config).accept(socket);
         let handshake = tokio::time::timeout(self.timeouts.head_timeout(), handshake);
         match self.stopping.run_until_cancelled(handshake).await? {
-            Ok(Ok(stream)) => return Some(Stream::Tls(Box::new(stream))),
+            Ok(Ok(stream)) => return Some(ClientStream::Tls(Box::new(stream))),
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
@@ -163,7 +167,7 @@ impl ConnectionServer {
 
     async fn serve_http(
         &self,
-        stream: Stream,
+        stream: ClientStream,
         service: ConnectionService,
         activity: &ConnectionActivity,
     ) {
@@ -173,7 +177,7 @@ impl ConnectionServer {
         let mut stopped_at = None;
         loop {
             let now = Instant::now();
-            if self.is_over(activity, stopped_at, now) {
+            if self.must_close(activity, stopped_at, now) {
                 tracing::debug!("closed a connection that was unused for too long");
                 return;
             }
@@ -194,7 +198,7 @@ impl ConnectionServer {
     }
 
     /// Returns whether a connection has been unused for so long that it must be closed.
-    fn is_over(
+    fn must_close(
         &self,
         activity: &ConnectionActivity,
         stopped_at: Option<Instant>,
@@ -246,9 +250,9 @@ struct ConnectionService {
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
-    type Response = Response<AnswerBody>;
+    type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let is_http2 = request.version() == Version::HTTP_2;
@@ -257,14 +261,14 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let rest = (!is_http2).then(|| RestOfBody {
             sender: self.unread.clone(),
             request: Arc::clone(&open_request),
-            awaits_invitation: request.headers().contains_key(EXPECT),
+            awaits_continue: request.headers().contains_key(EXPECT),
         });
         let mut request = request.map(|body| {
             let body = TimedBody::new(body, timeout);
             Body::new(RequestBody::new(body, rest))
         });
         let proxies = &self.server.proxies;
-        let peer = proxies.client_of(self.address.ip(), request.headers());
+        let peer = proxies.client_address(self.address.ip(), request.headers());
         let extensions = request.extensions_mut();
         extensions.insert(peer);
         extensions.insert(KeepOpen::new(open_request.clone()));
@@ -274,9 +278,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             let answer = answering.await?;
             Ok(answer.map(|body| {
                 if is_http2 {
-                    AnswerBody::http2(body, open_request, activity)
+                    ResponseBody::http2(body, open_request, activity)
                 } else {
-                    AnswerBody::http1(body, open_request)
+                    ResponseBody::http1(body, open_request)
                 }
             }))
         })

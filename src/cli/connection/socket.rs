@@ -14,21 +14,23 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{activity::ConnectionActivity, connection_limits::Place, stall_timer::StallTimer};
+use super::{
+    activity::ConnectionActivity, connection_limits::ConnectionPermit, stall_timer::StallTimer,
+};
 
 /// A TCP connection. Its place becomes free when it is dropped.
-pub(super) struct Socket {
+pub(super) struct ClientSocket {
     stream: TcpStream,
     activity: Arc<ConnectionActivity>,
     write_timer: StallTimer,
-    _place: Place,
+    _permit: ConnectionPermit,
 }
 
-impl Socket {
+impl ClientSocket {
     /// Wraps an accepted connection.
     pub(super) fn new(
         stream: TcpStream,
-        place: Place,
+        place: ConnectionPermit,
         activity: Arc<ConnectionActivity>,
         write_timeout: Duration,
     ) -> Self {
@@ -40,20 +42,20 @@ impl Socket {
             stream,
             activity,
             write_timer: StallTimer::new(write_timeout),
-            _place: place,
+            _permit: place,
         }
     }
 
     /// Returns the result of a write, or an error if the client has taken nothing for too long.
-    fn written(
+    fn check_write(
         &mut self,
         written: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) => {
-                self.write_timer.progress(bytes);
-                self.activity.bytes_written();
+                self.write_timer.record_progress(bytes);
+                self.activity.record_bytes_written();
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -66,7 +68,7 @@ impl Socket {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for ClientSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -75,20 +77,20 @@ impl AsyncRead for Socket {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.activity.bytes_read();
+            self.activity.record_bytes_read();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for ClientSocket {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.written(written, cx)
+        self.check_write(written, cx)
     }
 
     fn poll_write_vectored(
@@ -97,7 +99,7 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.written(written, cx)
+        self.check_write(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -114,12 +116,12 @@ impl AsyncWrite for Socket {
 }
 
 /// A connection that is ready for HTTP.
-pub(super) enum Stream {
-    Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+pub(super) enum ClientStream {
+    Plain(ClientSocket),
+    Tls(Box<TlsStream<ClientSocket>>),
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,7 +134,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ClientStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

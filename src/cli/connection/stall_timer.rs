@@ -34,7 +34,7 @@ impl StallTimer {
     }
 
     /// Records that the other side sent or took bytes.
-    pub(super) fn progress(&mut self, bytes: usize) {
+    pub(super) fn record_progress(&mut self, bytes: usize) {
         if let Some(since) = self.waits_since.take() {
             self.waited += since.elapsed();
         }
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUT: Duration = Duration::from_secs(30);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Waits for the other side, which is silent for `seconds`. Returns whether that was too long.
     async fn is_stalled_by(timer: &mut StallTimer, seconds: u64) -> bool {
@@ -79,31 +79,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_side_that_is_silent_for_the_timeout_is_stalled() {
-        let mut timer = StallTimer::new(TIMEOUT);
+    async fn a_silent_side_stalls_after_the_timeout() {
+        let mut timer = StallTimer::new(TEST_TIMEOUT);
 
         assert!(!is_stalled_by(&mut timer, 29).await);
         assert!(is_stalled_by(&mut timer, 2).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn enough_bytes_begin_a_new_timeout_and_single_bytes_do_not() {
-        let mut timer = StallTimer::new(TIMEOUT);
+    async fn only_enough_bytes_begin_a_new_timeout() {
+        let mut timer = StallTimer::new(TEST_TIMEOUT);
 
         assert!(!is_stalled_by(&mut timer, 20).await);
-        timer.progress(MIN_BYTES_PER_TIMEOUT);
+        timer.record_progress(MIN_BYTES_PER_TIMEOUT);
         assert!(!is_stalled_by(&mut timer, 20).await);
-        timer.progress(1);
+        timer.record_progress(1);
 
         assert!(is_stalled_by(&mut timer, 20).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_this_side_does_not_wait_does_not_count() {
-        let mut timer = StallTimer::new(TIMEOUT);
+    async fn only_time_spent_waiting_counts() {
+        let mut timer = StallTimer::new(TEST_TIMEOUT);
 
         assert!(!is_stalled_by(&mut timer, 20).await);
-        timer.progress(1);
+        timer.record_progress(1);
         tokio::time::advance(Duration::from_hours(1)).await;
 
         assert!(!is_stalled_by(&mut timer, 9).await);

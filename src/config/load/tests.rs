@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use ruma::RoomVersionId;
 
 use super::*;
-use crate::config::{Listen, LogFormat};
+use crate::config::{ListenSection, LogFormat};
 
 fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables
@@ -34,7 +34,7 @@ fn no_configuration_is_the_default() {
 }
 
 #[test]
-fn a_file_sets_what_it_names_and_leaves_the_rest() {
+fn keys_missing_in_a_file_keep_their_defaults() {
     let config = read(
         r#"
         [server]
@@ -91,7 +91,7 @@ fn lists_in_the_environment_are_toml_or_separated_by_commas() {
 }
 
 #[test]
-fn the_environment_sets_listeners_by_their_number() {
+fn environment_variables_set_listeners_by_number() {
     let config = read(
         "",
         &[
@@ -103,11 +103,11 @@ fn the_environment_sets_listeners_by_their_number() {
     )
     .expect("is valid");
 
-    let plain = Listen {
+    let plain = ListenSection {
         address: "127.0.0.1:1".parse().expect("is an address"),
-        ..Listen::default()
+        ..ListenSection::default()
     };
-    let tls = Listen {
+    let tls = ListenSection {
         address: "127.0.0.1:2".parse().expect("is an address"),
         tls_certificate: Some("c.pem".into()),
         tls_key: Some("k.pem".into()),
@@ -163,7 +163,7 @@ fn an_unknown_variable_is_named_with_the_known_keys() {
 }
 
 #[test]
-fn a_wrong_value_is_named_with_what_is_allowed() {
+fn a_wrong_value_is_named_with_the_allowed_values() {
     assert_eq!(
         error("[server]\ndefault_room_version = '5'"),
         "parlour.toml: server.default_room_version = \"5\": expected one of `6`, `7`, `8`, `9`, `10`, `11`, \
@@ -207,7 +207,7 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
 }
 
 #[test]
-fn a_wrong_value_in_the_environment_names_the_variable() {
+fn a_wrong_environment_value_names_its_variable() {
     assert_eq!(
         error_of_variable("PARLOUR__PASSWORDS__ITERATIONS", "many"),
         "PARLOUR__PASSWORDS__ITERATIONS: passwords.iterations = \"many\": expected a whole number from 1 to \
@@ -239,7 +239,7 @@ fn a_certificate_needs_its_key() {
 }
 
 #[test]
-fn a_file_that_is_not_toml_is_an_error_with_its_line() {
+fn invalid_toml_is_reported_with_its_line() {
     let message = error("[server\nname = 'x'");
 
     assert!(

@@ -14,27 +14,27 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Inner,
-    destination::{Destination, ReceiptKey, Unsent},
+    FederationSenderInner,
+    destination::{Destination, ReceiptKey, UnsentEvents},
     edus,
-    recent_events::Found,
+    recent_events::NextEvents,
 };
 use crate::{
-    devices::Telling,
+    devices::OutgoingListUpdates,
     error::{Error, Result},
     matrix::check_depth,
-    rooms::Outgoing,
+    rooms::OutgoingEvent,
     storage::{Position, Receipt, RoomNum},
 };
 
 /// The largest number of events in a transaction, by the specification.
-pub(super) const PDUS: usize = 50;
+pub(super) const MAX_PDUS: usize = 50;
 /// The number of events that a server receives one by one after it was away, from one room and from all rooms. Beyond
 /// that it receives only the newest of each room, and can request the events in between.
-const MISSED_IN_ROOM: usize = 50;
-const MISSED: usize = 400;
+const MAX_MISSED_PER_ROOM: usize = 50;
+const MAX_MISSED_EVENTS: usize = 400;
 /// The number of pages of a room's timeline that are searched for events that a server has missed.
-const PAGES: usize = 4;
+const MAX_TIMELINE_PAGES: usize = 4;
 
 /// The greatest depth of an event or EDU in a transaction. The signing code parses 127 levels, some of which are used
 /// by the transaction itself. All events that are accepted today are less deep.
@@ -42,25 +42,25 @@ const MAX_SENT_DEPTH: usize = 120;
 
 /// The content of one transaction.
 #[derive(Default)]
-pub(super) struct Batch {
-    pub(super) pdus: Vec<Arc<Outgoing>>,
+pub(super) struct TransactionBatch {
+    pub(super) pdus: Vec<Arc<OutgoingEvent>>,
     pub(super) edus: Vec<Raw<Edu>>,
     /// For each room, the position up to which the server has all events after this transaction.
-    pub(super) through: BTreeMap<RoomNum, Position>,
+    pub(super) complete_up_to: BTreeMap<RoomNum, Position>,
     /// The position up to which the server has all to-device messages after this transaction.
-    pub(super) messages: Option<Position>,
+    pub(super) messages_up_to: Option<Position>,
     /// The device list updates in the transaction.
-    pub(super) tellings: Vec<Telling>,
+    pub(super) device_list_updates: Vec<OutgoingListUpdates>,
     pub(super) receipts: Vec<(ReceiptKey, Arc<Receipt>)>,
     pub(super) presence: BTreeSet<OwnedUserId>,
     /// Whether the transaction is sent even if it is empty.
-    pub(super) greets: bool,
+    pub(super) announces_restart: bool,
 }
 
-impl Batch {
+impl TransactionBatch {
     /// Returns whether there is nothing to send. The progress may still have to be recorded.
     pub(super) fn is_empty(&self) -> bool {
-        self.pdus.is_empty() && self.edus.is_empty() && !self.greets
+        self.pdus.is_empty() && self.edus.is_empty() && !self.announces_restart
     }
 
     /// Removes events and EDUs that cannot be written into a signed request. They count as sent. Returns the id of each
@@ -99,7 +99,7 @@ impl Batch {
             hash.update(edu.json().get());
             hash.update([0]);
         }
-        if self.pdus.is_empty() && self.messages.is_none() {
+        if self.pdus.is_empty() && self.messages_up_to.is_none() {
             hash.update(rand::random::<u128>().to_be_bytes());
         }
         let digest = hash.finalize();
@@ -118,61 +118,61 @@ fn is_writable(json: &RawValue) -> bool {
         && serde_json::from_str::<CanonicalJsonObject>(json.get()).is_ok()
 }
 
-impl Inner {
+impl FederationSenderInner {
     /// Collects the next batch for a server.
     ///
     /// EDUs that exist only in memory are removed from the queue, and put back if the transaction fails.
-    pub(super) async fn gather(&self, destination: &Destination) -> Result<Batch> {
+    pub(super) async fn gather_batch(&self, destination: &Destination) -> Result<TransactionBatch> {
         let found = self.gather_pdus(destination).await?;
-        let mut batch = Batch {
+        let mut batch = TransactionBatch {
             pdus: found.events,
-            through: found.through,
-            greets: destination.lock().greet,
-            ..Batch::default()
+            complete_up_to: found.complete_up_to,
+            announces_restart: destination.lock().announces_restart,
+            ..TransactionBatch::default()
         };
-        if let Err(error) = edus::gather(self, destination, &mut batch).await {
-            destination.lock().restore(batch);
+        if let Err(error) = edus::gather_edus(self, destination, &mut batch).await {
+            destination.lock().restore_batch(batch);
             return Err(error);
         }
         Ok(batch)
     }
 
-    async fn gather_pdus(&self, destination: &Destination) -> Result<Found> {
+    async fn gather_pdus(&self, destination: &Destination) -> Result<NextEvents> {
         let (unsent, catches_up) = {
             let state = destination.lock();
-            (state.unsent.clone(), state.catches_up)
+            (state.unsent.clone(), state.is_catching_up)
         };
         if unsent.is_empty() {
-            return Ok(Found::default());
+            return Ok(NextEvents::default());
         }
         if !catches_up {
-            let log = self.log.read();
+            let log = self.recent_events.read();
             let log = log.unwrap_or_else(std::sync::PoisonError::into_inner);
-            if let Some(found) = log.find(&destination.server, &unsent, PDUS) {
+            if let Some(found) = log.find_unsent(&destination.server, &unsent, MAX_PDUS) {
                 return Ok(found);
             }
         }
         let most = if catches_up {
-            Some((MISSED / unsent.len()).clamp(1, MISSED_IN_ROOM))
+            Some((MAX_MISSED_EVENTS / unsent.len()).clamp(1, MAX_MISSED_PER_ROOM))
         } else {
             None
         };
-        let mut rooms: Vec<(RoomNum, Unsent)> = unsent.into_iter().collect();
+        let mut rooms: Vec<(RoomNum, UnsentEvents)> = unsent.into_iter().collect();
         rooms.sort_unstable_by_key(|(_, unsent)| unsent.first);
-        let mut found = Found::default();
+        let mut found = NextEvents::default();
         for (room, unsent) in rooms {
-            let left = PDUS.saturating_sub(found.events.len());
+            let left = MAX_PDUS.saturating_sub(found.events.len());
             if left == 0 {
                 break;
             }
-            let of_room = self.of_room(destination, (room, unsent), most, left);
+            let of_room = self.gather_room_pdus(destination, (room, unsent), most, left);
             let (events, through) = match of_room.await {
                 // The room was deleted.
                 Err(Error::NotFound(_)) => (Vec::new(), unsent.last),
                 of_room => of_room?,
             };
             found.events.extend(events.into_iter().map(Arc::new));
-            found.through.insert(room, through);
+            found.complete_up_to.insert(room, through);
         }
         Ok(found)
     }
@@ -180,13 +180,13 @@ impl Inner {
     /// Returns the next events of a room for a server, and the position up to which they are complete. If the server
     /// missed more than `most` events, these are only the newest. A server that has left the room gets all remaining
     /// events: they are about its own users, and no later event would replace them.
-    async fn of_room(
+    async fn gather_room_pdus(
         &self,
         destination: &Destination,
-        (room, unsent): (RoomNum, Unsent),
+        (room, unsent): (RoomNum, UnsentEvents),
         most: Option<usize>,
         left: usize,
-    ) -> Result<(Vec<Outgoing>, Position)> {
+    ) -> Result<(Vec<OutgoingEvent>, Position)> {
         let server = &destination.server;
         let most = match most {
             Some(most) if self.rooms.federation.has_server(room, server).await? => Some(most),
@@ -196,12 +196,12 @@ impl Inner {
         let (mut events, mut next, mut pages) = (Vec::new(), Some(unsent.first), 0);
         while let Some(from) = next
             && events.len() <= enough
-            && pages < PAGES
+            && pages < MAX_TIMELINE_PAGES
         {
             let page = self
                 .rooms
                 .federation
-                .outgoing_of_room(room, from, server)
+                .outgoing_room_events(room, from, server)
                 .await?;
             events.extend(page.events);
             next = page.next.filter(|next| *next <= unsent.last);
@@ -215,9 +215,9 @@ impl Inner {
             let mut newest = self
                 .rooms
                 .federation
-                .newest_outgoing(room, missed, server)
+                .newest_outgoing_events(room, missed, server)
                 .await?;
-            if newest.len() > left && left < PDUS {
+            if newest.len() > left && left < MAX_PDUS {
                 // They are sent together, in the next transaction.
                 return Ok((Vec::new(), unsent.first - 1));
             }
@@ -242,9 +242,9 @@ impl Inner {
 mod tests {
     use super::*;
 
-    fn batch(ids: &[&str], edus: &[&str]) -> Batch {
+    fn batch(ids: &[&str], edus: &[&str]) -> TransactionBatch {
         let pdu = |id: &&str| {
-            Arc::new(Outgoing {
+            Arc::new(OutgoingEvent {
                 position: 1,
                 room: 1,
                 event_id: (*id).try_into().expect("an id"),
@@ -253,15 +253,15 @@ mod tests {
             })
         };
         let edu = |edu: &&str| Raw::from_json_string((*edu).to_owned()).expect("JSON");
-        Batch {
+        TransactionBatch {
             pdus: ids.iter().map(pdu).collect(),
             edus: edus.iter().map(edu).collect(),
-            ..Batch::default()
+            ..TransactionBatch::default()
         }
     }
 
     #[test]
-    fn what_cannot_be_signed_is_removed_and_its_neighbours_stay() {
+    fn items_that_cannot_be_signed_are_removed() {
         let deep = format!(
             r#"{{"edu_type":"org.deep","content":{}{}}}"#,
             "[".repeat(200),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_events_go_under_the_same_id_and_others_under_another() {
+    fn equal_batches_of_events_have_equal_transaction_ids() {
         let id = |ids: &[&str], edus: &[&str]| batch(ids, edus).transaction_id();
 
         assert_eq!(id(&["$a", "$b"], &["1"]), id(&["$a", "$b"], &["1"]));

@@ -9,42 +9,42 @@ use std::{
 use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
-use super::{Inner, pending_changes::News};
+use super::{FederationSenderInner, pending_changes::PendingChanges};
 use crate::{
-    ephemeral::Tick,
+    ephemeral::EphemeralTick,
     error::{Error, Result},
-    rooms::{Arrival, Outgoing},
+    rooms::{JoinedMember, OutgoingEvent},
     storage::{Position, Receipt, RoomNum, UserNum},
 };
 
 /// The time for which receipts, and presence updates, are collected before they are sent.
-const RECEIPTS: Duration = Duration::from_millis(300);
-const PRESENCE: Duration = Duration::from_secs(1);
+const RECEIPT_DELAY: Duration = Duration::from_millis(300);
+const PRESENCE_DELAY: Duration = Duration::from_secs(1);
 /// The interval for repeating that users are still typing. Other servers forget it after a minute.
-const TYPING_AGAIN: Duration = Duration::from_secs(40);
+const TYPING_REPEAT_INTERVAL: Duration = Duration::from_secs(40);
 /// The interval for repeating that users are still online, in rounds of typing. Other servers forget it after half an
 /// hour.
-const PRESENCE_AGAIN: u32 = 30;
+const PRESENCE_REPEAT_ROUNDS: u32 = 30;
 /// The delays after which a server that is new in a room is sent the presence of the room's users. There are several,
 /// because the server drops presence that arrives before it knows the room.
-const PRESENCE_FOR_NEWCOMERS: [Duration; 3] = [
+const NEWCOMER_PRESENCE_DELAYS: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(10),
     Duration::from_secs(90),
 ];
 /// The largest number of waiting presence updates for new servers.
-const MAX_NEWCOMER_PRESENCES: usize = 10_000;
+const MAX_NEWCOMER_PRESENCE_UPDATES: usize = 10_000;
 /// The pause after an error.
-const PAUSE: Duration = Duration::from_secs(1);
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
 /// Changes that are held back for a moment, and the state that was already distributed.
 #[derive(Default)]
-struct Held {
+struct HeldChanges {
     /// The position from which changes of devices must still be read because this run of the server was not notified.
-    untold: Option<Position>,
+    undistributed_after: Option<Position>,
     /// Whether there are events to distribute.
-    events: bool,
-    lists: BTreeSet<UserNum>,
+    has_events: bool,
+    device_lists: BTreeSet<UserNum>,
     receipts: BTreeMap<(RoomNum, OwnedUserId, String), Arc<Receipt>>,
     receipts_due: Option<Instant>,
     presence: BTreeSet<UserNum>,
@@ -62,18 +62,21 @@ struct NewcomerPresence {
     users: Vec<OwnedUserId>,
 }
 
-impl Held {
+impl HeldChanges {
     /// Adds changes that may wait a little, and returns those that may not.
-    fn take(&mut self, news: News) -> (BTreeSet<OwnedServerName>, BTreeSet<RoomNum>) {
+    fn add_changes(
+        &mut self,
+        news: PendingChanges,
+    ) -> (BTreeSet<OwnedServerName>, BTreeSet<RoomNum>) {
         let now = Instant::now();
-        self.events |= news.events;
-        self.lists.extend(news.lists);
+        self.has_events |= news.events;
+        self.device_lists.extend(news.device_lists);
         if !news.receipts.is_empty() {
-            self.receipts_due.get_or_insert(now + RECEIPTS);
+            self.receipts_due.get_or_insert(now + RECEIPT_DELAY);
             self.receipts.extend(news.receipts);
         }
         if !news.presence.is_empty() {
-            self.presence_due.get_or_insert(now + PRESENCE);
+            self.presence_due.get_or_insert(now + PRESENCE_DELAY);
             self.presence.extend(news.presence);
         }
         (news.messages, news.typing)
@@ -89,8 +92,8 @@ impl Held {
     /// Schedules the presence of users for servers that are new in a room.
     fn add_newcomers(&mut self, presence: &NewcomerPresence) {
         let now = Instant::now();
-        for after in PRESENCE_FOR_NEWCOMERS {
-            if self.newcomers.len() < MAX_NEWCOMER_PRESENCES {
+        for after in NEWCOMER_PRESENCE_DELAYS {
+            if self.newcomers.len() < MAX_NEWCOMER_PRESENCE_UPDATES {
                 let due = self.newcomers.entry(now + after).or_default();
                 due.push(presence.clone());
             }
@@ -109,7 +112,7 @@ impl Held {
     }
 }
 
-fn is_due(due: &mut Option<Instant>) -> bool {
+fn take_if_due(due: &mut Option<Instant>) -> bool {
     let is_due = due.is_some_and(|due| due <= Instant::now());
     if is_due {
         *due = None;
@@ -117,17 +120,17 @@ fn is_due(due: &mut Option<Instant>) -> bool {
     is_due
 }
 
-impl Inner {
+impl FederationSenderInner {
     /// Distributes changes until the server stops.
     pub(super) async fn distribute(self: Arc<Self>) {
-        let mut held = Held {
+        let mut held = HeldChanges {
             // Includes the changes just before the server stopped, or crashed.
-            untold: Some(self.settled.load(Ordering::SeqCst)),
-            events: true,
-            ..Held::default()
+            undistributed_after: Some(self.fully_distributed.load(Ordering::SeqCst)),
+            has_events: true,
+            ..HeldChanges::default()
         };
         let stopping = self.tasks.stopping().clone();
-        let mut again = interval(TYPING_AGAIN);
+        let mut again = interval(TYPING_REPEAT_INTERVAL);
         let mut rounds: u32 = 0;
         loop {
             let done = tokio::select! {
@@ -138,61 +141,61 @@ impl Inner {
                 tracing::warn!(%error, "changes could not be distributed to other servers");
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    () = sleep(PAUSE) => continue,
+                    () = sleep(ERROR_PAUSE) => continue,
                 }
             }
             let due = held.next_due();
             tokio::select! {
                 () = stopping.cancelled() => return,
-                () = self.inbox.rung() => {}
+                () = self.pending_changes.wait_for_changes() => {}
                 () = wait_until(due) => {}
                 _ = again.tick() => {
                     rounds = rounds.wrapping_add(1);
-                    self.tell_again(&mut held, rounds).await;
+                    self.repeat_typing_or_presence(&mut held, rounds).await;
                 }
             }
         }
     }
 
-    async fn distribute_once(self: &Arc<Self>, held: &mut Held) -> Result<()> {
+    async fn distribute_once(self: &Arc<Self>, held: &mut HeldChanges) -> Result<()> {
         // Read before the inbox is emptied: all changes up to this position are in the inbox, or were.
         let ceiling = {
             let journal = self.db.journal();
-            let _still = journal.still();
-            journal.published()
+            let _still = journal.hold_announcements();
+            journal.published_position()
         };
-        let (messages, typing) = held.take(self.inbox.take());
-        self.note(&messages, |state| state.has_messages = true);
+        let (messages, typing) = held.add_changes(self.pending_changes.take_changes());
+        self.update_queues(&messages, |state| state.has_messages = true);
         for room in typing {
             self.distribute_typing(held, room).await?;
         }
-        if held.events {
+        if held.has_events {
             self.distribute_events(held).await?;
-            held.events = false;
+            held.has_events = false;
         }
-        if let Some(after) = held.untold {
+        if let Some(after) = held.undistributed_after {
             let changed = self.devices.lists_changed_after(after).await?;
-            held.lists.extend(changed);
-            held.untold = None;
+            held.device_lists.extend(changed);
+            held.undistributed_after = None;
         }
-        while let Some(user) = held.lists.first().copied() {
-            self.distribute_lists(user).await?;
-            held.lists.remove(&user);
+        while let Some(user) = held.device_lists.first().copied() {
+            self.distribute_device_lists(user).await?;
+            held.device_lists.remove(&user);
         }
-        self.settle(ceiling);
-        if is_due(&mut held.receipts_due) {
+        self.record_distributed(ceiling);
+        if take_if_due(&mut held.receipts_due) {
             let receipts = std::mem::take(&mut held.receipts);
             self.distribute_receipts(receipts).await?;
         }
-        if is_due(&mut held.presence_due) {
+        if take_if_due(&mut held.presence_due) {
             for user in std::mem::take(&mut held.presence) {
                 self.distribute_presence(user).await?;
             }
         }
         for presence in held.take_newcomers() {
-            self.note(&presence.servers, |state| {
+            self.update_queues(&presence.servers, |state| {
                 for user_id in &presence.users {
-                    state.note_presence(user_id);
+                    state.queue_presence(user_id);
                 }
             });
         }
@@ -200,52 +203,56 @@ impl Inner {
     }
 
     /// Records that everything up to a position was distributed.
-    fn settle(&self, ceiling: Position) {
+    fn record_distributed(&self, ceiling: Position) {
         let position = ceiling.min(self.distributed.load(Ordering::SeqCst));
-        let before = self.settled.fetch_max(position, Ordering::SeqCst);
+        let before = self.fully_distributed.fetch_max(position, Ordering::SeqCst);
         if before < position {
-            self.changed.notify_one();
+            self.queues_changed.notify_one();
         }
     }
 
     /// Adds new events to the queues of the servers that receive them.
-    async fn distribute_events(self: &Arc<Self>, held: &mut Held) -> Result<()> {
+    async fn distribute_events(self: &Arc<Self>, held: &mut HeldChanges) -> Result<()> {
         loop {
             let after = self.distributed.load(Ordering::SeqCst);
-            let page = self.rooms.federation.outgoing(after).await?;
+            let page = self.rooms.federation.outgoing_events(after).await?;
             // The part that can fail is done first; after a failure all of it is repeated.
-            for arrival in page.arrivals {
-                self.welcome(held, arrival).await?;
+            for arrival in page.joined_members {
+                self.queue_for_arrival(held, arrival).await?;
             }
             let mut servers = BTreeSet::new();
             for event in page.events {
-                self.note_event(&mut servers, event);
+                self.queue_event(&mut servers, event);
             }
             self.distributed.store(page.up_to, Ordering::SeqCst);
-            self.changed.notify_one();
-            self.note(&servers, |_| {});
-            if page.is_all {
+            self.queues_changed.notify_one();
+            self.update_queues(&servers, |_| {});
+            if page.is_last {
                 return Ok(());
             }
         }
     }
 
-    fn note_event(&self, servers: &mut BTreeSet<OwnedServerName>, event: Outgoing) {
+    fn queue_event(&self, servers: &mut BTreeSet<OwnedServerName>, event: OutgoingEvent) {
         let (room, position) = (event.room, event.position);
         let to = event.servers.clone();
         // It must be in the log before any sending task looks for it there.
-        let log = self.log.write();
+        let log = self.recent_events.write();
         log.unwrap_or_else(PoisonError::into_inner).push(event);
         for server in to {
             let destination = self.destination(&server);
-            destination.lock().note_event(room, position);
+            destination.lock().queue_event(room, position);
             servers.insert(server);
         }
     }
 
     /// Queues the device lists and the presence of users for the servers that now share a room with them.
-    async fn welcome(self: &Arc<Self>, held: &mut Held, arrival: Arrival) -> Result<()> {
-        let Arrival {
+    async fn queue_for_arrival(
+        self: &Arc<Self>,
+        held: &mut HeldChanges,
+        arrival: JoinedMember,
+    ) -> Result<()> {
+        let JoinedMember {
             position,
             room,
             user_id,
@@ -259,7 +266,7 @@ impl Inner {
                 let users = user.map(|user| (user, user_id)).into_iter().collect();
                 (self.rooms.federation.other_servers(room).await?, users)
             }
-            Ok(room) => newly_there(&room, &user_id, position),
+            Ok(room) => find_newcomers(&room, &user_id, position),
         };
         for server in &servers {
             // From now on this server announces its restarts to it.
@@ -269,9 +276,9 @@ impl Inner {
             return Ok(());
         }
         let numbers: Vec<UserNum> = users.iter().map(|(user, _)| *user).collect();
-        let owed = self.devices.owe_lists(&servers, &numbers).await?;
+        let owed = self.devices.queue_list_updates(&servers, &numbers).await?;
         let is_there = |(user, _): &&(UserNum, OwnedUserId)| {
-            let presence = self.ephemeral.presence.get(*user);
+            let presence = self.ephemeral.presence.presence_event(*user);
             presence.is_some_and(|event| event.content.presence != PresenceState::Offline)
         };
         let there: Vec<OwnedUserId> = users
@@ -279,7 +286,7 @@ impl Inner {
             .filter(is_there)
             .map(|(_, id)| id.clone())
             .collect();
-        self.note(&owed, |state| state.has_lists = true);
+        self.update_queues(&owed, |state| state.has_device_lists = true);
         if !there.is_empty() {
             held.add_newcomers(&NewcomerPresence {
                 servers,
@@ -290,20 +297,24 @@ impl Inner {
     }
 
     /// Queues the device list changes of a user for the servers that share a room with the user.
-    async fn distribute_lists(self: &Arc<Self>, user: UserNum) -> Result<()> {
+    async fn distribute_device_lists(self: &Arc<Self>, user: UserNum) -> Result<()> {
         let user_id = {
             let mut db = self.db.read().await?;
-            self.db.strings.get(&mut db, user).await?
+            self.db.strings.text_of(&mut db, user).await?
         };
         let is_local =
             <&UserId>::try_from(&*user_id).is_ok_and(|id| self.rooms.memory.is_local(id));
         if !is_local {
             return Ok(());
         }
-        let servers = self.rooms.federation.servers_with(user).await?;
+        let servers = self
+            .rooms
+            .federation
+            .servers_sharing_rooms_with(user)
+            .await?;
         let servers: Vec<OwnedServerName> = servers.into_iter().collect();
-        let owed = self.devices.owe_lists(&servers, &[user]).await?;
-        self.note(&owed, |state| state.has_lists = true);
+        let owed = self.devices.queue_list_updates(&servers, &[user]).await?;
+        self.update_queues(&owed, |state| state.has_device_lists = true);
         Ok(())
     }
 
@@ -320,9 +331,9 @@ impl Inner {
                 continue;
             };
             let room_id = self.rooms.memory.room_id(room).await?;
-            self.note(&servers, |state| {
+            self.update_queues(&servers, |state| {
                 for receipt in &receipts {
-                    state.note_receipt(&room_id, receipt);
+                    state.queue_receipt(&room_id, receipt);
                 }
             });
         }
@@ -330,8 +341,15 @@ impl Inner {
     }
 
     /// Queues the users who started or stopped typing in a room.
-    async fn distribute_typing(self: &Arc<Self>, held: &mut Held, room: RoomNum) -> Result<()> {
-        let typists = self.ephemeral.typing.changed(room, Tick::MIN, Tick::MAX);
+    async fn distribute_typing(
+        self: &Arc<Self>,
+        held: &mut HeldChanges,
+        room: RoomNum,
+    ) -> Result<()> {
+        let typists =
+            self.ephemeral
+                .typing
+                .changed_users(room, EphemeralTick::MIN, EphemeralTick::MAX);
         let typists = typists.unwrap_or_default().into_iter();
         let now: BTreeSet<OwnedUserId> = typists
             .filter(|user_id| self.rooms.memory.is_local(user_id))
@@ -347,10 +365,10 @@ impl Inner {
         if changed.is_empty() {
             return Ok(());
         }
-        self.note_typists(room, &changed).await
+        self.queue_typing_users(room, &changed).await
     }
 
-    async fn note_typists(
+    async fn queue_typing_users(
         self: &Arc<Self>,
         room: RoomNum,
         typists: &[(OwnedUserId, bool)],
@@ -359,43 +377,47 @@ impl Inner {
             return Ok(());
         };
         let room_id = self.rooms.memory.room_id(room).await?;
-        self.note(&servers, |state| {
+        self.update_queues(&servers, |state| {
             for (user_id, is) in typists {
-                state.note_typing(&room_id, user_id, *is);
+                state.queue_typing(&room_id, user_id, *is);
             }
         });
         Ok(())
     }
 
     async fn distribute_presence(self: &Arc<Self>, user: UserNum) -> Result<()> {
-        let event = self.ephemeral.presence.get(user);
+        let event = self.ephemeral.presence.presence_event(user);
         let event = event.filter(|event| self.rooms.memory.is_local(&event.sender));
         if let Some(event) = event {
-            let servers = self.rooms.federation.servers_with(user).await?;
-            self.note(&servers, |state| state.note_presence(&event.sender));
+            let servers = self
+                .rooms
+                .federation
+                .servers_sharing_rooms_with(user)
+                .await?;
+            self.update_queues(&servers, |state| state.queue_presence(&event.sender));
         }
         Ok(())
     }
 
     /// Repeats which users are still typing and, at a longer interval, which are still online.
-    async fn tell_again(self: &Arc<Self>, held: &mut Held, rounds: u32) {
+    async fn repeat_typing_or_presence(self: &Arc<Self>, held: &mut HeldChanges, rounds: u32) {
         for (room, typists) in &held.typing {
             let typists: Vec<(OwnedUserId, bool)> = typists
                 .iter()
                 .map(|user_id| (user_id.clone(), true))
                 .collect();
-            if let Err(error) = self.note_typists(*room, &typists).await {
+            if let Err(error) = self.queue_typing_users(*room, &typists).await {
                 tracing::debug!(%error, "the typing users of a room could not be sent again");
             }
         }
-        if rounds.is_multiple_of(PRESENCE_AGAIN) {
+        if rounds.is_multiple_of(PRESENCE_REPEAT_ROUNDS) {
             let presence = &self.ephemeral.presence;
             let is_there = |user: &UserNum| {
-                let event = presence.get(*user);
+                let event = presence.presence_event(*user);
                 event.is_some_and(|event| event.content.presence != PresenceState::Offline)
             };
             held.presence
-                .extend(presence.everyone().into_iter().filter(is_there));
+                .extend(presence.known_users().into_iter().filter(is_there));
             held.presence_due.get_or_insert(Instant::now());
         }
     }
@@ -411,7 +433,7 @@ impl Inner {
 
 /// Returns the server of a remote user who joined a room, if it was not in the room before, and the local users in the
 /// room.
-fn newly_there(
+fn find_newcomers(
     room: &crate::rooms::Room,
     user_id: &UserId,
     position: Position,
@@ -444,7 +466,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_new_in_a_room_is_sent_presence_three_times() {
-        let mut held = Held::default();
+        let mut held = HeldChanges::default();
         let presence = NewcomerPresence {
             servers: vec!["there.example".try_into().unwrap()],
             users: vec!["@alice:here.example".try_into().unwrap()],

@@ -15,37 +15,37 @@ use ruma::{
 };
 
 use super::{
-    Inner,
-    batch::Batch,
-    destination::{Destination, ReceiptKey, State},
+    FederationSenderInner,
+    batch::TransactionBatch,
+    destination::{Destination, DestinationState, ReceiptKey},
 };
 use crate::{clock::timestamp, error::Result, storage::Receipt};
 
 /// The largest number of EDUs in a transaction, by the specification.
-const EDUS: usize = 100;
+const MAX_EDUS: usize = 100;
 /// The largest number of to-device messages in a transaction, and roughly their largest total size.
-const MESSAGES: i64 = 40;
-const MESSAGE_BYTES: usize = 1024 * 1024;
+const MAX_TO_DEVICE_MESSAGES: i64 = 40;
+const MAX_TO_DEVICE_BYTES: usize = 1024 * 1024;
 /// The largest number of device list EDUs in a transaction.
-const LISTS: usize = 40;
+const MAX_DEVICE_LISTS: usize = 40;
 /// The largest number of users whose presence is in one transaction.
-const PRESENCES: usize = 100;
+const MAX_PRESENCE_USERS: usize = 100;
 /// The largest number of receipt EDUs in a transaction.
-const RECEIPTS: usize = 5;
+const MAX_RECEIPT_EDUS: usize = 5;
 
 /// Adds the waiting EDUs to a batch.
-pub(super) async fn gather(
-    inner: &Inner,
+pub(super) async fn gather_edus(
+    inner: &FederationSenderInner,
     destination: &Destination,
-    batch: &mut Batch,
+    batch: &mut TransactionBatch,
 ) -> Result<()> {
     gather_messages(inner, destination, batch).await?;
-    gather_lists(inner, destination, batch).await?;
+    gather_device_lists(inner, destination, batch).await?;
     gather_presence(inner, destination, batch).await?;
     let (receipts, typing) = {
         let mut state = destination.lock();
         let receipts = take_receipts(&mut state.receipts);
-        let left = EDUS.saturating_sub(batch.edus.len() + RECEIPTS);
+        let left = MAX_EDUS.saturating_sub(batch.edus.len() + MAX_RECEIPT_EDUS);
         let mut typing = std::mem::take(&mut state.typing);
         while typing.len() > left {
             let last = typing.pop_last();
@@ -65,44 +65,53 @@ pub(super) async fn gather(
 }
 
 async fn gather_messages(
-    inner: &Inner,
+    inner: &FederationSenderInner,
     destination: &Destination,
-    batch: &mut Batch,
+    batch: &mut TransactionBatch,
 ) -> Result<()> {
     // Messages that arrive after this line set the flag again.
     if !std::mem::take(&mut destination.lock().has_messages) {
         return Ok(());
     }
-    batch.messages = Some(0);
+    batch.messages_up_to = Some(0);
     let server = &destination.server;
     let now = inner.clock.now_ms();
-    let messages = inner.devices.messages_for(server, now, MESSAGES + 1);
+    let messages = inner
+        .devices
+        .messages_for_server(server, now, MAX_TO_DEVICE_MESSAGES + 1);
     let messages = messages.await?;
     let (mut up_to, mut bytes) = (None, 0);
     let mut is_more = false;
     for (count, (position, edu)) in (0..).zip(messages) {
         bytes += edu.json().get().len();
-        if count == MESSAGES || (count > 0 && bytes > MESSAGE_BYTES) {
+        if count == MAX_TO_DEVICE_MESSAGES || (count > 0 && bytes > MAX_TO_DEVICE_BYTES) {
             is_more = true;
             break;
         }
         batch.edus.push(edu);
         up_to = Some(position);
     }
-    batch.messages = up_to;
+    batch.messages_up_to = up_to;
     destination.lock().has_messages |= is_more;
     Ok(())
 }
 
-async fn gather_lists(inner: &Inner, destination: &Destination, batch: &mut Batch) -> Result<()> {
-    if !std::mem::take(&mut destination.lock().has_lists) {
+async fn gather_device_lists(
+    inner: &FederationSenderInner,
+    destination: &Destination,
+    batch: &mut TransactionBatch,
+) -> Result<()> {
+    if !std::mem::take(&mut destination.lock().has_device_lists) {
         return Ok(());
     }
-    let tellings = inner.devices.to_tell(&destination.server, LISTS).await;
+    let tellings = inner
+        .devices
+        .outgoing_list_updates(&destination.server, MAX_DEVICE_LISTS)
+        .await;
     let tellings = match tellings {
         Ok(tellings) => tellings,
         Err(error) => {
-            destination.lock().has_lists = true;
+            destination.lock().has_device_lists = true;
             return Err(error);
         }
     };
@@ -110,21 +119,21 @@ async fn gather_lists(inner: &Inner, destination: &Destination, batch: &mut Batc
         batch.edus.extend(telling.edus.iter().cloned());
     }
     // Whether there are more is only known when these have been recorded as sent.
-    destination.lock().has_lists |= !tellings.is_empty();
-    batch.tellings = tellings;
+    destination.lock().has_device_lists |= !tellings.is_empty();
+    batch.device_list_updates = tellings;
     Ok(())
 }
 
 async fn gather_presence(
-    inner: &Inner,
+    inner: &FederationSenderInner,
     destination: &Destination,
-    batch: &mut Batch,
+    batch: &mut TransactionBatch,
 ) -> Result<()> {
     let taken = take_presence(&mut destination.lock(), batch);
     let mut push = Vec::new();
     for user_id in &taken {
         let user = inner.rooms.memory.user_number(user_id).await?;
-        let event = user.and_then(|user| inner.ephemeral.presence.get(user));
+        let event = user.and_then(|user| inner.ephemeral.presence.presence_event(user));
         let Some(event) = event else {
             continue;
         };
@@ -144,9 +153,9 @@ async fn gather_presence(
 
 /// Takes users whose presence goes into one transaction. They are put into the batch before anything can fail, so that
 /// they are put back after a failure.
-fn take_presence(state: &mut State, batch: &mut Batch) -> Vec<OwnedUserId> {
+fn take_presence(state: &mut DestinationState, batch: &mut TransactionBatch) -> Vec<OwnedUserId> {
     let all = std::iter::from_fn(|| state.presence.pop_first());
-    let taken: Vec<OwnedUserId> = all.take(PRESENCES).collect();
+    let taken: Vec<OwnedUserId> = all.take(MAX_PRESENCE_USERS).collect();
     batch.presence = taken.iter().cloned().collect();
     taken
 }
@@ -161,7 +170,7 @@ fn take_receipts(
     for (key, receipt) in std::mem::take(waiting) {
         let count = of_user.entry((key.0.clone(), key.1.clone())).or_default();
         *count += 1;
-        if *count <= RECEIPTS {
+        if *count <= MAX_RECEIPT_EDUS {
             taken.push((key, receipt));
         } else {
             left.insert(key, receipt);
@@ -233,29 +242,29 @@ mod tests {
     }
 
     #[test]
-    fn whose_presence_was_taken_waits_again_when_nothing_comes_of_the_batch() {
-        let mut state = State::default();
-        for n in 0..=PRESENCES {
+    fn presence_of_a_failed_batch_is_queued_again() {
+        let mut state = DestinationState::default();
+        for n in 0..=MAX_PRESENCE_USERS {
             let user_id = format!("@u{n}:a").try_into().expect("an id");
-            state.note_presence(&user_id);
+            state.queue_presence(&user_id);
         }
-        let mut batch = Batch::default();
+        let mut batch = TransactionBatch::default();
 
         let taken = take_presence(&mut state, &mut batch);
-        assert_eq!((taken.len(), state.presence.len()), (PRESENCES, 1));
-        state.restore(batch);
+        assert_eq!((taken.len(), state.presence.len()), (MAX_PRESENCE_USERS, 1));
+        state.restore_batch(batch);
 
-        assert_eq!(state.presence.len(), PRESENCES + 1);
+        assert_eq!(state.presence.len(), MAX_PRESENCE_USERS + 1);
     }
 
     #[test]
-    fn no_more_receipts_are_taken_than_fit() {
-        let all = (0..RECEIPTS + 3).map(|n| receipt(&format!("$thread{n}"), "$a"));
+    fn taken_receipts_fit_into_one_transaction() {
+        let all = (0..MAX_RECEIPT_EDUS + 3).map(|n| receipt(&format!("$thread{n}"), "$a"));
         let mut waiting: BTreeMap<_, _> = all.collect();
 
         let taken = take_receipts(&mut waiting);
 
-        assert_eq!((taken.len(), waiting.len()), (RECEIPTS, 3));
-        assert_eq!(write_receipts(&taken).len(), RECEIPTS);
+        assert_eq!((taken.len(), waiting.len()), (MAX_RECEIPT_EDUS, 3));
+        assert_eq!(write_receipts(&taken).len(), MAX_RECEIPT_EDUS);
     }
 }

@@ -5,7 +5,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use crate::error::{Error, Result};
 
 /// The metrics of the sender.
-pub(super) struct Metrics {
+pub(super) struct SenderMetrics {
     transactions: IntCounterVec,
     /// Events and EDUs that cannot be sent to any server.
     dropped: IntCounter,
@@ -15,7 +15,7 @@ pub(super) struct Metrics {
     pub(super) waiting: IntGauge,
 }
 
-impl Metrics {
+impl SenderMetrics {
     pub(super) fn new(registry: &Registry) -> Result<Self> {
         let add = || -> prometheus::Result<Self> {
             let transactions = Opts::new(
@@ -53,7 +53,7 @@ impl Metrics {
     }
 
     /// Counts a transaction.
-    pub(super) fn count(&self, is_taken: bool) {
+    pub(super) fn count_transaction(&self, is_taken: bool) {
         let outcome = if is_taken { "taken" } else { "failed" };
         self.transactions.with_label_values(&[outcome]).inc();
     }

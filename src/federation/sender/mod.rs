@@ -31,13 +31,14 @@ use ruma::{OwnedServerName, ServerName};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use self::{
-    destination::Destination, metrics::Metrics, pending_changes::Inbox, recent_events::Log,
+    destination::Destination, metrics::SenderMetrics, pending_changes::ChangeCollector,
+    recent_events::RecentOutgoingEvents,
 };
-use super::{Client, Federation};
+use super::{Federation, FederationClient};
 use crate::{
     clock::Clock,
     devices::Devices,
-    ephemeral::Ephemeral,
+    ephemeral::EphemeralState,
     error::Result,
     rooms::Rooms,
     storage::{Db, Position, RoomNum, devices::device_list_updates, federation::outbox},
@@ -45,42 +46,42 @@ use crate::{
 };
 
 /// The number of concurrent transactions to healthy servers, and to others, which may take their time.
-const FAST: usize = 64;
-const SLOW: usize = 32;
+const MAX_FAST_TRANSACTIONS: usize = 64;
+const MAX_SLOW_TRANSACTIONS: usize = 32;
 
 /// The service that sends events and EDUs to other servers. Cheap to clone.
 #[derive(Clone)]
-pub struct Sender {
-    inner: Arc<Inner>,
+pub struct FederationSender {
+    inner: Arc<FederationSenderInner>,
 }
 
-struct Inner {
+struct FederationSenderInner {
     db: Db,
     clock: Clock,
     tasks: Tasks,
     rooms: Rooms,
     devices: Devices,
-    ephemeral: Ephemeral,
-    client: Client,
+    ephemeral: EphemeralState,
+    client: FederationClient,
     destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
-    log: RwLock<Log>,
+    recent_events: RwLock<RecentOutgoingEvents>,
     /// Changes that are not distributed yet.
-    inbox: Arc<Inbox>,
+    pending_changes: Arc<ChangeCollector>,
     /// The position up to which events have been distributed.
     distributed: AtomicI64,
     /// The position up to which everything has been distributed, including device list changes. After a crash, changes
     /// are read again from here.
-    settled: AtomicI64,
+    fully_distributed: AtomicI64,
     /// Notified when the queues must be stored.
-    changed: Notify,
-    fast: Semaphore,
-    slow: Semaphore,
+    queues_changed: Notify,
+    fast_permits: Semaphore,
+    slow_permits: Semaphore,
     /// Each running delivery holds a receiver, so that a stop can wait for them.
-    served: watch::Sender<()>,
-    metrics: Metrics,
+    running_deliveries: watch::Sender<()>,
+    metrics: SenderMetrics,
 }
 
-impl Sender {
+impl FederationSender {
     /// Starts to send, beginning with the stored queues, unless federation is disabled.
     ///
     /// # Errors
@@ -88,7 +89,7 @@ impl Sender {
     /// When the queues cannot be read, or the registry already contains these metrics.
     pub async fn start(
         (db, clock, tasks): (Db, Clock, Tasks),
-        (rooms, devices, ephemeral): (Rooms, Devices, Ephemeral),
+        (rooms, devices, ephemeral): (Rooms, Devices, EphemeralState),
         federation: &Federation,
         registry: &Registry,
     ) -> Result<Self> {
@@ -97,8 +98,8 @@ impl Sender {
             let mut db = db.read().await?;
             outbox::cursor(&mut db).await?
         };
-        let inner = Arc::new(Inner {
-            inbox: Inbox::new(rooms.memory.server_name()),
+        let inner = Arc::new(FederationSenderInner {
+            pending_changes: ChangeCollector::new(rooms.memory.server_name()),
             db,
             clock,
             tasks,
@@ -106,32 +107,32 @@ impl Sender {
             devices,
             ephemeral,
             destinations: Mutex::default(),
-            log: RwLock::new(Log::after(cursor)),
+            recent_events: RwLock::new(RecentOutgoingEvents::starting_after(cursor)),
             distributed: AtomicI64::new(cursor),
-            settled: AtomicI64::new(cursor),
-            changed: Notify::new(),
-            fast: Semaphore::new(FAST),
-            slow: Semaphore::new(SLOW),
-            served: watch::Sender::new(()),
-            metrics: Metrics::new(registry)?,
+            fully_distributed: AtomicI64::new(cursor),
+            queues_changed: Notify::new(),
+            fast_permits: Semaphore::new(MAX_FAST_TRANSACTIONS),
+            slow_permits: Semaphore::new(MAX_SLOW_TRANSACTIONS),
+            running_deliveries: watch::Sender::new(()),
+            metrics: SenderMetrics::new(registry)?,
             client,
         });
         let sender = Self { inner };
         if sender.inner.client.is_enabled() {
-            sender.recall(cursor).await?;
-            sender.follow();
+            sender.load_queues(cursor).await?;
+            sender.start_following();
         }
         Ok(sender)
     }
 
     /// Returns whether all events of a room have been sent to every server that accepts transactions. Failing servers
     /// are not waited for.
-    pub fn is_sent(&self, room: RoomNum) -> bool {
+    pub fn is_room_sent(&self, room: RoomNum) -> bool {
         let inner = &self.inner;
         if !inner.client.is_enabled() {
             return true;
         }
-        if inner.distributed.load(Ordering::SeqCst) < inner.inbox.newest_event() {
+        if inner.distributed.load(Ordering::SeqCst) < inner.pending_changes.newest_event() {
             return false;
         }
         let destinations = inner.destinations();
@@ -142,19 +143,19 @@ impl Sender {
     }
 
     /// Reads the stored queues.
-    async fn recall(&self, cursor: Position) -> Result<()> {
+    async fn load_queues(&self, cursor: Position) -> Result<()> {
         let mut db = self.inner.db.read().await?;
         let rows = outbox::destinations(&mut db).await?;
-        let unsent = outbox::unsent(&mut db).await?;
+        let unsent = outbox::unsent_rooms(&mut db).await?;
         let with_messages = outbox::servers_with_messages(&mut db).await?;
-        let with_lists = device_list_updates::servers(&mut db).await?;
+        let with_lists = device_list_updates::servers_with_updates(&mut db).await?;
         drop(db);
         let now = self.inner.clock.now_ms();
         {
             let mut all = self.inner.destinations();
             for row in rows {
                 if let Ok(server) = OwnedServerName::try_from(row.server.as_str()) {
-                    let destination = Destination::stored(server.clone(), &row, now);
+                    let destination = Destination::from_row(server.clone(), &row, now);
                     all.insert(server, Arc::new(destination));
                 }
             }
@@ -165,27 +166,30 @@ impl Sender {
         };
         for row in unsent {
             if let Some(destination) = destination(&row.server) {
-                destination.lock().recall(&row, cursor);
+                destination.lock().restore_unsent(&row, cursor);
             }
         }
         for server in with_messages.iter().filter_map(|it| destination(it)) {
             server.lock().has_messages = true;
         }
         for server in with_lists.iter().filter_map(|it| destination(it)) {
-            server.lock().has_lists = true;
+            server.lock().has_device_lists = true;
         }
         Ok(())
     }
 
     /// Follows the journal, and changes in typing and presence.
-    fn follow(&self) {
+    fn start_following(&self) {
         let inner = &self.inner;
-        inner.db.journal().follow(inner.inbox.clone());
-        let inbox = inner.inbox.clone();
-        let listener = move |stir| inbox.stir(stir);
-        inner.ephemeral.listen(Arc::new(listener));
+        inner
+            .db
+            .journal()
+            .add_follower(inner.pending_changes.clone());
+        let inbox = inner.pending_changes.clone();
+        let listener = move |stir| inbox.add_ephemeral_change(stir);
+        inner.ephemeral.add_listener(Arc::new(listener));
         let watching = Arc::downgrade(inner);
-        inner.client.watch(Box::new(move |server| {
+        inner.client.watch_contacts(Box::new(move |server| {
             let Some(inner) = watching.upgrade() else {
                 return;
             };
@@ -194,23 +198,23 @@ impl Sender {
                 inner.clock.now_ms(),
             );
             if let Some(destination) = found {
-                destination.lives(now);
+                destination.record_contact(now);
             }
         }));
-        for destination in inner.all() {
+        for destination in inner.all_destinations() {
             // Servers with less important items wait, because they may have disappeared for good.
-            let has_letters = destination.lock().has_letters();
+            let has_letters = destination.lock().has_durable_items();
             if has_letters {
-                inner.serve(&destination);
+                inner.start_delivery(&destination);
             }
         }
         drop(inner.tasks.spawn(inner.clone().distribute()));
-        drop(inner.tasks.spawn(inner.clone().keep()));
-        drop(inner.tasks.spawn(inner.clone().tidy()));
+        drop(inner.tasks.spawn(inner.clone().persist_queues()));
+        drop(inner.tasks.spawn(inner.clone().clean_up_regularly()));
     }
 }
 
-impl Inner {
+impl FederationSenderInner {
     fn destinations(&self) -> MutexGuard<'_, HashMap<OwnedServerName, Arc<Destination>>> {
         self.destinations
             .lock()
@@ -228,21 +232,21 @@ impl Inner {
         destination
     }
 
-    fn all(&self) -> Vec<Arc<Destination>> {
+    fn all_destinations(&self) -> Vec<Arc<Destination>> {
         self.destinations().values().cloned().collect()
     }
 
     /// Changes the queues of servers, and starts to send to them.
-    fn note<'a>(
+    fn update_queues<'a>(
         self: &Arc<Self>,
         servers: impl IntoIterator<Item = &'a OwnedServerName>,
-        note: impl Fn(&mut destination::State),
+        note: impl Fn(&mut destination::DestinationState),
     ) {
         let servers: HashSet<&OwnedServerName> = servers.into_iter().collect();
         for server in servers {
             let destination = self.destination(server);
             note(&mut destination.lock());
-            self.serve(&destination);
+            self.start_delivery(&destination);
         }
     }
 }

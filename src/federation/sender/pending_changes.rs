@@ -12,20 +12,20 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName};
 use tokio::sync::Notify;
 
 use crate::{
-    ephemeral::Stir,
-    storage::{Change, Follower, Position, Receipt, RoomNum, UserNum},
+    ephemeral::EphemeralChange,
+    storage::{JournalChange, JournalFollower, Position, Receipt, RoomNum, UserNum},
 };
 
 /// The largest number of receipts, rooms and users that wait to be distributed. Further ones are ignored.
-const MOST: usize = 20_000;
+const MAX_WAITING_ITEMS: usize = 20_000;
 
 /// The changes since the last distribution.
 #[derive(Default)]
-pub(super) struct News {
+pub(super) struct PendingChanges {
     /// Whether there are new events.
     pub(super) events: bool,
     /// The users whose devices changed.
-    pub(super) lists: BTreeSet<UserNum>,
+    pub(super) device_lists: BTreeSet<UserNum>,
     /// The servers that have new to-device messages.
     pub(super) messages: BTreeSet<OwnedServerName>,
     /// The newest receipt of each user and thread.
@@ -37,70 +37,75 @@ pub(super) struct News {
 }
 
 /// Collects changes.
-pub(super) struct Inbox {
+pub(super) struct ChangeCollector {
     own: OwnedServerName,
-    news: Mutex<News>,
+    changes: Mutex<PendingChanges>,
     /// The position of the newest event.
-    newest: AtomicI64,
-    rung: Notify,
+    newest_event_position: AtomicI64,
+    changed: Notify,
 }
 
-impl Inbox {
+impl ChangeCollector {
     pub(super) fn new(own: &ServerName) -> Arc<Self> {
         Arc::new(Self {
             own: own.to_owned(),
-            news: Mutex::default(),
-            newest: AtomicI64::new(0),
-            rung: Notify::new(),
+            changes: Mutex::default(),
+            newest_event_position: AtomicI64::new(0),
+            changed: Notify::new(),
         })
     }
 
     /// Takes the changes since the last call.
-    pub(super) fn take(&self) -> News {
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn take_changes(&self) -> PendingChanges {
+        let mut news = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *news)
     }
 
     /// Returns the position of the newest event since the start.
     pub(super) fn newest_event(&self) -> Position {
-        self.newest.load(Ordering::SeqCst)
+        self.newest_event_position.load(Ordering::SeqCst)
     }
 
     /// Waits until there are changes.
-    pub(super) async fn rung(&self) {
-        self.rung.notified().await;
+    pub(super) async fn wait_for_changes(&self) {
+        self.changed.notified().await;
     }
 
     /// Adds a change that is only in memory.
-    pub(super) fn stir(&self, stir: Stir) {
-        self.add(|news| match stir {
-            Stir::Typing(room) if news.typing.len() < MOST => news.typing.insert(room),
-            Stir::Presence(user) if news.presence.len() < MOST => news.presence.insert(user),
+    pub(super) fn add_ephemeral_change(&self, stir: EphemeralChange) {
+        self.update_changes(|news| match stir {
+            EphemeralChange::Typing(room) if news.typing.len() < MAX_WAITING_ITEMS => {
+                news.typing.insert(room)
+            }
+            EphemeralChange::Presence(user) if news.presence.len() < MAX_WAITING_ITEMS => {
+                news.presence.insert(user)
+            }
             _ => false,
         });
     }
 
     /// Adds to the changes, and wakes the distribution if something is new.
-    fn add(&self, add: impl FnOnce(&mut News) -> bool) {
+    fn update_changes(&self, add: impl FnOnce(&mut PendingChanges) -> bool) {
         let is_new = {
-            let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut news = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
             add(&mut news)
         };
         if is_new {
-            self.rung.notify_one();
+            self.changed.notify_one();
         }
     }
 }
 
-impl Follower for Inbox {
-    fn committed(&self, changes: &[(Position, Change)]) {
-        self.add(|news| {
+impl JournalFollower for ChangeCollector {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
+        self.update_changes(|news| {
             let mut is_new = false;
             for (position, change) in changes {
-                if matches!(change, Change::Event { .. }) {
-                    self.newest.fetch_max(*position, Ordering::SeqCst);
+                if matches!(change, JournalChange::Event { .. }) {
+                    self.newest_event_position
+                        .fetch_max(*position, Ordering::SeqCst);
                 }
-                is_new |= news.take(change, &self.own);
+                is_new |= news.add_change(change, &self.own);
             }
             is_new
         });
@@ -111,23 +116,23 @@ impl Follower for Inbox {
     }
 }
 
-impl News {
+impl PendingChanges {
     /// Adds a change; returns whether it may concern other servers.
-    fn take(&mut self, change: &Change, own: &ServerName) -> bool {
+    fn add_change(&mut self, change: &JournalChange, own: &ServerName) -> bool {
         match change {
-            Change::Event { .. } => self.events = true,
-            Change::DeviceList {
+            JournalChange::Event { .. } => self.events = true,
+            JournalChange::DeviceList {
                 user,
                 watcher: None,
             } => {
-                self.lists.insert(*user);
+                self.device_lists.insert(*user);
             }
-            Change::ToServer { server } => {
+            JournalChange::ToServer { server } => {
                 self.messages.insert(server.clone());
             }
-            Change::Receipt { room, receipt } => {
+            JournalChange::Receipt { room, receipt } => {
                 let is_public = receipt.kind == "m.read" && receipt.user_id.server_name() == own;
-                if !is_public || self.receipts.len() >= MOST {
+                if !is_public || self.receipts.len() >= MAX_WAITING_ITEMS {
                     return false;
                 }
                 let key = (*room, receipt.user_id.clone(), receipt.thread.clone());

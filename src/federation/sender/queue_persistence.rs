@@ -9,8 +9,8 @@ use std::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    Inner,
-    destination::{Destination, ToStore},
+    FederationSenderInner,
+    destination::{Destination, DestinationChanges},
 };
 use crate::{
     error::Result,
@@ -18,38 +18,41 @@ use crate::{
 };
 
 /// The time for which changes are collected.
-const GATHERING: Duration = Duration::from_millis(500);
+const COLLECTION_INTERVAL: Duration = Duration::from_millis(500);
 /// The time that a stop waits for running transactions. The whole stop must take less than eight seconds.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Inner {
+impl FederationSenderInner {
     /// Stores the queues whenever they change, and when the server stops.
-    pub(super) async fn keep(self: Arc<Self>) {
+    pub(super) async fn persist_queues(self: Arc<Self>) {
         let stopping = self.tasks.stopping().clone();
-        let mut kept = self.settled.load(Ordering::SeqCst);
+        let mut kept = self.fully_distributed.load(Ordering::SeqCst);
         loop {
             tokio::select! {
-                () = self.changed.notified() => {}
+                () = self.queues_changed.notified() => {}
                 () = stopping.cancelled() => break,
             }
             tokio::select! {
-                () = sleep(GATHERING) => {}
+                () = sleep(COLLECTION_INTERVAL) => {}
                 () = stopping.cancelled() => break,
             }
-            self.keep_once(&mut kept).await;
+            self.persist_queues_once(&mut kept).await;
         }
-        if timeout(LAST_MOMENT, self.served.closed()).await.is_err() {
+        if timeout(STOP_TIMEOUT, self.running_deliveries.closed())
+            .await
+            .is_err()
+        {
             tracing::debug!("some transactions are still running at shutdown");
         }
-        self.keep_once(&mut kept).await;
+        self.persist_queues_once(&mut kept).await;
     }
 
-    async fn keep_once(&self, kept: &mut Position) {
+    async fn persist_queues_once(&self, kept: &mut Position) {
         // Read first: the queues contain everything that was distributed up to this position.
-        let position = self.settled.load(Ordering::SeqCst);
-        let mut changed: Vec<(Arc<Destination>, ToStore)> = Vec::new();
+        let position = self.fully_distributed.load(Ordering::SeqCst);
+        let mut changed: Vec<(Arc<Destination>, DestinationChanges)> = Vec::new();
         let (mut failing, mut waiting) = (0, 0);
-        for destination in self.all() {
+        for destination in self.all_destinations() {
             let mut state = destination.lock();
             failing += i64::from(state.health.failures > 0);
             waiting += i64::from(state.has_work());
@@ -62,19 +65,23 @@ impl Inner {
         if changed.is_empty() && position == *kept {
             return;
         }
-        match self.store(position, &changed).await {
+        match self.store_queues(position, &changed).await {
             Ok(()) => *kept = position,
             Err(error) => {
                 tracing::warn!(%error, "the queues for other servers could not be stored");
                 for (destination, to_store) in changed {
                     destination.lock().forget_stored(&to_store);
                 }
-                self.changed.notify_one();
+                self.queues_changed.notify_one();
             }
         }
     }
 
-    async fn store(&self, position: Position, all: &[(Arc<Destination>, ToStore)]) -> Result<()> {
+    async fn store_queues(
+        &self,
+        position: Position,
+        all: &[(Arc<Destination>, DestinationChanges)],
+    ) -> Result<()> {
         let (mut health, mut unsent) = (Vec::new(), Vec::new());
         for (_, to_store) in all {
             health.extend(to_store.health.clone());
@@ -82,11 +89,11 @@ impl Inner {
         }
         let mut tx = self.db.write().await?;
         outbox::set_destinations(&mut tx, &health).await?;
-        outbox::set_unsent(&mut tx, &unsent).await?;
+        outbox::set_unsent_rooms(&mut tx, &unsent).await?;
         for (destination, to_store) in all {
             if !to_store.sent.is_empty() {
                 let server = destination.server.as_str();
-                outbox::remove_unsent(&mut tx, server, &to_store.sent).await?;
+                outbox::remove_unsent_rooms(&mut tx, server, &to_store.sent).await?;
             }
         }
         outbox::set_cursor(&mut tx, position).await?;

@@ -4,65 +4,65 @@ use std::{collections::BTreeMap, collections::VecDeque, sync::Arc};
 
 use ruma::ServerName;
 
-use super::destination::Unsent;
+use super::destination::UnsentEvents;
 use crate::{
-    rooms::Outgoing,
+    rooms::OutgoingEvent,
     storage::{Position, RoomNum},
 };
 
 /// The number of events that are kept, and their total size in bytes.
-const EVENTS: usize = 2_000;
-const BYTES: usize = 8 * 1024 * 1024;
+const MAX_RECENT_EVENTS: usize = 2_000;
+const MAX_RECENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// The most recent events, in order.
 #[derive(Default)]
-pub(super) struct Log {
-    events: VecDeque<Arc<Outgoing>>,
+pub(super) struct RecentOutgoingEvents {
+    events: VecDeque<Arc<OutgoingEvent>>,
     bytes: usize,
     /// Events up to this position are not in memory.
-    gone: Position,
+    on_disk_up_to: Position,
 }
 
 /// Events for a server, and for each room the position up to which they are complete.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) events: Vec<Arc<Outgoing>>,
-    pub(super) through: BTreeMap<RoomNum, Position>,
+pub(super) struct NextEvents {
+    pub(super) events: Vec<Arc<OutgoingEvent>>,
+    pub(super) complete_up_to: BTreeMap<RoomNum, Position>,
 }
 
-impl Log {
+impl RecentOutgoingEvents {
     /// Returns an empty log. Events up to `position` are only on disk.
-    pub(super) fn after(position: Position) -> Self {
+    pub(super) fn starting_after(position: Position) -> Self {
         Self {
-            gone: position,
+            on_disk_up_to: position,
             ..Self::default()
         }
     }
 
     /// Adds an event that is newer than all others.
-    pub(super) fn push(&mut self, mut event: Outgoing) {
+    pub(super) fn push(&mut self, mut event: OutgoingEvent) {
         // Sorted for the binary search of each look-up.
         event.servers.sort_unstable();
         self.bytes += event.json.get().len();
         self.events.push_back(Arc::new(event));
-        while self.events.len() > EVENTS || self.bytes > BYTES {
+        while self.events.len() > MAX_RECENT_EVENTS || self.bytes > MAX_RECENT_BYTES {
             let Some(oldest) = self.events.pop_front() else {
                 return;
             };
             self.bytes -= oldest.json.get().len();
-            self.gone = oldest.position;
+            self.on_disk_up_to = oldest.position;
         }
     }
 
     /// Returns the oldest unsent events of a server; `None` if some of them are not in memory.
-    pub(super) fn find(
+    pub(super) fn find_unsent(
         &self,
         server: &ServerName,
-        unsent: &BTreeMap<RoomNum, Unsent>,
+        unsent: &BTreeMap<RoomNum, UnsentEvents>,
         limit: usize,
-    ) -> Option<Found> {
+    ) -> Option<NextEvents> {
         let oldest = unsent.values().map(|unsent| unsent.first).min()?;
-        if oldest <= self.gone {
+        if oldest <= self.on_disk_up_to {
             return None;
         }
         let start = self.events.partition_point(|event| event.position < oldest);
@@ -84,9 +84,9 @@ impl Log {
         }
         let rooms = unsent.iter().filter(|(_, unsent)| unsent.first <= up_to);
         let through = rooms.map(|(room, unsent)| (*room, unsent.last.min(up_to)));
-        Some(Found {
+        Some(NextEvents {
             events,
-            through: through.collect(),
+            complete_up_to: through.collect(),
         })
     }
 }
@@ -98,9 +98,9 @@ mod tests {
 
     use super::*;
 
-    fn event(position: Position, room: RoomNum, servers: &[&str]) -> Outgoing {
+    fn event(position: Position, room: RoomNum, servers: &[&str]) -> OutgoingEvent {
         let name = |name: &&str| OwnedServerName::try_from(*name).expect("a name");
-        Outgoing {
+        OutgoingEvent {
             position,
             room,
             event_id: format!("$e{position}").try_into().expect("an id"),
@@ -110,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn a_server_finds_what_is_for_it_in_order_and_in_parts() {
-        let mut log = Log::after(0);
+    fn events_of_a_server_are_found_in_order() {
+        let mut log = RecentOutgoingEvents::starting_after(0);
         for (position, room, servers) in [
             (1, 1, &["b", "a"][..]),
             (2, 2, &["b"]),
@@ -120,31 +120,35 @@ mod tests {
         ] {
             log.push(event(position, room, servers));
         }
-        let unsent = |first, last| Unsent { first, last };
+        let unsent = |first, last| UnsentEvents { first, last };
         let rooms = BTreeMap::from([(1, unsent(1, 4)), (2, unsent(3, 3))]);
         let a = server_name!("a");
 
-        let some = log.find(a, &rooms, 2).expect("in memory");
-        let all = log.find(a, &rooms, 3).expect("in memory");
+        let some = log.find_unsent(a, &rooms, 2).expect("in memory");
+        let all = log.find_unsent(a, &rooms, 3).expect("in memory");
 
-        let positions =
-            |found: &Found| -> Vec<_> { found.events.iter().map(|event| event.position).collect() };
+        let positions = |found: &NextEvents| -> Vec<_> {
+            found.events.iter().map(|event| event.position).collect()
+        };
         assert_eq!(positions(&some), [1, 3]);
-        assert_eq!(some.through, BTreeMap::from([(1, 3), (2, 3)]));
+        assert_eq!(some.complete_up_to, BTreeMap::from([(1, 3), (2, 3)]));
         assert_eq!(positions(&all), [1, 3, 4]);
-        assert_eq!(all.through, BTreeMap::from([(1, 4), (2, 3)]));
+        assert_eq!(all.complete_up_to, BTreeMap::from([(1, 4), (2, 3)]));
     }
 
     #[test]
-    fn the_memory_of_it_is_bounded_and_it_knows_what_is_gone() {
-        let mut log = Log::after(7);
+    fn old_events_leave_the_bounded_memory() {
+        let mut log = RecentOutgoingEvents::starting_after(7);
         for position in 8..=10_007 {
             log.push(event(position, 1, &["a"]));
         }
-        let rooms = |first| BTreeMap::from([(1, Unsent { first, last: first })]);
+        let rooms = |first| BTreeMap::from([(1, UnsentEvents { first, last: first })]);
 
-        assert_eq!(log.events.len(), EVENTS);
-        assert!(log.find(server_name!("a"), &rooms(8), 5).is_none());
-        assert!(log.find(server_name!("a"), &rooms(9_000), 5).is_some());
+        assert_eq!(log.events.len(), MAX_RECENT_EVENTS);
+        assert!(log.find_unsent(server_name!("a"), &rooms(8), 5).is_none());
+        assert!(
+            log.find_unsent(server_name!("a"), &rooms(9_000), 5)
+                .is_some()
+        );
     }
 }

@@ -26,7 +26,7 @@ fn keys_are_sorted_and_space_is_left_out() {
 }
 
 #[test]
-fn the_last_value_of_a_key_that_is_given_twice_counts() {
+fn the_last_value_of_a_duplicate_key_counts() {
     assert_eq!(
         canonical(r#"{"a":{"x":1},"b":2,"a":3}"#),
         r#"{"a":3,"b":2}"#
@@ -42,14 +42,14 @@ fn escapes_are_written_in_the_shortest_way() {
 }
 
 #[test]
-fn numbers_stay_as_they_are_written() {
+fn numbers_are_not_rewritten() {
     let text = "[0,-1,1.50,2e3,123456789012345678901234567890]";
 
     assert_eq!(canonical(text), text);
 }
 
 #[test]
-fn the_form_is_that_of_ruma_where_ruma_has_one() {
+fn the_canonical_form_equals_that_of_ruma() {
     let texts = [
         r#"{"z":[],"a":{},"m":{"y":[{"k":"v","j":-7}],"x":"\t\u007f"}}"#,
         r#"{"本":2,"日":1,"":{"":[[[]]]}}"#,
@@ -64,7 +64,7 @@ fn the_form_is_that_of_ruma_where_ruma_has_one() {
 }
 
 #[test]
-fn what_is_not_json_is_refused() {
+fn text_that_is_not_json_is_refused() {
     let broken = [
         "",
         " ",
@@ -117,7 +117,7 @@ fn what_is_not_json_is_refused() {
 }
 
 #[test]
-fn json_at_the_greatest_depth_is_taken_and_deeper_json_is_refused() {
+fn json_deeper_than_the_limit_is_refused() {
     for nested in [lists, objects] {
         let fits = canonical_text(nested(5).as_bytes(), 5);
         let deeper = canonical_text(nested(6).as_bytes(), 5);
@@ -150,7 +150,7 @@ fn text_of_a_million_levels_has_a_canonical_form() {
 }
 
 #[test]
-fn only_objects_of_bounded_depth_are_taken_from_other_servers() {
+fn only_objects_of_limited_depth_are_accepted_from_servers() {
     let taken = |text: &str| {
         let raw = RawValue::from_string(text.to_owned()).unwrap();
         canonical_object(&raw).map(|taken| taken.get().to_owned())

@@ -6,69 +6,69 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::matrix::rules;
+use crate::matrix::room_version_rules;
 
 /// A room whose events fork at random.
-struct Graph {
+struct RandomRoom {
     rules: RoomVersionRules,
     version: &'static str,
     room_id: Option<OwnedRoomId>,
     events: KnownEvents,
     /// The state at the end of each branch.
-    lines: Vec<StateMap>,
+    branches: Vec<StateMap>,
     random: StdRng,
-    made: u64,
+    event_count: u64,
 }
 
 fn user(n: usize) -> OwnedUserId {
     OwnedUserId::try_from(format!("@user{n}:server{}", n % 3)).unwrap()
 }
 
-impl Graph {
+impl RandomRoom {
     fn new(version: &'static str, seed: u64) -> Self {
         let id = RoomVersionId::try_from(version).unwrap();
-        let rules = rules(&id).unwrap();
+        let rules = room_version_rules(&id).unwrap();
         let named_before = rules.event_format.require_room_create_room_id;
         let mut graph = Self {
             version,
             room_id: named_before.then(|| OwnedRoomId::try_from("!room:server0").unwrap()),
             rules,
             events: KnownEvents::new(),
-            lines: vec![StateMap::default()],
+            branches: vec![StateMap::default()],
             random: StdRng::seed_from_u64(seed),
-            made: 0,
+            event_count: 0,
         };
-        graph.begin();
+        graph.create_room();
         graph
     }
 
-    fn begin(&mut self) {
+    fn create_room(&mut self) {
         let founder = user(0);
         let levels = match self.version {
             "12" => json!({}),
             _ => json!({"users": {&founder: 100}}),
         };
         let version = self.version;
-        self.add(
+        self.add_event(
             0,
             (&founder, "m.room.create", ""),
             json!({"room_version": version, "creator": founder}),
         );
         let key = founder.to_string();
-        self.add(
+        self.add_event(
             0,
             (&founder, "m.room.member", &key),
             json!({"membership": "join"}),
         );
-        self.add(0, (&founder, "m.room.power_levels", ""), levels);
-        self.add(
+        self.add_event(0, (&founder, "m.room.power_levels", ""), levels);
+        self.add_event(
             0,
             (&founder, "m.room.join_rules", ""),
             json!({"join_rule": "public"}),
         );
         for n in 1..6 {
             let key = user(n).to_string();
-            self.add(
+            self.add_event(
                 0,
                 (&user(n), "m.room.member", &key),
                 json!({"membership": "join"}),
@@ -77,20 +77,20 @@ impl Graph {
     }
 
     /// Adds an event to a branch, if the rules allow it there.
-    fn add(
+    fn add_event(
         &mut self,
         line: usize,
         (sender, kind, key): (&OwnedUserId, &str, &str),
         content: Value,
     ) {
-        self.made += 1;
-        let state = self.lines[line].clone();
+        self.event_count += 1;
+        let state = self.branches[line].clone();
         let create = state.get(&StateEventType::RoomCreate, "");
         let prev_events: Vec<_> = create.map(|pdu| pdu.event_id.clone()).into_iter().collect();
         let mut event = json!({
-            "type": kind, "sender": sender, "state_key": key, "depth": self.made,
+            "type": kind, "sender": sender, "state_key": key, "depth": self.event_count,
             "origin_server_ts": self.random.random_range(0..50), "prev_events": prev_events, "auth_events": [],
-            "hashes": {"sha256": self.made.to_string()}, "room_id": self.room_id,
+            "hashes": {"sha256": self.event_count.to_string()}, "room_id": self.room_id,
         });
         event["content"] = content;
         if self.room_id.is_none() {
@@ -112,11 +112,11 @@ impl Graph {
         self.room_id.get_or_insert_with(|| pdu.room_id.clone());
         let pdu = Arc::new(pdu);
         self.events.insert(pdu.event_id.clone(), pdu.clone());
-        self.lines[line].insert(pdu);
+        self.branches[line].insert(pdu);
     }
 
     /// Adds a random event to a branch.
-    fn happen(&mut self, line: usize) {
+    fn add_random_event(&mut self, line: usize) {
         let (who, whom) = (
             self.random.random_range(0..8),
             self.random.random_range(0..8),
@@ -124,54 +124,54 @@ impl Graph {
         let (sender, target) = (user(who), user(whom));
         let own = sender.to_string();
         match self.random.random_range(0..9) {
-            0 => self.add(
+            0 => self.add_event(
                 line,
                 (&sender, "m.room.member", &own),
                 json!({"membership": "join"}),
             ),
-            1 => self.add(
+            1 => self.add_event(
                 line,
                 (&sender, "m.room.member", &own),
                 json!({"membership": "leave"}),
             ),
             2 => {
                 let content = json!({"membership": "ban"});
-                self.add(line, (&sender, "m.room.member", target.as_str()), content);
+                self.add_event(line, (&sender, "m.room.member", target.as_str()), content);
             }
             3 => {
                 let content = json!({"membership": "leave"});
-                self.add(line, (&sender, "m.room.member", target.as_str()), content);
+                self.add_event(line, (&sender, "m.room.member", target.as_str()), content);
             }
             4 | 5 => self.change_levels(line, &sender, &target),
             6 => {
                 let rule = ["public", "invite"][self.random.random_range(0..2)];
-                self.add(
+                self.add_event(
                     line,
                     (&sender, "m.room.join_rules", ""),
                     json!({"join_rule": rule}),
                 );
             }
             n => {
-                let topic = json!({"topic": self.made});
+                let topic = json!({"topic": self.event_count});
                 let kind = if n == 7 {
                     "m.room.topic"
                 } else {
                     "m.room.name"
                 };
-                self.add(line, (&sender, kind, ""), topic);
+                self.add_event(line, (&sender, kind, ""), topic);
             }
         }
     }
 
     fn change_levels(&mut self, line: usize, sender: &OwnedUserId, target: &OwnedUserId) {
-        let levels = self.lines[line].get(&StateEventType::RoomPowerLevels, "");
+        let levels = self.branches[line].get(&StateEventType::RoomPowerLevels, "");
         let mut levels: Value = levels.and_then(|pdu| pdu.content_as()).unwrap_or_default();
         let level = self.random.random_range(0..3) * 50;
         if self.version == "12" && *target == user(0) {
             return;
         }
         levels["users"][target.as_str()] = json!(level);
-        self.add(line, (sender, "m.room.power_levels", ""), levels);
+        self.add_event(line, (sender, "m.room.power_levels", ""), levels);
     }
 
     /// Resolves states, giving only the events that are asked for.
@@ -179,9 +179,9 @@ impl Graph {
         let mut known = KnownEvents::new();
         let mut absent = BTreeSet::new();
         loop {
-            match resolve(&self.rules, sets, &known, &absent).unwrap() {
-                Resolution::Resolved(state) => return state,
-                Resolution::Needs(needs) => {
+            match resolve_state(&self.rules, sets, &known, &absent).unwrap() {
+                ResolutionResult::Resolved(state) => return state,
+                ResolutionResult::NeedsEvents(needs) => {
                     assert!(!needs.is_empty());
                     for id in needs {
                         match self.events.get(&id) {
@@ -256,25 +256,25 @@ fn ids(set: &StateMap) -> IdMap<OwnedEventId> {
 }
 
 #[test]
-fn a_resolution_comes_to_what_the_whole_sets_come_to() {
+fn a_resolution_equals_that_of_the_whole_sets() {
     for version in ["6", "11", "12"] {
         let mut conflicts = 0;
         for seed in 0..60 {
-            let mut graph = Graph::new(version, seed);
+            let mut graph = RandomRoom::new(version, seed);
             for _ in 0..2 {
-                let first = graph.lines[0].clone();
-                graph.lines = vec![first.clone(), first.clone(), first];
+                let first = graph.branches[0].clone();
+                graph.branches = vec![first.clone(), first.clone(), first];
                 for step in 0..18 {
-                    graph.happen(step % 3);
+                    graph.add_random_event(step % 3);
                 }
-                let sets = graph.lines.clone();
-                conflicts += sets[0].differences(&sets[1]).len();
+                let sets = graph.branches.clone();
+                conflicts += sets[0].differing_keys(&sets[1]).len();
 
                 let (ours, naive) = (graph.resolved(&sets), graph.naively_resolved(&sets));
 
-                let differences = naive.differences(&ours);
+                let differences = naive.differing_keys(&ours);
                 assert!(differences.is_empty(), "{version} {seed}: {differences:?}");
-                graph.lines[0] = ours;
+                graph.branches[0] = ours;
             }
         }
         assert!(conflicts > 100, "{conflicts} conflicts are too few to tell");
@@ -285,32 +285,32 @@ fn a_resolution_comes_to_what_the_whole_sets_come_to() {
 fn the_order_of_the_states_does_not_matter() {
     for version in ["10", "12"] {
         for seed in 100..140 {
-            let mut graph = Graph::new(version, seed);
-            let first = graph.lines[0].clone();
-            graph.lines = vec![first.clone(), first.clone(), first];
+            let mut graph = RandomRoom::new(version, seed);
+            let first = graph.branches[0].clone();
+            graph.branches = vec![first.clone(), first.clone(), first];
             for step in 0..30 {
-                graph.happen(step % 3);
+                graph.add_random_event(step % 3);
             }
-            let mut sets = graph.lines.clone();
+            let mut sets = graph.branches.clone();
             let forwards = graph.resolved(&sets);
             sets.reverse();
             let backwards = graph.resolved(&sets);
             sets.swap(0, 1);
             let mixed = graph.resolved(&sets);
 
-            assert!(forwards.differences(&backwards).is_empty());
-            assert!(forwards.differences(&mixed).is_empty());
+            assert!(forwards.differing_keys(&backwards).is_empty());
+            assert!(forwards.differing_keys(&mixed).is_empty());
         }
     }
 }
 
 #[test]
 fn states_that_agree_need_no_events() {
-    let graph = Graph::new("11", 1);
-    let state = graph.lines[0].clone();
+    let graph = RandomRoom::new("11", 1);
+    let state = graph.branches[0].clone();
 
     let resolved = graph.resolved(&[state.clone(), state.clone()]);
 
-    assert!(resolved.differences(&state).is_empty());
+    assert!(resolved.differing_keys(&state).is_empty());
     assert!(graph.resolved(&[]).is_empty());
 }

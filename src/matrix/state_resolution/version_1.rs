@@ -15,7 +15,7 @@ use std::{
 use ruma::{events::StateEventType, room_version_rules::RoomVersionRules};
 use sha1::{Digest, Sha1};
 
-use super::Key;
+use super::StateMapKey;
 use crate::matrix::{Pdu, StateMap, authorize};
 
 /// The types by which events are authorized, in the order in which they are resolved.
@@ -29,10 +29,10 @@ const AUTH_TYPES: [StateEventType; 3] = [
 pub(super) fn resolve(
     rules: &RoomVersionRules,
     sets: &[StateMap],
-    keys: &HashSet<Key>,
+    keys: &HashSet<StateMapKey>,
 ) -> StateMap {
     let mut state = sets.first().cloned().unwrap_or_default();
-    let mut conflicts: BTreeMap<Key, Vec<Arc<Pdu>>> = BTreeMap::new();
+    let mut conflicts: BTreeMap<StateMapKey, Vec<Arc<Pdu>>> = BTreeMap::new();
     for key in keys {
         let (kind, state_key) = key;
         let mut seen = BTreeSet::new();
@@ -41,7 +41,7 @@ pub(super) fn resolve(
         let held: Vec<Arc<Pdu>> = held.cloned().collect();
         // A key that is missing in some states is not in conflict.
         let only = held.first().filter(|_| held.len() == 1);
-        state.put(kind, state_key, only);
+        state.set_or_remove(kind, state_key, only);
         if held.len() > 1 {
             conflicts.insert(key.clone(), held);
         }
@@ -52,7 +52,7 @@ pub(super) fn resolve(
         for ((kind, state_key), events) in &conflicts {
             if *kind == auth_type {
                 let resolved = resolve_auth_event(rules, &before, events.clone());
-                state.put(kind, state_key, resolved.as_ref());
+                state.set_or_remove(kind, state_key, resolved.as_ref());
             }
         }
     }
@@ -60,7 +60,7 @@ pub(super) fn resolve(
     for ((kind, state_key), events) in &conflicts {
         if !AUTH_TYPES.contains(kind) {
             let resolved = resolve_other_event(rules, &before, events.clone());
-            state.put(kind, state_key, resolved.as_ref());
+            state.set_or_remove(kind, state_key, resolved.as_ref());
         }
     }
     state
@@ -72,7 +72,7 @@ fn resolve_auth_event(
     state: &StateMap,
     mut events: Vec<Arc<Pdu>>,
 ) -> Option<Arc<Pdu>> {
-    events.sort_by_cached_key(|pdu| (pdu.depth, Reverse(hash(pdu))));
+    events.sort_by_cached_key(|pdu| (pdu.depth, Reverse(event_id_hash(pdu))));
     let mut events = events.into_iter();
     let mut resolved = events.next()?;
     for event in events {
@@ -92,13 +92,13 @@ fn resolve_other_event(
     state: &StateMap,
     mut events: Vec<Arc<Pdu>>,
 ) -> Option<Arc<Pdu>> {
-    events.sort_by_cached_key(|pdu| (Reverse(pdu.depth), hash(pdu)));
+    events.sort_by_cached_key(|pdu| (Reverse(pdu.depth), event_id_hash(pdu)));
     let mut allowed = events.iter();
     let allowed = allowed.find(|pdu| authorize(pdu, rules, state).is_ok());
     allowed.or(events.last()).cloned()
 }
 
-fn hash(pdu: &Pdu) -> Vec<u8> {
+fn event_id_hash(pdu: &Pdu) -> Vec<u8> {
     Sha1::digest(pdu.event_id.as_bytes()).to_vec()
 }
 
@@ -124,33 +124,38 @@ mod tests {
         Arc::new(Pdu::parse(id, &event.to_string()).unwrap())
     }
 
-    const ALICE: &str = "@alice:a";
-    const BOB: &str = "@bob:a";
+    const ALICE_ID: &str = "@alice:a";
+    const BOB_ID: &str = "@bob:a";
 
     /// Returns a room in which Alice has all power, and Bob may set the topic.
     fn room() -> StateMap {
-        let create = (ALICE, "m.room.create", "");
-        let levels = json!({ "users": { ALICE: 100, BOB: 50 } });
+        let create = (ALICE_ID, "m.room.create", "");
+        let levels = json!({ "users": { ALICE_ID: 100, BOB_ID: 50 } });
         let joined = json!({ "membership": "join" });
         let mut state = StateMap::default();
         for pdu in [
-            event("create", 1, create, json!({ "creator": ALICE })),
-            event("alice", 2, (ALICE, "m.room.member", ALICE), joined.clone()),
-            event("levels", 3, (ALICE, "m.room.power_levels", ""), levels),
+            event("create", 1, create, json!({ "creator": ALICE_ID })),
+            event(
+                "alice",
+                2,
+                (ALICE_ID, "m.room.member", ALICE_ID),
+                joined.clone(),
+            ),
+            event("levels", 3, (ALICE_ID, "m.room.power_levels", ""), levels),
             event(
                 "rules",
                 4,
-                (ALICE, "m.room.join_rules", ""),
+                (ALICE_ID, "m.room.join_rules", ""),
                 json!({ "join_rule": "public" }),
             ),
-            event("bob", 5, (BOB, "m.room.member", BOB), joined),
+            event("bob", 5, (BOB_ID, "m.room.member", BOB_ID), joined),
         ] {
             state.insert(pdu);
         }
         state
     }
 
-    fn with(pdus: &[&Arc<Pdu>]) -> StateMap {
+    fn room_with(pdus: &[&Arc<Pdu>]) -> StateMap {
         let mut state = room();
         for pdu in pdus {
             state.insert((*pdu).clone());
@@ -162,50 +167,50 @@ mod tests {
         let version = RoomVersionId::V1.rules().unwrap();
         let mut keys = HashSet::new();
         for other in &sets[1..] {
-            keys.extend(sets[0].differences(other));
+            keys.extend(sets[0].differing_keys(other));
         }
         let forward = resolve(&version, sets, &keys);
         let mut turned = sets.to_vec();
         turned.reverse();
         let backward = resolve(&version, &turned, &keys);
-        assert!(forward.differences(&backward).is_empty());
+        assert!(forward.differing_keys(&backward).is_empty());
         forward.get(&kind, key).map(|pdu| pdu.event_id.to_string())
     }
 
     #[test]
     fn the_deepest_event_that_is_allowed_counts() {
-        let topic = (BOB, "m.room.topic", "");
+        let topic = (BOB_ID, "m.room.topic", "");
         let one = event("one", 6, topic, json!({ "topic": "one" }));
         let two = event("two", 7, topic, json!({ "topic": "two" }));
 
         let topic = (StateEventType::RoomTopic, "");
         assert_eq!(
-            resolved(&[with(&[&one]), with(&[&two])], topic.clone()).as_deref(),
+            resolved(&[room_with(&[&one]), room_with(&[&two])], topic.clone()).as_deref(),
             Some("$two:a")
         );
         assert_eq!(
-            resolved(&[with(&[&one]), room()], topic).as_deref(),
+            resolved(&[room_with(&[&one]), room()], topic).as_deref(),
             Some("$one:a")
         );
     }
 
     #[test]
-    fn what_lost_its_power_meanwhile_does_not_count() {
-        let less = json!({ "users": { ALICE: 100 } });
-        let less = event("less", 6, (ALICE, "m.room.power_levels", ""), less);
+    fn an_event_whose_sender_lost_power_does_not_count() {
+        let less = json!({ "users": { ALICE_ID: 100 } });
+        let less = event("less", 6, (ALICE_ID, "m.room.power_levels", ""), less);
         let by_alice = event(
             "alices",
             6,
-            (ALICE, "m.room.topic", ""),
+            (ALICE_ID, "m.room.topic", ""),
             json!({ "topic": "a" }),
         );
         let by_bob = event(
             "bobs",
             9,
-            (BOB, "m.room.topic", ""),
+            (BOB_ID, "m.room.topic", ""),
             json!({ "topic": "b" }),
         );
-        let sets = [with(&[&less, &by_alice]), with(&[&by_bob])];
+        let sets = [room_with(&[&less, &by_alice]), room_with(&[&by_bob])];
 
         let topic = resolved(&sets, (StateEventType::RoomTopic, ""));
         let levels = resolved(&sets, (StateEventType::RoomPowerLevels, ""));
@@ -215,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn of_events_that_others_rest_on_a_line_counts_as_far_as_it_is_allowed() {
+    fn auth_events_count_until_one_is_not_allowed() {
         let levels = |name, depth, sender, users: Value| {
             event(
                 name,
@@ -224,25 +229,30 @@ mod tests {
                 json!({ "users": users }),
             )
         };
-        let less = levels("less", 6, ALICE, json!({ ALICE: 100 }));
+        let less = levels("less", 6, ALICE_ID, json!({ ALICE_ID: 100 }));
         // Bob would need power that the event before takes from him.
-        let more = levels("more", 7, BOB, json!({ ALICE: 100, BOB: 50, "@eve:a": 50 }));
+        let more = levels(
+            "more",
+            7,
+            BOB_ID,
+            json!({ ALICE_ID: 100, BOB_ID: 50, "@eve:a": 50 }),
+        );
 
         let key = (StateEventType::RoomPowerLevels, "");
-        let found = resolved(&[with(&[&less]), with(&[&more])], key);
+        let found = resolved(&[room_with(&[&less]), room_with(&[&more])], key);
 
         assert_eq!(found.as_deref(), Some("$less:a"));
     }
 
     #[test]
-    fn a_ban_outweighs_what_the_banned_does_at_the_same_time() {
+    fn a_ban_outweighs_simultaneous_events_of_the_banned_user() {
         let ban = json!({ "membership": "ban" });
-        let ban = event("ban", 6, (ALICE, "m.room.member", BOB), ban);
+        let ban = event("ban", 6, (ALICE_ID, "m.room.member", BOB_ID), ban);
         let name = json!({ "membership": "join", "displayname": "B" });
-        let name = event("name", 7, (BOB, "m.room.member", BOB), name);
+        let name = event("name", 7, (BOB_ID, "m.room.member", BOB_ID), name);
 
-        let key = (StateEventType::RoomMember, BOB);
-        let found = resolved(&[with(&[&ban]), with(&[&name])], key);
+        let key = (StateEventType::RoomMember, BOB_ID);
+        let found = resolved(&[room_with(&[&ban]), room_with(&[&name])], key);
 
         assert_eq!(found.as_deref(), Some("$ban:a"));
     }

@@ -8,23 +8,23 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::matrix::rules;
+use crate::matrix::room_version_rules;
 
-struct Signer {
+struct EventSigner {
     pair: Ed25519KeyPair,
     rules: RoomVersionRules,
 }
 
-impl Signer {
+impl EventSigner {
     fn new() -> Self {
-        Self::of(&RoomVersionId::V11)
+        Self::with_version(&RoomVersionId::V11)
     }
 
-    fn of(version: &RoomVersionId) -> Self {
+    fn with_version(version: &RoomVersionId) -> Self {
         let document = Ed25519KeyPair::generate();
         Self {
             pair: Ed25519KeyPair::from_der(&document, "1".to_owned()).unwrap(),
-            rules: rules(version).unwrap(),
+            rules: room_version_rules(version).unwrap(),
         }
     }
 
@@ -33,13 +33,13 @@ impl Signer {
         [("there".to_owned(), [("ed25519:1".to_owned(), key)].into())].into()
     }
 
-    fn check(&self, event: Value) -> Result<Verified> {
+    fn check(&self, event: Value) -> Result<VerifiedEvent> {
         let mut object: CanonicalJsonObject = serde_json::from_value(event).unwrap();
         let signed = hash_and_sign_event("there", &self.pair, &mut object, &self.rules.redaction);
         if let Err(error) = signed {
             return Err(Error::TooLarge(error.to_string()));
         }
-        Verified::check(object, &self.rules, &self.keys())
+        VerifiedEvent::verify(object, &self.rules, &self.keys())
     }
 }
 
@@ -51,23 +51,25 @@ fn event() -> Value {
     })
 }
 
-fn without(field: &str) -> Value {
+fn event_without(field: &str) -> Value {
     let mut event = event();
     event.as_object_mut().unwrap().remove(field);
     event
 }
 
-fn with(field: &str, value: Value) -> Value {
+fn event_with(field: &str, value: Value) -> Value {
     let mut event = event();
     event[field] = value;
     event
 }
 
 #[test]
-fn a_good_event_passes_without_what_is_nobodys_word() {
-    let signer = Signer::new();
+fn a_valid_event_passes_without_its_unsigned_field() {
+    let signer = EventSigner::new();
 
-    let event = signer.check(with("unsigned", json!({"age": 1}))).unwrap();
+    let event = signer
+        .check(event_with("unsigned", json!({"age": 1})))
+        .unwrap();
 
     assert!(!event.is_redacted());
     assert!(!event.json().contains("unsigned"));
@@ -75,8 +77,8 @@ fn a_good_event_passes_without_what_is_nobodys_word() {
 }
 
 #[test]
-fn an_event_without_one_of_its_fields_is_none() {
-    let signer = Signer::new();
+fn an_event_that_lacks_a_field_is_refused() {
+    let signer = EventSigner::new();
 
     for field in [
         "type",
@@ -88,14 +90,14 @@ fn an_event_without_one_of_its_fields_is_none() {
         "prev_events",
         "auth_events",
     ] {
-        let checked = signer.check(without(field));
+        let checked = signer.check(event_without(field));
         assert!(checked.is_err(), "without {field}: {checked:?}");
     }
 }
 
 #[test]
-fn an_event_with_a_field_of_another_type_is_none() {
-    let signer = Signer::new();
+fn an_event_with_a_field_of_another_type_is_refused() {
+    let signer = EventSigner::new();
     let many: Vec<String> = (0..21).map(|n| format!("${n}")).collect();
 
     for (field, value) in [
@@ -115,19 +117,19 @@ fn an_event_with_a_field_of_another_type_is_none() {
         ("auth_events", json!(many)),
         ("auth_events", json!([{}])),
     ] {
-        let checked = signer.check(with(field, value.clone()));
+        let checked = signer.check(event_with(field, value.clone()));
         assert!(checked.is_err(), "{field} {value}: {checked:?}");
     }
 }
 
 #[test]
-fn an_event_that_is_too_large_is_none() {
-    let signer = Signer::new();
+fn an_event_that_is_too_large_is_refused() {
+    let signer = EventSigner::new();
     let long = "x".repeat(66_000);
     let key = "x".repeat(256);
 
-    let large = signer.check(with("content", json!({"body": long})));
-    let long_key = signer.check(with("state_key", json!(key)));
+    let large = signer.check(event_with("content", json!({"body": long})));
+    let long_key = signer.check(event_with("state_key", json!(key)));
 
     assert!(matches!(large, Err(Error::TooLarge(_))), "{large:?}");
     assert!(long_key.is_err(), "{long_key:?}");
@@ -135,8 +137,11 @@ fn an_event_that_is_too_large_is_none() {
 
 #[test]
 fn before_version_11_a_state_key_is_measured_in_characters() {
-    let (old, new) = (Signer::of(&RoomVersionId::V10), Signer::new());
-    let key = |length: usize| with("state_key", json!("💥".repeat(length)));
+    let (old, new) = (
+        EventSigner::with_version(&RoomVersionId::V10),
+        EventSigner::new(),
+    );
+    let key = |length: usize| event_with("state_key", json!("💥".repeat(length)));
     let full = |length: usize| {
         let mut event = key(255);
         event["content"] = json!({"body": "x".repeat(length)});
@@ -151,10 +156,10 @@ fn before_version_11_a_state_key_is_measured_in_characters() {
 }
 
 #[test]
-fn the_server_of_the_sender_has_to_sign_and_so_has_that_of_who_lets_somebody_in() {
-    let signer = Signer::new();
+fn the_server_that_authorises_a_join_must_sign_it() {
+    let signer = EventSigner::new();
     let content = json!({"membership": "join", "join_authorised_via_users_server": "@a:other"});
-    let mut join = with("content", content);
+    let mut join = event_with("content", content);
     join["type"] = json!("m.room.member");
     join["state_key"] = json!("@dora:there");
     let object: CanonicalJsonObject = serde_json::from_value(join.clone()).unwrap();

@@ -19,97 +19,101 @@ use image::{
     metadata::Orientation,
 };
 
-use super::size::{Cut, Shape, Size};
+use super::size::{ImageCut, ImageSize, ThumbnailShape};
 use crate::error::{Error, Result};
 
 /// The largest file that is read, in bytes: a decoder may hold all of it in memory.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// The largest size of a decoded image in memory, in bytes: 40 million pixels of four bytes.
-const MAX_DECODED: u64 = 160 * 1024 * 1024;
+const MAX_DECODED_BYTES: u64 = 160 * 1024 * 1024;
 /// The largest compressed colour profile of a PNG, in bytes. Decoders inflate it without a limit, up to a thousand
 /// times its size. Typical profiles have a few KiB.
-const MAX_PNG_PROFILE: u32 = 64 * 1024;
+const MAX_PNG_PROFILE_BYTES: u32 = 64 * 1024;
 /// The longest side of an image, in pixels.
-const MAX_SIDE: u32 = 32_768;
+const MAX_SIDE_PIXELS: u32 = 32_768;
 /// The number of frames, and of their pixels, that are decoded for an animated thumbnail.
 const MAX_FRAMES: usize = 300;
-const MAX_MOVING_PIXELS: u64 = 30_000_000;
+const MAX_ANIMATED_PIXELS: u64 = 30_000_000;
 /// The largest animated thumbnail, in bytes. A larger one is replaced by a still image.
-const MAX_MOVING_OUTPUT: usize = 8 * 1024 * 1024;
+const MAX_ANIMATED_BYTES: usize = 8 * 1024 * 1024;
 /// Between 1 (best quality) and 30 (fastest).
 const GIF_SPEED: i32 = 10;
 /// Out of 100; a higher quality is not visible at these sizes.
 const JPEG_QUALITY: u8 = 85;
 /// The multiple of its final size to which a large image is first reduced by a rough but fast method.
-const ROUGH: u32 = 3;
+const ROUGH_SCALE_FACTOR: u32 = 3;
 
 /// Whether a thumbnail may be animated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Motion {
+pub(super) enum ThumbnailMotion {
     Still,
     Animated,
 }
 
 /// The result of making a thumbnail.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Drawn {
+pub(super) enum ThumbnailImage {
     /// The original image serves as the thumbnail; it has this content type.
     Original(&'static str),
     /// A new image.
-    Anew {
+    New {
         image: Vec<u8>,
         content_type: &'static str,
     },
 }
 
-type Reader = ImageReader<BufReader<File>>;
+type FileImageReader = ImageReader<BufReader<File>>;
 
 /// Makes a thumbnail of the image in a file.
 ///
 /// # Errors
 ///
 /// [`Error::TooLarge`] and [`Error::CannotThumbnail`].
-pub(super) fn draw(path: &Path, shape: Shape, motion: Motion) -> Result<Drawn> {
-    let (reader, format) = open(path)?;
+pub(super) fn make_thumbnail(
+    path: &Path,
+    shape: ThumbnailShape,
+    motion: ThumbnailMotion,
+) -> Result<ThumbnailImage> {
+    let (reader, format) = open_image(path)?;
     let moves = is_animated(path, format)?;
-    let mut decoder = reader.into_decoder().map_err(refusal)?;
-    check(&decoder)?;
+    let mut decoder = reader.into_decoder().map_err(decode_error)?;
+    check_dimensions(&decoder)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let size = upright(decoder.dimensions(), orientation);
-    let cut = match (shape.cut(size), moves, motion) {
-        (None, false, _) | (None, true, Motion::Animated) => {
-            return Ok(Drawn::Original(format.to_mime_type()));
+    let size = oriented_size(decoder.dimensions(), orientation);
+    let cut = match (shape.cut_of(size), moves, motion) {
+        (None, false, _) | (None, true, ThumbnailMotion::Animated) => {
+            return Ok(ThumbnailImage::Original(format.to_mime_type()));
         }
-        (None, true, Motion::Still) => Cut::anew(size),
+        (None, true, ThumbnailMotion::Still) => ImageCut::whole_image(size),
         (Some(cut), ..) => cut,
     };
     if moves
-        && motion == Motion::Animated
-        && let Some(image) = draw_moving(path, format, cut)
+        && motion == ThumbnailMotion::Animated
+        && let Some(image) = make_animated(path, format, cut)
     {
-        return Ok(anew(image, ImageFormat::Gif));
+        return Ok(new_image(image, ImageFormat::Gif));
     }
-    let mut image = DynamicImage::from_decoder(decoder).map_err(refusal)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(decode_error)?;
     image.apply_orientation(orientation);
-    encode(&resize(image, cut), format).map_err(refusal)
+    encode(&resize(image, cut), format).map_err(decode_error)
 }
 
-fn open(path: &Path) -> Result<(Reader, ImageFormat)> {
+fn open_image(path: &Path) -> Result<(FileImageReader, ImageFormat)> {
     let unreadable = |source| Error::internal("read an image", source);
     let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.len() > MAX_FILE {
+    if file.metadata().map_err(unreadable)?.len() > MAX_FILE_BYTES {
         return Err(too_large());
     }
     let reader = ImageReader::new(BufReader::new(file));
     let mut reader = reader.with_guessed_format().map_err(unreadable)?;
-    reader.limits(limits());
+    reader.limits(decoder_limits());
     match reader.format() {
         // The formats that clients display, and that may be served inline.
         Some(
             format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::Gif | ImageFormat::WebP),
         ) => {
             if format == ImageFormat::Png {
-                check_png_profile(buffered(path)?)?;
+                check_png_profile(open_buffered(path)?)?;
             }
             Ok((reader, format))
         }
@@ -136,7 +140,7 @@ fn check_png_profile(mut file: impl Read + Seek) -> Result<()> {
     };
     while let Ok((length, kind)) = next_chunk() {
         match &kind {
-            b"iCCP" if length > MAX_PNG_PROFILE => return Err(too_large()),
+            b"iCCP" if length > MAX_PNG_PROFILE_BYTES => return Err(too_large()),
             // A profile precedes the pixels.
             b"IDAT" => break,
             _ => {}
@@ -145,22 +149,22 @@ fn check_png_profile(mut file: impl Read + Seek) -> Result<()> {
     Ok(())
 }
 
-fn limits() -> Limits {
+fn decoder_limits() -> Limits {
     let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODED);
+    limits.max_image_width = Some(MAX_SIDE_PIXELS);
+    limits.max_image_height = Some(MAX_SIDE_PIXELS);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
     limits
 }
 
 /// Refuses an oversized image before its pixels are decoded.
-fn check(decoder: &impl ImageDecoder) -> Result<()> {
+fn check_dimensions(decoder: &impl ImageDecoder) -> Result<()> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(cannot_thumbnail());
     }
-    let is_small = width <= MAX_SIDE && height <= MAX_SIDE;
-    if is_small && decoder.total_bytes() <= MAX_DECODED {
+    let is_small = width <= MAX_SIDE_PIXELS && height <= MAX_SIDE_PIXELS;
+    if is_small && decoder.total_bytes() <= MAX_DECODED_BYTES {
         Ok(())
     } else {
         Err(too_large())
@@ -171,42 +175,43 @@ fn check(decoder: &impl ImageDecoder) -> Result<()> {
 fn is_animated(path: &Path, format: ImageFormat) -> Result<bool> {
     let animated = match format {
         ImageFormat::Gif => Ok(true),
-        ImageFormat::WebP => WebPDecoder::new(buffered(path)?).map(|webp| webp.has_animation()),
-        ImageFormat::Png => {
-            PngDecoder::with_limits(buffered(path)?, limits()).and_then(|png| png.is_apng())
+        ImageFormat::WebP => {
+            WebPDecoder::new(open_buffered(path)?).map(|webp| webp.has_animation())
         }
+        ImageFormat::Png => PngDecoder::with_limits(open_buffered(path)?, decoder_limits())
+            .and_then(|png| png.is_apng()),
         _ => Ok(false),
     };
-    animated.map_err(refusal)
+    animated.map_err(decode_error)
 }
 
-fn buffered(path: &Path) -> Result<BufReader<File>> {
+fn open_buffered(path: &Path) -> Result<BufReader<File>> {
     let file = File::open(path).map_err(|source| Error::internal("read an image", source))?;
     Ok(BufReader::new(file))
 }
 
 /// Returns the size of an image in its intended orientation.
-fn upright((width, height): (u32, u32), orientation: Orientation) -> Size {
+fn oriented_size((width, height): (u32, u32), orientation: Orientation) -> ImageSize {
     match orientation {
         Orientation::Rotate90
         | Orientation::Rotate270
         | Orientation::Rotate90FlipH
-        | Orientation::Rotate270FlipH => Size::new(height, width),
-        _ => Size::new(width, height),
+        | Orientation::Rotate270FlipH => ImageSize::new(height, width),
+        _ => ImageSize::new(width, height),
     }
 }
 
 /// Consumes the image, so that at most two copies of its size are in memory at the same time.
-fn resize(mut image: DynamicImage, cut: Cut) -> DynamicImage {
-    let (take, to) = (cut.take, cut.scaled_to);
+fn resize(mut image: DynamicImage, cut: ImageCut) -> DynamicImage {
+    let (take, to) = (cut.source_size, cut.scaled_to);
     if (image.width(), image.height()) != (take.width, take.height) {
         let left = image.width().saturating_sub(take.width) / 2;
         let top = image.height().saturating_sub(take.height) / 2;
         image = image.crop_imm(left, top, take.width, take.height);
     }
     let (rough_width, rough_height) = (
-        to.width.saturating_mul(ROUGH),
-        to.height.saturating_mul(ROUGH),
+        to.width.saturating_mul(ROUGH_SCALE_FACTOR),
+        to.height.saturating_mul(ROUGH_SCALE_FACTOR),
     );
     if take.width > rough_width && take.height > rough_height {
         image = image.thumbnail_exact(rough_width, rough_height);
@@ -218,14 +223,14 @@ fn resize(mut image: DynamicImage, cut: Cut) -> DynamicImage {
 }
 
 /// Encodes an opaque photograph as a JPEG, and all other images as a PNG.
-fn encode(image: &DynamicImage, original: ImageFormat) -> ImageResult<Drawn> {
+fn encode(image: &DynamicImage, original: ImageFormat) -> ImageResult<ThumbnailImage> {
     let mut output = Vec::new();
     let is_photograph = matches!(original, ImageFormat::Jpeg | ImageFormat::WebP);
     if is_photograph && !image.color().has_alpha() {
         image
             .to_rgb8()
             .write_with_encoder(JpegEncoder::new_with_quality(&mut output, JPEG_QUALITY))?;
-        return Ok(anew(output, ImageFormat::Jpeg));
+        return Ok(new_image(output, ImageFormat::Jpeg));
     }
     let mut cursor = io::Cursor::new(&mut output);
     if image.color().has_alpha() {
@@ -233,19 +238,19 @@ fn encode(image: &DynamicImage, original: ImageFormat) -> ImageResult<Drawn> {
     } else {
         image.to_rgb8().write_to(&mut cursor, ImageFormat::Png)?;
     }
-    Ok(anew(output, ImageFormat::Png))
+    Ok(new_image(output, ImageFormat::Png))
 }
 
-fn anew(image: Vec<u8>, format: ImageFormat) -> Drawn {
-    Drawn::Anew {
+fn new_image(image: Vec<u8>, format: ImageFormat) -> ThumbnailImage {
+    ThumbnailImage::New {
         image,
         content_type: format.to_mime_type(),
     }
 }
 
 /// Makes an animated GIF; `None` when it would exceed the limits, or a frame is damaged.
-fn draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Option<Vec<u8>> {
-    match try_draw_moving(path, format, cut) {
+fn make_animated(path: &Path, format: ImageFormat, cut: ImageCut) -> Option<Vec<u8>> {
+    match try_make_animated(path, format, cut) {
         Ok(image) => image,
         Err(error) => {
             tracing::debug!(%error, "a thumbnail could not be animated");
@@ -254,53 +259,53 @@ fn draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Option<Vec<u8>> {
     }
 }
 
-fn try_draw_moving(path: &Path, format: ImageFormat, cut: Cut) -> Result<Option<Vec<u8>>> {
-    let frames = frames(path, format)?;
+fn try_make_animated(path: &Path, format: ImageFormat, cut: ImageCut) -> Result<Option<Vec<u8>>> {
+    let frames = decode_frames(path, format)?;
     let mut output = Vec::new();
-    let bounded = Bounded(&mut output);
+    let bounded = BoundedWriter(&mut output);
     let mut gif = GifEncoder::new_with_speed(bounded, GIF_SPEED);
-    gif.set_repeat(Repeat::Infinite).map_err(refusal)?;
+    gif.set_repeat(Repeat::Infinite).map_err(decode_error)?;
     let mut pixels = 0_u64;
     for (count, frame) in frames.enumerate() {
-        let frame = frame.map_err(refusal)?;
+        let frame = frame.map_err(decode_error)?;
         let (width, height) = frame.buffer().dimensions();
         pixels = pixels.saturating_add(u64::from(width) * u64::from(height));
-        if count >= MAX_FRAMES || pixels > MAX_MOVING_PIXELS {
+        if count >= MAX_FRAMES || pixels > MAX_ANIMATED_PIXELS {
             return Ok(None);
         }
         let delay = frame.delay();
         let image = resize(DynamicImage::from(frame.into_buffer()), cut).into_rgba8();
         gif.encode_frame(Frame::from_parts(image, 0, 0, delay))
-            .map_err(refusal)?;
+            .map_err(decode_error)?;
     }
     drop(gif);
     Ok(Some(output))
 }
 
-fn frames(path: &Path, format: ImageFormat) -> Result<Frames<'static>> {
-    let input = buffered(path)?;
+fn decode_frames(path: &Path, format: ImageFormat) -> Result<Frames<'static>> {
+    let input = open_buffered(path)?;
     let frames = match format {
         ImageFormat::Gif => GifDecoder::new(input).and_then(|mut gif| {
-            gif.set_limits(limits())?;
+            gif.set_limits(decoder_limits())?;
             Ok(gif.into_frames())
         }),
         ImageFormat::WebP => WebPDecoder::new(input).and_then(|mut webp| {
-            webp.set_limits(limits())?;
+            webp.set_limits(decoder_limits())?;
             Ok(webp.into_frames())
         }),
-        _ => PngDecoder::with_limits(input, limits())
+        _ => PngDecoder::with_limits(input, decoder_limits())
             .and_then(PngDecoder::apng)
             .map(AnimationDecoder::into_frames),
     };
-    frames.map_err(refusal)
+    frames.map_err(decode_error)
 }
 
 /// A writer that refuses more than the size limit of an animated thumbnail.
-struct Bounded<'a>(&'a mut Vec<u8>);
+struct BoundedWriter<'a>(&'a mut Vec<u8>);
 
-impl Write for Bounded<'_> {
+impl Write for BoundedWriter<'_> {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        if self.0.len().saturating_add(part.len()) > MAX_MOVING_OUTPUT {
+        if self.0.len().saturating_add(part.len()) > MAX_ANIMATED_BYTES {
             return Err(io::Error::other("the thumbnail is too large"));
         }
         self.0.write(part)
@@ -311,7 +316,7 @@ impl Write for Bounded<'_> {
     }
 }
 
-fn refusal(error: ImageError) -> Error {
+fn decode_error(error: ImageError) -> Error {
     match error {
         ImageError::Limits(_) => too_large(),
         error => {

@@ -14,13 +14,13 @@ use std::{
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use self::{
-    draw::{Drawn, Motion, draw},
-    size::Shape,
+    draw::{ThumbnailImage, ThumbnailMotion, make_thumbnail},
+    size::ThumbnailShape,
 };
-use super::files::{Files, Stored};
+use super::files::{MediaFiles, StoredContent};
 use crate::{
     error::{Error, Result},
-    keyed_semaphore::Turns,
+    keyed_semaphore::KeyedSemaphore,
     storage::{
         Db, UserNum,
         media::media_table::{self, MediaRow, ThumbnailKey, ThumbnailRow},
@@ -28,58 +28,58 @@ use crate::{
     tasks::Tasks,
 };
 
-pub use self::size::Wanted;
+pub use self::size::ThumbnailRequest;
 
 /// The number of thumbnails made at the same time. Each may need some hundred megabytes for a
 /// moment.
-const AT_ONCE: usize = 2;
+const MAX_CONCURRENT_THUMBNAILS: usize = 2;
 /// The number of thumbnails being made or waiting for that. Further requests have to be repeated.
-const MAX_WAITING: usize = 64;
+const MAX_WAITING_THUMBNAILS: usize = 64;
 /// The number of thumbnails made at the same time for one user's or server's media, and the number
 /// that may wait.
-const MAX_OF_ONE_ORIGIN: usize = 1;
-const MAX_WAITING_OF_ONE_ORIGIN: usize = 15;
+const MAX_CONCURRENT_PER_ORIGIN: usize = 1;
+const MAX_WAITING_PER_ORIGIN: usize = 15;
 /// The time after which a refused request may be repeated.
-const COME_AGAIN: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Makes thumbnails. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Thumbnails {
+pub(super) struct ThumbnailMaker {
     db: Db,
-    files: Files,
+    files: MediaFiles,
     tasks: Tasks,
-    making: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    turns: MakingTurns,
-    origins: Turns<MediaOrigin>,
+    making_permits: Arc<Semaphore>,
+    waiting_permits: Arc<Semaphore>,
+    locks: ThumbnailLocks,
+    origins: KeyedSemaphore<MediaOrigin>,
 }
 
 /// The origin of media: a local user, by this server's number and the user's, or another server.
 type MediaOrigin = (i64, Option<UserNum>);
 
-impl Thumbnails {
-    pub(super) fn new(db: Db, files: Files, tasks: Tasks) -> Self {
+impl ThumbnailMaker {
+    pub(super) fn new(db: Db, files: MediaFiles, tasks: Tasks) -> Self {
         Self {
             db,
             files,
             tasks,
-            making: Arc::new(Semaphore::new(AT_ONCE)),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            turns: MakingTurns::default(),
-            origins: Turns::new(MAX_OF_ONE_ORIGIN, MAX_WAITING_OF_ONE_ORIGIN),
+            making_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_THUMBNAILS)),
+            waiting_permits: Arc::new(Semaphore::new(MAX_WAITING_THUMBNAILS)),
+            locks: ThumbnailLocks::default(),
+            origins: KeyedSemaphore::new(MAX_CONCURRENT_PER_ORIGIN, MAX_WAITING_PER_ORIGIN),
         }
     }
 
     /// Returns a thumbnail of media, and makes it if necessary.
-    pub(super) async fn of(
+    pub(super) async fn find_or_make(
         &self,
         media: &MediaRow,
-        original: Stored,
-        wanted: Wanted,
+        original: StoredContent,
+        wanted: ThumbnailRequest,
         animated: bool,
     ) -> Result<ThumbnailRow> {
-        let shape = Shape::of(wanted);
-        let (method, size) = shape.key();
+        let shape = ThumbnailShape::for_request(wanted);
+        let (method, size) = shape.database_key();
         let key = ThumbnailKey {
             media: media.num,
             width: i64::from(size.width),
@@ -87,21 +87,21 @@ impl Thumbnails {
             method,
             animated,
         };
-        if let Some(known) = self.known(&key).await? {
+        if let Some(known) = self.find_stored(&key).await? {
             return Ok(known);
         }
-        let place = self.waiting.clone().try_acquire_owned().ok();
+        let place = self.waiting_permits.clone().try_acquire_owned().ok();
         // Images that take long delay only the user or server that uploaded them.
-        let origin = self.origins.place(&(media.server, media.uploader));
+        let origin = self.origins.enqueue(&(media.server, media.uploader));
         let Some((place, origin)) = place.zip(origin) else {
             return Err(Error::LimitExceeded {
-                retry_after: COME_AGAIN,
+                retry_after: RETRY_AFTER,
             });
         };
         // In a task of its own: the thumbnail is stored even if the client disconnects.
         let thumbnails = self.clone();
         let making = self.tasks.spawn(async move {
-            let turn = origin.turn().await;
+            let turn = origin.acquire().await;
             let made = thumbnails.make_once(key, original, shape).await;
             drop((turn, place));
             made
@@ -111,7 +111,7 @@ impl Thumbnails {
             .map_err(|source| Error::internal("make a thumbnail", source))?
     }
 
-    async fn known(&self, key: &ThumbnailKey) -> Result<Option<ThumbnailRow>> {
+    async fn find_stored(&self, key: &ThumbnailKey) -> Result<Option<ThumbnailRow>> {
         let mut db = self.db.read().await?;
         media_table::find_thumbnail(&mut db, key).await
     }
@@ -120,18 +120,18 @@ impl Thumbnails {
     async fn make_once(
         &self,
         key: ThumbnailKey,
-        original: Stored,
-        shape: Shape,
+        original: StoredContent,
+        shape: ThumbnailShape,
     ) -> Result<ThumbnailRow> {
-        let turn = self.turns.of(key);
+        let turn = self.locks.lock_of(key);
         let _turn = turn.lock().await;
-        if let Some(known) = self.known(&key).await? {
+        if let Some(known) = self.find_stored(&key).await? {
             return Ok(known);
         }
         let motion = if key.animated {
-            Motion::Animated
+            ThumbnailMotion::Animated
         } else {
-            Motion::Still
+            ThumbnailMotion::Still
         };
         let made = self.make(original, shape, motion).await?;
         let mut tx = self.db.write().await?;
@@ -140,23 +140,28 @@ impl Thumbnails {
         Ok(made)
     }
 
-    async fn make(&self, original: Stored, shape: Shape, motion: Motion) -> Result<ThumbnailRow> {
-        let permit = self.making.clone().acquire_owned().await;
+    async fn make(
+        &self,
+        original: StoredContent,
+        shape: ThumbnailShape,
+        motion: ThumbnailMotion,
+    ) -> Result<ThumbnailRow> {
+        let permit = self.making_permits.clone().acquire_owned().await;
         let permit = permit.map_err(|source| Error::internal("make a thumbnail", source))?;
         let files = self.files.clone();
         let drawing = tokio::task::spawn_blocking(move || {
-            let drawn = draw(&files.path(original.hash), shape, motion);
+            let drawn = make_thumbnail(&files.content_path(original.hash), shape, motion);
             // The new image is small, so the next one may begin.
             drop(permit);
             match drawn? {
-                Drawn::Original(content_type) => Ok((original, content_type)),
-                Drawn::Anew {
+                ThumbnailImage::Original(content_type) => Ok((original, content_type)),
+                ThumbnailImage::New {
                     image,
                     content_type,
                 } => Ok((files.store(&image)?, content_type)),
             }
         });
-        let drawn: Result<(Stored, &'static str)> = drawing.await.map_err(|error| {
+        let drawn: Result<(StoredContent, &'static str)> = drawing.await.map_err(|error| {
             // The decoder panicked on a file that it cannot read.
             tracing::warn!(%error, "an image decoder panicked");
             Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
@@ -172,11 +177,11 @@ impl Thumbnails {
 
 /// A lock for each thumbnail that is being made.
 #[derive(Clone, Default)]
-struct MakingTurns(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
+struct ThumbnailLocks(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
 
-impl MakingTurns {
+impl ThumbnailLocks {
     /// Returns the lock of a thumbnail. It is forgotten when it is no longer in use.
-    fn of(&self, key: ThumbnailKey) -> Arc<AsyncMutex<()>> {
+    fn lock_of(&self, key: ThumbnailKey) -> Arc<AsyncMutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Removes unused locks. There are never more than waiting requests.
         turns.retain(|_, turn| turn.strong_count() > 0);

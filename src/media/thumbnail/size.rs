@@ -5,32 +5,32 @@
 use ruma::media::Method;
 
 /// The squares for avatars. The first two are from the specification, the others are for high-resolution screens.
-const CROPS: [Size; 4] = [
-    Size::new(32, 32),
-    Size::new(96, 96),
-    Size::new(320, 320),
-    Size::new(640, 640),
+const CROP_SIZES: [ImageSize; 4] = [
+    ImageSize::new(32, 32),
+    ImageSize::new(96, 96),
+    ImageSize::new(320, 320),
+    ImageSize::new(640, 640),
 ];
 /// The boxes that an image must fit into. The last one is for high-resolution screens.
-const SCALES: [Size; 4] = [
-    Size::new(320, 240),
-    Size::new(640, 480),
-    Size::new(800, 600),
-    LARGEST,
+const SCALE_SIZES: [ImageSize; 4] = [
+    ImageSize::new(320, 240),
+    ImageSize::new(640, 480),
+    ImageSize::new(800, 600),
+    MAX_THUMBNAIL_SIZE,
 ];
 /// The largest image that is made if the original cannot be served.
-const LARGEST: Size = Size::new(1600, 1200);
+const MAX_THUMBNAIL_SIZE: ImageSize = ImageSize::new(1600, 1200);
 
 /// The size of an image in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
+pub(super) struct ImageSize {
     pub(super) width: u32,
     pub(super) height: u32,
 }
 
 /// The thumbnail that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct ThumbnailRequest {
     width: u32,
     height: u32,
     crop: bool,
@@ -38,25 +38,25 @@ pub struct Wanted {
 
 /// The size and method of a thumbnail, out of the few that exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum ThumbnailShape {
     /// Fills the box; the overlapping parts are cut off.
-    Crop(Size),
+    Crop(ImageSize),
     /// Fits into the box.
-    Scale(Size),
+    Scale(ImageSize),
     /// As large as the original, because every box is too small.
     Whole,
 }
 
 /// The part of an image to use, and its new size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
+pub(super) struct ImageCut {
     /// The size of the part, from the middle of the image.
-    pub(super) take: Size,
+    pub(super) source_size: ImageSize,
     /// The new size of the part, which is never enlarged.
-    pub(super) scaled_to: Size,
+    pub(super) scaled_to: ImageSize,
 }
 
-impl Wanted {
+impl ThumbnailRequest {
     /// Reads a request; `None` if it is invalid.
     pub fn new(width: u64, height: u64, method: Option<&Method>) -> Option<Self> {
         let crop = match method {
@@ -72,7 +72,7 @@ impl Wanted {
     }
 }
 
-impl Size {
+impl ImageSize {
     pub(super) const fn new(width: u32, height: u32) -> Self {
         Self { width, height }
     }
@@ -83,103 +83,105 @@ impl Size {
     }
 
     /// Returns whether this size is wider than the other in proportion to its height.
-    fn is_flatter(self, other: Self) -> bool {
+    fn is_wider(self, other: Self) -> bool {
         u64::from(self.width) * u64::from(other.height)
             > u64::from(other.width) * u64::from(self.height)
     }
 }
 
-impl Shape {
+impl ThumbnailShape {
     /// "Servers must never return thumbnails smaller than the client's requested dimensions": returns the next larger
     /// size.
-    pub(super) fn of(wanted: Wanted) -> Self {
-        let size = Size::new(wanted.width, wanted.height);
-        let next = |boxes: &[Size]| boxes.iter().copied().find(|bounds| size.fits(*bounds));
+    pub(super) fn for_request(wanted: ThumbnailRequest) -> Self {
+        let size = ImageSize::new(wanted.width, wanted.height);
+        let next = |boxes: &[ImageSize]| boxes.iter().copied().find(|bounds| size.fits(*bounds));
         if wanted.crop {
-            next(&CROPS).map_or(Self::Whole, Self::Crop)
+            next(&CROP_SIZES).map_or(Self::Whole, Self::Crop)
         } else {
-            next(&SCALES).map_or(Self::Whole, Self::Scale)
+            next(&SCALE_SIZES).map_or(Self::Whole, Self::Scale)
         }
     }
 
     /// Returns the name of the method and the box, as stored in the database.
-    pub(super) fn key(self) -> (&'static str, Size) {
+    pub(super) fn database_key(self) -> (&'static str, ImageSize) {
         match self {
             Self::Crop(size) => ("crop", size),
             Self::Scale(size) => ("scale", size),
-            Self::Whole => ("whole", Size::new(0, 0)),
+            Self::Whole => ("whole", ImageSize::new(0, 0)),
         }
     }
 
     /// Returns the cut of an image; `None` if the image can serve unchanged.
     ///
     /// "Servers MUST NOT upscale thumbnails under any circumstance."
-    pub(super) fn cut(self, image: Size) -> Option<Cut> {
+    pub(super) fn cut_of(self, image: ImageSize) -> Option<ImageCut> {
         match self {
             Self::Whole => None,
             Self::Crop(bounds) | Self::Scale(bounds) if image.fits(bounds) => None,
-            Self::Crop(bounds) => Some(crop(image, bounds)),
-            Self::Scale(bounds) => Some(scale(image, bounds)),
+            Self::Crop(bounds) => Some(crop_cut(image, bounds)),
+            Self::Scale(bounds) => Some(scale_cut(image, bounds)),
         }
     }
 }
 
-impl Cut {
+impl ImageCut {
     /// Returns the cut of an image that must be encoded again, although it fits into every box.
-    pub(super) fn anew(image: Size) -> Self {
-        Shape::Scale(LARGEST).cut(image).unwrap_or(Self {
-            take: image,
-            scaled_to: image,
-        })
+    pub(super) fn whole_image(image: ImageSize) -> Self {
+        ThumbnailShape::Scale(MAX_THUMBNAIL_SIZE)
+            .cut_of(image)
+            .unwrap_or(Self {
+                source_size: image,
+                scaled_to: image,
+            })
     }
 }
 
 /// Scales an image. "Scale" keeps the aspect ratio.
-fn scale(image: Size, bounds: Size) -> Cut {
-    let scaled_to = if image.is_flatter(bounds) {
-        let height = of_ratio(image.height, bounds.width, image.width);
-        Size::new(bounds.width, height)
+fn scale_cut(image: ImageSize, bounds: ImageSize) -> ImageCut {
+    let scaled_to = if image.is_wider(bounds) {
+        let height = scale_side(image.height, bounds.width, image.width);
+        ImageSize::new(bounds.width, height)
     } else {
-        let width = of_ratio(image.width, bounds.height, image.height);
-        Size::new(width, bounds.height)
+        let width = scale_side(image.width, bounds.height, image.height);
+        ImageSize::new(width, bounds.height)
     };
-    Cut {
-        take: image,
+    ImageCut {
+        source_size: image,
         scaled_to,
     }
 }
 
 /// Crops an image to the aspect ratio of the box, unless it is too small for that in one direction.
-fn crop(image: Size, bounds: Size) -> Cut {
+fn crop_cut(image: ImageSize, bounds: ImageSize) -> ImageCut {
     if image.width <= bounds.width || image.height <= bounds.height {
-        let take = Size::new(
+        let take = ImageSize::new(
             image.width.min(bounds.width),
             image.height.min(bounds.height),
         );
-        return Cut {
-            take,
+        return ImageCut {
+            source_size: take,
             scaled_to: take,
         };
     }
-    let take = if image.is_flatter(bounds) {
-        Size::new(
-            of_ratio(image.height, bounds.width, bounds.height),
+    let take = if image.is_wider(bounds) {
+        ImageSize::new(
+            scale_side(image.height, bounds.width, bounds.height),
             image.height,
         )
     } else {
-        Size::new(
+        ImageSize::new(
             image.width,
-            of_ratio(image.width, bounds.height, bounds.width),
+            scale_side(image.width, bounds.height, bounds.width),
         )
     };
-    Cut {
-        take,
+    ImageCut {
+        source_size: take,
         scaled_to: bounds,
     }
 }
 
 /// Returns `side * numerator / denominator`, rounded, and at least one pixel.
-fn of_ratio(side: u32, numerator: u32, denominator: u32) -> u32 {
+fn scale_side(side: u32, numerator: u32, denominator: u32) -> u32 {
     let (side, numerator) = (u64::from(side), u64::from(numerator));
     let denominator = u64::from(denominator).max(1);
     let pixels = (side * numerator + denominator / 2) / denominator;
@@ -191,15 +193,15 @@ mod tests {
     use super::*;
 
     fn shape(width: u64, height: u64, method: &Method) -> (&'static str, u32, u32) {
-        let wanted = Wanted::new(width, height, Some(method)).unwrap();
-        let (name, size) = Shape::of(wanted).key();
+        let wanted = ThumbnailRequest::new(width, height, Some(method)).unwrap();
+        let (name, size) = ThumbnailShape::for_request(wanted).database_key();
         (name, size.width, size.height)
     }
 
-    fn cut(shape: Shape, width: u32, height: u32) -> Option<((u32, u32), (u32, u32))> {
-        let pair = |size: Size| (size.width, size.height);
-        let cut = shape.cut(Size::new(width, height))?;
-        Some((pair(cut.take), pair(cut.scaled_to)))
+    fn cut(shape: ThumbnailShape, width: u32, height: u32) -> Option<((u32, u32), (u32, u32))> {
+        let pair = |size: ImageSize| (size.width, size.height);
+        let cut = shape.cut_of(ImageSize::new(width, height))?;
+        Some((pair(cut.source_size), pair(cut.scaled_to)))
     }
 
     #[test]
@@ -215,15 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_without_extent_or_with_an_unknown_method_makes_no_sense() {
-        assert_eq!(Wanted::new(0, 10, None), None);
-        assert_eq!(Wanted::new(10, 0, None), None);
-        assert_eq!(Wanted::new(10, 10, Some(&Method::from("stretch"))), None);
+    fn empty_sizes_and_unknown_methods_are_invalid() {
+        assert_eq!(ThumbnailRequest::new(0, 10, None), None);
+        assert_eq!(ThumbnailRequest::new(10, 0, None), None);
+        assert_eq!(
+            ThumbnailRequest::new(10, 10, Some(&Method::from("stretch"))),
+            None
+        );
     }
 
     #[test]
     fn scaling_keeps_the_aspect_ratio_within_the_box() {
-        let bounds = Shape::Scale(Size::new(320, 240));
+        let bounds = ThumbnailShape::Scale(ImageSize::new(320, 240));
 
         assert_eq!(cut(bounds, 640, 480), Some(((640, 480), (320, 240))));
         assert_eq!(cut(bounds, 1000, 100), Some(((1000, 100), (320, 32))));
@@ -233,22 +238,22 @@ mod tests {
 
     #[test]
     fn cropping_fills_the_box_from_the_middle() {
-        let bounds = Shape::Crop(Size::new(96, 96));
+        let bounds = ThumbnailShape::Crop(ImageSize::new(96, 96));
 
         assert_eq!(cut(bounds, 400, 200), Some(((200, 200), (96, 96))));
         assert_eq!(cut(bounds, 200, 400), Some(((200, 200), (96, 96))));
     }
 
     #[test]
-    fn nothing_is_ever_enlarged() {
+    fn no_image_is_ever_enlarged() {
         let (crop, scale) = (
-            Shape::Crop(Size::new(96, 96)),
-            Shape::Scale(Size::new(320, 240)),
+            ThumbnailShape::Crop(ImageSize::new(96, 96)),
+            ThumbnailShape::Scale(ImageSize::new(320, 240)),
         );
 
         assert_eq!(cut(crop, 96, 96), None);
         assert_eq!(cut(scale, 320, 240), None);
         assert_eq!(cut(crop, 1000, 20), Some(((96, 20), (96, 20))));
-        assert_eq!(cut(Shape::Whole, 5000, 5000), None);
+        assert_eq!(cut(ThumbnailShape::Whole, 5000, 5000), None);
     }
 }

@@ -7,33 +7,33 @@ use super::EventLog;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap},
-    rooms::{NewEvent, memory::timetable::Timetable},
+    rooms::{EventToSend, memory::timetable::Timetable},
     storage::{
         Db, RoomNum, UserNum, WriteTx,
-        rooms::expiring_invites::{self, Expiring},
+        rooms::expiring_invites::{self, ExpiringInvite},
     },
 };
 
 #[derive(Deserialize)]
-struct Content {
+struct InviteExpiryContent {
     #[serde(rename = "dev.parlour.expires_at")]
     expires_at: i64,
 }
 
 /// Returns the time at which an invitation expires; `None` if it does not expire or the event is
 /// not an invitation.
-pub(crate) fn expiry(pdu: &Pdu) -> Option<i64> {
+pub(crate) fn invite_expires_at(pdu: &Pdu) -> Option<i64> {
     if pdu.membership() != Some(MembershipState::Invite) {
         return None;
     }
-    Some(pdu.content_as::<Content>()?.expires_at)
+    Some(pdu.content_as::<InviteExpiryContent>()?.expires_at)
 }
 
 /// Returns the timetable of the invitations that expire. As long as there are none, membership
 /// changes skip the look-up.
-pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
+pub(crate) async fn load_timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
-    let next = expiring_invites::next_due(&mut conn).await?;
+    let next = expiring_invites::next_expiry(&mut conn).await?;
     Ok(Timetable::new(next.is_some()))
 }
 
@@ -41,17 +41,17 @@ pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
 ///
 /// Only invitations sent by users of this server are stored: the server withdraws them on behalf of
 /// the sender.
-pub(crate) async fn note(
+pub(crate) async fn store_expiry(
     log: &EventLog,
     tx: &mut WriteTx,
     (room, user): (RoomNum, UserNum),
     pdu: &Pdu,
 ) -> Result<()> {
     let is_own = pdu.sender.server_name() == log.key.server_name();
-    match expiry(pdu).filter(|_| is_own) {
+    match invite_expires_at(pdu).filter(|_| is_own) {
         Some(expires_ts) => {
-            log.expiring_invitations.begin_to_use();
-            let invitation = Expiring {
+            log.expiring_invitations.expect_work();
+            let invitation = ExpiringInvite {
                 room,
                 user_num: user,
                 event_id: pdu.event_id.to_string(),
@@ -59,7 +59,7 @@ pub(crate) async fn note(
             };
             expiring_invites::set(tx, &invitation).await
         }
-        None if log.expiring_invitations.is_used() => {
+        None if log.expiring_invitations.may_have_work() => {
             expiring_invites::remove(tx, room, user).await
         }
         None => Ok(()),
@@ -71,7 +71,7 @@ pub(crate) async fn note(
 /// # Errors
 ///
 /// [`Error::Forbidden`] until the expired invitation is withdrawn, which happens soon.
-pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) -> Result<()> {
+pub(crate) fn check_not_expired(state: &StateMap, event: &EventToSend, now: i64) -> Result<()> {
     let comes = matches!(
         event.membership(),
         Some(MembershipState::Join | MembershipState::Knock)
@@ -87,14 +87,14 @@ pub(crate) fn check_not_expired(state: &StateMap, event: &NewEvent, now: i64) ->
 
 /// Returns whether the invitation of a user has expired.
 pub(crate) fn is_expired(state: &StateMap, user_id: &UserId, now: i64) -> bool {
-    let expires = state.member(user_id).and_then(|pdu| expiry(pdu));
+    let expires = state.member(user_id).and_then(|pdu| invite_expires_at(pdu));
     expires.is_some_and(|expires| expires <= now)
 }
 
 /// Checks that an invitation is still the current member event of the invited user.
-pub(crate) fn check_stands(
+pub(crate) fn check_is_current(
     state: &StateMap,
-    event: &NewEvent,
+    event: &EventToSend,
     invitation: &OwnedEventId,
 ) -> Result<()> {
     let user_id = event.state_key.as_deref().unwrap_or_default();
@@ -103,10 +103,10 @@ pub(crate) fn check_stands(
         .and_then(|user_id| state.member(user_id));
     match member {
         Some(member) if member.event_id == *invitation => Ok(()),
-        _ => Err(gone()),
+        _ => Err(invitation_replaced()),
     }
 }
 
-pub(crate) fn gone() -> Error {
+pub(crate) fn invitation_replaced() -> Error {
     Error::Finalised("the invitation is no longer pending".to_owned())
 }

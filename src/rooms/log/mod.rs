@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use super::{
-    Environment, memory::timetable::Timetable, read::ignored_users::Shields, unread::Unread,
+    RoomEnvironment, memory::timetable::Timetable, read::ignored_users::IgnoreSettingsByUser,
+    unread::UnreadCounts,
 };
 use crate::{
     clock::Clock,
@@ -32,21 +33,21 @@ pub(super) struct EventLog {
     db: Db,
     clock: Clock,
     key: Arc<SigningKey>,
-    unread: Unread,
-    ignored_users: Arc<Shields>,
+    unread: UnreadCounts,
+    ignored_users: Arc<IgnoreSettingsByUser>,
     /// The delayed events. A state event cancels those for the same piece of state.
     delayed_events: Arc<Timetable>,
     /// Records whether any invitation expires.
     expiring_invitations: Arc<Timetable>,
     /// Limits the number of concurrent resolutions, which read many events, so that database
     /// connections remain for other work.
-    resolutions: Arc<Semaphore>,
+    resolution_permits: Arc<Semaphore>,
     /// Events of auth chains that recent resolutions have read.
     auth_events: Arc<Mutex<KnownEvents>>,
 }
 
 impl EventLog {
-    pub(super) fn new(environment: &Environment, unread: &Unread) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, unread: &UnreadCounts) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -55,7 +56,7 @@ impl EventLog {
             ignored_users: environment.ignored_users.clone(),
             delayed_events: environment.timetables.delayed_events.clone(),
             expiring_invitations: environment.timetables.expiring_invitations.clone(),
-            resolutions: Arc::new(Semaphore::new(MAX_CONCURRENT_RESOLUTIONS)),
+            resolution_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_RESOLUTIONS)),
             auth_events: Arc::default(),
         }
     }

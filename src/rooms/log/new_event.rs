@@ -18,7 +18,7 @@ const MAX_TXN_ID_BYTES: usize = 1_024;
 
 /// An event to be sent.
 #[derive(Clone, Debug)]
-pub struct NewEvent {
+pub struct EventToSend {
     pub sender: OwnedUserId,
     pub kind: TimelineEventType,
     /// `None` for message events.
@@ -27,25 +27,25 @@ pub struct NewEvent {
     /// The event that it redacts.
     pub redacts: Option<OwnedEventId>,
     /// Lets a client send the event again without a second copy of it.
-    pub transaction: Option<Transaction>,
+    pub transaction: Option<ClientTransaction>,
 }
 
 #[derive(Deserialize)]
-struct Redaction {
+struct RedactsContent {
     redacts: Option<OwnedEventId>,
 }
 
-impl NewEvent {
+impl EventToSend {
     /// Returns a message event. If it is a redaction, its content names the redacted event.
     pub fn message(
         sender: OwnedUserId,
         kind: TimelineEventType,
         content: Box<RawValue>,
-        transaction: Option<Transaction>,
+        transaction: Option<ClientTransaction>,
     ) -> Self {
         let redacts = (kind == TimelineEventType::RoomRedaction)
             .then(|| {
-                serde_json::from_str::<Redaction>(content.get())
+                serde_json::from_str::<RedactsContent>(content.get())
                     .ok()?
                     .redacts
             })
@@ -63,13 +63,13 @@ impl NewEvent {
     /// Returns the new membership, if this is a member event.
     pub fn membership(&self) -> Option<MembershipState> {
         #[derive(Deserialize)]
-        struct Content {
+        struct EventMembership {
             membership: MembershipState,
         }
         if self.kind != TimelineEventType::RoomMember {
             return None;
         }
-        let content: Content = serde_json::from_str(self.content.get()).ok()?;
+        let content: EventMembership = serde_json::from_str(self.content.get()).ok()?;
         Some(content.membership)
     }
 
@@ -93,7 +93,7 @@ impl NewEvent {
 
 /// A client's transaction id. It identifies an event of one device.
 #[derive(Clone, Debug)]
-pub struct Transaction {
+pub struct ClientTransaction {
     pub device: DeviceNum,
     pub txn_id: String,
 }

@@ -8,22 +8,22 @@ use ruma::{
 
 use super::{
     EventLog,
-    append::{Accepted, append},
+    append::{AcceptedEvent, append},
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Draft, Invitation, Site},
+    matrix::{self, EventContext, EventDraft, InviteTreatment},
     rooms::{
-        NewEvent,
-        memory::room::{Room, Tip, View},
-        unread::push_counts::Counting,
+        EventToSend,
+        memory::room::{Room, RoomTip, RoomView},
+        unread::push_counts::UnreadIncrement,
     },
     storage::{WriteTx, rooms::room_table},
 };
 
 /// Turns the rejection of one of a room's first events into an error of the request, which asked
 /// for an impossible state.
-pub(crate) fn invalid_state(error: Error) -> Error {
+pub(crate) fn into_invalid_state(error: Error) -> Error {
     match error {
         Error::Forbidden(reason) => Error::InvalidRoomState(reason),
         other => other,
@@ -38,11 +38,16 @@ impl EventLog {
     }
 
     /// Builds, authorizes and signs an event at the tip of a room.
-    pub(crate) async fn accept(&self, room: &Room, tip: &Tip, event: NewEvent) -> Result<Accepted> {
+    pub(crate) async fn build_event(
+        &self,
+        room: &Room,
+        tip: &RoomTip,
+        event: EventToSend,
+    ) -> Result<AcceptedEvent> {
         let transaction = event
             .transaction
             .map(|transaction| (transaction.device, transaction.txn_id));
-        let draft = Draft {
+        let draft = EventDraft {
             sender: event.sender,
             kind: event.kind,
             state_key: event.state_key,
@@ -51,8 +56,8 @@ impl EventLog {
             timestamp: self.clock.now(),
             event_id: self.new_event_id(&room.rules),
         };
-        let (prev_events, prev_hashes) = tip.followed();
-        let site = Site {
+        let (prev_events, prev_hashes) = tip.choose_prev_events();
+        let site = EventContext {
             room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
                 .then_some(&room.room_id),
             rules: &room.rules,
@@ -61,32 +66,32 @@ impl EventLog {
             prev_hashes: &prev_hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
-        let (pdu, json) = matrix::build(draft, site, &self.key)?;
+        let (pdu, json) = matrix::build_event(draft, site, &self.key)?;
         let counting = self.unread.count_event(room, tip, &pdu).await;
-        Ok(Accepted {
+        Ok(AcceptedEvent {
             pdu,
             json,
             counting,
             transaction,
-            delayed: None,
+            delayed_event: None,
             unattended: false,
             arrival: None,
         })
     }
 
     /// Builds the create event of a new room. In some room versions, the room id follows from it.
-    pub(crate) fn begin_room(
+    pub(crate) fn build_create_event(
         &self,
         version: RoomVersionId,
-        create: NewEvent,
+        create: EventToSend,
         timestamp: MilliSecondsSinceUnixEpoch,
-    ) -> Result<(Room, Accepted)> {
-        let rules = matrix::rules(&version).ok_or_else(|| {
+    ) -> Result<(Room, AcceptedEvent)> {
+        let rules = matrix::room_version_rules(&version).ok_or_else(|| {
             Error::UnsupportedRoomVersion(format!("room version {version} is not supported"))
         })?;
         let named_before = rules.event_format.require_room_create_room_id;
         let room_id = named_before.then(|| RoomId::new_v1(self.key.server_name()));
-        let draft = Draft {
+        let draft = EventDraft {
             sender: create.sender,
             kind: create.kind,
             state_key: create.state_key,
@@ -95,7 +100,7 @@ impl EventLog {
             timestamp,
             event_id: self.new_event_id(&rules),
         };
-        let site = Site {
+        let site = EventContext {
             room_id: room_id.as_ref(),
             rules: &rules,
             state: &matrix::StateMap::default(),
@@ -103,14 +108,15 @@ impl EventLog {
             prev_hashes: &[],
             depth: 1_u32.into(),
         };
-        let (pdu, json) = matrix::build(draft, site, &self.key).map_err(invalid_state)?;
+        let (pdu, json) =
+            matrix::build_event(draft, site, &self.key).map_err(into_invalid_state)?;
         let room_id = pdu.room_id.clone();
-        let accepted = Accepted {
+        let accepted = AcceptedEvent {
             pdu,
             json,
-            counting: Counting::default(),
+            counting: UnreadIncrement::default(),
             transaction: None,
-            delayed: None,
+            delayed_event: None,
             unattended: false,
             arrival: None,
         };
@@ -119,7 +125,7 @@ impl EventLog {
             room_id,
             version,
             rules,
-            (Tip::default(), View::default()),
+            (RoomTip::default(), RoomView::default()),
         );
         Ok((room, accepted))
     }
@@ -129,12 +135,12 @@ impl EventLog {
         &self,
         tx: &mut WriteTx,
         room: &mut Room,
-        events: Vec<Accepted>,
+        events: Vec<AcceptedEvent>,
     ) -> Result<bool> {
         let num = room_table::insert(tx, room.room_id.as_str(), room.version.as_str()).await?;
         let Some(num) = num else { return Ok(false) };
         room.num = num;
-        let mut tip = Tip::default();
+        let mut tip = RoomTip::default();
         for accepted in events {
             append(self, tx, room, &mut tip, accepted).await?;
         }
@@ -146,20 +152,20 @@ impl EventLog {
     /// # Errors
     ///
     /// [`Error::InviteBlocked`] or [`Error::InviteFiltered`] if the user does not.
-    pub(crate) async fn check_invitation(&self, event: &NewEvent) -> Result<()> {
+    pub(crate) async fn check_invite_permission(&self, event: &EventToSend) -> Result<()> {
         if event.membership() != Some(MembershipState::Invite) {
             return Ok(());
         }
         let mut conn = self.db.read().await?;
         let invited = event.state_key.as_deref().unwrap_or_default();
-        let Some(invited) = self.db.strings.find(&mut conn, invited).await? else {
+        let Some(invited) = self.db.strings.find_number(&mut conn, invited).await? else {
             return Ok(());
         };
-        let shield = self.ignored_users.of(invited);
-        match shield.map(|shield| shield.invitation(&event.sender)) {
-            Some(Invitation::Blocked) => Err(Error::InviteBlocked),
-            Some(Invitation::Filtered) => Err(Error::InviteFiltered),
-            Some(Invitation::Shown | Invitation::Hidden) | None => Ok(()),
+        let shield = self.ignored_users.find(invited);
+        match shield.map(|shield| shield.invite_treatment(&event.sender)) {
+            Some(InviteTreatment::Blocked) => Err(Error::InviteBlocked),
+            Some(InviteTreatment::Filtered) => Err(Error::InviteFiltered),
+            Some(InviteTreatment::Shown | InviteTreatment::Hidden) | None => Ok(()),
         }
     }
 }

@@ -12,16 +12,16 @@ use ruma::{
 use super::relations;
 use crate::{
     error::Result,
-    matrix::{self, Counters, Pdu, StateMap, TimelineEvent},
+    matrix::{self, NotificationCounters, Pdu, StateMap, TimelineEvent},
     rooms::{
         memory::{
             load,
-            room::{Room, Tip, put_redacted},
+            room::{Room, RoomTip, replace_redacted},
         },
-        read::timeline::event_of_row,
+        read::timeline::event_from_row,
     },
     storage::{
-        Change, WriteTx,
+        JournalChange, WriteTx,
         rooms::{
             event_graph,
             events::{self, EventRow},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The outcome of checking a redaction.
-enum Outcome {
+enum RedactionOutcome {
     /// The redaction is valid and applies to this event.
     Valid(Box<(EventRow, Pdu)>),
     /// The redacted event has not arrived yet.
@@ -57,34 +57,34 @@ pub(crate) async fn is_withheld(
     {
         return Ok(false);
     }
-    let outcome = outcome(tx, room, before, pdu).await?;
-    Ok(!matches!(outcome, Outcome::Valid(_)))
+    let outcome = check_redaction(tx, room, before, pdu).await?;
+    Ok(!matches!(outcome, RedactionOutcome::Valid(_)))
 }
 
 /// Checks a redaction against the state before it.
-async fn outcome(
+async fn check_redaction(
     tx: &mut WriteTx,
     room: &Room,
     before: &StateMap,
     redaction: &Pdu,
-) -> Result<Outcome> {
+) -> Result<RedactionOutcome> {
     let Some(target) = redaction.redacts(&room.rules) else {
-        return Ok(Outcome::Invalid);
+        return Ok(RedactionOutcome::Invalid);
     };
-    let Some(row) = events::any(tx, target.as_str()).await? else {
-        return Ok(Outcome::AwaitsTarget);
+    let Some(row) = events::get_anywhere(tx, target.as_str()).await? else {
+        return Ok(RedactionOutcome::AwaitsTarget);
     };
     let target = Pdu::parse(target.clone(), &row.json)?;
     let levels = matrix::power_levels(before, &room.rules);
     let may = levels.user_can_redact_event_of_other(&redaction.sender)
-        || is_of_same_server(&target.sender, &redaction.sender);
+        || is_same_server(&target.sender, &redaction.sender);
     if row.room != room.num || !may {
-        return Ok(Outcome::Invalid);
+        return Ok(RedactionOutcome::Invalid);
     }
-    Ok(Outcome::Valid(Box::new((row, target))))
+    Ok(RedactionOutcome::Valid(Box::new((row, target))))
 }
 
-fn is_of_same_server(one: &UserId, other: &UserId) -> bool {
+fn is_same_server(one: &UserId, other: &UserId) -> bool {
     one.server_name() == other.server_name()
 }
 
@@ -92,23 +92,23 @@ fn is_of_same_server(one: &UserId, other: &UserId) -> bool {
 /// is valid.
 ///
 /// If the redacted event has not arrived yet, the redaction is stored until it does.
-pub(crate) async fn redact(
+pub(crate) async fn apply_redaction(
     tx: &mut WriteTx,
     room: &Room,
-    tip: &mut Tip,
+    tip: &mut RoomTip,
     (redaction, before): (&Arc<Pdu>, &StateMap),
 ) -> Result<bool> {
-    let (row, target) = match outcome(tx, room, before, redaction).await? {
-        Outcome::Valid(found) => *found,
-        Outcome::AwaitsTarget => {
+    let (row, target) = match check_redaction(tx, room, before, redaction).await? {
+        RedactionOutcome::Valid(found) => *found,
+        RedactionOutcome::AwaitsTarget => {
             let target = redaction.redacts(&room.rules);
             if let Some(target) = target {
                 let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
-                event_graph::await_target(tx, room.num, target, redaction).await?;
+                event_graph::store_waiting_redaction(tx, room.num, target, redaction).await?;
             }
             return Ok(false);
         }
-        Outcome::Invalid => return Ok(false),
+        RedactionOutcome::Invalid => return Ok(false),
     };
     if row.redacted_by.is_some() {
         return Ok(true);
@@ -121,22 +121,22 @@ pub(crate) async fn redact(
         redaction.event_id.as_str(),
     )
     .await?;
-    relations::redact(tx, &row, &target).await?;
+    relations::remove_relation(tx, &row, &target).await?;
     text_index::remove(tx, row.position).await?;
     let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
-    put_redacted(&mut tip.state, &pdu);
+    replace_redacted(&mut tip.state, &pdu);
     if pdu.state_key.is_some() {
-        tip.lately.forget();
+        tip.recent_events.clear();
     }
     let redacted = TimelineEvent {
-        head: matrix::head(&pdu, &room.rules),
+        head: matrix::write_event_head(&pdu, &room.rules),
         redacted_by: Some(redaction.clone()),
-        ..event_of_row(row, pdu, &room.rules)
+        ..event_from_row(row, pdu, &room.rules)
     };
-    let position = tx.position();
+    let position = tx.next_position();
     tx.publish(
         position,
-        Change::Redacted {
+        JournalChange::Redacted {
             room: room.num,
             event: Arc::new(redacted),
         },
@@ -146,38 +146,43 @@ pub(crate) async fn redact(
 
 /// Applies an event of another server if it is a redaction, and then the redactions of the event
 /// that arrived before it.
-pub(crate) async fn arrived(
+pub(crate) async fn apply_redactions_on_arrival(
     tx: &mut WriteTx,
     room: &Room,
-    tip: &mut Tip,
+    tip: &mut RoomTip,
     (pdu, before): (&Pdu, &StateMap),
 ) -> Result<()> {
     if pdu.kind == TimelineEventType::RoomRedaction {
-        redact(tx, room, tip, (&Arc::new(pdu.clone()), before)).await?;
+        apply_redaction(tx, room, tip, (&Arc::new(pdu.clone()), before)).await?;
     }
-    for redaction in event_graph::take_waiting(tx, room.num, pdu.event_id.as_str()).await? {
-        let Some(row) = events::any(tx, &redaction).await? else {
+    for redaction in
+        event_graph::take_waiting_redactions(tx, room.num, pdu.event_id.as_str()).await?
+    {
+        let Some(row) = events::get_anywhere(tx, &redaction).await? else {
             continue;
         };
         let Some(redaction) = load::pdu_by_id(tx, &redaction).await? else {
             continue;
         };
-        let (redaction, before) = (Arc::new(redaction), levels_before(tx, &row).await?);
-        let is_valid = redact(tx, room, tip, (&redaction, &before)).await?;
+        let (redaction, before) = (
+            Arc::new(redaction),
+            load_power_levels_before(tx, &row).await?,
+        );
+        let is_valid = apply_redaction(tx, room, tip, (&redaction, &before)).await?;
         if is_valid && row.withheld {
-            show(tx, room, tip, (row, redaction)).await?;
+            show_redaction(tx, room, tip, (row, redaction)).await?;
         }
     }
     Ok(())
 }
 
 /// Returns the part of the state before an event that determines power levels.
-async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
+async fn load_power_levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
     let mut before = StateMap::default();
     let key = tx.intern("").await?;
     for kind in [StateEventType::RoomCreate, StateEventType::RoomPowerLevels] {
         let kind = tx.intern(&kind.to_string()).await?;
-        let held = state_snapshots::get(tx, row.state, kind, key).await?;
+        let held = state_snapshots::state_event(tx, row.state, kind, key).await?;
         let event_id = held.and_then(|held| held.event_id);
         if let Some(event_id) = event_id
             && let Some(pdu) = load::pdu_by_id(tx, &event_id).await?
@@ -191,29 +196,29 @@ async fn levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<StateMap> {
 /// Makes a redaction visible that was withheld until the redacted event arrived. It becomes the
 /// newest event of the room, so that clients receive it. A redaction from backfilled history
 /// becomes visible in its place.
-async fn show(
+async fn show_redaction(
     tx: &mut WriteTx,
     room: &Room,
-    tip: &Tip,
+    tip: &RoomTip,
     (row, redaction): (EventRow, Arc<Pdu>),
 ) -> Result<()> {
     if row.backfilled {
-        let counters = Counters {
+        let counters = NotificationCounters {
             notified: row.notified,
             mentioned: row.mentioned,
         };
-        let counters = (counters, row.threaded());
+        let counters = (counters, row.threaded_counters());
         return events::show_redaction(tx, &row.event_id, None, counters).await;
     }
-    let position = tx.position();
-    let counters = Counters {
+    let position = tx.next_position();
+    let counters = NotificationCounters {
         notified: tip.notified,
         mentioned: tip.mentioned,
     };
     let counters_there = (counters, tip.threaded);
     events::show_redaction(tx, &row.event_id, Some(position), counters_there).await?;
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
-    room_table::advance(tx, room.num, &extremities, tip.snapshot, position).await?;
+    room_table::set_tip(tx, room.num, &extremities, tip.snapshot, position).await?;
     let sender = tx.intern(redaction.sender.as_str()).await?;
     let shown = TimelineEvent {
         position,
@@ -222,10 +227,10 @@ async fn show(
         state_before: Some(tip.state.clone()),
         notified: counters.notified,
         mentioned: counters.mentioned,
-        threaded: tip.threaded,
-        ..event_of_row(row, redaction, &room.rules)
+        threaded_counters: tip.threaded,
+        ..event_from_row(row, redaction, &room.rules)
     };
-    let change = Change::Event {
+    let change = JournalChange::Event {
         room: room.num,
         sender,
         event: Arc::new(shown),

@@ -6,10 +6,10 @@ use ruma::OwnedEventId;
 
 use crate::{
     error::{Error, Result},
-    matrix::{Counters, InThread, Pdu, RelatesTo, rel_type},
-    rooms::NewEvent,
+    matrix::{NotificationCounters, Pdu, RelatesTo, ThreadPosition, rel_type},
+    rooms::EventToSend,
     storage::{
-        Read, RoomNum, WriteTx,
+        ReadAccess, RoomNum, WriteTx,
         rooms::{
             events::EventRow,
             relations::{self, NewRelation},
@@ -22,32 +22,32 @@ use crate::{
 ///
 /// An event that relates to an event in a thread is in the thread as well. See
 /// [Threaded read receipts](https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts).
-pub(crate) async fn thread_of(
-    db: &mut impl Read,
+pub(crate) async fn find_thread(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     pdu: &Pdu,
-    added: Counters,
-) -> Result<Option<InThread>> {
-    let Some(thread_root) = thread_root_of(db, room, pdu).await? else {
+    added: NotificationCounters,
+) -> Result<Option<ThreadPosition>> {
+    let Some(thread_root) = find_thread_root(db, room, pdu).await? else {
         return Ok(None);
     };
     let counters = threads::counters(db, room, thread_root.as_str()).await? + added;
-    Ok(Some(InThread {
+    Ok(Some(ThreadPosition {
         root: thread_root,
         counters,
         added,
     }))
 }
 
-pub(crate) async fn thread_root_of(
-    db: &mut impl Read,
+pub(crate) async fn find_thread_root(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     pdu: &Pdu,
 ) -> Result<Option<OwnedEventId>> {
     let Some(relates_to) = &pdu.relates_to else {
         return Ok(None);
     };
-    if relates_to.rel_type == rel_type::THREAD {
+    if relates_to.rel_type == rel_type::M_THREAD {
         return Ok(Some(relates_to.event_id.clone()));
     }
     let parent = relations::parent_of(db, room, relates_to.event_id.as_str()).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn thread_root_of(
 
 /// An event that is being stored with its relation; its strings are numbers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct RelatingEvent {
     pub(crate) room: RoomNum,
     pub(crate) position: i64,
     pub(crate) timeline: i64,
@@ -66,11 +66,11 @@ pub(crate) struct Stored {
 }
 
 /// Stores the relation of an event, and adds the event to its thread.
-pub(crate) async fn store(
+pub(crate) async fn store_relation(
     tx: &mut WriteTx,
-    stored: Stored,
+    stored: RelatingEvent,
     pdu: &Pdu,
-    thread: Option<&InThread>,
+    thread: Option<&ThreadPosition>,
 ) -> Result<()> {
     let Some(relates_to) = &pdu.relates_to else {
         return Ok(());
@@ -83,15 +83,15 @@ pub(crate) async fn store(
         kind: stored.kind,
         sender: stored.sender,
         timeline: stored.timeline,
-        annotation: relates_to.annotation(),
+        annotation: relates_to.annotation_key(),
         is_edit: pdu.is_edit(),
     };
     if !relations::insert(tx, &relation).await? {
         return Ok(());
     }
     if let Some(thread) = thread {
-        let is_reply = relates_to.rel_type == rel_type::THREAD;
-        threads::advance(
+        let is_reply = relates_to.rel_type == rel_type::M_THREAD;
+        threads::add_event(
             tx,
             (stored.room, thread.root.as_str()),
             stored.timeline,
@@ -104,11 +104,11 @@ pub(crate) async fn store(
 }
 
 /// Removes the relation of a redacted event.
-pub(crate) async fn redact(tx: &mut WriteTx, row: &EventRow, target: &Pdu) -> Result<()> {
+pub(crate) async fn remove_relation(tx: &mut WriteTx, row: &EventRow, target: &Pdu) -> Result<()> {
     if relations::remove(tx, row.position).await?
-        && let Some(thread_root) = target.relates_by(rel_type::THREAD)
+        && let Some(thread_root) = target.relation_target(rel_type::M_THREAD)
     {
-        let thread = tx.intern(rel_type::THREAD).await?;
+        let thread = tx.intern(rel_type::M_THREAD).await?;
         threads::remove_reply(tx, row.room, thread_root.as_str(), thread).await?;
     }
     Ok(())
@@ -116,19 +116,23 @@ pub(crate) async fn redact(tx: &mut WriteTx, row: &EventRow, target: &Pdu) -> Re
 
 /// Checks the rules of relations that the server of the sender must enforce, in the transaction
 /// that stores the event.
-pub(crate) async fn check(tx: &mut WriteTx, room: RoomNum, event: &NewEvent) -> Result<()> {
-    let Some(relates_to) = RelatesTo::of_content(&event.content) else {
+pub(crate) async fn check_relation(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    event: &EventToSend,
+) -> Result<()> {
+    let Some(relates_to) = RelatesTo::from_content(&event.content) else {
         return Ok(());
     };
     let parent = relates_to.event_id.as_str();
-    if relates_to.rel_type == rel_type::THREAD
+    if relates_to.rel_type == rel_type::M_THREAD
         && let Some((Some(_), _)) = relations::parent_of(tx, room, parent).await?
     {
         return Err(Error::Refused(
             "a thread cannot start from an event that relates to another event".to_owned(),
         ));
     }
-    let Some(key) = relates_to.annotation() else {
+    let Some(key) = relates_to.annotation_key() else {
         return Ok(());
     };
     let kind = tx.intern(&event.kind.to_string()).await?;

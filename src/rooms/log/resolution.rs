@@ -11,23 +11,23 @@ use ruma::{OwnedEventId, room_version_rules::RoomVersionRules};
 use super::EventLog;
 use crate::{
     error::{Error, Result},
-    matrix::{self, KnownEvents, Pdu, Resolution, StateMap},
+    matrix::{self, KnownEvents, Pdu, ResolutionResult, StateMap},
     storage::rooms::{
-        event_graph::{self, Node},
-        events::Status,
+        event_graph::{self, EventNode},
+        events::EventStatus,
     },
 };
 
 /// The most events that one resolution reads. No honest room has auth chains of that size.
-const MAX_EVENTS: usize = 100_000;
+const MAX_RESOLUTION_EVENTS: usize = 100_000;
 /// The number of steps down the auth chains that are read ahead at first. The number doubles each
 /// time, because a resolution starts over whenever it lacks an event, and in an old room the path
 /// to the first power levels event is long.
-const READ_AHEAD: usize = 6;
+const READ_AHEAD_STEPS: usize = 6;
 /// Event ids in one query.
-const CHUNK: usize = 500;
+const IDS_PER_QUERY: usize = 500;
 /// The most events of auth chains that are kept in memory for later resolutions.
-const REMEMBERED: usize = 50_000;
+const MAX_REMEMBERED_EVENTS: usize = 50_000;
 
 impl EventLog {
     /// Resolves states of a room.
@@ -40,17 +40,17 @@ impl EventLog {
         rules: &RoomVersionRules,
         sets: Vec<StateMap>,
     ) -> Result<StateMap> {
-        let turn = self.resolutions.acquire().await;
+        let turn = self.resolution_permits.acquire().await;
         let _turn = turn.map_err(|source| Error::internal("wait to resolve a state", source))?;
         let mut known = KnownEvents::new();
         let mut absent: BTreeSet<OwnedEventId> = BTreeSet::new();
         let sets = Arc::new(sets);
-        let mut ahead = READ_AHEAD;
-        while known.len() < MAX_EVENTS {
+        let mut ahead = READ_AHEAD_STEPS;
+        while known.len() < MAX_RESOLUTION_EVENTS {
             let (rules, states) = (rules.clone(), sets.clone());
             // Resolving may take long, and other tasks must be able to run meanwhile.
             let work = move || {
-                let resolution = matrix::resolve(&rules, &states, &known, &absent);
+                let resolution = matrix::resolve_state(&rules, &states, &known, &absent);
                 (resolution, known, absent)
             };
             let done = tokio::task::spawn_blocking(work).await;
@@ -58,9 +58,10 @@ impl EventLog {
             (resolution, known, absent) =
                 done.map_err(|source| Error::internal("resolve a state", source))?;
             match resolution? {
-                Resolution::Resolved(state) => return Ok(state),
-                Resolution::Needs(needs) => {
-                    self.learn(needs, ahead, &mut known, &mut absent).await?;
+                ResolutionResult::Resolved(state) => return Ok(state),
+                ResolutionResult::NeedsEvents(needs) => {
+                    self.read_auth_chains(needs, ahead, &mut known, &mut absent)
+                        .await?;
                     ahead = ahead.saturating_mul(2);
                 }
             }
@@ -71,7 +72,7 @@ impl EventLog {
     }
 
     /// Adds events, and the events that authorize them down to `ahead` steps, to the known events.
-    async fn learn(
+    async fn read_auth_chains(
         &self,
         needs: BTreeSet<OwnedEventId>,
         ahead: usize,
@@ -81,14 +82,14 @@ impl EventLog {
         let mut next: Vec<OwnedEventId> = needs.into_iter().collect();
         for _ in 0..ahead {
             let mut further: BTreeSet<OwnedEventId> = BTreeSet::new();
-            for pdu in self.auth_chain_events(&next).await? {
+            for pdu in self.load_auth_chain_events(&next).await? {
                 further.extend(pdu.auth_events.iter().cloned());
                 known.insert(pdu.event_id.clone(), pdu);
             }
             absent.extend(next.into_iter().filter(|id| !known.contains_key(id)));
             let is_new = |id: &OwnedEventId| !known.contains_key(id) && !absent.contains(id);
             next = further.into_iter().filter(is_new).collect();
-            if next.is_empty() || known.len() >= MAX_EVENTS {
+            if next.is_empty() || known.len() >= MAX_RESOLUTION_EVENTS {
                 break;
             }
         }
@@ -96,7 +97,10 @@ impl EventLog {
     }
 
     /// Returns events by their ids, from memory if possible.
-    pub(crate) async fn auth_chain_events(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<Pdu>>> {
+    pub(crate) async fn load_auth_chain_events(
+        &self,
+        ids: &[OwnedEventId],
+    ) -> Result<Vec<Arc<Pdu>>> {
         let mut events = Vec::with_capacity(ids.len());
         let mut unknown = Vec::new();
         {
@@ -109,27 +113,27 @@ impl EventLog {
                 }
             }
         }
-        for chunk in unknown.chunks(CHUNK) {
+        for chunk in unknown.chunks(IDS_PER_QUERY) {
             let nodes = {
                 let mut conn = self.db.read().await?;
-                event_graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+                event_graph::find_nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes {
-                let pdu = pdu_of(node)?;
-                self.remember(&pdu);
+                let pdu = pdu_from_node(node)?;
+                self.remember_auth_event(&pdu);
                 events.push(pdu);
             }
         }
         Ok(events)
     }
 
-    fn remember(&self, pdu: &Arc<Pdu>) {
+    fn remember_auth_event(&self, pdu: &Arc<Pdu>) {
         if pdu.rejected || pdu.state_key.is_none() {
             return;
         }
         let lately = self.auth_events.lock();
         let mut lately = lately.unwrap_or_else(PoisonError::into_inner);
-        if lately.len() >= REMEMBERED {
+        if lately.len() >= MAX_REMEMBERED_EVENTS {
             lately.clear();
         }
         lately.insert(pdu.event_id.clone(), pdu.clone());
@@ -137,11 +141,11 @@ impl EventLog {
 }
 
 /// Returns the event of a node.
-pub(crate) fn pdu_of(node: Node) -> Result<Arc<Pdu>> {
+pub(crate) fn pdu_from_node(node: EventNode) -> Result<Arc<Pdu>> {
     let status = node.status();
     let event_id = OwnedEventId::try_from(node.event_id)
         .map_err(|source| Error::internal("read an event id", source))?;
     let mut pdu = Pdu::parse(event_id, &node.json)?;
-    pdu.rejected = status == Status::Rejected;
+    pdu.rejected = status == EventStatus::Rejected;
     Ok(Arc::new(pdu))
 }

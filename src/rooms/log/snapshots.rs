@@ -14,26 +14,26 @@ use ruma::{
 use super::{EventLog, append::store_membership};
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, Resolved, StateMap},
+    matrix::{Pdu, ResolvedState, StateMap},
     rooms::{
-        memory::room::{Room, Tip, joined_between},
-        read::listing::{is_listed, listing},
+        memory::room::{Room, RoomTip, count_joined_between},
+        read::listing::{build_listing, is_directory_state},
     },
     storage::{
-        Change, WriteTx,
+        JournalChange, WriteTx,
         rooms::{
             event_graph, memberships, room_table,
-            state_snapshots::{self, Entry, MAX_DEPTH},
+            state_snapshots::{self, MAX_CHAIN_DEPTH, StateEntry},
         },
     },
 };
 
 /// Event ids in one query.
-const CHUNK: usize = 1_000;
+const IDS_PER_QUERY: usize = 1_000;
 
 /// The snapshot of a state.
 #[derive(Clone, Debug)]
-pub(crate) enum Base {
+pub(crate) enum SnapshotBase {
     /// It is already stored.
     Stored(i64),
     /// It must be stored, as a stored snapshot with changes.
@@ -45,11 +45,11 @@ pub(crate) enum Base {
     },
 }
 
-impl Base {
+impl SnapshotBase {
     /// Returns the snapshot of a state, as the difference from a stored snapshot.
-    pub(crate) fn of_change(parent: (i64, &StateMap), state: &StateMap) -> Self {
+    pub(crate) fn from_change(parent: (i64, &StateMap), state: &StateMap) -> Self {
         let (snapshot, before) = parent;
-        let keys = before.differences(state);
+        let keys = before.differing_keys(state);
         if keys.is_empty() {
             return Self::Stored(snapshot);
         }
@@ -65,36 +65,40 @@ impl Base {
 }
 
 /// Returns the number of a snapshot. Stores the snapshot if it is not stored yet.
-pub(crate) async fn keep(tx: &mut WriteTx, base: &Base, own_chain: i64) -> Result<i64> {
+pub(crate) async fn store_snapshot(
+    tx: &mut WriteTx,
+    base: &SnapshotBase,
+    own_chain: i64,
+) -> Result<i64> {
     match base {
-        Base::Stored(snapshot) => Ok(*snapshot),
-        Base::Changed { parent, changes } => {
-            let entries = entries(tx, changes).await?;
-            branch(tx, *parent, &entries, own_chain).await
+        SnapshotBase::Stored(snapshot) => Ok(*snapshot),
+        SnapshotBase::Changed { parent, changes } => {
+            let entries = intern_entries(tx, changes).await?;
+            store_branch(tx, *parent, &entries, own_chain).await
         }
     }
 }
 
 /// Stores a snapshot that differs from another by some entries. It is never added to the chain of
 /// the room itself.
-pub(crate) async fn branch(
+pub(crate) async fn store_branch(
     tx: &mut WriteTx,
     parent: i64,
-    changed: &[Entry],
+    changed: &[StateEntry],
     own_chain: i64,
 ) -> Result<i64> {
-    let snapshot = tx.position();
+    let snapshot = tx.next_position();
     let end = state_snapshots::end_of_chain(tx, parent).await?;
     let chain = match end {
         Some((chain, _, newest)) if newest == parent && chain != own_chain => chain,
-        Some((_, depth, _)) if depth < MAX_DEPTH => {
+        Some((_, depth, _)) if depth < MAX_CHAIN_DEPTH => {
             state_snapshots::insert_chain(tx, snapshot, Some(parent), depth + 1).await?;
             snapshot
         }
         _ => {
             state_snapshots::insert_chain(tx, snapshot, None, 0).await?;
-            let mut whole = state_snapshots::entries(tx, parent).await?;
-            let is_changed = |entry: &Entry| {
+            let mut whole = state_snapshots::whole_state_entries(tx, parent).await?;
+            let is_changed = |entry: &StateEntry| {
                 let mut keys = changed.iter().map(|(kind, key, _)| (kind, key));
                 keys.any(|key| key == (&entry.0, &entry.1))
             };
@@ -109,12 +113,12 @@ pub(crate) async fn branch(
 }
 
 /// Returns changes with numbers instead of strings and event ids. Their events must be stored.
-pub(crate) async fn entries(
+pub(crate) async fn intern_entries(
     tx: &mut WriteTx,
     changes: &[(StateEventType, String, Option<OwnedEventId>)],
-) -> Result<Vec<Entry>> {
+) -> Result<Vec<StateEntry>> {
     let events: Vec<&OwnedEventId> = changes.iter().filter_map(|(.., id)| id.as_ref()).collect();
-    let positions = positions(tx, &events).await?;
+    let positions = find_positions(tx, &events).await?;
     let kinds: Vec<String> = changes.iter().map(|(kind, ..)| kind.to_string()).collect();
     let keys = changes.iter().map(|(_, key, _)| key.as_str());
     let texts: Vec<&str> = kinds.iter().map(String::as_str).chain(keys).collect();
@@ -137,12 +141,12 @@ pub(crate) async fn entries(
 }
 
 /// Returns the positions of events by their ids.
-pub(crate) async fn positions(
+pub(crate) async fn find_positions(
     tx: &mut WriteTx,
     events: &[&OwnedEventId],
 ) -> Result<HashMap<String, i64>> {
     let mut found = HashMap::with_capacity(events.len());
-    for chunk in events.chunks(CHUNK) {
+    for chunk in events.chunks(IDS_PER_QUERY) {
         let rows = event_graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;
         found.extend(rows.into_iter().map(|(id, position, _)| (id, position)));
     }
@@ -151,7 +155,7 @@ pub(crate) async fn positions(
 
 /// Returns the user and membership of a member event that needs no more than a row in the table:
 /// the user is on another server, and is neither invited nor knocking.
-fn remote_member(log: &EventLog, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
+fn plain_remote_member(log: &EventLog, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
     let (user_id, membership) = (pdu.member()?, pdu.membership()?);
     let is_remote = user_id.server_name() != log.key.server_name();
     let is_plain = !matches!(membership, MembershipState::Invite | MembershipState::Knock);
@@ -172,7 +176,7 @@ async fn store_absence(
     let membership = MembershipState::Leave;
     let left = (place, None);
     memberships::set(tx, (user, room.num), membership.as_str(), left, None).await?;
-    let change = Change::Membership {
+    let change = JournalChange::Membership {
         user,
         local: user_id.server_name() == log.key.server_name(),
         user_id,
@@ -185,14 +189,14 @@ async fn store_absence(
 }
 
 /// Makes a resolved state the current state of the room, from a place in the timeline on.
-pub(crate) async fn set_current(
+pub(crate) async fn set_current_state(
     log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
-    tip: &mut Tip,
-    (place, resolved): (i64, &Arc<Resolved>),
+    tip: &mut RoomTip,
+    (place, resolved): (i64, &Arc<ResolvedState>),
 ) -> Result<()> {
-    let keys = &resolved.keys;
+    let keys = &resolved.changed_keys;
     if keys.is_empty() {
         return Ok(());
     }
@@ -207,15 +211,15 @@ pub(crate) async fn set_current(
             )
         })
         .collect();
-    let entries = entries(tx, &changes).await?;
-    if tip.chain == 0 {
-        tip.chain = place;
+    let entries = intern_entries(tx, &changes).await?;
+    if tip.snapshot_chain == 0 {
+        tip.snapshot_chain = place;
         state_snapshots::insert_chain(tx, place, None, 0).await?;
     }
-    state_snapshots::insert_snapshot(tx, place, tip.chain).await?;
-    state_snapshots::insert_entries(tx, (tip.chain, place), &entries).await?;
+    state_snapshots::insert_snapshot(tx, place, tip.snapshot_chain).await?;
+    state_snapshots::insert_entries(tx, (tip.snapshot_chain, place), &entries).await?;
     tip.snapshot = place;
-    tip.joined_members += joined_between(&tip.state, &resolved.state, keys);
+    tip.joined_members += count_joined_between(&tip.state, &resolved.state, keys);
     tip.state = resolved.state.clone();
     let mut many = Vec::new();
     for ((kind, key), (_, user, row)) in keys.iter().zip(entries) {
@@ -227,13 +231,13 @@ pub(crate) async fn set_current(
             continue;
         };
         let row = row.unwrap_or_default();
-        let Some((user_id, membership)) = remote_member(log, pdu) else {
+        let Some((user_id, membership)) = plain_remote_member(log, pdu) else {
             let member = (user, Some(pdu), row);
             store_membership(log, tx, room, (place, member), &tip.state).await?;
             continue;
         };
         many.push((user, membership.to_string(), row));
-        let change = Change::Membership {
+        let change = JournalChange::Membership {
             user,
             user_id,
             local: false,
@@ -244,9 +248,9 @@ pub(crate) async fn set_current(
         tx.publish(place, change);
     }
     memberships::set_all(tx, room.num, place, &many).await?;
-    if keys.iter().any(|(kind, _)| is_listed(kind)) {
-        let listing = listing(&tip.state, tip.joined_members);
-        room_table::set_listing(tx, room.num, &listing).await?;
+    if keys.iter().any(|(kind, _)| is_directory_state(kind)) {
+        let listing = build_listing(&tip.state, tip.joined_members);
+        room_table::set_directory_entry(tx, room.num, &listing).await?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(crate) struct DeletedRooms {
 impl DeletedRooms {
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
-        let begun = room_deletion::unfinished(&mut conn).await?;
+        let begun = room_deletion::unfinished_deletions(&mut conn).await?;
         let rooms = begun.into_iter().map(|deletion| (deletion.num, false));
         Ok(Self {
             rooms: watch::Sender::new(rooms.collect()),

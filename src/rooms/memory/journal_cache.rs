@@ -14,13 +14,13 @@ use tokio::sync::Notify;
 
 use crate::{
     error::Result,
-    storage::{Change, Position},
+    storage::{JournalChange, Position},
 };
 
 /// A value that follows the journal.
-pub(crate) trait Follows: Send + Sync {
+pub(crate) trait CachedValue: Send + Sync {
     /// Applies a change that was committed after the value was loaded.
-    fn apply(&self, position: Position, change: &Change);
+    fn apply(&self, position: Position, change: &JournalChange);
 
     /// Returns whether the value may be dropped from memory now.
     fn is_idle(&self) -> bool {
@@ -29,36 +29,36 @@ pub(crate) trait Follows: Send + Sync {
 }
 
 /// The values in memory, by number.
-pub(crate) struct Followed<V> {
-    entries: Mutex<Entries<V>>,
+pub(crate) struct JournalCache<V> {
+    entries: Mutex<CacheEntries<V>>,
     /// The maximum number of values kept; the least recently used are dropped first.
     capacity: usize,
 }
 
-struct Entries<V> {
-    by_number: HashMap<i64, Entry<V>>,
+struct CacheEntries<V> {
+    by_number: HashMap<i64, CacheEntry<V>>,
     /// Counts uses, to find the values that were used last.
     uses: u64,
 }
 
-enum Entry<V> {
+enum CacheEntry<V> {
     Loading {
-        missed: Vec<(Position, Change)>,
+        missed: Vec<(Position, JournalChange)>,
         done: Arc<Notify>,
     },
     Ready {
         value: Arc<V>,
-        used: u64,
+        last_used: u64,
         /// The position up to which the value knew the journal when it was loaded. It may be later than
         /// the changes that were passed to the cache: a commit is on disk for a moment, or longer if its
         /// answer was lost, before it is passed on.
-        known: Position,
+        loaded_up_to: Position,
     },
 }
 
-impl<V: Follows> Followed<V> {
+impl<V: CachedValue> JournalCache<V> {
     pub(crate) fn new(capacity: usize) -> Self {
-        let entries = Entries {
+        let entries = CacheEntries {
             by_number: HashMap::new(),
             uses: 0,
         };
@@ -68,14 +68,14 @@ impl<V: Follows> Followed<V> {
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries<V>> {
+    fn entries(&self) -> MutexGuard<'_, CacheEntries<V>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a value if it is in memory.
     pub(crate) fn peek(&self, number: i64) -> Option<Arc<V>> {
         match self.entries().by_number.get(&number) {
-            Some(Entry::Ready { value, .. }) => Some(value.clone()),
+            Some(CacheEntry::Ready { value, .. }) => Some(value.clone()),
             _ => None,
         }
     }
@@ -89,15 +89,15 @@ impl<V: Follows> Followed<V> {
     {
         loop {
             let waiting = match self.look_up(number) {
-                LookUp::Ready(value) => return Ok(value),
-                LookUp::Wait(done) => done,
-                LookUp::Load => {
+                CacheLookup::Ready(value) => return Ok(value),
+                CacheLookup::Wait(done) => done,
+                CacheLookup::Load => {
                     let guard = LoadGuard {
-                        followed: self,
+                        cache: self,
                         number,
                     };
                     let (value, known) = load().await?;
-                    let value = self.finish(number, value, known);
+                    let value = self.finish_load(number, value, known);
                     drop(guard);
                     match value {
                         Some(value) => return Ok(value),
@@ -115,26 +115,30 @@ impl<V: Follows> Followed<V> {
         }
     }
 
-    fn look_up(&self, number: i64) -> LookUp<V> {
+    fn look_up(&self, number: i64) -> CacheLookup<V> {
         let mut entries = self.entries();
         entries.uses += 1;
         let now = entries.uses;
         match entries.by_number.get_mut(&number) {
-            Some(Entry::Ready { value, used, .. }) => {
+            Some(CacheEntry::Ready {
+                value,
+                last_used: used,
+                ..
+            }) => {
                 *used = now;
-                LookUp::Ready(value.clone())
+                CacheLookup::Ready(value.clone())
             }
-            Some(Entry::Loading { done, .. }) => LookUp::Wait(done.clone()),
+            Some(CacheEntry::Loading { done, .. }) => CacheLookup::Wait(done.clone()),
             None => {
                 let done = Arc::new(Notify::new());
                 entries.by_number.insert(
                     number,
-                    Entry::Loading {
+                    CacheEntry::Loading {
                         missed: Vec::new(),
                         done,
                     },
                 );
-                LookUp::Load
+                CacheLookup::Load
             }
         }
     }
@@ -142,25 +146,25 @@ impl<V: Follows> Followed<V> {
     fn is_loading(&self, number: i64) -> bool {
         matches!(
             self.entries().by_number.get(&number),
-            Some(Entry::Loading { .. })
+            Some(CacheEntry::Loading { .. })
         )
     }
 
-    fn finish(&self, number: i64, value: V, known: Position) -> Option<Arc<V>> {
+    fn finish_load(&self, number: i64, value: V, known: Position) -> Option<Arc<V>> {
         let value = Arc::new(value);
         let mut entries = self.entries();
         let used = entries.uses;
-        let Some(Entry::Loading { missed, done }) = entries.by_number.remove(&number) else {
+        let Some(CacheEntry::Loading { missed, done }) = entries.by_number.remove(&number) else {
             return None;
         };
         for (position, change) in missed.iter().filter(|(position, _)| *position > known) {
             value.apply(*position, change);
         }
         done.notify_waiters();
-        let ready = Entry::Ready {
+        let ready = CacheEntry::Ready {
             value: value.clone(),
-            used,
-            known,
+            last_used: used,
+            loaded_up_to: known,
         };
         entries.by_number.insert(number, ready);
         if entries.by_number.len() > self.capacity {
@@ -170,11 +174,14 @@ impl<V: Follows> Followed<V> {
     }
 
     /// Applies a change to a value that is in memory, or keeps it for a value that is being loaded.
-    pub(crate) fn committed(&self, number: i64, position: Position, change: &Change) {
+    pub(crate) fn apply_change(&self, number: i64, position: Position, change: &JournalChange) {
         let value = match self.entries().by_number.get_mut(&number) {
-            Some(Entry::Ready { known, .. }) if position <= *known => return,
-            Some(Entry::Ready { value, .. }) => value.clone(),
-            Some(Entry::Loading { missed, .. }) => {
+            Some(CacheEntry::Ready {
+                loaded_up_to: known,
+                ..
+            }) if position <= *known => return,
+            Some(CacheEntry::Ready { value, .. }) => value.clone(),
+            Some(CacheEntry::Loading { missed, .. }) => {
                 missed.push((position, change.clone()));
                 return;
             }
@@ -186,8 +193,8 @@ impl<V: Follows> Followed<V> {
     /// Removes a value and returns it. A value that is being loaded is loaded again.
     pub(crate) fn remove(&self, number: i64) -> Option<Arc<V>> {
         match self.entries().by_number.remove(&number) {
-            Some(Entry::Ready { value, .. }) => Some(value),
-            Some(Entry::Loading { done, .. }) => {
+            Some(CacheEntry::Ready { value, .. }) => Some(value),
+            Some(CacheEntry::Loading { done, .. }) => {
                 done.notify_waiters();
                 None
             }
@@ -199,28 +206,28 @@ impl<V: Follows> Followed<V> {
     pub(crate) fn clear(&self) -> Vec<Arc<V>> {
         let mut forgotten = Vec::new();
         self.entries().by_number.retain(|_, entry| match entry {
-            Entry::Ready { value, .. } => {
+            CacheEntry::Ready { value, .. } => {
                 forgotten.push(value.clone());
                 false
             }
-            Entry::Loading { .. } => true,
+            CacheEntry::Loading { .. } => true,
         });
         forgotten
     }
 }
 
-impl<V: Follows> Entries<V> {
+impl<V: CachedValue> CacheEntries<V> {
     /// Drops up to a quarter of the values: the idle ones that were not used for longest.
     fn evict(&mut self, capacity: usize) {
         let mut idle: Vec<(u64, i64)> = self
             .by_number
             .iter()
             .filter_map(|(number, entry)| match entry {
-                Entry::Ready { value, used, .. }
-                    if Arc::strong_count(value) == 1 && value.is_idle() =>
-                {
-                    Some((*used, *number))
-                }
+                CacheEntry::Ready {
+                    value,
+                    last_used: used,
+                    ..
+                } if Arc::strong_count(value) == 1 && value.is_idle() => Some((*used, *number)),
                 _ => None,
             })
             .collect();
@@ -231,22 +238,22 @@ impl<V: Follows> Entries<V> {
     }
 }
 
-enum LookUp<V> {
+enum CacheLookup<V> {
     Ready(Arc<V>),
     Wait(Arc<Notify>),
     Load,
 }
 
 /// Removes the entry of a load that failed or was cancelled, so that the next caller tries again.
-struct LoadGuard<'a, V: Follows> {
-    followed: &'a Followed<V>,
+struct LoadGuard<'a, V: CachedValue> {
+    cache: &'a JournalCache<V>,
     number: i64,
 }
 
-impl<V: Follows> Drop for LoadGuard<'_, V> {
+impl<V: CachedValue> Drop for LoadGuard<'_, V> {
     fn drop(&mut self) {
-        let mut entries = self.followed.entries();
-        if let Some(Entry::Loading { done, .. }) = entries.by_number.get(&self.number) {
+        let mut entries = self.cache.entries();
+        if let Some(CacheEntry::Loading { done, .. }) = entries.by_number.get(&self.number) {
             done.notify_waiters();
             entries.by_number.remove(&self.number);
         }
@@ -258,70 +265,72 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Seen(Mutex<Vec<Position>>);
+    struct SeenPositions(Mutex<Vec<Position>>);
 
-    impl Follows for Seen {
-        fn apply(&self, position: Position, _: &Change) {
+    impl CachedValue for SeenPositions {
+        fn apply(&self, position: Position, _: &JournalChange) {
             self.0.lock().unwrap().push(position);
         }
     }
 
-    fn change() -> Change {
-        Change::ToDevice { user: 1, device: 1 }
+    fn sample_change() -> JournalChange {
+        JournalChange::ToDevice { user: 1, device: 1 }
     }
 
     #[tokio::test]
-    async fn a_change_during_the_loading_is_applied_once_if_it_was_not_loaded() {
-        let followed = Followed::<Seen>::new(8);
+    async fn a_change_during_loading_is_applied_once() {
+        let followed = JournalCache::<SeenPositions>::new(8);
 
         let value = followed
             .get(1, || async {
-                followed.committed(1, 5, &change());
-                followed.committed(1, 6, &change());
-                Ok((Seen::default(), 5))
+                followed.apply_change(1, 5, &sample_change());
+                followed.apply_change(1, 6, &sample_change());
+                Ok((SeenPositions::default(), 5))
             })
             .await
             .unwrap();
-        followed.committed(1, 7, &change());
+        followed.apply_change(1, 7, &sample_change());
 
         assert_eq!(*value.0.lock().unwrap(), vec![6, 7]);
     }
 
     #[tokio::test]
-    async fn a_change_that_was_loaded_before_it_was_told_is_not_applied_again() {
-        let followed = Followed::<Seen>::new(8);
+    async fn a_change_already_loaded_is_not_applied_again() {
+        let followed = JournalCache::<SeenPositions>::new(8);
 
         let value = followed
-            .get(1, || async { Ok((Seen::default(), 6)) })
+            .get(1, || async { Ok((SeenPositions::default(), 6)) })
             .await
             .unwrap();
         for position in 5..=7 {
-            followed.committed(1, position, &change());
+            followed.apply_change(1, position, &sample_change());
         }
 
         assert_eq!(*value.0.lock().unwrap(), vec![7]);
     }
 
     #[tokio::test]
-    async fn a_loading_that_fails_can_be_tried_again() {
-        let followed = Followed::<Seen>::new(8);
+    async fn a_failed_load_can_be_retried() {
+        let followed = JournalCache::<SeenPositions>::new(8);
 
         let failed = followed
             .get(1, || async { Err(crate::error::Error::not_found("x")) })
             .await;
-        let loaded = followed.get(1, || async { Ok((Seen::default(), 0)) }).await;
+        let loaded = followed
+            .get(1, || async { Ok((SeenPositions::default(), 0)) })
+            .await;
 
         assert!(failed.is_err());
         assert!(loaded.is_ok());
     }
 
     #[tokio::test]
-    async fn no_more_than_the_capacity_stays_in_memory() {
-        let followed = Followed::<Seen>::new(8);
+    async fn the_cache_holds_no_more_than_its_capacity() {
+        let followed = JournalCache::<SeenPositions>::new(8);
 
         for number in 0..100 {
             followed
-                .get(number, || async { Ok((Seen::default(), 0)) })
+                .get(number, || async { Ok((SeenPositions::default(), 0)) })
                 .await
                 .unwrap();
         }

@@ -12,16 +12,16 @@ use ruma::{
 };
 
 use super::{
-    recent_events::Lately,
-    room::{RING, Room, Tip, View, count_server},
+    recent_events::RecentRoomEvents,
+    room::{RING_CAPACITY, Room, RoomTip, RoomView, count_server_member},
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Counters, Pdu, Resolved, StateMap, TimelineEvent},
-    rooms::read::timeline::event_of_row,
+    matrix::{self, NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
+    rooms::read::timeline::event_from_row,
     storage::{
-        self, Db, Position, Read, Receipt, RoomNum,
-        interned_strings::Strings,
+        self, Db, Position, ReadAccess, Receipt, RoomNum,
+        interned_strings::InternedStrings,
         rooms::{
             events::{self, EventRow},
             receipts,
@@ -33,28 +33,28 @@ use crate::{
 };
 
 /// Loads a room, and returns it with the position up to which it knows the journal.
-pub(crate) async fn room(
+pub(crate) async fn load_room(
     db: &Db,
     server_name: &ServerName,
     num: RoomNum,
 ) -> Result<(Room, Position)> {
     let mut tx = db.snapshot().await?;
-    let known = storage::position(&mut tx).await?;
+    let known = storage::last_position(&mut tx).await?;
     let row = room_table::get(&mut tx, num).await?;
     let row = row.ok_or_else(|| Error::not_found(format!("there is no room with number {num}")))?;
     let version = RoomVersionId::try_from(row.version.as_str())
         .map_err(|source| Error::internal("read the version of a room", source))?;
-    let rules = matrix::rules(&version).ok_or_else(|| {
+    let rules = matrix::room_version_rules(&version).ok_or_else(|| {
         Error::UnsupportedRoomVersion(format!("version {version} is not supported"))
     })?;
     let room_id = OwnedRoomId::try_from(row.room_id.as_str())
         .map_err(|source| Error::internal("read the id of a room", source))?;
-    let view = view(&mut tx, &db.strings, &row, &rules, server_name).await?;
-    let tip = tip(&mut tx, &row, &view).await?;
+    let view = load_view(&mut tx, &db.strings, &row, &rules, server_name).await?;
+    let tip = load_tip(&mut tx, &row, &view).await?;
     Ok((Room::new(num, room_id, version, rules, (tip, view)), known))
 }
 
-async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
+async fn load_tip(db: &mut impl ReadAccess, row: &RoomRow, view: &RoomView) -> Result<RoomTip> {
     let forward_extremities: Vec<OwnedEventId> = serde_json::from_str(&row.forward_extremities)?;
     let mut depth = 0;
     let mut hashes = HashMap::new();
@@ -66,30 +66,30 @@ async fn tip(db: &mut impl Read, row: &RoomRow, view: &View) -> Result<Tip> {
         hashes.extend(pdu.reference_hash.map(|hash| (pdu.event_id, hash)));
     }
     let extremities = forward_extremities.iter();
-    Ok(Tip {
-        hashes: extremities.filter_map(|id| hashes.remove(id)).collect(),
+    Ok(RoomTip {
+        extremity_hashes: extremities.filter_map(|id| hashes.remove(id)).collect(),
         state: view.state.clone(),
         snapshot: row.state,
-        chain: state_snapshots::chain_of(db, row.state).await?.unwrap_or(0),
+        snapshot_chain: state_snapshots::chain_of(db, row.state).await?.unwrap_or(0),
         forward_extremities,
         depth,
         notified: view.notified,
         mentioned: view.mentioned,
         threaded: view.threaded,
         joined_members: view.joined_members,
-        lately: Lately::default(),
+        recent_events: RecentRoomEvents::default(),
     })
 }
 
-async fn view(
-    db: &mut impl Read,
-    strings: &Strings,
+async fn load_view(
+    db: &mut impl ReadAccess,
+    strings: &InternedStrings,
     row: &RoomRow,
     rules: &RoomVersionRules,
     server_name: &ServerName,
-) -> Result<View> {
-    let (ring, ring_after, state) = ring(db, row, strings, rules).await?;
-    let mut view = View {
+) -> Result<RoomView> {
+    let (ring, ring_after, state) = load_ring(db, row, strings, rules).await?;
+    let mut view = RoomView {
         state,
         snapshot: row.state,
         ring_after,
@@ -98,9 +98,11 @@ async fn view(
         mentioned: ring.back().map_or(0, |event| event.mentioned),
         threaded: ring
             .back()
-            .map_or(Counters::default(), |event| event.threaded),
+            .map_or(NotificationCounters::default(), |event| {
+                event.threaded_counters
+            }),
         ring,
-        ..View::default()
+        ..RoomView::default()
     };
     let members: Vec<Arc<Pdu>> = view
         .state
@@ -123,9 +125,9 @@ async fn view(
         let Some(user_id) = pdu.member().filter(|_| is_joined) else {
             continue;
         };
-        count_server(&mut view.servers, user_id, (1, 0));
+        count_server_member(&mut view.servers, user_id, (1, 0));
         if user_id.server_name() == server_name
-            && let Some(user) = strings.find(db, user_id.as_str()).await?
+            && let Some(user) = strings.find_number(db, user_id.as_str()).await?
         {
             view.local_members.insert(user, user_id.to_owned());
         }
@@ -135,14 +137,14 @@ async fn view(
 }
 
 async fn load_receipts(
-    db: &mut impl Read,
-    strings: &Strings,
+    db: &mut impl ReadAccess,
+    strings: &InternedStrings,
     room: RoomNum,
-    view: &mut View,
+    view: &mut RoomView,
 ) -> Result<()> {
     let rows = receipts::of_room(db, room).await?;
     let users: Vec<i64> = rows.iter().map(|row| row.user_num).collect();
-    let users = strings.texts(db, &users).await?;
+    let users = strings.find_texts(db, &users).await?;
     for row in rows {
         let user_id = users
             .get(&row.user_num)
@@ -167,10 +169,10 @@ async fn load_receipts(
 ///
 /// The state is read once, as it was before the first of these events. The later changes are then
 /// applied to it one after another.
-async fn ring(
-    db: &mut impl Read,
+async fn load_ring(
+    db: &mut impl ReadAccess,
     room: &RoomRow,
-    strings: &Strings,
+    strings: &InternedStrings,
     rules: &RoomVersionRules,
 ) -> Result<(VecDeque<Arc<TimelineEvent>>, i64, StateMap)> {
     let (rows, complete_after, mut threaded) = latest_rows(db, room.num).await?;
@@ -183,43 +185,43 @@ async fn ring(
     };
     let before = first.timeline - 1;
     let mut state = state_map_at(db, room.state, before).await?;
-    let mut changes = changes_since(db, strings, room.state, before)
+    let mut changes = state_changes_since(db, strings, room.state, before)
         .await?
         .into_iter()
         .peekable();
-    let mut ring = VecDeque::with_capacity(RING);
+    let mut ring = VecDeque::with_capacity(RING_CAPACITY);
     for row in rows {
         while let Some(change) = changes.next_if(|change| change.place < row.timeline) {
-            change.put_into(&mut state);
+            change.apply_to(&mut state);
         }
         let mut event = event_with_state(db, row, state.clone(), rules).await?;
         if let Some(thread) = &mut event.thread {
-            thread.added = event.threaded - threaded;
+            thread.added = event.threaded_counters - threaded;
         }
-        threaded = event.threaded;
+        threaded = event.threaded_counters;
         let mut keys = Vec::new();
         while let Some(change) = changes.next_if(|change| change.place == event.timeline) {
-            change.put_into(&mut state);
+            change.apply_to(&mut state);
             keys.push((change.kind, change.state_key));
         }
-        if !is_own(&keys, &event.pdu) {
-            event.resolved = Some(Arc::new(Resolved {
+        if !is_only_change(&keys, &event.pdu) {
+            event.resolved = Some(Arc::new(ResolvedState {
                 state: state.clone(),
-                keys,
+                changed_keys: keys,
                 after_gap: false,
             }));
         }
         ring.push_back(Arc::new(event));
     }
     for change in changes {
-        change.put_into(&mut state);
+        change.apply_to(&mut state);
     }
     Ok((ring, complete_after, state))
 }
 
 /// Returns whether the event itself is the only change of the room's state at its place, as for most
 /// events.
-fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
+fn is_only_change(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
     match (keys, &pdu.state_key) {
         ([], None) => true,
         ([(kind, key)], Some(state_key)) => *kind == pdu.state_type() && key == state_key,
@@ -229,18 +231,26 @@ fn is_own(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
 
 /// Returns the latest events without a gap between them (the oldest first), the place after which they
 /// are complete, and the counters of threads at that place.
-async fn latest_rows(db: &mut impl Read, room: RoomNum) -> Result<(Vec<EventRow>, i64, Counters)> {
-    let limit = i64::try_from(RING).unwrap_or(i64::MAX);
-    let mut rows: Vec<EventRow> = events::before(db, room, i64::MAX, limit + 1).await?;
-    let gap = timeline_gaps::newest(db, room).await?.unwrap_or(i64::MIN);
+async fn latest_rows(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+) -> Result<(Vec<EventRow>, i64, NotificationCounters)> {
+    let limit = i64::try_from(RING_CAPACITY).unwrap_or(i64::MAX);
+    let mut rows: Vec<EventRow> = events::before_place(db, room, i64::MAX, limit + 1).await?;
+    let gap = timeline_gaps::newest_gap(db, room)
+        .await?
+        .unwrap_or(i64::MIN);
     let is_apart = |row: &EventRow| row.backfilled || row.timeline < gap;
     let older = match rows.iter().position(is_apart) {
         Some(apart) => Some(rows.split_off(apart).swap_remove(0)),
-        None if rows.len() > RING => rows.pop(),
+        None if rows.len() > RING_CAPACITY => rows.pop(),
         None => None,
     };
     rows.reverse();
-    let threaded = older.as_ref().map(EventRow::threaded).unwrap_or_default();
+    let threaded = older
+        .as_ref()
+        .map(EventRow::threaded_counters)
+        .unwrap_or_default();
     let complete_after = match (&older, rows.first()) {
         (Some(older), Some(first)) if is_apart(older) => first.timeline - 1,
         (Some(older), _) => older.timeline,
@@ -256,27 +266,27 @@ struct StateChange {
     place: i64,
     kind: StateEventType,
     state_key: String,
-    held: Option<Arc<Pdu>>,
+    event: Option<Arc<Pdu>>,
 }
 
 impl StateChange {
-    fn put_into(&self, state: &mut StateMap) {
-        state.put(&self.kind, &self.state_key, self.held.as_ref());
+    fn apply_to(&self, state: &mut StateMap) {
+        state.set_or_remove(&self.kind, &self.state_key, self.event.as_ref());
     }
 }
 
-async fn changes_since(
-    db: &mut impl Read,
-    strings: &Strings,
+async fn state_changes_since(
+    db: &mut impl ReadAccess,
+    strings: &InternedStrings,
     snapshot: i64,
     after: i64,
 ) -> Result<Vec<StateChange>> {
-    let rows = state_snapshots::changes(db, snapshot, (after, i64::MAX)).await?;
+    let rows = state_snapshots::state_changes(db, snapshot, (after, i64::MAX)).await?;
     let numbers: Vec<i64> = rows
         .iter()
         .flat_map(|row| [row.kind, row.state_key])
         .collect();
-    let texts = strings.texts(db, &numbers).await?;
+    let texts = strings.find_texts(db, &numbers).await?;
     let mut changes = Vec::with_capacity(rows.len());
     for row in rows {
         let (Some(kind), Some(key)) = (texts.get(&row.kind), texts.get(&row.state_key)) else {
@@ -286,13 +296,13 @@ async fn changes_since(
             place: row.snapshot,
             kind: StateEventType::from(&**kind),
             state_key: key.to_string(),
-            held: parse_held(row.event_id.zip(row.json))?,
+            event: parse_state_event(row.event_id.zip(row.json))?,
         });
     }
     Ok(changes)
 }
 
-fn parse_held(held: Option<(String, String)>) -> Result<Option<Arc<Pdu>>> {
+fn parse_state_event(held: Option<(String, String)>) -> Result<Option<Arc<Pdu>>> {
     let Some((event_id, json)) = held else {
         return Ok(None);
     };
@@ -302,7 +312,7 @@ fn parse_held(held: Option<(String, String)>) -> Result<Option<Arc<Pdu>>> {
 }
 
 async fn event_with_state(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     row: EventRow,
     state: StateMap,
     rules: &RoomVersionRules,
@@ -311,7 +321,7 @@ async fn event_with_state(
         .map_err(|e| Error::internal("read an event id", e))?;
     let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
     let redaction = row.redacted_by.clone();
-    let mut event = event_of_row(row, pdu, rules);
+    let mut event = event_from_row(row, pdu, rules);
     event.state_before = Some(state);
     if let Some(redaction) = redaction {
         event.redacted_by = pdu_by_id(db, &redaction).await?.map(Arc::new);
@@ -320,7 +330,7 @@ async fn event_with_state(
 }
 
 /// Returns a stored event by its id.
-pub(crate) async fn pdu_by_id(db: &mut impl Read, event_id: &str) -> Result<Option<Pdu>> {
+pub(crate) async fn pdu_by_id(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<Pdu>> {
     let Some((event_id, _, json)) = events::by_ids(db, [event_id]).await?.into_iter().next() else {
         return Ok(None);
     };
@@ -330,21 +340,21 @@ pub(crate) async fn pdu_by_id(db: &mut impl Read, event_id: &str) -> Result<Opti
 }
 
 /// Returns the state of a snapshot.
-pub(crate) async fn state_map(db: &mut impl Read, snapshot: i64) -> Result<StateMap> {
-    state_of_rows(state_snapshots::all(db, snapshot).await?)
+pub(crate) async fn state_map(db: &mut impl ReadAccess, snapshot: i64) -> Result<StateMap> {
+    state_from_rows(state_snapshots::whole_state(db, snapshot).await?)
 }
 
 /// Returns the state of a room at a place of its timeline. `snapshot` must be the snapshot of its
 /// current state.
 pub(crate) async fn state_map_at(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     snapshot: i64,
     place: i64,
 ) -> Result<StateMap> {
-    state_of_rows(state_snapshots::all_at(db, snapshot, place).await?)
+    state_from_rows(state_snapshots::earlier_state(db, snapshot, place).await?)
 }
 
-fn state_of_rows(rows: Vec<StateRow>) -> Result<StateMap> {
+fn state_from_rows(rows: Vec<StateRow>) -> Result<StateMap> {
     let mut map = StateMap::default();
     let mut held: HashMap<(i64, i64), (String, String)> = HashMap::new();
     for row in rows {
@@ -354,7 +364,7 @@ fn state_of_rows(rows: Vec<StateRow>) -> Result<StateMap> {
         }
     }
     for event in held.into_values() {
-        if let Some(pdu) = parse_held(Some(event))? {
+        if let Some(pdu) = parse_state_event(Some(event))? {
             map.insert(pdu);
         }
     }

@@ -20,13 +20,13 @@ use ruma::{
 };
 
 use self::{
-    deleted_rooms::DeletedRooms, journal_cache::Followed, room::Room, user_rooms::UserRooms,
+    deleted_rooms::DeletedRooms, journal_cache::JournalCache, room::Room, user_rooms::UserRooms,
 };
 use crate::{
     error::{Error, Result},
     matrix::SigningKey,
     storage::{
-        Change, Db, Position, RoomNum, UserNum,
+        Db, JournalChange, Position, RoomNum, UserNum,
         rooms::{memberships, room_deletion, room_table},
         users::accounts,
     },
@@ -55,8 +55,8 @@ struct RoomMemoryInner {
     /// The numbers of rooms, which never change.
     numbers: RwLock<HashMap<OwnedRoomId, RoomNum>>,
     erased: RwLock<Arc<ErasedUsers>>,
-    rooms: Followed<Room>,
-    users: Followed<UserRooms>,
+    rooms: JournalCache<Room>,
+    users: JournalCache<UserRooms>,
     deleted: DeletedRooms,
 }
 
@@ -71,8 +71,8 @@ impl RoomMemory {
                 key,
                 numbers: RwLock::default(),
                 erased: RwLock::new(Arc::new(erased)),
-                rooms: Followed::new(MAX_ROOMS_IN_MEMORY),
-                users: Followed::new(MAX_USERS_IN_MEMORY),
+                rooms: JournalCache::new(MAX_ROOMS_IN_MEMORY),
+                users: JournalCache::new(MAX_USERS_IN_MEMORY),
                 deleted,
             }),
         })
@@ -105,7 +105,7 @@ impl RoomMemory {
     ///
     /// [`Error::NotFound`] when this server does not know the room.
     pub async fn room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
-        let num = self.number(room_id).await?;
+        let num = self.room_number(room_id).await?;
         self.room_by_number(num).await
     }
 
@@ -122,34 +122,37 @@ impl RoomMemory {
 
     /// Returns whether a user has joined a room.
     pub async fn is_joined(&self, user: UserNum, room: &Room) -> Result<bool> {
-        Ok(self.of_user(user).await?.membership(room.num) == MembershipState::Join)
+        Ok(self.rooms_of_user(user).await?.membership(room.num) == MembershipState::Join)
     }
 
     /// Returns whether a user has left and forgotten a room.
     pub async fn has_forgotten(&self, user: UserNum, room: &Room) -> Result<bool> {
-        let mine = self.of_user(user).await?.get(room.num);
+        let mine = self.rooms_of_user(user).await?.get(room.num);
         Ok(mine.is_some_and(|room| room.forgotten))
     }
 
     /// Returns whether two users have joined the same room.
     pub async fn share_a_room(&self, one: UserNum, other: UserNum) -> Result<bool> {
-        let (one, other) = (self.of_user(one).await?, self.of_user(other).await?);
+        let (one, other) = (
+            self.rooms_of_user(one).await?,
+            self.rooms_of_user(other).await?,
+        );
         Ok(one
-            .joined()
+            .joined_rooms()
             .into_iter()
             .any(|room| other.membership(room) == MembershipState::Join))
     }
 
     /// Returns whether a user has joined a room that a user of this server has joined, too. The room
     /// `but` does not count.
-    pub async fn shares_with_us(&self, user: UserNum, but: Option<RoomNum>) -> Result<bool> {
-        let mut joined = self.of_user(user).await?.joined();
+    pub async fn shares_room_with_us(&self, user: UserNum, but: Option<RoomNum>) -> Result<bool> {
+        let mut joined = self.rooms_of_user(user).await?.joined_rooms();
         joined.retain(|room| Some(*room) != but);
         let is_ours = |room: &Room| !room.view().local_members.is_empty();
         // Rooms in memory come first, because they cost no query.
         let mut others = Vec::new();
         for num in joined {
-            match self.peek(num) {
+            match self.peek_room(num) {
                 Some(room) if is_ours(&room) => return Ok(true),
                 Some(_) => {}
                 None => others.push(num),
@@ -168,9 +171,13 @@ impl RoomMemory {
 
     /// Returns the users among `others` who have joined a room that a user has joined, too, according to
     /// the database.
-    pub async fn sharing_a_room(&self, user: UserNum, others: &[UserNum]) -> Result<Vec<UserNum>> {
+    pub async fn users_sharing_room(
+        &self,
+        user: UserNum,
+        others: &[UserNum],
+    ) -> Result<Vec<UserNum>> {
         let mut conn = self.inner.db.read().await?;
-        memberships::sharing(&mut conn, user, others).await
+        memberships::users_sharing_rooms_with(&mut conn, user, others).await
     }
 
     /// Returns the journal positions of the newest events of rooms.
@@ -180,7 +187,7 @@ impl RoomMemory {
     }
 
     /// Returns the number of a room.
-    pub async fn number(&self, room_id: &RoomId) -> Result<RoomNum> {
+    pub async fn room_number(&self, room_id: &RoomId) -> Result<RoomNum> {
         let known = self
             .inner
             .numbers
@@ -189,14 +196,14 @@ impl RoomMemory {
             .get(room_id)
             .copied();
         if let Some(num) = known {
-            self.check_stays(num)?;
+            self.check_not_deleted(num)?;
             return Ok(num);
         }
         let mut conn = self.inner.db.read().await?;
-        let num = room_table::number(&mut conn, room_id.as_str()).await?;
+        let num = room_table::find_number(&mut conn, room_id.as_str()).await?;
         let num =
             num.ok_or_else(|| Error::not_found(format!("the room {room_id} is not known here")))?;
-        self.check_stays(num)?;
+        self.check_not_deleted(num)?;
         let mut numbers = self
             .inner
             .numbers
@@ -213,7 +220,9 @@ impl RoomMemory {
     pub async fn room_by_number(&self, num: RoomNum) -> Result<Arc<Room>> {
         self.inner
             .rooms
-            .get(num, || load::room(&self.inner.db, self.server_name(), num))
+            .get(num, || {
+                load::load_room(&self.inner.db, self.server_name(), num)
+            })
             .await
     }
 
@@ -223,7 +232,7 @@ impl RoomMemory {
     }
 
     /// Returns the rooms of a user.
-    pub async fn of_user(&self, user: UserNum) -> Result<Arc<UserRooms>> {
+    pub async fn rooms_of_user(&self, user: UserNum) -> Result<Arc<UserRooms>> {
         self.inner
             .users
             .get(user, || UserRooms::load(&self.inner.db, user))
@@ -231,7 +240,7 @@ impl RoomMemory {
     }
 
     /// Returns a room if it is in memory.
-    pub fn peek(&self, room: RoomNum) -> Option<Arc<Room>> {
+    pub fn peek_room(&self, room: RoomNum) -> Option<Arc<Room>> {
         self.inner.rooms.peek(room)
     }
 
@@ -241,10 +250,14 @@ impl RoomMemory {
     }
 
     /// Returns the rooms of a user that changed after a position, according to the database.
-    pub async fn changed_since(&self, user: UserNum, after: Position) -> Result<Vec<RoomNum>> {
+    pub async fn rooms_changed_since(
+        &self,
+        user: UserNum,
+        after: Position,
+    ) -> Result<Vec<RoomNum>> {
         let mut conn = self.inner.db.read().await?;
-        let mut changed = memberships::changed_since(&mut conn, user, after).await?;
-        changed.extend(room_deletion::removed_since(&mut conn, user, after).await?);
+        let mut changed = memberships::rooms_changed_since(&mut conn, user, after).await?;
+        changed.extend(room_deletion::rooms_removed_since(&mut conn, user, after).await?);
         Ok(changed)
     }
 
@@ -254,7 +267,7 @@ impl RoomMemory {
         self.inner
             .db
             .strings
-            .find(&mut conn, user_id.as_str())
+            .find_number(&mut conn, user_id.as_str())
             .await
     }
 
@@ -264,7 +277,7 @@ impl RoomMemory {
             return Ok(Vec::new());
         }
         let mut conn = self.inner.db.read().await?;
-        let texts = self.inner.db.strings.texts(&mut conn, users).await?;
+        let texts = self.inner.db.strings.find_texts(&mut conn, users).await?;
         let user_ids = texts
             .values()
             .filter_map(|text| UserId::parse(&**text).ok());
@@ -272,9 +285,12 @@ impl RoomMemory {
     }
 
     /// Returns the users of this server who share a room with a user, including that user.
-    pub async fn neighbours(&self, user: UserNum) -> Result<Vec<(UserNum, OwnedUserId)>> {
+    pub async fn local_users_sharing_room(
+        &self,
+        user: UserNum,
+    ) -> Result<Vec<(UserNum, OwnedUserId)>> {
         let mut neighbours = HashMap::new();
-        for room in self.of_user(user).await?.joined() {
+        for room in self.rooms_of_user(user).await?.joined_rooms() {
             let room = match self.room_by_number(room).await {
                 // It was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
@@ -295,7 +311,7 @@ impl RoomMemory {
     /// # Errors
     ///
     /// [`Error::NotFound`] for any other room.
-    pub async fn resident(&self, room_id: &RoomId) -> Result<Arc<Room>> {
+    pub async fn resident_room(&self, room_id: &RoomId) -> Result<Arc<Room>> {
         let room = self.room(room_id).await?;
         if room.view().local_members.is_empty() {
             return Err(Error::not_found("this server is not in the room"));
@@ -316,9 +332,9 @@ impl RoomMemory {
     /// # Errors
     ///
     /// Fails when the changes cannot be written.
-    pub async fn settle(&self, room: &Room) -> Result<()> {
-        let released = room.released.load(Ordering::SeqCst);
-        if released > self.inner.db.journal().published() {
+    pub async fn wait_until_stored(&self, room: &Room) -> Result<()> {
+        let released = room.submitted_position.load(Ordering::SeqCst);
+        if released > self.inner.db.journal().published_position() {
             self.inner.db.write().await?.commit().await?;
         }
         Ok(())
@@ -329,7 +345,7 @@ impl RoomMemory {
     /// # Errors
     ///
     /// [`Error::NotFound`], as for a room that never existed.
-    pub(crate) fn check_stays(&self, room: RoomNum) -> Result<()> {
+    pub(crate) fn check_not_deleted(&self, room: RoomNum) -> Result<()> {
         if self.inner.deleted.contains(room) {
             return Err(Error::not_found("this server does not know the room"));
         }
@@ -360,49 +376,52 @@ pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
 
 async fn load_erased_users(db: &Db) -> Result<ErasedUsers> {
     let mut conn = db.read().await?;
-    let erased = accounts::erased(&mut conn).await?;
+    let erased = accounts::erased_users(&mut conn).await?;
     let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
     Ok(erased.into_iter().filter_map(typed).collect())
 }
 
 impl RoomMemory {
     /// Applies a change that is on disk.
-    pub(super) fn committed(&self, position: Position, change: &Change) {
+    pub(super) fn apply_change(&self, position: Position, change: &JournalChange) {
         match change {
-            Change::Event {
+            JournalChange::Event {
                 room,
                 sender,
                 event,
             } => {
-                self.inner.rooms.committed(*room, position, change);
-                self.inner.users.committed(*sender, position, change);
+                self.inner.rooms.apply_change(*room, position, change);
+                self.inner.users.apply_change(*sender, position, change);
                 for exception in event
                     .exceptions
                     .iter()
                     .filter(|exception| exception.user != *sender)
                 {
-                    self.inner.users.committed(exception.user, position, change);
+                    self.inner
+                        .users
+                        .apply_change(exception.user, position, change);
                 }
             }
-            Change::Redacted { room, .. }
-            | Change::Receipt { room, .. }
-            | Change::Backfilled { room } => {
-                self.inner.rooms.committed(*room, position, change);
+            JournalChange::Redacted { room, .. }
+            | JournalChange::Receipt { room, .. }
+            | JournalChange::Backfilled { room } => {
+                self.inner.rooms.apply_change(*room, position, change);
             }
-            Change::Imported { room } => {
+            JournalChange::Imported { room } => {
                 if let Some(room) = self.inner.rooms.remove(*room) {
                     room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
                 }
             }
-            Change::Membership { room, user, .. } => {
-                self.inner.rooms.committed(*room, position, change);
-                self.inner.users.committed(*user, position, change);
+            JournalChange::Membership { room, user, .. } => {
+                self.inner.rooms.apply_change(*room, position, change);
+                self.inner.users.apply_change(*user, position, change);
             }
-            Change::RoomDeleted { room } => self.forget_room(*room),
-            Change::Read { user, .. } | Change::Removed { user, .. } => {
-                self.inner.users.committed(*user, position, change);
+            JournalChange::RoomDeleted { room } => self.forget_room(*room),
+            JournalChange::ReadPosition { user, .. }
+            | JournalChange::MembershipRemoved { user, .. } => {
+                self.inner.users.apply_change(*user, position, change);
             }
-            Change::Erased { user_id } => {
+            JournalChange::Erased { user_id } => {
                 let mut erased = self
                     .inner
                     .erased
@@ -410,19 +429,19 @@ impl RoomMemory {
                     .unwrap_or_else(PoisonError::into_inner);
                 Arc::make_mut(&mut erased).insert(user_id.clone(), position);
             }
-            Change::AccountData { .. }
-            | Change::ToDevice { .. }
-            | Change::ToServer { .. }
-            | Change::DeviceList { .. }
-            | Change::KeyCounts { .. }
-            | Change::ThreadSubscription { .. }
-            | Change::TokensChanged { .. }
-            | Change::SessionsEnded { .. } => {}
+            JournalChange::AccountData { .. }
+            | JournalChange::ToDevice { .. }
+            | JournalChange::ToServer { .. }
+            | JournalChange::DeviceList { .. }
+            | JournalChange::KeyCounts { .. }
+            | JournalChange::ThreadSubscription { .. }
+            | JournalChange::TokensChanged { .. }
+            | JournalChange::SessionsEnded { .. } => {}
         }
     }
 
     /// Drops all rooms and users, which may be ahead of the disk after a batch was lost.
-    pub(super) fn failed(&self) {
+    pub(super) fn discard_all(&self) {
         for room in self.inner.rooms.clear() {
             room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
         }

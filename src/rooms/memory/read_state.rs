@@ -6,8 +6,8 @@ use ruma::OwnedEventId;
 
 use super::user_rooms::UserRoom;
 use crate::{
-    matrix::{Counters, TimelineEvent},
-    storage::{Reading, ThreadMarker},
+    matrix::{NotificationCounters, TimelineEvent},
+    storage::{ReadPosition, ThreadMarker},
 };
 
 /// Markers by thread; `None` is the main timeline.
@@ -15,7 +15,7 @@ pub(crate) type ThreadMarkers = HashMap<Option<OwnedEventId>, ThreadMarker>;
 
 impl UserRoom {
     /// Returns the numbers of unread notifications and highlights, given the room's running counters.
-    pub fn unread(&self, room: Counters) -> (u64, u64) {
+    pub fn unread_counts(&self, room: NotificationCounters) -> (u64, u64) {
         let mut count = room - self.marker.counters;
         for thread in self.threads.values() {
             count = count - (thread.counters - thread.base);
@@ -28,11 +28,11 @@ impl UserRoom {
     }
 
     /// Returns the unread counts of the main timeline alone, given its counters.
-    pub fn unread_in_main(&self, main: Counters) -> (u64, u64) {
+    pub fn unread_in_main(&self, main: NotificationCounters) -> (u64, u64) {
         let read = self.threads.get(&None);
-        self.unread_since(
+        self.unread_with_exceptions(
             None,
-            main - read.map_or(self.marker.main(), |read| read.counters),
+            main - read.map_or(self.marker.main_counters(), |read| read.counters),
         )
     }
 
@@ -41,15 +41,19 @@ impl UserRoom {
     pub fn unread_in_thread(
         &self,
         thread_root: &OwnedEventId,
-        now: Counters,
-        base: Counters,
+        now: NotificationCounters,
+        base: NotificationCounters,
     ) -> (u64, u64) {
         let thread = Some(thread_root.clone());
         let read = self.threads.get(&thread).map_or(base, |read| read.counters);
-        self.unread_since(thread.as_ref(), now - read)
+        self.unread_with_exceptions(thread.as_ref(), now - read)
     }
 
-    fn unread_since(&self, thread: Option<&OwnedEventId>, mut count: Counters) -> (u64, u64) {
+    fn unread_with_exceptions(
+        &self,
+        thread: Option<&OwnedEventId>,
+        mut count: NotificationCounters,
+    ) -> (u64, u64) {
         let in_thread = self
             .exceptions
             .iter()
@@ -62,7 +66,7 @@ impl UserRoom {
     }
 
     /// Returns the place up to which a thread, or the main timeline, was read.
-    fn read_in(&self, thread: Option<&OwnedEventId>) -> i64 {
+    fn read_up_to(&self, thread: Option<&OwnedEventId>) -> i64 {
         let marker = self.threads.get(&thread.cloned());
         self.marker
             .timeline
@@ -70,9 +74,9 @@ impl UserRoom {
     }
 
     /// Applies a new read marker.
-    pub(crate) fn read(&mut self, reading: &Reading) {
+    pub(crate) fn apply_reading(&mut self, reading: &ReadPosition) {
         match reading {
-            Reading::All { marker, threads } => {
+            ReadPosition::All { marker, threads } => {
                 if marker.timeline <= self.marker.timeline {
                     return;
                 }
@@ -84,8 +88,8 @@ impl UserRoom {
                         .collect(),
                 );
             }
-            Reading::Thread(marker) => {
-                if marker.timeline <= self.read_in(marker.thread.as_ref()) {
+            ReadPosition::Thread(marker) => {
+                if marker.timeline <= self.read_up_to(marker.thread.as_ref()) {
                     return;
                 }
                 Arc::make_mut(&mut self.threads).insert(marker.thread.clone(), marker.clone());
@@ -95,28 +99,29 @@ impl UserRoom {
     }
 
     /// Applies an event that the user has sent.
-    pub(crate) fn sent(&mut self, event: &TimelineEvent) {
+    pub(crate) fn apply_sent_event(&mut self, event: &TimelineEvent) {
         // Events of a thread and joins are published together with their markers.
-        if event.thread.is_none() && !event.begins_stay() {
+        if event.thread.is_none() && !event.is_new_join() {
             let marker = ThreadMarker {
                 thread: None,
                 timeline: event.timeline,
-                counters: event.counters() - event.threaded,
-                base: self.marker.main(),
+                counters: event.counters() - event.threaded_counters,
+                base: self.marker.main_counters(),
             };
-            self.read(&Reading::Thread(marker));
+            self.apply_reading(&ReadPosition::Thread(marker));
         }
     }
 
     /// Removes the exceptions of events that the user has read.
     pub(crate) fn drop_read_exceptions(&mut self) {
         let mut exceptions = std::mem::take(&mut self.exceptions);
-        exceptions.retain(|exception| exception.timeline > self.read_in(exception.thread.as_ref()));
+        exceptions
+            .retain(|exception| exception.timeline > self.read_up_to(exception.thread.as_ref()));
         self.exceptions = exceptions;
     }
 }
 
-fn as_counts(count: Counters) -> (u64, u64) {
+fn as_counts(count: NotificationCounters) -> (u64, u64) {
     (
         u64::try_from(count.notified).unwrap_or(0),
         u64::try_from(count.mentioned).unwrap_or(0),

@@ -5,23 +5,23 @@
 use rpds::{HashTrieMapSync, QueueSync};
 use ruma::{EventId, OwnedEventId};
 
-use crate::{matrix::StateMap, storage::rooms::events::Status};
+use crate::{matrix::StateMap, storage::rooms::events::EventStatus};
 
 /// The maximum number of events kept. A clone copies only a pointer, like a clone of a state.
-const KEPT: usize = 64;
+const MAX_RECENT_EVENTS: usize = 64;
 
 /// The latest events of a room.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lately {
-    by_id: HashTrieMapSync<OwnedEventId, After>,
+pub(crate) struct RecentRoomEvents {
+    by_id: HashTrieMapSync<OwnedEventId, RecentRoomEvent>,
     order: QueueSync<OwnedEventId>,
 }
 
 /// The data of an event that the events after it need.
 #[derive(Clone, Debug)]
-pub(crate) struct After {
+pub(crate) struct RecentRoomEvent {
     /// The result of the checks of the event.
-    pub(crate) status: Status,
+    pub(crate) status: EventStatus,
     /// The snapshot of the state after it.
     pub(crate) snapshot: i64,
     /// The state after it.
@@ -30,15 +30,15 @@ pub(crate) struct After {
     pub(crate) prev_events: Vec<OwnedEventId>,
 }
 
-impl Lately {
-    pub(crate) fn get(&self, event_id: &EventId) -> Option<&After> {
+impl RecentRoomEvents {
+    pub(crate) fn get(&self, event_id: &EventId) -> Option<&RecentRoomEvent> {
         self.by_id.get(event_id)
     }
 
-    pub(crate) fn push(&mut self, event_id: OwnedEventId, after: After) {
+    pub(crate) fn push(&mut self, event_id: OwnedEventId, after: RecentRoomEvent) {
         self.by_id.insert_mut(event_id.clone(), after);
         self.order.enqueue_mut(event_id);
-        if self.order.len() > KEPT
+        if self.order.len() > MAX_RECENT_EVENTS
             && let Some(oldest) = self.order.peek().cloned()
         {
             self.order.dequeue_mut();
@@ -47,7 +47,7 @@ impl Lately {
     }
 
     /// Removes all events. After a redaction, their states may still hold the event with its content.
-    pub(crate) fn forget(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 }

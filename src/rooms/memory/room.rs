@@ -15,14 +15,14 @@ use ruma::{
 };
 use tokio::sync::Mutex;
 
-use super::{journal_cache::Follows, recent_events::Lately};
+use super::{journal_cache::CachedValue, recent_events::RecentRoomEvents};
 use crate::{
-    matrix::{Counters, Pdu, Resolved, StateMap, TimelineEvent},
-    storage::{Change, Position, Receipt, RoomNum, UserNum},
+    matrix::{NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
+    storage::{JournalChange, Position, Receipt, RoomNum, UserNum},
 };
 
 /// The maximum number of latest events that a room keeps in memory.
-pub(crate) const RING: usize = 96;
+pub(crate) const RING_CAPACITY: usize = 96;
 
 /// A room in memory.
 #[derive(Debug)]
@@ -36,44 +36,44 @@ pub struct Room {
     /// The rules of that version.
     pub rules: RoomVersionRules,
     /// Locked while an event is built, until it is in the journal's batch.
-    pub(crate) tip: Mutex<Tip>,
-    view: RwLock<View>,
+    pub(crate) tip: Mutex<RoomTip>,
+    view: RwLock<RoomView>,
     /// Locked while this server sends an event that a policy server has to sign, so that such events are
     /// sent one after another.
-    pub(crate) vetting: Arc<Mutex<()>>,
+    pub(crate) policy_check_lock: Arc<Mutex<()>>,
     /// Set when the room must be loaded again, for example after a batch with its events was lost.
     pub(crate) stale: AtomicBool,
     /// The newest position that was passed to the journal.
-    pub(crate) released: AtomicI64,
+    pub(crate) submitted_position: AtomicI64,
 }
 
 /// The maximum number of events in the `prev_events` of an event.
-pub(crate) const NAMED: usize = 20;
+pub(crate) const MAX_PREV_EVENTS: usize = 20;
 
 /// The end of a room, on which the next event builds. It is ahead of the view by the events that are
 /// not on disk yet.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tip {
+pub(crate) struct RoomTip {
     pub(crate) state: StateMap,
     pub(crate) snapshot: i64,
-    pub(crate) chain: i64,
+    pub(crate) snapshot_chain: i64,
     pub(crate) forward_extremities: Vec<OwnedEventId>,
     /// The hashes of the extremities, for room versions whose event ids do not contain them.
-    pub(crate) hashes: Vec<String>,
+    pub(crate) extremity_hashes: Vec<String>,
     /// The greatest depth among the extremities.
     pub(crate) depth: u64,
     pub(crate) notified: i64,
     pub(crate) mentioned: i64,
     /// The part of these counts that belongs to threads.
-    pub(crate) threaded: Counters,
+    pub(crate) threaded: NotificationCounters,
     pub(crate) joined_members: i64,
     /// The latest events, and the state after each.
-    pub(crate) lately: Lately,
+    pub(crate) recent_events: RecentRoomEvents,
 }
 
 /// A server in a room.
 #[derive(Clone, Copy, Debug)]
-pub struct Stay {
+pub struct ServerInRoom {
     /// The number of its users who have joined.
     pub members: i64,
     /// The place of the timeline at which the first of them joined; 0 if that was before the events in
@@ -83,7 +83,7 @@ pub struct Stay {
 
 /// The view that readers have of a room: everything that is on disk.
 #[derive(Debug, Default)]
-pub struct View {
+pub struct RoomView {
     /// The current state.
     pub state: StateMap,
     /// Its snapshot.
@@ -99,7 +99,7 @@ pub struct View {
     /// The number of all events so far that mention the whole room.
     pub mentioned: i64,
     /// The part of these counts that belongs to threads.
-    pub threaded: Counters,
+    pub threaded: NotificationCounters,
     /// The number of joined members.
     pub joined_members: i64,
     /// The number of invited users.
@@ -107,24 +107,31 @@ pub struct View {
     /// The users of this server who have joined.
     pub local_members: HashMap<UserNum, OwnedUserId>,
     /// The servers in the room.
-    pub servers: BTreeMap<OwnedServerName, Stay>,
+    pub servers: BTreeMap<OwnedServerName, ServerInRoom>,
     /// The receipts, by position.
     pub receipts: BTreeMap<Position, Arc<Receipt>>,
 }
 
-impl Tip {
+impl RoomTip {
     /// Returns the forward extremities, with their hashes where these are kept.
     pub(crate) fn extremities(&self) -> impl Iterator<Item = (&OwnedEventId, Option<&String>)> {
-        let hashes = self.hashes.iter().map(Some).chain(std::iter::repeat(None));
+        let hashes = self
+            .extremity_hashes
+            .iter()
+            .map(Some)
+            .chain(std::iter::repeat(None));
         self.forward_extremities.iter().zip(hashes)
     }
 
     /// Returns the events that a new event of this server follows, with their hashes: all extremities,
     /// or the oldest and the newest if they are too many. So lines of events that an attack adds soon
     /// end, and the lines from before the attack are kept.
-    pub(crate) fn followed(&self) -> (Vec<OwnedEventId>, Vec<String>) {
-        let surplus = self.forward_extremities.len().saturating_sub(NAMED);
-        let (from, to) = (NAMED / 2, NAMED / 2 + surplus);
+    pub(crate) fn choose_prev_events(&self) -> (Vec<OwnedEventId>, Vec<String>) {
+        let surplus = self
+            .forward_extremities
+            .len()
+            .saturating_sub(MAX_PREV_EVENTS);
+        let (from, to) = (MAX_PREV_EVENTS / 2, MAX_PREV_EVENTS / 2 + surplus);
         let named = self.extremities().enumerate();
         let named = named.filter(|(nth, _)| surplus == 0 || *nth < from || *nth >= to);
         let (ids, hashes): (Vec<_>, Vec<_>) = named
@@ -134,7 +141,7 @@ impl Tip {
     }
 
     /// Replaces the extremities that an event follows with the event.
-    pub(crate) fn replace_followed(&mut self, pdu: &Pdu) {
+    pub(crate) fn replace_extremities(&mut self, pdu: &Pdu) {
         let left = self
             .extremities()
             .filter(|(id, _)| !pdu.prev_events.contains(*id))
@@ -142,7 +149,7 @@ impl Tip {
         let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
         let (ids, hashes): (Vec<_>, Vec<_>) = left.chain([own]).unzip();
         self.forward_extremities = ids;
-        self.hashes = hashes.into_iter().flatten().collect();
+        self.extremity_hashes = hashes.into_iter().flatten().collect();
     }
 }
 
@@ -152,7 +159,7 @@ impl Room {
         room_id: OwnedRoomId,
         version: RoomVersionId,
         rules: RoomVersionRules,
-        (tip, view): (Tip, View),
+        (tip, view): (RoomTip, RoomView),
     ) -> Self {
         Self {
             num,
@@ -161,14 +168,14 @@ impl Room {
             rules,
             tip: Mutex::new(tip),
             view: RwLock::new(view),
-            vetting: Arc::default(),
+            policy_check_lock: Arc::default(),
             stale: AtomicBool::new(false),
-            released: AtomicI64::new(0),
+            submitted_position: AtomicI64::new(0),
         }
     }
 
     /// Returns the view that readers have. Hold the lock for moments only.
-    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+    pub fn view(&self) -> RwLockReadGuard<'_, RoomView> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -177,13 +184,13 @@ impl Room {
     }
 }
 
-impl Follows for Room {
-    fn apply(&self, position: Position, change: &Change) {
+impl CachedValue for Room {
+    fn apply(&self, position: Position, change: &JournalChange) {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         match change {
-            Change::Event { event, .. } => view.push(event.clone()),
-            Change::Redacted { event, .. } => view.redact(event),
-            Change::Membership {
+            JournalChange::Event { event, .. } => view.push_event(event.clone()),
+            JournalChange::Redacted { event, .. } => view.redact(event),
+            JournalChange::Membership {
                 user,
                 user_id,
                 membership,
@@ -196,9 +203,9 @@ impl Follows for Room {
                     view.local_members.remove(user);
                 }
             }
-            Change::Receipt { receipt, .. } => view.add_receipt(receipt.clone()),
-            Change::Backfilled { .. } => {
-                view.end_ring();
+            JournalChange::Receipt { receipt, .. } => view.add_receipt(receipt.clone()),
+            JournalChange::Backfilled { .. } => {
+                view.forget_before_ring();
                 return;
             }
             _ => return,
@@ -207,31 +214,31 @@ impl Follows for Room {
     }
 
     fn is_idle(&self) -> bool {
-        let released = self.released.load(Ordering::SeqCst);
+        let released = self.submitted_position.load(Ordering::SeqCst);
         self.tip.try_lock().is_ok() && released <= self.view().last_position
     }
 }
 
-impl View {
+impl RoomView {
     /// Returns the place of the newest event of the timeline, or 0 if there is no event in memory.
     pub fn newest_place(&self) -> i64 {
         self.ring.back().map_or(0, |event| event.timeline)
     }
 
     /// Adds an accepted event, the newest of the timeline.
-    pub(crate) fn push(&mut self, event: Arc<TimelineEvent>) {
+    pub(crate) fn push_event(&mut self, event: Arc<TimelineEvent>) {
         self.notified = event.notified;
         self.mentioned = event.mentioned;
-        self.threaded = event.threaded;
+        self.threaded = event.threaded_counters;
         if let Some(resolved) = &event.resolved {
-            self.take_resolved(resolved, event.timeline);
+            self.apply_resolved_state(resolved, event.timeline);
         } else if event.pdu.state_key.is_some() {
             let replaced = self.state.insert(event.pdu.clone());
-            self.count((replaced.as_deref(), Some(&event.pdu)), event.timeline);
+            self.count_member_change((replaced.as_deref(), Some(&event.pdu)), event.timeline);
             self.snapshot = event.timeline;
         }
         self.ring.push_back(event);
-        if self.ring.len() > RING
+        if self.ring.len() > RING_CAPACITY
             && let Some(oldest) = self.ring.pop_front()
         {
             self.ring_after = oldest.timeline;
@@ -239,14 +246,14 @@ impl View {
     }
 
     /// Applies the state that was resolved from several lines of events.
-    fn take_resolved(&mut self, resolved: &Resolved, place: i64) {
+    fn apply_resolved_state(&mut self, resolved: &ResolvedState, place: i64) {
         let before = std::mem::replace(&mut self.state, resolved.state.clone());
-        for (kind, key) in &resolved.keys {
+        for (kind, key) in &resolved.changed_keys {
             let after = resolved.state.get(kind, key);
             let before = before.get(kind, key).map(|pdu| &**pdu);
-            self.count((before, after.map(|pdu| &**pdu)), place);
+            self.count_member_change((before, after.map(|pdu| &**pdu)), place);
         }
-        if !resolved.keys.is_empty() {
+        if !resolved.changed_keys.is_empty() {
             self.snapshot = place;
         }
         if resolved.after_gap {
@@ -256,40 +263,40 @@ impl View {
     }
 
     /// Records that memory no longer knows which events come before those of the ring.
-    fn end_ring(&mut self) {
+    fn forget_before_ring(&mut self) {
         if let Some(first) = self.ring.front() {
             self.ring_after = self.ring_after.max(first.timeline - 1);
         }
     }
 
-    fn count(&mut self, (before, after): (Option<&Pdu>, Option<&Pdu>), place: i64) {
+    fn count_member_change(&mut self, (before, after): (Option<&Pdu>, Option<&Pdu>), place: i64) {
         let Some(user_id) = after.or(before).and_then(Pdu::member) else {
             return;
         };
-        let change = joined(after) - joined(before);
+        let change = joined_count(after) - joined_count(before);
         self.joined_members += change;
         let invited = |pdu: Option<&Pdu>| {
             i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Invite))
         };
         self.invited_members += invited(after) - invited(before);
         if change != 0 {
-            count_server(&mut self.servers, user_id, (change, place));
+            count_server_member(&mut self.servers, user_id, (change, place));
         }
     }
 
     /// Replaces an event with its redacted form wherever memory holds it.
     fn redact(&mut self, redacted: &Arc<TimelineEvent>) {
-        put_redacted(&mut self.state, &redacted.pdu);
+        replace_redacted(&mut self.state, &redacted.pdu);
         for entry in &mut self.ring {
             if entry.pdu.event_id == redacted.pdu.event_id {
                 let event = Arc::make_mut(entry);
                 event.pdu = redacted.pdu.clone();
                 event.head.clone_from(&redacted.head);
                 event.redacted_by.clone_from(&redacted.redacted_by);
-            } else if holds(entry.state_before.as_ref(), &redacted.pdu)
+            } else if holds_event(entry.state_before.as_ref(), &redacted.pdu)
                 && let Some(state) = &mut Arc::make_mut(entry).state_before
             {
-                put_redacted(state, &redacted.pdu);
+                replace_redacted(state, &redacted.pdu);
             }
         }
     }
@@ -312,13 +319,13 @@ impl View {
 }
 
 /// Updates the member count of a user's server after the user joined or left.
-pub(crate) fn count_server(
-    servers: &mut BTreeMap<OwnedServerName, Stay>,
+pub(crate) fn count_server_member(
+    servers: &mut BTreeMap<OwnedServerName, ServerInRoom>,
     user_id: &UserId,
     (change, place): (i64, i64),
 ) {
     let server = user_id.server_name();
-    let stay = servers.entry(server.to_owned()).or_insert(Stay {
+    let stay = servers.entry(server.to_owned()).or_insert(ServerInRoom {
         members: 0,
         since: place,
     });
@@ -330,7 +337,7 @@ pub(crate) fn count_server(
 
 /// Returns the difference between the numbers of joined members of two states that differ only under
 /// some keys.
-pub(crate) fn joined_between(
+pub(crate) fn count_joined_between(
     before: &StateMap,
     after: &StateMap,
     keys: &[(StateEventType, String)],
@@ -340,18 +347,18 @@ pub(crate) fn joined_between(
         .filter(|(kind, _)| *kind == StateEventType::RoomMember);
     members
         .map(|(kind, key)| {
-            let joined_in = |state: &StateMap| joined(state.get(kind, key).map(|pdu| &**pdu));
+            let joined_in = |state: &StateMap| joined_count(state.get(kind, key).map(|pdu| &**pdu));
             joined_in(after) - joined_in(before)
         })
         .sum()
 }
 
 /// Returns 1 for the member event of a user who has joined, and 0 for any other event.
-pub(crate) fn joined(pdu: Option<&Pdu>) -> i64 {
+pub(crate) fn joined_count(pdu: Option<&Pdu>) -> i64 {
     i64::from(pdu.and_then(Pdu::membership) == Some(MembershipState::Join))
 }
 
-fn holds(state: Option<&StateMap>, pdu: &Pdu) -> bool {
+fn holds_event(state: Option<&StateMap>, pdu: &Pdu) -> bool {
     let (Some(state), Some(state_key)) = (state, pdu.state_key.as_deref()) else {
         return false;
     };
@@ -361,8 +368,8 @@ fn holds(state: Option<&StateMap>, pdu: &Pdu) -> bool {
 }
 
 /// Replaces a state event with its redacted form, if the state holds that event.
-pub(crate) fn put_redacted(state: &mut StateMap, pdu: &Arc<Pdu>) {
-    if holds(Some(state), pdu) {
+pub(crate) fn replace_redacted(state: &mut StateMap, pdu: &Arc<Pdu>) {
+    if holds_event(Some(state), pdu) {
         state.insert(pdu.clone());
     }
 }

@@ -20,37 +20,37 @@ const RETRY_MS: i64 = 10_000;
 #[derive(Default)]
 pub(crate) struct Timetable {
     /// Notifies the task that work was added that may be due earlier than all other work.
-    changed: Notify,
+    work_added: Notify,
     /// Whether there may be any work. Otherwise callers skip the database.
-    is_used: AtomicBool,
+    may_have_work: AtomicBool,
 }
 
 impl Timetable {
     /// Returns a timetable with or without work.
     pub(crate) fn new(is_used: bool) -> Self {
         let timetable = Self::default();
-        timetable.is_used.store(is_used, Ordering::SeqCst);
+        timetable.may_have_work.store(is_used, Ordering::SeqCst);
         timetable
     }
 
     /// Returns whether there may be any work.
-    pub(crate) fn is_used(&self) -> bool {
-        self.is_used.load(Ordering::SeqCst)
+    pub(crate) fn may_have_work(&self) -> bool {
+        self.may_have_work.load(Ordering::SeqCst)
     }
 
     /// Records that there will be work.
-    pub(crate) fn begin_to_use(&self) {
-        self.is_used.store(true, Ordering::SeqCst);
+    pub(crate) fn expect_work(&self) {
+        self.may_have_work.store(true, Ordering::SeqCst);
     }
 
     /// Wakes the task, because work may be due earlier than before.
-    pub(crate) fn changed(&self) {
-        self.changed.notify_one();
+    pub(crate) fn wake(&self) {
+        self.work_added.notify_one();
     }
 
     /// Runs `work` whenever it is due, until the server stops. `work` returns the time at which it is due
     /// again.
-    pub(crate) fn do_in_time<F, Work>(
+    pub(crate) fn run_when_due<F, Work>(
         self: &Arc<Self>,
         name: &'static str,
         clock: &Clock,
@@ -73,7 +73,7 @@ impl Timetable {
                 };
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    () = timetable.changed.notified() => {}
+                    () = timetable.work_added.notified() => {}
                     () = clock.sleep_until(next.unwrap_or(i64::MAX)) => {}
                 }
             }

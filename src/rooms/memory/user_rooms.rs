@@ -7,12 +7,12 @@ use std::{
 
 use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
 
-use super::{journal_cache::Follows, read_state::ThreadMarkers};
+use super::{journal_cache::CachedValue, read_state::ThreadMarkers};
 use crate::{
     error::{Error, Result},
-    matrix::Exception,
+    matrix::CountException,
     storage::{
-        self, Change, Db, Position, ReadMarker, Reading, Removed, RoomNum, UserNum,
+        self, Db, JournalChange, Position, ReadMarker, ReadPosition, RoomNum, RoomRemoval, UserNum,
         rooms::{memberships, room_deletion, threads, unread_counts},
     },
 };
@@ -36,13 +36,13 @@ pub struct UserRoom {
     /// Whether the user has forgotten the room.
     pub forgotten: bool,
     /// The last update about the room, if it was deleted.
-    pub removed: Option<Arc<Removed>>,
+    pub removed: Option<Arc<RoomRemoval>>,
     /// The place up to which the user has read everything.
     pub marker: ReadMarker,
     /// The markers of threads, and of the main timeline, that are beyond that place.
     pub(crate) threads: Arc<ThreadMarkers>,
     /// The events after the markers that count differently for this user than in the room's counters.
-    pub exceptions: Vec<Exception>,
+    pub exceptions: Vec<CountException>,
 }
 
 impl Default for UserRoom {
@@ -62,7 +62,7 @@ impl Default for UserRoom {
 
 impl UserRoom {
     /// Returns the entry of a room that was deleted.
-    fn removed(left_at: Position, removed: Arc<Removed>) -> Self {
+    fn from_removed(left_at: Position, removed: Arc<RoomRemoval>) -> Self {
         Self {
             position: left_at,
             // Only the end of the room is still shown.
@@ -76,7 +76,7 @@ impl UserRoom {
 impl UserRooms {
     pub(crate) async fn load(db: &Db, user: UserNum) -> Result<(Self, Position)> {
         let mut tx = db.snapshot().await?;
-        let known = storage::position(&mut tx).await?;
+        let known = storage::last_position(&mut tx).await?;
         let mut rooms: HashMap<RoomNum, UserRoom> = HashMap::new();
         for row in memberships::of_user(&mut tx, user).await? {
             let room = rooms.entry(row.room).or_default();
@@ -85,19 +85,19 @@ impl UserRooms {
             room.stripped_state = row.stripped_state.map(Arc::from);
             room.forgotten = row.forgotten;
         }
-        for (room, marker) in unread_counts::markers(&mut tx, user).await? {
+        for (room, marker) in unread_counts::read_markers(&mut tx, user).await? {
             rooms.entry(room).or_default().marker = marker;
         }
         for row in threads::markers(&mut tx, user).await? {
-            if let Some(marker) = row.marker() {
+            if let Some(marker) = row.to_marker() {
                 let room = rooms.entry(row.room).or_default();
-                room.read(&Reading::Thread(marker));
+                room.apply_reading(&ReadPosition::Thread(marker));
             }
         }
         for (room, timeline, thread, notify, highlight) in
             unread_counts::exceptions(&mut tx, user).await?
         {
-            let exception = Exception {
+            let exception = CountException {
                 user,
                 timeline,
                 thread: thread.and_then(|root| OwnedEventId::try_from(root).ok()),
@@ -109,12 +109,12 @@ impl UserRooms {
         for room in rooms.values_mut() {
             room.drop_read_exceptions();
         }
-        for row in room_deletion::removed(&mut tx, user).await? {
+        for row in room_deletion::removed_rooms(&mut tx, user).await? {
             let room_id = OwnedRoomId::try_from(row.room_id)
                 .map_err(|source| Error::internal("read the id of a room", source))?;
             let event = row.event;
-            let removed = Arc::new(Removed { room_id, event });
-            rooms.insert(row.room, UserRoom::removed(row.position, removed));
+            let removed = Arc::new(RoomRemoval { room_id, event });
+            rooms.insert(row.room, UserRoom::from_removed(row.position, removed));
         }
         Ok((
             Self {
@@ -144,14 +144,14 @@ impl UserRooms {
 
     /// Returns the last update about a deleted room, and the position at which the user ceased to be a
     /// member.
-    pub fn removed(&self, room: RoomNum) -> Option<(Position, Arc<Removed>)> {
+    pub fn removal(&self, room: RoomNum) -> Option<(Position, Arc<RoomRemoval>)> {
         let all = self.all();
         let room = all.get(&room)?;
         Some((room.position, room.removed.clone()?))
     }
 
     /// Returns the rooms that the user has joined.
-    pub fn joined(&self) -> Vec<RoomNum> {
+    pub fn joined_rooms(&self) -> Vec<RoomNum> {
         let joined = |room: &UserRoom| room.membership == MembershipState::Join;
         self.all()
             .iter()
@@ -161,11 +161,11 @@ impl UserRooms {
     }
 }
 
-impl Follows for UserRooms {
-    fn apply(&self, position: Position, change: &Change) {
+impl CachedValue for UserRooms {
+    fn apply(&self, position: Position, change: &JournalChange) {
         let mut rooms = self.rooms.write().unwrap_or_else(PoisonError::into_inner);
         match change {
-            Change::Membership {
+            JournalChange::Membership {
                 room,
                 membership: Some(membership),
                 stripped_state,
@@ -177,30 +177,32 @@ impl Follows for UserRooms {
                 room.stripped_state.clone_from(stripped_state);
                 room.forgotten = false;
             }
-            Change::Membership {
+            JournalChange::Membership {
                 room,
                 membership: None,
                 ..
             } => {
                 rooms.entry(*room).or_default().forgotten = true;
             }
-            Change::Removed {
+            JournalChange::MembershipRemoved {
                 room,
                 left_at,
                 removed,
                 ..
             } => {
-                rooms.insert(*room, UserRoom::removed(*left_at, removed.clone()));
+                rooms.insert(*room, UserRoom::from_removed(*left_at, removed.clone()));
             }
-            Change::Read { room, reading, .. } => rooms.entry(*room).or_default().read(reading),
-            Change::Event {
+            JournalChange::ReadPosition { room, reading, .. } => {
+                rooms.entry(*room).or_default().apply_reading(reading)
+            }
+            JournalChange::Event {
                 room,
                 sender,
                 event,
             } => {
                 let room = rooms.entry(*room).or_default();
-                if *sender == self.user && event.shows_reading() {
-                    room.sent(event);
+                if *sender == self.user && event.is_read_by_sender() {
+                    room.apply_sent_event(event);
                 }
                 room.exceptions.extend(
                     event

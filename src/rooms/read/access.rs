@@ -11,7 +11,10 @@ use ruma::{
 use super::RoomAccess;
 use crate::{
     error::{Error, Result},
-    matrix::{Membership, Pdu, Shield, TimelineEvent, Visibility, head, may_see},
+    matrix::{
+        EventVisibility, IgnoreSettings, MembershipPeriod, Pdu, TimelineEvent, may_see_event,
+        write_event_head,
+    },
     rooms::memory::{ErasedUsers, room::Room},
     storage::{
         RoomNum, UserNum,
@@ -21,26 +24,28 @@ use crate::{
 
 /// The access of a user to the events of one room.
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct UserAccess {
     /// The user's memberships, oldest first.
-    history: Vec<Membership>,
+    history: Vec<MembershipPeriod>,
     /// Erased users. The user sees their events redacted, unless the user was in the room before
     /// the erasure.
-    erased: Arc<ErasedUsers>,
+    erased_users: Arc<ErasedUsers>,
     /// The ignored users and invite permissions of the user.
-    shield: Option<Arc<Shield>>,
+    ignore_settings: Option<Arc<IgnoreSettings>>,
 }
 
-impl Access {
+impl UserAccess {
     /// Returns whether an event is hidden because the user ignores its sender. The history
     /// visibility is not checked.
-    pub fn hides(&self, pdu: &Pdu) -> bool {
-        self.shield.as_ref().is_some_and(|shield| shield.hides(pdu))
+    pub fn hides_event(&self, pdu: &Pdu) -> bool {
+        self.ignore_settings
+            .as_ref()
+            .is_some_and(|shield| shield.hides_event(pdu))
     }
 
     /// Returns whether the user may see an event.
     pub fn may_see(&self, event: &TimelineEvent) -> bool {
-        !event.is_withheld && may_see(event.visibility, event.timeline, &self.history)
+        !event.is_withheld && may_see_event(event.visibility, event.timeline, &self.history)
     }
 
     /// Returns an event in the form that the user may see. It is redacted if the sender was erased
@@ -48,39 +53,48 @@ impl Access {
     ///
     /// See the specification on
     /// [account deactivation](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountdeactivate).
-    pub fn seen(&self, event: Arc<TimelineEvent>, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
-        let Some(erased) = self.erased.get(&event.pdu.sender) else {
-            return event;
-        };
-        let was_there =
-            |entry: &Membership| entry.membership == MembershipState::Join && entry.from <= *erased;
-        if self.history.iter().any(was_there) {
-            return event;
-        }
-        redacted(&event, rules)
-    }
-
-    /// Like [`Access::seen`], but the event is also redacted if the user ignores its sender.
-    pub fn seen_or_redacted(
+    pub fn redact_if_erased(
         &self,
         event: Arc<TimelineEvent>,
         rules: &RoomVersionRules,
     ) -> Arc<TimelineEvent> {
-        if self.hides(&event.pdu) {
-            return redacted(&event, rules);
+        let Some(erased) = self.erased_users.get(&event.pdu.sender) else {
+            return event;
+        };
+        let was_there = |entry: &MembershipPeriod| {
+            entry.membership == MembershipState::Join && entry.from <= *erased
+        };
+        if self.history.iter().any(was_there) {
+            return event;
         }
-        self.seen(event, rules)
+        redacted_copy(&event, rules)
+    }
+
+    /// Like [`UserAccess::redact_if_erased`], but the event is also redacted if the user ignores its sender.
+    pub fn redact_if_hidden(
+        &self,
+        event: Arc<TimelineEvent>,
+        rules: &RoomVersionRules,
+    ) -> Arc<TimelineEvent> {
+        if self.hides_event(&event.pdu) {
+            return redacted_copy(&event, rules);
+        }
+        self.redact_if_erased(event, rules)
     }
 
     /// Returns whether the user may see an event with this history visibility at a place in the
     /// timeline.
     pub fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
-        may_see(Visibility::from_number(visibility), timeline, &self.history)
+        may_see_event(
+            EventVisibility::from_number(visibility),
+            timeline,
+            &self.history,
+        )
     }
 
     /// Returns whether the user is in the room and has been since a place in the timeline or
     /// longer. If so, no event after that place is hidden by its history visibility.
-    pub fn was_there_since(&self, timeline: i64) -> bool {
+    pub fn is_joined_since(&self, timeline: i64) -> bool {
         // A user who changes their display name joins again, so the first join of the unbroken run
         // at the end counts.
         let stay = self
@@ -102,14 +116,14 @@ impl Access {
     }
 
     /// Returns whether the user was ever in the room.
-    pub fn ever_joined(&self) -> bool {
+    pub fn has_ever_joined(&self) -> bool {
         self.history
             .iter()
             .any(|entry| entry.membership == MembershipState::Join)
     }
 
     /// Returns how often the user has joined the room after not being in it.
-    pub fn stays(&self) -> usize {
+    pub fn count_join_periods(&self) -> usize {
         let mut stays = 0;
         let mut was_in = false;
         for entry in &self.history {
@@ -138,70 +152,80 @@ impl RoomAccess {
     ///
     /// [`Error::Forbidden`] when the user was never in the room or has forgotten it, unless the
     /// history is world readable.
-    pub async fn enter(
+    pub async fn load_readable_room(
         &self,
         room_id: &RoomId,
         user: UserNum,
         user_id: &UserId,
-    ) -> Result<(Arc<Room>, Access)> {
+    ) -> Result<(Arc<Room>, UserAccess)> {
         let room = self.memory.room_of_member(room_id).await?;
-        let access = self.access(&room, user, user_id).await?;
+        let access = self.load_access(&room, user, user_id).await?;
         let is_forgotten = self.memory.has_forgotten(user, &room).await?;
-        let is_open = Visibility::of_state(&room.view().state) == Visibility::WorldReadable;
-        if is_open || (access.ever_joined() && !is_forgotten) {
+        let is_open =
+            EventVisibility::of_state(&room.view().state) == EventVisibility::WorldReadable;
+        if is_open || (access.has_ever_joined() && !is_forgotten) {
             return Ok((room, access));
         }
         Err(Error::forbidden("you are not in this room"))
     }
 
     /// Returns the access of a user to a room.
-    pub async fn access(&self, room: &Room, user: UserNum, user_id: &UserId) -> Result<Access> {
+    pub async fn load_access(
+        &self,
+        room: &Room,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<UserAccess> {
         let erased = self.memory.erased_users();
-        let shield = self.shield(user);
+        let shield = self.find_ignore_settings(user);
         let mut tx = self.db.read().await?;
         let snapshot = room.view().snapshot;
         let kind = self
             .db
             .strings
-            .find(&mut tx, &TimelineEventType::RoomMember.to_string())
+            .find_number(&mut tx, &TimelineEventType::RoomMember.to_string())
             .await?;
         let Some(kind) = kind else {
-            return Ok(Access {
+            return Ok(UserAccess {
                 history: Vec::new(),
-                erased,
-                shield,
+                erased_users: erased,
+                ignore_settings: shield,
             });
         };
-        let rows = state_snapshots::history(&mut tx, snapshot, kind, user).await?;
+        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user).await?;
         let mut history = Vec::with_capacity(rows.len());
         for (from, json) in rows {
-            let pdu = Pdu::parse(placeholder(), &json)?;
+            let pdu = Pdu::parse(placeholder_event_id(), &json)?;
             if let Some(membership) = pdu.membership() {
-                history.push(Membership { from, membership });
+                history.push(MembershipPeriod { from, membership });
             }
         }
         tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "the membership history was read");
-        Ok(Access {
+        Ok(UserAccess {
             history,
-            erased,
-            shield,
+            erased_users: erased,
+            ignore_settings: shield,
         })
     }
 }
 
 impl RoomAccess {
     /// Returns the user who invited a user of this server to a room, if there is an invitation.
-    pub async fn inviter(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<OwnedUserId>> {
-        let num = match self.memory.number(room_id).await {
+    pub async fn find_inviter(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<OwnedUserId>> {
+        let num = match self.memory.room_number(room_id).await {
             Err(Error::NotFound(_)) => return Ok(None),
             num => num?,
         };
         let Some(user) = self.memory.user_number(user_id).await? else {
             return Ok(None);
         };
-        match self.memory.of_user(user).await?.membership(num) {
+        match self.memory.rooms_of_user(user).await?.membership(num) {
             MembershipState::Invite => {
-                let invitation = self.membership_event(num, user).await?;
+                let invitation = self.find_membership_event(num, user).await?;
                 Ok(invitation.map(|invitation| invitation.sender))
             }
             _ => Ok(None),
@@ -209,13 +233,13 @@ impl RoomAccess {
     }
 
     /// Returns the current member event of a user in a room.
-    pub(crate) async fn membership_event(
+    pub(crate) async fn find_membership_event(
         &self,
         room: RoomNum,
         user: UserNum,
     ) -> Result<Option<Pdu>> {
         let mut conn = self.db.read().await?;
-        let event = memberships::event_of(&mut conn, user, room).await?;
+        let event = memberships::member_event(&mut conn, user, room).await?;
         Ok(event.and_then(|(event_id, json)| {
             let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
             Pdu::parse(event_id, &json).ok()
@@ -223,25 +247,30 @@ impl RoomAccess {
     }
 
     /// Returns whether a user was not in a room at some moment after a place in the timeline.
-    pub async fn was_out_since(&self, room: &Room, user_id: &UserId, place: i64) -> Result<bool> {
+    pub async fn was_absent_since(
+        &self,
+        room: &Room,
+        user_id: &UserId,
+        place: i64,
+    ) -> Result<bool> {
         let Some(user) = self.memory.user_number(user_id).await? else {
             return Ok(true);
         };
-        let access = self.access(room, user, user_id).await?;
+        let access = self.load_access(room, user, user_id).await?;
         let mut since = access.history.iter().filter(|entry| entry.from > place);
         Ok(since.any(|entry| entry.membership != MembershipState::Join))
     }
 }
 
 /// Returns a redacted copy of an event.
-fn redacted(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
+fn redacted_copy(event: &TimelineEvent, rules: &RoomVersionRules) -> Arc<TimelineEvent> {
     let mut redacted = event.clone();
     redacted.pdu = Arc::new(event.pdu.redacted(rules));
-    redacted.head = head(&redacted.pdu, rules);
+    redacted.head = write_event_head(&redacted.pdu, rules);
     Arc::new(redacted)
 }
 
 /// Returns an event id for events whose id does not matter.
-fn placeholder() -> OwnedEventId {
+fn placeholder_event_id() -> OwnedEventId {
     ruma::event_id!("$unnamed").to_owned()
 }

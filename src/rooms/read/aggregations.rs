@@ -16,28 +16,28 @@ use crate::{
     error::Result,
     matrix::{TimelineEvent, rel_type},
     rooms::{
-        Access,
-        memory::room::{Room, View},
+        UserAccess,
+        memory::room::{Room, RoomView},
     },
     storage::{
-        Read, UserNum,
+        ReadAccess, UserNum,
         rooms::{
-            relations::{self, Bundled},
+            relations::{self, BundledChild},
             threads::{self, ThreadRow},
         },
     },
 };
 
 /// The most edits and the most references that are read for an event, newest first.
-const CHILDREN: i64 = 100;
+const MAX_BUNDLED_CHILDREN: i64 = 100;
 /// The most replies of a thread that are checked one by one, when some may be hidden from the user.
-const REPLIES: i64 = 1_000;
+const MAX_CHECKED_REPLIES: i64 = 1_000;
 
 /// The user that aggregations are built for.
 #[derive(Clone, Copy, Debug)]
-pub struct Audience<'a> {
+pub struct AggregationViewer<'a> {
     /// The user's access to the room; `None` means that everything is visible.
-    pub access: Option<&'a Access>,
+    pub access: Option<&'a UserAccess>,
     /// The user's number.
     pub user: UserNum,
     pub user_id: &'a UserId,
@@ -45,7 +45,7 @@ pub struct Audience<'a> {
 
 /// The aggregations of one event.
 #[derive(Clone, Debug, Default)]
-pub struct Bundle {
+pub struct BundledAggregations {
     /// The current edit.
     pub edit: Option<Arc<TimelineEvent>>,
     /// The thread that starts with the event.
@@ -67,17 +67,17 @@ pub struct ThreadSummary {
 
 /// The aggregations of the events of a page, and of the newest replies in their threads.
 #[derive(Clone, Debug, Default)]
-pub struct Bundles {
-    by_event: HashMap<OwnedEventId, Bundle>,
+pub struct AggregationsByEvent {
+    by_event: HashMap<OwnedEventId, BundledAggregations>,
 }
 
-impl Bundles {
+impl AggregationsByEvent {
     /// Returns the aggregations of an event; `None` if it has none.
-    pub fn get(&self, event_id: &EventId) -> Option<&Bundle> {
+    pub fn get(&self, event_id: &EventId) -> Option<&BundledAggregations> {
         self.by_event.get(event_id)
     }
 
-    fn entry(&mut self, event_id: &EventId) -> &mut Bundle {
+    fn entry(&mut self, event_id: &EventId) -> &mut BundledAggregations {
         self.by_event.entry(event_id.to_owned()).or_default()
     }
 }
@@ -86,12 +86,12 @@ impl Relations {
     /// Returns the aggregations of the events of a page.
     ///
     /// Events that have no relations according to memory are not looked up in the database.
-    pub async fn bundles(
+    pub async fn load_aggregations(
         &self,
         room: &Arc<Room>,
-        audience: Audience<'_>,
+        audience: AggregationViewer<'_>,
         events: impl IntoIterator<Item = &Arc<TimelineEvent>>,
-    ) -> Result<Bundles> {
+    ) -> Result<AggregationsByEvent> {
         let mut parents: HashMap<&EventId, &Arc<TimelineEvent>> = HashMap::new();
         {
             let view = room.view();
@@ -102,11 +102,11 @@ impl Relations {
                 }
             }
         }
-        let mut bundles = Bundles::default();
+        let mut bundles = AggregationsByEvent::default();
         if parents.is_empty() {
             return Ok(bundles);
         }
-        self.add_threads(room, audience, &parents, &mut bundles)
+        self.add_thread_summaries(room, audience, &parents, &mut bundles)
             .await?;
         // The newest replies in threads have aggregations of their own.
         let latest: Vec<Arc<TimelineEvent>> = bundles
@@ -128,22 +128,22 @@ impl Relations {
         Ok(bundles)
     }
 
-    async fn add_threads(
+    async fn add_thread_summaries(
         &self,
         room: &Arc<Room>,
-        audience: Audience<'_>,
+        audience: AggregationViewer<'_>,
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
-        bundles: &mut Bundles,
+        bundles: &mut AggregationsByEvent,
     ) -> Result<()> {
         let (mut threads, replied) = {
             let mut conn = self.db.read().await?;
             let threads = threads::of_roots(&mut conn, room.num, parents.keys()).await?;
             let strings = &self.db.strings;
-            let replied = match strings.find(&mut conn, rel_type::THREAD).await? {
+            let replied = match strings.find_number(&mut conn, rel_type::M_THREAD).await? {
                 Some(thread) if !threads.is_empty() => {
                     let roots = threads.iter().map(|thread| &thread.root);
                     let user = audience.user;
-                    relations::related_by(&mut conn, room.num, roots, thread, user).await?
+                    relations::parents_related_by(&mut conn, room.num, roots, thread, user).await?
                 }
                 _ => Vec::new(),
             };
@@ -159,14 +159,14 @@ impl Relations {
         }
         threads.retain(|thread| thread.replies > 0);
         let places: Vec<i64> = threads.iter().map(|thread| thread.latest).collect();
-        let latest = self.timeline.at_places(room, &places).await?;
+        let latest = self.timeline.load_events_at(room, &places).await?;
         for thread in &threads {
             let thread_root = <&EventId>::try_from(thread.root.as_str()).ok();
             let thread_root = thread_root.and_then(|thread_root| parents.get(thread_root));
             if let (Some(thread_root), Some(latest)) = (thread_root, latest.get(&thread.latest)) {
                 bundles.entry(&thread_root.pdu.event_id).thread = Some(ThreadSummary {
                     count: thread.replies,
-                    latest: audience.seen(latest, room),
+                    latest: audience.redact_if_erased(latest, room),
                     participated: thread_root.pdu.sender == audience.user_id
                         || replied.contains(&thread.root),
                 });
@@ -179,25 +179,25 @@ impl Relations {
     async fn limit_to_visible(
         &self,
         room: &Room,
-        audience: Audience<'_>,
+        audience: AggregationViewer<'_>,
         thread_root: &TimelineEvent,
         thread: &mut ThreadRow,
     ) -> Result<()> {
-        let is_there = |access: &Access| access.was_there_since(thread_root.timeline);
-        let shield = self.access.shield(audience.user);
-        let wants_all = !shield.is_some_and(|shield| shield.ignores_somebody());
+        let is_there = |access: &UserAccess| access.is_joined_since(thread_root.timeline);
+        let shield = self.access.find_ignore_settings(audience.user);
+        let wants_all = !shield.is_some_and(|shield| shield.ignores_anyone());
         if wants_all && audience.access.is_none_or(is_there) {
             return Ok(());
         }
         let mut conn = self.db.read().await?;
         let strings = &self.db.strings;
-        let rel_type = strings.find(&mut conn, rel_type::THREAD).await?;
+        let rel_type = strings.find_number(&mut conn, rel_type::M_THREAD).await?;
         let rel_type = rel_type.unwrap_or_default();
         let thread_of = (room.num, thread.root.as_str());
-        let replies = threads::replies(&mut conn, thread_of, rel_type, REPLIES).await?;
+        let replies = threads::replies(&mut conn, thread_of, rel_type, MAX_CHECKED_REPLIES).await?;
         let senders: Vec<UserNum> = replies.iter().map(|(_, _, sender)| *sender).collect();
         let ignored = self
-            .ignored_among(&mut conn, audience.user, &senders)
+            .find_ignored_senders(&mut conn, audience.user, &senders)
             .await?;
         let mut visible = replies.into_iter().filter(|(place, visibility, sender)| {
             audience.may_see_at(*visibility, *place) && !ignored.contains(sender)
@@ -213,32 +213,39 @@ impl Relations {
     async fn add_children(
         &self,
         room: &Arc<Room>,
-        audience: Audience<'_>,
+        audience: AggregationViewer<'_>,
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
-        bundles: &mut Bundles,
+        bundles: &mut AggregationsByEvent,
     ) -> Result<()> {
         let (children, ignored) = {
             let mut conn = self.db.read().await?;
             let strings = &self.db.strings;
-            let reference = strings.find(&mut conn, rel_type::REFERENCE).await?;
+            let reference = strings
+                .find_number(&mut conn, rel_type::M_REFERENCE)
+                .await?;
             let reference = reference.unwrap_or_default();
-            let children =
-                relations::bundled(&mut conn, room.num, parents.keys(), reference, CHILDREN)
-                    .await?;
+            let children = relations::bundled_children(
+                &mut conn,
+                room.num,
+                parents.keys(),
+                reference,
+                MAX_BUNDLED_CHILDREN,
+            )
+            .await?;
             let senders: Vec<UserNum> = children.iter().map(|child| child.sender).collect();
             let ignored = self
-                .ignored_among(&mut conn, audience.user, &senders)
+                .find_ignored_senders(&mut conn, audience.user, &senders)
                 .await?;
             (children, ignored)
         };
         // An edit has the same sender as its parent, so no edit is included for an event of an
         // ignored user.
-        let is_visible = |child: &&Bundled| {
+        let is_visible = |child: &&BundledChild| {
             audience.may_see_at(child.visibility, child.timeline)
                 && !ignored.contains(&child.sender)
         };
         let mut edits: HashMap<&EventId, i64> = HashMap::new();
-        let mut references: Vec<(&EventId, &Bundled)> = Vec::new();
+        let mut references: Vec<(&EventId, &BundledChild)> = Vec::new();
         for child in children.iter().filter(is_visible) {
             let parent = <&EventId>::try_from(child.parent.as_str()).ok();
             let Some((parent, event)) = parent.and_then(|id| parents.get_key_value(id)) else {
@@ -258,27 +265,27 @@ impl Relations {
             }
         }
         let places: Vec<i64> = edits.values().copied().collect();
-        let events = self.timeline.at_places(room, &places).await?;
+        let events = self.timeline.load_events_at(room, &places).await?;
         for (parent, place) in edits {
             if let Some(edit) = events.get(&place) {
-                bundles.entry(parent).edit = Some(audience.seen(edit, room));
+                bundles.entry(parent).edit = Some(audience.redact_if_erased(edit, room));
             }
         }
         Ok(())
     }
 
     /// Returns the senders in a list whom the user ignores.
-    async fn ignored_among(
+    async fn find_ignored_senders(
         &self,
-        conn: &mut impl Read,
+        conn: &mut impl ReadAccess,
         user: UserNum,
         senders: &[UserNum],
     ) -> Result<HashSet<UserNum>> {
-        let shield = self.access.shield(user);
-        let Some(shield) = shield.filter(|shield| shield.ignores_somebody()) else {
+        let shield = self.access.find_ignore_settings(user);
+        let Some(shield) = shield.filter(|shield| shield.ignores_anyone()) else {
             return Ok(HashSet::new());
         };
-        let texts = self.db.strings.texts(conn, senders).await?;
+        let texts = self.db.strings.find_texts(conn, senders).await?;
         let ignored = texts.into_iter().filter(|(_, text)| {
             let sender = <&UserId>::try_from(&**text);
             sender.is_ok_and(|sender| shield.ignores_user(sender))
@@ -287,22 +294,22 @@ impl Relations {
     }
 }
 
-impl Audience<'_> {
+impl AggregationViewer<'_> {
     fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
         self.access
             .is_none_or(|access| access.may_see_at(visibility, timeline))
     }
 
-    fn seen(&self, event: &Arc<TimelineEvent>, room: &Room) -> Arc<TimelineEvent> {
+    fn redact_if_erased(&self, event: &Arc<TimelineEvent>, room: &Room) -> Arc<TimelineEvent> {
         match self.access {
-            Some(access) => access.seen(event.clone(), &room.rules),
+            Some(access) => access.redact_if_erased(event.clone(), &room.rules),
             None => event.clone(),
         }
     }
 }
 
 /// Returns the events that the events in memory relate to.
-fn parents_in_memory(view: &View) -> HashSet<OwnedEventId> {
+fn parents_in_memory(view: &RoomView) -> HashSet<OwnedEventId> {
     let parents = view
         .ring
         .iter()
@@ -315,7 +322,7 @@ fn parents_in_memory(view: &View) -> HashSet<OwnedEventId> {
 /// Returns whether other events may relate to an event. Events relate to older ones, so everything
 /// that relates to an event in memory is in memory, too.
 fn may_have_children(
-    view: &View,
+    view: &RoomView,
     in_memory: &HashSet<OwnedEventId>,
     event: &TimelineEvent,
 ) -> bool {
@@ -325,5 +332,5 @@ fn may_have_children(
 
 /// Returns whether an event can be edited. Redacted events and edits cannot.
 fn may_be_edited(event: &TimelineEvent) -> bool {
-    event.redacted_by.is_none() && event.pdu.relates_by(rel_type::REPLACE).is_none()
+    event.redacted_by.is_none() && event.pdu.relation_target(rel_type::M_REPLACE).is_none()
 }

@@ -8,7 +8,7 @@ use super::Timeline;
 use crate::{error::Result, storage::rooms::events};
 
 /// Events read in one query.
-const CHUNK: usize = 100;
+const EVENTS_PER_QUERY: usize = 100;
 
 /// The stored JSON of events, by event id.
 #[derive(Debug, Default)]
@@ -29,9 +29,9 @@ impl Timeline {
     /// # Errors
     ///
     /// When the database cannot be read.
-    pub async fn sources(&self, ids: &[&EventId]) -> Result<EventSources> {
+    pub async fn load_event_sources(&self, ids: &[&EventId]) -> Result<EventSources> {
         let mut by_id = HashMap::new();
-        for chunk in ids.chunks(CHUNK) {
+        for chunk in ids.chunks(EVENTS_PER_QUERY) {
             let mut conn = self.db.read().await?;
             let rows = events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             for (event_id, _, json) in rows {

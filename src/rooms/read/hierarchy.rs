@@ -12,7 +12,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{RoomPreviews, join_rules::restriction, summary::Summary};
+use super::{RoomPreviews, join_rules::restricted_rule, summary::RoomPreview};
 use crate::{
     error::{Error, Result},
     matrix::StateMap,
@@ -20,16 +20,16 @@ use crate::{
 };
 
 /// The number of rooms on a page if the client sends no limit, and the maximum.
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 100;
+const DEFAULT_PAGE_ROOMS: usize = 50;
+const MAX_PAGE_ROOMS: usize = 100;
 /// The most `allow` conditions of a restricted room that are checked.
-const MAX_CONDITIONS: usize = 64;
+const MAX_ALLOW_CONDITIONS: usize = 64;
 /// The greatest depth of a hierarchy.
 const MAX_DEPTH: u64 = 32;
 /// The most children of a space that are sent to another server.
-const MAX_ROOMS: usize = 5_000;
-/// The longest valid `order` of a child, in characters.
-const ORDER_CHARS: usize = 50;
+const MAX_CHILD_ROOMS: usize = 5_000;
+/// The longest valid `parse_order` of a child, in characters.
+const MAX_ORDER_CHARS: usize = 50;
 
 /// A request for the hierarchy of a space.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ pub struct HierarchyPage {
 #[derive(Clone, Debug, Serialize)]
 pub struct SpaceRoom {
     #[serde(flatten)]
-    summary: Summary,
+    summary: RoomPreview,
     children_state: Vec<Value>,
 }
 
@@ -65,7 +65,7 @@ impl HierarchyRequest {
     /// Returns the greatest number of rooms on the page.
     pub fn page_size(&self) -> usize {
         let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
-        limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+        limit.unwrap_or(DEFAULT_PAGE_ROOMS).clamp(1, MAX_PAGE_ROOMS)
     }
 }
 
@@ -81,12 +81,15 @@ pub struct ServerHierarchy {
 
 impl SpaceRoom {
     /// Returns a room as another server describes it.
-    pub fn elsewhere(summary: Summary, mut children_state: Vec<Value>) -> Self {
+    pub fn from_remote_summary(summary: RoomPreview, mut children_state: Vec<Value>) -> Self {
         if !summary.is_space() {
             children_state.clear();
         }
-        let mut children: Vec<Child> = children_state.into_iter().filter_map(Child::read).collect();
-        children.sort_by(in_order);
+        let mut children: Vec<SpaceChild> = children_state
+            .into_iter()
+            .filter_map(SpaceChild::parse)
+            .collect();
+        children.sort_by(compare_children);
         Self {
             summary,
             children_state: children.into_iter().map(|child| child.event).collect(),
@@ -94,13 +97,13 @@ impl SpaceRoom {
     }
 
     /// Returns the summary of the room.
-    pub fn summary(&self) -> &Summary {
+    pub fn summary(&self) -> &RoomPreview {
         &self.summary
     }
 
     /// Returns the room; with `suggested_only`, without the children that it does not suggest.
     #[must_use]
-    pub fn suggested(&self, suggested_only: bool) -> Self {
+    pub fn filter_suggested(&self, suggested_only: bool) -> Self {
         let mut room = self.clone();
         room.children_state
             .retain(|event| !suggested_only || is_suggested(event));
@@ -109,12 +112,16 @@ impl SpaceRoom {
 
     /// Returns the children in order, each with the servers that may know it.
     pub fn children(&self) -> Vec<(OwnedRoomId, Vec<OwnedServerName>)> {
-        let children = self.children_state.iter().cloned().filter_map(Child::read);
+        let children = self
+            .children_state
+            .iter()
+            .cloned()
+            .filter_map(SpaceChild::parse);
         children.map(|child| (child.room_id, child.via)).collect()
     }
 
-    fn of(room: &Room, suggested_only: bool) -> Self {
-        let summary = Summary::of(room);
+    fn from_room(room: &Room, suggested_only: bool) -> Self {
+        let summary = RoomPreview::from_room(room);
         let children = if summary.is_space() {
             children(room, suggested_only)
         } else {
@@ -130,7 +137,7 @@ impl SpaceRoom {
 /// The token of a page: its start, and the parameters of the request, which must not change between
 /// pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HierarchyStart {
+pub struct HierarchyToken {
     /// The number of rooms before the page.
     pub skip: usize,
     /// The greatest depth.
@@ -153,7 +160,7 @@ struct ChildContent {
     order: Value,
 }
 
-struct Child {
+struct SpaceChild {
     room_id: OwnedRoomId,
     via: Vec<OwnedServerName>,
     order: Option<String>,
@@ -163,14 +170,14 @@ struct Child {
 
 impl RoomPreviews {
     /// Returns a room known to this server as part of a hierarchy, if the user may see its summary.
-    pub async fn space_room(
+    pub async fn find_space_room(
         &self,
         user_id: &UserId,
         room_id: &RoomId,
         suggested_only: bool,
     ) -> Result<Option<SpaceRoom>> {
-        let room = self.previewed(user_id, room_id).await?;
-        Ok(room.map(|room| SpaceRoom::of(&room, suggested_only)))
+        let room = self.find_previewable_room(user_id, room_id).await?;
+        Ok(room.map(|room| SpaceRoom::from_room(&room, suggested_only)))
     }
 
     /// Returns a room and its children, limited to those that another server may see.
@@ -178,29 +185,34 @@ impl RoomPreviews {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the server may not see the room.
-    pub async fn hierarchy_for(
+    pub async fn load_server_hierarchy(
         &self,
         origin: &ServerName,
         space: &RoomId,
         suggested_only: bool,
     ) -> Result<ServerHierarchy> {
-        let room = self.memory.resident(space).await?;
-        if !self.may_know(&room, origin).await? {
+        let room = self.memory.resident_room(space).await?;
+        if !self.may_server_preview(&room, origin).await? {
             return Err(Error::not_found(
                 "this room does not exist, or you may not see it",
             ));
         }
         let mut answer = ServerHierarchy {
-            room: SpaceRoom::of(&room, suggested_only),
+            room: SpaceRoom::from_room(&room, suggested_only),
             children: Vec::new(),
             inaccessible_children: Vec::new(),
         };
-        for child in children(&room, suggested_only).into_iter().take(MAX_ROOMS) {
-            let Ok(known) = self.memory.resident(&child.room_id).await else {
+        for child in children(&room, suggested_only)
+            .into_iter()
+            .take(MAX_CHILD_ROOMS)
+        {
+            let Ok(known) = self.memory.resident_room(&child.room_id).await else {
                 continue;
             };
-            if self.may_know(&known, origin).await? {
-                answer.children.push(SpaceRoom::of(&known, suggested_only));
+            if self.may_server_preview(&known, origin).await? {
+                answer
+                    .children
+                    .push(SpaceRoom::from_room(&known, suggested_only));
             } else {
                 answer.inaccessible_children.push(child.room_id);
             }
@@ -211,8 +223,9 @@ impl RoomPreviews {
     /// Returns whether another server may see the summary of a room: because anyone may, because
     /// one of its users is in the room or invited, or because one of its users is in a room whose
     /// members may join.
-    async fn may_know(&self, room: &Room, origin: &ServerName) -> Result<bool> {
-        if crate::rooms::remote::receive::check_acl(&room.view().state, origin).is_err() {
+    async fn may_server_preview(&self, room: &Room, origin: &ServerName) -> Result<bool> {
+        if crate::rooms::remote::receive::check_server_allowed(&room.view().state, origin).is_err()
+        {
             return Ok(false);
         }
         if self.may_preview(room, None).await? {
@@ -235,10 +248,10 @@ impl RoomPreviews {
         if is_member(&state) {
             return Ok(true);
         }
-        let allowed = restriction(room, &state).map(|restricted| restricted.allow);
-        for rule in allowed.into_iter().flatten().take(MAX_CONDITIONS) {
+        let allowed = restricted_rule(room, &state).map(|restricted| restricted.allow);
+        for rule in allowed.into_iter().flatten().take(MAX_ALLOW_CONDITIONS) {
             if let AllowRule::RoomMembership(condition) = rule
-                && let Ok(other) = self.memory.resident(&condition.room_id).await
+                && let Ok(other) = self.memory.resident_room(&condition.room_id).await
                 && other.view().servers.contains_key(origin)
             {
                 return Ok(true);
@@ -248,7 +261,11 @@ impl RoomPreviews {
     }
 
     /// Returns a room known to this server, if the user may see its summary.
-    async fn previewed(&self, user_id: &UserId, room_id: &RoomId) -> Result<Option<Arc<Room>>> {
+    async fn find_previewable_room(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<Option<Arc<Room>>> {
         let room = match self.memory.room(room_id).await {
             Ok(room) => room,
             Err(Error::NotFound(_)) => return Ok(None),
@@ -262,7 +279,7 @@ impl RoomPreviews {
 /// Returns the children of a space in order.
 ///
 /// See [Ordering of children](https://spec.matrix.org/v1.19/client-server-api/#ordering-of-children-within-a-space).
-fn children(space: &Room, suggested_only: bool) -> Vec<Child> {
+fn children(space: &Room, suggested_only: bool) -> Vec<SpaceChild> {
     let state = space.view().state.clone();
     let events = state.of_type(&StateEventType::SpaceChild).map(|pdu| {
         json!({
@@ -271,8 +288,8 @@ fn children(space: &Room, suggested_only: bool) -> Vec<Child> {
         })
     });
     let wanted = events.filter(|event| !suggested_only || is_suggested(event));
-    let mut children: Vec<Child> = wanted.filter_map(Child::read).collect();
-    children.sort_by(in_order);
+    let mut children: Vec<SpaceChild> = wanted.filter_map(SpaceChild::parse).collect();
+    children.sort_by(compare_children);
     children
 }
 
@@ -280,9 +297,9 @@ fn is_suggested(event: &Value) -> bool {
     event.pointer("/content/suggested") == Some(&Value::Bool(true))
 }
 
-impl Child {
+impl SpaceChild {
     /// Reads an `m.space.child` event; `None` if it is invalid or was revoked.
-    fn read(event: Value) -> Option<Self> {
+    fn parse(event: Value) -> Option<Self> {
         let read = ChildEvent::deserialize(&event).ok()?;
         let via = read.content.via.iter().filter_map(Value::as_str);
         Some(Self {
@@ -290,21 +307,22 @@ impl Child {
             via: via
                 .filter_map(|server| OwnedServerName::try_from(server).ok())
                 .collect(),
-            order: order(&read.content.order),
+            order: parse_order(&read.content.order),
             origin_server_ts: read.origin_server_ts,
             event,
         })
     }
 }
 
-/// Returns a valid `order`: no more than 50 characters, all of them visible ASCII or spaces.
-fn order(value: &Value) -> Option<String> {
+/// Returns a valid `parse_order`: no more than 50 characters, all of them visible ASCII or spaces.
+fn parse_order(value: &Value) -> Option<String> {
     let order = value.as_str()?;
-    let is_valid = order.len() <= ORDER_CHARS && order.bytes().all(|b| (0x20..=0x7e).contains(&b));
+    let is_valid =
+        order.len() <= MAX_ORDER_CHARS && order.bytes().all(|b| (0x20..=0x7e).contains(&b));
     is_valid.then(|| order.to_owned())
 }
 
-fn in_order(one: &Child, other: &Child) -> Ordering {
+fn compare_children(one: &SpaceChild, other: &SpaceChild) -> Ordering {
     let by_order = match (&one.order, &other.order) {
         (Some(one), Some(other)) => one.cmp(other),
         (Some(_), None) => Ordering::Less,
@@ -316,13 +334,13 @@ fn in_order(one: &Child, other: &Child) -> Ordering {
         .then_with(|| one.room_id.cmp(&other.room_id))
 }
 
-impl HierarchyStart {
+impl HierarchyToken {
     /// Reads the start of a request.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a token that does not belong to the request.
-    pub fn of(request: &HierarchyRequest) -> Result<Self> {
+    pub fn from_request(request: &HierarchyRequest) -> Result<Self> {
         let asked = Self {
             skip: 0,
             max_depth: request.max_depth.unwrap_or(MAX_DEPTH).min(MAX_DEPTH),
@@ -341,17 +359,17 @@ impl HierarchyStart {
     }
 
     /// Returns the token of the page that starts after `skip` rooms.
-    pub fn after(self, skip: usize) -> String {
-        Self { skip, ..self }.into_text()
+    pub fn token_after(self, skip: usize) -> String {
+        Self { skip, ..self }.into_token()
     }
 
-    fn into_text(self) -> String {
+    fn into_token(self) -> String {
         let suggested = u8::from(self.suggested_only);
         format!("h{}_{}_{suggested}", self.skip, self.max_depth)
     }
 }
 
-impl FromStr for HierarchyStart {
+impl FromStr for HierarchyToken {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -372,8 +390,8 @@ impl FromStr for HierarchyStart {
 mod tests {
     use super::*;
 
-    fn child(room_id: &str, order: Option<&str>, ts: u32) -> Child {
-        Child {
+    fn child(room_id: &str, order: Option<&str>, ts: u32) -> SpaceChild {
+        SpaceChild {
             room_id: OwnedRoomId::try_from(room_id).unwrap(),
             via: Vec::new(),
             order: order.map(ToOwned::to_owned),
@@ -383,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn children_stand_by_order_then_time_then_id() {
+    fn children_sort_by_order_then_time_then_id() {
         let mut children = [
             child("!d:x", None, 2),
             child("!c:x", None, 1),
@@ -392,7 +410,7 @@ mod tests {
             child("!a:x", Some("a"), 9),
         ];
 
-        children.sort_by(in_order);
+        children.sort_by(compare_children);
 
         let ids: Vec<&str> = children
             .iter()
@@ -402,26 +420,26 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_is_long_or_not_ascii_does_not_count() {
-        assert_eq!(order(&json!("a b~")).as_deref(), Some("a b~"));
-        assert_eq!(order(&json!("x".repeat(51))), None);
-        assert_eq!(order(&json!("ä")), None);
-        assert_eq!(order(&json!(1)), None);
+    fn long_or_non_ascii_orders_are_ignored() {
+        assert_eq!(parse_order(&json!("a b~")).as_deref(), Some("a b~"));
+        assert_eq!(parse_order(&json!("x".repeat(51))), None);
+        assert_eq!(parse_order(&json!("ä")), None);
+        assert_eq!(parse_order(&json!(1)), None);
     }
 
     #[test]
-    fn a_token_belongs_to_what_was_asked_for() {
+    fn a_token_is_refused_with_other_request_parameters() {
         let request = |from: &str, depth| HierarchyRequest {
             from: Some(from.to_owned()),
             max_depth: depth,
             ..HierarchyRequest::default()
         };
-        let text = HierarchyStart::of(&HierarchyRequest::default())
+        let text = HierarchyToken::from_request(&HierarchyRequest::default())
             .unwrap()
-            .into_text();
+            .into_token();
 
-        assert!(HierarchyStart::of(&request(&text, None)).is_ok());
-        assert!(HierarchyStart::of(&request(&text, Some(1))).is_err());
-        assert!(HierarchyStart::of(&request("x", None)).is_err());
+        assert!(HierarchyToken::from_request(&request(&text, None)).is_ok());
+        assert!(HierarchyToken::from_request(&request(&text, Some(1))).is_err());
+        assert!(HierarchyToken::from_request(&request("x", None)).is_err());
     }
 }

@@ -13,46 +13,48 @@ use ruma::{OwnedUserId, UserId};
 use super::RoomAccess;
 use crate::{
     error::Result,
-    matrix::Shield,
+    matrix::IgnoreSettings,
     rooms::memory::room::Room,
-    storage::{Change, Db, UserNum, users::account_data},
+    storage::{Db, JournalChange, UserNum, users::account_data},
 };
 
 /// The ignored users and invite permissions of each user that has any.
 #[derive(Default)]
-pub(crate) struct Shields {
-    by_user: RwLock<HashMap<UserNum, Arc<Shield>>>,
+pub(crate) struct IgnoreSettingsByUser {
+    by_user: RwLock<HashMap<UserNum, Arc<IgnoreSettings>>>,
 }
 
-impl Shields {
+impl IgnoreSettingsByUser {
     /// Loads the settings of all users.
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
         let shields = Self::default();
-        for kind in Shield::KINDS {
+        for kind in IgnoreSettings::ACCOUNT_DATA_TYPES {
             for (user, user_id, content) in account_data::of_all_users(&mut conn, kind).await? {
-                shields.set(user, kind, &content);
-                shields.show_own(user, &user_id);
+                shields.set_account_data(user, kind, &content);
+                shields.stop_ignoring_self(user, &user_id);
             }
         }
         Ok(shields)
     }
 
-    fn set(&self, user: UserNum, kind: &str, content: &str) {
-        if !Shield::KINDS.contains(&kind) {
+    fn set_account_data(&self, user: UserNum, kind: &str, content: &str) {
+        if !IgnoreSettings::ACCOUNT_DATA_TYPES.contains(&kind) {
             return;
         }
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
         let mut shield = by_user
             .get(&user)
-            .map_or_else(Shield::default, |shield| Shield::clone(shield));
-        shield.set(kind, content);
-        keep(&mut by_user, user, shield);
+            .map_or_else(IgnoreSettings::default, |shield| {
+                IgnoreSettings::clone(shield)
+            });
+        shield.apply_account_data(kind, content);
+        replace_settings(&mut by_user, user, shield);
     }
 
     /// Removes a user from their own list of ignored users. Lists stored before this was refused
     /// may contain the user.
-    fn show_own(&self, user: UserNum, user_id: &str) {
+    fn stop_ignoring_self(&self, user: UserNum, user_id: &str) {
         let Ok(user_id) = <&UserId>::try_from(user_id) else {
             return;
         };
@@ -60,31 +62,31 @@ impl Shields {
         let Some(shield) = by_user.get(&user).filter(|s| s.ignores_user(user_id)) else {
             return;
         };
-        let mut shield = Shield::clone(shield);
+        let mut shield = IgnoreSettings::clone(shield);
         shield.stop_ignoring(user_id);
-        keep(&mut by_user, user, shield);
+        replace_settings(&mut by_user, user, shield);
     }
 
     /// Applies a change of account data.
-    pub(crate) fn committed(&self, change: &Change) {
-        if let Change::AccountData {
+    pub(crate) fn apply_change(&self, change: &JournalChange) {
+        if let JournalChange::AccountData {
             user,
             room: None,
             kind,
             content,
         } = change
         {
-            self.set(*user, kind, content);
+            self.set_account_data(*user, kind, content);
         }
     }
 
-    pub(crate) fn of(&self, user: UserNum) -> Option<Arc<Shield>> {
+    pub(crate) fn find(&self, user: UserNum) -> Option<Arc<IgnoreSettings>> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         by_user.get(&user).cloned()
     }
 
     /// Returns the members of a room who ignore a user.
-    pub(crate) fn of_members_who_ignore(&self, room: &Room, sender: &UserId) -> Vec<OwnedUserId> {
+    pub(crate) fn members_ignoring(&self, room: &Room, sender: &UserId) -> Vec<OwnedUserId> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         let view = room.view();
         let members = &view.local_members;
@@ -105,7 +107,11 @@ impl Shields {
 }
 
 /// Stores the settings of a user, or removes them if they are empty.
-fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shield) {
+fn replace_settings(
+    by_user: &mut HashMap<UserNum, Arc<IgnoreSettings>>,
+    user: UserNum,
+    shield: IgnoreSettings,
+) {
     if shield.is_empty() {
         by_user.remove(&user);
     } else {
@@ -115,8 +121,8 @@ fn keep(by_user: &mut HashMap<UserNum, Arc<Shield>>, user: UserNum, shield: Shie
 
 impl RoomAccess {
     /// Returns the ignored users and invite permissions of a user, if there are any.
-    pub fn shield(&self, user: UserNum) -> Option<Arc<Shield>> {
-        self.ignored_users.of(user)
+    pub fn find_ignore_settings(&self, user: UserNum) -> Option<Arc<IgnoreSettings>> {
+        self.ignored_users.find(user)
     }
 }
 
@@ -127,15 +133,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_ignores_themselves_whatever_is_stored() {
-        let shields = Shields::default();
+    fn a_stored_list_never_ignores_its_own_user() {
+        let shields = IgnoreSettingsByUser::default();
         let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
         let content = format!(r#"{{"ignored_users":{{"{alice}":{{}},"{bob}":{{}}}}}}"#);
-        shields.set(1, "m.ignored_user_list", &content);
+        shields.set_account_data(1, "m.ignored_user_list", &content);
 
-        shields.show_own(1, alice.as_str());
+        shields.stop_ignoring_self(1, alice.as_str());
 
-        let shield = shields.of(1).unwrap();
+        let shield = shields.find(1).unwrap();
         assert!(!shield.ignores_user(alice));
         assert!(shield.ignores_user(bob));
     }

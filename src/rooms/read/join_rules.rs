@@ -19,13 +19,13 @@ use super::JoinRules;
 use crate::{
     error::{Error, Result},
     matrix::{self, StateMap},
-    rooms::{NewEvent, memory::room::Room},
+    rooms::{EventToSend, memory::room::Room},
 };
 
 /// The most `allow` conditions of a room that are checked.
-const CONDITIONS: usize = 64;
+const MAX_ALLOW_CONDITIONS: usize = 64;
 /// The field of a member event that names the user whose right to invite authorizes a join.
-const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+const AUTHORISED_VIA_FIELD: &str = "join_authorised_via_users_server";
 
 impl JoinRules {
     /// Adds the authorizing user to the member event of a user who joins a restricted room, if one
@@ -39,7 +39,7 @@ impl JoinRules {
         &self,
         room: &Room,
         state: &StateMap,
-        event: &mut NewEvent,
+        event: &mut EventToSend,
     ) -> Result<()> {
         let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
         if !is_own || event.membership() != Some(MembershipState::Join) {
@@ -48,15 +48,21 @@ impl JoinRules {
         let mut content: Map<String, Value> =
             serde_json::from_str(event.content.get()).map_err(|e| Error::BadJson(e.to_string()))?;
         // Only the server sets this field, so a value from the client is removed.
-        let is_said = content.remove(AUTHORISED_VIA).is_some();
+        let is_said = content.remove(AUTHORISED_VIA_FIELD).is_some();
         let before = state.membership(&event.sender);
         let is_free = matches!(before, MembershipState::Join | MembershipState::Invite);
-        let is_let_in = !is_free && self.meets_condition(room, state, &event.sender).await?;
+        let is_let_in = !is_free
+            && self
+                .meets_allow_condition(room, state, &event.sender)
+                .await?;
         if is_let_in {
-            let authoriser = authoriser(room, state).ok_or_else(|| {
+            let authoriser = find_authorising_user(room, state).ok_or_else(|| {
                 Error::forbidden("no member of this room on this server may invite users")
             })?;
-            content.insert(AUTHORISED_VIA.to_owned(), Value::String(authoriser.into()));
+            content.insert(
+                AUTHORISED_VIA_FIELD.to_owned(),
+                Value::String(authoriser.into()),
+            );
         }
         if is_said || is_let_in {
             event.content = to_raw_value(&content)?;
@@ -69,7 +75,7 @@ impl JoinRules {
     ///
     /// The list is empty unless the user meets a condition and no member of this server may
     /// authorize the join.
-    pub async fn servers_that_let_in(
+    pub async fn find_authorising_servers(
         &self,
         room: &Room,
         user_id: &UserId,
@@ -80,8 +86,8 @@ impl JoinRules {
             MembershipState::Join | MembershipState::Invite | MembershipState::Ban
         );
         if is_free
-            || !self.meets_condition(room, &state, user_id).await?
-            || authoriser(room, &state).is_some()
+            || !self.meets_allow_condition(room, &state, user_id).await?
+            || find_authorising_user(room, &state).is_some()
         {
             return Ok(Vec::new());
         }
@@ -105,13 +111,13 @@ impl JoinRules {
 
     /// Returns whether a user may join a restricted room because they are in one of the allowed
     /// rooms.
-    pub(crate) async fn meets_condition(
+    pub(crate) async fn meets_allow_condition(
         &self,
         room: &Room,
         state: &StateMap,
         user_id: &UserId,
     ) -> Result<bool> {
-        match restriction(room, state) {
+        match restricted_rule(room, state) {
             Some(restricted) => self.is_in_allowed_room(&restricted, user_id).await,
             None => Ok(false),
         }
@@ -124,13 +130,13 @@ impl JoinRules {
         restricted: &Restricted,
         user_id: &UserId,
     ) -> Result<bool> {
-        for rule in restricted.allow.iter().take(CONDITIONS) {
+        for rule in restricted.allow.iter().take(MAX_ALLOW_CONDITIONS) {
             let AllowRule::RoomMembership(condition) = rule else {
                 continue;
             };
             // The state of a room that all users of this server have left is outdated, so it is not
             // used.
-            match self.memory.resident(&condition.room_id).await {
+            match self.memory.resident_room(&condition.room_id).await {
                 Ok(other) if other.view().state.membership(user_id) == MembershipState::Join => {
                     return Ok(true);
                 }
@@ -143,7 +149,7 @@ impl JoinRules {
 }
 
 /// Returns the most powerful member of this server who may invite.
-pub(crate) fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
+pub(crate) fn find_authorising_user(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
     let levels = matrix::power_levels(state, &room.rules);
     let view = room.view();
     let may_invite = view.local_members.values().filter(|user_id| {
@@ -159,7 +165,7 @@ pub(crate) fn authoriser(room: &Room, state: &StateMap) -> Option<OwnedUserId> {
 }
 
 /// Returns the `allow` conditions for joining a room; `None` if the room is not restricted.
-pub(crate) fn restriction(room: &Room, state: &StateMap) -> Option<Restricted> {
+pub(crate) fn restricted_rule(room: &Room, state: &StateMap) -> Option<Restricted> {
     let rules = &room.rules.authorization;
     match state.content::<JoinRule>(&StateEventType::RoomJoinRules)? {
         JoinRule::Restricted(restricted) if rules.restricted_join_rule => Some(restricted),

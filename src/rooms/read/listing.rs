@@ -3,12 +3,12 @@
 use ruma::events::{StateEventType, room::guest_access::GuestAccess};
 
 use crate::{
-    matrix::{StateMap, Visibility},
-    storage::rooms::room_table::Listing,
+    matrix::{EventVisibility, StateMap},
+    storage::rooms::room_table::DirectoryEntry,
 };
 
 /// Returns whether state events of this type affect the entry of a room in the directory.
-pub(crate) fn is_listed(kind: &StateEventType) -> bool {
+pub(crate) fn is_directory_state(kind: &StateEventType) -> bool {
     matches!(
         kind,
         StateEventType::RoomCreate
@@ -24,14 +24,14 @@ pub(crate) fn is_listed(kind: &StateEventType) -> bool {
 }
 
 /// Returns the directory entry of a room with this state.
-pub(crate) fn listing(state: &StateMap, joined_members: i64) -> Listing {
+pub(crate) fn build_listing(state: &StateMap, joined_members: i64) -> DirectoryEntry {
     let text = |kind: StateEventType, field: &str| {
         state
             .get(&kind, "")
             .and_then(|pdu| pdu.content_str(field))
             .filter(|text| !text.is_empty())
     };
-    Listing {
+    DirectoryEntry {
         name: text(StateEventType::RoomName, "name"),
         topic: text(StateEventType::RoomTopic, "topic"),
         canonical_alias: text(StateEventType::RoomCanonicalAlias, "alias"),
@@ -39,7 +39,7 @@ pub(crate) fn listing(state: &StateMap, joined_members: i64) -> Listing {
         join_rule: text(StateEventType::RoomJoinRules, "join_rule")
             .unwrap_or_else(|| "invite".to_owned()),
         room_type: text(StateEventType::RoomCreate, "type"),
-        world_readable: Visibility::of_state(state) == Visibility::WorldReadable,
+        world_readable: EventVisibility::of_state(state) == EventVisibility::WorldReadable,
         guest_can_join: text(StateEventType::RoomGuestAccess, "guest_access").as_deref()
             == Some(GuestAccess::CanJoin.as_str()),
         joined_members,

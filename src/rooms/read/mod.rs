@@ -21,10 +21,10 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use self::ignored_users::Shields;
-use super::{Environment, memory::RoomMemory};
+use self::ignored_users::IgnoreSettingsByUser;
+use super::{RoomEnvironment, memory::RoomMemory};
 use crate::{
-    keyed_semaphore::Turns,
+    keyed_semaphore::KeyedSemaphore,
     storage::{Db, UserNum},
     tasks::Tasks,
 };
@@ -39,7 +39,7 @@ const MAX_WAITING_SEARCHES: usize = 4;
 pub struct RoomAccess {
     db: Db,
     memory: RoomMemory,
-    ignored_users: Arc<Shields>,
+    ignored_users: Arc<IgnoreSettingsByUser>,
 }
 
 /// Timelines: events by page, by id, and around one event.
@@ -68,7 +68,7 @@ pub struct Relations {
 
 /// The search for events by their text.
 #[derive(Clone)]
-pub struct Search {
+pub struct EventSearch {
     db: Db,
     tasks: Tasks,
     memory: RoomMemory,
@@ -76,8 +76,8 @@ pub struct Search {
     timeline: Timeline,
     /// Limits the number of concurrent searches, which may read every text, so that database
     /// connections remain for other work.
-    searches: Arc<Semaphore>,
-    searches_of_users: Arc<Turns<UserNum>>,
+    search_permits: Arc<Semaphore>,
+    permits_by_user: Arc<KeyedSemaphore<UserNum>>,
 }
 
 /// Join rules: the conditions on which users may join a restricted room.
@@ -95,7 +95,7 @@ pub struct RoomPreviews {
 }
 
 impl RoomAccess {
-    pub(super) fn new(environment: &Environment) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment) -> Self {
         Self {
             db: environment.db.clone(),
             memory: environment.memory.clone(),
@@ -105,7 +105,7 @@ impl RoomAccess {
 }
 
 impl Timeline {
-    pub(super) fn new(environment: &Environment) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment) -> Self {
         Self {
             db: environment.db.clone(),
             memory: environment.memory.clone(),
@@ -114,7 +114,7 @@ impl Timeline {
 }
 
 impl StateReader {
-    pub(super) fn new(environment: &Environment, access: &RoomAccess) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, access: &RoomAccess) -> Self {
         Self {
             db: environment.db.clone(),
             memory: environment.memory.clone(),
@@ -124,7 +124,11 @@ impl StateReader {
 }
 
 impl Relations {
-    pub(super) fn new(environment: &Environment, access: &RoomAccess, timeline: &Timeline) -> Self {
+    pub(super) fn new(
+        environment: &RoomEnvironment,
+        access: &RoomAccess,
+        timeline: &Timeline,
+    ) -> Self {
         Self {
             db: environment.db.clone(),
             memory: environment.memory.clone(),
@@ -134,22 +138,26 @@ impl Relations {
     }
 }
 
-impl Search {
-    pub(super) fn new(environment: &Environment, access: &RoomAccess, timeline: &Timeline) -> Self {
+impl EventSearch {
+    pub(super) fn new(
+        environment: &RoomEnvironment,
+        access: &RoomAccess,
+        timeline: &Timeline,
+    ) -> Self {
         Self {
             db: environment.db.clone(),
             tasks: environment.tasks.clone(),
             memory: environment.memory.clone(),
             access: access.clone(),
             timeline: timeline.clone(),
-            searches: Arc::new(Semaphore::new(MAX_CONCURRENT_SEARCHES)),
-            searches_of_users: Arc::new(Turns::new(1, MAX_WAITING_SEARCHES)),
+            search_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_SEARCHES)),
+            permits_by_user: Arc::new(KeyedSemaphore::new(1, MAX_WAITING_SEARCHES)),
         }
     }
 }
 
 impl JoinRules {
-    pub(super) fn new(environment: &Environment) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment) -> Self {
         Self {
             memory: environment.memory.clone(),
         }
@@ -158,7 +166,7 @@ impl JoinRules {
 
 impl RoomPreviews {
     pub(super) fn new(
-        environment: &Environment,
+        environment: &RoomEnvironment,
         access: &RoomAccess,
         join_rules: &JoinRules,
     ) -> Self {

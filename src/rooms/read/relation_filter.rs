@@ -6,13 +6,13 @@ use super::Timeline;
 use crate::{
     error::Result,
     matrix::{Pdu, RelationFilter, TimelineEvent},
-    rooms::{Access, Page, PageRequest, memory::room::Room},
+    rooms::{PageRequest, TimelinePage, UserAccess, memory::room::Room},
     storage::rooms::relations,
 };
 
 /// The most pages of a timeline that are searched for events with matching relations before a page
 /// ends short.
-const SEARCHED: usize = 10;
+const MAX_SEARCHED_PAGES: usize = 10;
 
 impl Timeline {
     /// Like [`Rooms::page`], but only returns events whose own relations, and the relations of
@@ -20,24 +20,24 @@ impl Timeline {
     pub async fn page_by_relations(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         mut request: PageRequest,
         (wanted, filter): (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
-    ) -> Result<Page> {
-        let wanted = |pdu: &Pdu| wanted(pdu) && filter.wants(pdu);
-        if !filter.looks_at_children() {
-            return self.page(room, access, request, &wanted).await;
+    ) -> Result<TimelinePage> {
+        let wanted = |pdu: &Pdu| wanted(pdu) && filter.wants_event(pdu);
+        if !filter.depends_on_children() {
+            return self.load_page(room, access, request, &wanted).await;
         }
-        let mut found = Page {
+        let mut found = TimelinePage {
             events: Vec::new(),
             end: Some(request.from),
         };
         let limit = request.limit;
-        for _ in 0..SEARCHED {
-            let page = self.page(room, access, request, &wanted).await?;
+        for _ in 0..MAX_SEARCHED_PAGES {
+            let page = self.load_page(room, access, request, &wanted).await?;
             found.end = page.end;
             let parents = self
-                .parents_among(room, access, &page.events, filter)
+                .find_matching_parents(room, access, &page.events, filter)
                 .await?;
             let is_parent = |event: &Arc<TimelineEvent>| {
                 parents.iter().any(|id| id == event.pdu.event_id.as_str())
@@ -56,10 +56,10 @@ impl Timeline {
 
     /// Returns the events that have matching relations from other events. If the user has left the
     /// room, only relations from before that count.
-    async fn parents_among(
+    async fn find_matching_parents(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         events: &[Arc<TimelineEvent>],
         filter: &RelationFilter,
     ) -> Result<Vec<String>> {
@@ -73,16 +73,16 @@ impl Timeline {
             // PostgreSQL cannot store U+0000, so no event has such a relation type.
             let names = names.iter().map(String::as_str);
             let names: Vec<&str> = names.filter(|name| !name.contains('\0')).collect();
-            rel_types = Some(strings.find_all(&mut conn, &names).await?);
+            rel_types = Some(strings.find_numbers(&mut conn, &names).await?);
         }
         let mut senders = None;
         if let Some(users) = &filter.related_by_senders {
             let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
-            senders = Some(strings.find_all(&mut conn, &users).await?);
+            senders = Some(strings.find_numbers(&mut conn, &users).await?);
         }
         let ids = events.iter().map(|event| &event.pdu.event_id);
         let before = access.left_at().unwrap_or(i64::MAX);
         let related_by = (rel_types, senders);
-        relations::parents_among(&mut conn, room.num, ids, related_by, before).await
+        relations::parents_with_children(&mut conn, room.num, ids, related_by, before).await
     }
 }

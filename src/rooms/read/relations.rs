@@ -4,16 +4,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use ruma::{EventId, OwnedEventId, api::Direction};
 
-use super::{Relations, Timeline, timeline::passes};
+use super::{Relations, Timeline, timeline::is_past_end};
 use crate::{
     error::Result,
     matrix::TimelineEvent,
-    rooms::{Access, Page, memory::room::Room},
+    rooms::{TimelinePage, UserAccess, memory::room::Room},
     storage::rooms::relations::{self, RelationQuery},
 };
 
 /// The greatest depth of recursion. The specification asks for at least three.
-const MAX_DEPTH: i64 = 3;
+const MAX_RECURSION_DEPTH: i64 = 3;
 /// Relations read in one query.
 const RELATION_BATCH_ROWS: i64 = 100;
 /// The most relations that one page reads. The page may be short if the user may not see most of
@@ -22,7 +22,7 @@ const MAX_READ_RELATIONS: usize = 2_000;
 
 /// A request for related events.
 #[derive(Clone, Debug)]
-pub struct RelatedRequest {
+pub struct RelatedEventsRequest {
     /// The parent event.
     pub parent: OwnedEventId,
     /// The required relation type, if any.
@@ -42,8 +42,8 @@ pub struct RelatedRequest {
 
 /// A page of related events.
 #[derive(Debug)]
-pub struct Related {
-    pub page: Page,
+pub struct RelatedEventsPage {
+    pub page: TimelinePage,
     /// The greatest distance from the parent of an event on the page, in relations.
     pub depth: i64,
 }
@@ -54,21 +54,23 @@ impl Relations {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the event does not exist or the user may not see it.
-    pub async fn related(
+    pub async fn load_related_events(
         &self,
         room: &Arc<Room>,
-        access: &Access,
-        request: &RelatedRequest,
-    ) -> Result<Related> {
-        self.timeline.event(room, access, &request.parent).await?;
-        let mut found = Related {
-            page: Page {
+        access: &UserAccess,
+        request: &RelatedEventsRequest,
+    ) -> Result<RelatedEventsPage> {
+        self.timeline
+            .load_event(room, access, &request.parent)
+            .await?;
+        let mut found = RelatedEventsPage {
+            page: TimelinePage {
                 events: Vec::new(),
                 end: None,
             },
             depth: i64::from(request.recurse),
         };
-        let Some((rel_type, kind)) = self.numbers_of(request).await? else {
+        let Some((rel_type, kind)) = self.find_string_numbers(request).await? else {
             return Ok(found);
         };
         let mut query = RelationQuery {
@@ -76,7 +78,11 @@ impl Relations {
             parent: request.parent.as_str(),
             rel_type,
             kind,
-            depth: if request.recurse { MAX_DEPTH } else { 1 },
+            depth: if request.recurse {
+                MAX_RECURSION_DEPTH
+            } else {
+                1
+            },
             from: request.from.unwrap_or(match request.dir {
                 Direction::Backward => i64::MAX,
                 Direction::Forward => i64::MIN,
@@ -85,11 +91,11 @@ impl Relations {
         };
         let mut looked_at = 0;
         while looked_at < MAX_READ_RELATIONS {
-            let places = self.places(&query, request.dir).await?;
+            let places = self.load_places(&query, request.dir).await?;
             let is_last = i64::try_from(places.len()).unwrap_or(0) < RELATION_BATCH_ROWS;
-            let events = self.events_at(room, &places).await?;
+            let events = self.load_events(room, &places).await?;
             for (place, depth) in places {
-                if passes(request.to, place, request.dir) {
+                if is_past_end(request.to, place, request.dir) {
                     found.page.end = None;
                     return Ok(found);
                 }
@@ -104,9 +110,9 @@ impl Relations {
                 };
                 let shown = events
                     .get(&place)
-                    .filter(|event| access.may_see(event) && !access.hides(&event.pdu));
+                    .filter(|event| access.may_see(event) && !access.hides_event(&event.pdu));
                 if let Some(event) = shown {
-                    let event = access.seen(event.clone(), &room.rules);
+                    let event = access.redact_if_erased(event.clone(), &room.rules);
                     found.page.events.push(event);
                     found.depth = found.depth.max(depth);
                 }
@@ -119,28 +125,32 @@ impl Relations {
         Ok(found)
     }
 
-    async fn places(&self, query: &RelationQuery<'_>, dir: Direction) -> Result<Vec<(i64, i64)>> {
+    async fn load_places(
+        &self,
+        query: &RelationQuery<'_>,
+        dir: Direction,
+    ) -> Result<Vec<(i64, i64)>> {
         let mut conn = self.db.read().await?;
         match dir {
-            Direction::Backward => relations::before(&mut conn, query).await,
-            Direction::Forward => relations::after(&mut conn, query).await,
+            Direction::Backward => relations::related_before(&mut conn, query).await,
+            Direction::Forward => relations::related_after(&mut conn, query).await,
         }
     }
 
-    async fn events_at(
+    async fn load_events(
         &self,
         room: &Room,
         places: &[(i64, i64)],
     ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
         let places: Vec<i64> = places.iter().map(|(place, _)| *place).collect();
-        self.timeline.at_places(room, &places).await
+        self.timeline.load_events_at(room, &places).await
     }
 
     /// Returns the numbers of the interned strings in a request; `None` if one of them is not
     /// stored, so that no event can match.
-    async fn numbers_of(
+    async fn find_string_numbers(
         &self,
-        request: &RelatedRequest,
+        request: &RelatedEventsRequest,
     ) -> Result<Option<(Option<i64>, Option<i64>)>> {
         let mut conn = self.db.read().await?;
         let strings = &self.db.strings;
@@ -151,7 +161,7 @@ impl Relations {
                 *number = if text.contains('\0') {
                     None
                 } else {
-                    strings.find(&mut conn, text).await?
+                    strings.find_number(&mut conn, text).await?
                 };
                 if number.is_none() {
                     return Ok(None);
@@ -166,7 +176,7 @@ impl Relations {
 impl Timeline {
     /// Returns whether an event belongs to the thread that a receipt names: the event is in the
     /// thread, is its root, or relates to its root within a few steps.
-    pub(crate) async fn is_of_thread(
+    pub(crate) async fn is_in_thread(
         &self,
         room: &Room,
         event: &TimelineEvent,
@@ -185,7 +195,7 @@ impl Timeline {
             .relates_to
             .as_ref()
             .map(|relates_to| relates_to.event_id.to_string());
-        for _ in 0..MAX_DEPTH {
+        for _ in 0..MAX_RECURSION_DEPTH {
             let Some(parent) = next else { break };
             if parent == *thread_root.as_str() {
                 return Ok(true);

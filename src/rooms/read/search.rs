@@ -20,41 +20,41 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use super::Search;
+use super::EventSearch;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, TimelineEvent, wants_event, wants_type_of},
-    rooms::{Access, memory::room::Room},
+    rooms::{UserAccess, memory::room::Room},
     storage::{
         RoomNum, UserNum, WriteTx, backfilled_tables,
-        rooms::text_index::{self, Found, PATTERNS},
+        rooms::text_index::{self, FoundText, MAX_SEARCH_PATTERNS},
     },
 };
 
 /// The name under which the progress of indexing is stored.
-const SEARCH: &str = "search";
+const SEARCH_BACKFILL: &str = "search";
 /// Events indexed in one transaction.
-const CHUNK: i64 = 200;
+const EVENTS_PER_BATCH: i64 = 200;
 /// The most batches that a search indexes before it searches: after an update of the server, very
 /// many events may not be indexed yet.
-const TURNS: usize = 50;
+const MAX_AWAITED_BATCHES: usize = 50;
 /// The pause of the indexing task when no events are left to index.
-const REST: Duration = Duration::from_secs(10);
+const INDEXING_INTERVAL: Duration = Duration::from_secs(10);
 /// The longest indexed part of a text, in bytes.
-const TEXT: usize = 8 * 1024;
+const MAX_INDEXED_BYTES: usize = 8 * 1024;
 /// The most texts that one search finds, newest first.
-const FOUND: i64 = 2_000;
+const MAX_FOUND_TEXTS: i64 = 2_000;
 /// The most words of one search.
-const WORDS: usize = 16;
+const MAX_SEARCH_WORDS: usize = 16;
 /// The longest term of a search, in bytes.
 const MAX_TERM_BYTES: usize = 1_000;
 /// The most letters of a word that are looked up in the index, since each one costs a look-up. The
 /// texts found must contain the whole word.
-const MAX_INDEXED_LETTERS: usize = 32;
+const MAX_LOOKUP_LETTERS: usize = 32;
 /// The time after which a user with too many concurrent searches may search again.
 const SEARCH_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// The most rooms that one search covers.
-const ROOMS: usize = 5_000;
+const MAX_SEARCHED_ROOMS: usize = 5_000;
 
 /// A kind of text that a search covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +87,9 @@ pub struct SearchQuery<'a> {
 
 /// An event that a search found.
 #[derive(Debug)]
-pub struct Hit {
+pub struct SearchHit {
     /// The room of the event, and the user's access to it.
-    pub place: Arc<(Arc<Room>, Access)>,
+    pub room_access: Arc<(Arc<Room>, UserAccess)>,
     /// The event.
     pub event: Arc<TimelineEvent>,
     /// The rank of the match: higher is better.
@@ -102,18 +102,18 @@ pub struct SearchPage {
     /// The number of results on all pages.
     pub count: usize,
     /// The results on this page.
-    pub hits: Vec<Hit>,
+    pub hits: Vec<SearchHit>,
     /// The start of the next page.
     pub next: Option<(i64, usize)>,
     /// The words of the search.
     pub words: Vec<String>,
 }
 
-type Places = HashMap<RoomNum, Arc<(Arc<Room>, Access)>>;
+type AccessibleRooms = HashMap<RoomNum, Arc<(Arc<Room>, UserAccess)>>;
 
-impl Search {
+impl EventSearch {
     /// Searches the rooms that a user is or was in, limited to events that the user may see.
-    pub async fn search(
+    pub async fn find_events(
         &self,
         user: UserNum,
         user_id: &UserId,
@@ -124,33 +124,33 @@ impl Search {
                 "search_term is longer than {MAX_TERM_BYTES} bytes"
             )));
         }
-        self.index_texts(TURNS).await?;
-        let words = words(query.term);
-        let rooms = self.searched_rooms(user, query.filter).await?;
+        self.index_texts(MAX_AWAITED_BATCHES).await?;
+        let words = split_words(query.term);
+        let rooms = self.find_searched_rooms(user, query.filter).await?;
         if words.is_empty() || rooms.is_empty() {
             return Ok(SearchPage {
                 words,
                 ..SearchPage::default()
             });
         }
-        let published = self.db.journal().published();
+        let published = self.db.journal().published_position();
         let (up_to, skipped) = query.from.unwrap_or((published, 0));
-        let mut parts: Vec<&str> = words.iter().map(|word| indexed_part(word)).collect();
+        let mut parts: Vec<&str> = words.iter().map(|word| lookup_prefix(word)).collect();
         parts.sort_by_key(|word| std::cmp::Reverse(word.chars().count()));
-        parts.truncate(PATTERNS);
+        parts.truncate(MAX_SEARCH_PATTERNS);
         let mut found = {
             // Each user has one search at a time, so that no user blocks the searches of others.
-            let place = self.searches_of_users.place(&user);
-            let _own_turn = place.ok_or_else(too_many_searches)?.turn().await;
-            let turn = self.searches.acquire().await;
+            let place = self.permits_by_user.enqueue(&user);
+            let _own_turn = place.ok_or_else(too_many_searches)?.acquire().await;
+            let turn = self.search_permits.acquire().await;
             let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
             let mut conn = self.db.read().await?;
-            text_index::find(&mut conn, rooms, &parts, up_to, FOUND).await?
+            text_index::find(&mut conn, rooms, &parts, up_to, MAX_FOUND_TEXTS).await?
         };
         found.retain(|found| words.iter().all(|word| found.text.contains(word)));
         self.keep_wanted(user, query, &mut found).await?;
         let places = self.keep_visible(user, user_id, &mut found).await?;
-        let mut ranked: Vec<(f64, Found)> = found
+        let mut ranked: Vec<(f64, FoundText)> = found
             .into_iter()
             .map(|found| (rank(&found.text, &words), found))
             .collect();
@@ -159,23 +159,24 @@ impl Search {
             ranked.sort_by(|(one, _), (other, _)| other.total_cmp(one));
         }
         let count = ranked.len();
-        let page: Vec<(f64, Found)> = ranked.into_iter().skip(skipped).take(query.limit).collect();
+        let page: Vec<(f64, FoundText)> =
+            ranked.into_iter().skip(skipped).take(query.limit).collect();
         let next = (page.len() == query.limit).then_some((up_to, skipped + query.limit));
         Ok(SearchPage {
             count,
-            hits: self.hits(page, &places, query.filter).await?,
+            hits: self.load_hits(page, &places, query.filter).await?,
             next,
             words,
         })
     }
 
     /// Returns the rooms to search.
-    async fn searched_rooms(
+    async fn find_searched_rooms(
         &self,
         user: UserNum,
         filter: &RoomEventFilter,
     ) -> Result<HashSet<RoomNum>> {
-        let mine = self.memory.of_user(user).await?;
+        let mine = self.memory.rooms_of_user(user).await?;
         let was_in = |membership: &MembershipState| {
             matches!(
                 membership,
@@ -187,17 +188,17 @@ impl Search {
             .iter()
             .filter(|(_, room)| was_in(&room.membership) && !room.forgotten)
             .map(|(num, _)| *num)
-            .take(ROOMS)
+            .take(MAX_SEARCHED_ROOMS)
             .collect();
         if let Some(wanted) = &filter.rooms {
             let mut numbers = HashSet::new();
-            for room_id in wanted.iter().take(ROOMS) {
-                numbers.extend(self.memory.number(room_id).await.ok());
+            for room_id in wanted.iter().take(MAX_SEARCHED_ROOMS) {
+                numbers.extend(self.memory.room_number(room_id).await.ok());
             }
             rooms.retain(|room| numbers.contains(room));
         }
-        for room_id in filter.not_rooms.iter().take(ROOMS) {
-            if let Ok(number) = self.memory.number(room_id).await {
+        for room_id in filter.not_rooms.iter().take(MAX_SEARCHED_ROOMS) {
+            if let Ok(number) = self.memory.room_number(room_id).await {
                 rooms.remove(&number);
             }
         }
@@ -210,7 +211,7 @@ impl Search {
         &self,
         user: UserNum,
         query: &SearchQuery<'_>,
-        found: &mut Vec<Found>,
+        found: &mut Vec<FoundText>,
     ) -> Result<()> {
         let numbers: HashSet<i64> = found
             .iter()
@@ -218,8 +219,8 @@ impl Search {
             .collect();
         let numbers: Vec<i64> = numbers.into_iter().collect();
         let mut conn = self.db.read().await?;
-        let texts = self.db.strings.texts(&mut conn, &numbers).await?;
-        let shield = self.access.shield(user);
+        let texts = self.db.strings.find_texts(&mut conn, &numbers).await?;
+        let shield = self.access.find_ignore_settings(user);
         let ignores = |sender: &UserId| {
             let shield = shield.as_ref();
             shield.is_some_and(|shield| shield.ignores_user(sender))
@@ -248,17 +249,17 @@ impl Search {
         &self,
         user: UserNum,
         user_id: &UserId,
-        found: &mut Vec<Found>,
-    ) -> Result<Places> {
-        let mut places = Places::new();
+        found: &mut Vec<FoundText>,
+    ) -> Result<AccessibleRooms> {
+        let mut places = AccessibleRooms::new();
         for room in found.iter().map(|found| found.room).collect::<HashSet<_>>() {
             let in_memory = match self.memory.room_by_number(room).await {
                 // The room was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room => room?,
             };
-            let access = self.access.access(&in_memory, user, user_id).await?;
-            if access.ever_joined() {
+            let access = self.access.load_access(&in_memory, user, user_id).await?;
+            if access.has_ever_joined() {
                 places.insert(room, Arc::new((in_memory, access)));
             }
         }
@@ -270,12 +271,12 @@ impl Search {
         Ok(places)
     }
 
-    async fn hits(
+    async fn load_hits(
         &self,
-        page: Vec<(f64, Found)>,
-        places: &Places,
+        page: Vec<(f64, FoundText)>,
+        places: &AccessibleRooms,
         filter: &RoomEventFilter,
-    ) -> Result<Vec<Hit>> {
+    ) -> Result<Vec<SearchHit>> {
         let mut by_room: HashMap<RoomNum, Vec<i64>> = HashMap::new();
         for (_, found) in &page {
             by_room.entry(found.room).or_default().push(found.timeline);
@@ -283,7 +284,7 @@ impl Search {
         let mut events = HashMap::new();
         for (room, timelines) in by_room {
             if let Some(place) = places.get(&room) {
-                events.extend(self.timeline.at_places(&place.0, &timelines).await?);
+                events.extend(self.timeline.load_events_at(&place.0, &timelines).await?);
             }
         }
         let mut hits = Vec::with_capacity(page.len());
@@ -294,11 +295,12 @@ impl Search {
             };
             // The event may have been redacted meanwhile, its sender may have been erased, or it
             // may be a message of an ignored user with the type of a state event.
-            let event = place.1.seen(event, &place.0.rules);
-            let is_there = text_of(&event.pdu).is_some() && !place.1.hides(&event.pdu);
+            let event = place.1.redact_if_erased(event, &place.0.rules);
+            let is_there =
+                searchable_text(&event.pdu).is_some() && !place.1.hides_event(&event.pdu);
             if is_there && wants_event(filter, &event.pdu) {
-                hits.push(Hit {
-                    place: place.clone(),
+                hits.push(SearchHit {
+                    room_access: place.clone(),
                     event,
                     rank,
                 });
@@ -312,11 +314,11 @@ impl Search {
     async fn index_texts(&self, turns: usize) -> Result<bool> {
         let db = &self.db;
         for _ in 0..turns {
-            let up_to = db.journal().published();
+            let up_to = db.journal().published_position();
             let mut conn = db.read().await?;
-            let done = backfilled_tables::progress(&mut conn, SEARCH).await?;
+            let done = backfilled_tables::progress(&mut conn, SEARCH_BACKFILL).await?;
             let done = done.map_or(up_to, |(done, _)| done);
-            if backfilled_tables::events(&mut conn, done, up_to, 1)
+            if backfilled_tables::next_events(&mut conn, done, up_to, 1)
                 .await?
                 .is_empty()
             {
@@ -324,14 +326,14 @@ impl Search {
             }
             drop(conn);
             let mut tx = db.write().await?;
-            index_some(&mut tx, up_to).await?;
+            index_batch(&mut tx, up_to).await?;
             tx.commit().await?;
         }
         Ok(false)
     }
 
     /// Starts the task that indexes texts until the server stops.
-    pub(crate) fn keep_indexing(&self) {
+    pub(crate) fn start_indexing(&self) {
         drop(self.tasks.spawn(self.clone().index_until_stopped()));
     }
 
@@ -339,7 +341,7 @@ impl Search {
         let stopping = self.tasks.stopping().clone();
         let mut indexed = 0;
         while !stopping.is_cancelled() {
-            let published = self.db.journal().published();
+            let published = self.db.journal().published_position();
             if published > indexed {
                 match self.index_texts(1).await {
                     Ok(true) => indexed = published,
@@ -349,7 +351,7 @@ impl Search {
             }
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = tokio::time::sleep(REST) => {}
+                () = tokio::time::sleep(INDEXING_INTERVAL) => {}
             }
         }
     }
@@ -357,11 +359,11 @@ impl Search {
 
 /// Indexes the next events. They are read in the same write transaction, so that none of them is
 /// redacted in between.
-async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
-    let Some((done, _)) = backfilled_tables::progress(tx, SEARCH).await? else {
+async fn index_batch(tx: &mut WriteTx, up_to: i64) -> Result<()> {
+    let Some((done, _)) = backfilled_tables::progress(tx, SEARCH_BACKFILL).await? else {
         return Ok(());
     };
-    let events = backfilled_tables::events(tx, done, up_to, CHUNK).await?;
+    let events = backfilled_tables::next_events(tx, done, up_to, EVENTS_PER_BATCH).await?;
     let Some(last) = events.last() else {
         return Ok(());
     };
@@ -369,15 +371,15 @@ async fn index_some(tx: &mut WriteTx, up_to: i64) -> Result<()> {
         let event_id = OwnedEventId::try_from(event.event_id.as_str())
             .map_err(|source| Error::internal("read an event id", source))?;
         let pdu = Pdu::parse(event_id, &event.json).ok();
-        if let Some(text) = pdu.as_ref().and_then(text_of) {
+        if let Some(text) = pdu.as_ref().and_then(searchable_text) {
             text_index::insert(tx, event.position, &text).await?;
         }
     }
-    backfilled_tables::set_progress(tx, SEARCH, last.position).await
+    backfilled_tables::set_progress(tx, SEARCH_BACKFILL, last.position).await
 }
 
 /// Returns the searchable text of an event in lower case; for an edit, its new text.
-fn text_of(pdu: &Pdu) -> Option<String> {
+fn searchable_text(pdu: &Pdu) -> Option<String> {
     let content: Map<String, Value> = pdu.content_as()?;
     let text = match (&pdu.kind, &pdu.state_key) {
         (TimelineEventType::RoomName, Some(_)) => content.get("name"),
@@ -387,16 +389,16 @@ fn text_of(pdu: &Pdu) -> Option<String> {
         _ => None,
     };
     let text = text?.as_str()?;
-    let text = text.get(..text.floor_char_boundary(TEXT))?;
+    let text = text.get(..text.floor_char_boundary(MAX_INDEXED_BYTES))?;
     let text = text.to_lowercase().replace('\0', " ");
     (!text.trim().is_empty()).then_some(text)
 }
 
 /// Splits a search term into distinct words in lower case.
-fn words(term: &str) -> Vec<String> {
+fn split_words(term: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in term.to_lowercase().replace('\0', " ").split_whitespace() {
-        if words.len() < WORDS && !words.iter().any(|known| known == word) {
+        if words.len() < MAX_SEARCH_WORDS && !words.iter().any(|known| known == word) {
             words.push(word.to_owned());
         }
     }
@@ -404,8 +406,8 @@ fn words(term: &str) -> Vec<String> {
 }
 
 /// Returns the part of a word that is looked up in the index.
-fn indexed_part(word: &str) -> &str {
-    let end = word.char_indices().nth(MAX_INDEXED_LETTERS);
+fn lookup_prefix(word: &str) -> &str {
+    let end = word.char_indices().nth(MAX_LOOKUP_LETTERS);
     end.and_then(|(end, _)| word.get(..end)).unwrap_or(word)
 }
 
@@ -430,23 +432,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_told_apart_by_spaces_and_come_once() {
+    fn words_split_at_spaces_without_duplicates() {
         assert_eq!(
-            words("  Ärger an\0an  DER 咖啡 "),
+            split_words("  Ärger an\0an  DER 咖啡 "),
             ["ärger", "an", "der", "咖啡"]
         );
-        assert_eq!(words(" "), Vec::<String>::new());
+        assert_eq!(split_words(" "), Vec::<String>::new());
     }
 
     #[test]
-    fn of_a_long_word_the_beginning_is_looked_up() {
-        assert_eq!(indexed_part("cake"), "cake");
-        assert_eq!(indexed_part(&"ä".repeat(900)), "ä".repeat(32));
+    fn long_words_are_looked_up_by_their_beginning() {
+        assert_eq!(lookup_prefix("cake"), "cake");
+        assert_eq!(lookup_prefix(&"ä".repeat(900)), "ä".repeat(32));
     }
 
     #[test]
-    fn a_text_ranks_by_how_much_of_it_was_looked_for() {
-        let words = words("cake");
+    fn texts_rank_by_their_share_of_search_words() {
+        let words = split_words("cake");
 
         assert!(rank("cake", &words) > rank("a cake", &words));
         assert!(rank("cake and cake", &words) > rank("cake and pies", &words));

@@ -9,35 +9,38 @@ use crate::{
 
 impl Timeline {
     /// Returns the events at these places in the timeline of a room.
-    pub(crate) async fn at_places(
+    pub(crate) async fn load_events_at(
         &self,
         room: &Room,
         places: &[i64],
     ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
         let rows = {
             let mut conn = self.db.read().await?;
-            events::at(&mut conn, room.num, places).await?
+            events::at_places(&mut conn, room.num, places).await?
         };
         let mut found = HashMap::with_capacity(rows.len());
         for row in rows {
-            found.insert(row.timeline, self.event_of(room, row).await?);
+            found.insert(row.timeline, self.load_event_from_row(room, row).await?);
         }
         Ok(found)
     }
 
     /// Returns the events with these ids in the timeline of a room.
-    pub(crate) async fn with_ids(
+    pub(crate) async fn load_events_by_id(
         &self,
         room: &Room,
         ids: impl IntoIterator<Item = &String>,
     ) -> Result<HashMap<String, Arc<TimelineEvent>>> {
         let rows = {
             let mut conn = self.db.read().await?;
-            events::with_ids(&mut conn, room.num, ids).await?
+            events::of_room_with_ids(&mut conn, room.num, ids).await?
         };
         let mut found = HashMap::with_capacity(rows.len());
         for row in rows {
-            found.insert(row.event_id.clone(), self.event_of(room, row).await?);
+            found.insert(
+                row.event_id.clone(),
+                self.load_event_from_row(room, row).await?,
+            );
         }
         Ok(found)
     }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::StateReader;
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap, Visibility},
+    matrix::{EventVisibility, Pdu, StateMap},
     rooms::memory::{
         load::{state_map, state_map_at},
         room::Room,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The number of events before a room has a member: the create event and the creator's join.
-const FIRST_EVENTS: i64 = 2;
+const FIRST_EVENT_COUNT: i64 = 2;
 
 impl StateReader {
     /// Returns the state of a room that a user may see, at a place in the timeline or now.
@@ -45,7 +45,7 @@ impl StateReader {
         at: Option<i64>,
     ) -> Result<StateMap> {
         let current = room.view().state.clone();
-        let is_open = Visibility::of_state(&current) == Visibility::WorldReadable;
+        let is_open = EventVisibility::of_state(&current) == EventVisibility::WorldReadable;
         if is_open || current.membership(user_id) == MembershipState::Join {
             return match at {
                 Some(at) => self.state_at(room, at).await,
@@ -53,7 +53,7 @@ impl StateReader {
             };
         }
         let is_forgotten = self.memory.has_forgotten(user, room).await?;
-        let access = self.access.access(room, user, user_id).await?;
+        let access = self.access.load_access(room, user, user_id).await?;
         match access.left_at() {
             Some(left_at) if !is_forgotten => {
                 self.state_at(room, at.map_or(left_at, |at| at.min(left_at)))
@@ -65,11 +65,11 @@ impl StateReader {
 
     /// Returns the state of a room after the events up to a place in its timeline.
     pub async fn state_at(&self, room: &Room, place: i64) -> Result<StateMap> {
-        if let Some(state) = in_memory(room, place) {
+        if let Some(state) = state_in_memory(room, place) {
             return Ok(state);
         }
         let mut tx = self.db.snapshot().await?;
-        let last = events::before(&mut tx, room.num, place.saturating_add(1), 1).await?;
+        let last = events::before_place(&mut tx, room.num, place.saturating_add(1), 1).await?;
         let Some(last) = last.into_iter().next() else {
             return Ok(StateMap::default());
         };
@@ -77,7 +77,9 @@ impl StateReader {
             let snapshot = room.view().snapshot;
             return state_map_at(&mut tx, snapshot, place).await;
         }
-        let node = event_graph::nodes(&mut tx, [&last.event_id]).await?.pop();
+        let node = event_graph::find_nodes(&mut tx, [&last.event_id])
+            .await?
+            .pop();
         let after = node.and_then(|node| node.state_after);
         state_map(&mut tx, after.unwrap_or(last.state)).await
     }
@@ -103,7 +105,7 @@ impl StateReader {
     /// Returns the state of a room right after its creator joined.
     pub async fn first_state(&self, room: &Room) -> Result<StateMap> {
         let mut conn = self.db.read().await?;
-        let first = events::after(&mut conn, room.num, i64::MIN, FIRST_EVENTS).await?;
+        let first = events::after_place(&mut conn, room.num, i64::MIN, FIRST_EVENT_COUNT).await?;
         drop(conn);
         match first.last() {
             Some(last) => self.state_at(room, last.timeline).await,
@@ -125,12 +127,14 @@ impl StateReader {
             (after >= view.ring_after).then(|| {
                 let within = |place: i64| place > after && place <= up_to;
                 let events = view.ring.iter().filter(|event| within(event.timeline));
-                events.flat_map(|event| event.state_keys()).collect()
+                events
+                    .flat_map(|event| event.changed_state_keys())
+                    .collect()
             })
         };
         let keys: Vec<(StateEventType, String)> = match in_memory {
             Some(keys) => keys,
-            None => self.stored_changes(room, after, up_to).await?,
+            None => self.load_changed_keys(room, after, up_to).await?,
         };
         let mut changed: Vec<Arc<Pdu>> = Vec::new();
         for (kind, state_key) in keys {
@@ -143,7 +147,7 @@ impl StateReader {
         Ok(changed)
     }
 
-    async fn stored_changes(
+    async fn load_changed_keys(
         &self,
         room: &Room,
         after: i64,
@@ -153,7 +157,7 @@ impl StateReader {
         let snapshot = room.view().snapshot;
         let keys = state_snapshots::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
         let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
-        let texts = self.db.strings.texts(&mut conn, &numbers).await?;
+        let texts = self.db.strings.find_texts(&mut conn, &numbers).await?;
         let text = |number: i64| texts.get(&number).map(ToString::to_string);
         Ok(keys
             .into_iter()
@@ -163,7 +167,7 @@ impl StateReader {
 }
 
 /// Returns the state after a place in the timeline, if the events around it are in memory.
-fn in_memory(room: &Room, place: i64) -> Option<StateMap> {
+fn state_in_memory(room: &Room, place: i64) -> Option<StateMap> {
     let view = room.view();
     if view
         .ring

@@ -9,25 +9,25 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{RoomPreviews, join_rules::restriction, listing::listing};
+use super::{RoomPreviews, join_rules::restricted_rule, listing::build_listing};
 use crate::{
     error::{Error, Result},
-    matrix::{StateMap, Visibility},
+    matrix::{EventVisibility, StateMap},
     rooms::memory::room::Room,
     storage::{RoomNum, UserNum},
 };
 
 /// The most `allow` conditions of a room that are checked.
-const CONDITIONS: usize = 64;
+const MAX_ALLOW_CONDITIONS: usize = 64;
 /// The number of mutual rooms on a page.
-const MUTUAL_ROOMS: usize = 100;
+const MUTUAL_ROOMS_PER_PAGE: usize = 100;
 
 /// The summary of a room.
 ///
 /// This is not ruma's type, because that one leaves out the join rule of public rooms, which
 /// clients and tests expect.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Summary {
+pub struct RoomPreview {
     pub room_id: OwnedRoomId,
     /// `m.room.canonical_alias`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,13 +81,13 @@ pub struct MutualRooms {
     pub next: Option<RoomNum>,
 }
 
-impl Summary {
+impl RoomPreview {
     /// Returns the summary of a room with its current state.
-    pub fn of(room: &Room) -> Self {
+    pub fn from_room(room: &Room) -> Self {
         let view = room.view();
         let state = &view.state;
-        let listing = listing(state, view.joined_members);
-        let allowed = restriction(room, state).map(|restricted| {
+        let listing = build_listing(state, view.joined_members);
+        let allowed = restricted_rule(room, state).map(|restricted| {
             let rules = restricted.allow.into_iter();
             let named = rules.filter_map(|rule| match rule {
                 AllowRule::RoomMembership(condition) => Some(condition.room_id),
@@ -126,7 +126,7 @@ impl RoomPreviews {
     pub async fn may_preview(&self, room: &Room, user_id: Option<&UserId>) -> Result<bool> {
         let state: StateMap = room.view().state.clone();
         let membership = user_id.map(|user_id| state.membership(user_id));
-        if Visibility::of_state(&state) == Visibility::WorldReadable {
+        if EventVisibility::of_state(&state) == EventVisibility::WorldReadable {
             return Ok(true);
         }
         match membership {
@@ -143,7 +143,9 @@ impl RoomPreviews {
         };
         match user_id {
             Some(user_id) if !is_open => {
-                self.join_rules.meets_condition(room, &state, user_id).await
+                self.join_rules
+                    .meets_allow_condition(room, &state, user_id)
+                    .await
             }
             _ => Ok(is_open),
         }
@@ -151,10 +153,10 @@ impl RoomPreviews {
 
     /// Returns whether a user may see the summary of a room that another server describes. Users
     /// who cannot join the room may not see it.
-    pub async fn may_preview_elsewhere(
+    pub async fn may_preview_remote(
         &self,
         user_id: Option<&UserId>,
-        summary: &Summary,
+        summary: &RoomPreview,
     ) -> Result<bool> {
         let join_rule = &*summary.join_rule;
         if summary.world_readable || matches!(join_rule, "public" | "knock" | "knock_restricted") {
@@ -165,7 +167,7 @@ impl RoomPreviews {
         };
         if self
             .access
-            .inviter(&summary.room_id, user_id)
+            .find_inviter(&summary.room_id, user_id)
             .await?
             .is_some()
         {
@@ -173,7 +175,7 @@ impl RoomPreviews {
         }
         let allowed = summary.allowed_room_ids.iter().flatten();
         for room_id in allowed
-            .take(CONDITIONS)
+            .take(MAX_ALLOW_CONDITIONS)
             .filter(|_| join_rule == "restricted")
         {
             match self.memory.room(room_id).await {
@@ -188,7 +190,7 @@ impl RoomPreviews {
     }
 
     /// Returns the rooms that a user has in common with another user, starting after a given room.
-    pub async fn mutual_rooms(
+    pub async fn find_mutual_rooms(
         &self,
         user: UserNum,
         other: &UserId,
@@ -197,17 +199,17 @@ impl RoomPreviews {
         let Some(other) = self.memory.user_number(other).await? else {
             return Ok(MutualRooms::default());
         };
-        let other = self.memory.of_user(other).await?;
-        let mut shared = self.memory.of_user(user).await?.joined();
+        let other = self.memory.rooms_of_user(other).await?;
+        let mut shared = self.memory.rooms_of_user(user).await?.joined_rooms();
         shared.retain(|room| other.membership(*room) == MembershipState::Join);
         shared.sort_unstable();
         let count = shared.len();
         let rest = shared
             .into_iter()
             .filter(|room| after.is_none_or(|after| *room > after));
-        let mut rest: Vec<RoomNum> = rest.take(MUTUAL_ROOMS + 1).collect();
-        let has_more = rest.len() > MUTUAL_ROOMS;
-        rest.truncate(MUTUAL_ROOMS);
+        let mut rest: Vec<RoomNum> = rest.take(MUTUAL_ROOMS_PER_PAGE + 1).collect();
+        let has_more = rest.len() > MUTUAL_ROOMS_PER_PAGE;
+        rest.truncate(MUTUAL_ROOMS_PER_PAGE);
         let next = rest.last().copied().filter(|_| has_more);
         let mut page = Vec::with_capacity(rest.len());
         for room in rest {

@@ -10,28 +10,28 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId};
 use super::Relations;
 use crate::{
     error::{Error, Result},
-    matrix::{Counters, rel_type},
-    rooms::{Access, Audience, Bundles, Page, memory::room::Room},
+    matrix::{NotificationCounters, rel_type},
+    rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
     storage::{
-        Change, Position, UserNum,
+        JournalChange, Position, UserNum,
         rooms::{
             relations,
-            thread_subscriptions::{self, NewSubscription},
+            thread_subscriptions::{self, NewThreadSubscription},
             threads,
         },
     },
 };
 
 /// Threads read in one query.
-const CHUNK: i64 = 50;
+const THREADS_PER_QUERY: i64 = 50;
 /// The most threads that one page reads before it ends short.
-const LOOKED_AT: usize = 1_000;
+const MAX_READ_THREADS: usize = 1_000;
 /// The most threads of a room whose unread counts are sent: those with the newest events.
-const COUNTED: i64 = 1_000;
+const MAX_COUNTED_THREADS: i64 = 1_000;
 
 /// The threads that a list includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
+pub enum ThreadFilter {
     /// All threads.
     All,
     /// Threads that the user has started or replied in.
@@ -44,9 +44,9 @@ pub struct ThreadCount {
     /// The root event of the thread.
     pub root: OwnedEventId,
     /// Its counters now.
-    pub now: Counters,
+    pub now: NotificationCounters,
     /// Its counters at the requested place in the timeline.
-    pub base: Counters,
+    pub base: NotificationCounters,
 }
 
 /// A change of a subscription to a thread.
@@ -64,15 +64,17 @@ pub struct SubscriptionChange {
 impl Relations {
     /// Returns the root events of a room's threads, the one with the newest reply first, and their
     /// aggregations. Threads in which the user may see no reply are left out.
-    pub async fn threads(
+    pub async fn list_threads(
         &self,
         room: &Arc<Room>,
-        access: &Access,
-        audience: Audience<'_>,
-        wanted: (Threads, Option<i64>, usize),
-    ) -> Result<(Page, Bundles)> {
-        let mut page = self.thread_roots(room, access, audience, wanted).await?;
-        let bundles = self.bundles(room, audience, &page.events).await?;
+        access: &UserAccess,
+        audience: AggregationViewer<'_>,
+        wanted: (ThreadFilter, Option<i64>, usize),
+    ) -> Result<(TimelinePage, AggregationsByEvent)> {
+        let mut page = self
+            .load_thread_roots(room, access, audience, wanted)
+            .await?;
+        let bundles = self.load_aggregations(room, audience, &page.events).await?;
         page.events.retain(|event| {
             let bundle = bundles.get(&event.pdu.event_id);
             bundle.is_some_and(|bundle| bundle.thread.is_some())
@@ -80,25 +82,25 @@ impl Relations {
         Ok((page, bundles))
     }
 
-    async fn thread_roots(
+    async fn load_thread_roots(
         &self,
         room: &Arc<Room>,
-        access: &Access,
-        audience: Audience<'_>,
-        (include, from, limit): (Threads, Option<i64>, usize),
-    ) -> Result<Page> {
-        let mut page = Page {
+        access: &UserAccess,
+        audience: AggregationViewer<'_>,
+        (include, from, limit): (ThreadFilter, Option<i64>, usize),
+    ) -> Result<TimelinePage> {
+        let mut page = TimelinePage {
             events: Vec::new(),
             end: None,
         };
         let mut from = from.unwrap_or(i64::MAX);
         let mut looked_at = 0;
-        while looked_at < LOOKED_AT {
-            let (rows, replied) = self.thread_rows(room, audience.user, from).await?;
-            let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+        while looked_at < MAX_READ_THREADS {
+            let (rows, replied) = self.load_thread_rows(room, audience.user, from).await?;
+            let is_last = i64::try_from(rows.len()).unwrap_or(0) < THREADS_PER_QUERY;
             let roots = self
                 .timeline
-                .with_ids(room, rows.iter().map(|row| &row.root))
+                .load_events_by_id(room, rows.iter().map(|row| &row.root))
                 .await?;
             for row in rows {
                 if page.events.len() == limit {
@@ -111,10 +113,10 @@ impl Relations {
                     continue;
                 };
                 let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
-                if is_own || include == Threads::All {
+                if is_own || include == ThreadFilter::All {
                     // A thread started by an ignored user is listed, but its root event is
                     // redacted.
-                    let event = access.seen_or_redacted(begun.clone(), &room.rules);
+                    let event = access.redact_if_hidden(begun.clone(), &room.rules);
                     page.events.push(event);
                 }
             }
@@ -126,35 +128,36 @@ impl Relations {
         Ok(page)
     }
 
-    async fn thread_rows(
+    async fn load_thread_rows(
         &self,
         room: &Room,
         user: UserNum,
         from: i64,
     ) -> Result<(Vec<threads::ThreadRow>, Vec<String>)> {
         let mut conn = self.db.read().await?;
-        let rows = threads::before(&mut conn, room.num, from, CHUNK).await?;
+        let rows = threads::before_place(&mut conn, room.num, from, THREADS_PER_QUERY).await?;
         let strings = &self.db.strings;
-        let rel_type = strings.find(&mut conn, rel_type::THREAD).await?;
+        let rel_type = strings.find_number(&mut conn, rel_type::M_THREAD).await?;
         let roots = rows.iter().map(|row| &row.root);
         let rel_type = rel_type.unwrap_or_default();
-        let replied = relations::related_by(&mut conn, room.num, roots, rel_type, user).await?;
+        let replied =
+            relations::parents_related_by(&mut conn, room.num, roots, rel_type, user).await?;
         Ok((rows, replied))
     }
 
     /// Returns the threads with events after a place in the timeline, with their counters now and
     /// at that place.
-    pub async fn active_threads(&self, room: &Room, place: i64) -> Result<Vec<ThreadCount>> {
+    pub async fn load_active_threads(&self, room: &Room, place: i64) -> Result<Vec<ThreadCount>> {
         let mut conn = self.db.read().await?;
-        let rows = threads::active_after(&mut conn, room.num, place, COUNTED).await?;
+        let rows = threads::active_after(&mut conn, room.num, place, MAX_COUNTED_THREADS).await?;
         let count = |row: threads::ThreadCounts| {
             Some(ThreadCount {
                 root: OwnedEventId::try_from(row.root).ok()?,
-                now: Counters {
+                now: NotificationCounters {
                     notified: row.notified,
                     mentioned: row.mentioned,
                 },
-                base: Counters {
+                base: NotificationCounters {
                     notified: row.base_notified,
                     mentioned: row.base_mentioned,
                 },
@@ -173,15 +176,18 @@ impl Relations {
     /// unsubscribed after that event.
     pub async fn subscribe(
         &self,
-        (room, access): (&Arc<Room>, &Access),
+        (room, access): (&Arc<Room>, &UserAccess),
         user: UserNum,
         thread_root: &EventId,
         automatic: Option<&EventId>,
     ) -> Result<()> {
-        self.timeline.event(room, access, thread_root).await?;
+        self.timeline.load_event(room, access, thread_root).await?;
         let cause = match automatic {
             None => None,
-            Some(cause) => Some(self.cause(room, access, thread_root, cause).await?),
+            Some(cause) => Some(
+                self.find_reply_place(room, access, thread_root, cause)
+                    .await?,
+            ),
         };
         let mut tx = self.db.write().await?;
         let known =
@@ -195,8 +201,8 @@ impl Relations {
             (Some(known), None) if known.subscribed && !known.automatic => return Ok(()),
             _ => {}
         }
-        let position = tx.position();
-        let new = NewSubscription {
+        let position = tx.next_position();
+        let new = NewThreadSubscription {
             user,
             room: room.num,
             root: thread_root.as_str(),
@@ -205,25 +211,25 @@ impl Relations {
             position,
         };
         thread_subscriptions::set(&mut tx, &new).await?;
-        tx.publish(position, Change::ThreadSubscription { user });
+        tx.publish(position, JournalChange::ThreadSubscription { user });
         tx.commit().await
     }
 
     /// Returns the place in the timeline of an event that must be a reply in a thread.
-    async fn cause(
+    async fn find_reply_place(
         &self,
         room: &Arc<Room>,
-        access: &Access,
+        access: &UserAccess,
         thread_root: &EventId,
         cause: &EventId,
     ) -> Result<i64> {
         let not_in_thread =
             || Error::NotInThread(format!("{cause} is not in the thread of {thread_root}"));
-        let event = self.timeline.event(room, access, cause).await;
+        let event = self.timeline.load_event(room, access, cause).await;
         let event = event.map_err(|_| not_in_thread())?;
         let is_reply = event
             .pdu
-            .relates_by(rel_type::THREAD)
+            .relation_target(rel_type::M_THREAD)
             .is_some_and(|to| to == thread_root);
         is_reply.then_some(event.timeline).ok_or_else(not_in_thread)
     }
@@ -235,19 +241,19 @@ impl Relations {
     /// [`Error::NotFound`] for a thread that the user cannot see.
     pub async fn unsubscribe(
         &self,
-        (room, access): (&Arc<Room>, &Access),
+        (room, access): (&Arc<Room>, &UserAccess),
         user: UserNum,
         thread_root: &EventId,
     ) -> Result<()> {
-        self.timeline.event(room, access, thread_root).await?;
+        self.timeline.load_event(room, access, thread_root).await?;
         let mut tx = self.db.write().await?;
         let known =
             thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
         if !known.is_some_and(|known| known.subscribed) {
             return Ok(());
         }
-        let position = tx.position();
-        let ended = NewSubscription {
+        let position = tx.next_position();
+        let ended = NewThreadSubscription {
             user,
             room: room.num,
             root: thread_root.as_str(),
@@ -256,7 +262,7 @@ impl Relations {
             position,
         };
         thread_subscriptions::set(&mut tx, &ended).await?;
-        tx.publish(position, Change::ThreadSubscription { user });
+        tx.publish(position, JournalChange::ThreadSubscription { user });
         tx.commit().await
     }
 
@@ -265,13 +271,13 @@ impl Relations {
     /// # Errors
     ///
     /// [`Error::NotFound`] without a subscription, or for a thread that the user cannot see.
-    pub async fn subscription(
+    pub async fn is_subscription_automatic(
         &self,
-        (room, access): (&Arc<Room>, &Access),
+        (room, access): (&Arc<Room>, &UserAccess),
         user: UserNum,
         thread_root: &EventId,
     ) -> Result<bool> {
-        self.timeline.event(room, access, thread_root).await?;
+        self.timeline.load_event(room, access, thread_root).await?;
         let mut conn = self.db.read().await?;
         let known =
             thread_subscriptions::get(&mut conn, user, room.num, thread_root.as_str()).await?;
@@ -283,7 +289,7 @@ impl Relations {
 
     /// Returns the latest changes of a user's subscriptions before one position and after another,
     /// newest first.
-    pub async fn subscription_changes(
+    pub async fn load_subscription_changes(
         &self,
         user: UserNum,
         (before, after): (Position, Position),

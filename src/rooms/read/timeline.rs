@@ -10,13 +10,13 @@ use ruma::{
 use super::Timeline;
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, StateMap, TimelineEvent, Visibility, head},
+    matrix::{EventVisibility, Pdu, StateMap, TimelineEvent, write_event_head},
     rooms::{
-        Access,
+        UserAccess,
         memory::{load, room::Room},
     },
     storage::{
-        Read,
+        ReadAccess,
         rooms::{
             events::{self, EventRow},
             state_snapshots, timeline_gaps,
@@ -26,12 +26,12 @@ use crate::{
 
 /// The most events that one page reads before it ends short, since a filter or the history
 /// visibility may hide most of them.
-const LOOKED_AT: usize = 2_000;
+const MAX_READ_EVENTS: usize = 2_000;
 /// The number of hidden events in a row after which the timeline of a sync ends. Usually everything
 /// before the user joined is hidden.
-const HIDDEN_IN_A_ROW: usize = 100;
+const MAX_HIDDEN_IN_A_ROW: usize = 100;
 /// Rows read in one query.
-const CHUNK: i64 = 100;
+const ROWS_PER_QUERY: i64 = 100;
 
 /// A request for a page of a timeline.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +48,7 @@ pub struct PageRequest {
 
 /// A page of a timeline.
 #[derive(Debug)]
-pub struct Page {
+pub struct TimelinePage {
     /// The events, in the requested order.
     pub events: Vec<Arc<TimelineEvent>>,
     /// The start of the next page; `None` on the last page.
@@ -73,7 +73,7 @@ impl HiddenEvents {
     }
 
     /// Returns whether one of the hidden events replaced this older event.
-    pub fn replace(&self, pdu: &Pdu) -> bool {
+    pub fn has_replaced(&self, pdu: &Pdu) -> bool {
         let state_key = pdu.state_key.as_ref();
         state_key.is_some_and(|key| self.state.contains(&(pdu.kind.clone(), key.clone())))
     }
@@ -81,84 +81,84 @@ impl HiddenEvents {
 
 /// The treatment of gaps, where this server lacks events of the timeline.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gaps {
-    PassedOver,
-    EndThePage,
+enum GapHandling {
+    SkipGaps,
+    EndAtGap,
 }
 
 /// An event and the events around it.
 #[derive(Debug)]
-pub struct Context {
+pub struct TimelineContext {
     /// The event itself.
     pub event: Arc<TimelineEvent>,
     /// Events before it, newest first.
-    pub before: Page,
+    pub before: TimelinePage,
     /// Events after it, oldest first.
-    pub after: Page,
+    pub after: TimelinePage,
 }
 
 impl Timeline {
     /// Returns a page of a room's timeline, without events that the user may not see or that
     /// `wanted` excludes.
-    pub async fn page(
+    pub async fn load_page(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Page> {
-        self.read_page(room, (access, Gaps::PassedOver), request, wanted)
+    ) -> Result<TimelinePage> {
+        self.read_page(room, (access, GapHandling::SkipGaps), request, wanted)
             .await
     }
 
-    /// Like [`Rooms::page`], read backwards, but the page ends where events are missing, and before
+    /// Like [`Rooms::load_page`], read backwards, but the page ends where events are missing, and before
     /// an event that was replaced by one that the user may not see.
-    pub async fn page_without_gap(
+    pub async fn load_page_until_gap(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Page> {
-        self.read_page(room, (access, Gaps::EndThePage), request, wanted)
+    ) -> Result<TimelinePage> {
+        self.read_page(room, (access, GapHandling::EndAtGap), request, wanted)
             .await
     }
 
     async fn read_page(
         &self,
         room: &Room,
-        (access, gaps): (&Access, Gaps),
+        (access, gaps): (&UserAccess, GapHandling),
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Page> {
+    ) -> Result<TimelinePage> {
         let mut found = Vec::new();
         let mut from = request.from;
         let mut looked_at = 0;
         let mut hidden = HiddenEvents::default();
         let mut hidden_in_a_row = 0;
         let gap = match gaps {
-            Gaps::EndThePage => self.newest_gap(room, request).await?,
-            Gaps::PassedOver => None,
+            GapHandling::EndAtGap => self.find_newest_gap(room, request).await?,
+            GapHandling::SkipGaps => None,
         };
-        let page = |events, end| Page { events, end };
-        while looked_at < LOOKED_AT {
-            let rows = self.rows(room, from, request.dir).await?;
-            let is_last = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+        let page = |events, end| TimelinePage { events, end };
+        while looked_at < MAX_READ_EVENTS {
+            let rows = self.load_rows(room, from, request.dir).await?;
+            let is_last = i64::try_from(rows.len()).unwrap_or(0) < ROWS_PER_QUERY;
             for row in rows {
                 // The gap is checked first: even if the reader knows this event, some events in
                 // between are missing.
                 if gap.is_some_and(|gap| row.timeline < gap) {
                     return Ok(page(found, Some(from)));
                 }
-                if passes(request.to, row.timeline, request.dir) {
+                if is_past_end(request.to, row.timeline, request.dir) {
                     return Ok(page(found, None));
                 }
                 looked_at += 1;
-                let before = std::mem::replace(&mut from, after(&row, request.dir));
+                let before = std::mem::replace(&mut from, place_after(&row, request.dir));
                 if row.withheld {
                     continue;
                 }
-                let event = self.event_of(room, row).await?;
+                let event = self.load_event_from_row(room, row).await?;
                 let is_visible = access.may_see(&event);
                 if is_visible {
                     hidden_in_a_row = 0;
@@ -166,14 +166,15 @@ impl Timeline {
                     hidden.add(&event.pdu);
                     hidden_in_a_row += 1;
                 }
-                let is_shown = is_visible && !access.hides(&event.pdu) && wanted(&event.pdu);
-                if is_shown && gaps == Gaps::EndThePage && hidden.replace(&event.pdu) {
+                let is_shown = is_visible && !access.hides_event(&event.pdu) && wanted(&event.pdu);
+                if is_shown && gaps == GapHandling::EndAtGap && hidden.has_replaced(&event.pdu) {
                     return Ok(page(found, Some(before)));
                 }
                 if is_shown {
-                    found.push(access.seen(event, &room.rules));
+                    found.push(access.redact_if_erased(event, &room.rules));
                 }
-                let is_hidden_here = gaps == Gaps::EndThePage && hidden_in_a_row >= HIDDEN_IN_A_ROW;
+                let is_hidden_here =
+                    gaps == GapHandling::EndAtGap && hidden_in_a_row >= MAX_HIDDEN_IN_A_ROW;
                 if is_hidden_here || found.len() >= request.limit {
                     return Ok(page(found, Some(from)));
                 }
@@ -187,26 +188,33 @@ impl Timeline {
 
     /// Returns the place of the newest gap within a page. Some events before that place are
     /// missing.
-    async fn newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
+    async fn find_newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
         let mut conn = self.db.read().await?;
         let span = (request.to.unwrap_or(i64::MIN), request.from);
-        let gaps = timeline_gaps::within(&mut conn, room.num, span, 1).await?;
+        let gaps = timeline_gaps::gaps_between(&mut conn, room.num, span, 1).await?;
         Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 
-    async fn rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
+    async fn load_rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
         let mut conn = self.db.read().await?;
         match dir {
             Direction::Backward => {
-                events::before(&mut conn, room.num, from.saturating_add(1), CHUNK).await
+                events::before_place(&mut conn, room.num, from.saturating_add(1), ROWS_PER_QUERY)
+                    .await
             }
-            Direction::Forward => events::after(&mut conn, room.num, from, CHUNK).await,
+            Direction::Forward => {
+                events::after_place(&mut conn, room.num, from, ROWS_PER_QUERY).await
+            }
         }
     }
 
     /// Returns the event of a stored row, with the state event that it replaced and the redaction
     /// that applies to it.
-    pub(crate) async fn event_of(&self, room: &Room, row: EventRow) -> Result<Arc<TimelineEvent>> {
+    pub(crate) async fn load_event_from_row(
+        &self,
+        room: &Room,
+        row: EventRow,
+    ) -> Result<Arc<TimelineEvent>> {
         let in_memory = {
             let view = room.view();
             (row.timeline > view.ring_after)
@@ -225,29 +233,34 @@ impl Timeline {
         let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
         let mut conn = self.db.read().await?;
         let redaction = row.redacted_by.clone();
-        let mut event = event_of_row(row, pdu, &room.rules);
+        let mut event = event_from_row(row, pdu, &room.rules);
         if let Some(redaction) = redaction {
             event.redacted_by = load::pdu_by_id(&mut conn, &redaction).await?.map(Arc::new);
         }
         if let Some(state_key) = event.pdu.state_key.clone() {
-            event.state_before = Some(self.replaced_state(&mut conn, &event, &state_key).await?);
+            event.state_before = Some(
+                self.load_replaced_state(&mut conn, &event, &state_key)
+                    .await?,
+            );
         }
         Ok(Arc::new(event))
     }
 
     /// Returns the part of the state before an event that contains the state event it replaced.
-    async fn replaced_state(
+    async fn load_replaced_state(
         &self,
-        conn: &mut impl Read,
+        conn: &mut impl ReadAccess,
         event: &TimelineEvent,
         state_key: &str,
     ) -> Result<StateMap> {
         let mut before = StateMap::default();
         let strings = &self.db.strings;
-        let kind = strings.find(conn, &event.pdu.kind.to_string()).await?;
-        let key = strings.find(conn, state_key).await?;
+        let kind = strings
+            .find_number(conn, &event.pdu.kind.to_string())
+            .await?;
+        let key = strings.find_number(conn, state_key).await?;
         if let (Some(kind), Some(key)) = (kind, key)
-            && let Some(row) = state_snapshots::get(conn, event.snapshot, kind, key).await?
+            && let Some(row) = state_snapshots::state_event(conn, event.snapshot, kind, key).await?
             && let Some((event_id, json)) = row.event_id.zip(row.json)
         {
             before.insert(Arc::new(Pdu::parse(parse_event_id(&event_id)?, &json)?));
@@ -261,28 +274,30 @@ impl Timeline {
     ///
     /// [`Error::NotFound`] when the event does not exist, the user may not see it, or the user
     /// ignores its sender.
-    pub async fn event(
+    pub async fn load_event(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         event_id: &EventId,
     ) -> Result<Arc<TimelineEvent>> {
-        let event = self.visible_event(room, access, event_id).await?;
-        if access.hides(&event.pdu) {
+        let event = self.load_visible_event(room, access, event_id).await?;
+        if access.hides_event(&event.pdu) {
             return Err(no_such_event());
         }
         Ok(event)
     }
 
-    /// Like [`Rooms::event`], but also returns events of ignored users.
-    pub(crate) async fn visible_event(
+    /// Like [`Rooms::load_event`], but also returns events of ignored users.
+    pub(crate) async fn load_visible_event(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         event_id: &EventId,
     ) -> Result<Arc<TimelineEvent>> {
         match self.find_event(room, event_id).await? {
-            Some(event) if access.may_see(&event) => Ok(access.seen(event, &room.rules)),
+            Some(event) if access.may_see(&event) => {
+                Ok(access.redact_if_erased(event, &room.rules))
+            }
             _ => Err(no_such_event()),
         }
     }
@@ -292,7 +307,7 @@ impl Timeline {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the event does not exist.
-    pub async fn room_of_event(&self, event_id: &EventId) -> Result<Arc<Room>> {
+    pub async fn find_room_of_event(&self, event_id: &EventId) -> Result<Arc<Room>> {
         let row = {
             let mut conn = self.db.read().await?;
             events::get(&mut conn, event_id.as_str()).await?
@@ -323,7 +338,9 @@ impl Timeline {
             events::get(&mut conn, event_id.as_str()).await?
         };
         match row {
-            Some(row) if row.room == room.num => self.event_of(room, row).await.map(Some),
+            Some(row) if row.room == room.num => {
+                self.load_event_from_row(room, row).await.map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -333,27 +350,28 @@ impl Timeline {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the event does not exist or the user may not see it.
-    pub async fn context(
+    pub async fn load_context(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         event_id: &EventId,
         limit: usize,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Context> {
-        let event = self.event(room, access, event_id).await?;
+    ) -> Result<TimelineContext> {
+        let event = self.load_event(room, access, event_id).await?;
         let limits = (limit / 2, limit - limit / 2);
-        self.around((room, access), event, limits, wanted).await
+        self.load_events_around((room, access), event, limits, wanted)
+            .await
     }
 
     /// Returns an event that the user may see, with at most this many events before and after it.
-    pub async fn around(
+    pub async fn load_events_around(
         &self,
-        (room, access): (&Room, &Access),
+        (room, access): (&Room, &UserAccess),
         event: Arc<TimelineEvent>,
         limits: (usize, usize),
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Context> {
+    ) -> Result<TimelineContext> {
         let page = |from, dir, limit| PageRequest {
             from,
             to: None,
@@ -362,28 +380,30 @@ impl Timeline {
         };
         let before = page(event.timeline - 1, Direction::Backward, limits.0);
         let after = page(event.timeline, Direction::Forward, limits.1);
-        Ok(Context {
-            before: self.short_page(room, access, before, wanted).await?,
-            after: self.short_page(room, access, after, wanted).await?,
+        Ok(TimelineContext {
+            before: self
+                .load_page_or_start(room, access, before, wanted)
+                .await?,
+            after: self.load_page_or_start(room, access, after, wanted).await?,
             event,
         })
     }
 
     /// Returns a page. If its limit is 0, returns an empty page that names its start.
-    async fn short_page(
+    async fn load_page_or_start(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> Result<Page> {
+    ) -> Result<TimelinePage> {
         if request.limit == 0 {
-            return Ok(Page {
+            return Ok(TimelinePage {
                 events: Vec::new(),
                 end: Some(request.from),
             });
         }
-        self.page(room, access, request, wanted).await
+        self.load_page(room, access, request, wanted).await
     }
 }
 
@@ -392,14 +412,14 @@ fn no_such_event() -> Error {
 }
 
 /// Returns the place from which to continue after an event.
-fn after(row: &EventRow, dir: Direction) -> i64 {
+fn place_after(row: &EventRow, dir: Direction) -> i64 {
     match dir {
         Direction::Backward => row.timeline - 1,
         Direction::Forward => row.timeline,
     }
 }
 
-pub(crate) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
+pub(crate) fn is_past_end(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
     match (to, dir) {
         (None, _) => false,
         (Some(to), Direction::Backward) => timeline <= to,
@@ -408,7 +428,7 @@ pub(crate) fn passes(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
 }
 
 /// Returns the event of a stored row, without the state before it.
-pub(crate) fn event_of_row(
+pub(crate) fn event_from_row(
     row: EventRow,
     pdu: Arc<Pdu>,
     rules: &RoomVersionRules,
@@ -417,17 +437,17 @@ pub(crate) fn event_of_row(
         // The event may have been stored earlier, without a place in the timeline.
         position: row.timeline,
         timeline: row.timeline,
-        head: head(&pdu, rules),
+        head: write_event_head(&pdu, rules),
         pdu,
         is_withheld: row.withheld,
-        visibility: Visibility::from_number(row.visibility),
+        visibility: EventVisibility::from_number(row.visibility),
         snapshot: row.state,
         state_before: None,
         resolved: None,
         notified: row.notified,
         mentioned: row.mentioned,
-        threaded: row.threaded(),
-        thread: row.in_thread(),
+        threaded_counters: row.threaded_counters(),
+        thread: row.thread_position(),
         exceptions: Vec::new(),
         device: row.device,
         txn_id: row.txn_id,

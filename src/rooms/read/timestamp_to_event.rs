@@ -5,14 +5,14 @@ use ruma::{OwnedEventId, api::Direction};
 use super::Timeline;
 use crate::{
     error::{Error, Result},
-    rooms::{Access, memory::room::Room},
+    rooms::{UserAccess, memory::room::Room},
     storage::rooms::events,
 };
 
 /// Events read in one query.
-const CHUNK: i64 = 100;
+const EVENTS_PER_QUERY: i64 = 100;
 /// The most events that are read. All of them may be hidden from the user.
-const LOOKED_AT: usize = 2_000;
+const MAX_READ_EVENTS: usize = 2_000;
 
 impl Timeline {
     /// Returns the event closest to a timestamp in the given direction, with its own timestamp.
@@ -20,10 +20,10 @@ impl Timeline {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none that the user may see.
-    pub async fn event_at_time(
+    pub async fn find_event_at_time(
         &self,
         room: &Room,
-        access: &Access,
+        access: &UserAccess,
         ts: i64,
         dir: Direction,
     ) -> Result<(OwnedEventId, i64)> {
@@ -33,15 +33,15 @@ impl Timeline {
         };
         let mut looked_at = 0;
         let none = || Error::not_found("you may see no event on that side of the timestamp");
-        while looked_at < LOOKED_AT {
+        while looked_at < MAX_READ_EVENTS {
             let rows = {
                 let mut conn = self.db.read().await?;
                 match dir {
                     Direction::Forward => {
-                        events::made_after(&mut conn, room.num, from, CHUNK).await?
+                        events::made_after(&mut conn, room.num, from, EVENTS_PER_QUERY).await?
                     }
                     Direction::Backward => {
-                        events::made_before(&mut conn, room.num, from, CHUNK).await?
+                        events::made_before(&mut conn, room.num, from, EVENTS_PER_QUERY).await?
                     }
                 }
             };

@@ -13,34 +13,34 @@ use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use super::EventReceiver;
 use crate::{
     error::{Error, Result},
-    matrix::{Counters, InThread, Pdu, StateMap, Verified},
+    matrix::{NotificationCounters, Pdu, StateMap, ThreadPosition, VerifiedEvent},
     rooms::{
-        Help, Received,
+        ReceiveHints, ReceiveOutcome,
         log::{
-            append::{Numbers, intern, visibility_of},
+            append::{EventNumbers, event_visibility, intern_event},
             redactions, relations,
-            snapshots::{self, Base},
+            snapshots::{self, SnapshotBase},
         },
-        memory::room::{Room, Tip},
+        memory::room::{Room, RoomTip},
     },
     storage::{
-        Change, RoomNum, WriteTx,
+        JournalChange, RoomNum, WriteTx,
         rooms::{
             event_graph,
-            events::{self, NewEvent, Status},
+            events::{self, EventStatus, NewEventRow},
             timeline_gaps,
         },
     },
 };
 
 /// The largest number of missing events that are read for one list of gaps.
-const GAPS: i64 = 100;
+const MAX_GAPS_PER_QUERY: i64 = 100;
 /// The largest number of events in one call.
-const MAX_EVENTS: usize = 500;
+const MAX_BACKFILL_EVENTS: usize = 500;
 
 /// A place in a timeline before which events are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gap {
+pub struct TimelineGap {
     /// The place of the event that follows what is missing.
     pub place: i64,
     /// The missing events that this event follows.
@@ -49,27 +49,28 @@ pub struct Gap {
 
 /// The outcome of a backfill.
 #[derive(Debug, Default)]
-pub struct Backfilled {
+pub struct BackfillOutcome {
     /// The number of events that were added to the timeline.
     pub stored: usize,
     /// Events that were not stored because others are missing: the state before them is needed, or
     /// their auth events.
-    pub missing: Vec<(OwnedEventId, Received)>,
+    pub missing: Vec<(OwnedEventId, ReceiveOutcome)>,
 }
 
 impl EventReceiver {
     /// Returns the gaps in a span of a room's timeline, the newest first.
-    pub async fn gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<Gap>> {
+    pub async fn find_gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<TimelineGap>> {
         let mut conn = self.db.read().await?;
-        let mut found: Vec<Gap> = Vec::new();
+        let mut found: Vec<TimelineGap> = Vec::new();
         for (event_id, place) in
-            timeline_gaps::within(&mut conn, room.num, (after, up_to), GAPS).await?
+            timeline_gaps::gaps_between(&mut conn, room.num, (after, up_to), MAX_GAPS_PER_QUERY)
+                .await?
         {
             let event_id = OwnedEventId::try_from(event_id)
                 .map_err(|source| Error::internal("read an event id", source))?;
             match found.last_mut().filter(|gap| gap.place == place) {
                 Some(gap) => gap.missing.push(event_id),
-                None => found.push(Gap {
+                None => found.push(TimelineGap {
                     place,
                     missing: vec![event_id],
                 }),
@@ -87,59 +88,68 @@ impl EventReceiver {
         &self,
         room: &Room,
         origin: &ServerName,
-        events: Vec<Verified>,
+        events: Vec<VerifiedEvent>,
         states: &HashMap<OwnedEventId, Vec<OwnedEventId>>,
-    ) -> Result<Backfilled> {
-        if events.len() > MAX_EVENTS {
+    ) -> Result<BackfillOutcome> {
+        if events.len() > MAX_BACKFILL_EVENTS {
             return Err(Error::TooLarge("there are too many events".to_owned()));
         }
-        let mut backfilled = Backfilled::default();
+        let mut backfilled = BackfillOutcome::default();
         let origin = origin.to_owned();
-        let order = self.order(room.num, &events).await?;
+        let order = self.plan_history_order(room.num, &events).await?;
         for event in order.into_iter().filter_map(|n| events.get(n)) {
             let id = event.pdu().event_id.clone();
-            let help = Help {
+            let help = ReceiveHints {
                 state_before: states.get(&id).cloned(),
-                ..Help::default()
+                ..ReceiveHints::default()
             };
-            match self.take_history(room, &origin, event, help).await? {
-                Received::Accepted => backfilled.stored += 1,
-                missing @ Received::Missing { .. } => backfilled.missing.push((id, missing)),
-                Received::Duplicate | Received::Rejected(_) | Received::SoftFailed(_) => {}
+            match self
+                .receive_history_event(room, &origin, event, help)
+                .await?
+            {
+                ReceiveOutcome::Accepted => backfilled.stored += 1,
+                missing @ ReceiveOutcome::Missing { .. } => backfilled.missing.push((id, missing)),
+                ReceiveOutcome::Duplicate
+                | ReceiveOutcome::Rejected(_)
+                | ReceiveOutcome::SoftFailed(_) => {}
             }
         }
         Ok(backfilled)
     }
 
-    async fn take_history(
+    async fn receive_history_event(
         &self,
         room: &Room,
         origin: &OwnedServerName,
-        event: &Verified,
-        help: Help,
-    ) -> Result<Received> {
+        event: &VerifiedEvent,
+        help: ReceiveHints,
+    ) -> Result<ReceiveOutcome> {
         let (num, origin, event) = (room.num, origin.clone(), event.clone());
         let took = self
             .tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.receive_now(num, &origin, &event, &help).await
+                rooms.receive_with_state(num, &origin, &event, &help).await
             });
         Ok(took.await?.0)
     }
 
     /// Returns the order in which history is stored, the oldest first, and records the place of
     /// each event: as many places before the gap as there are events between.
-    async fn order(&self, room: RoomNum, events: &[Verified]) -> Result<Vec<usize>> {
+    async fn plan_history_order(
+        &self,
+        room: RoomNum,
+        events: &[VerifiedEvent],
+    ) -> Result<Vec<usize>> {
         let mut tx = self.db.write().await?;
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
-        let nodes = event_graph::nodes(&mut tx, ids).await?.into_iter();
+        let nodes = event_graph::find_nodes(&mut tx, ids).await?.into_iter();
         let known = nodes.filter(|node| node.timeline.is_some());
         let known: HashSet<String> = known.map(|node| node.event_id).collect();
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
-        let gaps = timeline_gaps::among(&mut tx, room, ids).await?;
+        let gaps = timeline_gaps::missing_among(&mut tx, room, ids).await?;
         let mut gaps: HashMap<String, i64> = gaps.into_iter().collect();
         let mut newest_first: Vec<(usize, &Pdu)> =
-            events.iter().map(Verified::pdu).enumerate().collect();
+            events.iter().map(VerifiedEvent::pdu).enumerate().collect();
         newest_first.sort_by_key(|(_, pdu)| std::cmp::Reverse((pdu.depth, pdu.origin_server_ts)));
         let mut order = Vec::new();
         let mut taken: HashMap<i64, i64> = HashMap::new();
@@ -149,7 +159,9 @@ impl EventReceiver {
                 continue;
             };
             let place = taken.entry(gap).or_insert(gap);
-            let own = timeline_gaps::among(&mut tx, room, [id]).await?.is_empty();
+            let own = timeline_gaps::missing_among(&mut tx, room, [id])
+                .await?
+                .is_empty();
             if own {
                 timeline_gaps::insert(&mut tx, room, [id], *place).await?;
             }
@@ -166,33 +178,36 @@ impl EventReceiver {
 }
 
 /// Stores an event in the gap before a place of the timeline; returns its position.
-pub(crate) async fn store(
+pub(crate) async fn store_history_event(
     tx: &mut WriteTx,
     room: &Room,
-    tip: &mut Tip,
-    event: &Verified,
+    tip: &mut RoomTip,
+    event: &VerifiedEvent,
     (gap, stored_at, (base, before, missing)): (
         i64,
         Option<i64>,
-        (Base, StateMap, Vec<OwnedEventId>),
+        (SnapshotBase, StateMap, Vec<OwnedEventId>),
     ),
 ) -> Result<Option<i64>> {
     let pdu = event.pdu();
-    let numbers = intern(tx, pdu, stored_at).await?;
+    let numbers = intern_event(tx, pdu, stored_at).await?;
     let withheld = redactions::is_withheld(tx, room, &before, pdu).await?;
-    let snapshot = snapshots::keep(tx, &base, tip.chain).await?;
+    let snapshot = snapshots::store_snapshot(tx, &base, tip.snapshot_chain).await?;
     let mut snapshot_after = snapshot;
     if let Some(state_key) = numbers.state_key {
-        let entry = (numbers.kind, state_key, Some(numbers.row));
-        snapshot_after = snapshots::branch(tx, snapshot, &[entry], tip.chain).await?;
+        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+        snapshot_after =
+            snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
     }
-    let place = free_place(tx, room, gap).await?;
+    let place = find_free_place(tx, room, gap).await?;
     let thread = match place {
-        Some(_) => relations::thread_of(tx, room.num, pdu, Counters::default()).await?,
+        Some(_) => {
+            relations::find_thread(tx, room.num, pdu, NotificationCounters::default()).await?
+        }
         None => None,
     };
-    let row = NewEvent {
-        position: numbers.row,
+    let row = NewEventRow {
+        position: numbers.stored_at,
         room: room.num,
         event_id: pdu.event_id.as_str(),
         timeline: place,
@@ -204,38 +219,45 @@ pub(crate) async fn store(
         backfilled: true,
         goes_out: false,
         withheld,
-        visibility: visibility_of(&before, pdu).number(),
-        status: Status::Accepted,
+        visibility: event_visibility(&before, pdu).number(),
+        status: EventStatus::Accepted,
         notified: 0,
         mentioned: 0,
-        threaded: Counters::default(),
+        threaded_counters: NotificationCounters::default(),
         thread: thread
             .as_ref()
-            .map(|thread: &InThread| (thread.root.as_str(), thread.counters)),
+            .map(|thread: &ThreadPosition| (thread.root.as_str(), thread.counters)),
         origin_server_ts: pdu.origin_server_ts.0.into(),
         transaction: None,
         json: event.json(),
     };
     if stored_at.is_some() {
-        events::place(tx, &row).await?;
+        events::set_place(tx, &row).await?;
     } else if !events::insert(tx, &row).await? {
         return Ok(None);
     }
-    timeline_gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
+    timeline_gaps::close_gap(tx, room.num, pdu.event_id.as_str()).await?;
     if let Some(place) = place {
         timeline_gaps::insert(tx, room.num, &missing, place).await?;
-        let stored = stored(room, &numbers, place);
-        relations::store(tx, stored, pdu, thread.as_ref()).await?;
+        let stored = stored_history_event(room, &numbers, place);
+        relations::store_relation(tx, stored, pdu, thread.as_ref()).await?;
     }
-    redactions::arrived(tx, room, tip, (pdu, &before)).await?;
-    tx.publish(numbers.position, Change::Backfilled { room: room.num });
+    redactions::apply_redactions_on_arrival(tx, room, tip, (pdu, &before)).await?;
+    tx.publish(
+        numbers.position,
+        JournalChange::Backfilled { room: room.num },
+    );
     Ok(Some(numbers.position))
 }
 
-fn stored(room: &Room, numbers: &Numbers, place: i64) -> relations::Stored {
-    relations::Stored {
+fn stored_history_event(
+    room: &Room,
+    numbers: &EventNumbers,
+    place: i64,
+) -> relations::RelatingEvent {
+    relations::RelatingEvent {
         room: room.num,
-        position: numbers.row,
+        position: numbers.stored_at,
         timeline: place,
         kind: numbers.kind,
         sender: numbers.sender,
@@ -243,7 +265,7 @@ fn stored(room: &Room, numbers: &Numbers, place: i64) -> relations::Stored {
 }
 
 /// Returns the place right before another one in a timeline, if it is free.
-async fn free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
+async fn find_free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
     let older = event_graph::place_before(tx, room.num, before).await?;
     let place = before - 1;
     Ok((older != Some(place)).then_some(place))

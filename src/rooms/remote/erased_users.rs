@@ -22,7 +22,7 @@ use crate::{
 /// State types that determine the authorisation rules of a room, its encryption, or its relation to
 /// other rooms. Redacting them would remove more than the sender's words: servers would disagree on
 /// what is allowed, or messages would be sent unencrypted.
-const KEPT_STATE: [StateEventType; 12] = [
+const KEPT_STATE_TYPES: [StateEventType; 12] = [
     StateEventType::RoomCreate,
     StateEventType::RoomPowerLevels,
     StateEventType::RoomJoinRules,
@@ -41,72 +41,79 @@ const KEPT_STATE: [StateEventType; 12] = [
 const KEPT_MEMBER_FIELDS: [&str; 2] = ["join_authorised_via_users_server", "third_party_invite"];
 
 /// Redacts events of erased users for one server.
-pub(crate) struct Eraser<'a> {
+pub(crate) struct ErasedUserRedactor<'a> {
     reader: &'a FederationReader,
     server: &'a ServerName,
-    erased: Arc<ErasedUsers>,
-    /// Rooms that were loaded already. `was_there` says for a room and the time at which a user was
+    erased_users: Arc<ErasedUsers>,
+    /// Rooms that were loaded already. `server_was_in_room` says for a room and the time at which a user was
     /// erased whether the server was in the room then.
-    looked_up: HashMap<OwnedRoomId, Arc<Room>>,
-    was_there: HashMap<(OwnedRoomId, Position), bool>,
+    rooms: HashMap<OwnedRoomId, Arc<Room>>,
+    was_in_room: HashMap<(OwnedRoomId, Position), bool>,
 }
 
 impl FederationReader {
     /// Returns a redactor for one server.
-    pub(crate) fn eraser<'a>(&'a self, server: &'a ServerName) -> Eraser<'a> {
-        Eraser {
+    pub(crate) fn erased_user_redactor<'a>(
+        &'a self,
+        server: &'a ServerName,
+    ) -> ErasedUserRedactor<'a> {
+        ErasedUserRedactor {
             reader: self,
             server,
-            erased: self.memory.erased_users(),
-            looked_up: HashMap::new(),
-            was_there: HashMap::new(),
+            erased_users: self.memory.erased_users(),
+            rooms: HashMap::new(),
+            was_in_room: HashMap::new(),
         }
     }
 }
 
-impl Eraser<'_> {
+impl ErasedUserRedactor<'_> {
     pub(crate) fn server(&self) -> &ServerName {
         self.server
     }
 
     /// Returns an event as the server may receive it: redacted if its sender is erased and the
     /// server was not in the room at that time.
-    pub(crate) async fn apply(
+    pub(crate) async fn redact_if_erased(
         &mut self,
         event_id: &OwnedEventId,
         json: Box<RawValue>,
     ) -> Result<Box<RawValue>> {
-        if self.erased.is_empty() {
+        if self.erased_users.is_empty() {
             return Ok(json);
         }
         let pdu = Pdu::parse(event_id.clone(), json.get())?;
-        let Some(erased_at) = self.erased.get(&pdu.sender).copied() else {
+        let Some(erased_at) = self.erased_users.get(&pdu.sender).copied() else {
             return Ok(json);
         };
-        if is_kept(&pdu) || self.was_there(&pdu.room_id, erased_at).await? {
+        if is_kept(&pdu) || self.server_was_in_room(&pdu.room_id, erased_at).await? {
             return Ok(json);
         }
-        let room = self.room(&pdu.room_id).await?;
+        let room = self.load_room(&pdu.room_id).await?;
         let redacted = matrix::redact_json(json.get(), &room.rules)?;
         Ok(RawValue::from_string(redacted)?)
     }
 
-    async fn room(&mut self, room_id: &OwnedRoomId) -> Result<Arc<Room>> {
-        if let Some(room) = self.looked_up.get(room_id) {
+    async fn load_room(&mut self, room_id: &OwnedRoomId) -> Result<Arc<Room>> {
+        if let Some(room) = self.rooms.get(room_id) {
             return Ok(room.clone());
         }
         let room = self.reader.memory.room(room_id).await?;
-        self.looked_up.insert(room_id.clone(), room.clone());
+        self.rooms.insert(room_id.clone(), room.clone());
         Ok(room)
     }
 
     /// Returns whether the server was in a room at a position of the journal.
-    async fn was_there(&mut self, room_id: &OwnedRoomId, position: Position) -> Result<bool> {
+    async fn server_was_in_room(
+        &mut self,
+        room_id: &OwnedRoomId,
+        position: Position,
+    ) -> Result<bool> {
         let key = (room_id.clone(), position);
-        if let Some(was_there) = self.was_there.get(&key) {
+        if let Some(was_there) = self.was_in_room.get(&key) {
             return Ok(*was_there);
         }
-        let room = self.room(room_id).await?;
+        let room = self.load_room(room_id).await?;
         let stay = room.view().servers.get(self.server).copied();
         let was_there = match stay {
             // The value 0 means that memory does not know since when.
@@ -120,7 +127,7 @@ impl Eraser<'_> {
                 })
             }
         };
-        self.was_there.insert(key, was_there);
+        self.was_in_room.insert(key, was_there);
         Ok(was_there)
     }
 }
@@ -137,5 +144,5 @@ fn is_kept(pdu: &Pdu) -> bool {
             serde_json::from_str(pdu.content.get()).map_err(Error::from);
         content.is_ok_and(|content| fields.any(|field| content.contains_key(*field)))
     };
-    KEPT_STATE.contains(&kind) || (kind == StateEventType::RoomMember && allows_itself())
+    KEPT_STATE_TYPES.contains(&kind) || (kind == StateEventType::RoomMember && allows_itself())
 }

@@ -11,11 +11,11 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{ResidentServer, make_and_send_join::is_told_to_strangers};
+use super::{ResidentServer, make_and_send_join::is_stripped_state_type};
 use crate::{
     error::{Error, Result},
-    matrix::{Signed, Verified},
-    rooms::{Help, NewEvent, Received, Room},
+    matrix::{CompletedEvent, VerifiedEvent},
+    rooms::{EventToSend, ReceiveHints, ReceiveOutcome, Room},
 };
 
 /// An invitation that another server has to sign before it is stored in the room.
@@ -23,7 +23,7 @@ use crate::{
 pub struct DraftInvitation {
     pub room: Arc<Room>,
     /// The event, signed by this server.
-    pub event: Signed,
+    pub event: CompletedEvent,
     /// The state of the room that the invited user may see.
     pub room_state: Vec<Box<RawValue>>,
 }
@@ -37,7 +37,7 @@ impl ResidentServer {
     pub async fn draft_invitation(
         &self,
         room_id: &RoomId,
-        event: NewEvent,
+        event: EventToSend,
     ) -> Result<DraftInvitation> {
         let room = self.memory.room_of_member(room_id).await?;
         // The room continues while the other server decides: the invitation then becomes a fork of
@@ -46,27 +46,30 @@ impl ResidentServer {
         if tip.state.membership(&event.sender) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
-        self.log.check_invitation(&event).await?;
+        self.log.check_invite_permission(&event).await?;
         let sender = event.sender.clone();
         let invited = event.state_key.as_deref();
         let invited = invited.and_then(|user_id| <&UserId>::try_from(user_id).ok());
         let server = invited
             .map_or(self.memory.server_name(), UserId::server_name)
             .to_owned();
-        let accepted = self.log.accept(&room, &tip, event).await?;
+        let accepted = self.log.build_event(&room, &tip, event).await?;
         let told = tip
             .state
             .iter()
-            .filter(|pdu| is_told_to_strangers(&pdu.state_type()))
+            .filter(|pdu| is_stripped_state_type(&pdu.state_type()))
             .filter(|pdu| pdu.state_key.as_deref() == Some(""))
             .chain(tip.state.get(&StateEventType::RoomMember, sender.as_str()));
         let told: Vec<OwnedEventId> = told.map(|pdu| pdu.event_id.clone()).collect();
         Ok(DraftInvitation {
-            event: Signed {
+            event: CompletedEvent {
                 event_id: accepted.pdu.event_id,
                 event: RawValue::from_string(accepted.json)?,
             },
-            room_state: self.federation.jsons(&server, &told).await?,
+            room_state: self
+                .federation
+                .load_events_for_server(&server, &told)
+                .await?,
             room,
         })
     }
@@ -76,28 +79,28 @@ impl ResidentServer {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the room no longer allows it.
-    pub async fn accept_invitation(&self, invitation: Verified) -> Result<OwnedEventId> {
+    pub async fn accept_invitation(&self, invitation: VerifiedEvent) -> Result<OwnedEventId> {
         let event_id = invitation.pdu().event_id.clone();
         // This server made the event, so it also sends it to the others.
-        let help = Help {
+        let help = ReceiveHints {
             is_passed_on: true,
-            ..Help::default()
+            ..ReceiveHints::default()
         };
         let received = self
             .receiver
             .receive(self.memory.server_name(), invitation, help)
             .await?;
         match received {
-            Received::Accepted => Ok(event_id),
-            Received::Duplicate => self
+            ReceiveOutcome::Accepted => Ok(event_id),
+            ReceiveOutcome::Duplicate => self
                 .receiver
                 .check_accepted(&event_id)
                 .await
                 .map(|()| event_id),
-            Received::SoftFailed(reason) | Received::Rejected(reason) => {
+            ReceiveOutcome::SoftFailed(reason) | ReceiveOutcome::Rejected(reason) => {
                 Err(Error::Forbidden(reason))
             }
-            Received::Missing { .. } => Err(Error::Unavailable(
+            ReceiveOutcome::Missing { .. } => Err(Error::Unavailable(
                 "events of the room are missing, try again later".to_owned(),
             )),
         }

@@ -14,74 +14,74 @@ use serde::Deserialize;
 use tokio::sync::MutexGuard;
 
 use super::{
-    JoinImport,
-    outliers::{self, Checked},
+    RoomImporter,
+    outliers::{self, CheckedOutliers},
 };
 use crate::{
     error::{Error, Result},
-    matrix::{self, Resolved, StateMap, Verified},
+    matrix::{self, ResolvedState, StateMap, VerifiedEvent},
     rooms::{
-        Help, Received,
+        ReceiveHints, ReceiveOutcome,
         log::{
-            append::{Accepted, Arrival, Fork, GAP, append},
-            snapshots::{self, Base},
+            append::{AcceptedEvent, EventFork, GAP_PLACES, RemoteArrival, append},
+            snapshots::{self, SnapshotBase},
         },
-        memory::room::{Room, Tip},
-        unread::push_counts::Counting,
+        memory::room::{Room, RoomTip},
+        unread::push_counts::UnreadIncrement,
     },
     storage::{
-        Change, RoomNum,
+        JournalChange, RoomNum,
         rooms::{event_graph, room_table},
     },
 };
 
 /// The number of attempts to import a room. An attempt fails when the room in memory was out of
 /// date.
-const ATTEMPTS: usize = 3;
+const MAX_IMPORT_ATTEMPTS: usize = 3;
 /// The largest number of state events of a room, together with the events of their auth chain.
-const MAX_EVENTS: usize = 500_000;
+const MAX_IMPORT_EVENTS: usize = 500_000;
 
 /// The answer of a server that lets a user into a room.
 #[derive(Debug)]
-pub struct Import {
+pub struct RoomImport {
     pub origin: OwnedServerName,
     /// The version that the server claims for the room.
     pub version: RoomVersionId,
     /// The join event, as that server signed it.
-    pub join: Verified,
+    pub join: VerifiedEvent,
     /// The state before the join.
-    pub state: Vec<Verified>,
+    pub state: Vec<VerifiedEvent>,
     /// The auth chain of that state and of the join.
-    pub auth_chain: Vec<Verified>,
+    pub auth_chain: Vec<VerifiedEvent>,
 }
 
 /// The way in which a join came into its room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Imported {
+pub enum ImportOutcome {
     /// The room was imported.
-    New,
+    NewRoom,
     /// This server was already in the room, or has returned meanwhile: the join is stored as any
     /// other event.
-    Known,
+    KnownRoom,
 }
 
 #[derive(Deserialize)]
-struct CreateContent {
-    #[serde(default = "first_version")]
+struct ImportedCreateContent {
+    #[serde(default = "default_room_version")]
     room_version: RoomVersionId,
 }
 
-fn first_version() -> RoomVersionId {
+fn default_room_version() -> RoomVersionId {
     RoomVersionId::V1
 }
 
 /// A join and the checked state before it.
-struct Taken {
-    join: Verified,
+struct CheckedJoin {
+    join: VerifiedEvent,
     state: StateMap,
 }
 
-impl JoinImport {
+impl RoomImporter {
     /// Imports a room, or returns to one after a time in which no user of this server was in it.
     ///
     /// Leaves out state events that their own auth events do not allow.
@@ -91,7 +91,7 @@ impl JoinImport {
     /// [`Error::Forbidden`] when the state in the answer does not allow the join, or belongs to
     /// another room; [`Error::UnsupportedRoomVersion`]; [`Error::TooLarge`].
     #[tracing::instrument(skip_all, fields(room_id = %import.join.pdu().room_id), err(level = "debug"))]
-    pub async fn import(&self, import: Import) -> Result<Imported> {
+    pub async fn import(&self, import: RoomImport) -> Result<ImportOutcome> {
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
                 rooms.import_now(import).await
@@ -99,13 +99,13 @@ impl JoinImport {
             .await
     }
 
-    async fn import_now(&self, import: Import) -> Result<Imported> {
-        if import.state.len() + import.auth_chain.len() > MAX_EVENTS {
+    async fn import_now(&self, import: RoomImport) -> Result<ImportOutcome> {
+        if import.state.len() + import.auth_chain.len() > MAX_IMPORT_EVENTS {
             return Err(Error::TooLarge(
                 "the room has too many state events".to_owned(),
             ));
         }
-        let rules = matrix::rules(&import.version).ok_or_else(|| {
+        let rules = matrix::room_version_rules(&import.version).ok_or_else(|| {
             Error::UnsupportedRoomVersion(format!("version {} is not supported", import.version))
         })?;
         self.check_join(&import)?;
@@ -113,10 +113,10 @@ impl JoinImport {
         let join = import.join.clone();
         let num = self
             .remote_memberships
-            .known_room(&join.pdu().room_id, &version)
+            .ensure_room_number(&join.pdu().room_id, &version)
             .await?;
         let (mut import, mut checked) = (Some(import), None);
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_IMPORT_ATTEMPTS {
             let room = self.memory.room_by_number(num).await?;
             let tip = room.tip.lock().await;
             if room.is_stale() {
@@ -129,22 +129,25 @@ impl JoinImport {
             }
             if !room.view().local_members.is_empty() {
                 drop(tip);
-                return self.join_known(num, &origin, &join).await;
+                return self.join_known_room(num, &origin, &join).await;
             }
             if let Some(import) = import.take() {
                 checked = Some(self.check_state(num, &rules, import).await?);
             }
             if room.version != version {
-                self.correct_version(&room, &version).await?;
+                self.correct_room_version(&room, &version).await?;
                 continue;
             }
             let Some((state, events)) = checked.take() else {
                 break;
             };
-            self.receiver.store_checked(num, &events.events).await?;
+            self.receiver
+                .store_checked_outliers(num, &events.events)
+                .await?;
             drop(events);
-            self.take_over(&room, tip, Taken { join, state }).await?;
-            return Ok(Imported::New);
+            self.take_over_room(&room, tip, CheckedJoin { join, state })
+                .await?;
+            return Ok(ImportOutcome::NewRoom);
         }
         Err(Error::Unavailable(
             "the room cannot be joined now, try again later".to_owned(),
@@ -153,16 +156,16 @@ impl JoinImport {
 
     /// Stores the version of a room that this server was never in. The version stored before came
     /// with an invitation or a failed join, and may have been wrong.
-    async fn correct_version(&self, room: &Room, version: &RoomVersionId) -> Result<()> {
+    async fn correct_room_version(&self, room: &Room, version: &RoomVersionId) -> Result<()> {
         let mut tx = self.db.write().await?;
         room_table::set_version(&mut tx, room.num, version.as_str()).await?;
-        let position = tx.position();
-        tx.publish(position, Change::Imported { room: room.num });
+        let position = tx.next_position();
+        tx.publish(position, JournalChange::Imported { room: room.num });
         tx.commit().await
     }
 
     /// Checks that the joining user belongs to this server.
-    fn check_join(&self, import: &Import) -> Result<()> {
+    fn check_join(&self, import: &RoomImport) -> Result<()> {
         let pdu = import.join.pdu();
         let is_join = pdu.member() == Some(&*pdu.sender)
             && pdu.membership() == Some(MembershipState::Join)
@@ -175,26 +178,26 @@ impl JoinImport {
         ))
     }
 
-    async fn join_known(
+    async fn join_known_room(
         &self,
         num: RoomNum,
         origin: &OwnedServerName,
-        join: &Verified,
-    ) -> Result<Imported> {
+        join: &VerifiedEvent,
+    ) -> Result<ImportOutcome> {
         let (received, _) = self
             .receiver
-            .receive_now(num, origin, join, &Help::default())
+            .receive_with_state(num, origin, join, &ReceiveHints::default())
             .await?;
         match received {
-            Received::Accepted => Ok(Imported::Known),
-            Received::Duplicate => {
+            ReceiveOutcome::Accepted => Ok(ImportOutcome::KnownRoom),
+            ReceiveOutcome::Duplicate => {
                 self.receiver.check_accepted(&join.pdu().event_id).await?;
-                Ok(Imported::Known)
+                Ok(ImportOutcome::KnownRoom)
             }
-            Received::SoftFailed(reason) | Received::Rejected(reason) => {
+            ReceiveOutcome::SoftFailed(reason) | ReceiveOutcome::Rejected(reason) => {
                 Err(Error::Forbidden(reason))
             }
-            Received::Missing { .. } => Err(Error::Unavailable(
+            ReceiveOutcome::Missing { .. } => Err(Error::Unavailable(
                 "events of the room are missing, try again later".to_owned(),
             )),
         }
@@ -205,10 +208,10 @@ impl JoinImport {
         &self,
         num: RoomNum,
         rules: &RoomVersionRules,
-        import: Import,
-    ) -> Result<(StateMap, Checked)> {
+        import: RoomImport,
+    ) -> Result<(StateMap, CheckedOutliers)> {
         let room_id = &import.join.pdu().room_id;
-        let is_of_room = |event: &Verified| event.pdu().room_id == *room_id;
+        let is_of_room = |event: &VerifiedEvent| event.pdu().room_id == *room_id;
         let ids: Vec<OwnedEventId> = import
             .state
             .iter()
@@ -216,19 +219,19 @@ impl JoinImport {
             .map(|event| event.pdu().event_id.clone())
             .collect();
         let events = import.auth_chain.into_iter().chain(import.state);
-        let events: Vec<Verified> = events
+        let events: Vec<VerifiedEvent> = events
             .filter(|event| event.pdu().room_id == import.join.pdu().room_id)
             .collect();
         let join = std::iter::once(&import.join);
         let known = self
             .receiver
-            .known_auth_events(num, events.iter().chain(join))
+            .load_known_auth_events(num, events.iter().chain(join))
             .await?;
-        let checked = outliers::check(rules, events, known.clone()).await?;
+        let checked = outliers::check_outliers(rules, events, known.clone()).await?;
         let mut all = known;
         for (event, status) in &checked.events {
             let mut pdu = event.pdu().clone();
-            pdu.rejected = *status == crate::storage::rooms::events::Status::Rejected;
+            pdu.rejected = *status == crate::storage::rooms::events::EventStatus::Rejected;
             all.insert(pdu.event_id.clone(), Arc::new(pdu));
         }
         let mut state = StateMap::default();
@@ -262,52 +265,52 @@ impl JoinImport {
     }
 
     /// Makes a state the current state of the room, and the join its newest event.
-    async fn take_over(
+    async fn take_over_room(
         &self,
         room: &Arc<Room>,
-        tip: MutexGuard<'_, Tip>,
-        taken: Taken,
+        tip: MutexGuard<'_, RoomTip>,
+        taken: CheckedJoin,
     ) -> Result<()> {
         let mut next = tip.clone();
         let mut tx = self.db.write().await?;
         let mut missing = taken.join.pdu().prev_events.clone();
-        let nodes = event_graph::nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
+        let nodes = event_graph::find_nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
         missing.retain(|id| {
             let mut placed = nodes.iter().filter(|node| node.state.is_some());
             !placed.any(|node| node.event_id == *id)
         });
         // Backfill may later add events from before the join.
-        tx.leave_room(GAP);
-        let snapshot = tx.position();
-        tx.publish(snapshot, Change::Imported { room: room.num });
-        let resolved = Resolved {
-            keys: next.state.differences(&taken.state),
+        tx.reserve_positions(GAP_PLACES);
+        let snapshot = tx.next_position();
+        tx.publish(snapshot, JournalChange::Imported { room: room.num });
+        let resolved = ResolvedState {
+            changed_keys: next.state.differing_keys(&taken.state),
             state: taken.state.clone(),
             after_gap: true,
         };
         let resolved = (snapshot, &Arc::new(resolved));
-        snapshots::set_current(&self.log, &mut tx, room, &mut next, resolved).await?;
+        snapshots::set_current_state(&self.log, &mut tx, room, &mut next, resolved).await?;
         let pdu = taken.join.pdu().clone();
         let mut current = taken.state.clone();
         current.insert(Arc::new(pdu.clone()));
-        let fork = Fork {
-            base: Base::Stored(next.snapshot),
+        let fork = EventFork {
+            base: SnapshotBase::Stored(next.snapshot),
             before: taken.state,
             current,
             extremities: vec![(pdu.event_id.clone(), pdu.reference_hash.clone())],
             missing,
             gap_at: Some(snapshot),
         };
-        let stored_at = snapshots::positions(&mut tx, &[&pdu.event_id]).await?;
-        let accepted = Accepted {
+        let stored_at = snapshots::find_positions(&mut tx, &[&pdu.event_id]).await?;
+        let accepted = AcceptedEvent {
             json: taken.join.json().to_owned(),
-            counting: Counting::default(),
+            counting: UnreadIncrement::default(),
             transaction: None,
-            delayed: None,
+            delayed_event: None,
             unattended: false,
-            arrival: Some(Arrival {
+            arrival: Some(RemoteArrival {
                 stored_at: stored_at.into_values().next(),
-                goes_out: false,
+                is_outgoing: false,
                 fork: Some(fork),
             }),
             pdu,
@@ -316,7 +319,7 @@ impl JoinImport {
         let pending = tx.release()?;
         // Everyone who waits for the lock must load the room again, which is possible once it is on
         // disk.
-        let durable = pending.durable().await;
+        let durable = pending.wait_until_durable().await;
         room.stale.store(true, Ordering::SeqCst);
         drop(tip);
         durable
@@ -328,7 +331,7 @@ fn check_create(state: &StateMap, version: &RoomVersionId) -> Result<()> {
     let create = state.get(&StateEventType::RoomCreate, "");
     let create = create.filter(|create| create.kind == TimelineEventType::RoomCreate);
     let create = create.ok_or_else(|| Error::forbidden("the state has no create event"))?;
-    let said: Option<CreateContent> = create.content_as();
+    let said: Option<ImportedCreateContent> = create.content_as();
     if said.is_some_and(|said| said.room_version == *version) {
         return Ok(());
     }

@@ -14,20 +14,20 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ResidentServer, receive::check_acl};
+use super::{ResidentServer, receive::check_server_allowed};
 use crate::{
     error::{Error, Result},
-    matrix::{self, Draft, Site, StateMap, Verified},
+    matrix::{self, EventContext, EventDraft, StateMap, VerifiedEvent},
     rooms::{
-        Help, Received,
-        memory::room::{Room, Tip},
-        read::join_rules::{authoriser, restriction},
+        ReceiveHints, ReceiveOutcome,
+        memory::room::{Room, RoomTip},
+        read::join_rules::{find_authorising_user, restricted_rule},
     },
 };
 
 /// The kind of request that a user of another server makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handshake {
+pub enum MembershipHandshake {
     /// To join the room.
     Join,
     /// To leave it, reject an invitation, or withdraw a knock.
@@ -38,7 +38,7 @@ pub enum Handshake {
 
 /// An event template for another server to sign.
 #[derive(Debug)]
-pub struct Offer {
+pub struct MembershipDraft {
     pub version: RoomVersionId,
     /// The event, without hashes and signatures.
     pub event: Box<RawValue>,
@@ -46,14 +46,14 @@ pub struct Offer {
 
 /// A user of another server who wants to join, leave or knock.
 #[derive(Clone, Debug)]
-pub struct Applicant {
+pub struct RemoteApplicant {
     /// The server that makes the request.
     pub origin: OwnedServerName,
     pub user_id: OwnedUserId,
     pub room_id: OwnedRoomId,
 }
 
-impl Handshake {
+impl MembershipHandshake {
     fn membership(self) -> MembershipState {
         match self {
             Self::Join => MembershipState::Join,
@@ -74,40 +74,40 @@ impl ResidentServer {
     /// [`Error::NotFound`] when this server is not in the room; [`Error::IncompatibleRoomVersion`];
     /// [`Error::Forbidden`] with the rule that refuses it; [`Error::UnableToAuthoriseJoin`] and
     /// [`Error::UnableToGrantJoin`] when another server may be able to let the user in.
-    pub async fn make_event(
+    pub async fn make_membership_event(
         &self,
-        handshake: Handshake,
-        applicant: &Applicant,
+        handshake: MembershipHandshake,
+        applicant: &RemoteApplicant,
         supported: &[RoomVersionId],
-    ) -> Result<Offer> {
+    ) -> Result<MembershipDraft> {
         if applicant.user_id.server_name() != applicant.origin {
             return Err(Error::forbidden(
                 "the user does not belong to the requesting server",
             ));
         }
-        let room = self.memory.resident(&applicant.room_id).await?;
+        let room = self.memory.resident_room(&applicant.room_id).await?;
         if !supported.is_empty() && !supported.contains(&room.version) {
             return Err(Error::IncompatibleRoomVersion(room.version.clone()));
         }
         let tip = room.tip.lock().await.clone();
-        check_acl(&tip.state, &applicant.origin)?;
+        check_server_allowed(&tip.state, &applicant.origin)?;
         let mut content = RoomMemberEventContent::new(handshake.membership());
-        if handshake == Handshake::Join {
+        if handshake == MembershipHandshake::Join {
             content.join_authorized_via_users_server = self
-                .who_lets_in(&room, &tip.state, &applicant.user_id)
+                .find_authoriser(&room, &tip.state, &applicant.user_id)
                 .await?;
         }
-        self.offer(&room, &tip, applicant, to_raw_value(&content)?)
+        self.draft_membership_event(&room, &tip, applicant, to_raw_value(&content)?)
     }
 
-    fn offer(
+    fn draft_membership_event(
         &self,
         room: &Room,
-        tip: &Tip,
-        applicant: &Applicant,
+        tip: &RoomTip,
+        applicant: &RemoteApplicant,
         content: Box<RawValue>,
-    ) -> Result<Offer> {
-        let draft = Draft {
+    ) -> Result<MembershipDraft> {
+        let draft = EventDraft {
             sender: applicant.user_id.clone(),
             kind: TimelineEventType::RoomMember,
             state_key: Some(applicant.user_id.to_string()),
@@ -116,8 +116,8 @@ impl ResidentServer {
             timestamp: self.clock.now(),
             event_id: self.log.new_event_id(&room.rules),
         };
-        let (prev_events, prev_hashes) = tip.followed();
-        let site = Site {
+        let (prev_events, prev_hashes) = tip.choose_prev_events();
+        let site = EventContext {
             room_id: Some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,
@@ -125,15 +125,15 @@ impl ResidentServer {
             prev_hashes: &prev_hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
-        Ok(Offer {
+        Ok(MembershipDraft {
             version: room.version.clone(),
-            event: matrix::template(draft, site)?.event,
+            event: matrix::build_template(draft, site)?.event,
         })
     }
 
     /// Returns the user of this server who authorises a join to a restricted room; `None` if nobody
     /// has to.
-    async fn who_lets_in(
+    async fn find_authoriser(
         &self,
         room: &Room,
         state: &StateMap,
@@ -143,18 +143,18 @@ impl ResidentServer {
         if matches!(before, MembershipState::Join | MembershipState::Invite) {
             return Ok(None);
         }
-        let Some(restricted) = restriction(room, state) else {
+        let Some(restricted) = restricted_rule(room, state) else {
             return Ok(None);
         };
         if !self
             .join_rules
-            .meets_condition(room, state, user_id)
+            .meets_allow_condition(room, state, user_id)
             .await?
         {
             let mut is_known = false;
             for rule in &restricted.allow {
                 if let AllowRule::RoomMembership(condition) = rule {
-                    is_known |= self.memory.resident(&condition.room_id).await.is_ok();
+                    is_known |= self.memory.resident_room(&condition.room_id).await.is_ok();
                 }
             }
             return Err(if is_known || restricted.allow.is_empty() {
@@ -165,7 +165,7 @@ impl ResidentServer {
                 )
             });
         }
-        let authoriser = authoriser(room, state).ok_or_else(|| {
+        let authoriser = find_authorising_user(room, state).ok_or_else(|| {
             Error::UnableToGrantJoin(
                 "no user of this server who may invite is in the room".to_owned(),
             )
@@ -179,28 +179,29 @@ impl ResidentServer {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when the event does not match the request; otherwise the same as for
-    /// [`ResidentServer::make_event`].
+    /// [`ResidentServer::make_membership_event`].
     pub async fn countersign(
         &self,
-        handshake: Handshake,
-        applicant: &Applicant,
+        handshake: MembershipHandshake,
+        applicant: &RemoteApplicant,
         mut object: CanonicalJsonObject,
     ) -> Result<CanonicalJsonObject> {
-        let room = self.memory.resident(&applicant.room_id).await?;
+        let room = self.memory.resident_room(&applicant.room_id).await?;
         let state = room.tip.lock().await.state.clone();
-        check_acl(&state, &applicant.origin)?;
-        check_form(handshake, applicant, &object)?;
+        check_server_allowed(&state, &applicant.origin)?;
+        check_signed_event(handshake, applicant, &object)?;
         let content = object
             .get("content")
             .and_then(CanonicalJsonValue::as_object);
         let via = content
             .and_then(|content| content.get("join_authorised_via_users_server")?.as_str())
             .and_then(|via| OwnedUserId::try_from(via).ok());
-        if handshake == Handshake::Join
+        if handshake == MembershipHandshake::Join
             && via.is_some_and(|via| self.memory.is_local(&via))
-            && restriction(&room, &state).is_some()
+            && restricted_rule(&room, &state).is_some()
         {
-            self.who_lets_in(&room, &state, &applicant.user_id).await?;
+            self.find_authoriser(&room, &state, &applicant.user_id)
+                .await?;
             self.key.sign_event(&mut object, &room.rules)?;
         }
         Ok(object)
@@ -214,40 +215,40 @@ impl ResidentServer {
     /// [`Error::Forbidden`] with the rule that refuses it; [`Error::InvalidParam`] when it follows
     /// events that this server does not have, which is never true of an event made from its
     /// template.
-    pub async fn accept_signed(
+    pub async fn accept_signed_event(
         &self,
-        handshake: Handshake,
-        applicant: &Applicant,
-        event: Verified,
+        handshake: MembershipHandshake,
+        applicant: &RemoteApplicant,
+        event: VerifiedEvent,
     ) -> Result<StateMap> {
         let object = serde_json::from_str(event.json())?;
-        check_form(handshake, applicant, &object)?;
-        let room = self.memory.resident(&applicant.room_id).await?;
+        check_signed_event(handshake, applicant, &object)?;
+        let room = self.memory.resident_room(&applicant.room_id).await?;
         let (num, origin) = (room.num, applicant.origin.clone());
         let id = event.pdu().event_id.clone();
-        let help = Help {
+        let help = ReceiveHints {
             is_passed_on: true,
-            ..Help::default()
+            ..ReceiveHints::default()
         };
         let taken = self
             .tasks
             .run_to_completion(self, async move |rooms: Self| {
                 rooms
                     .receiver
-                    .receive_now(num, &origin, &event, &help)
+                    .receive_with_state(num, &origin, &event, &help)
                     .await
             })
             .await?;
         match taken {
-            (Received::Accepted, before) => Ok(before),
-            (Received::Duplicate, _) => {
+            (ReceiveOutcome::Accepted, before) => Ok(before),
+            (ReceiveOutcome::Duplicate, _) => {
                 self.receiver.check_accepted(&id).await?;
                 self.federation.state_before_event(&room, &id).await
             }
-            (Received::SoftFailed(reason) | Received::Rejected(reason), _) => {
+            (ReceiveOutcome::SoftFailed(reason) | ReceiveOutcome::Rejected(reason), _) => {
                 Err(Error::Forbidden(reason))
             }
-            (Received::Missing { .. }, _) => Err(Error::invalid_param(
+            (ReceiveOutcome::Missing { .. }, _) => Err(Error::invalid_param(
                 "the event follows events that this server does not know",
             )),
         }
@@ -255,9 +256,9 @@ impl ResidentServer {
 }
 
 /// Checks that a signed event matches the request of the user of another server.
-fn check_form(
-    handshake: Handshake,
-    applicant: &Applicant,
+fn check_signed_event(
+    handshake: MembershipHandshake,
+    applicant: &RemoteApplicant,
     object: &CanonicalJsonObject,
 ) -> Result<()> {
     let text = |field: &str| object.get(field).and_then(CanonicalJsonValue::as_str);
@@ -282,7 +283,7 @@ fn check_form(
 
 /// Returns whether state of a type may be shown to users who knock or are invited, and to their
 /// servers.
-pub(crate) fn is_told_to_strangers(kind: &StateEventType) -> bool {
+pub(crate) fn is_stripped_state_type(kind: &StateEventType) -> bool {
     matches!(
         kind,
         StateEventType::RoomCreate
@@ -299,18 +300,18 @@ impl ResidentServer {
     /// Returns the stripped state of a room for a user who knocks.
     ///
     /// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
-    pub fn knock_state(&self, state: &StateMap) -> Vec<Box<RawValue>> {
+    pub fn knock_room_state(&self, state: &StateMap) -> Vec<Box<RawValue>> {
         let told = state
             .iter()
-            .filter(|pdu| is_told_to_strangers(&pdu.state_type()));
+            .filter(|pdu| is_stripped_state_type(&pdu.state_type()));
         let told = told.filter(|pdu| pdu.state_key.as_deref() == Some(""));
-        told.map(|pdu| matrix::stripped(pdu)).collect()
+        told.map(|pdu| matrix::stripped_state_event(pdu)).collect()
     }
 
     /// Returns the ids of the state events that a user who knocks or is invited may see.
-    pub fn told_to_strangers(&self, state: &StateMap) -> Vec<OwnedEventId> {
+    pub fn stripped_state_ids(&self, state: &StateMap) -> Vec<OwnedEventId> {
         let told = state.iter().filter(|pdu| {
-            pdu.state_key.as_deref() == Some("") && is_told_to_strangers(&pdu.state_type())
+            pdu.state_key.as_deref() == Some("") && is_stripped_state_type(&pdu.state_type())
         });
         told.map(|pdu| pdu.event_id.clone()).collect()
     }

@@ -8,13 +8,13 @@ use super::EventReceiver;
 use crate::{error::Result, rooms::memory::room::Room, storage::rooms::event_graph};
 
 /// The number of ids in one query.
-const CHUNK: usize = 500;
+const IDS_PER_QUERY: usize = 500;
 
 impl EventReceiver {
     /// Returns those of some events that are not stored.
-    pub async fn unknown(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
+    pub async fn unknown_events(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
         let mut known: HashSet<String> = HashSet::with_capacity(ids.len());
-        for chunk in ids.chunks(CHUNK) {
+        for chunk in ids.chunks(IDS_PER_QUERY) {
             let mut conn = self.db.read().await?;
             let rows =
                 event_graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
@@ -25,11 +25,16 @@ impl EventReceiver {
     }
 
     /// Returns those of some events that are stored in a room with the state after them.
-    pub async fn placed(&self, room: &Room, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>> {
+    pub async fn events_with_state(
+        &self,
+        room: &Room,
+        ids: &[OwnedEventId],
+    ) -> Result<HashSet<OwnedEventId>> {
         let mut placed: HashSet<String> = HashSet::new();
-        for chunk in ids.chunks(CHUNK) {
+        for chunk in ids.chunks(IDS_PER_QUERY) {
             let mut conn = self.db.read().await?;
-            let nodes = event_graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
+            let nodes =
+                event_graph::find_nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
             let nodes = nodes
                 .into_iter()
                 .filter(|node| node.room == room.num && node.state_after.is_some());

@@ -17,13 +17,13 @@ pub(crate) mod stored_inbox;
 
 use std::sync::Arc;
 
-use self::serve_state::Serving;
+use self::serve_state::StateAnswerLimits;
 use super::{
-    Environment,
+    RoomEnvironment,
     log::EventLog,
     memory::RoomMemory,
     read::{JoinRules, RoomAccess, StateReader},
-    unread::Unread,
+    unread::UnreadCounts,
 };
 use crate::{clock::Clock, matrix::SigningKey, storage::Db, tasks::Tasks};
 
@@ -45,14 +45,14 @@ pub struct EventReceiver {
     db: Db,
     tasks: Tasks,
     memory: RoomMemory,
-    unread: Unread,
+    unread: UnreadCounts,
     log: EventLog,
     remote_memberships: RemoteMemberships,
 }
 
 /// Imports the state of rooms that users of this server join through other servers.
 #[derive(Clone)]
-pub struct JoinImport {
+pub struct RoomImporter {
     db: Db,
     tasks: Tasks,
     memory: RoomMemory,
@@ -82,11 +82,11 @@ pub struct FederationReader {
     memory: RoomMemory,
     state: StateReader,
     log: EventLog,
-    serving: Arc<Serving>,
+    answer_limits: Arc<StateAnswerLimits>,
 }
 
 impl RemoteMemberships {
-    pub(super) fn new(environment: &Environment, access: &RoomAccess, log: &EventLog) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, access: &RoomAccess, log: &EventLog) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -101,8 +101,8 @@ impl RemoteMemberships {
 
 impl EventReceiver {
     pub(super) fn new(
-        environment: &Environment,
-        unread: &Unread,
+        environment: &RoomEnvironment,
+        unread: &UnreadCounts,
         log: &EventLog,
         remote_memberships: &RemoteMemberships,
     ) -> Self {
@@ -117,9 +117,9 @@ impl EventReceiver {
     }
 }
 
-impl JoinImport {
+impl RoomImporter {
     pub(super) fn new(
-        environment: &Environment,
+        environment: &RoomEnvironment,
         log: &EventLog,
         remote_memberships: &RemoteMemberships,
         receiver: &EventReceiver,
@@ -137,7 +137,7 @@ impl JoinImport {
 
 impl ResidentServer {
     pub(super) fn new(
-        environment: &Environment,
+        environment: &RoomEnvironment,
         join_rules: &JoinRules,
         log: &EventLog,
         receiver: &EventReceiver,
@@ -157,14 +157,14 @@ impl ResidentServer {
 }
 
 impl FederationReader {
-    pub(super) fn new(environment: &Environment, state: &StateReader, log: &EventLog) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, state: &StateReader, log: &EventLog) -> Self {
         Self {
             db: environment.db.clone(),
             tasks: environment.tasks.clone(),
             memory: environment.memory.clone(),
             state: state.clone(),
             log: log.clone(),
-            serving: Arc::default(),
+            answer_limits: Arc::default(),
         }
     }
 }

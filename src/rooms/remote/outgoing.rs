@@ -20,8 +20,8 @@ use crate::{
     storage::{
         Position, RoomNum, UserNum,
         rooms::{
-            event_graph::{self, Sent},
-            events::Status,
+            event_graph::{self, SendableEvent},
+            events::EventStatus,
             memberships, room_table,
         },
     },
@@ -29,7 +29,7 @@ use crate::{
 
 /// An event to send to other servers.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct OutgoingEvent {
     /// Its position in the journal; the next page starts after it.
     pub position: Position,
     pub room: RoomNum,
@@ -42,7 +42,7 @@ pub struct Outgoing {
 
 /// A user who joined a room, or changed their profile in it.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct JoinedMember {
     /// The position of the member event.
     pub position: Position,
     pub room: RoomNum,
@@ -54,30 +54,30 @@ pub struct Arrival {
 #[derive(Debug, Default)]
 pub struct OutgoingPage {
     /// The events, in order.
-    pub events: Vec<Outgoing>,
+    pub events: Vec<OutgoingEvent>,
     /// The members who joined rooms meanwhile, from any server.
-    pub arrivals: Vec<Arrival>,
+    pub joined_members: Vec<JoinedMember>,
     /// The position up to which all events were read.
     pub up_to: Position,
     /// Whether there are no more events.
-    pub is_all: bool,
+    pub is_last: bool,
 }
 
 /// A page of the outgoing events of one room to one server.
 #[derive(Debug, Default)]
-pub struct RoomPage {
+pub struct OutgoingRoomPage {
     /// The events, in order.
-    pub events: Vec<Outgoing>,
+    pub events: Vec<OutgoingEvent>,
     /// The position at which the next page starts; `None` after the last page.
     pub next: Option<Position>,
 }
 
 /// The number of events read for one page.
-const CHUNK: i64 = 500;
+const EVENTS_PER_PAGE: i64 = 500;
 /// The number of events of one room read for one page.
-const OF_ROOM: i64 = 200;
+const ROOM_EVENTS_PER_PAGE: i64 = 200;
 /// The number of members in one query.
-const MEMBERS: i64 = 5_000;
+const MEMBERS_PER_QUERY: i64 = 5_000;
 
 impl FederationReader {
     /// Returns the events after a position that are to be sent to other servers.
@@ -85,31 +85,31 @@ impl FederationReader {
     /// A server receives the events sent while it was in the room, and the event by which it left.
     /// The servers that are in the room now count as the servers at the time of the event, except
     /// those known to have joined after it.
-    pub async fn outgoing(&self, after: Position) -> Result<OutgoingPage> {
+    pub async fn outgoing_events(&self, after: Position) -> Result<OutgoingPage> {
         // A caller woken by a commit must find it, even while the commit is still being published.
         let up_to = {
             let journal = self.db.journal();
-            let _still = journal.still();
-            journal.published()
+            let _still = journal.hold_announcements();
+            journal.published_position()
         };
         let rows = {
             let mut conn = self.db.read().await?;
-            event_graph::after_position(&mut conn, after, up_to, CHUNK).await?
+            event_graph::events_after_position(&mut conn, after, up_to, EVENTS_PER_PAGE).await?
         };
-        let is_all = i64::try_from(rows.len()).unwrap_or(0) < CHUNK;
+        let is_all = i64::try_from(rows.len()).unwrap_or(0) < EVENTS_PER_PAGE;
         let last = rows.last().map_or(up_to, |row| row.position);
         let mut page = OutgoingPage {
             up_to: if is_all { up_to } else { last },
-            is_all,
+            is_last: is_all,
             ..OutgoingPage::default()
         };
         for row in rows {
             let (position, room, goes_out) = (row.position, row.room, row.goes_out);
-            let (pdu, json) = parse(row)?;
+            let (pdu, json) = parse_sent_event(row)?;
             if pdu.membership() == Some(Join)
                 && let Some(user_id) = pdu.member()
             {
-                page.arrivals.push(Arrival {
+                page.joined_members.push(JoinedMember {
                     position,
                     room,
                     user_id: user_id.to_owned(),
@@ -124,7 +124,7 @@ impl FederationReader {
                 room => self.destinations(&*room?, &pdu, position),
             };
             if !servers.is_empty() {
-                page.events.push(Outgoing {
+                page.events.push(OutgoingEvent {
                     position,
                     room,
                     event_id: pdu.event_id,
@@ -141,27 +141,28 @@ impl FederationReader {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the room was deleted.
-    pub async fn outgoing_of_room(
+    pub async fn outgoing_room_events(
         &self,
         room: RoomNum,
         from: Position,
         server: &ServerName,
-    ) -> Result<RoomPage> {
+    ) -> Result<OutgoingRoomPage> {
         let room = self.memory.room_by_number(room).await?;
         let rows = {
             let mut conn = self.db.read().await?;
-            event_graph::of_room_from(&mut conn, room.num, from, OF_ROOM).await?
+            event_graph::events_of_room_from(&mut conn, room.num, from, ROOM_EVENTS_PER_PAGE)
+                .await?
         };
-        let is_all = i64::try_from(rows.len()).unwrap_or(0) < OF_ROOM;
+        let is_all = i64::try_from(rows.len()).unwrap_or(0) < ROOM_EVENTS_PER_PAGE;
         let last = rows.last().map_or(from, |row| row.position);
-        let mut page = RoomPage {
+        let mut page = OutgoingRoomPage {
             events: Vec::new(),
             next: (!is_all).then_some(last + 1),
         };
-        let mut eraser = self.eraser(server);
+        let mut eraser = self.erased_user_redactor(server);
         for row in rows {
-            if let Some(mut event) = self.for_server(&room, row, server)? {
-                event.json = eraser.apply(&event.event_id, event.json).await?;
+            if let Some(mut event) = self.outgoing_event_for(&room, row, server)? {
+                event.json = eraser.redact_if_erased(&event.event_id, event.json).await?;
                 page.events.push(event);
             }
         }
@@ -176,44 +177,46 @@ impl FederationReader {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the room was deleted.
-    pub async fn newest_outgoing(
+    pub async fn newest_outgoing_events(
         &self,
         room: RoomNum,
         missed: RangeInclusive<Position>,
         server: &ServerName,
-    ) -> Result<Vec<Outgoing>> {
+    ) -> Result<Vec<OutgoingEvent>> {
         let room = self.memory.room_by_number(room).await?;
-        let mut eraser = self.eraser(server);
+        let mut eraser = self.erased_user_redactor(server);
         let mut conn = self.db.read().await?;
         if room.view().servers.contains_key(server) {
             let row = room_table::get(&mut conn, room.num).await?;
             let row = row.ok_or_else(|| Error::not_found("the room was deleted"))?;
             let ids: Vec<String> = serde_json::from_str(&row.forward_extremities)?;
-            let nodes = event_graph::nodes(&mut conn, &ids).await?;
+            let nodes = event_graph::find_nodes(&mut conn, &ids).await?;
             let mut newest = Vec::new();
             for node in nodes {
                 let (status, place) = (node.status(), node.timeline.unwrap_or(node.position));
-                let (pdu, json) = parse(Sent {
+                let (pdu, json) = parse_sent_event(SendableEvent {
                     position: place,
                     room: node.room,
                     event_id: node.event_id,
                     goes_out: true,
                     json: node.json,
                 })?;
-                if status == Status::Accepted && pdu.sender.server_name() != server {
-                    let json = eraser.apply(&pdu.event_id, json).await?;
-                    newest.push(outgoing(&room, (place, pdu.event_id, json), server));
+                if status == EventStatus::Accepted && pdu.sender.server_name() != server {
+                    let json = eraser.redact_if_erased(&pdu.event_id, json).await?;
+                    newest.push(outgoing_event(&room, (place, pdu.event_id, json), server));
                 }
             }
             if !newest.is_empty() {
                 return Ok(newest);
             }
         }
-        let rows = event_graph::newest_of_room(&mut conn, room.num, missed, OF_ROOM).await?;
+        let rows =
+            event_graph::newest_events_of_room(&mut conn, room.num, missed, ROOM_EVENTS_PER_PAGE)
+                .await?;
         drop(conn);
         for row in rows {
-            if let Some(mut event) = self.for_server(&room, row, server)? {
-                event.json = eraser.apply(&event.event_id, event.json).await?;
+            if let Some(mut event) = self.outgoing_event_for(&room, row, server)? {
+                event.json = eraser.redact_if_erased(&event.event_id, event.json).await?;
                 return Ok(vec![event]);
             }
         }
@@ -246,9 +249,12 @@ impl FederationReader {
     }
 
     /// Returns the other servers with which a user shares a room.
-    pub async fn servers_with(&self, user: UserNum) -> Result<BTreeSet<OwnedServerName>> {
+    pub async fn servers_sharing_rooms_with(
+        &self,
+        user: UserNum,
+    ) -> Result<BTreeSet<OwnedServerName>> {
         let mut servers = BTreeSet::new();
-        for room in self.memory.of_user(user).await?.joined() {
+        for room in self.memory.rooms_of_user(user).await?.joined_rooms() {
             match self.other_servers(room).await {
                 // The room was deleted meanwhile.
                 Err(Error::NotFound(_)) => {}
@@ -259,12 +265,12 @@ impl FederationReader {
     }
 
     /// Returns the other servers that share rooms with users of this server.
-    pub async fn servers_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
+    pub async fn servers_sharing_rooms_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
         let (mut servers, mut after) = (BTreeSet::new(), 0);
         loop {
             let page = {
                 let mut conn = self.db.read().await?;
-                memberships::with_us(&mut conn, after, MEMBERS).await?
+                memberships::users_sharing_local_rooms(&mut conn, after, MEMBERS_PER_QUERY).await?
             };
             let Some((last, _)) = page.last() else {
                 return Ok(servers);
@@ -283,15 +289,20 @@ impl FederationReader {
 
     /// Returns an event in the form in which it is sent to a server, or `None` if it is not for
     /// that server.
-    fn for_server(&self, room: &Room, row: Sent, server: &ServerName) -> Result<Option<Outgoing>> {
+    fn outgoing_event_for(
+        &self,
+        room: &Room,
+        row: SendableEvent,
+        server: &ServerName,
+    ) -> Result<Option<OutgoingEvent>> {
         if !row.goes_out {
             return Ok(None);
         }
         let position = row.position;
-        let (pdu, json) = parse(row)?;
+        let (pdu, json) = parse_sent_event(row)?;
         let servers = self.destinations(room, &pdu, position);
         let is_meant = servers.iter().any(|it| it == server);
-        Ok(is_meant.then(|| outgoing(room, (position, pdu.event_id, json), server)))
+        Ok(is_meant.then(|| outgoing_event(room, (position, pdu.event_id, json), server)))
     }
 
     /// Returns the destinations of an event: the servers in the room, and the server of the user
@@ -323,12 +334,12 @@ impl FederationReader {
     }
 }
 
-fn outgoing(
+fn outgoing_event(
     room: &Room,
     (position, event_id, json): (Position, OwnedEventId, Box<RawValue>),
     server: &ServerName,
-) -> Outgoing {
-    Outgoing {
+) -> OutgoingEvent {
+    OutgoingEvent {
         position,
         room: room.num,
         event_id,
@@ -337,7 +348,7 @@ fn outgoing(
     }
 }
 
-fn parse(row: Sent) -> Result<(Pdu, Box<RawValue>)> {
+fn parse_sent_event(row: SendableEvent) -> Result<(Pdu, Box<RawValue>)> {
     let event_id = OwnedEventId::try_from(row.event_id)
         .map_err(|source| Error::internal("read an event id", source))?;
     let pdu = Pdu::parse(event_id, &row.json)?;

@@ -8,23 +8,23 @@ use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVers
 use super::EventReceiver;
 use crate::{
     error::{Error, Result},
-    matrix::{self, KnownEvents, Pdu, Verified},
+    matrix::{self, KnownEvents, Pdu, VerifiedEvent},
     rooms::memory::room::Room,
     storage::{
         RoomNum, WriteTx,
         rooms::{
-            event_graph::{self, Outlier as Row},
-            events::Status,
+            event_graph::{self, OutlierRow as Row},
+            events::EventStatus,
         },
     },
 };
 
 /// The number of outliers stored in one transaction.
-const CHUNK: usize = 500;
+const OUTLIERS_PER_TRANSACTION: usize = 500;
 
 /// The outcome for an event that was to be stored as an outlier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outlier {
+pub enum OutlierOutcome {
     /// Its auth events allow it.
     Accepted,
     /// Its auth events do not allow it, for this reason.
@@ -35,11 +35,11 @@ pub enum Outlier {
 }
 
 /// Checked outliers, ordered so that each follows its auth events.
-pub(crate) struct Checked {
+pub(crate) struct CheckedOutliers {
     /// The events that can be stored.
-    pub(crate) events: Vec<(Verified, Status)>,
+    pub(crate) events: Vec<(VerifiedEvent, EventStatus)>,
     /// The outcome for each event.
-    pub(crate) outcomes: BTreeMap<OwnedEventId, Outlier>,
+    pub(crate) outcomes: BTreeMap<OwnedEventId, OutlierOutcome>,
 }
 
 impl EventReceiver {
@@ -49,26 +49,27 @@ impl EventReceiver {
     pub async fn store_outliers(
         &self,
         room: &Room,
-        events: Vec<Verified>,
-    ) -> Result<BTreeMap<OwnedEventId, Outlier>> {
+        events: Vec<VerifiedEvent>,
+    ) -> Result<BTreeMap<OwnedEventId, OutlierOutcome>> {
         let create = room
             .view()
             .state
             .get(&ruma::events::StateEventType::RoomCreate, "")
             .cloned();
-        let mut known = self.known_auth_events(room.num, &events).await?;
+        let mut known = self.load_known_auth_events(room.num, &events).await?;
         known.extend(create.map(|create| (create.event_id.clone(), create)));
-        let checked = check(&room.rules, events, known).await?;
-        self.store_checked(room.num, &checked.events).await?;
+        let checked = check_outliers(&room.rules, events, known).await?;
+        self.store_checked_outliers(room.num, &checked.events)
+            .await?;
         Ok(checked.outcomes)
     }
 
     /// Returns the stored auth events of some events, and those of the events themselves that are
     /// already stored.
-    pub(crate) async fn known_auth_events(
+    pub(crate) async fn load_known_auth_events(
         &self,
         room: RoomNum,
-        events: impl IntoIterator<Item = &Verified>,
+        events: impl IntoIterator<Item = &VerifiedEvent>,
     ) -> Result<KnownEvents> {
         let mut ids: HashSet<OwnedEventId> = HashSet::new();
         for event in events {
@@ -77,13 +78,13 @@ impl EventReceiver {
         }
         let ids: Vec<OwnedEventId> = ids.into_iter().collect();
         let mut known = KnownEvents::new();
-        for chunk in ids.chunks(CHUNK) {
+        for chunk in ids.chunks(OUTLIERS_PER_TRANSACTION) {
             let nodes = {
                 let mut conn = self.db.read().await?;
-                event_graph::nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
+                event_graph::find_nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes.into_iter().filter(|node| node.room == room) {
-                let pdu = crate::rooms::log::resolution::pdu_of(node)?;
+                let pdu = crate::rooms::log::resolution::pdu_from_node(node)?;
                 known.insert(pdu.event_id.clone(), pdu);
             }
         }
@@ -92,14 +93,14 @@ impl EventReceiver {
 
     /// Stores outliers in several transactions: a crash between two of them does no harm, because
     /// nothing depends on them yet.
-    pub(crate) async fn store_checked(
+    pub(crate) async fn store_checked_outliers(
         &self,
         room: RoomNum,
-        events: &[(Verified, Status)],
+        events: &[(VerifiedEvent, EventStatus)],
     ) -> Result<()> {
-        for chunk in events.chunks(CHUNK) {
+        for chunk in events.chunks(OUTLIERS_PER_TRANSACTION) {
             let mut tx = self.db.write().await?;
-            store(&mut tx, room, chunk).await?;
+            store_outlier_chunk(&mut tx, room, chunk).await?;
             tx.commit().await?;
         }
         Ok(())
@@ -108,67 +109,79 @@ impl EventReceiver {
 
 /// Checks events by their auth events, in an order in which the auth events come first. Runs on a
 /// blocking thread, because many events take long to check.
-pub(crate) async fn check(
+pub(crate) async fn check_outliers(
     rules: &RoomVersionRules,
-    events: Vec<Verified>,
+    events: Vec<VerifiedEvent>,
     known: KnownEvents,
-) -> Result<Checked> {
+) -> Result<CheckedOutliers> {
     let rules = rules.clone();
-    tokio::task::spawn_blocking(move || check_all(&rules, events, known))
+    tokio::task::spawn_blocking(move || check_outliers_blocking(&rules, events, known))
         .await
         .map_err(|source| Error::internal("check events", source))
 }
 
-fn check_all(rules: &RoomVersionRules, events: Vec<Verified>, mut known: KnownEvents) -> Checked {
+fn check_outliers_blocking(
+    rules: &RoomVersionRules,
+    events: Vec<VerifiedEvent>,
+    mut known: KnownEvents,
+) -> CheckedOutliers {
     let mut outcomes = BTreeMap::new();
     let mut accepted = Vec::with_capacity(events.len());
-    for event in in_auth_order(events) {
+    for event in sort_in_auth_order(events) {
         let pdu = event.pdu();
         if let Some(stored) = known.get(&pdu.event_id) {
             let outcome = if stored.rejected {
-                Outlier::Rejected("the event was rejected before".to_owned())
+                OutlierOutcome::Rejected("the event was rejected before".to_owned())
             } else {
-                Outlier::Accepted
+                OutlierOutcome::Accepted
             };
             outcomes.insert(pdu.event_id.clone(), outcome);
             continue;
         }
-        let needed = pdu.auth_events.iter().cloned().chain(create_of(rules, pdu));
+        let needed = pdu
+            .auth_events
+            .iter()
+            .cloned()
+            .chain(unnamed_create_event(rules, pdu));
         let missing: Vec<OwnedEventId> = needed.filter(|id| !known.contains_key(id)).collect();
         if !missing.is_empty() {
-            outcomes.insert(pdu.event_id.clone(), Outlier::Missing(missing));
+            outcomes.insert(pdu.event_id.clone(), OutlierOutcome::Missing(missing));
             continue;
         }
-        let outcome = match allowed(rules, pdu, &known) {
-            Ok(()) => Outlier::Accepted,
-            Err(error) => Outlier::Rejected(error.to_string()),
+        let outcome = match authorize_outlier(rules, pdu, &known) {
+            Ok(()) => OutlierOutcome::Accepted,
+            Err(error) => OutlierOutcome::Rejected(error.to_string()),
         };
         let mut stored = pdu.clone();
-        stored.rejected = outcome != Outlier::Accepted;
+        stored.rejected = outcome != OutlierOutcome::Accepted;
         let status = if stored.rejected {
-            Status::Rejected
+            EventStatus::Rejected
         } else {
-            Status::Accepted
+            EventStatus::Accepted
         };
         known.insert(pdu.event_id.clone(), stored.into());
         outcomes.insert(pdu.event_id.clone(), outcome);
         accepted.push((event, status));
     }
-    Checked {
+    CheckedOutliers {
         events: accepted,
         outcomes,
     }
 }
 
-fn allowed(rules: &RoomVersionRules, pdu: &Pdu, known: &KnownEvents) -> Result<()> {
-    let needed = pdu.auth_events.iter().cloned().chain(create_of(rules, pdu));
+fn authorize_outlier(rules: &RoomVersionRules, pdu: &Pdu, known: &KnownEvents) -> Result<()> {
+    let needed = pdu
+        .auth_events
+        .iter()
+        .cloned()
+        .chain(unnamed_create_event(rules, pdu));
     let auth_events: Vec<_> = needed.filter_map(|id| known.get(&id).cloned()).collect();
     matrix::authorize_by_auth_events(pdu, rules, &auth_events)
 }
 
 /// Returns the create event of the room, in room versions in which events depend on it without
 /// naming it.
-fn create_of(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
+fn unnamed_create_event(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
     let is_unnamed = rules.authorization.room_create_event_id_as_room_id
         && pdu.kind != TimelineEventType::RoomCreate;
     let id = is_unnamed.then(|| format!("${}", pdu.room_id.strip_sigil()))?;
@@ -176,8 +189,8 @@ fn create_of(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEventId> {
 }
 
 /// Orders events so that each comes after its auth events.
-fn in_auth_order(events: Vec<Verified>) -> Vec<Verified> {
-    let mut waiting: HashMap<OwnedEventId, Verified> = HashMap::with_capacity(events.len());
+fn sort_in_auth_order(events: Vec<VerifiedEvent>) -> Vec<VerifiedEvent> {
+    let mut waiting: HashMap<OwnedEventId, VerifiedEvent> = HashMap::with_capacity(events.len());
     let mut ids = Vec::with_capacity(events.len());
     for event in events {
         let id = event.pdu().event_id.clone();
@@ -210,7 +223,11 @@ fn in_auth_order(events: Vec<Verified>) -> Vec<Verified> {
     ordered
 }
 
-async fn store(tx: &mut WriteTx, room: RoomNum, events: &[(Verified, Status)]) -> Result<()> {
+async fn store_outlier_chunk(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    events: &[(VerifiedEvent, EventStatus)],
+) -> Result<()> {
     let kinds: Vec<String> = events
         .iter()
         .map(|(event, _)| event.pdu().kind.to_string())
@@ -226,7 +243,7 @@ async fn store(tx: &mut WriteTx, room: RoomNum, events: &[(Verified, Status)]) -
     for ((event, status), kind) in events.iter().zip(&kinds) {
         let pdu = event.pdu();
         rows.push(Row {
-            position: tx.position(),
+            position: tx.next_position(),
             room,
             event_id: pdu.event_id.as_str(),
             kind: number(kind),

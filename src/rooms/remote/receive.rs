@@ -19,30 +19,30 @@ use ruma::{
 use serde_json::{Map, Value};
 use tokio::sync::MutexGuard;
 
-use self::checks::{Judged, Judgement, Look, Verdict};
+use self::checks::{CheckedEvent, EventCheck, EventVerdict, LookupDepth};
 use super::EventReceiver;
 use crate::{
     error::{Error, Result},
-    matrix::{StateMap, Verified},
+    matrix::{StateMap, VerifiedEvent},
     rooms::{
-        log::append::{Accepted, Arrival, append},
-        memory::room::{Room, Tip},
-        unread::push_counts::Counting,
-        write::send::release,
+        log::append::{AcceptedEvent, RemoteArrival, append},
+        memory::room::{Room, RoomTip},
+        unread::push_counts::UnreadIncrement,
+        write::send::release_write,
     },
     storage::{
-        Intent, Pending, RoomNum, WriteTx,
-        rooms::{event_graph, events::Status},
+        PendingWrite, RoomNum, WriteIntent, WriteTx,
+        rooms::{event_graph, events::EventStatus},
     },
 };
 
 /// The number of attempts to store an event. An attempt fails when the room in memory was out of
 /// date.
-const ATTEMPTS: usize = 4;
+const MAX_RECEIVE_ATTEMPTS: usize = 4;
 
 /// The outcome for an event that another server sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum ReceiveOutcome {
     /// It is in the room.
     Accepted,
     /// The state before it allows it, but the current state does not, for this reason: no client
@@ -65,16 +65,16 @@ pub enum Received {
 
 /// An event whose outcome is decided, but permanent only once it is on disk.
 #[must_use = "nothing may be answered before it is durable"]
-pub struct Taken {
-    received: Received,
+pub struct PendingOutcome {
+    outcome: ReceiveOutcome,
     /// `None` if nothing was stored.
-    pending: Option<Pending>,
+    pending: Option<PendingWrite>,
 }
 
-impl Taken {
+impl PendingOutcome {
     /// Returns the outcome for the event.
-    pub fn received(&self) -> &Received {
-        &self.received
+    pub fn outcome(&self) -> &ReceiveOutcome {
+        &self.outcome
     }
 
     /// Waits until the event is on disk, and returns its outcome.
@@ -82,19 +82,19 @@ impl Taken {
     /// # Errors
     ///
     /// When the event could not be written.
-    pub async fn durable(self) -> Result<Received> {
+    pub async fn wait_until_durable(self) -> Result<ReceiveOutcome> {
         if let Some(pending) = self.pending {
-            pending.durable().await?;
+            pending.wait_until_durable().await?;
         }
-        Ok(self.received)
+        Ok(self.outcome)
     }
 }
 
-impl From<Received> for Taken {
+impl From<ReceiveOutcome> for PendingOutcome {
     /// Wraps an outcome that is on disk already, or that stores nothing.
-    fn from(received: Received) -> Self {
+    fn from(received: ReceiveOutcome) -> Self {
         Self {
-            received,
+            outcome: received,
             pending: None,
         }
     }
@@ -102,7 +102,7 @@ impl From<Received> for Taken {
 
 /// Facts about an event that came from other servers besides the event itself.
 #[derive(Clone, Debug, Default)]
-pub struct Help {
+pub struct ReceiveHints {
     /// The state before it, for an event that follows one which cannot be fetched. These events
     /// have to be stored. If two have the same type and state key, the later one counts.
     pub state_before: Option<Vec<OwnedEventId>>,
@@ -124,10 +124,13 @@ impl EventReceiver {
     pub async fn receive(
         &self,
         origin: &ServerName,
-        event: Verified,
-        help: Help,
-    ) -> Result<Received> {
-        self.take(origin, event, help).await?.durable().await
+        event: VerifiedEvent,
+        help: ReceiveHints,
+    ) -> Result<ReceiveOutcome> {
+        self.receive_without_flush(origin, event, help)
+            .await?
+            .wait_until_durable()
+            .await
     }
 
     /// Does the same as [`EventReceiver::receive`], but does not wait for the disk: the events that
@@ -137,13 +140,18 @@ impl EventReceiver {
     ///
     /// The same as for [`EventReceiver::receive`].
     #[tracing::instrument(skip_all, fields(event_id = %event.pdu().event_id), err(level = "debug"))]
-    pub async fn take(&self, origin: &ServerName, event: Verified, help: Help) -> Result<Taken> {
-        let num = self.memory.number(&event.pdu().room_id).await?;
+    pub async fn receive_without_flush(
+        &self,
+        origin: &ServerName,
+        event: VerifiedEvent,
+        help: ReceiveHints,
+    ) -> Result<PendingOutcome> {
+        let num = self.memory.room_number(&event.pdu().room_id).await?;
         let origin = origin.to_owned();
         let event = Arc::new(event);
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                let taken = rooms.take_now(num, &origin, &event, &help).await?;
+                let taken = rooms.receive_in_room(num, &origin, &event, &help).await?;
                 Ok(taken.0)
             })
             .await
@@ -156,8 +164,11 @@ impl EventReceiver {
     /// [`Error::Forbidden`] when it was soft-failed or rejected.
     pub async fn check_accepted(&self, event_id: &EventId) -> Result<()> {
         let mut conn = self.db.read().await?;
-        let nodes = event_graph::nodes(&mut conn, [event_id.as_str()]).await?;
-        if nodes.iter().any(|node| node.status() == Status::Accepted) {
+        let nodes = event_graph::find_nodes(&mut conn, [event_id.as_str()]).await?;
+        if nodes
+            .iter()
+            .any(|node| node.status() == EventStatus::Accepted)
+        {
             return Ok(());
         }
         Err(Error::forbidden("the room has already refused this event"))
@@ -165,64 +176,76 @@ impl EventReceiver {
 
     /// Announces that more events follow in a moment, so that they are written to the disk together
     /// with those received before.
-    pub fn more_to_come(&self) -> Intent {
-        self.db.journal().intent()
+    pub fn announce_more_events(&self) -> WriteIntent {
+        self.db.journal().register_intent()
     }
 
     /// Receives an event; returns its outcome, once that is on disk, and the state before it.
-    pub(crate) async fn receive_now(
+    pub(crate) async fn receive_with_state(
         &self,
         num: RoomNum,
         origin: &OwnedServerName,
-        event: &Verified,
-        help: &Help,
-    ) -> Result<(Received, StateMap)> {
-        let (taken, before) = self.take_now(num, origin, event, help).await?;
-        Ok((taken.durable().await?, before))
+        event: &VerifiedEvent,
+        help: &ReceiveHints,
+    ) -> Result<(ReceiveOutcome, StateMap)> {
+        let (taken, before) = self.receive_in_room(num, origin, event, help).await?;
+        Ok((taken.wait_until_durable().await?, before))
     }
 
-    async fn take_now(
+    async fn receive_in_room(
         &self,
         num: RoomNum,
         origin: &OwnedServerName,
-        event: &Verified,
-        help: &Help,
-    ) -> Result<(Taken, StateMap)> {
-        let at_once = |received, before| Ok((Taken::from(received), before));
-        let mut look = Look::AtTheTip;
-        for _ in 0..ATTEMPTS {
+        event: &VerifiedEvent,
+        help: &ReceiveHints,
+    ) -> Result<(PendingOutcome, StateMap)> {
+        let at_once = |received, before| Ok((PendingOutcome::from(received), before));
+        let mut look = LookupDepth::TipOnly;
+        for _ in 0..MAX_RECEIVE_ATTEMPTS {
             let room = self.memory.room_by_number(num).await?;
             // Other events of this room wait for its lock: they must enter one batch with this one.
-            let intent = self.db.journal().intent();
+            let intent = self.db.journal().register_intent();
             let tip = room.tip.lock().await;
             if room.is_stale() {
                 continue;
             }
             if room.view().local_members.is_empty() {
                 drop(tip);
-                self.remote_memberships.retract(&room, event).await?;
-                return at_once(Received::Accepted, StateMap::default());
+                self.remote_memberships
+                    .retract_membership(&room, event)
+                    .await?;
+                return at_once(ReceiveOutcome::Accepted, StateMap::default());
             }
-            check_acl(&tip.state, origin)?;
-            let judged = match self.judge(&room, &tip, (event, help), look).await? {
-                Judgement::Judged(judged) => *judged,
-                Judgement::Known => return at_once(Received::Duplicate, StateMap::default()),
-                Judgement::Missing { prev, auth } => {
-                    return at_once(Received::Missing { prev, auth }, StateMap::default());
+            check_server_allowed(&tip.state, origin)?;
+            let judged = match self.check_event(&room, &tip, (event, help), look).await? {
+                EventCheck::Checked(judged) => *judged,
+                EventCheck::Known => {
+                    return at_once(ReceiveOutcome::Duplicate, StateMap::default());
+                }
+                EventCheck::Missing { prev, auth } => {
+                    return at_once(ReceiveOutcome::Missing { prev, auth }, StateMap::default());
                 }
             };
             drop(intent);
-            let (received, before) = (judged.received(), judged.before.clone());
-            if judged.is_as_it_was {
+            let (received, before) = (judged.outcome(), judged.state_before.clone());
+            if judged.is_unchanged {
                 return at_once(received, before);
             }
-            let stored = self.store(&room, tip, event, (judged, help)).await?;
+            let stored = self
+                .store_checked_event(&room, tip, event, (judged, help))
+                .await?;
             if stored.is_some() {
                 let pending = stored;
-                return Ok((Taken { received, pending }, before));
+                return Ok((
+                    PendingOutcome {
+                        outcome: received,
+                        pending,
+                    },
+                    before,
+                ));
             }
             // It was known, or the room had to be loaded again.
-            look = Look::Around;
+            look = LookupDepth::NamedEvents;
         }
         Err(Error::Unavailable(
             "the event could not be stored, try again later".to_owned(),
@@ -230,18 +253,18 @@ impl EventReceiver {
     }
 
     /// Stores a checked event; returns `None` if it has to be checked once more.
-    async fn store(
+    async fn store_checked_event(
         &self,
         room: &Arc<Room>,
-        mut tip: MutexGuard<'_, Tip>,
-        event: &Verified,
-        (judged, help): (Judged, &Help),
-    ) -> Result<Option<Pending>> {
+        mut tip: MutexGuard<'_, RoomTip>,
+        event: &VerifiedEvent,
+        (judged, help): (CheckedEvent, &ReceiveHints),
+    ) -> Result<Option<PendingWrite>> {
         let counting = match judged.verdict {
-            Verdict::Accepted if judged.gap.is_none() => {
+            EventVerdict::Accepted if judged.gap.is_none() => {
                 self.unread.count_event(room, &tip, event.pdu()).await
             }
-            _ => Counting::default(),
+            _ => UnreadIncrement::default(),
         };
         let mut tx = self.db.write().await?;
         if room.is_stale() {
@@ -249,48 +272,54 @@ impl EventReceiver {
         }
         let mut next = tip.clone();
         let stored = self
-            .store_in(&mut tx, room, &mut next, event, (judged, help, counting))
+            .store_in_transaction(&mut tx, room, &mut next, event, (judged, help, counting))
             .await?;
         let Some(position) = stored else {
             return Ok(None);
         };
-        let pending = release(tx, room, position)?;
+        let pending = release_write(tx, room, position)?;
         *tip = next;
         Ok(Some(pending))
     }
 
     /// Stores an event in a write transaction; returns its position, or `None` if it was known.
-    async fn store_in(
+    async fn store_in_transaction(
         &self,
         tx: &mut WriteTx,
         room: &Room,
-        tip: &mut Tip,
-        event: &Verified,
-        (judged, help, counting): (Judged, &Help, Counting),
+        tip: &mut RoomTip,
+        event: &VerifiedEvent,
+        (judged, help, counting): (CheckedEvent, &ReceiveHints, UnreadIncrement),
     ) -> Result<Option<i64>> {
         let status = match &judged.verdict {
-            Verdict::Accepted => Status::Accepted,
-            Verdict::SoftFailed(_) => Status::SoftFailed,
-            Verdict::Rejected(_) => Status::Rejected,
+            EventVerdict::Accepted => EventStatus::Accepted,
+            EventVerdict::SoftFailed(_) => EventStatus::SoftFailed,
+            EventVerdict::Rejected(_) => EventStatus::Rejected,
         };
-        if status != Status::Accepted {
-            return soft_failed::store(tx, room, tip, event, (judged, status)).await;
+        if status != EventStatus::Accepted {
+            return soft_failed::store_refused_event(tx, room, tip, event, (judged, status)).await;
         }
         if let Some(gap) = judged.gap {
-            let before = (judged.base, judged.before, judged.missing);
-            return super::backfill::store(tx, room, tip, event, (gap, judged.stored_at, before))
-                .await;
+            let before = (judged.base, judged.state_before, judged.missing_prev);
+            return super::backfill::store_history_event(
+                tx,
+                room,
+                tip,
+                event,
+                (gap, judged.stored_at, before),
+            )
+            .await;
         }
-        let accepted = Accepted {
+        let accepted = AcceptedEvent {
             pdu: event.pdu().clone(),
             json: event.json().to_owned(),
             counting,
             transaction: None,
-            delayed: None,
+            delayed_event: None,
             unattended: false,
-            arrival: Some(Arrival {
+            arrival: Some(RemoteArrival {
                 stored_at: judged.stored_at,
-                goes_out: help.is_passed_on,
+                is_outgoing: help.is_passed_on,
                 fork: judged.fork,
             }),
         };
@@ -302,7 +331,7 @@ impl EventReceiver {
 /// Checks that the server ACL of a room does not deny a server.
 ///
 /// [Server ACLs](https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls)
-pub(crate) fn check_acl(state: &StateMap, server: &ServerName) -> Result<()> {
+pub(crate) fn check_server_allowed(state: &StateMap, server: &ServerName) -> Result<()> {
     if server_acl(state).is_none_or(|acl| acl.is_allowed(server)) {
         return Ok(());
     }
@@ -338,7 +367,7 @@ mod tests {
     use super::*;
     use crate::matrix::Pdu;
 
-    fn room_with(acl: &Value) -> StateMap {
+    fn state_with_acl(acl: &Value) -> StateMap {
         let event = json!({
             "type": "m.room.server_acl", "state_key": "", "sender": "@a:x", "room_id": "!r:x",
             "content": acl, "depth": 1, "origin_server_ts": 1, "prev_events": [],
@@ -351,24 +380,25 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_server_acl_shuts_out_what_it_names() {
+    fn a_malformed_server_acl_still_denies_named_servers() {
         for acl in [
             json!({ "allow": ["*", 5], "deny": ["bad.example"] }),
             json!({ "allow": ["*"], "deny": [5, "bad.example", null] }),
             json!({ "allow": ["*"], "deny": ["bad.example"], "allow_ip_literals": "x" }),
         ] {
-            let state = room_with(&acl);
-            let check = |server: &str| check_acl(&state, &ServerName::parse(server).unwrap());
+            let state = state_with_acl(&acl);
+            let check =
+                |server: &str| check_server_allowed(&state, &ServerName::parse(server).unwrap());
             assert!(check("bad.example").is_err(), "{acl}");
             assert!(check("good.example").is_ok(), "{acl}");
             assert!(check("1.2.3.4").is_ok(), "{acl}");
         }
         for acl in [json!({ "allow": "*" }), json!({ "allow": null }), json!({})] {
-            let state = room_with(&acl);
+            let state = state_with_acl(&acl);
             let server = ServerName::parse("good.example").unwrap();
-            assert!(check_acl(&state, &server).is_err(), "{acl}");
+            assert!(check_server_allowed(&state, &server).is_err(), "{acl}");
         }
         let no_acl = StateMap::default();
-        check_acl(&no_acl, &ServerName::parse("good.example").unwrap()).unwrap();
+        check_server_allowed(&no_acl, &ServerName::parse("good.example").unwrap()).unwrap();
     }
 }

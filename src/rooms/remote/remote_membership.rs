@@ -18,13 +18,13 @@ use serde_json::{json, value::RawValue};
 use super::RemoteMemberships;
 use crate::{
     error::{Error, Result},
-    matrix::{self, Pdu, Unsigned, Verified},
-    rooms::{NewEvent, memory::room::Room},
+    matrix::{self, Pdu, UnsignedFields, VerifiedEvent},
+    rooms::{EventToSend, memory::room::Room},
     storage::{
-        Change, RoomNum, UserNum, WriteTx,
+        JournalChange, RoomNum, UserNum, WriteTx,
         rooms::{
-            event_graph::{self, Outlier},
-            events::{self, Status},
+            event_graph::{self, OutlierRow},
+            events::{self, EventStatus},
             memberships, room_table,
         },
     },
@@ -32,22 +32,22 @@ use crate::{
 
 /// The largest number of stripped state events stored for a room, and their largest total size.
 /// They are held in memory.
-const MAX_STRIPPED: usize = 100;
+const MAX_STRIPPED_EVENTS: usize = 100;
 const MAX_STRIPPED_BYTES: usize = 65_535;
 
 /// A member event of a user of this server in a room that no user of this server is in, with the
 /// stripped state that came with it.
 #[derive(Debug)]
-pub struct FromOutside {
+pub struct RemoteMembershipEvent {
     pub version: RoomVersionId,
     /// The member event.
-    pub event: Verified,
+    pub event: VerifiedEvent,
     pub stripped_state: Vec<Box<RawValue>>,
 }
 
 /// The part of a stripped state event that is read.
 #[derive(Deserialize)]
-struct Sent {
+struct StrippedSender {
     sender: Option<OwnedUserId>,
 }
 
@@ -65,36 +65,36 @@ impl RemoteMemberships {
     pub async fn receive_invitation(
         &self,
         origin: &ServerName,
-        invitation: FromOutside,
+        invitation: RemoteMembershipEvent,
     ) -> Result<Box<RawValue>> {
         let pdu = invitation.event.pdu();
-        let user_id = self.check_invited(origin, pdu)?;
-        let rules = matrix::rules(&invitation.version)
+        let user_id = self.check_invitation_event(origin, pdu)?;
+        let rules = matrix::room_version_rules(&invitation.version)
             .ok_or_else(|| Error::IncompatibleRoomVersion(invitation.version.clone()))?;
-        let draft = NewEvent::state(
+        let draft = EventToSend::state(
             pdu.sender.clone(),
             &pdu.state_type(),
             user_id.as_str(),
             pdu.content.clone(),
         );
-        self.log.check_invitation(&draft).await?;
+        self.log.check_invite_permission(&draft).await?;
         let mut object: CanonicalJsonObject = serde_json::from_str(invitation.event.json())?;
         self.key.sign_event(&mut object, &rules)?;
         let json = serde_json::to_string(&object)?;
-        if let Ok(room) = self.memory.resident(&pdu.room_id).await {
-            super::receive::check_acl(&room.view().state, origin)?;
+        if let Ok(room) = self.memory.resident_room(&pdu.room_id).await {
+            super::receive::check_server_allowed(&room.view().state, origin)?;
         } else {
             let json = json.clone();
             self.tasks
                 .run_to_completion(self, async move |rooms: Self| {
-                    rooms.store_outside(invitation, json).await
+                    rooms.store_remote_membership(invitation, json).await
                 })
                 .await?;
         }
         Ok(RawValue::from_string(json)?)
     }
 
-    fn check_invited(&self, origin: &ServerName, pdu: &Pdu) -> Result<OwnedUserId> {
+    fn check_invitation_event(&self, origin: &ServerName, pdu: &Pdu) -> Result<OwnedUserId> {
         let user_id = pdu.member().filter(|user_id| self.memory.is_local(user_id));
         let is_right =
             pdu.membership() == Some(MembershipState::Invite) && pdu.sender.server_name() == origin;
@@ -111,7 +111,7 @@ impl RemoteMemberships {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when the event is not a knock of a user of this server.
-    pub async fn store_knock(&self, knock: FromOutside) -> Result<()> {
+    pub async fn store_knock(&self, knock: RemoteMembershipEvent) -> Result<()> {
         let pdu = knock.event.pdu();
         let is_own = pdu.member() == Some(&*pdu.sender) && self.memory.is_local(&pdu.sender);
         if !is_own || pdu.membership() != Some(MembershipState::Knock) {
@@ -122,7 +122,7 @@ impl RemoteMemberships {
         let json = knock.event.json().to_owned();
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.store_outside(knock, json).await
+                rooms.store_remote_membership(knock, json).await
             })
             .await
     }
@@ -134,45 +134,45 @@ impl RemoteMemberships {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the user was neither invited to it nor has knocked.
-    pub async fn leave_outside(
+    pub async fn leave_remote_room(
         &self,
         room_id: &RoomId,
         user_id: &UserId,
-        leave: Option<Verified>,
+        leave: Option<VerifiedEvent>,
     ) -> Result<()> {
-        let num = self.memory.number(room_id).await?;
+        let num = self.memory.room_number(room_id).await?;
         let user_id = user_id.to_owned();
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.leave_now(num, user_id, leave).await
+                rooms.leave_remote_room_now(num, user_id, leave).await
             })
             .await
     }
 
-    async fn leave_now(
+    async fn leave_remote_room_now(
         &self,
         num: RoomNum,
         user_id: OwnedUserId,
-        leave: Option<Verified>,
+        leave: Option<VerifiedEvent>,
     ) -> Result<()> {
         let room = self.memory.room_by_number(num).await?;
         // Nobody may join the room meanwhile.
         let _tip = room.tip.lock().await;
         let user = self.memory.user_number(&user_id).await?;
         let user = user.ok_or_else(|| Error::forbidden("you were never in that room"))?;
-        let membership = self.memory.of_user(user).await?.membership(num);
+        let membership = self.memory.rooms_of_user(user).await?.membership(num);
         if !matches!(membership, MembershipState::Invite | MembershipState::Knock) {
             return Err(Error::forbidden(
                 "you have neither an invitation to that room nor a knock on it",
             ));
         }
-        let event = match (leave, self.access.membership_event(num, user).await?) {
+        let event = match (leave, self.access.find_membership_event(num, user).await?) {
             (Some(leave), _) => Some(leave.into_parts()),
-            (None, Some(asked)) => Some(self.own_leave(&room, &asked, &user_id)?),
+            (None, Some(asked)) => Some(self.make_local_leave(&room, &asked, &user_id)?),
             (None, None) => None,
         };
         let mut tx = self.db.write().await?;
-        let position = tx.position();
+        let position = tx.next_position();
         let row = match &event {
             Some((pdu, json)) => Some(store_outlier(&mut tx, num, pdu, json).await?),
             None => None,
@@ -182,7 +182,7 @@ impl RemoteMemberships {
             .and_then(|(pdu, _)| pdu.membership())
             .unwrap_or(MembershipState::Leave);
         memberships::set(&mut tx, (user, num), gone.as_str(), (position, row), None).await?;
-        let change = Change::Membership {
+        let change = JournalChange::Membership {
             user,
             user_id,
             local: true,
@@ -203,7 +203,11 @@ impl RemoteMemberships {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the event does not end an invitation or a knock.
-    pub(crate) async fn retract(&self, room: &Room, event: &Verified) -> Result<()> {
+    pub(crate) async fn retract_membership(
+        &self,
+        room: &Room,
+        event: &VerifiedEvent,
+    ) -> Result<()> {
         let pdu = event.pdu();
         let not_here = || Error::not_found("this server is not in the room");
         let user_id = pdu.member().filter(|user_id| self.memory.is_local(user_id));
@@ -217,9 +221,9 @@ impl RemoteMemberships {
             .user_number(&user_id)
             .await?
             .ok_or_else(not_here)?;
-        let asked = self.access.membership_event(room.num, user).await?;
+        let asked = self.access.find_membership_event(room.num, user).await?;
         let asked = asked.filter(|asked| pdu.auth_events.contains(&asked.event_id));
-        let is_asked = match self.memory.of_user(user).await?.membership(room.num) {
+        let is_asked = match self.memory.rooms_of_user(user).await?.membership(room.num) {
             MembershipState::Knock => asked.is_some(),
             MembershipState::Invite => asked.is_some_and(|asked| asked.sender == pdu.sender),
             _ => false,
@@ -230,19 +234,19 @@ impl RemoteMemberships {
         let (num, leave) = (room.num, Some(event.clone()));
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.leave_now(num, user_id, leave).await
+                rooms.leave_remote_room_now(num, user_id, leave).await
             })
             .await
     }
 
     /// Returns the event by which a user left a room that this server was not in, as clients see
     /// it.
-    pub async fn leave_from_outside(
+    pub async fn remote_leave_event(
         &self,
         room: &Room,
         user: UserNum,
     ) -> Result<Option<Box<RawValue>>> {
-        let event = self.access.membership_event(room.num, user).await?;
+        let event = self.access.find_membership_event(room.num, user).await?;
         let is_out = |pdu: &Pdu| {
             matches!(
                 pdu.membership(),
@@ -250,14 +254,19 @@ impl RemoteMemberships {
             )
         };
         Ok(event.filter(is_out).map(|pdu| {
-            let head = matrix::head(&pdu, &room.rules);
-            matrix::sync_event(&head, &Unsigned::default())
+            let head = matrix::write_event_head(&pdu, &room.rules);
+            matrix::sync_event(&head, &UnsignedFields::default())
         }))
     }
 
     /// Makes a leave event that only this server sees, for when no server of the room could be
     /// reached.
-    fn own_leave(&self, room: &Room, asked: &Pdu, user_id: &UserId) -> Result<(Pdu, String)> {
+    fn make_local_leave(
+        &self,
+        room: &Room,
+        asked: &Pdu,
+        user_id: &UserId,
+    ) -> Result<(Pdu, String)> {
         // Before version 3, events name others with their hashes, and have an id of their own.
         let follows = match &asked.reference_hash {
             Some(hash) => json!([[asked.event_id, { "sha256": hash }]]),
@@ -279,15 +288,15 @@ impl RemoteMemberships {
     }
 
     /// Returns the servers of the senders of a room's stripped state, as a user received it.
-    pub async fn servers_from_outside(
+    pub async fn servers_from_stripped_state(
         &self,
         room_id: &RoomId,
         user: UserNum,
     ) -> Result<Vec<OwnedServerName>> {
-        let num = self.memory.number(room_id).await?;
-        let mine = self.memory.of_user(user).await?.get(num);
+        let num = self.memory.room_number(room_id).await?;
+        let mine = self.memory.rooms_of_user(user).await?.get(num);
         let stripped = mine.and_then(|mine| mine.stripped_state);
-        let stripped: Vec<Sent> = stripped
+        let stripped: Vec<StrippedSender> = stripped
             .and_then(|stripped| serde_json::from_str(&stripped).ok())
             .unwrap_or_default();
         let servers = stripped
@@ -298,31 +307,35 @@ impl RemoteMemberships {
     }
 
     /// Returns the number of a room; stores the room first if it is new here.
-    pub(crate) async fn known_room(
+    pub(crate) async fn ensure_room_number(
         &self,
         room_id: &ruma::RoomId,
         version: &RoomVersionId,
     ) -> Result<RoomNum> {
-        match self.memory.number(room_id).await {
+        match self.memory.room_number(room_id).await {
             Err(Error::NotFound(_)) => {}
             known => return known,
         }
         let mut tx = self.db.write().await?;
         room_table::insert(&mut tx, room_id.as_str(), version.as_str()).await?;
         tx.commit().await?;
-        self.memory.number(room_id).await
+        self.memory.room_number(room_id).await
     }
 
-    async fn store_outside(&self, from: FromOutside, json: String) -> Result<()> {
+    async fn store_remote_membership(
+        &self,
+        from: RemoteMembershipEvent,
+        json: String,
+    ) -> Result<()> {
         let pdu = from.event.pdu();
-        let num = self.known_room(&pdu.room_id, &from.version).await?;
+        let num = self.ensure_room_number(&pdu.room_id, &from.version).await?;
         let room = self.memory.room_by_number(num).await?;
         let _tip = room.tip.lock().await;
         let Some((user_id, membership)) = pdu.member().zip(pdu.membership()) else {
             return Ok(());
         };
         let mut stripped: Vec<Box<RawValue>> = from.stripped_state;
-        stripped.truncate(MAX_STRIPPED);
+        stripped.truncate(MAX_STRIPPED_EVENTS);
         let mut left = MAX_STRIPPED_BYTES;
         stripped.retain(|state| {
             let fits = state.get().len() <= left;
@@ -331,13 +344,13 @@ impl RemoteMemberships {
         });
         let mut shown: Vec<Box<RawValue>> = stripped
             .iter()
-            .filter_map(|state| matrix::strip(state))
+            .filter_map(|state| matrix::strip_remote_event(state))
             .collect();
-        shown.push(matrix::stripped(pdu));
+        shown.push(matrix::stripped_state_event(pdu));
         let stripped: Arc<str> = serde_json::to_string(&shown)?.into();
         let mut tx = self.db.write().await?;
         let user = tx.intern(user_id.as_str()).await?;
-        let position = tx.position();
+        let position = tx.next_position();
         let row = store_outlier(&mut tx, num, pdu, &json).await?;
         memberships::set(
             &mut tx,
@@ -347,7 +360,7 @@ impl RemoteMemberships {
             Some(&stripped),
         )
         .await?;
-        let change = Change::Membership {
+        let change = JournalChange::Membership {
             user,
             user_id: user_id.to_owned(),
             local: true,
@@ -362,11 +375,11 @@ impl RemoteMemberships {
 
 /// Stores an event as an outlier; returns its position.
 async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -> Result<i64> {
-    if let Some(known) = events::any(tx, pdu.event_id.as_str()).await? {
+    if let Some(known) = events::get_anywhere(tx, pdu.event_id.as_str()).await? {
         return Ok(known.position);
     }
-    let outlier = Outlier {
-        position: tx.position(),
+    let outlier = OutlierRow {
+        position: tx.next_position(),
         room,
         event_id: pdu.event_id.as_str(),
         kind: tx.intern(&pdu.kind.to_string()).await?,
@@ -375,7 +388,7 @@ async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -
             None => None,
         },
         sender: tx.intern(pdu.sender.as_str()).await?,
-        status: Status::Accepted,
+        status: EventStatus::Accepted,
         origin_server_ts: pdu.origin_server_ts.0.into(),
         json,
     };

@@ -11,35 +11,35 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::{FederationReader, erased_users::Eraser};
+use super::{FederationReader, erased_users::ErasedUserRedactor};
 use crate::{
     error::{Error, Result},
-    matrix::{self, StateMap, Visibility},
+    matrix::{self, EventVisibility, StateMap},
     rooms::{
-        log::resolution::pdu_of,
+        log::resolution::pdu_from_node,
         memory::{load::state_map, room::Room},
     },
     storage::rooms::{
-        event_graph::{self, Node},
-        events::{self, Status},
+        event_graph::{self, EventNode},
+        events::{self, EventStatus},
     },
 };
 
 /// The largest numbers of events in one answer.
-const MAX_BACKFILL: usize = 100;
-const MAX_MISSING: usize = 50;
+const MAX_BACKFILL_EVENTS: usize = 100;
+const MAX_MISSING_EVENTS: usize = 50;
 /// The largest number of events that one request names.
-const MAX_NAMED: usize = 50;
+const MAX_NAMED_EVENTS: usize = 50;
 /// The number of events considered for the one closest to a time.
-const LOOKED_AT: i64 = 100;
+const MAX_TIME_CANDIDATES: i64 = 100;
 /// The number of states cached while one answer is made.
-const MAX_STATES: usize = 8;
+const MAX_CACHED_STATES: usize = 8;
 
 /// Parameters of a walk back through the event graph.
-struct Walk {
+struct EventWalk {
     start: Vec<OwnedEventId>,
     /// The walk stops here: these events, and those before them, are known.
-    ends: HashSet<OwnedEventId>,
+    stop_at: HashSet<OwnedEventId>,
     min_depth: u64,
     limit: usize,
 }
@@ -50,39 +50,41 @@ impl FederationReader {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such event; [`Error::Forbidden`] when the server is not in the room.
-    pub async fn event_for(
+    pub async fn event_for_server(
         &self,
         origin: &ServerName,
         event_id: &EventId,
     ) -> Result<Box<RawValue>> {
         let node = {
             let mut conn = self.db.read().await?;
-            event_graph::nodes(&mut conn, [event_id.as_str()])
+            event_graph::find_nodes(&mut conn, [event_id.as_str()])
                 .await?
                 .pop()
         };
-        let node = node.filter(|node| node.status() != Status::Rejected);
+        let node = node.filter(|node| node.status() != EventStatus::Rejected);
         let node = node.ok_or_else(|| Error::not_found("there is no such event"))?;
         let room_id = self.memory.room_id(node.room).await?;
         let room = self.shared_room(origin, &room_id).await?;
-        let mut eraser = self.eraser(origin);
-        self.seen_by(&room, node, &mut eraser, &mut HashMap::new())
+        let mut eraser = self.erased_user_redactor(origin);
+        self.event_visible_to_server(&room, node, &mut eraser, &mut HashMap::new())
             .await
     }
 
     /// Returns an event as a server may see it.
-    async fn seen_by(
+    async fn event_visible_to_server(
         &self,
         room: &Room,
-        node: Node,
-        eraser: &mut Eraser<'_>,
+        node: EventNode,
+        eraser: &mut ErasedUserRedactor<'_>,
         states: &mut HashMap<i64, StateMap>,
     ) -> Result<Box<RawValue>> {
         let json = node.json.clone();
         let event_id = OwnedEventId::try_from(node.event_id.as_str());
         let event_id = event_id.map_err(|source| Error::internal("read an event id", source))?;
         if self.may_see(room, eraser.server(), node, states).await? {
-            return eraser.apply(&event_id, RawValue::from_string(json)?).await;
+            return eraser
+                .redact_if_erased(&event_id, RawValue::from_string(json)?)
+                .await;
         }
         Ok(RawValue::from_string(matrix::redact_json(
             &json,
@@ -95,12 +97,15 @@ impl FederationReader {
         &self,
         room: &Room,
         origin: &ServerName,
-        node: Node,
+        node: EventNode,
         states: &mut HashMap<i64, StateMap>,
     ) -> Result<bool> {
-        let (snapshot, visibility) = (node.state, Visibility::from_number(node.visibility));
-        let pdu = pdu_of(node)?;
-        let is_open = matches!(visibility, Visibility::WorldReadable | Visibility::Shared);
+        let (snapshot, visibility) = (node.state, EventVisibility::from_number(node.visibility));
+        let pdu = pdu_from_node(node)?;
+        let is_open = matches!(
+            visibility,
+            EventVisibility::WorldReadable | EventVisibility::Shared
+        );
         let Some(snapshot) = snapshot else {
             // It is part of a state, and is served with the state anyway.
             return Ok(pdu.state_key.is_some() && pdu.room_id == room.room_id);
@@ -112,7 +117,7 @@ impl FederationReader {
             let mut conn = self.db.read().await?;
             let state = state_map(&mut conn, snapshot).await?;
             // The events of one answer are close together in the graph: most share a few states.
-            if states.len() >= MAX_STATES {
+            if states.len() >= MAX_CACHED_STATES {
                 states.clear();
             }
             states.insert(snapshot, state);
@@ -134,83 +139,85 @@ impl FederationReader {
             .is_some_and(|user| user.server_name() == origin);
         Ok(is_own
             || is(&[MembershipState::Join])
-            || (visibility == Visibility::Invited && is(&[MembershipState::Invite])))
+            || (visibility == EventVisibility::Invited && is(&[MembershipState::Invite])))
     }
 
     /// Returns events and those that precede them, for a server that is in the room: the newest
     /// first.
-    pub async fn backfill_for(
+    pub async fn backfill_for_server(
         &self,
         room: &Room,
         origin: &ServerName,
         from: &[OwnedEventId],
         limit: usize,
     ) -> Result<Vec<Box<RawValue>>> {
-        let limit = limit.min(MAX_BACKFILL);
-        let walk = Walk {
-            start: from.iter().take(MAX_NAMED).cloned().collect(),
-            ends: HashSet::new(),
+        let limit = limit.min(MAX_BACKFILL_EVENTS);
+        let walk = EventWalk {
+            start: from.iter().take(MAX_NAMED_EVENTS).cloned().collect(),
+            stop_at: HashSet::new(),
             min_depth: 0,
             limit,
         };
-        self.walk(room, origin, walk).await
+        self.walk_back(room, origin, walk).await
     }
 
     /// Returns events that precede some, up to others that a server has: the oldest first.
-    pub async fn missing_events_for(
+    pub async fn missing_events_for_server(
         &self,
         room: &Room,
         origin: &ServerName,
         (earliest, latest): (&[OwnedEventId], &[OwnedEventId]),
         (min_depth, limit): (u64, usize),
     ) -> Result<Vec<Box<RawValue>>> {
-        let latest: Vec<OwnedEventId> = latest.iter().take(MAX_NAMED).cloned().collect();
+        let latest: Vec<OwnedEventId> = latest.iter().take(MAX_NAMED_EVENTS).cloned().collect();
         let start: Vec<OwnedEventId> = {
             let mut conn = self.db.read().await?;
-            let nodes = event_graph::nodes(&mut conn, latest.iter().map(|id| id.as_str())).await?;
+            let nodes =
+                event_graph::find_nodes(&mut conn, latest.iter().map(|id| id.as_str())).await?;
             let of_room = nodes.into_iter().filter(|node| node.room == room.num);
             let mut start = Vec::new();
             for node in of_room {
-                start.extend(pdu_of(node)?.prev_events.iter().cloned());
+                start.extend(pdu_from_node(node)?.prev_events.iter().cloned());
             }
             start
         };
-        let mut ends: HashSet<OwnedEventId> = earliest.iter().take(MAX_NAMED).cloned().collect();
+        let mut ends: HashSet<OwnedEventId> =
+            earliest.iter().take(MAX_NAMED_EVENTS).cloned().collect();
         ends.extend(latest);
-        let walk = Walk {
+        let walk = EventWalk {
             start,
-            ends,
+            stop_at: ends,
             min_depth,
-            limit: limit.min(MAX_MISSING),
+            limit: limit.min(MAX_MISSING_EVENTS),
         };
-        let mut events = self.walk(room, origin, walk).await?;
+        let mut events = self.walk_back(room, origin, walk).await?;
         events.reverse();
         Ok(events)
     }
 
     /// Walks back along `prev_events`, the deepest event first.
-    async fn walk(
+    async fn walk_back(
         &self,
         room: &Room,
         origin: &ServerName,
-        walk: Walk,
+        walk: EventWalk,
     ) -> Result<Vec<Box<RawValue>>> {
-        let mut seen: HashSet<OwnedEventId> = walk.ends;
+        let mut seen: HashSet<OwnedEventId> = walk.stop_at;
         let mut heap: BinaryHeap<(u64, OwnedEventId)> = BinaryHeap::new();
-        let mut nodes: HashMap<OwnedEventId, (Node, Vec<OwnedEventId>)> = HashMap::new();
+        let mut nodes: HashMap<OwnedEventId, (EventNode, Vec<OwnedEventId>)> = HashMap::new();
         let mut found = Vec::new();
         let mut states = HashMap::new();
-        let mut eraser = self.eraser(origin);
+        let mut eraser = self.erased_user_redactor(origin);
         let mut next: Vec<OwnedEventId> = walk.start;
         while found.len() < walk.limit {
             next.retain(|id| seen.insert(id.clone()));
             let read = {
                 let mut conn = self.db.read().await?;
-                event_graph::nodes(&mut conn, next.drain(..).map(String::from)).await?
+                event_graph::find_nodes(&mut conn, next.drain(..).map(String::from)).await?
             };
             for node in read {
                 let is_told = node.room == room.num && node.state.is_some();
-                let pdu = pdu_of(node.clone())?;
+                let pdu = pdu_from_node(node.clone())?;
                 let depth = u64::from(pdu.depth);
                 if is_told && depth >= walk.min_depth {
                     heap.push((depth, pdu.event_id.clone()));
@@ -223,8 +230,10 @@ impl FederationReader {
                 continue;
             };
             next = prev_events;
-            if node.status() != Status::Rejected {
-                let event = self.seen_by(room, node, &mut eraser, &mut states).await?;
+            if node.status() != EventStatus::Rejected {
+                let event = self
+                    .event_visible_to_server(room, node, &mut eraser, &mut states)
+                    .await?;
                 found.push(event);
             }
         }
@@ -237,7 +246,7 @@ impl FederationReader {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none.
-    pub async fn event_at_time_for(
+    pub async fn event_at_time_for_server(
         &self,
         room: &Room,
         origin: &ServerName,
@@ -248,10 +257,12 @@ impl FederationReader {
             let mut conn = self.db.read().await?;
             match dir {
                 Direction::Forward => {
-                    events::made_after(&mut conn, room.num, (ts, i64::MIN), LOOKED_AT).await?
+                    events::made_after(&mut conn, room.num, (ts, i64::MIN), MAX_TIME_CANDIDATES)
+                        .await?
                 }
                 Direction::Backward => {
-                    events::made_before(&mut conn, room.num, (ts, i64::MAX), LOOKED_AT).await?
+                    events::made_before(&mut conn, room.num, (ts, i64::MAX), MAX_TIME_CANDIDATES)
+                        .await?
                 }
             }
         };
@@ -259,7 +270,7 @@ impl FederationReader {
         for (_, _, ts, event_id) in rows {
             let node = {
                 let mut conn = self.db.read().await?;
-                event_graph::nodes(&mut conn, [event_id]).await?.pop()
+                event_graph::find_nodes(&mut conn, [event_id]).await?.pop()
             };
             let Some(node) = node else { continue };
             let event_id = OwnedEventId::try_from(node.event_id.as_str());

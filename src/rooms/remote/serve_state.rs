@@ -18,28 +18,28 @@ use tokio::sync::{Semaphore, oneshot};
 use super::FederationReader;
 use crate::{
     error::{Error, Result},
-    keyed_semaphore::Turns,
+    keyed_semaphore::KeyedSemaphore,
     matrix::{Pdu, StateMap},
     rooms::memory::{load::state_map, room::Room},
     storage::rooms::{event_graph, events},
 };
 
 /// The largest number of events in an auth chain.
-const MAX_CHAIN: usize = 500_000;
+const MAX_AUTH_CHAIN_EVENTS: usize = 500_000;
 /// The number of ids in one query.
-const CHUNK: usize = 500;
+const IDS_PER_QUERY: usize = 500;
 /// Limits for answers with a whole state or auth chain: the number that one server reads at once,
 /// the number that it may wait for besides, and the number of auth chains that are looked up at
 /// once for all servers.
-const AT_ONCE: usize = 3;
-const LATER: usize = 20;
-const CHAINS_AT_ONCE: usize = 4;
+const MAX_ANSWERS_PER_SERVER: usize = 3;
+const MAX_WAITING_PER_SERVER: usize = 20;
+const MAX_PARALLEL_CHAINS: usize = 4;
 /// The time in which a server must read such an answer.
-const READ_WITHIN: Duration = Duration::from_mins(3);
+const ANSWER_READ_TIMEOUT: Duration = Duration::from_mins(3);
 /// The time after which a server may try again if it waits for too many answers.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The largest number of members shown instead of the name of a room without one.
-const HEROES: usize = 5;
+const MAX_HEROES: usize = 5;
 
 /// The state of a room, and its auth chain.
 #[derive(Clone, Debug, Default)]
@@ -58,21 +58,21 @@ pub struct StateAnswer {
 /// was read. If the answer is never read, for example because a connection broke off, the next turn
 /// starts after a while.
 #[derive(Debug)]
-pub struct TurnToBeTold {
-    _told: oneshot::Sender<()>,
+pub struct StateAnswerTurn {
+    _answer_read: oneshot::Sender<()>,
 }
 
 /// Limits on large answers to other servers.
-pub(crate) struct Serving {
-    turns: Turns<OwnedServerName>,
-    chains: Semaphore,
+pub(crate) struct StateAnswerLimits {
+    turns: KeyedSemaphore<OwnedServerName>,
+    chain_permits: Semaphore,
 }
 
-impl Default for Serving {
+impl Default for StateAnswerLimits {
     fn default() -> Self {
         Self {
-            turns: Turns::new(AT_ONCE, LATER),
-            chains: Semaphore::new(CHAINS_AT_ONCE),
+            turns: KeyedSemaphore::new(MAX_ANSWERS_PER_SERVER, MAX_WAITING_PER_SERVER),
+            chain_permits: Semaphore::new(MAX_PARALLEL_CHAINS),
         }
     }
 }
@@ -83,24 +83,26 @@ impl FederationReader {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when the server waits for too many answers already.
-    pub async fn turn_to_be_told(&self, server: &ServerName) -> Result<TurnToBeTold> {
-        let Some(place) = self.serving.turns.place(&server.to_owned()) else {
+    pub async fn wait_for_answer_turn(&self, server: &ServerName) -> Result<StateAnswerTurn> {
+        let Some(place) = self.answer_limits.turns.enqueue(&server.to_owned()) else {
             return Err(Error::LimitExceeded {
-                retry_after: ASK_AGAIN_AFTER,
+                retry_after: RETRY_AFTER,
             });
         };
-        let turn = place.turn().await;
+        let turn = place.acquire().await;
         let (telling, is_told) = oneshot::channel();
         let stopping = self.tasks.stopping().clone();
         drop(self.tasks.spawn(async move {
             tokio::select! {
                 _ = is_told => {}
-                () = tokio::time::sleep(READ_WITHIN) => {}
+                () = tokio::time::sleep(ANSWER_READ_TIMEOUT) => {}
                 () = stopping.cancelled() => {}
             }
             drop(turn);
         }));
-        Ok(TurnToBeTold { _told: telling })
+        Ok(StateAnswerTurn {
+            _answer_read: telling,
+        })
     }
 
     /// Returns the state before a join, and the auth chain of the state and the join.
@@ -134,7 +136,7 @@ impl FederationReader {
             for id in &answer.state {
                 chain.remove(id);
             }
-            answer.servers_in_room = servers(before);
+            answer.servers_in_room = joined_servers(before);
         }
         answer.auth_chain = chain.into_iter().collect();
         Ok(answer)
@@ -164,7 +166,7 @@ impl FederationReader {
         event_id: &EventId,
     ) -> Result<StateMap> {
         let mut tx = self.db.snapshot().await?;
-        let node = event_graph::nodes(&mut tx, [event_id.as_str()])
+        let node = event_graph::find_nodes(&mut tx, [event_id.as_str()])
             .await?
             .pop();
         let node = node.filter(|node| node.room == room.num);
@@ -193,7 +195,7 @@ impl FederationReader {
     ) -> Result<Vec<OwnedEventId>> {
         let event = self
             .log
-            .auth_chain_events(&[event_id.to_owned()])
+            .load_auth_chain_events(&[event_id.to_owned()])
             .await?
             .pop();
         let event = event.filter(|pdu| pdu.room_id == room.room_id);
@@ -210,7 +212,7 @@ impl FederationReader {
         events: impl IntoIterator<Item = &'a Pdu>,
     ) -> Result<HashSet<OwnedEventId>> {
         // The semaphore is never closed.
-        let _turn = self.serving.chains.acquire().await;
+        let _turn = self.answer_limits.chain_permits.acquire().await;
         let here: HashMap<&OwnedEventId, &Arc<Pdu>> =
             state.iter().map(|pdu| (&pdu.event_id, pdu)).collect();
         let mut chain: HashSet<OwnedEventId> = HashSet::new();
@@ -221,7 +223,7 @@ impl FederationReader {
         // Since version 12, no event names the create event, although all depend on it.
         let create = state.get(&StateEventType::RoomCreate, "");
         next.extend(create.map(|create| create.event_id.clone()));
-        while !next.is_empty() && chain.len() < MAX_CHAIN {
+        while !next.is_empty() && chain.len() < MAX_AUTH_CHAIN_EVENTS {
             let mut unread = Vec::new();
             while let Some(id) = next.pop() {
                 if !chain.insert(id.clone()) {
@@ -232,7 +234,7 @@ impl FederationReader {
                     None => unread.push(id),
                 }
             }
-            for pdu in self.log.auth_chain_events(&unread).await? {
+            for pdu in self.log.load_auth_chain_events(&unread).await? {
                 next.extend(pdu.auth_events.iter().cloned());
             }
         }
@@ -241,14 +243,14 @@ impl FederationReader {
 
     /// Returns events as a server may receive them, in the same order; leaves out events that are
     /// not stored.
-    pub async fn jsons(
+    pub async fn load_events_for_server(
         &self,
         server: &ServerName,
         ids: &[OwnedEventId],
     ) -> Result<Vec<Box<RawValue>>> {
         let mut jsons = Vec::with_capacity(ids.len());
-        let mut eraser = self.eraser(server);
-        for chunk in ids.chunks(CHUNK) {
+        let mut eraser = self.erased_user_redactor(server);
+        for chunk in ids.chunks(IDS_PER_QUERY) {
             let rows = {
                 let mut conn = self.db.read().await?;
                 events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?
@@ -258,7 +260,7 @@ impl FederationReader {
             for id in chunk {
                 if let Some(json) = rows.remove(id.as_str()) {
                     let json = RawValue::from_string(json)?;
-                    jsons.push(eraser.apply(id, json).await?);
+                    jsons.push(eraser.redact_if_erased(id, json).await?);
                 }
             }
         }
@@ -266,7 +268,7 @@ impl FederationReader {
     }
 
     /// Returns the servers in a room: those with a joined user.
-    pub async fn servers_in(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>> {
+    pub async fn servers_in_room(&self, room_id: &RoomId) -> Result<Vec<OwnedServerName>> {
         let room = self.memory.room(room_id).await?;
         let view = room.view();
         Ok(view.servers.keys().cloned().collect())
@@ -274,7 +276,7 @@ impl FederationReader {
 }
 
 /// Returns the servers that have a joined user in a state.
-fn servers(state: &StateMap) -> Vec<OwnedServerName> {
+fn joined_servers(state: &StateMap) -> Vec<OwnedServerName> {
     let members = state.of_type(&StateEventType::RoomMember);
     let joined = members.filter(|pdu| pdu.membership() == Some(MembershipState::Join));
     let servers = joined.filter_map(|pdu| Some(pdu.member()?.server_name().to_owned()));
@@ -301,6 +303,6 @@ fn heroes(state: &StateMap, joiner: &UserId) -> Vec<Arc<Pdu>> {
         .cloned()
         .collect();
     heroes.sort_by_key(|pdu| (pdu.origin_server_ts, pdu.event_id.clone()));
-    heroes.truncate(HEROES);
+    heroes.truncate(MAX_HEROES);
     heroes
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{RoomId, ServerName};
 
-use super::{FederationReader, receive::check_acl};
+use super::{FederationReader, receive::check_server_allowed};
 use crate::{
     error::{Error, Result},
     rooms::Room,
@@ -33,8 +33,8 @@ impl FederationReader {
     /// [`Error::Forbidden`] when the ACL denies the other server; [`Error::NotFound`] when this
     /// server is not in the room.
     pub async fn room_open_to(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
-        let room = self.memory.resident(room_id).await?;
-        check_acl(&room.view().state, origin)?;
+        let room = self.memory.resident_room(room_id).await?;
+        check_server_allowed(&room.view().state, origin)?;
         Ok(room)
     }
 }

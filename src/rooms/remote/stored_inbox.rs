@@ -11,16 +11,16 @@ use crate::{
     error::{Error, Result},
     storage::{
         Position, RoomNum,
-        rooms::queued_events::{self, ArrivedRow},
+        rooms::queued_events::{self, QueuedEventRow},
     },
 };
 
 /// The largest number of events in one page.
-const PAGE: i64 = 50;
+const EVENTS_PER_PAGE: i64 = 50;
 
 /// An event that waits to be processed.
 #[derive(Debug)]
-pub struct Arrived {
+pub struct QueuedEvent {
     /// Its position among the waiting events.
     pub position: Position,
     pub room: RoomNum,
@@ -31,7 +31,7 @@ pub struct Arrived {
 
 impl EventReceiver {
     /// Stores waiting events and returns their positions.
-    pub async fn keep_arrived(
+    pub async fn store_queued_events(
         &self,
         origin: &ServerName,
         events: &[(RoomNum, Arc<RawValue>)],
@@ -39,8 +39,8 @@ impl EventReceiver {
         let mut tx = self.db.write().await?;
         let mut positions = Vec::new();
         for (room, json) in events {
-            let row = ArrivedRow {
-                position: tx.position(),
+            let row = QueuedEventRow {
+                position: tx.next_position(),
                 room: *room,
                 origin: origin.to_string(),
                 json: json.get().to_owned(),
@@ -53,7 +53,7 @@ impl EventReceiver {
     }
 
     /// Removes events that no longer wait.
-    pub async fn forget_arrived(&self, positions: &[Position]) -> Result<()> {
+    pub async fn remove_queued_events(&self, positions: &[Position]) -> Result<()> {
         if positions.is_empty() {
             return Ok(());
         }
@@ -63,15 +63,15 @@ impl EventReceiver {
     }
 
     /// Returns a page of the events that wait after a position, the oldest first.
-    pub async fn arrived(&self, after: Position) -> Result<Vec<Arrived>> {
+    pub async fn load_queued_events(&self, after: Position) -> Result<Vec<QueuedEvent>> {
         let rows = {
             let mut conn = self.db.read().await?;
-            queued_events::after(&mut conn, after, PAGE).await?
+            queued_events::after_position(&mut conn, after, EVENTS_PER_PAGE).await?
         };
-        let arrived = |row: ArrivedRow| {
+        let arrived = |row: QueuedEventRow| {
             let origin = OwnedServerName::try_from(row.origin)
                 .map_err(|source| Error::internal("read the name of a server", source))?;
-            Ok(Arrived {
+            Ok(QueuedEvent {
                 position: row.position,
                 room: row.room,
                 origin,

@@ -4,20 +4,20 @@ use std::collections::{HashSet, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-use super::{importing::Abroad, remote::Line, *};
-use crate::matrix::Verified;
+use super::{importing::ImportFixture, remote::EventLine, *};
+use crate::matrix::VerifiedEvent;
 
 /// Random events after the join, some of them on parallel lines.
-struct Story {
-    abroad: Abroad,
+struct RandomHistory {
+    abroad: ImportFixture,
     random: StdRng,
-    import: Box<dyn Fn() -> Import>,
-    events: Vec<Verified>,
+    import: Box<dyn Fn() -> RoomImport>,
+    events: Vec<VerifiedEvent>,
 }
 
-impl Story {
+impl RandomHistory {
     async fn begin(version: &'static str, seed: u64) -> Self {
-        let mut abroad = Abroad::new(version).await;
+        let mut abroad = ImportFixture::new(version).await;
         let members: Vec<OwnedUserId> = (0..5)
             .map(|n| abroad.there.user(&format!("user{n}")))
             .collect();
@@ -26,7 +26,7 @@ impl Story {
             let content = json!({"membership": "join"});
             let join = abroad
                 .there
-                .makes(&abroad.room, &abroad.line, event, content);
+                .make_event(&abroad.room, &abroad.line, event, content);
             abroad.line = abroad.line.after(&join);
             abroad.events.push(join);
         }
@@ -34,13 +34,13 @@ impl Story {
         if version != "12" {
             levels["users"]["@carol:there"] = json!(100);
         }
-        abroad.happens("m.room.power_levels", Some(""), levels);
-        let join = abroad.join_of(&bob());
-        let answer = abroad.answer(join.clone());
+        abroad.add_event("m.room.power_levels", Some(""), levels);
+        let join = abroad.signed_join(&bob());
+        let answer = abroad.join_answer(join.clone());
         let (origin, version) = (answer.origin, answer.version);
         let (state, auth_chain) = (answer.state, answer.auth_chain);
         abroad.line = abroad.line.after(&join);
-        let import = move || Import {
+        let import = move || RoomImport {
             origin: origin.clone(),
             version: version.clone(),
             join: join.clone(),
@@ -62,7 +62,7 @@ impl Story {
         }
     }
 
-    fn someone(&mut self) -> OwnedUserId {
+    fn random_user(&mut self) -> OwnedUserId {
         match self.random.random_range(0..7) {
             5 | 6 => self.abroad.there.user("carol"),
             n => self.abroad.there.user(&format!("user{n}")),
@@ -70,8 +70,8 @@ impl Story {
     }
 
     /// Makes a random event at the end of a line, whether or not it is allowed there.
-    fn happens(&mut self, line: &Line) -> Verified {
-        let (sender, other) = (self.someone(), self.someone());
+    fn random_event(&mut self, line: &EventLine) -> VerifiedEvent {
+        let (sender, other) = (self.random_user(), self.random_user());
         let mark = self.events.len();
         let (kind, key, content) = match self.random.random_range(0..8) {
             0 => (
@@ -108,39 +108,42 @@ impl Story {
         };
         let event = (&*sender, kind, key.as_deref());
         let (there, room) = (&self.abroad.there, &self.abroad.room);
-        there.makes(room, line, event, content)
+        there.make_event(room, line, event, content)
     }
 
     /// Adds two parallel lines of events, and then one event that follows both.
-    async fn goes_on(&mut self) {
-        let start = self.abroad.house.line(&self.abroad.id()).await;
+    async fn add_branches(&mut self) {
+        let start = self.abroad.house.event_line(&self.abroad.id()).await;
         for _ in 0..2 {
             let mut line = start.clone();
             for _ in 0..self.random.random_range(1..4) {
-                let event = self.happens(&line);
-                let received = self.tells(&event).await;
+                let event = self.random_event(&line);
+                let received = self.deliver_event(&event).await;
                 self.events.push(event.clone());
-                if received == Received::Accepted {
+                if received == ReceiveOutcome::Accepted {
                     line = line.after(&event);
                 }
             }
         }
-        let line = self.abroad.house.line(&self.abroad.id()).await;
+        let line = self.abroad.house.event_line(&self.abroad.id()).await;
         let carol = self.abroad.there.user("carol");
         let event = (&*carol, "m.room.message", None);
         let (there, room) = (&self.abroad.there, &self.abroad.room);
-        let all = there.makes(room, &line, event, json!({"body": "all"}));
-        self.tells(&all).await;
+        let all = there.make_event(room, &line, event, json!({"body": "all"}));
+        self.deliver_event(&all).await;
         self.events.push(all);
     }
 
-    async fn tells(&self, event: &Verified) -> Received {
-        self.abroad.house.receives(&self.abroad.there, event).await
+    async fn deliver_event(&self, event: &VerifiedEvent) -> ReceiveOutcome {
+        self.abroad
+            .house
+            .receive_event(&self.abroad.there, event)
+            .await
     }
 
     /// Sends the same events to another server in another order.
-    async fn retold(&mut self) -> House {
-        let house = self.abroad.house.twin().await;
+    async fn replay_shuffled(&mut self) -> TestServer {
+        let house = self.abroad.house.with_empty_database().await;
         house
             .rooms
             .join_import
@@ -149,13 +152,13 @@ impl Story {
             .unwrap();
         let mut order = self.events.clone();
         order.shuffle(&mut self.random);
-        let mut waiting: VecDeque<Verified> = order.into();
+        let mut waiting: VecDeque<VerifiedEvent> = order.into();
         let mut tries = 0;
         while let Some(event) = waiting.pop_front() {
             tries += 1;
             assert!(tries < 5_000, "some events stay missing");
-            let received = house.receives(&self.abroad.there, &event).await;
-            if matches!(received, Received::Missing { .. }) {
+            let received = house.receive_event(&self.abroad.there, &event).await;
+            if matches!(received, ReceiveOutcome::Missing { .. }) {
                 waiting.push_back(event);
             }
         }
@@ -163,7 +166,7 @@ impl Story {
     }
 
     /// Compares the states before the events that both servers have. Returns the number of these events.
-    async fn compare(&self, one: &House, other: &House) -> usize {
+    async fn compare_states(&self, one: &TestServer, other: &TestServer) -> usize {
         let mut compared = 0;
         for event in &self.events {
             let one = self.state_before(one, event).await;
@@ -176,7 +179,11 @@ impl Story {
         compared
     }
 
-    async fn state_before(&self, house: &House, event: &Verified) -> Option<HashSet<OwnedEventId>> {
+    async fn state_before(
+        &self,
+        house: &TestServer,
+        event: &VerifiedEvent,
+    ) -> Option<HashSet<OwnedEventId>> {
         let room = house.rooms.memory.room(&self.abroad.id()).await.unwrap();
         let id = &event.pdu().event_id;
         let state = house
@@ -190,17 +197,17 @@ impl Story {
 }
 
 #[tokio::test]
-async fn the_state_before_each_event_does_not_depend_on_the_order_in_which_they_came() {
+async fn the_state_before_an_event_does_not_depend_on_arrival_order() {
     for version in ["10", "12"] {
         for seed in 0..6 {
-            let mut story = Story::begin(version, seed).await;
+            let mut story = RandomHistory::begin(version, seed).await;
             for _ in 0..5 {
-                story.goes_on().await;
+                story.add_branches().await;
             }
 
-            let other = story.retold().await.restart().await;
+            let other = story.replay_shuffled().await.restart().await;
 
-            let compared = story.compare(&story.abroad.house, &other).await;
+            let compared = story.compare_states(&story.abroad.house, &other).await;
             assert!(compared > 8, "{version} {seed}: {compared}");
         }
     }

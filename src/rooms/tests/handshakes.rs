@@ -3,33 +3,33 @@
 use ruma::{canonical_json::CanonicalJsonObject, signatures::PublicKeyMap};
 
 use super::{
-    remote::{Remote, RemoteRoom, text},
+    remote::{RemoteRoom, RemoteServer, text_content},
     *,
 };
-use crate::matrix::{StateMap, Verified};
+use crate::matrix::{StateMap, VerifiedEvent};
 
 /// A server with a room, and another server whose user joins, leaves or knocks.
-struct Door {
-    house: House,
-    there: Remote,
+struct HandshakeFixture {
+    house: TestServer,
+    there: RemoteServer,
     room: RemoteRoom,
 }
 
-impl Door {
+impl HandshakeFixture {
     async fn new(version: &str, rule: serde_json::Value) -> Self {
-        let (house, there) = (House::new().await, Remote::new("there"));
+        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
         let id = house
-            .creates(json!({"room_version": version}))
+            .create_room(json!({"room_version": version}))
             .await
             .unwrap();
-        let rules = NewEvent::state(
+        let rules = EventToSend::state(
             alice(),
             &StateEventType::RoomJoinRules,
             "",
             to_raw_value(&rule).unwrap(),
         );
         house.rooms.sender.send(&id, rules).await.unwrap();
-        let room = RemoteRoom::of(&house.rooms.memory.room(&id).await.unwrap());
+        let room = RemoteRoom::from_room(&house.rooms.memory.room(&id).await.unwrap());
         Self { house, there, room }
     }
 
@@ -37,8 +37,8 @@ impl Door {
         self.room.id.clone().unwrap()
     }
 
-    fn eve(&self) -> Applicant {
-        Applicant {
+    fn eve(&self) -> RemoteApplicant {
+        RemoteApplicant {
             origin: self.there.name.clone(),
             user_id: self.there.user("eve"),
             room_id: self.id(),
@@ -53,43 +53,46 @@ impl Door {
             .collect()
     }
 
-    async fn makes(&self, handshake: Handshake) -> Result<Offer> {
+    async fn make_event(&self, handshake: MembershipHandshake) -> Result<MembershipDraft> {
         self.house
             .rooms
             .resident
-            .make_event(handshake, &self.eve(), &[])
+            .make_membership_event(handshake, &self.eve(), &[])
             .await
     }
 
-    fn signs(&self, offer: &Offer) -> CanonicalJsonObject {
+    fn sign_offer(&self, offer: &MembershipDraft) -> CanonicalJsonObject {
         let mut event: serde_json::Value = serde_json::from_str(offer.event.get()).unwrap();
         if self.room.rules.event_format.require_event_id {
             event["event_id"] = json!("$made:there");
         }
-        self.there.signs(event, &self.room.rules)
+        self.there.sign_event(event, &self.room.rules)
     }
 
-    async fn sends(
+    async fn send_signed(
         &self,
-        handshake: Handshake,
+        handshake: MembershipHandshake,
         signed: CanonicalJsonObject,
-    ) -> Result<(StateMap, Verified)> {
+    ) -> Result<(StateMap, VerifiedEvent)> {
         let rooms = &self.house.rooms;
         let signed = rooms
             .resident
             .countersign(handshake, &self.eve(), signed)
             .await?;
-        let event = Verified::check(signed, &self.room.rules, &self.keys())?;
+        let event = VerifiedEvent::verify(signed, &self.room.rules, &self.keys())?;
         let before = rooms
             .resident
-            .accept_signed(handshake, &self.eve(), event.clone())
+            .accept_signed_event(handshake, &self.eve(), event.clone())
             .await?;
         Ok((before, event))
     }
 
-    async fn does(&self, handshake: Handshake) -> Result<(StateMap, Verified)> {
-        let offer = self.makes(handshake).await?;
-        self.sends(handshake, self.signs(&offer)).await
+    async fn complete_handshake(
+        &self,
+        handshake: MembershipHandshake,
+    ) -> Result<(StateMap, VerifiedEvent)> {
+        let offer = self.make_event(handshake).await?;
+        self.send_signed(handshake, self.sign_offer(&offer)).await
     }
 
     async fn membership(&self) -> MembershipState {
@@ -98,16 +101,19 @@ impl Door {
     }
 }
 
-fn public() -> serde_json::Value {
+fn public_join_rule() -> serde_json::Value {
     json!({"join_rule": "public"})
 }
 
 #[tokio::test]
 async fn a_user_of_another_server_joins_and_leaves_in_every_version() {
     for version in ["3", "6", "9", "10", "11", "12"] {
-        let door = Door::new(version, public()).await;
+        let door = HandshakeFixture::new(version, public_join_rule()).await;
 
-        let (before, _) = door.does(Handshake::Join).await.unwrap();
+        let (before, _) = door
+            .complete_handshake(MembershipHandshake::Join)
+            .await
+            .unwrap();
         assert_eq!(
             before.membership(&door.eve().user_id),
             MembershipState::Leave
@@ -121,19 +127,21 @@ async fn a_user_of_another_server_joins_and_leaves_in_every_version() {
             .house
             .rooms
             .federation
-            .servers_in(&door.id())
+            .servers_in_room(&door.id())
             .await
             .unwrap();
         assert_eq!(servers, ["here", "there"]);
 
         if version != "3" {
-            door.does(Handshake::Leave).await.unwrap();
+            door.complete_handshake(MembershipHandshake::Leave)
+                .await
+                .unwrap();
             assert_eq!(door.membership().await, MembershipState::Leave);
             let servers = door
                 .house
                 .rooms
                 .federation
-                .servers_in(&door.id())
+                .servers_in_room(&door.id())
                 .await
                 .unwrap();
             assert_eq!(servers, ["here"]);
@@ -142,36 +150,42 @@ async fn a_user_of_another_server_joins_and_leaves_in_every_version() {
 }
 
 #[tokio::test]
-async fn whoever_joins_again_with_the_same_event_is_answered_the_same() {
-    let door = Door::new("11", public()).await;
-    let offer = door.makes(Handshake::Join).await.unwrap();
-    let signed = door.signs(&offer);
+async fn a_repeated_join_gets_the_same_answer() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
+    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
+    let signed = door.sign_offer(&offer);
 
-    let (first, _) = door.sends(Handshake::Join, signed.clone()).await.unwrap();
-    let (again, _) = door.sends(Handshake::Join, signed).await.unwrap();
+    let (first, _) = door
+        .send_signed(MembershipHandshake::Join, signed.clone())
+        .await
+        .unwrap();
+    let (again, _) = door
+        .send_signed(MembershipHandshake::Join, signed)
+        .await
+        .unwrap();
 
-    assert!(first.differences(&again).is_empty());
+    assert!(first.differing_keys(&again).is_empty());
 }
 
 #[tokio::test]
-async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
+async fn another_server_can_import_the_join_answer() {
     for version in ["6", "11", "12"] {
-        let door = Door::new(version, public()).await;
-        let other = House::named("there").await;
+        let door = HandshakeFixture::new(version, public_join_rule()).await;
+        let other = TestServer::named("there").await;
         let eve = door.eve();
-        let offer = door.makes(Handshake::Join).await.unwrap();
+        let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
         let mut signed = serde_json::from_str(offer.event.get()).unwrap();
         other
             .key
             .hash_and_sign(&mut signed, &door.room.rules)
             .unwrap();
         let keys: PublicKeyMap = other.keys().into_iter().chain(door.house.keys()).collect();
-        let check = |object| Verified::check(object, &door.room.rules, &keys).unwrap();
+        let check = |object| VerifiedEvent::verify(object, &door.room.rules, &keys).unwrap();
         let join = check(signed);
         let rooms = &door.house.rooms;
         let before = rooms
             .resident
-            .accept_signed(Handshake::Join, &eve, join.clone())
+            .accept_signed_event(MembershipHandshake::Join, &eve, join.clone())
             .await;
         let before = before.unwrap();
         let whole = rooms
@@ -179,10 +193,10 @@ async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
             .join_answer((join.pdu(), &before), false)
             .await
             .unwrap();
-        let read = async |ids: &[OwnedEventId]| -> Vec<Verified> {
+        let read = async |ids: &[OwnedEventId]| -> Vec<VerifiedEvent> {
             let jsons = rooms
                 .federation
-                .jsons(rooms.memory.server_name(), ids)
+                .load_events_for_server(rooms.memory.server_name(), ids)
                 .await
                 .unwrap();
             let events = jsons
@@ -191,7 +205,7 @@ async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
             events.map(check).collect()
         };
 
-        let import = Import {
+        let import = RoomImport {
             origin: rooms.memory.server_name().to_owned(),
             version: offer.version,
             state: read(&whole.state).await,
@@ -201,21 +215,26 @@ async fn the_answer_to_a_join_is_a_room_that_can_be_taken_over() {
         other.rooms.join_import.import(import).await.unwrap();
 
         let (ours, theirs) = (
-            door.house.line(&door.id()).await,
-            other.line(&door.id()).await,
+            door.house.event_line(&door.id()).await,
+            other.event_line(&door.id()).await,
         );
-        assert!(ours.state.differences(&theirs.state).is_empty());
+        assert!(ours.state.differing_keys(&theirs.state).is_empty());
         assert_eq!(ours.prev_events, theirs.prev_events);
     }
 }
 
 #[tokio::test]
-async fn an_answer_without_members_names_the_servers_and_keeps_what_it_rests_on() {
-    let door = Door::new("11", public()).await;
+async fn a_join_answer_without_members_keeps_servers_and_heroes() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
     let id = door.id();
-    let bob_joins = door.house.becomes(&id, bob(), bob(), Action::Join);
+    let bob_joins = door
+        .house
+        .change_membership(&id, bob(), bob(), MembershipAction::Join);
     bob_joins.await.unwrap();
-    let (before, join) = door.does(Handshake::Join).await.unwrap();
+    let (before, join) = door
+        .complete_handshake(MembershipHandshake::Join)
+        .await
+        .unwrap();
     let rooms = &door.house.rooms;
     let room = rooms.memory.room(&door.id()).await.unwrap();
 
@@ -224,7 +243,7 @@ async fn an_answer_without_members_names_the_servers_and_keeps_what_it_rests_on(
         .join_answer((join.pdu(), &before), true)
         .await
         .unwrap();
-    let named = NewEvent::state(
+    let named = EventToSend::state(
         alice(),
         &StateEventType::RoomName,
         "",
@@ -256,27 +275,27 @@ async fn an_answer_without_members_names_the_servers_and_keeps_what_it_rests_on(
 }
 
 #[tokio::test]
-async fn who_may_not_come_in_is_given_no_event_to_sign() {
-    let door = Door::new("11", json!({"join_rule": "invite"})).await;
+async fn users_who_may_not_join_get_no_event_to_sign() {
+    let door = HandshakeFixture::new("11", json!({"join_rule": "invite"})).await;
     let rooms = &door.house.rooms;
 
-    let private = door.makes(Handshake::Join).await;
-    let knock = door.makes(Handshake::Knock).await;
-    let stranger = Applicant {
+    let private = door.make_event(MembershipHandshake::Join).await;
+    let knock = door.make_event(MembershipHandshake::Knock).await;
+    let stranger = RemoteApplicant {
         user_id: user_id!("@eve:elsewhere").to_owned(),
         ..door.eve()
     };
     let stranger = rooms
         .resident
-        .make_event(Handshake::Join, &stranger, &[])
+        .make_membership_event(MembershipHandshake::Join, &stranger, &[])
         .await;
-    let unknown = Applicant {
+    let unknown = RemoteApplicant {
         room_id: OwnedRoomId::try_from("!nowhere:there").unwrap(),
         ..door.eve()
     };
     let unknown = rooms
         .resident
-        .make_event(Handshake::Join, &unknown, &[])
+        .make_membership_event(MembershipHandshake::Join, &unknown, &[])
         .await;
 
     for refused in [private, knock, stranger] {
@@ -286,14 +305,14 @@ async fn who_may_not_come_in_is_given_no_event_to_sign() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_know_the_version_is_told_which_it_is() {
-    let door = Door::new("11", public()).await;
+async fn an_unsupported_room_version_is_named_in_the_error() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
 
     let versions = [RoomVersionId::V9, RoomVersionId::V10];
     let rooms = &door.house.rooms;
     let refused = rooms
         .resident
-        .make_event(Handshake::Join, &door.eve(), &versions)
+        .make_membership_event(MembershipHandshake::Join, &door.eve(), &versions)
         .await;
 
     assert!(matches!(
@@ -303,33 +322,35 @@ async fn a_server_that_does_not_know_the_version_is_told_which_it_is() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_shut_out_is_given_nothing() {
-    let door = Door::new("11", public()).await;
-    let acl = NewEvent::state(
+async fn a_server_denied_by_acl_is_refused_both_handshake_steps() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
+    let acl = EventToSend::state(
         alice(),
         &StateEventType::RoomServerAcl,
         "",
         to_raw_value(&json!({"allow": ["*"], "deny": ["there"]})).unwrap(),
     );
-    let offer = door.makes(Handshake::Join).await.unwrap();
+    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
     door.house.rooms.sender.send(&door.id(), acl).await.unwrap();
 
-    let made = door.makes(Handshake::Join).await;
-    let sent = door.sends(Handshake::Join, door.signs(&offer)).await;
+    let made = door.make_event(MembershipHandshake::Join).await;
+    let sent = door
+        .send_signed(MembershipHandshake::Join, door.sign_offer(&offer))
+        .await;
 
     assert!(matches!(made, Err(Error::Forbidden(_))), "{made:?}");
     assert!(matches!(sent, Err(Error::Forbidden(_))));
 }
 
 #[tokio::test]
-async fn only_what_was_asked_for_is_taken() {
-    let door = Door::new("11", public()).await;
-    let offer = door.makes(Handshake::Join).await.unwrap();
+async fn a_signed_event_unlike_the_request_is_refused() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
+    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
     let event: serde_json::Value = serde_json::from_str(offer.event.get()).unwrap();
     let change = |field: &str, value: serde_json::Value| {
         let mut event = event.clone();
         event[field] = value;
-        door.there.signs(event, &door.room.rules)
+        door.there.sign_event(event, &door.room.rules)
     };
 
     let other = [
@@ -341,49 +362,65 @@ async fn only_what_was_asked_for_is_taken() {
     ];
 
     for event in other {
-        let refused = door.sends(Handshake::Join, event).await;
+        let refused = door.send_signed(MembershipHandshake::Join, event).await;
         assert!(matches!(refused, Err(Error::InvalidParam(_))));
     }
 }
 
 #[tokio::test]
-async fn who_is_banned_meanwhile_does_not_come_in() {
-    let door = Door::new("11", public()).await;
-    let offer = door.makes(Handshake::Join).await.unwrap();
+async fn a_user_banned_during_the_handshake_cannot_join() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
+    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
     let eve = door.eve().user_id;
     let id = door.id();
-    let ban = door.house.becomes(&id, alice(), eve, Action::Ban);
+    let ban = door
+        .house
+        .change_membership(&id, alice(), eve, MembershipAction::Ban);
     ban.await.unwrap();
 
     // Sending the refused event again does not help.
     for _ in 0..2 {
-        let refused = door.sends(Handshake::Join, door.signs(&offer)).await;
+        let refused = door
+            .send_signed(MembershipHandshake::Join, door.sign_offer(&offer))
+            .await;
         assert!(matches!(refused, Err(Error::Forbidden(_))));
     }
     assert_eq!(door.membership().await, MembershipState::Ban);
 }
 
 #[tokio::test]
-async fn whoever_knocks_waits_to_be_invited_and_may_take_it_back() {
-    let door = Door::new("11", json!({"join_rule": "knock"})).await;
+async fn a_user_may_knock_and_then_retract_the_knock() {
+    let door = HandshakeFixture::new("11", json!({"join_rule": "knock"})).await;
 
-    let (before, _) = door.does(Handshake::Knock).await.unwrap();
+    let (before, _) = door
+        .complete_handshake(MembershipHandshake::Knock)
+        .await
+        .unwrap();
     assert_eq!(door.membership().await, MembershipState::Knock);
-    assert!(!door.house.rooms.resident.knock_state(&before).is_empty());
+    assert!(
+        !door
+            .house
+            .rooms
+            .resident
+            .knock_room_state(&before)
+            .is_empty()
+    );
 
-    door.does(Handshake::Leave).await.unwrap();
+    door.complete_handshake(MembershipHandshake::Leave)
+        .await
+        .unwrap();
     assert_eq!(door.membership().await, MembershipState::Leave);
 }
 
 #[tokio::test]
-async fn a_member_of_the_right_room_is_let_into_a_restricted_one_and_no_other() {
+async fn only_members_of_an_allowed_room_join_a_restricted_room() {
     for version in ["8", "10", "12"] {
-        let club = Door::new(version, public()).await;
+        let club = HandshakeFixture::new(version, public_join_rule()).await;
         let rule = json!({
             "join_rule": "restricted",
             "allow": [{"type": "m.room_membership", "room_id": club.id()}],
         });
-        let rules = NewEvent::state(
+        let rules = EventToSend::state(
             alice(),
             &StateEventType::RoomJoinRules,
             "",
@@ -391,34 +428,39 @@ async fn a_member_of_the_right_room_is_let_into_a_restricted_one_and_no_other() 
         );
         let id = club
             .house
-            .creates(json!({"room_version": version}))
+            .create_room(json!({"room_version": version}))
             .await
             .unwrap();
         club.house.rooms.sender.send(&id, rules).await.unwrap();
         let rooms = club.house.rooms.clone();
-        let eve = Applicant {
+        let eve = RemoteApplicant {
             room_id: id.clone(),
             ..club.eve()
         };
 
-        let stranger = rooms.resident.make_event(Handshake::Join, &eve, &[]).await;
-        club.does(Handshake::Join).await.unwrap();
+        let stranger = rooms
+            .resident
+            .make_membership_event(MembershipHandshake::Join, &eve, &[])
+            .await;
+        club.complete_handshake(MembershipHandshake::Join)
+            .await
+            .unwrap();
         let offer = rooms
             .resident
-            .make_event(Handshake::Join, &eve, &[])
+            .make_membership_event(MembershipHandshake::Join, &eve, &[])
             .await
             .unwrap();
-        let signed = club.signs(&offer);
-        let unsigned = Verified::check(signed.clone(), &club.room.rules, &club.keys());
+        let signed = club.sign_offer(&offer);
+        let unsigned = VerifiedEvent::verify(signed.clone(), &club.room.rules, &club.keys());
         let signed = rooms
             .resident
-            .countersign(Handshake::Join, &eve, signed)
+            .countersign(MembershipHandshake::Join, &eve, signed)
             .await
             .unwrap();
-        let event = Verified::check(signed, &club.room.rules, &club.keys()).unwrap();
+        let event = VerifiedEvent::verify(signed, &club.room.rules, &club.keys()).unwrap();
         rooms
             .resident
-            .accept_signed(Handshake::Join, &eve, event)
+            .accept_signed_event(MembershipHandshake::Join, &eve, event)
             .await
             .unwrap();
 
@@ -433,14 +475,14 @@ async fn a_member_of_the_right_room_is_let_into_a_restricted_one_and_no_other() 
 }
 
 #[tokio::test]
-async fn a_condition_that_nobody_here_can_judge_is_for_another_server() {
+async fn an_unverifiable_restricted_join_returns_unable_to_authorise() {
     let rule = json!({
         "join_rule": "restricted",
         "allow": [{"type": "m.room_membership", "room_id": "!elsewhere:there"}],
     });
-    let door = Door::new("10", rule).await;
+    let door = HandshakeFixture::new("10", rule).await;
 
-    let refused = door.makes(Handshake::Join).await;
+    let refused = door.make_event(MembershipHandshake::Join).await;
 
     assert!(
         matches!(refused, Err(Error::UnableToAuthoriseJoin(_))),
@@ -449,22 +491,39 @@ async fn a_condition_that_nobody_here_can_judge_is_for_another_server() {
 }
 
 #[tokio::test]
-async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
-    let door = Door::new("11", public()).await;
+async fn only_events_sent_here_are_outgoing() {
+    let door = HandshakeFixture::new("11", public_join_rule()).await;
     let id = door.id();
-    let start = door.house.test.db.journal().published();
-    let (_, join) = door.does(Handshake::Join).await.unwrap();
-    let hello = door.house.says(&id, alice(), "hello", None).await.unwrap();
-    let line = door.house.line(&id).await;
+    let start = door.house.test.db.journal().published_position();
+    let (_, join) = door
+        .complete_handshake(MembershipHandshake::Join)
+        .await
+        .unwrap();
+    let hello = door
+        .house
+        .send_message(&id, alice(), "hello", None)
+        .await
+        .unwrap();
+    let line = door.house.event_line(&id).await;
     let eve = door.eve().user_id;
     let event = (&*eve, "m.room.message", None);
-    let hi = door.there.makes(&door.room, &line, event, text("hi"));
-    door.house.receives(&door.there, &hi).await;
+    let hi = door
+        .there
+        .make_event(&door.room, &line, event, text_content("hi"));
+    door.house.receive_event(&door.there, &hi).await;
     let carol = user_id!("@carol:elsewhere").to_owned();
-    let invite = door.house.becomes(&id, alice(), carol, Action::Invite);
+    let invite = door
+        .house
+        .change_membership(&id, alice(), carol, MembershipAction::Invite);
     invite.await.unwrap();
 
-    let page = door.house.rooms.federation.outgoing(start).await.unwrap();
+    let page = door
+        .house
+        .rooms
+        .federation
+        .outgoing_events(start)
+        .await
+        .unwrap();
 
     let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
     assert_eq!(sent[0], &hello, "the join came from the only other server");
@@ -477,7 +536,7 @@ async fn what_was_sent_here_and_what_was_signed_for_here_goes_out() {
         door.house
             .rooms
             .federation
-            .outgoing(page.up_to)
+            .outgoing_events(page.up_to)
             .await
             .unwrap()
             .events

@@ -3,25 +3,25 @@
 use std::collections::HashMap;
 
 use super::{
-    remote::{Line, Remote, RemoteRoom, text},
+    remote::{EventLine, RemoteRoom, RemoteServer, text_content},
     *,
 };
-use crate::matrix::Verified;
+use crate::matrix::VerifiedEvent;
 
 /// A room on another server that a user of this server is about to join.
-pub(crate) struct Abroad {
-    pub(crate) house: House,
-    pub(crate) there: Remote,
+pub(crate) struct ImportFixture {
+    pub(crate) house: TestServer,
+    pub(crate) there: RemoteServer,
     pub(crate) room: RemoteRoom,
     version: RoomVersionId,
-    pub(crate) line: Line,
-    pub(crate) events: Vec<Verified>,
+    pub(crate) line: EventLine,
+    pub(crate) events: Vec<VerifiedEvent>,
 }
 
-impl Abroad {
+impl ImportFixture {
     pub(crate) async fn new(version: &str) -> Self {
-        let (house, there) = (House::new().await, Remote::new("there"));
-        let (room, line, events) = there.creates(version);
+        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (room, line, events) = there.create_room(version);
         Self {
             house,
             there,
@@ -40,37 +40,41 @@ impl Abroad {
         self.there.user("carol")
     }
 
-    pub(crate) fn happens(
+    pub(crate) fn add_event(
         &mut self,
         kind: &str,
         key: Option<&str>,
         content: serde_json::Value,
-    ) -> Verified {
+    ) -> VerifiedEvent {
         let carol = self.carol();
         let event = (&*carol, kind, key);
-        let event = self.there.makes(&self.room, &self.line, event, content);
+        let event = self
+            .there
+            .make_event(&self.room, &self.line, event, content);
         self.line = self.line.after(&event);
         self.events.push(event.clone());
         event
     }
 
-    fn says(&mut self, body: &str) -> Verified {
-        self.happens("m.room.message", None, text(body))
+    fn add_message(&mut self, body: &str) -> VerifiedEvent {
+        self.add_event("m.room.message", None, text_content(body))
     }
 
     /// Returns the join of a user of this server, signed by this server.
-    pub(crate) fn join_of(&self, user_id: &UserId) -> Verified {
+    pub(crate) fn signed_join(&self, user_id: &UserId) -> VerifiedEvent {
         let event = (user_id, "m.room.member", Some(user_id.as_str()));
         let content = json!({"membership": "join"});
-        let draft = self.there.drafts(&self.room, &self.line, event, content);
+        let draft = self
+            .there
+            .draft_event(&self.room, &self.line, event, content);
         let mut object = serde_json::from_value(draft).unwrap();
         let rules = &self.room.rules;
         self.house.key.hash_and_sign(&mut object, rules).unwrap();
-        Verified::check(object, rules, &self.house.keys()).unwrap()
+        VerifiedEvent::verify(object, rules, &self.house.keys()).unwrap()
     }
 
-    pub(crate) fn answer(&self, join: Verified) -> Import {
-        let is_state = |event: &&Verified| {
+    pub(crate) fn join_answer(&self, join: VerifiedEvent) -> RoomImport {
+        let is_state = |event: &&VerifiedEvent| {
             let pdu = event.pdu();
             let held = pdu.state_key.as_deref();
             let held = held.and_then(|key| self.line.state.get(&pdu.state_type(), key));
@@ -80,7 +84,7 @@ impl Abroad {
         let auth_chain = others
             .into_iter()
             .filter(|event| event.pdu().state_key.is_some());
-        Import {
+        RoomImport {
             origin: self.there.name.clone(),
             version: self.version.clone(),
             join,
@@ -89,9 +93,9 @@ impl Abroad {
         }
     }
 
-    async fn joins(&mut self, user_id: &UserId) -> Result<Imported> {
-        let join = self.join_of(user_id);
-        let import = self.answer(join.clone());
+    async fn import_join(&mut self, user_id: &UserId) -> Result<ImportOutcome> {
+        let join = self.signed_join(user_id);
+        let import = self.join_answer(join.clone());
         let imported = self.house.rooms.join_import.import(import).await;
         self.line = self.line.after(&join);
         self.events.push(join);
@@ -99,35 +103,38 @@ impl Abroad {
     }
 
     /// Lets a user of this server leave, and adds the leave to the line of the other server.
-    async fn leaves(&mut self, user_id: &UserId) {
+    async fn leave_room(&mut self, user_id: &UserId) {
         let (id, user_id) = (self.id(), user_id.to_owned());
-        let leaving = self
-            .house
-            .becomes(&id, user_id.clone(), user_id.clone(), Action::Leave);
+        let leaving = self.house.change_membership(
+            &id,
+            user_id.clone(),
+            user_id.clone(),
+            MembershipAction::Leave,
+        );
         leaving.await.unwrap();
-        let here = self.house.line(&id).await;
+        let here = self.house.event_line(&id).await;
         let leave = here.state.member(&user_id).unwrap().clone();
         self.line.state.insert(leave);
         self.line.prev_events = here.prev_events;
         self.line.depth = here.depth;
     }
 
-    async fn sees(&self, user_id: &UserId) -> Vec<String> {
-        self.house.sees(&self.id(), user_id).await
+    async fn visible_bodies(&self, user_id: &UserId) -> Vec<String> {
+        self.house.visible_bodies(&self.id(), user_id).await
     }
 }
 
 #[tokio::test]
-async fn a_room_is_taken_over_with_its_state_in_every_version() {
+async fn a_room_is_imported_with_its_state_in_every_version() {
     for version in ["3", "6", "9", "10", "11", "12"] {
-        let mut abroad = Abroad::new(version).await;
-        abroad.happens("m.room.name", Some(""), json!({"name": "old"}));
-        abroad.happens("m.room.name", Some(""), json!({"name": "tea"}));
-        abroad.says("before");
+        let mut abroad = ImportFixture::new(version).await;
+        abroad.add_event("m.room.name", Some(""), json!({"name": "old"}));
+        abroad.add_event("m.room.name", Some(""), json!({"name": "tea"}));
+        abroad.add_message("before");
 
-        let imported = abroad.joins(&bob()).await.unwrap();
+        let imported = abroad.import_join(&bob()).await.unwrap();
 
-        assert_eq!(imported, Imported::New);
+        assert_eq!(imported, ImportOutcome::NewRoom);
         let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
         {
             let view = room.view();
@@ -139,45 +146,51 @@ async fn a_room_is_taken_over_with_its_state_in_every_version() {
             assert_eq!(servers, ["here", "there"]);
         }
         let id = abroad.id();
-        abroad.house.says(&id, bob(), "hello", None).await.unwrap();
-        let line = abroad.house.line(&id).await;
+        abroad
+            .house
+            .send_message(&id, bob(), "hello", None)
+            .await
+            .unwrap();
+        let line = abroad.house.event_line(&id).await;
         let carol = abroad.carol();
         let event = (&*carol, "m.room.message", None);
-        let hi = abroad.there.makes(&abroad.room, &line, event, text("hi"));
+        let hi = abroad
+            .there
+            .make_event(&abroad.room, &line, event, text_content("hi"));
         assert_eq!(
-            abroad.house.receives(&abroad.there, &hi).await,
-            Received::Accepted
+            abroad.house.receive_event(&abroad.there, &hi).await,
+            ReceiveOutcome::Accepted
         );
-        let seen = abroad.sees(&bob()).await;
+        let seen = abroad.visible_bodies(&bob()).await;
         assert_eq!(seen, ["m.room.member", "hello", "hi"], "in {version}");
     }
 }
 
 #[tokio::test]
-async fn a_room_that_was_taken_over_is_the_same_after_a_restart() {
-    let mut abroad = Abroad::new("11").await;
-    abroad.happens("m.room.name", Some(""), json!({"name": "tea"}));
-    abroad.joins(&bob()).await.unwrap();
-    let before = abroad.house.line(&abroad.id()).await;
+async fn an_imported_room_is_the_same_after_a_restart() {
+    let mut abroad = ImportFixture::new("11").await;
+    abroad.add_event("m.room.name", Some(""), json!({"name": "tea"}));
+    abroad.import_join(&bob()).await.unwrap();
+    let before = abroad.house.event_line(&abroad.id()).await;
 
-    let abroad = Abroad {
+    let abroad = ImportFixture {
         house: abroad.house.restart().await,
         ..abroad
     };
 
-    let after = abroad.house.line(&abroad.id()).await;
+    let after = abroad.house.event_line(&abroad.id()).await;
     assert_eq!(before.prev_events, after.prev_events);
-    assert!(before.state.differences(&after.state).is_empty());
-    assert_eq!(abroad.sees(&bob()).await, ["m.room.member"]);
+    assert!(before.state.differing_keys(&after.state).is_empty());
+    assert_eq!(abroad.visible_bodies(&bob()).await, ["m.room.member"]);
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_about_the_room_is_refused() {
-    let mut abroad = Abroad::new("11").await;
-    abroad.says("before");
-    let (_, _, other) = abroad.there.creates("11");
-    let join = abroad.join_of(&bob());
-    let mut import = abroad.answer(join);
+async fn a_join_answer_about_another_room_is_refused() {
+    let mut abroad = ImportFixture::new("11").await;
+    abroad.add_message("before");
+    let (_, _, other) = abroad.there.create_room("11");
+    let join = abroad.signed_join(&bob());
+    let mut import = abroad.join_answer(join);
     import.state = other;
 
     let refused = abroad.house.rooms.join_import.import(import).await;
@@ -186,17 +199,17 @@ async fn an_answer_that_is_not_about_the_room_is_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_with_another_version_or_without_what_allows_the_join_is_refused() {
-    let abroad = Abroad::new("11").await;
-    let join = abroad.join_of(&bob());
+async fn a_join_answer_that_does_not_allow_the_join_is_refused() {
+    let abroad = ImportFixture::new("11").await;
+    let join = abroad.signed_join(&bob());
 
-    let mut other = abroad.answer(join.clone());
+    let mut other = abroad.join_answer(join.clone());
     other.version = RoomVersionId::V10;
-    let mut bare = abroad.answer(join.clone());
+    let mut bare = abroad.join_answer(join.clone());
     bare.state
         .retain(|event| event.pdu().kind != TimelineEventType::RoomJoinRules);
-    let mut stranger = abroad.answer(join);
-    stranger.join = abroad.there.makes(
+    let mut stranger = abroad.join_answer(join);
+    stranger.join = abroad.there.make_event(
         &abroad.room,
         &abroad.line,
         (
@@ -214,14 +227,17 @@ async fn an_answer_with_another_version_or_without_what_allows_the_join_is_refus
 }
 
 #[tokio::test]
-async fn what_was_said_wrongly_about_the_version_of_a_room_keeps_nobody_out() {
-    let mut abroad = Abroad::new("11").await;
-    let mut other = abroad.answer(abroad.join_of(&bob()));
+async fn a_join_succeeds_after_an_answer_with_the_wrong_version() {
+    let mut abroad = ImportFixture::new("11").await;
+    let mut other = abroad.join_answer(abroad.signed_join(&bob()));
     other.version = RoomVersionId::V10;
     let refused = abroad.house.rooms.join_import.import(other).await;
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 
-    assert_eq!(abroad.joins(&bob()).await.unwrap(), Imported::New);
+    assert_eq!(
+        abroad.import_join(&bob()).await.unwrap(),
+        ImportOutcome::NewRoom
+    );
 
     let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.version, RoomVersionId::V11);
@@ -235,18 +251,23 @@ async fn what_was_said_wrongly_about_the_version_of_a_room_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_redaction_that_comes_as_history_takes_effect() {
-    let mut abroad = Abroad::new("11").await;
-    abroad.joins(&bob()).await.unwrap();
+async fn a_backfilled_redaction_takes_effect() {
+    let mut abroad = ImportFixture::new("11").await;
+    abroad.import_join(&bob()).await.unwrap();
     let id = abroad.id();
-    let secret = abroad.says("secret");
-    let received = abroad.house.receives(&abroad.there, &secret).await;
-    assert_eq!(received, Received::Accepted);
-    abroad.leaves(&bob()).await;
+    let secret = abroad.add_message("secret");
+    let received = abroad.house.receive_event(&abroad.there, &secret).await;
+    assert_eq!(received, ReceiveOutcome::Accepted);
+    abroad.leave_room(&bob()).await;
     let redacts = json!({"redacts": secret.pdu().event_id});
-    let redaction = abroad.happens("m.room.redaction", None, redacts);
-    abroad.joins(&bob()).await.unwrap();
-    assert!(abroad.sees(&bob()).await.contains(&"secret".to_owned()));
+    let redaction = abroad.add_event("m.room.redaction", None, redacts);
+    abroad.import_join(&bob()).await.unwrap();
+    assert!(
+        abroad
+            .visible_bodies(&bob())
+            .await
+            .contains(&"secret".to_owned())
+    );
 
     let room = abroad.house.rooms.memory.room(&id).await.unwrap();
     let rooms = &abroad.house.rooms;
@@ -257,53 +278,58 @@ async fn a_redaction_that_comes_as_history_takes_effect() {
         .await;
 
     assert_eq!(filled.unwrap().stored, 1);
-    assert!(!abroad.sees(&bob()).await.contains(&"secret".to_owned()));
+    assert!(
+        !abroad
+            .visible_bodies(&bob())
+            .await
+            .contains(&"secret".to_owned())
+    );
 }
 
 #[tokio::test]
-async fn state_that_nothing_allows_is_left_out() {
-    let mut abroad = Abroad::new("11").await;
+async fn unauthorized_state_is_not_imported() {
+    let mut abroad = ImportFixture::new("11").await;
     let eve = abroad.there.user("eve");
     let event = (&*eve, "m.room.topic", Some(""));
     let content = json!({"topic": "mine"});
     let topic = abroad
         .there
-        .makes(&abroad.room, &abroad.line, event, content);
+        .make_event(&abroad.room, &abroad.line, event, content);
     abroad.events.push(topic.clone());
-    let join = abroad.join_of(&bob());
-    let mut import = abroad.answer(join);
+    let join = abroad.signed_join(&bob());
+    let mut import = abroad.join_answer(join);
     import.state.push(topic);
 
     abroad.house.rooms.join_import.import(import).await.unwrap();
 
-    let line = abroad.house.line(&abroad.id()).await;
+    let line = abroad.house.event_line(&abroad.id()).await;
     assert!(line.state.get(&StateEventType::RoomTopic, "").is_none());
 }
 
 #[tokio::test]
-async fn a_second_user_joins_a_room_that_is_known_already() {
-    let mut abroad = Abroad::new("11").await;
-    abroad.joins(&bob()).await.unwrap();
+async fn a_second_user_joins_an_imported_room() {
+    let mut abroad = ImportFixture::new("11").await;
+    abroad.import_join(&bob()).await.unwrap();
 
-    let imported = abroad.joins(&alice()).await.unwrap();
+    let imported = abroad.import_join(&alice()).await.unwrap();
 
-    assert_eq!(imported, Imported::Known);
+    assert_eq!(imported, ImportOutcome::KnownRoom);
     let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.view().local_members.len(), 2);
 }
 
 #[tokio::test]
-async fn who_comes_back_after_a_while_finds_the_room_as_it_is_now() {
-    let mut abroad = Abroad::new("11").await;
-    abroad.joins(&bob()).await.unwrap();
+async fn a_user_who_rejoins_finds_the_current_state() {
+    let mut abroad = ImportFixture::new("11").await;
+    abroad.import_join(&bob()).await.unwrap();
     let id = abroad.id();
-    abroad.leaves(&bob()).await;
-    abroad.says("while you were away");
-    abroad.happens("m.room.name", Some(""), json!({"name": "new"}));
+    abroad.leave_room(&bob()).await;
+    abroad.add_message("while you were away");
+    abroad.add_event("m.room.name", Some(""), json!({"name": "new"}));
 
-    let imported = abroad.joins(&bob()).await.unwrap();
+    let imported = abroad.import_join(&bob()).await.unwrap();
 
-    assert_eq!(imported, Imported::New);
+    assert_eq!(imported, ImportOutcome::NewRoom);
     let room = abroad.house.rooms.memory.room(&id).await.unwrap();
     let name = room
         .view()
@@ -316,20 +342,20 @@ async fn who_comes_back_after_a_while_finds_the_room_as_it_is_now() {
         .house
         .rooms
         .receiver
-        .gaps(&room, i64::MIN, i64::MAX)
+        .find_gaps(&room, i64::MIN, i64::MAX)
         .await;
     assert_eq!(gaps.unwrap().len(), 2);
-    let seen = abroad.sees(&bob()).await;
+    let seen = abroad.visible_bodies(&bob()).await;
     assert_eq!(seen, ["m.room.member", "m.room.member", "m.room.member"]);
 }
 
 #[tokio::test]
-async fn history_stands_before_the_join_in_its_order() {
-    let mut abroad = Abroad::new("11").await;
+async fn backfilled_history_is_placed_before_the_join_in_order() {
+    let mut abroad = ImportFixture::new("11").await;
     for n in 1..=6 {
-        abroad.says(&format!("event {n}"));
+        abroad.add_message(&format!("event {n}"));
     }
-    abroad.joins(&bob()).await.unwrap();
+    abroad.import_join(&bob()).await.unwrap();
     let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
     let before_join = abroad.events.len() - 1;
     let state: Vec<OwnedEventId> = abroad.events[..4]
@@ -352,7 +378,7 @@ async fn history_stands_before_the_join_in_its_order() {
     let older = backfills(4, before_join - 3).await;
 
     assert_eq!((newer.stored, older.stored), (3, 3));
-    let seen = abroad.sees(&bob()).await;
+    let seen = abroad.visible_bodies(&bob()).await;
     let wanted: Vec<String> = (1..=6).map(|n| format!("event {n}")).collect();
     assert_eq!(seen[..6], wanted);
     assert_eq!(seen[6..], ["m.room.member"]);
@@ -360,7 +386,7 @@ async fn history_stands_before_the_join_in_its_order() {
         .house
         .rooms
         .receiver
-        .gaps(&room, i64::MIN, i64::MAX)
+        .find_gaps(&room, i64::MIN, i64::MAX)
         .await;
     assert_eq!(gaps.unwrap()[0].missing, [state[3].clone()]);
     let (first, none) = (abroad.events[..4].to_vec(), HashMap::new());
@@ -370,49 +396,73 @@ async fn history_stands_before_the_join_in_its_order() {
         .backfill(&room, &abroad.there.name, first, &none)
         .await;
     assert_eq!(whole.unwrap().stored, 4);
-    assert_eq!(abroad.sees(&bob()).await[0], "m.room.create");
+    assert_eq!(abroad.visible_bodies(&bob()).await[0], "m.room.create");
 }
 
 #[tokio::test]
-async fn a_room_with_many_members_is_taken_over_at_once() {
-    const MEMBERS: i64 = 1_200;
-    let mut abroad = Abroad::new("11").await;
-    for n in 0..MEMBERS {
+async fn a_room_with_many_members_is_imported_at_once() {
+    const MEMBER_COUNT: i64 = 1_200;
+    let mut abroad = ImportFixture::new("11").await;
+    for n in 0..MEMBER_COUNT {
         let member = abroad.there.user(&format!("member{n}"));
         let event = (&*member, "m.room.member", Some(member.as_str()));
         let content = json!({"membership": "join"});
         let join = abroad
             .there
-            .makes(&abroad.room, &abroad.line, event, content);
+            .make_event(&abroad.room, &abroad.line, event, content);
         abroad.line = abroad.line.after(&join);
         abroad.events.push(join);
     }
 
-    abroad.joins(&bob()).await.unwrap();
+    abroad.import_join(&bob()).await.unwrap();
 
     let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
-    assert_eq!(room.view().joined_members, 2 + MEMBERS);
+    assert_eq!(room.view().joined_members, 2 + MEMBER_COUNT);
     assert_eq!(room.view().servers.len(), 2);
     let member = abroad.there.user("member7");
-    let number = abroad.house.number_of(&member).await;
-    let rooms = abroad.house.rooms.memory.of_user(number).await.unwrap();
+    let number = abroad.house.user_number(&member).await;
+    let rooms = abroad
+        .house
+        .rooms
+        .memory
+        .rooms_of_user(number)
+        .await
+        .unwrap();
     assert_eq!(rooms.membership(room.num), MembershipState::Join);
     let id = abroad.id();
-    abroad.house.says(&id, bob(), "hello", None).await.unwrap();
+    abroad
+        .house
+        .send_message(&id, bob(), "hello", None)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
-async fn the_join_by_which_a_room_was_taken_over_is_for_the_other_server_to_tell() {
-    let mut abroad = Abroad::new("11").await;
-    let start = abroad.house.test.db.journal().published();
+async fn an_imported_join_is_not_sent_out_from_here() {
+    let mut abroad = ImportFixture::new("11").await;
+    let start = abroad.house.test.db.journal().published_position();
 
-    abroad.joins(&alice()).await.unwrap();
+    abroad.import_join(&alice()).await.unwrap();
     let id = abroad.id();
-    let hello = abroad.house.says(&id, alice(), "hello", None).await;
+    let hello = abroad.house.send_message(&id, alice(), "hello", None).await;
 
-    let page = abroad.house.rooms.federation.outgoing(start).await.unwrap();
+    let page = abroad
+        .house
+        .rooms
+        .federation
+        .outgoing_events(start)
+        .await
+        .unwrap();
     let sent: Vec<_> = page.events.iter().map(|sent| &sent.event_id).collect();
     assert_eq!(sent, [&hello.unwrap()]);
-    let came: Vec<_> = page.arrivals.iter().map(|came| &came.user_id).collect();
-    assert_eq!(came, [&alice()], "this server sends the device lists of the user");
+    let came: Vec<_> = page
+        .joined_members
+        .iter()
+        .map(|came| &came.user_id)
+        .collect();
+    assert_eq!(
+        came,
+        [&alice()],
+        "this server sends the device lists of the user"
+    );
 }

@@ -1,22 +1,22 @@
 //! Invitations to rooms without members of this server.
 
 use super::{
-    remote::{Line, Remote, RemoteRoom},
+    remote::{EventLine, RemoteRoom, RemoteServer},
     *,
 };
-use crate::matrix::Verified;
+use crate::matrix::VerifiedEvent;
 
-struct Outside {
-    house: House,
-    there: Remote,
+struct InvitationFixture {
+    house: TestServer,
+    there: RemoteServer,
     room: RemoteRoom,
-    line: Line,
+    line: EventLine,
 }
 
-impl Outside {
+impl InvitationFixture {
     async fn new(version: &str) -> Self {
-        let (house, there) = (House::new().await, Remote::new("there"));
-        let (room, line, _) = there.creates(version);
+        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (room, line, _) = there.create_room(version);
         Self {
             house,
             there,
@@ -29,15 +29,16 @@ impl Outside {
         self.room.id.clone().unwrap()
     }
 
-    fn makes(&self, by: &str, whom: &UserId, membership: &str) -> Verified {
+    fn make_member_event(&self, by: &str, whom: &UserId, membership: &str) -> VerifiedEvent {
         let by = self.there.user(by);
         let event = (&*by, "m.room.member", Some(whom.as_str()));
         let content = json!({"membership": membership});
-        self.there.makes(&self.room, &self.line, event, content)
+        self.there
+            .make_event(&self.room, &self.line, event, content)
     }
 
     /// Returns the event with which carol retracts an invitation.
-    fn retracts(&self, whom: &UserId, invitation: &Verified) -> Verified {
+    fn make_retraction(&self, whom: &UserId, invitation: &VerifiedEvent) -> VerifiedEvent {
         let mut line = self.line.clone();
         line.state
             .insert(std::sync::Arc::new(invitation.pdu().clone()));
@@ -47,24 +48,24 @@ impl Outside {
             Some(whom.as_str()),
         );
         let content = json!({"membership": "leave"});
-        self.there.makes(&self.room, &line, event, content)
+        self.there.make_event(&self.room, &line, event, content)
     }
 
-    fn brings(&self, event: Verified) -> FromOutside {
+    fn with_stripped_state(&self, event: VerifiedEvent) -> RemoteMembershipEvent {
         let name = json!({
             "type": "m.room.name", "sender": "@carol:there", "state_key": "", "content": {"name": "tea"},
             "event_id": "$name", "origin_server_ts": 7,
         });
-        FromOutside {
+        RemoteMembershipEvent {
             version: self.room.version(),
             event,
             stripped_state: vec![to_raw_value(&name).unwrap()],
         }
     }
 
-    async fn invites(&self, whom: &UserId) -> Result<Verified> {
-        let invitation = self.makes("carol", whom, "invite");
-        let brought = self.brings(invitation.clone());
+    async fn receive_invitation(&self, whom: &UserId) -> Result<VerifiedEvent> {
+        let invitation = self.make_member_event("carol", whom, "invite");
+        let brought = self.with_stripped_state(invitation.clone());
         let signed = self
             .house
             .rooms
@@ -75,13 +76,19 @@ impl Outside {
         Ok(invitation)
     }
 
-    async fn mine(&self, whom: &UserId) -> UserRoom {
-        let user = self.house.number_of(whom).await;
-        let num = self.house.rooms.memory.number(&self.id()).await.unwrap();
+    async fn user_room(&self, whom: &UserId) -> UserRoom {
+        let user = self.house.user_number(whom).await;
+        let num = self
+            .house
+            .rooms
+            .memory
+            .room_number(&self.id())
+            .await
+            .unwrap();
         self.house
             .rooms
             .memory
-            .of_user(user)
+            .rooms_of_user(user)
             .await
             .unwrap()
             .get(num)
@@ -101,39 +108,44 @@ impl RemoteRoom {
 }
 
 #[tokio::test]
-async fn an_invitation_comes_with_what_may_be_known_of_the_room() {
+async fn an_invitation_is_stored_with_stripped_state() {
     for version in ["11", "12"] {
-        let outside = Outside::new(version).await;
+        let outside = InvitationFixture::new(version).await;
 
-        outside.invites(&bob()).await.unwrap();
+        outside.receive_invitation(&bob()).await.unwrap();
 
-        let mine = outside.mine(&bob()).await;
+        let mine = outside.user_room(&bob()).await;
         assert_eq!(mine.membership, MembershipState::Invite);
         let stripped = mine.stripped_state.unwrap();
         assert!(stripped.contains("tea") && stripped.contains("invite"));
         assert!(!stripped.contains("$name"), "{stripped}");
-        let outside = Outside {
+        let outside = InvitationFixture {
             house: outside.house.restart().await,
             ..outside
         };
         assert_eq!(
-            outside.mine(&bob()).await.membership,
+            outside.user_room(&bob()).await.membership,
             MembershipState::Invite
         );
-        let refused = outside.house.rooms.memory.resident(&outside.id()).await;
+        let refused = outside
+            .house
+            .rooms
+            .memory
+            .resident_room(&outside.id())
+            .await;
         assert!(matches!(refused, Err(Error::NotFound(_))));
     }
 }
 
 #[tokio::test]
-async fn what_is_no_invitation_of_a_user_here_is_not_signed() {
-    let outside = Outside::new("11").await;
+async fn only_invitations_of_local_users_are_signed() {
+    let outside = InvitationFixture::new("11").await;
     let stranger = user_id!("@x:elsewhere");
     let rooms = &outside.house.rooms;
 
-    let join = outside.brings(outside.makes("carol", &bob(), "join"));
-    let other = outside.brings(outside.makes("carol", stranger, "invite"));
-    let invite = outside.brings(outside.makes("carol", &bob(), "invite"));
+    let join = outside.with_stripped_state(outside.make_member_event("carol", &bob(), "join"));
+    let other = outside.with_stripped_state(outside.make_member_event("carol", stranger, "invite"));
+    let invite = outside.with_stripped_state(outside.make_member_event("carol", &bob(), "invite"));
     let elsewhere = ruma::server_name!("elsewhere");
 
     for (origin, event) in [
@@ -153,77 +165,77 @@ async fn what_is_no_invitation_of_a_user_here_is_not_signed() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_turned_down_though_the_other_server_is_gone() {
-    let outside = Outside::new("11").await;
-    outside.invites(&bob()).await.unwrap();
+async fn an_invitation_can_be_rejected_without_the_other_server() {
+    let outside = InvitationFixture::new("11").await;
+    outside.receive_invitation(&bob()).await.unwrap();
     let rooms = &outside.house.rooms;
 
     let left = rooms
         .remote_memberships
-        .leave_outside(&outside.id(), &bob(), None)
+        .leave_remote_room(&outside.id(), &bob(), None)
         .await;
     let again = rooms
         .remote_memberships
-        .leave_outside(&outside.id(), &bob(), None)
+        .leave_remote_room(&outside.id(), &bob(), None)
         .await;
 
     left.unwrap();
     assert!(matches!(again, Err(Error::Forbidden(_))), "{again:?}");
-    let mine = outside.mine(&bob()).await;
+    let mine = outside.user_room(&bob()).await;
     assert_eq!(mine.membership, MembershipState::Leave);
     assert_eq!(mine.stripped_state, None);
 }
 
 #[tokio::test]
-async fn who_invited_can_take_the_invitation_back_and_nobody_else() {
-    let outside = Outside::new("11").await;
-    let invitation = outside.invites(&bob()).await.unwrap();
-    let elsewhere = Remote::new("elsewhere");
+async fn only_the_inviting_side_can_retract_an_invitation() {
+    let outside = InvitationFixture::new("11").await;
+    let invitation = outside.receive_invitation(&bob()).await.unwrap();
+    let elsewhere = RemoteServer::new("elsewhere");
     let mallory = elsewhere.user("mallory");
     let event = (&*mallory, "m.room.member", Some("@bob:here"));
     let content = json!({"membership": "leave"});
-    let forged = elsewhere.makes(&outside.room, &outside.line, event, content);
-    let kick = outside.retracts(&bob(), &invitation);
+    let forged = elsewhere.make_event(&outside.room, &outside.line, event, content);
+    let kick = outside.make_retraction(&bob(), &invitation);
 
     let forged = outside
         .house
-        .takes(&elsewhere, &forged, Help::default())
+        .receive_with_help(&elsewhere, &forged, ReceiveHints::default())
         .await;
     assert!(matches!(forged, Err(Error::NotFound(_))), "{forged:?}");
     assert_eq!(
-        outside.mine(&bob()).await.membership,
+        outside.user_room(&bob()).await.membership,
         MembershipState::Invite
     );
-    outside.house.receives(&outside.there, &kick).await;
+    outside.house.receive_event(&outside.there, &kick).await;
 
     assert_eq!(
-        outside.mine(&bob()).await.membership,
+        outside.user_room(&bob()).await.membership,
         MembershipState::Leave
     );
 }
 
 #[tokio::test]
-async fn a_knock_waits_with_what_may_be_known_of_the_room() {
-    let outside = Outside::new("11").await;
+async fn a_knock_is_stored_with_stripped_state() {
+    let outside = InvitationFixture::new("11").await;
     let event = (&*bob(), "m.room.member", Some("@bob:here"));
     let content = json!({"membership": "knock"});
     let draft = outside
         .there
-        .drafts(&outside.room, &outside.line, event, content);
+        .draft_event(&outside.room, &outside.line, event, content);
     let mut object = serde_json::from_value(draft).unwrap();
     let rules = &outside.room.rules;
     outside.house.key.hash_and_sign(&mut object, rules).unwrap();
-    let knock = Verified::check(object, rules, &outside.house.keys()).unwrap();
+    let knock = VerifiedEvent::verify(object, rules, &outside.house.keys()).unwrap();
 
     outside
         .house
         .rooms
         .remote_memberships
-        .store_knock(outside.brings(knock))
+        .store_knock(outside.with_stripped_state(knock))
         .await
         .unwrap();
 
-    let mine = outside.mine(&bob()).await;
+    let mine = outside.user_room(&bob()).await;
     assert_eq!(mine.membership, MembershipState::Knock);
     assert!(mine.stripped_state.unwrap().contains("tea"));
 }

@@ -10,17 +10,17 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::matrix::{self, StateMap, Verified, auth_types};
+use crate::matrix::{self, StateMap, VerifiedEvent, auth_types};
 
 /// Another server.
-pub(crate) struct Remote {
+pub(crate) struct RemoteServer {
     pub(crate) name: OwnedServerName,
     pair: Ed25519KeyPair,
 }
 
 /// The end of a line of events in a room: the events that the next one follows, and the state there.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct EventLine {
     pub(crate) state: StateMap,
     pub(crate) prev_events: Vec<OwnedEventId>,
     pub(crate) depth: u64,
@@ -32,7 +32,7 @@ pub(crate) struct RemoteRoom {
     pub(crate) rules: RoomVersionRules,
 }
 
-impl Remote {
+impl RemoteServer {
     pub(crate) fn new(name: &str) -> Self {
         let document = Ed25519KeyPair::generate();
         Self {
@@ -52,7 +52,7 @@ impl Remote {
     }
 
     /// Signs an event as it is.
-    pub(crate) fn signs(&self, event: Value, rules: &RoomVersionRules) -> CanonicalJsonObject {
+    pub(crate) fn sign_event(&self, event: Value, rules: &RoomVersionRules) -> CanonicalJsonObject {
         let mut object: CanonicalJsonObject = serde_json::from_value(event).unwrap();
         let (name, rules) = (self.name.as_str(), &rules.redaction);
         hash_and_sign_event(name, &self.pair, &mut object, rules).unwrap();
@@ -60,26 +60,26 @@ impl Remote {
     }
 
     /// Makes an event at the end of a line, with the auth events that should allow it there.
-    pub(crate) fn makes(
+    pub(crate) fn make_event(
         &self,
         room: &RemoteRoom,
-        line: &Line,
+        line: &EventLine,
         (sender, kind, state_key): (&UserId, &str, Option<&str>),
         content: Value,
-    ) -> Verified {
-        let event = self.drafts(room, line, (sender, kind, state_key), content);
-        self.vouches_for(event, room)
+    ) -> VerifiedEvent {
+        let event = self.draft_event(room, line, (sender, kind, state_key), content);
+        self.sign_and_verify(event, room)
     }
 
-    pub(crate) fn vouches_for(&self, event: Value, room: &RemoteRoom) -> Verified {
-        let signed = self.signs(event, &room.rules);
-        Verified::check(signed, &room.rules, &self.keys()).unwrap()
+    pub(crate) fn sign_and_verify(&self, event: Value, room: &RemoteRoom) -> VerifiedEvent {
+        let signed = self.sign_event(event, &room.rules);
+        VerifiedEvent::verify(signed, &room.rules, &self.keys()).unwrap()
     }
 
-    pub(crate) fn drafts(
+    pub(crate) fn draft_event(
         &self,
         room: &RemoteRoom,
-        line: &Line,
+        line: &EventLine,
         (sender, kind, state_key): (&UserId, &str, Option<&str>),
         content: Value,
     ) -> Value {
@@ -113,14 +113,14 @@ impl Remote {
     }
 
     /// Makes a room with a creator of this server. Returns it with the end of its events, and the events.
-    pub(crate) fn creates(&self, version: &str) -> (RemoteRoom, Line, Vec<Verified>) {
+    pub(crate) fn create_room(&self, version: &str) -> (RemoteRoom, EventLine, Vec<VerifiedEvent>) {
         let version = RoomVersionId::try_from(version).unwrap();
-        let rules = matrix::rules(&version).unwrap();
+        let rules = matrix::room_version_rules(&version).unwrap();
         let named_before = rules.event_format.require_room_create_room_id;
         let id = named_before.then(|| RoomId::new_v1(&self.name));
         let mut room = RemoteRoom { id, rules };
         let carol = self.user("carol");
-        let (mut line, mut events) = (Line::default(), Vec::new());
+        let (mut line, mut events) = (EventLine::default(), Vec::new());
         let mut levels = json!({"users": {&carol: 100}});
         if !named_before {
             levels = json!({});
@@ -144,7 +144,7 @@ impl Remote {
             ),
         ];
         for (kind, key, content) in first {
-            let event = self.makes(&room, &line, (&carol, kind, Some(&key)), content);
+            let event = self.make_event(&room, &line, (&carol, kind, Some(&key)), content);
             room.id = Some(event.pdu().room_id.clone());
             line = line.after(&event);
             events.push(event);
@@ -154,7 +154,7 @@ impl Remote {
 }
 
 impl RemoteRoom {
-    pub(crate) fn of(room: &Room) -> Self {
+    pub(crate) fn from_room(room: &Room) -> Self {
         Self {
             id: Some(room.room_id.clone()),
             rules: room.rules.clone(),
@@ -162,9 +162,9 @@ impl RemoteRoom {
     }
 }
 
-impl Line {
+impl EventLine {
     /// Returns the line after one more event.
-    pub(crate) fn after(&self, event: &Verified) -> Self {
+    pub(crate) fn after(&self, event: &VerifiedEvent) -> Self {
         let mut state = self.state.clone();
         if event.pdu().state_key.is_some() {
             state.insert(Arc::new(event.pdu().clone()));
@@ -177,7 +177,7 @@ impl Line {
     }
 }
 
-impl House {
+impl TestServer {
     pub(crate) fn keys(&self) -> PublicKeyMap {
         let key = Base64::new(self.public_key.clone());
         let of_server = [("ed25519:1".to_owned(), key)].into();
@@ -185,26 +185,32 @@ impl House {
     }
 
     /// Returns the end of the events of a room on this server.
-    pub(crate) async fn line(&self, room_id: &RoomId) -> Line {
+    pub(crate) async fn event_line(&self, room_id: &RoomId) -> EventLine {
         let room = self.rooms.memory.room(room_id).await.unwrap();
         let tip = room.tip.lock().await;
-        Line {
+        EventLine {
             state: tip.state.clone(),
             prev_events: tip.forward_extremities.clone(),
             depth: tip.depth,
         }
     }
 
-    pub(crate) async fn receives(&self, from: &Remote, event: &Verified) -> Received {
-        self.takes(from, event, Help::default()).await.unwrap()
+    pub(crate) async fn receive_event(
+        &self,
+        from: &RemoteServer,
+        event: &VerifiedEvent,
+    ) -> ReceiveOutcome {
+        self.receive_with_help(from, event, ReceiveHints::default())
+            .await
+            .unwrap()
     }
 
-    pub(crate) async fn takes(
+    pub(crate) async fn receive_with_help(
         &self,
-        from: &Remote,
-        event: &Verified,
-        help: Help,
-    ) -> Result<Received> {
+        from: &RemoteServer,
+        event: &VerifiedEvent,
+        help: ReceiveHints,
+    ) -> Result<ReceiveOutcome> {
         self.rooms
             .receiver
             .receive(&from.name, event.clone(), help)
@@ -212,37 +218,40 @@ impl House {
     }
 
     /// Makes a room that everyone may join, with a user of another server in it.
-    pub(crate) async fn shares_a_room(
+    pub(crate) async fn create_shared_room(
         &self,
-        remote: &Remote,
+        remote: &RemoteServer,
         version: &str,
     ) -> (RemoteRoom, OwnedUserId) {
         let room_id = self
-            .creates(json!({"room_version": version}))
+            .create_room(json!({"room_version": version}))
             .await
             .unwrap();
-        let public = NewEvent::state(
+        let public = EventToSend::state(
             alice(),
             &StateEventType::RoomJoinRules,
             "",
             to_raw_value(&json!({"join_rule": "public"})).unwrap(),
         );
         self.rooms.sender.send(&room_id, public).await.unwrap();
-        let room = RemoteRoom::of(&self.rooms.memory.room(&room_id).await.unwrap());
+        let room = RemoteRoom::from_room(&self.rooms.memory.room(&room_id).await.unwrap());
         let dora = remote.user("dora");
-        let line = self.line(&room_id).await;
-        let join = remote.makes(
+        let line = self.event_line(&room_id).await;
+        let join = remote.make_event(
             &room,
             &line,
             (&dora, "m.room.member", Some(dora.as_str())),
             json!({"membership": "join"}),
         );
-        assert_eq!(self.receives(remote, &join).await, Received::Accepted);
+        assert_eq!(
+            self.receive_event(remote, &join).await,
+            ReceiveOutcome::Accepted
+        );
         (room, dora)
     }
 }
 
 /// Returns the content of a text message.
-pub(crate) fn text(body: &str) -> Value {
+pub(crate) fn text_content(body: &str) -> Value {
     json!({"msgtype": "m.text", "body": body})
 }

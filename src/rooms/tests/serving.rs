@@ -1,20 +1,20 @@
 //! The events and the state that other servers can read.
 
 use super::{
-    remote::{Remote, RemoteRoom, text},
+    remote::{RemoteRoom, RemoteServer, text_content},
     *,
 };
 
-struct Shared {
-    house: House,
-    there: Remote,
+struct ServingFixture {
+    house: TestServer,
+    there: RemoteServer,
     room: RemoteRoom,
 }
 
-impl Shared {
+impl ServingFixture {
     async fn new() -> Self {
-        let (house, there) = (House::new().await, Remote::new("there"));
-        let (room, _) = house.shares_a_room(&there, "11").await;
+        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (room, _) = house.create_shared_room(&there, "11").await;
         Self { house, there, room }
     }
 
@@ -22,9 +22,9 @@ impl Shared {
         self.room.id.clone().unwrap()
     }
 
-    async fn says(&self, body: &str) -> OwnedEventId {
+    async fn send_message(&self, body: &str) -> OwnedEventId {
         self.house
-            .says(&self.id(), alice(), body, None)
+            .send_message(&self.id(), alice(), body, None)
             .await
             .unwrap()
     }
@@ -33,8 +33,8 @@ impl Shared {
         self.house.rooms.memory.room(&self.id()).await.unwrap()
     }
 
-    async fn sets_visibility(&self, visibility: &str) {
-        let event = NewEvent::state(
+    async fn set_visibility(&self, visibility: &str) {
+        let event = EventToSend::state(
             alice(),
             &StateEventType::RoomHistoryVisibility,
             "",
@@ -54,17 +54,21 @@ impl Shared {
 }
 
 #[tokio::test]
-async fn a_server_in_the_room_is_told_its_events_and_no_other_server_is() {
-    let shared = Shared::new().await;
-    let hello = shared.says("hello").await;
+async fn only_servers_in_the_room_can_read_its_events() {
+    let shared = ServingFixture::new().await;
+    let hello = shared.send_message("hello").await;
 
     let told = shared
         .rooms()
         .federation
-        .event_for(&shared.there.name, &hello)
+        .event_for_server(&shared.there.name, &hello)
         .await;
     let elsewhere = ruma::server_name!("elsewhere");
-    let refused = shared.rooms().federation.event_for(elsewhere, &hello).await;
+    let refused = shared
+        .rooms()
+        .federation
+        .event_for_server(elsewhere, &hello)
+        .await;
     let room = shared
         .rooms()
         .federation
@@ -74,7 +78,7 @@ async fn a_server_in_the_room_is_told_its_events_and_no_other_server_is() {
     let unknown = shared
         .rooms()
         .federation
-        .event_for(&shared.there.name, unknown)
+        .event_for_server(&shared.there.name, unknown)
         .await;
 
     assert!(told.unwrap().get().contains("hello"));
@@ -84,9 +88,12 @@ async fn a_server_in_the_room_is_told_its_events_and_no_other_server_is() {
 }
 
 #[tokio::test]
-async fn what_was_said_before_the_server_came_is_told_without_its_words() {
-    let (house, there) = (House::new().await, Remote::new("there"));
-    let id = house.creates(json!({"room_version": "11"})).await.unwrap();
+async fn messages_from_before_a_server_joined_are_redacted() {
+    let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
+    let id = house
+        .create_room(json!({"room_version": "11"}))
+        .await
+        .unwrap();
     for (kind, content) in [
         (
             StateEventType::RoomHistoryVisibility,
@@ -97,36 +104,42 @@ async fn what_was_said_before_the_server_came_is_told_without_its_words() {
             json!({"join_rule": "public"}),
         ),
     ] {
-        let event = NewEvent::state(alice(), &kind, "", to_raw_value(&content).unwrap());
+        let event = EventToSend::state(alice(), &kind, "", to_raw_value(&content).unwrap());
         house.rooms.sender.send(&id, event).await.unwrap();
     }
-    let secret = house.says(&id, alice(), "secret", None).await.unwrap();
-    let room = RemoteRoom::of(&house.rooms.memory.room(&id).await.unwrap());
+    let secret = house
+        .send_message(&id, alice(), "secret", None)
+        .await
+        .unwrap();
+    let room = RemoteRoom::from_room(&house.rooms.memory.room(&id).await.unwrap());
     let eve = there.user("eve");
-    let line = house.line(&id).await;
+    let line = house.event_line(&id).await;
     let event = (&*eve, "m.room.member", Some(eve.as_str()));
-    let join = there.makes(&room, &line, event, json!({"membership": "join"}));
-    house.receives(&there, &join).await;
-    let open = house.says(&id, alice(), "open", None).await.unwrap();
+    let join = there.make_event(&room, &line, event, json!({"membership": "join"}));
+    house.receive_event(&there, &join).await;
+    let open = house
+        .send_message(&id, alice(), "open", None)
+        .await
+        .unwrap();
     let room = house.rooms.memory.room(&id).await.unwrap();
 
     let from = [open.clone()];
     let history = house
         .rooms
         .federation
-        .backfill_for(&room, &there.name, &from, 3)
+        .backfill_for_server(&room, &there.name, &from, 3)
         .await
         .unwrap();
     let alone = house
         .rooms
         .federation
-        .event_for(&there.name, &secret)
+        .event_for_server(&there.name, &secret)
         .await
         .unwrap();
     let (at_time, _) = house
         .rooms
         .federation
-        .event_at_time_for(&room, &there.name, 1_000, Direction::Forward)
+        .event_at_time_for_server(&room, &there.name, 1_000, Direction::Forward)
         .await
         .unwrap();
 
@@ -139,21 +152,22 @@ async fn what_was_said_before_the_server_came_is_told_without_its_words() {
 }
 
 #[tokio::test]
-async fn missing_events_are_told_between_what_a_server_has_and_what_it_saw() {
-    let shared = Shared::new().await;
-    let first = shared.says("one").await;
+async fn missing_events_are_those_between_earliest_and_latest() {
+    let shared = ServingFixture::new().await;
+    let first = shared.send_message("one").await;
     for body in ["two", "three", "four"] {
-        shared.says(body).await;
+        shared.send_message(body).await;
     }
-    let last = shared.says("five").await;
+    let last = shared.send_message("five").await;
     let room = shared.room().await;
     let bodies = async |limit| {
         let (earliest, latest) = ([first.clone()], [last.clone()]);
         let span = (&earliest[..], &latest[..]);
         let rooms = shared.rooms();
-        let told = rooms
-            .federation
-            .missing_events_for(&room, &shared.there.name, span, (0, limit));
+        let told =
+            rooms
+                .federation
+                .missing_events_for_server(&room, &shared.there.name, span, (0, limit));
         let body = |json: &serde_json::value::RawValue| {
             let event: serde_json::Value = serde_json::from_str(json.get()).unwrap();
             event["content"]["body"].as_str().unwrap().to_owned()
@@ -167,11 +181,11 @@ async fn missing_events_are_told_between_what_a_server_has_and_what_it_saw() {
 }
 
 #[tokio::test]
-async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
-    let shared = Shared::new().await;
-    shared.sets_visibility("shared").await;
-    let hello = shared.says("hello").await;
-    shared.sets_visibility("joined").await;
+async fn the_state_before_an_event_includes_its_auth_chain() {
+    let shared = ServingFixture::new().await;
+    shared.set_visibility("shared").await;
+    let hello = shared.send_message("hello").await;
+    shared.set_visibility("joined").await;
     let room = shared.room().await;
 
     let answer = shared
@@ -190,7 +204,7 @@ async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
     let jsons = shared
         .rooms()
         .federation
-        .jsons(server, &answer.state)
+        .load_events_for_server(server, &answer.state)
         .await
         .unwrap();
 
@@ -205,7 +219,7 @@ async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
             .iter()
             .any(|json| json.contains(r#""history_visibility":"joined""#))
     );
-    let line = shared.house.line(&shared.id()).await;
+    let line = shared.house.event_line(&shared.id()).await;
     let create = line.state.get(&StateEventType::RoomCreate, "").unwrap();
     assert!(answer.auth_chain.contains(&create.event_id));
     assert!(chain.contains(&create.event_id));
@@ -215,51 +229,51 @@ async fn the_state_before_an_event_is_told_with_all_that_it_rests_on() {
 }
 
 #[tokio::test]
-async fn a_rejected_event_is_told_to_nobody() {
-    let shared = Shared::new().await;
-    let line = shared.house.line(&shared.id()).await;
+async fn a_rejected_event_is_not_served() {
+    let shared = ServingFixture::new().await;
+    let line = shared.house.event_line(&shared.id()).await;
     let dora = shared.there.user("dora");
     let event = (&*dora, "m.room.topic", Some(""));
     let content = json!({"topic": "mine"});
-    let topic = shared.there.makes(&shared.room, &line, event, content);
-    shared.house.receives(&shared.there, &topic).await;
+    let topic = shared.there.make_event(&shared.room, &line, event, content);
+    shared.house.receive_event(&shared.there, &topic).await;
 
     let told = shared
         .rooms()
         .federation
-        .event_for(&shared.there.name, &topic.pdu().event_id)
+        .event_for_server(&shared.there.name, &topic.pdu().event_id)
         .await;
 
     assert!(matches!(told, Err(Error::NotFound(_))), "{told:?}");
 }
 
 #[tokio::test]
-async fn a_space_is_told_to_servers_that_may_know_it() {
-    let shared = Shared::new().await;
-    let private = shared.house.creates(json!({})).await.unwrap();
+async fn a_space_is_served_only_to_servers_with_access() {
+    let shared = ServingFixture::new().await;
+    let private = shared.house.create_room(json!({})).await.unwrap();
 
     let open = shared
         .rooms()
         .previews
-        .hierarchy_for(&shared.there.name, &shared.id(), false)
+        .load_server_hierarchy(&shared.there.name, &shared.id(), false)
         .await;
     let closed = shared
         .rooms()
         .previews
-        .hierarchy_for(&shared.there.name, &private, false)
+        .load_server_hierarchy(&shared.there.name, &private, false)
         .await;
 
     let open = serde_json::to_value(open.unwrap()).unwrap();
     assert_eq!(open["room"]["room_id"], json!(shared.id()));
     assert!(matches!(closed, Err(Error::NotFound(_))), "{closed:?}");
-    let hidden = text("nothing");
+    let hidden = text_content("nothing");
     assert!(hidden.is_object());
 }
 
 #[tokio::test]
-async fn one_server_is_told_much_three_times_at_once_and_keeps_nobody_else_waiting() {
-    let house = House::new().await;
-    let turn = async |name| house.rooms.federation.turn_to_be_told(name).await;
+async fn each_server_gets_three_large_answers_at_once() {
+    let house = TestServer::new().await;
+    let turn = async |name| house.rooms.federation.wait_for_answer_turn(name).await;
     let (there, elsewhere) = (ruma::server_name!("there"), ruma::server_name!("elsewhere"));
     let mut telling = Vec::new();
     for _ in 0..3 {

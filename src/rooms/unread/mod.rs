@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use ruma::ServerName;
 
-use self::push_counts::{Counting, CustomRules};
+use self::push_counts::{CustomRules, UnreadIncrement};
 use super::{
-    Environment,
+    RoomEnvironment,
     memory::{
         RoomMemory,
-        room::{Room, Tip},
+        room::{Room, RoomTip},
     },
-    read::{Timeline, ignored_users::Shields},
+    read::{Timeline, ignored_users::IgnoreSettingsByUser},
 };
 use crate::{
     clock::Clock,
@@ -25,18 +25,18 @@ use crate::{
 
 /// Unread counts, read markers and receipts.
 #[derive(Clone)]
-pub struct Unread {
+pub struct UnreadCounts {
     db: Db,
     clock: Clock,
     key: Arc<SigningKey>,
     memory: RoomMemory,
     timeline: Timeline,
     push_rules: Arc<CustomRules>,
-    ignored_users: Arc<Shields>,
+    ignored_users: Arc<IgnoreSettingsByUser>,
 }
 
-impl Unread {
-    pub(super) fn new(environment: &Environment, timeline: &Timeline) -> Self {
+impl UnreadCounts {
+    pub(super) fn new(environment: &RoomEnvironment, timeline: &Timeline) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -49,9 +49,14 @@ impl Unread {
     }
 
     /// Returns the increments that an event adds to the unread counts of the members of a room.
-    pub(crate) async fn count_event(&self, room: &Room, tip: &Tip, pdu: &Pdu) -> Counting {
+    pub(crate) async fn count_event(
+        &self,
+        room: &Room,
+        tip: &RoomTip,
+        pdu: &Pdu,
+    ) -> UnreadIncrement {
         let server_name: &ServerName = self.key.server_name();
         let rules = (&*self.push_rules, &*self.ignored_users);
-        push_counts::count(rules, room, tip, pdu, server_name).await
+        push_counts::count_for_members(rules, room, tip, pdu, server_name).await
     }
 }

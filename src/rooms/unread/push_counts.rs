@@ -20,19 +20,19 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::Result,
-    matrix::{self, Notice, Pdu, RoomFacts, Unsigned},
+    matrix::{self, Pdu, PushOutcome, RoomFacts, UnsignedFields},
     rooms::{
-        memory::room::{Room, Tip},
-        read::ignored_users::Shields,
+        memory::room::{Room, RoomTip},
+        read::ignored_users::IgnoreSettingsByUser,
     },
-    storage::{Change, Db, UserNum, users::account_data},
+    storage::{Db, JournalChange, UserNum, users::account_data},
 };
 
 /// The maximum number of mentioned users of one event whose push rules are evaluated.
-const MENTIONS: usize = 64;
+const MAX_CHECKED_MENTIONS: usize = 64;
 
 /// The account data type that holds push rules.
-const PUSH_RULES: &str = "m.push_rules";
+const PUSH_RULES_TYPE: &str = "m.push_rules";
 
 /// The push rules of those users who changed theirs.
 #[derive(Default)]
@@ -42,7 +42,7 @@ pub(crate) struct CustomRules {
 
 /// The increments that an event adds to the counts.
 #[derive(Debug, Default)]
-pub(crate) struct Counting {
+pub(crate) struct UnreadIncrement {
     pub(crate) notify: bool,
     pub(crate) mention: bool,
     /// The users for whom it counts differently, with the numbers to add to notifications and to
@@ -65,19 +65,19 @@ impl CustomRules {
     /// Loads the rules of all users who changed theirs.
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
-        let rows = account_data::of_all_users(&mut conn, PUSH_RULES).await?;
+        let rows = account_data::of_all_users(&mut conn, PUSH_RULES_TYPE).await?;
         let rules = Self::default();
         for (user, user_id, content) in rows {
             let usual = OwnedUserId::try_from(user_id)
                 .ok()
                 .map(|user_id| matrix::default_rules(&user_id));
-            rules.set(user, &content, usual.as_ref());
+            rules.set_rules(user, &content, usual.as_ref());
         }
         Ok(rules)
     }
 
     /// Stores the rules of a user in memory, unless they are the default ones.
-    fn set(&self, user: UserNum, content: &str, usual: Option<&Ruleset>) {
+    fn set_rules(&self, user: UserNum, content: &str, usual: Option<&Ruleset>) {
         let rules = serde_json::from_str::<PushRulesContent>(content)
             .ok()
             .map(|content| content.global);
@@ -85,7 +85,7 @@ impl CustomRules {
         // Rules that were stored before there were limits are ignored if they exceed the limits.
         let rules = rules.filter(|rules| matrix::check_push_rules(rules).is_ok());
         match rules {
-            Some(rules) if usual.is_none_or(|usual| json(usual) != json(&rules)) => {
+            Some(rules) if usual.is_none_or(|usual| rules_json(usual) != rules_json(&rules)) => {
                 by_user.insert(user, Arc::new(rules));
             }
             _ => drop(by_user.remove(&user)),
@@ -93,21 +93,21 @@ impl CustomRules {
     }
 
     /// Applies a change of a user's rules.
-    pub(crate) fn committed(&self, change: &Change) {
-        if let Change::AccountData {
+    pub(crate) fn apply_change(&self, change: &JournalChange) {
+        if let JournalChange::AccountData {
             user,
             room: None,
             kind,
             content,
         } = change
-            && &**kind == PUSH_RULES
+            && &**kind == PUSH_RULES_TYPE
         {
-            self.set(*user, content, None);
+            self.set_rules(*user, content, None);
         }
     }
 
     /// Returns the members of a room who have their own rules, with these rules.
-    fn of_members(&self, room: &Room) -> Vec<(OwnedUserId, Arc<Ruleset>)> {
+    fn rules_of_members(&self, room: &Room) -> Vec<(OwnedUserId, Arc<Ruleset>)> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         let view = room.view();
         let members = &view.local_members;
@@ -125,36 +125,36 @@ impl CustomRules {
     }
 }
 
-fn json(rules: &Ruleset) -> Option<serde_json::Value> {
+fn rules_json(rules: &Ruleset) -> Option<serde_json::Value> {
     serde_json::to_value(rules).ok()
 }
 
 /// Returns the increments that an event adds to the unread counts of the members of a room.
-pub(crate) async fn count(
-    (rules, shields): (&CustomRules, &Shields),
+pub(crate) async fn count_for_members(
+    (rules, shields): (&CustomRules, &IgnoreSettingsByUser),
     room: &Room,
-    tip: &Tip,
+    tip: &RoomTip,
     pdu: &Pdu,
     local: &ServerName,
-) -> Counting {
-    let head = matrix::head(pdu, &room.rules);
-    let event = matrix::client_event(&head, room.room_id.as_str(), &Unsigned::default());
-    let mentions = mentions(pdu);
-    let deaf = shields.of_members_who_ignore(room, &pdu.sender);
+) -> UnreadIncrement {
+    let head = matrix::write_event_head(pdu, &room.rules);
+    let event = matrix::client_event(&head, room.room_id.as_str(), &UnsignedFields::default());
+    let mentions = parse_mentions(pdu);
+    let deaf = shields.members_ignoring(room, &pdu.sender);
     let is_deaf = |user_id: &UserId| deaf.iter().any(|deaf| deaf == user_id);
-    let mut custom = rules.of_members(room);
+    let mut custom = rules.rules_of_members(room);
     custom.retain(|(user_id, _)| !is_deaf(user_id));
     let needs_levels = mentions.room
         || pdu.state_key.is_some()
         || custom
             .iter()
-            .any(|(_, rules)| matrix::asks_for_levels(rules));
+            .any(|(_, rules)| matrix::depends_on_power_levels(rules));
     let facts = RoomFacts {
         room_id: room.room_id.clone(),
         member_count: u64::try_from(tip.joined_members).unwrap_or(0),
         power_levels: needs_levels.then(|| matrix::power_levels(&tip.state, &room.rules)),
     };
-    let usual = matrix::default_notice(&event, &facts).await;
+    let usual = matrix::default_push_outcome(&event, &facts).await;
     let mut exceptions = Vec::new();
     for user_id in &deaf {
         add_exception(
@@ -162,14 +162,17 @@ pub(crate) async fn count(
             user_id,
             &pdu.sender,
             usual,
-            Notice::default(),
+            PushOutcome::default(),
         );
     }
     for (user_id, rules) in &custom {
         let own = own_notice(rules, user_id, tip, &event, &facts).await;
         add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
     }
-    for user_id in concerned(pdu, &mentions, tip, local).iter().take(MENTIONS) {
+    for user_id in mentioned_users(pdu, &mentions, tip, local)
+        .iter()
+        .take(MAX_CHECKED_MENTIONS)
+    {
         let is_member = user_id.server_name() == local
             && !is_deaf(user_id)
             && tip.state.membership(user_id) == MembershipState::Join;
@@ -179,7 +182,7 @@ pub(crate) async fn count(
             add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
         }
     }
-    Counting {
+    UnreadIncrement {
         notify: usual.notify,
         mention: usual.highlight,
         exceptions,
@@ -188,10 +191,10 @@ pub(crate) async fn count(
 
 /// Returns the users whom an event mentions. If it has no `m.mentions`, these are the members whom its
 /// text names.
-fn concerned(
+fn mentioned_users(
     pdu: &Pdu,
     mentions: &Mentions,
-    tip: &Tip,
+    tip: &RoomTip,
     local: &ServerName,
 ) -> BTreeSet<OwnedUserId> {
     if pdu.state_key.is_some() || pdu.content.get().contains("m.mentions") {
@@ -207,7 +210,7 @@ fn concerned(
         .collect()
 }
 
-fn mentions(pdu: &Pdu) -> Mentions {
+fn parse_mentions(pdu: &Pdu) -> Mentions {
     if !pdu.content.get().contains("m.mentions") {
         return Mentions::default();
     }
@@ -219,24 +222,24 @@ fn mentions(pdu: &Pdu) -> Mentions {
 async fn own_notice(
     rules: &Ruleset,
     user_id: &UserId,
-    tip: &Tip,
+    tip: &RoomTip,
     event: &RawValue,
     facts: &RoomFacts,
-) -> Notice {
+) -> PushOutcome {
     let name = tip
         .state
         .get(&StateEventType::RoomMember, user_id.as_str())
         .and_then(|member| member.content_str("displayname"))
         .unwrap_or_else(|| user_id.localpart().to_owned());
-    matrix::notice(rules, user_id, &name, event, facts).await
+    matrix::push_outcome(rules, user_id, &name, event, facts).await
 }
 
 fn add_exception(
     exceptions: &mut Vec<(OwnedUserId, i64, i64)>,
     user_id: &UserId,
     sender: &UserId,
-    usual: Notice,
-    own: Notice,
+    usual: PushOutcome,
+    own: PushOutcome,
 ) {
     // A sender's own events never count: sending moves the sender's read marker past them.
     if usual != own && user_id != sender {

@@ -6,19 +6,19 @@ use ruma::{
 };
 
 use super::{
-    Unread,
-    read_markers::{self, Reader},
+    UnreadCounts,
+    read_markers::{self, RoomReader},
 };
 use crate::{
     error::{Error, Result},
     matrix::TimelineEvent,
     rooms::memory::room::Room,
-    storage::{Change, Receipt, UserNum, WriteTx, rooms::receipts},
+    storage::{JournalChange, Receipt, UserNum, WriteTx, rooms::receipts},
 };
 
 /// A receipt to be stored.
 #[derive(Clone, Debug)]
-pub struct NewReceipt<'a> {
+pub struct ReceiptUpdate<'a> {
     /// The number of the user who has read.
     pub user: UserNum,
     /// The id of the user who has read.
@@ -33,19 +33,22 @@ pub struct NewReceipt<'a> {
     pub ts: Option<i64>,
 }
 
-impl Unread {
+impl UnreadCounts {
     /// Records that a user has read a room up to an event. A receipt never moves back.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] when the room has no such event; [`Error::InvalidParam`] when it belongs to
     /// another thread.
-    pub async fn receive_receipt(&self, room: &Room, new: NewReceipt<'_>) -> Result<()> {
+    pub async fn receive_receipt(&self, room: &Room, new: ReceiptUpdate<'_>) -> Result<()> {
         let event = self.timeline.find_event(room, new.event_id).await?;
         let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
         let thread = self.thread_of_receipt(room, &event, new.thread).await?;
         let mut tx = self.db.write().await?;
-        if self.advance(&mut tx, room, (&new, &event, &thread)).await? {
+        if self
+            .advance_receipt(&mut tx, room, (&new, &event, &thread))
+            .await?
+        {
             tx.commit().await?;
         }
         Ok(())
@@ -56,8 +59,8 @@ impl Unread {
     pub async fn receive_receipts<'a>(
         &self,
         room: &Room,
-        all: Vec<NewReceipt<'a>>,
-    ) -> Result<Vec<NewReceipt<'a>>> {
+        all: Vec<ReceiptUpdate<'a>>,
+    ) -> Result<Vec<ReceiptUpdate<'a>>> {
         let (mut found, mut unknown) = (Vec::new(), Vec::new());
         for new in all {
             let Some(event) = self.timeline.find_event(room, new.event_id).await? else {
@@ -76,7 +79,9 @@ impl Unread {
         let mut tx = self.db.write().await?;
         let mut is_news = false;
         for (new, event, thread) in &found {
-            is_news |= self.advance(&mut tx, room, (new, event, thread)).await?;
+            is_news |= self
+                .advance_receipt(&mut tx, room, (new, event, thread))
+                .await?;
         }
         if is_news {
             tx.commit().await?;
@@ -86,15 +91,15 @@ impl Unread {
 
     /// Moves a receipt forward, and the read marker with it if the user belongs to this server. Returns
     /// `false` if the receipt was already as far.
-    async fn advance(
+    async fn advance_receipt(
         &self,
         tx: &mut WriteTx,
         room: &Room,
-        (new, event, thread): (&NewReceipt<'_>, &TimelineEvent, &ReceiptThread),
+        (new, event, thread): (&ReceiptUpdate<'_>, &TimelineEvent, &ReceiptThread),
     ) -> Result<bool> {
-        let position = tx.position();
+        let position = tx.next_position();
         let ts = new.ts.unwrap_or_else(|| self.clock.now_ms());
-        let row = receipts::NewReceipt {
+        let row = receipts::NewReceiptRow {
             room: room.num,
             user: new.user,
             kind: new.kind,
@@ -104,20 +109,20 @@ impl Unread {
             ts,
             position,
         };
-        if !receipts::advance(tx, &row).await? {
+        if !receipts::move_forward(tx, &row).await? {
             return Ok(false);
         }
         if self.memory.is_local(new.user_id) {
-            let reader = Reader {
+            let reader = RoomReader {
                 user: new.user,
                 room: room.num,
                 position,
             };
             match thread {
-                Unthreaded => read_markers::read_all(tx, reader, event).await?,
-                Main => read_markers::read_thread(tx, reader, None, event).await?,
+                Unthreaded => read_markers::mark_room_read(tx, reader, event).await?,
+                Main => read_markers::mark_thread_read(tx, reader, None, event).await?,
                 Thread(thread_root) => {
-                    read_markers::read_thread(tx, reader, Some(thread_root), event).await?;
+                    read_markers::mark_thread_read(tx, reader, Some(thread_root), event).await?;
                 }
                 _ => {}
             }
@@ -132,7 +137,7 @@ impl Unread {
         };
         tx.publish(
             position,
-            Change::Receipt {
+            JournalChange::Receipt {
                 room: room.num,
                 receipt: receipt.into(),
             },
@@ -155,7 +160,7 @@ impl Unread {
             Ok(Thread(thread_root)) => {
                 let is_of_it = self
                     .timeline
-                    .is_of_thread(room, event, &thread_root)
+                    .is_in_thread(room, event, &thread_root)
                     .await?;
                 is_of_it.then_some(Thread(thread_root))
             }

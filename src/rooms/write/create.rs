@@ -19,15 +19,15 @@ use crate::{
     error::{Error, Result},
     matrix::Pdu,
     rooms::{
-        NewEvent,
-        log::{append::Accepted, new_events::invalid_state},
-        memory::room::{Room, Tip, joined},
+        EventToSend,
+        log::{append::AcceptedEvent, new_events::into_invalid_state},
+        memory::room::{Room, RoomTip, joined_count},
     },
     storage::rooms::{aliases, room_table},
 };
 
 /// The number of times that a room is built before the server gives up because the room id is always taken.
-pub(crate) const ATTEMPTS: i64 = 16;
+pub(crate) const MAX_ROOM_ID_ATTEMPTS: i64 = 16;
 
 impl RoomCreation {
     /// Creates a room and returns its id.
@@ -36,26 +36,28 @@ impl RoomCreation {
     ///
     /// Returns [`Error::UnsupportedRoomVersion`], [`Error::RoomInUse`] if the alias is taken, and
     /// [`Error::InvalidRoomState`] if the requested state contradicts the rules of the room.
-    pub async fn create(&self, create: CreateRoom) -> Result<OwnedRoomId> {
+    pub async fn create_room(&self, create: CreateRoom) -> Result<OwnedRoomId> {
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.create_now(create).await
+                rooms.create_room_now(create).await
             })
             .await
     }
 
-    async fn create_now(&self, create: CreateRoom) -> Result<OwnedRoomId> {
-        let version = plan::version(&create.request, &self.default_version)?;
-        let alias = self.alias(&create.request)?;
-        let planned = plan::events(&create, &version, alias.as_ref())?;
+    async fn create_room_now(&self, create: CreateRoom) -> Result<OwnedRoomId> {
+        let version = plan::requested_version(&create.request, &self.default_version)?;
+        let alias = self.requested_alias(&create.request)?;
+        let planned = plan::first_events(&create, &version, alias.as_ref())?;
         for event in &planned {
-            self.log.check_invitation(event).await?;
+            self.log.check_invite_permission(event).await?;
         }
         // From room version 12 on, the room id is the hash of the create event. A user who creates two equal rooms
         // within a millisecond would get the same id twice, so the second room gets a later timestamp.
-        for later in 0..ATTEMPTS {
+        for later in 0..MAX_ROOM_ID_ATTEMPTS {
             let timestamp = timestamp(self.clock.now_ms() + later);
-            let (mut room, events) = self.build(&version, planned.clone(), timestamp).await?;
+            let (mut room, events) = self
+                .build_room(&version, planned.clone(), timestamp)
+                .await?;
             if self
                 .store_room(&mut room, events, alias.as_deref(), &create)
                 .await?
@@ -67,33 +69,35 @@ impl RoomCreation {
     }
 
     /// Builds a room and its first events without storing anything.
-    pub(crate) async fn build(
+    pub(crate) async fn build_room(
         &self,
         version: &RoomVersionId,
-        planned: Vec<NewEvent>,
+        planned: Vec<EventToSend>,
         timestamp: MilliSecondsSinceUnixEpoch,
-    ) -> Result<(Room, Vec<Accepted>)> {
+    ) -> Result<(Room, Vec<AcceptedEvent>)> {
         let mut planned = planned.into_iter();
         let Some(first) = planned.next() else {
             return Err(Error::internal("create a room", "no events were planned"));
         };
-        let (room, create) = self.log.begin_room(version.clone(), first, timestamp)?;
-        let mut tip = Tip::default();
-        advance_scratch(&mut tip, &create.pdu);
+        let (room, create) = self
+            .log
+            .build_create_event(version.clone(), first, timestamp)?;
+        let mut tip = RoomTip::default();
+        advance_scratch_tip(&mut tip, &create.pdu);
         let mut events = vec![create];
         for event in planned {
             let accepted = self
                 .log
-                .accept(&room, &tip, event)
+                .build_event(&room, &tip, event)
                 .await
-                .map_err(invalid_state)?;
-            advance_scratch(&mut tip, &accepted.pdu);
+                .map_err(into_invalid_state)?;
+            advance_scratch_tip(&mut tip, &accepted.pdu);
             events.push(accepted);
         }
         Ok((room, events))
     }
 
-    fn alias(&self, request: &Request) -> Result<Option<OwnedRoomAliasId>> {
+    fn requested_alias(&self, request: &Request) -> Result<Option<OwnedRoomAliasId>> {
         let Some(localpart) = &request.room_alias_name else {
             return Ok(None);
         };
@@ -116,7 +120,7 @@ impl RoomCreation {
     async fn store_room(
         &self,
         room: &mut Room,
-        events: Vec<Accepted>,
+        events: Vec<AcceptedEvent>,
         alias: Option<&RoomAliasId>,
         create: &CreateRoom,
     ) -> Result<bool> {
@@ -140,18 +144,18 @@ impl RoomCreation {
 }
 
 /// Moves a tip past an event that is built but not stored yet.
-pub(crate) fn advance_scratch(tip: &mut Tip, pdu: &Pdu) {
+pub(crate) fn advance_scratch_tip(tip: &mut RoomTip, pdu: &Pdu) {
     tip.forward_extremities = vec![pdu.event_id.clone()];
-    tip.hashes = pdu.reference_hash.iter().cloned().collect();
+    tip.extremity_hashes = pdu.reference_hash.iter().cloned().collect();
     tip.depth = u64::from(pdu.depth);
     // This is no snapshot number; it only marks that the room has events.
     tip.snapshot = -1;
     let pdu = Arc::new(pdu.clone());
     let replaced = tip.state.insert(pdu.clone());
     if pdu.member().is_some() {
-        tip.joined_members += joined(Some(&pdu)) - joined(replaced.as_deref());
+        tip.joined_members += joined_count(Some(&pdu)) - joined_count(replaced.as_deref());
     }
 }
 
 /// The profiles of users in a room, by user id.
-pub(crate) type Profiles = HashMap<OwnedUserId, crate::rooms::MemberProfile>;
+pub(crate) type MemberProfiles = HashMap<OwnedUserId, crate::rooms::MemberProfile>;

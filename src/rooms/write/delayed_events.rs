@@ -10,32 +10,32 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{DelayedEvents, send::Occasion};
+use super::{DelayedEvents, send::SendOccasion};
 use crate::{
     error::{Error, Result},
-    rooms::{NewEvent, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
+    rooms::{EventToSend, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
     storage::{
         Db, DeviceNum, UserNum,
-        rooms::delayed_events::{self, DelayedRow, Ending, NewDelayed},
+        rooms::delayed_events::{self, DelayedEventOutcome, DelayedEventRow, NewDelayedEvent},
     },
 };
 
 /// The longest delay of an event.
 pub const MAX_DELAY: Duration = Duration::from_hours(24 * 31);
 /// The most events that a user may have scheduled at a time.
-pub const MAX_SCHEDULED: usize = 100;
+pub const MAX_SCHEDULED_EVENTS: usize = 100;
 /// The time for which the outcome of an event (sent, cancelled or refused) is kept, in milliseconds.
-const KEPT_MS: i64 = 7 * 24 * 3_600_000;
+const OUTCOME_TTL_MS: i64 = 7 * 24 * 3_600_000;
 /// The most events of a user whose outcome is kept.
-const KEPT: i64 = 1_000;
+const MAX_KEPT_OUTCOMES: i64 = 1_000;
 /// The largest content, in bytes. When the event is sent, the limit for a whole event applies too.
-const CONTENT_BYTES: usize = 65_536;
+const MAX_CONTENT_BYTES: usize = 65_536;
 /// The number of due events that are loaded from the database at a time.
-const BATCH: i64 = 64;
+const SEND_BATCH_SIZE: i64 = 64;
 
 /// A request to send an event later.
 #[derive(Debug)]
-pub struct Delay {
+pub struct DelayRequest {
     /// The number of the sender.
     pub user: UserNum,
     /// The user id of the sender.
@@ -56,11 +56,11 @@ pub struct Delay {
 
 /// A delayed event as its sender sees it.
 #[derive(Debug)]
-pub struct Delayed {
+pub struct DelayedEvent {
     /// The room of the event.
     pub room_id: OwnedRoomId,
     /// The stored row with all other data.
-    pub row: DelayedRow,
+    pub row: DelayedEventRow,
 }
 
 /// An action on a delayed event.
@@ -77,7 +77,7 @@ pub enum DelayAction {
 /// Loads the timetable of the scheduled events.
 ///
 /// If no event is scheduled, new state events need not look for delayed events that they cancel.
-pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
+pub(crate) async fn load_timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
     let next = delayed_events::next_due(&mut conn).await?;
     Ok(Timetable::new(next.is_some()))
@@ -92,19 +92,27 @@ impl DelayedEvents {
     ///
     /// Returns [`Error::NotJson`] if no event was scheduled with it, because the request for a new event needs a body,
     /// and [`Error::Forbidden`] if this server does not know the room.
-    pub async fn delayed_before(&self, room_id: &RoomId, delay: &Delay) -> Result<String> {
+    pub async fn delay_id_of_transaction(
+        &self,
+        room_id: &RoomId,
+        delay: &DelayRequest,
+    ) -> Result<String> {
         let room = self.memory.room_of_member(room_id).await?;
-        let known = self.scheduled_before(&room, delay).await?;
+        let known = self.find_by_transaction(&room, delay).await?;
         known.ok_or_else(|| Error::NotJson("the request has no body".to_owned()))
     }
 
-    async fn scheduled_before(&self, room: &Room, delay: &Delay) -> Result<Option<String>> {
+    async fn find_by_transaction(
+        &self,
+        room: &Room,
+        delay: &DelayRequest,
+    ) -> Result<Option<String>> {
         let Some(txn_id) = &delay.txn_id else {
             return Ok(None);
         };
         let mut conn = self.db.read().await?;
         let (device, kind) = (delay.device, &delay.kind);
-        delayed_events::by_transaction(&mut conn, device, room.num, kind, txn_id).await
+        delayed_events::find_by_transaction(&mut conn, device, room.num, kind, txn_id).await
     }
 
     /// Schedules an event. Returns the delay id, the secret with which it can be cancelled, restarted or sent.
@@ -116,29 +124,35 @@ impl DelayedEvents {
     ///
     /// Returns [`Error::MaxDelayExceeded`], [`Error::LimitExceeded`] if the user has too many events scheduled, and
     /// [`Error::Forbidden`] if the user is not in the room.
-    pub async fn delay(&self, room_id: &RoomId, delay: Delay) -> Result<String> {
+    pub async fn schedule_event(&self, room_id: &RoomId, delay: DelayRequest) -> Result<String> {
         let room = self.memory.room_of_member(room_id).await?;
-        if let Some(known) = self.scheduled_before(&room, &delay).await? {
+        if let Some(known) = self.find_by_transaction(&room, &delay).await? {
             return Ok(known);
         }
         if room.view().state.membership(&delay.user_id) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
         delay.check()?;
-        self.timetable.begin_to_use();
+        self.timetable.expect_work();
         let now = self.clock.now_ms();
         let delay_id = TransactionId::new().to_string();
         let mut tx = self.db.write().await?;
-        delayed_events::prune(&mut tx, delay.user, now - KEPT_MS, KEPT).await?;
-        let (waiting, next) = delayed_events::waiting(&mut tx, delay.user).await?;
-        if usize::try_from(waiting).unwrap_or(usize::MAX) >= MAX_SCHEDULED {
+        delayed_events::delete_old_outcomes(
+            &mut tx,
+            delay.user,
+            now - OUTCOME_TTL_MS,
+            MAX_KEPT_OUTCOMES,
+        )
+        .await?;
+        let (waiting, next) = delayed_events::count_scheduled(&mut tx, delay.user).await?;
+        if usize::try_from(waiting).unwrap_or(usize::MAX) >= MAX_SCHEDULED_EVENTS {
             let left = next.map_or(0, |next| next - now);
             let left = u64::try_from(left).unwrap_or(0).max(1);
             return Err(Error::LimitExceeded {
                 retry_after: Duration::from_millis(left),
             });
         }
-        let row = NewDelayed {
+        let row = NewDelayedEvent {
             delay_id: &delay_id,
             user: delay.user,
             device: delay.device,
@@ -152,16 +166,21 @@ impl DelayedEvents {
         };
         let is_new = delayed_events::insert(&mut tx, row).await?;
         let txn_id = delay.txn_id.as_deref().unwrap_or_default();
-        let known =
-            delayed_events::by_transaction(&mut tx, delay.device, room.num, &delay.kind, txn_id)
-                .await?;
+        let known = delayed_events::find_by_transaction(
+            &mut tx,
+            delay.device,
+            room.num,
+            &delay.kind,
+            txn_id,
+        )
+        .await?;
         tx.commit().await?;
-        self.timetable.changed();
+        self.timetable.wake();
         Ok(known.filter(|_| !is_new).unwrap_or(delay_id))
     }
 
     /// Returns the events that a user has scheduled, in the order in which they will be sent.
-    pub async fn delayed_events(&self, user: UserNum) -> Result<Vec<Delayed>> {
+    pub async fn list_scheduled(&self, user: UserNum) -> Result<Vec<DelayedEvent>> {
         let rows = {
             let mut conn = self.db.read().await?;
             delayed_events::scheduled(&mut conn, user).await?
@@ -169,7 +188,7 @@ impl DelayedEvents {
         let mut events = Vec::with_capacity(rows.len());
         for row in rows {
             let room_id = self.memory.room_id(row.room).await?;
-            events.push(Delayed { room_id, row });
+            events.push(DelayedEvent { room_id, row });
         }
         Ok(events)
     }
@@ -179,20 +198,20 @@ impl DelayedEvents {
     /// # Errors
     ///
     /// Returns [`Error::NotFound`] if the event is unknown or belongs to another user.
-    pub async fn delayed_event(&self, user: UserNum, delay_id: &str) -> Result<Delayed> {
-        let row = self.delayed_row(delay_id).await?;
+    pub async fn find_delayed_event(&self, user: UserNum, delay_id: &str) -> Result<DelayedEvent> {
+        let row = self.load_row(delay_id).await?;
         if row.user_num != user {
-            return Err(unknown());
+            return Err(unknown_delayed_event());
         }
         let room_id = self.memory.room_id(row.room).await?;
-        Ok(Delayed { room_id, row })
+        Ok(DelayedEvent { room_id, row })
     }
 
-    async fn delayed_row(&self, delay_id: &str) -> Result<DelayedRow> {
+    async fn load_row(&self, delay_id: &str) -> Result<DelayedEventRow> {
         let mut conn = self.db.read().await?;
         delayed_events::get(&mut conn, delay_id)
             .await?
-            .ok_or_else(unknown)
+            .ok_or_else(unknown_delayed_event)
     }
 
     /// Cancels, restarts or sends a delayed event, for anyone who knows its delay id.
@@ -201,12 +220,12 @@ impl DelayedEvents {
     ///
     /// Returns [`Error::NotFound`], and [`Error::Finalised`] if the event has another outcome already. If the event
     /// cannot be sent now, it returns the error that refuses it, and the event remains scheduled.
-    pub async fn update_delayed(&self, delay_id: &str, action: DelayAction) -> Result<()> {
-        let row = self.delayed_row(delay_id).await?;
+    pub async fn update_delayed_event(&self, delay_id: &str, action: DelayAction) -> Result<()> {
+        let row = self.load_row(delay_id).await?;
         let now = self.clock.now_ms();
         let is_done = match action {
             DelayAction::Send if row.finalised_ts.is_none() => {
-                match self.send_delayed(&row).await {
+                match self.send_delayed_event(&row).await {
                     // The event became due meanwhile, or another request was faster.
                     Err(Error::Finalised(_)) => false,
                     other => return other,
@@ -217,22 +236,22 @@ impl DelayedEvents {
                 let mut tx = self.db.write().await?;
                 let is_done = delayed_events::restart(&mut tx, row.num, now).await?;
                 tx.commit().await?;
-                self.timetable.changed();
+                self.timetable.wake();
                 is_done
             }
             DelayAction::Cancel => {
-                let ending = Ending {
+                let ending = DelayedEventOutcome {
                     ts: now,
-                    ..Ending::default()
+                    ..DelayedEventOutcome::default()
                 };
-                self.finish_delayed(row.num, ending).await?
+                self.finalise_delayed_event(row.num, ending).await?
             }
         };
         if is_done {
             return Ok(());
         }
         // If the event already has the requested outcome, the request was only repeated.
-        let was_sent = self.delayed_row(delay_id).await?.event_id.is_some();
+        let was_sent = self.load_row(delay_id).await?.event_id.is_some();
         match action {
             DelayAction::Send if was_sent => Ok(()),
             DelayAction::Cancel if !was_sent => Ok(()),
@@ -243,7 +262,11 @@ impl DelayedEvents {
         }
     }
 
-    async fn finish_delayed(&self, num: i64, ending: Ending<'_>) -> Result<bool> {
+    async fn finalise_delayed_event(
+        &self,
+        num: i64,
+        ending: DelayedEventOutcome<'_>,
+    ) -> Result<bool> {
         let mut tx = self.db.write().await?;
         let is_done = delayed_events::finish(&mut tx, num, ending).await?;
         tx.commit().await?;
@@ -251,18 +274,26 @@ impl DelayedEvents {
     }
 
     /// Sends a delayed event. The same write marks it as no longer scheduled.
-    async fn send_delayed(&self, row: &DelayedRow) -> Result<()> {
+    async fn send_delayed_event(&self, row: &DelayedEventRow) -> Result<()> {
         let sender = {
             let mut conn = self.db.read().await?;
-            let texts = self.db.strings.texts(&mut conn, &[row.user_num]).await?;
+            let texts = self
+                .db
+                .strings
+                .find_texts(&mut conn, &[row.user_num])
+                .await?;
             texts.get(&row.user_num).map(ToString::to_string)
         };
         let sender = OwnedUserId::try_from(sender.unwrap_or_default())
             .map_err(|source| Error::internal("read the sender of a delayed event", source))?;
         let content = RawValue::from_string(row.content.clone())?;
         let event = match &row.state_key {
-            Some(key) => NewEvent::state(sender, &StateEventType::from(&*row.kind), key, content),
-            None => NewEvent::message(sender, TimelineEventType::from(&*row.kind), content, None),
+            Some(key) => {
+                EventToSend::state(sender, &StateEventType::from(&*row.kind), key, content)
+            }
+            None => {
+                EventToSend::message(sender, TimelineEventType::from(&*row.kind), content, None)
+            }
         };
         let (num, room) = (row.num, row.room);
         let sent = self
@@ -270,43 +301,43 @@ impl DelayedEvents {
             .run_to_completion(self, async move |rooms: Self| {
                 rooms
                     .sender
-                    .send_on(room, event, Occasion::Delayed(num))
+                    .send_with_occasion(room, event, SendOccasion::Delayed(num))
                     .await
             });
         let event_id = sent.await?;
         // A state event that repeats the current state is not sent again, so it has to be finished here.
-        let ending = Ending {
+        let ending = DelayedEventOutcome {
             ts: self.clock.now_ms(),
             event_id: Some(event_id.as_str()),
             error: None,
         };
-        self.finish_delayed(row.num, ending).await?;
+        self.finalise_delayed_event(row.num, ending).await?;
         Ok(())
     }
 
     /// Starts the task that sends delayed events when they are due.
-    pub fn send_delayed_events(&self) {
+    pub fn start_sending_task(&self) {
         let service = self.clone();
         self.timetable
-            .do_in_time("send delayed events", &self.clock, &self.tasks, move || {
-                service.clone().send_due()
+            .run_when_due("send delayed events", &self.clock, &self.tasks, move || {
+                service.clone().send_due_events()
             });
     }
 
     /// Sends all events that are due. Returns the time when the next event is due.
-    async fn send_due(self) -> Result<Option<i64>> {
+    async fn send_due_events(self) -> Result<Option<i64>> {
         loop {
             let now = self.clock.now_ms();
             let rows = {
                 let mut conn = self.db.read().await?;
-                let rows = delayed_events::due(&mut conn, now, BATCH).await?;
+                let rows = delayed_events::due_events(&mut conn, now, SEND_BATCH_SIZE).await?;
                 if rows.is_empty() {
                     return delayed_events::next_due(&mut conn).await;
                 }
                 rows
             };
             for row in rows {
-                match self.send_delayed(&row).await {
+                match self.send_delayed_event(&row).await {
                     Ok(()) | Err(Error::Finalised(_)) => {}
                     Err(
                         error @ (Error::Internal { .. }
@@ -315,13 +346,13 @@ impl DelayedEvents {
                     ) => {
                         return Err(error);
                     }
-                    Err(refused) => self.give_up(&row, &refused).await?,
+                    Err(refused) => self.finalise_refused_event(&row, &refused).await?,
                 }
             }
         }
     }
 
-    async fn give_up(&self, row: &DelayedRow, refused: &Error) -> Result<()> {
+    async fn finalise_refused_event(&self, row: &DelayedEventRow, refused: &Error) -> Result<()> {
         tracing::debug!(delayed = row.num, error = %refused, "a delayed event was refused");
         let errcode = match refused {
             Error::Forbidden(_) => "M_FORBIDDEN",
@@ -330,17 +361,17 @@ impl DelayedEvents {
             _ => "M_UNKNOWN",
         };
         let error = json!({ "errcode": errcode, "error": refused.to_string() }).to_string();
-        let ending = Ending {
+        let ending = DelayedEventOutcome {
             ts: self.clock.now_ms(),
             event_id: None,
             error: Some(&error),
         };
-        self.finish_delayed(row.num, ending).await?;
+        self.finalise_delayed_event(row.num, ending).await?;
         Ok(())
     }
 }
 
-impl Delay {
+impl DelayRequest {
     fn check(&self) -> Result<()> {
         if let Some(txn_id) = &self.txn_id {
             check_txn_id(txn_id)?;
@@ -360,7 +391,7 @@ impl Delay {
                 "the delay must be at least one millisecond",
             ));
         }
-        if self.content.get().len() > CONTENT_BYTES {
+        if self.content.get().len() > MAX_CONTENT_BYTES {
             return Err(Error::TooLarge("the content is too large".to_owned()));
         }
         if self.kind == TimelineEventType::RoomCreate.to_string() {
@@ -378,6 +409,6 @@ impl Delay {
     }
 }
 
-fn unknown() -> Error {
+fn unknown_delayed_event() -> Error {
     Error::not_found("there is no such delayed event")
 }

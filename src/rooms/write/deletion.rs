@@ -13,41 +13,41 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{RoomDeletion, expiring_invites::leave, send::Occasion};
+use super::{RoomDeletion, expiring_invites::leave_event, send::SendOccasion};
 use crate::{
     error::{Error, Result},
-    matrix::{self, Pdu, StateMap, Unsigned},
+    matrix::{self, Pdu, StateMap, UnsignedFields},
     rooms::memory::room::Room,
     storage::{
-        Change, Removed, RoomNum, UserNum, WriteTx,
+        JournalChange, RoomNum, RoomRemoval, UserNum, WriteTx,
         rooms::{
             aliases, invite_links,
-            room_deletion::{self, Deletion, Member},
+            room_deletion::{self, RoomDeletionRow, RoomMemberRow},
             room_table,
         },
     },
 };
 
 /// The reason in the events that remove the members, if the request gives none.
-const REASON: &str = "The room was deleted";
+const DEFAULT_DELETION_REASON: &str = "The room was deleted";
 /// The longest reason for a deletion, in bytes.
-const REASON_BYTES: usize = 1_024;
+const MAX_REASON_BYTES: usize = 1_024;
 /// The number of members who are removed at a time, so that one commit stores their events.
-const AT_A_TIME: usize = 32;
+const REMOVAL_BATCH_SIZE: usize = 32;
 /// The number of memberships that one write replaces by a row that says how the room ended.
-const TOLD: i64 = 200;
+const MEMBER_BATCH_SIZE: i64 = 200;
 /// The number of users whose own data one write removes.
-const USERS: usize = 200;
+const USER_BATCH_SIZE: usize = 200;
 /// The number of checks whether other servers have got all events of the room. Servers that answer take seconds.
-const LOOKS: usize = 300;
+const MAX_DELIVERY_CHECKS: usize = 300;
 /// The time between two such checks.
-const BETWEEN: Duration = Duration::from_millis(100);
+const DELIVERY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The number of attempts to remove all members. Nobody can join any more, but a member who cannot be removed must not
 /// delay the deletion for ever.
-const ROUNDS: usize = 3;
+const MAX_REMOVAL_ROUNDS: usize = 3;
 
 /// A function that returns whether all events of a room have been sent to the other servers.
-pub(super) type IsSent = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
+pub(super) type DeliveryCheck = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
 
 impl RoomDeletion {
     /// Deletes a room at the request of its creator or of an administrator. Returns when nothing is left of the room.
@@ -65,10 +65,10 @@ impl RoomDeletion {
         reason: Option<String>,
     ) -> Result<()> {
         let reason = reason.filter(|reason| !reason.trim().is_empty());
-        let reason = reason.unwrap_or_else(|| REASON.to_owned());
-        if reason.len() > REASON_BYTES || reason.contains('\0') {
+        let reason = reason.unwrap_or_else(|| DEFAULT_DELETION_REASON.to_owned());
+        if reason.len() > MAX_REASON_BYTES || reason.contains('\0') {
             return Err(Error::invalid_param(format!(
-                "the reason must be a text of at most {REASON_BYTES} bytes without U+0000"
+                "the reason must be a text of at most {MAX_REASON_BYTES} bytes without U+0000"
             )));
         }
         let room = if is_admin {
@@ -76,7 +76,7 @@ impl RoomDeletion {
         } else {
             self.memory.room_of_member(room_id).await?
         };
-        let creator = creator(&room)?;
+        let creator = room_creator(&room)?;
         let is_creator =
             creator == asker && room.view().state.membership(asker) == MembershipState::Join;
         if !is_creator && !is_admin {
@@ -84,12 +84,12 @@ impl RoomDeletion {
                 "only the creator may delete the room, and only while joined to it",
             ));
         }
-        let deletion = Deletion {
+        let deletion = RoomDeletionRow {
             num: room.num,
             room_id: room_id.to_string(),
             remover: creator.to_string(),
             reason,
-            stage: Deletion::EMPTYING,
+            stage: RoomDeletionRow::EMPTYING_STAGE,
         };
         tracing::info!(%room_id, user_id = %asker, "a room is being deleted");
         drop(room);
@@ -102,7 +102,7 @@ impl RoomDeletion {
         self.wait_until_deleted(num).await
     }
 
-    async fn begin_deletion(&self, deletion: &Deletion) -> Result<()> {
+    async fn begin_deletion(&self, deletion: &RoomDeletionRow) -> Result<()> {
         let mut tx = self.db.write().await?;
         if !room_deletion::begin(&mut tx, deletion).await? {
             return Err(Error::not_found("this server does not know the room"));
@@ -116,7 +116,7 @@ impl RoomDeletion {
             self.memory.deleted_rooms().forget(deletion.num);
             return Err(error);
         }
-        self.timetable.changed();
+        self.timetable.wake();
         Ok(())
     }
 
@@ -125,7 +125,7 @@ impl RoomDeletion {
         let done = deletions.wait_for(|rooms| rooms.get(&room) == Some(&true));
         tokio::select! {
             _ = done => Ok(()),
-            () = self.tasks.stopping().cancelled() => Err(stopping()),
+            () = self.tasks.stopping().cancelled() => Err(stopping_error()),
         }
     }
 
@@ -133,23 +133,23 @@ impl RoomDeletion {
     ///
     /// `is_sent` returns whether all events of a room have been sent to the other servers: they have to learn that its
     /// members have left before this server removes the room.
-    pub fn finish_deletions(&self, is_sent: impl Fn(RoomNum) -> bool + Send + Sync + 'static) {
+    pub fn start_deletion_task(&self, is_sent: impl Fn(RoomNum) -> bool + Send + Sync + 'static) {
         drop(self.is_sent.set(Box::new(is_sent)));
         let service = self.clone();
         self.timetable
-            .do_in_time("delete rooms", &self.clock, &self.tasks, move || {
-                service.clone().delete_begun()
+            .run_when_due("delete rooms", &self.clock, &self.tasks, move || {
+                service.clone().finish_begun_deletions()
             });
     }
 
-    async fn delete_begun(self) -> Result<Option<i64>> {
+    async fn finish_begun_deletions(self) -> Result<Option<i64>> {
         let begun = {
             let mut conn = self.db.read().await?;
-            room_deletion::unfinished(&mut conn).await?
+            room_deletion::unfinished_deletions(&mut conn).await?
         };
         let mut outcome = Ok(None);
         for deletion in begun {
-            match self.delete(&deletion).await {
+            match self.finish_deletion(&deletion).await {
                 // The deletion continues at the next start of the server.
                 Err(_) if self.tasks.stopping().is_cancelled() => return Ok(None),
                 // The other deletions must not wait for this one.
@@ -164,20 +164,20 @@ impl RoomDeletion {
     }
 
     /// Does everything that is left to do for a deletion.
-    async fn delete(&self, deletion: &Deletion) -> Result<()> {
-        if deletion.stage < Deletion::PURGING {
+    async fn finish_deletion(&self, deletion: &RoomDeletionRow) -> Result<()> {
+        if deletion.stage < RoomDeletionRow::PURGING_STAGE {
             let room = self.memory.room_by_number(deletion.num).await?;
-            for _ in 0..ROUNDS {
-                if self.empty(&room, deletion).await? == 0 {
+            for _ in 0..MAX_REMOVAL_ROUNDS {
+                if self.remove_members(&room, deletion).await? == 0 {
                     break;
                 }
             }
             self.wait_until_sent(room.num).await?;
-            self.tell_members(&room).await?;
+            self.notify_members(&room).await?;
         }
-        self.purge(deletion.num).await?;
+        self.purge_room(deletion.num).await?;
         let mut tx = self.db.write().await?;
-        room_deletion::set_stage(&mut tx, deletion.num, Deletion::DONE).await?;
+        room_deletion::set_stage(&mut tx, deletion.num, RoomDeletionRow::DONE_STAGE).await?;
         tx.commit().await
     }
 
@@ -185,12 +185,12 @@ impl RoomDeletion {
     /// since one of these servers may no longer exist.
     async fn wait_until_sent(&self, room: RoomNum) -> Result<()> {
         let is_sent = || self.is_sent.get().is_none_or(|is_sent| is_sent(room));
-        for _ in 0..LOOKS {
-            self.check_goes_on()?;
+        for _ in 0..MAX_DELIVERY_CHECKS {
+            self.check_not_stopping()?;
             if is_sent() {
                 break;
             }
-            tokio::time::sleep(BETWEEN).await;
+            tokio::time::sleep(DELIVERY_CHECK_INTERVAL).await;
         }
         Ok(())
     }
@@ -199,25 +199,30 @@ impl RoomDeletion {
     ///
     /// The creator leaves last. The creator removes the others where the rules allow that; else each user of this
     /// server leaves by an event of their own.
-    async fn empty(&self, room: &Room, deletion: &Deletion) -> Result<usize> {
+    async fn remove_members(&self, room: &Room, deletion: &RoomDeletionRow) -> Result<usize> {
         // Once the lock is acquired, no earlier sender that does not know of the deletion holds the tip any more.
         let state = room.tip.lock().await.state.clone();
         let last = self.last_member(room, &state, &deletion.remover);
         let mut removed = 0;
-        let others: Vec<OwnedUserId> = members(&state)
+        let others: Vec<OwnedUserId> = members_to_remove(&state)
             .filter(|user_id| last.as_ref() != Some(user_id))
             .collect();
-        for some in others.chunks(AT_A_TIME) {
+        for some in others.chunks(REMOVAL_BATCH_SIZE) {
             let mut leaving = Vec::with_capacity(some.len());
             for target in some {
-                leaving.push(self.remove(room, &state, (last.as_ref(), target), &deletion.reason));
+                leaving.push(self.remove_member(
+                    room,
+                    &state,
+                    (last.as_ref(), target),
+                    &deletion.reason,
+                ));
             }
             for is_gone in join_all(leaving).await {
                 removed += usize::from(is_gone?);
             }
         }
         if let Some(last) = &last {
-            let is_gone = self.remove(room, &state, (None, last), &deletion.reason);
+            let is_gone = self.remove_member(room, &state, (None, last), &deletion.reason);
             removed += usize::from(is_gone.await?);
         }
         Ok(removed)
@@ -230,28 +235,28 @@ impl RoomDeletion {
         let is_in = |user_id: &OwnedUserId| {
             self.memory.is_local(user_id) && state.membership(user_id) == MembershipState::Join
         };
-        members(state)
+        members_to_remove(state)
             .filter(is_in)
             .max_by_key(|user_id| (*user_id == creator, levels.for_user(user_id)))
     }
 
     /// Removes one member from a room. Returns whether an event did that.
-    async fn remove(
+    async fn remove_member(
         &self,
         room: &Room,
         state: &StateMap,
         (remover, target): (Option<&OwnedUserId>, &OwnedUserId),
         reason: &str,
     ) -> Result<bool> {
-        self.check_goes_on()?;
+        self.check_not_stopping()?;
         let levels = matrix::power_levels(state, &room.rules);
         let remover = remover.filter(|remover| levels.user_can_kick_user(remover, target));
         let own = self.memory.is_local(target).then_some(target);
         for sender in [remover, own].into_iter().flatten() {
-            let event = leave(sender.clone(), target, reason)?;
+            let event = leave_event(sender.clone(), target, reason)?;
             match self
                 .sender
-                .send_on(room.num, event, Occasion::Deletion)
+                .send_with_occasion(room.num, event, SendOccasion::Deletion)
                 .await
             {
                 Err(
@@ -268,20 +273,20 @@ impl RoomDeletion {
 
     /// Replaces each membership in a room by a row that says how the room ended for the user, then removes the room
     /// itself.
-    async fn tell_members(&self, room: &Room) -> Result<()> {
+    async fn notify_members(&self, room: &Room) -> Result<()> {
         loop {
-            self.check_goes_on()?;
+            self.check_not_stopping()?;
             let mut tx = self.db.write().await?;
-            let members = room_deletion::members(&mut tx, room.num, TOLD).await?;
+            let members = room_deletion::members(&mut tx, room.num, MEMBER_BATCH_SIZE).await?;
             if members.is_empty() {
                 room_deletion::remove_room(&mut tx, room.num).await?;
-                room_deletion::set_stage(&mut tx, room.num, Deletion::PURGING).await?;
-                let position = tx.position();
-                tx.publish(position, Change::RoomDeleted { room: room.num });
+                room_deletion::set_stage(&mut tx, room.num, RoomDeletionRow::PURGING_STAGE).await?;
+                let position = tx.next_position();
+                tx.publish(position, JournalChange::RoomDeleted { room: room.num });
                 return tx.commit().await;
             }
             for member in &members {
-                self.tell(&mut tx, room, member).await?;
+                self.notify_member(&mut tx, room, member).await?;
             }
             let users: Vec<UserNum> = members.iter().map(|member| member.user_num).collect();
             room_deletion::remove_memberships(&mut tx, room.num, &users).await?;
@@ -289,25 +294,31 @@ impl RoomDeletion {
         }
     }
 
-    async fn tell(&self, tx: &mut WriteTx, room: &Room, member: &Member) -> Result<()> {
+    async fn notify_member(
+        &self,
+        tx: &mut WriteTx,
+        room: &Room,
+        member: &RoomMemberRow,
+    ) -> Result<()> {
         let user_id = <&UserId>::try_from(member.user_id.as_str());
         if !user_id.is_ok_and(|user_id| self.memory.is_local(user_id)) {
             return Ok(());
         }
-        let position = tx.position();
+        let position = tx.next_position();
         let is_out = matches!(member.membership.as_str(), "leave" | "ban");
         let (left_at, event) = if is_out {
-            (member.position, shown(room, member))
+            (member.position, membership_event(room, member))
         } else {
             // No event could remove this member.
             (position, None)
         };
-        room_deletion::tell(tx, member.user_num, room.num, (left_at, event.as_deref())).await?;
-        let removed = Removed {
+        room_deletion::insert_removal(tx, member.user_num, room.num, (left_at, event.as_deref()))
+            .await?;
+        let removed = RoomRemoval {
             room_id: room.room_id.clone(),
             event,
         };
-        let change = Change::Removed {
+        let change = JournalChange::MembershipRemoved {
             user: member.user_num,
             room: room.num,
             left_at,
@@ -318,7 +329,7 @@ impl RoomDeletion {
     }
 
     /// Removes everything that is stored of a room, after the room itself was removed.
-    async fn purge(&self, room: RoomNum) -> Result<()> {
+    async fn purge_room(&self, room: RoomNum) -> Result<()> {
         // Writes that began while the room still existed may be stored only after the first pass.
         while self.purge_once(room).await? > 0 {}
         Ok(())
@@ -327,32 +338,34 @@ impl RoomDeletion {
     async fn purge_once(&self, room: RoomNum) -> Result<u64> {
         let (users, chains) = {
             let mut conn = self.db.read().await?;
-            let users = room_deletion::users(&mut conn, room).await?;
-            (users, room_deletion::chains(&mut conn, room).await?)
+            let users = room_deletion::users_with_data(&mut conn, room).await?;
+            (users, room_deletion::state_chains(&mut conn, room).await?)
         };
         let mut removed = 0;
-        for users in users.chunks(USERS) {
-            removed += self.remove_all(room, Part::Users(users)).await?;
+        for users in users.chunks(USER_BATCH_SIZE) {
+            removed += self.purge_part(room, RoomDataPart::Users(users)).await?;
         }
         for chain in chains {
-            removed += self.remove_all(room, Part::Chain(chain)).await?;
+            removed += self.purge_part(room, RoomDataPart::Chain(chain)).await?;
         }
-        removed += self.remove_all(room, Part::Shared).await?;
-        removed += self.remove_all(room, Part::Events).await?;
+        removed += self.purge_part(room, RoomDataPart::Shared).await?;
+        removed += self.purge_part(room, RoomDataPart::Events).await?;
         Ok(removed)
     }
 
     /// Removes a part of the stored data of a room in small writes, so that other writes can run between them.
-    async fn remove_all(&self, room: RoomNum, part: Part<'_>) -> Result<u64> {
+    async fn purge_part(&self, room: RoomNum, part: RoomDataPart<'_>) -> Result<u64> {
         let mut all = 0;
         loop {
-            self.check_goes_on()?;
+            self.check_not_stopping()?;
             let mut tx = self.db.write().await?;
             let removed = match part {
-                Part::Users(users) => room_deletion::purge_users(&mut tx, room, users).await?,
-                Part::Chain(chain) => room_deletion::purge_chain(&mut tx, chain).await?,
-                Part::Shared => room_deletion::purge_shared(&mut tx, room).await?,
-                Part::Events => room_deletion::purge_events(&mut tx, room).await?,
+                RoomDataPart::Users(users) => {
+                    room_deletion::purge_user_data(&mut tx, room, users).await?
+                }
+                RoomDataPart::Chain(chain) => room_deletion::purge_chain(&mut tx, chain).await?,
+                RoomDataPart::Shared => room_deletion::purge_shared_data(&mut tx, room).await?,
+                RoomDataPart::Events => room_deletion::purge_events(&mut tx, room).await?,
             };
             tx.commit().await?;
             if removed == 0 {
@@ -362,9 +375,9 @@ impl RoomDeletion {
         }
     }
 
-    fn check_goes_on(&self) -> Result<()> {
+    fn check_not_stopping(&self) -> Result<()> {
         if self.tasks.stopping().is_cancelled() {
-            return Err(stopping());
+            return Err(stopping_error());
         }
         Ok(())
     }
@@ -372,7 +385,7 @@ impl RoomDeletion {
 
 /// A part of the stored data of a room.
 #[derive(Clone, Copy)]
-enum Part<'a> {
+enum RoomDataPart<'a> {
     /// The own data of some users.
     Users(&'a [UserNum]),
     /// One chain of the room's state.
@@ -383,7 +396,7 @@ enum Part<'a> {
     Events,
 }
 
-fn creator(room: &Room) -> Result<OwnedUserId> {
+fn room_creator(room: &Room) -> Result<OwnedUserId> {
     let view = room.view();
     let create = view.state.get(&StateEventType::RoomCreate, "");
     create
@@ -392,7 +405,7 @@ fn creator(room: &Room) -> Result<OwnedUserId> {
 }
 
 /// Returns all users who are in a room, are invited or knock.
-fn members(state: &StateMap) -> impl Iterator<Item = OwnedUserId> {
+fn members_to_remove(state: &StateMap) -> impl Iterator<Item = OwnedUserId> {
     let is_in = |pdu: &Pdu| {
         matches!(
             pdu.membership(),
@@ -406,15 +419,15 @@ fn members(state: &StateMap) -> impl Iterator<Item = OwnedUserId> {
 }
 
 /// Returns the event that set a user's membership, in the format for clients.
-fn shown(room: &Room, member: &Member) -> Option<String> {
+fn membership_event(room: &Room, member: &RoomMemberRow) -> Option<String> {
     let event_id = OwnedEventId::try_from(member.event_id.as_deref()?).ok()?;
     let pdu = Pdu::parse(event_id, member.json.as_deref()?).ok()?;
-    let head = matrix::head(&pdu, &room.rules);
-    let event = matrix::sync_event(&head, &Unsigned::default());
+    let head = matrix::write_event_head(&pdu, &room.rules);
+    let event = matrix::sync_event(&head, &UnsignedFields::default());
     Some(event.get().to_owned())
 }
 
-fn stopping() -> Error {
+fn stopping_error() -> Error {
     Error::Unavailable(
         "the server is stopping; it continues the deletion when it starts again".to_owned(),
     )

@@ -18,18 +18,19 @@ use super::RoomDirectory;
 use crate::{
     error::{Error, Result},
     matrix,
-    rooms::{NewEvent, memory::room::Room},
+    rooms::{EventToSend, memory::room::Room},
     storage::{
-        TextList, UserNum, WriteTx, list,
+        TextList, UserNum, WriteTx,
         rooms::{
             aliases,
             room_table::{self, DirectoryQuery, ListedRoom},
         },
+        text_list,
     },
 };
 
 /// The most rooms on one page, even if the client requests more.
-const MAX_PAGE: u64 = 500;
+const MAX_PAGE_ROOMS: u64 = 500;
 /// The most aliases that one user may create.
 const MAX_ALIASES_OF_USER: i64 = 10_000;
 
@@ -123,18 +124,18 @@ impl RoomDirectory {
         let (room, creator) = found
             .ok_or_else(|| Error::not_found(format!("there is no room with the alias {alias}")))?;
         let room = self.memory.room_by_number(room).await?;
-        if creator != user && !is_admin && !may_set_alias(&room, user_id) {
+        if creator != user && !is_admin && !may_set_canonical_alias(&room, user_id) {
             return Err(Error::forbidden("you may not remove this alias"));
         }
         let mut tx = self.db.write().await?;
         aliases::delete(&mut tx, alias.as_str()).await?;
         tx.commit().await?;
-        let Some(content) = without_alias(&room, alias) else {
+        let Some(content) = content_without_alias(&room, alias) else {
             return Ok(());
         };
         let content = to_raw_value(&content)?;
         let kind = StateEventType::RoomCanonicalAlias;
-        let event = NewEvent::state(user_id.to_owned(), &kind, "", content);
+        let event = EventToSend::state(user_id.to_owned(), &kind, "", content);
         match self.sender.send(&room.room_id, event).await {
             // A user may remove an alias without the power to change the room.
             Ok(_) | Err(Error::Forbidden(_)) => Ok(()),
@@ -199,8 +200,13 @@ impl RoomDirectory {
     /// # Errors
     ///
     /// Returns [`Error::Forbidden`] if the user may not change the room's canonical alias.
-    pub async fn publish(&self, room: &Room, user_id: &UserId, published: bool) -> Result<()> {
-        if !may_set_alias(room, user_id) {
+    pub async fn set_published(
+        &self,
+        room: &Room,
+        user_id: &UserId,
+        published: bool,
+    ) -> Result<()> {
+        if !may_set_canonical_alias(room, user_id) {
             return Err(Error::forbidden(
                 "you may not change whether the directory lists this room",
             ));
@@ -215,22 +221,29 @@ impl RoomDirectory {
     /// # Errors
     ///
     /// Returns [`Error::InvalidParam`] for a token that is not from this server.
-    pub async fn directory(&self, search: DirectorySearch) -> Result<DirectoryPage> {
-        let limit = search.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
+    pub async fn list_public_rooms(&self, search: DirectorySearch) -> Result<DirectoryPage> {
+        let limit = search
+            .limit
+            .unwrap_or(MAX_PAGE_ROOMS)
+            .clamp(1, MAX_PAGE_ROOMS);
         let limit = usize::try_from(limit).unwrap_or(1);
-        let since = search.since.as_deref().map(Place::parse).transpose()?;
+        let since = search
+            .since
+            .as_deref()
+            .map(DirectoryPosition::parse)
+            .transpose()?;
         let query = DirectoryQuery {
             term: search.term.unwrap_or_default().to_lowercase(),
-            room_types: search.room_types.as_deref().map(room_types),
+            room_types: search.room_types.as_deref().map(room_type_list),
             from: since.as_ref().map(|place| (place.members, place.num)),
             limit: i64::try_from(limit).unwrap_or(1) + 1,
         };
         let mut conn = self.db.read().await?;
-        let is_back = since.as_ref().is_some_and(|place| place.is_back);
+        let is_back = since.as_ref().is_some_and(|place| place.is_backwards);
         let mut found = if is_back {
             room_table::directory_before(&mut conn, &query).await?
         } else {
-            room_table::directory(&mut conn, &query).await?
+            room_table::directory_page(&mut conn, &query).await?
         };
         let has_more = found.len() > limit;
         found.truncate(limit);
@@ -240,22 +253,22 @@ impl RoomDirectory {
         let next = found
             .last()
             .filter(|_| has_more || is_back)
-            .map(|room| Place::of(room, false));
+            .map(|room| DirectoryPosition::from_room(room, false));
         let prev = found
             .first()
             .filter(|_| if is_back { has_more } else { since.is_some() });
         Ok(DirectoryPage {
-            next_batch: next.map(Place::into_token),
-            prev_batch: prev.map(|room| Place::before(room).into_token()),
+            next_batch: next.map(DirectoryPosition::into_token),
+            prev_batch: prev.map(|room| DirectoryPosition::before_room(room).into_token()),
             total: u64::try_from(room_table::count_published(&mut conn).await?).unwrap_or(0),
-            chunk: found.into_iter().filter_map(chunk).collect(),
+            chunk: found.into_iter().filter_map(public_rooms_chunk).collect(),
         })
     }
 }
 
 /// Returns the content of the room's `m.room.canonical_alias` event without an alias, or `None` if the event does not
 /// contain the alias.
-fn without_alias(room: &Room, alias: &RoomAliasId) -> Option<Map<String, Value>> {
+fn content_without_alias(room: &Room, alias: &RoomAliasId) -> Option<Map<String, Value>> {
     let kind = StateEventType::RoomCanonicalAlias;
     let mut content: Map<String, Value> = room.view().state.content(&kind)?;
     let before = content.clone();
@@ -274,7 +287,7 @@ fn without_alias(room: &Room, alias: &RoomAliasId) -> Option<Map<String, Value>>
     (content != before).then_some(content)
 }
 
-fn may_set_alias(room: &Room, user_id: &UserId) -> bool {
+fn may_set_canonical_alias(room: &Room, user_id: &UserId) -> bool {
     let state = room.view().state.clone();
     state.membership(user_id) == MembershipState::Join
         && matrix::power_levels(&state, &room.rules)
@@ -282,33 +295,33 @@ fn may_set_alias(room: &Room, user_id: &UserId) -> bool {
 }
 
 /// A position in the order of the directory, from which a page begins.
-struct Place {
+struct DirectoryPosition {
     members: i64,
     num: i64,
-    is_back: bool,
+    is_backwards: bool,
 }
 
-impl Place {
-    fn of(room: &ListedRoom, is_back: bool) -> Self {
+impl DirectoryPosition {
+    fn from_room(room: &ListedRoom, is_back: bool) -> Self {
         Self {
-            members: room.listing.joined_members,
+            members: room.entry.joined_members,
             num: room.num,
-            is_back,
+            is_backwards: is_back,
         }
     }
 
     /// Returns the position directly before a room, for the page before it.
-    fn before(room: &ListedRoom) -> Self {
+    fn before_room(room: &ListedRoom) -> Self {
         Self {
             num: room.num - 1,
-            ..Self::of(room, true)
+            ..Self::from_room(room, true)
         }
     }
 
     fn into_token(self) -> String {
         format!(
             "{}{}_{}",
-            if self.is_back { 'b' } else { 'f' },
+            if self.is_backwards { 'b' } else { 'f' },
             self.members,
             self.num
         )
@@ -321,23 +334,23 @@ impl Place {
             Some(Self {
                 members: members.parse().ok()?,
                 num: num.parse().ok()?,
-                is_back,
+                is_backwards: is_back,
             })
         };
         parse().ok_or_else(|| Error::invalid_param("since is not a token of the room directory"))
     }
 }
 
-fn room_types(types: &[Option<RoomType>]) -> TextList {
-    list(
+fn room_type_list(types: &[Option<RoomType>]) -> TextList {
+    text_list(
         types
             .iter()
             .map(|kind| kind.as_ref().map_or_else(String::new, ToString::to_string)),
     )
 }
 
-fn chunk(room: ListedRoom) -> Option<PublicRoomsChunk> {
-    let listing = room.listing;
+fn public_rooms_chunk(room: ListedRoom) -> Option<PublicRoomsChunk> {
+    let listing = room.entry;
     let joined_members = u64::try_from(listing.joined_members).unwrap_or(0);
     let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
         num_joined_members: UInt::new_saturating(joined_members),
@@ -373,7 +386,7 @@ pub(crate) async fn check_alias_count(tx: &mut WriteTx, creator: UserNum) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Read, testing::TestDb};
+    use crate::storage::{ReadAccess, testing::TestDb};
 
     #[tokio::test]
     async fn a_user_makes_a_bounded_number_of_aliases() {

@@ -10,27 +10,27 @@ use ruma::{
 };
 use serde_json::Value;
 
-use super::{Invitations, removal::remover, send::Occasion};
+use super::{ExpiringInvitations, removal::find_remover, send::SendOccasion};
 use crate::{
     error::{Error, Result},
     rooms::{
-        Action, MemberChange, MemberProfile, NewEvent,
-        log::invite_expiry::{gone, is_expired},
+        EventToSend, MemberChange, MemberProfile, MembershipAction,
+        log::invite_expiry::{invitation_replaced, is_expired},
         memory::room::Room,
     },
-    storage::rooms::expiring_invites::{self, Expiring},
+    storage::rooms::expiring_invites::{self, ExpiringInvite},
 };
 
 /// The field of an invitation that says when it expires, in milliseconds since the Unix epoch.
-const EXPIRES_AT: &str = "dev.parlour.expires_at";
+const EXPIRES_AT_FIELD: &str = "dev.parlour.expires_at";
 /// The reason in the event that withdraws an expired invitation.
-const REASON: &str = "The invitation has expired";
+const EXPIRY_REASON: &str = "The invitation has expired";
 /// The longest lifetime of an invitation, in milliseconds.
-const LONGEST_MS: i64 = 366 * 24 * 3_600_000;
+const MAX_LIFETIME_MS: i64 = 366 * 24 * 3_600_000;
 /// The number of expired invitations that are loaded from the database at a time.
-const BATCH: i64 = 64;
+const WITHDRAWAL_BATCH_SIZE: i64 = 64;
 
-impl Invitations {
+impl ExpiringInvitations {
     /// Sends an invitation that expires at a time. Returns the event id of the invitation.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Invitations {
         invitation: MemberChange,
         expires_at: i64,
     ) -> Result<OwnedEventId> {
-        let event = self.invitation_until(invitation, expires_at)?;
+        let event = self.expiring_invitation_event(invitation, expires_at)?;
         let room = self.memory.room_of_member(room_id).await?;
         if room.view().state.membership(&event.sender) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
@@ -61,15 +61,15 @@ impl Invitations {
     /// # Errors
     ///
     /// Returns [`Error::InvalidParam`] for a time that has passed or is more than a year away.
-    pub fn invitation_until(
+    pub fn expiring_invitation_event(
         &self,
         mut invitation: MemberChange,
         expires_at: i64,
-    ) -> Result<NewEvent> {
+    ) -> Result<EventToSend> {
         self.check_lifetime(expires_at)?;
         let until = Value::from(expires_at);
-        invitation.extra.insert(EXPIRES_AT.to_owned(), until);
-        invitation.event()
+        invitation.extra.insert(EXPIRES_AT_FIELD.to_owned(), until);
+        invitation.into_event()
     }
 
     /// Checks the time at which an invitation or a link expires.
@@ -78,7 +78,7 @@ impl Invitations {
         if expires_at <= now {
             return Err(Error::invalid_param("expires_at must be in the future"));
         }
-        if expires_at - now > LONGEST_MS {
+        if expires_at - now > MAX_LIFETIME_MS {
             return Err(Error::invalid_param(
                 "expires_at must be at most a year away",
             ));
@@ -87,30 +87,32 @@ impl Invitations {
     }
 
     /// Starts the task that withdraws invitations when they expire.
-    pub fn withdraw_expired_invitations(&self) {
+    pub fn start_withdrawal_task(&self) {
         let service = self.clone();
-        self.timetable.do_in_time(
+        self.timetable.run_when_due(
             "withdraw invitations",
             &self.clock,
             &self.tasks,
-            move || service.clone().withdraw_due(),
+            move || service.clone().withdraw_due_invitations(),
         );
     }
 
     /// Withdraws all expired invitations. Returns the time when the next one expires.
-    async fn withdraw_due(self) -> Result<Option<i64>> {
+    async fn withdraw_due_invitations(self) -> Result<Option<i64>> {
         loop {
             let now = self.clock.now_ms();
             let expired = {
                 let mut conn = self.db.read().await?;
-                let expired = expiring_invites::due(&mut conn, now, BATCH).await?;
+                let expired =
+                    expiring_invites::expired_invites(&mut conn, now, WITHDRAWAL_BATCH_SIZE)
+                        .await?;
                 if expired.is_empty() {
-                    return expiring_invites::next_due(&mut conn).await;
+                    return expiring_invites::next_expiry(&mut conn).await;
                 }
                 expired
             };
             for invitation in expired {
-                self.withdraw(&invitation).await?;
+                self.withdraw_invitation(&invitation).await?;
             }
         }
     }
@@ -131,13 +133,13 @@ impl Invitations {
             expiring_invites::get(&mut conn, room.num, user).await?
         };
         match known {
-            Some(invitation) => self.withdraw(&invitation).await,
+            Some(invitation) => self.withdraw_invitation(&invitation).await,
             None => Ok(()),
         }
     }
 
     /// Withdraws an invitation, if it is still the user's current membership.
-    async fn withdraw(&self, invitation: &Expiring) -> Result<()> {
+    async fn withdraw_invitation(&self, invitation: &ExpiringInvite) -> Result<()> {
         match self.send_withdrawal(invitation).await {
             Ok(()) | Err(Error::Finalised(_) | Error::NotFound(_)) => {}
             Err(error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_))) => {
@@ -153,11 +155,11 @@ impl Invitations {
         }
         // The event has removed the row already. If no event was sent, nothing is left to do for this row.
         let mut tx = self.db.write().await?;
-        expiring_invites::remove_one(&mut tx, invitation).await?;
+        expiring_invites::remove_unless_replaced(&mut tx, invitation).await?;
         tx.commit().await
     }
 
-    async fn send_withdrawal(&self, invitation: &Expiring) -> Result<()> {
+    async fn send_withdrawal(&self, invitation: &ExpiringInvite) -> Result<()> {
         let room = self.memory.room_by_number(invitation.room).await?;
         // The state that readers see may be older than the row for a moment, so this reads the tip.
         let state = room.tip.lock().await.state.clone();
@@ -167,22 +169,22 @@ impl Invitations {
             let mut members = state.of_type(&StateEventType::RoomMember);
             let found = members.find(|pdu| pdu.event_id == event_id);
             let found = found.and_then(|pdu| Some((pdu.sender.clone(), pdu.member()?.to_owned())));
-            found.ok_or_else(gone)?
+            found.ok_or_else(invitation_replaced)?
         };
-        let sender = remover(&room, &state, &target, Some(&inviter));
+        let sender = find_remover(&room, &state, &target, Some(&inviter));
         let sender = sender
             .or_else(|| self.memory.is_local(&target).then(|| target.clone()))
             .ok_or_else(|| {
                 Error::forbidden("no user of this server may withdraw the invitation")
             })?;
-        let event = leave(sender, &target, REASON)?;
+        let event = leave_event(sender, &target, EXPIRY_REASON)?;
         let num = room.num;
         let withdrawn = self
             .tasks
             .run_to_completion(self, async move |rooms: Self| {
                 rooms
                     .sender
-                    .send_on(num, event, Occasion::Expiry(event_id))
+                    .send_with_occasion(num, event, SendOccasion::InvitationExpiry(event_id))
                     .await
             });
         withdrawn.await.map(drop)
@@ -190,14 +192,18 @@ impl Invitations {
 }
 
 /// Returns the member event with which a user leaves or is kicked.
-pub(crate) fn leave(sender: OwnedUserId, target: &OwnedUserId, reason: &str) -> Result<NewEvent> {
+pub(crate) fn leave_event(
+    sender: OwnedUserId,
+    target: &OwnedUserId,
+    reason: &str,
+) -> Result<EventToSend> {
     let action = if sender == *target {
-        Action::Leave
+        MembershipAction::Leave
     } else {
-        Action::Kick
+        MembershipAction::Kick
     };
-    let mut change = MemberChange::own(target, action, MemberProfile::default());
+    let mut change = MemberChange::for_self(target, action, MemberProfile::default());
     change.sender = sender;
     change.reason = Some(reason.to_owned());
-    change.event()
+    change.into_event()
 }

@@ -16,26 +16,26 @@ use crate::{
     rooms::memory::{room::Room, timetable::Timetable},
     storage::{
         Db, UserNum,
-        rooms::invite_links::{self, LinkRow, Use},
+        rooms::invite_links::{self, InviteLinkRow, LinkUse},
     },
 };
 
 /// The lifetime of a link if its creator sets none, in milliseconds.
 const DEFAULT_LIFETIME_MS: i64 = 7 * 24 * 3_600_000;
 /// The most links that one user may have for a room.
-const OF_CREATOR: usize = 50;
+const MAX_LINKS_PER_CREATOR: usize = 50;
 /// The most links that all members together may have for a room.
-const OF_ROOM: usize = 500;
+const MAX_LINKS_PER_ROOM: usize = 500;
 /// The largest limit of uses that a link can have.
-const MOST_USES: i64 = 1_000_000;
+const MAX_LINK_USES: i64 = 1_000_000;
 /// The longest label, in bytes.
-const LABEL_BYTES: usize = 255;
+const MAX_LABEL_BYTES: usize = 255;
 /// The longest token that is looked up, in bytes.
-const TOKEN_BYTES: usize = 64;
+const MAX_TOKEN_BYTES: usize = 64;
 
 /// A request to create an invite link.
 #[derive(Clone, Debug, Default)]
-pub struct NewLink {
+pub struct NewInviteLink {
     /// The time when the link expires.
     pub expires_at: Option<i64>,
     /// The number of users who may use the link; `None` for any number.
@@ -52,13 +52,13 @@ pub struct InviteLink {
     /// The user who created the link.
     pub creator: OwnedUserId,
     /// The stored row with all other data.
-    pub row: LinkRow,
+    pub row: InviteLinkRow,
 }
 
 /// Loads the timetable of the links that expire.
-pub(crate) async fn timetable(db: &Db) -> Result<Timetable> {
+pub(crate) async fn load_timetable(db: &Db) -> Result<Timetable> {
     let mut conn = db.read().await?;
-    let next = invite_links::next_due(&mut conn).await?;
+    let next = invite_links::next_expiry(&mut conn).await?;
     Ok(Timetable::new(next.is_some()))
 }
 
@@ -73,7 +73,7 @@ impl InviteLinks {
         &self,
         room_id: &RoomId,
         (creator, creator_id): (UserNum, &UserId),
-        link: NewLink,
+        link: NewInviteLink,
     ) -> Result<InviteLink> {
         let now = self.clock.now_ms();
         let expires_ts = link.expires_at.unwrap_or(now + DEFAULT_LIFETIME_MS);
@@ -81,7 +81,7 @@ impl InviteLinks {
         link.check()?;
         let room = self.memory.room_of_member(room_id).await?;
         check_may_invite(&room, creator_id)?;
-        let row = LinkRow {
+        let row = InviteLinkRow {
             num: 0,
             token: Base64::<UrlSafe, _>::new(rand::random::<[u8; 24]>()).encode(),
             room: room.num,
@@ -95,7 +95,7 @@ impl InviteLinks {
         let mut tx = self.db.write().await?;
         let known = invite_links::of_room(&mut tx, room.num, now).await?;
         let own = known.iter().filter(|link| link.creator == creator);
-        if own.count() >= OF_CREATOR || known.len() >= OF_ROOM {
+        if own.count() >= MAX_LINKS_PER_CREATOR || known.len() >= MAX_LINKS_PER_ROOM {
             let next = known.iter().map(|link| link.expires_ts).min();
             let left = u64::try_from(next.unwrap_or(now) - now).unwrap_or(0);
             return Err(Error::LimitExceeded {
@@ -104,7 +104,7 @@ impl InviteLinks {
         }
         invite_links::insert(&mut tx, &row).await?;
         tx.commit().await?;
-        self.timetable.changed();
+        self.timetable.wake();
         Ok(InviteLink {
             room_id: room.room_id.clone(),
             creator: creator_id.to_owned(),
@@ -117,7 +117,7 @@ impl InviteLinks {
     /// # Errors
     ///
     /// Returns [`Error::Forbidden`] if the user is not in the room.
-    pub async fn links(
+    pub async fn list_links(
         &self,
         room_id: &RoomId,
         (user, user_id): (UserNum, &UserId),
@@ -132,7 +132,7 @@ impl InviteLinks {
         let mut rows = invite_links::of_room(&mut conn, room.num, now).await?;
         rows.retain(|link| sees_all || link.creator == user);
         let creators: Vec<UserNum> = rows.iter().map(|link| link.creator).collect();
-        let creators = self.db.strings.texts(&mut conn, &creators).await?;
+        let creators = self.db.strings.find_texts(&mut conn, &creators).await?;
         let links = rows.into_iter().filter_map(|row| {
             let creator = creators.get(&row.creator)?;
             Some(InviteLink {
@@ -156,9 +156,9 @@ impl InviteLinks {
         (user, user_id): (UserNum, &UserId),
     ) -> Result<()> {
         let room = self.memory.room_of_member(room_id).await?;
-        let link = self.link(token).await?;
+        let link = self.find_link(token).await?;
         if link.row.room != room.num {
-            return Err(unknown());
+            return Err(unknown_link());
         }
         if link.row.creator != user && !is_moderator(&room, user_id) {
             return Err(Error::forbidden("you may not revoke this link"));
@@ -173,15 +173,15 @@ impl InviteLinks {
     /// # Errors
     ///
     /// Returns [`Error::NotFound`] if there is no such link.
-    pub async fn link(&self, token: &str) -> Result<InviteLink> {
-        if token.len() > TOKEN_BYTES || token.contains('\0') {
-            return Err(unknown());
+    pub async fn find_link(&self, token: &str) -> Result<InviteLink> {
+        if token.len() > MAX_TOKEN_BYTES || token.contains('\0') {
+            return Err(unknown_link());
         }
         let now = self.clock.now_ms();
         let mut conn = self.db.read().await?;
         let row = invite_links::find(&mut conn, token, now).await?;
-        let row = row.ok_or_else(unknown)?;
-        let creator = self.db.strings.get(&mut conn, row.creator).await?;
+        let row = row.ok_or_else(unknown_link)?;
+        let creator = self.db.strings.text_of(&mut conn, row.creator).await?;
         drop(conn);
         let creator = OwnedUserId::try_from(&*creator)
             .map_err(|source| Error::internal("read the creator of a link", source))?;
@@ -209,13 +209,13 @@ impl InviteLinks {
     /// # Errors
     ///
     /// Returns [`Error::NotFound`] if the link no longer exists or has no uses left.
-    pub async fn take_link(&self, link: &InviteLink, user: UserNum) -> Result<bool> {
+    pub async fn use_link(&self, link: &InviteLink, user: UserNum) -> Result<bool> {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
-        match invite_links::take(&mut tx, &link.row.token, user, now).await? {
-            Use::Refused => Err(unknown()),
-            Use::Held => Ok(false),
-            Use::Taken => {
+        match invite_links::use_link(&mut tx, &link.row.token, user, now).await? {
+            LinkUse::Refused => Err(unknown_link()),
+            LinkUse::RepeatedUse => Ok(false),
+            LinkUse::FirstUse => {
                 tx.commit().await?;
                 Ok(true)
             }
@@ -223,33 +223,33 @@ impl InviteLinks {
     }
 
     /// Undoes a user's use of a link, because the user did not get into the room with it.
-    pub async fn give_link_back(&self, link: &InviteLink, user: UserNum) -> Result<()> {
+    pub async fn return_link_use(&self, link: &InviteLink, user: UserNum) -> Result<()> {
         let mut tx = self.db.write().await?;
-        invite_links::give_back(&mut tx, link.row.num, user).await?;
+        invite_links::undo_use(&mut tx, link.row.num, user).await?;
         tx.commit().await
     }
 
     /// Starts the task that removes links when they have expired.
-    pub fn remove_expired_links(&self) {
+    pub fn start_removal_task(&self) {
         let service = self.clone();
         self.timetable
-            .do_in_time("remove links", &self.clock, &self.tasks, move || {
-                service.clone().remove_links_due()
+            .run_when_due("remove links", &self.clock, &self.tasks, move || {
+                service.clone().remove_due_links()
             });
     }
 
-    async fn remove_links_due(self) -> Result<Option<i64>> {
+    async fn remove_due_links(self) -> Result<Option<i64>> {
         let now = self.clock.now_ms();
         let next = {
             let mut conn = self.db.read().await?;
-            invite_links::next_due(&mut conn).await?
+            invite_links::next_expiry(&mut conn).await?
         };
         if next.is_none_or(|next| next > now) {
             return Ok(next);
         }
         let mut tx = self.db.write().await?;
         invite_links::remove_expired(&mut tx, now).await?;
-        let next = invite_links::next_due(&mut tx).await?;
+        let next = invite_links::next_expiry(&mut tx).await?;
         tx.commit().await?;
         Ok(next)
     }
@@ -262,20 +262,20 @@ impl InviteLink {
     }
 }
 
-impl NewLink {
+impl NewInviteLink {
     fn check(&self) -> Result<()> {
         if self
             .max_uses
-            .is_some_and(|most| !(1..=MOST_USES).contains(&most))
+            .is_some_and(|most| !(1..=MAX_LINK_USES).contains(&most))
         {
             return Err(Error::invalid_param(format!(
-                "max_uses must be between 1 and {MOST_USES}"
+                "max_uses must be between 1 and {MAX_LINK_USES}"
             )));
         }
         let label = self.label.as_deref().unwrap_or_default();
-        if label.len() > LABEL_BYTES || label.contains('\0') {
+        if label.len() > MAX_LABEL_BYTES || label.contains('\0') {
             return Err(Error::invalid_param(format!(
-                "label must be a text of at most {LABEL_BYTES} bytes without U+0000"
+                "label must be a text of at most {MAX_LABEL_BYTES} bytes without U+0000"
             )));
         }
         Ok(())
@@ -309,6 +309,6 @@ fn is_moderator(room: &Room, user_id: &UserId) -> bool {
         && (levels.user_can_kick(user_id) || levels.user_can_ban(user_id))
 }
 
-fn unknown() -> Error {
+fn unknown_link() -> Error {
     Error::not_found("the link does not exist or is no longer valid")
 }

@@ -11,14 +11,14 @@ use ruma::{
 };
 use serde_json::{Map, Value, value::to_raw_value};
 
-use super::{Memberships, send::Occasion};
+use super::{Memberships, send::SendOccasion};
 use crate::{
     error::{Error, Result},
     rooms::{
-        NewEvent, UserRoom,
+        EventToSend, UserRoom,
         memory::{not_in_room, room::Room},
     },
-    storage::{Change, RoomNum, UserNum, rooms::memberships},
+    storage::{JournalChange, RoomNum, UserNum, rooms::memberships},
 };
 
 /// The profile of a user in a room.
@@ -32,7 +32,7 @@ pub struct MemberProfile {
 
 /// A kind of membership change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum MembershipAction {
     /// The sender joins or shows a new profile.
     Join,
     /// The sender invites the target.
@@ -49,9 +49,9 @@ pub enum Action {
     Knock,
 }
 
-impl Action {
+impl MembershipAction {
     /// Returns the membership of the target after the action.
-    fn membership(self) -> MembershipState {
+    fn resulting_membership(self) -> MembershipState {
         match self {
             Self::Join => MembershipState::Join,
             Self::Invite => MembershipState::Invite,
@@ -70,7 +70,7 @@ pub struct MemberChange {
     /// The user whose membership changes.
     pub target: OwnedUserId,
     /// The kind of the change.
-    pub action: Action,
+    pub action: MembershipAction,
     /// The profile of the target; only for a join or an invitation.
     pub profile: MemberProfile,
     /// The reason of the change.
@@ -82,7 +82,7 @@ pub struct MemberChange {
 }
 
 /// Fields of a member event that a client cannot set when it joins, because only the server sets them.
-const OWN_FIELDS: [&str; 7] = [
+const SERVER_SET_FIELDS: [&str; 7] = [
     "membership",
     "displayname",
     "avatar_url",
@@ -94,7 +94,7 @@ const OWN_FIELDS: [&str; 7] = [
 
 impl MemberChange {
     /// Returns a change of a user's own membership.
-    pub fn own(user_id: &UserId, action: Action, profile: MemberProfile) -> Self {
+    pub fn for_self(user_id: &UserId, action: MembershipAction, profile: MemberProfile) -> Self {
         let (sender, target) = (user_id.to_owned(), user_id.to_owned());
         Self {
             sender,
@@ -108,14 +108,14 @@ impl MemberChange {
     }
 
     /// Returns the content of the member event for this change.
-    pub fn content(self) -> Result<Map<String, Value>> {
-        let mut content = RoomMemberEventContent::new(self.action.membership());
+    pub fn into_content(self) -> Result<Map<String, Value>> {
+        let mut content = RoomMemberEventContent::new(self.action.resulting_membership());
         content.displayname = self.profile.displayname;
         content.avatar_url = self.profile.avatar_url;
         content.reason = self.reason;
         content.is_direct = self.is_direct.then_some(true);
         let mut whole = self.extra;
-        for field in OWN_FIELDS {
+        for field in SERVER_SET_FIELDS {
             whole.remove(field);
         }
         if let Value::Object(content) = serde_json::to_value(&content)? {
@@ -125,10 +125,10 @@ impl MemberChange {
     }
 
     /// Returns the member event for this change.
-    pub fn event(self) -> Result<NewEvent> {
+    pub fn into_event(self) -> Result<EventToSend> {
         let (sender, target) = (self.sender.clone(), self.target.clone());
-        let content = to_raw_value(&self.content()?)?;
-        Ok(NewEvent::state(
+        let content = to_raw_value(&self.into_content()?)?;
+        Ok(EventToSend::state(
             sender,
             &StateEventType::RoomMember,
             target.as_str(),
@@ -145,8 +145,8 @@ impl Memberships {
     /// Returns [`Error::Forbidden`] with the rule that refuses the change, and for an unknown room. A user who wants to
     /// join or knock at an unknown room gets [`Error::NotFound`].
     pub async fn change_membership(&self, room_id: &RoomId, change: MemberChange) -> Result<()> {
-        let occasion = Occasion::Membership(change.action);
-        self.change_on(room_id, change, occasion).await
+        let occasion = SendOccasion::Membership(change.action);
+        self.change_with_occasion(room_id, change, occasion).await
     }
 
     /// Changes a membership like [`Rooms::change_membership`], but without a request of the user: the change marks
@@ -155,25 +155,29 @@ impl Memberships {
     /// # Errors
     ///
     /// Returns the same errors as [`Rooms::change_membership`].
-    pub async fn change_membership_for(
+    pub async fn change_membership_in_background(
         &self,
         room_id: &RoomId,
         change: MemberChange,
     ) -> Result<()> {
-        self.change_on(room_id, change, Occasion::Background).await
+        self.change_with_occasion(room_id, change, SendOccasion::Background)
+            .await
     }
 
-    async fn change_on(
+    async fn change_with_occasion(
         &self,
         room_id: &RoomId,
         change: MemberChange,
-        occasion: Occasion,
+        occasion: SendOccasion,
     ) -> Result<()> {
         let room = match change.action {
-            Action::Join | Action::Knock => self.memory.room(room_id).await?,
+            MembershipAction::Join | MembershipAction::Knock => self.memory.room(room_id).await?,
             _ => self.memory.room_of_member(room_id).await?,
         };
-        if matches!(change.action, Action::Join | Action::Knock) {
+        if matches!(
+            change.action,
+            MembershipAction::Join | MembershipAction::Knock
+        ) {
             self.invitations
                 .withdraw_if_expired(&room, &change.target)
                 .await?;
@@ -189,13 +193,13 @@ impl Memberships {
             // The error must not reveal who is in the room.
             return Err(Error::forbidden("you are not in this room"));
         }
-        if is_void(before.as_ref(), change.action)? {
+        if is_redundant_change(before.as_ref(), change.action)? {
             return Ok(());
         }
-        let event = change.event()?;
+        let event = change.into_event()?;
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.sender.send_on(num, event, occasion).await
+                rooms.sender.send_with_occasion(num, event, occasion).await
             })
             .await?;
         Ok(())
@@ -206,15 +210,20 @@ impl Memberships {
     /// # Errors
     ///
     /// Returns [`Error::NotLeft`] if the user has not left the room.
-    pub async fn forget(&self, room_id: &RoomId, user: UserNum, user_id: &UserId) -> Result<()> {
+    pub async fn forget_room(
+        &self,
+        room_id: &RoomId,
+        user: UserNum,
+        user_id: &UserId,
+    ) -> Result<()> {
         let room = self
             .memory
-            .number(room_id)
+            .room_number(room_id)
             .await
             .map_err(|error| not_in_room(error, room_id))?;
         match self
             .memory
-            .of_user(user)
+            .rooms_of_user(user)
             .await?
             .get(room)
             .map(|room| room.membership)
@@ -229,9 +238,9 @@ impl Memberships {
         }
         let user_id = user_id.to_owned();
         let mut tx = self.db.write().await?;
-        let position = tx.position();
+        let position = tx.next_position();
         memberships::forget(&mut tx, user, room).await?;
-        let change = Change::Membership {
+        let change = JournalChange::Membership {
             user,
             user_id,
             local: true,
@@ -246,8 +255,8 @@ impl Memberships {
     /// Makes a user leave every room and decline every invitation.
     ///
     /// A room that refuses is skipped, so that it does not keep the user in the others.
-    pub async fn leave_all(&self, user: UserNum, user_id: &UserId) -> Result<()> {
-        let rooms = self.memory.of_user(user).await?;
+    pub async fn leave_all_rooms(&self, user: UserNum, user_id: &UserId) -> Result<()> {
+        let rooms = self.memory.rooms_of_user(user).await?;
         let is_in = |room: &UserRoom| {
             !matches!(
                 room.membership,
@@ -261,9 +270,9 @@ impl Memberships {
             .map(|(num, _)| *num)
             .collect();
         for room in rooms {
-            self.change_quietly(
+            self.try_change_membership(
                 room,
-                MemberChange::own(user_id, Action::Leave, MemberProfile::default()),
+                MemberChange::for_self(user_id, MembershipAction::Leave, MemberProfile::default()),
             )
             .await?;
         }
@@ -271,8 +280,8 @@ impl Memberships {
     }
 
     /// Returns the number of rooms that a user has joined.
-    pub async fn number_of_joined(&self, user: UserNum) -> Result<usize> {
-        Ok(self.memory.of_user(user).await?.joined().len())
+    pub async fn count_joined_rooms(&self, user: UserNum) -> Result<usize> {
+        Ok(self.memory.rooms_of_user(user).await?.joined_rooms().len())
     }
 
     /// Shows a user's new profile in every room that the user has joined.
@@ -284,16 +293,16 @@ impl Memberships {
         user_id: &UserId,
         profile: MemberProfile,
     ) -> Result<()> {
-        for num in self.memory.of_user(user).await?.joined() {
+        for num in self.memory.rooms_of_user(user).await?.joined_rooms() {
             let room = match self.memory.room_by_number(num).await {
                 // The room was deleted meanwhile.
                 Err(Error::NotFound(_)) => continue,
                 room => room?,
             };
-            if !shows(&room, user_id, &profile) {
-                self.change_quietly(
+            if !shows_profile(&room, user_id, &profile) {
+                self.try_change_membership(
                     num,
-                    MemberChange::own(user_id, Action::Join, profile.clone()),
+                    MemberChange::for_self(user_id, MembershipAction::Join, profile.clone()),
                 )
                 .await?;
             }
@@ -302,14 +311,14 @@ impl Memberships {
     }
 
     /// Changes a membership in one of many rooms. A refusal is only logged.
-    async fn change_quietly(&self, room: RoomNum, change: MemberChange) -> Result<()> {
-        let event = change.event()?;
+    async fn try_change_membership(&self, room: RoomNum, change: MemberChange) -> Result<()> {
+        let event = change.into_event()?;
         let sent = self
             .tasks
             .run_to_completion(self, async move |rooms: Self| {
                 rooms
                     .sender
-                    .send_on(room, event, Occasion::Background)
+                    .send_with_occasion(room, event, SendOccasion::Background)
                     .await
             })
             .await;
@@ -320,7 +329,7 @@ impl Memberships {
     }
 }
 
-fn shows(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
+fn shows_profile(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
     let content = room
         .view()
         .state
@@ -336,16 +345,19 @@ fn shows(room: &Room, user_id: &UserId, profile: &MemberProfile) -> bool {
 /// # Errors
 ///
 /// Returns [`Error::Forbidden`] if the action is impossible with the current membership.
-pub(crate) fn is_void(before: Option<&MembershipState>, action: Action) -> Result<bool> {
+pub(crate) fn is_redundant_change(
+    before: Option<&MembershipState>,
+    action: MembershipAction,
+) -> Result<bool> {
     let refuse = |reason: &str| Err(Error::forbidden(reason));
     match (action, before) {
-        (Action::Join, Some(MembershipState::Join))
-        | (Action::Leave, Some(MembershipState::Leave)) => Ok(true),
-        (Action::Leave, None) => refuse("you are not in this room"),
-        (Action::Kick, None | Some(MembershipState::Leave | MembershipState::Ban)) => {
+        (MembershipAction::Join, Some(MembershipState::Join))
+        | (MembershipAction::Leave, Some(MembershipState::Leave)) => Ok(true),
+        (MembershipAction::Leave, None) => refuse("you are not in this room"),
+        (MembershipAction::Kick, None | Some(MembershipState::Leave | MembershipState::Ban)) => {
             refuse("the user is not in this room")
         }
-        (Action::Unban, before) if before != Some(&MembershipState::Ban) => {
+        (MembershipAction::Unban, before) if before != Some(&MembershipState::Ban) => {
             refuse("the user is not banned from this room")
         }
         _ => Ok(false),

@@ -17,9 +17,9 @@ use std::sync::{Arc, OnceLock};
 
 use ruma::RoomVersionId;
 
-use self::{deletion::IsSent, policy_server::Recommends};
+use self::{deletion::DeliveryCheck, policy_server::PolicyServerClient};
 use super::{
-    Environment,
+    RoomEnvironment,
     log::EventLog,
     memory::{RoomMemory, timetable::Timetable},
     read::{JoinRules, RoomAccess, Timeline},
@@ -36,7 +36,7 @@ pub struct EventSender {
     join_rules: JoinRules,
     log: EventLog,
     /// The client that asks policy servers to sign events.
-    policy_servers: Arc<OnceLock<Arc<dyn Recommends>>>,
+    policy_servers: Arc<OnceLock<Arc<dyn PolicyServerClient>>>,
 }
 
 /// Schedules events and sends them later.
@@ -52,7 +52,7 @@ pub struct DelayedEvents {
 
 /// Sends invitations that expire, and withdraws them when they have expired.
 #[derive(Clone)]
-pub struct Invitations {
+pub struct ExpiringInvitations {
     db: Db,
     clock: Clock,
     tasks: Tasks,
@@ -68,7 +68,7 @@ pub struct InviteLinks {
     clock: Clock,
     tasks: Tasks,
     memory: RoomMemory,
-    invitations: Invitations,
+    invitations: ExpiringInvitations,
     timetable: Arc<Timetable>,
 }
 
@@ -79,7 +79,7 @@ pub struct Memberships {
     tasks: Tasks,
     memory: RoomMemory,
     sender: EventSender,
-    invitations: Invitations,
+    invitations: ExpiringInvitations,
 }
 
 /// Creates rooms and upgrades them to another version.
@@ -103,7 +103,7 @@ pub struct RoomDeletion {
     memory: RoomMemory,
     sender: EventSender,
     timetable: Arc<Timetable>,
-    is_sent: Arc<OnceLock<IsSent>>,
+    is_sent: Arc<OnceLock<DeliveryCheck>>,
 }
 
 /// Manages aliases and the public room directory.
@@ -125,7 +125,11 @@ pub struct Reports {
 }
 
 impl EventSender {
-    pub(super) fn new(environment: &Environment, join_rules: &JoinRules, log: &EventLog) -> Self {
+    pub(super) fn new(
+        environment: &RoomEnvironment,
+        join_rules: &JoinRules,
+        log: &EventLog,
+    ) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -139,7 +143,7 @@ impl EventSender {
 }
 
 impl DelayedEvents {
-    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, sender: &EventSender) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -151,8 +155,8 @@ impl DelayedEvents {
     }
 }
 
-impl Invitations {
-    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+impl ExpiringInvitations {
+    pub(super) fn new(environment: &RoomEnvironment, sender: &EventSender) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -165,7 +169,7 @@ impl Invitations {
 }
 
 impl InviteLinks {
-    pub(super) fn new(environment: &Environment, invitations: &Invitations) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, invitations: &ExpiringInvitations) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -179,9 +183,9 @@ impl InviteLinks {
 
 impl Memberships {
     pub(super) fn new(
-        environment: &Environment,
+        environment: &RoomEnvironment,
         sender: &EventSender,
-        invitations: &Invitations,
+        invitations: &ExpiringInvitations,
     ) -> Self {
         Self {
             db: environment.db.clone(),
@@ -195,7 +199,7 @@ impl Memberships {
 
 impl RoomCreation {
     pub(super) fn new(
-        environment: &Environment,
+        environment: &RoomEnvironment,
         default_version: RoomVersionId,
         log: &EventLog,
         sender: &EventSender,
@@ -213,7 +217,7 @@ impl RoomCreation {
 }
 
 impl RoomDeletion {
-    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, sender: &EventSender) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
@@ -227,7 +231,7 @@ impl RoomDeletion {
 }
 
 impl RoomDirectory {
-    pub(super) fn new(environment: &Environment, sender: &EventSender) -> Self {
+    pub(super) fn new(environment: &RoomEnvironment, sender: &EventSender) -> Self {
         Self {
             db: environment.db.clone(),
             memory: environment.memory.clone(),
@@ -237,7 +241,11 @@ impl RoomDirectory {
 }
 
 impl Reports {
-    pub(super) fn new(environment: &Environment, access: &RoomAccess, timeline: &Timeline) -> Self {
+    pub(super) fn new(
+        environment: &RoomEnvironment,
+        access: &RoomAccess,
+        timeline: &Timeline,
+    ) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),

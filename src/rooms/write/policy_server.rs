@@ -14,21 +14,21 @@ use ruma::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::{EventSender, send::Occasion};
+use super::{EventSender, send::SendOccasion};
 use crate::{
     error::Result,
-    rooms::{Room, log::append::Accepted, memory::room::Tip},
+    rooms::{Room, log::append::AcceptedEvent, memory::room::RoomTip},
 };
 
 /// A client that asks policy servers for their signature.
-pub trait Recommends: Send + Sync {
+pub trait PolicyServerClient: Send + Sync {
     /// Returns an event with the signature of a policy server, or unchanged if it needs none.
     ///
     /// # Errors
     ///
     /// Returns [`Error::Forbidden`](crate::error::Error::Forbidden) if the policy server refuses the event, and
     /// [`Error::Unreachable`](crate::error::Error::Unreachable) if it does not answer.
-    fn recommended<'a>(
+    fn request_signature<'a>(
         &'a self,
         policy: &'a RoomPolicyEventContent,
         rules: &'a RoomVersionRules,
@@ -38,34 +38,34 @@ pub trait Recommends: Send + Sync {
 
 /// The state of an event that the policy server of its room has to sign, if the room has one.
 #[derive(Default)]
-pub(crate) struct Vetting {
+pub(crate) struct EventVetting {
     turn: Option<OwnedMutexGuard<()>>,
-    vetted: Option<Accepted>,
+    vetted: Option<AcceptedEvent>,
 }
 
-impl Vetting {
+impl EventVetting {
     /// Waits until no other event of this server is waiting for the policy server of the room.
     pub(crate) async fn wait_for_turn(&mut self, room: &Room) {
-        if self.turn.is_none() && room.policy().is_some() {
-            self.turn = Some(room.vetting.clone().lock_owned().await);
+        if self.turn.is_none() && room.policy_server().is_some() {
+            self.turn = Some(room.policy_check_lock.clone().lock_owned().await);
         }
     }
 
     /// Takes the event that the policy server has signed, if it still follows the tip of the room.
-    pub(crate) fn take(&mut self, tip: &Tip) -> Option<Accepted> {
+    pub(crate) fn take_vetted(&mut self, tip: &RoomTip) -> Option<AcceptedEvent> {
         let vetted = self.vetted.take();
-        vetted.filter(|accepted| accepted.pdu.prev_events == tip.followed().0)
+        vetted.filter(|accepted| accepted.pdu.prev_events == tip.choose_prev_events().0)
     }
 
     /// Keeps an event that the policy server has signed.
-    pub(crate) fn put(&mut self, vetted: Accepted) {
+    pub(crate) fn store_vetted(&mut self, vetted: AcceptedEvent) {
         self.vetted = Some(vetted);
     }
 }
 
 impl Room {
     /// Returns the policy server of the room, if it has one. It counts only if a user of that server is in the room.
-    pub fn policy(&self) -> Option<RoomPolicyEventContent> {
+    pub fn policy_server(&self) -> Option<RoomPolicyEventContent> {
         let view = self.view();
         let kind = StateEventType::from("m.room.policy");
         let policy: RoomPolicyEventContent = view.state.content(&kind)?;
@@ -75,26 +75,30 @@ impl Room {
 
 impl EventSender {
     /// Sets the client that asks policy servers. Without a client, no policy server is asked.
-    pub fn ask_policy_servers(&self, asker: Arc<dyn Recommends>) {
+    pub fn set_policy_server_client(&self, asker: Arc<dyn PolicyServerClient>) {
         // The first client is kept.
         drop(self.policy_servers.set(asker));
     }
 
     /// Returns whether the policy server of the room has to sign an event.
-    pub(crate) fn is_to_be_vetted(&self, room: &Room, occasion: &Occasion) -> bool {
+    pub(crate) fn needs_vetting(&self, room: &Room, occasion: &SendOccasion) -> bool {
         // A policy server cannot prevent the deletion of a room.
-        let is_deletion = matches!(occasion, Occasion::Deletion);
-        !is_deletion && self.policy_servers.get().is_some() && room.policy().is_some()
+        let is_deletion = matches!(occasion, SendOccasion::Deletion);
+        !is_deletion && self.policy_servers.get().is_some() && room.policy_server().is_some()
     }
 
     /// Asks the policy server of a room to sign an event that is about to be sent.
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`Recommends::recommended`].
-    pub(crate) async fn vet(&self, room: &Room, mut accepted: Accepted) -> Result<Accepted> {
-        if let (Some(policies), Some(policy)) = (self.policy_servers.get(), room.policy()) {
-            let asking = policies.recommended(&policy, &room.rules, &accepted.json);
+    /// Returns the errors of [`PolicyServerClient::request_signature`].
+    pub(crate) async fn vet_event(
+        &self,
+        room: &Room,
+        mut accepted: AcceptedEvent,
+    ) -> Result<AcceptedEvent> {
+        if let (Some(policies), Some(policy)) = (self.policy_servers.get(), room.policy_server()) {
+            let asking = policies.request_signature(&policy, &room.rules, &accepted.json);
             accepted.json = asking.await?;
         }
         Ok(accepted)

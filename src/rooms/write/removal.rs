@@ -11,7 +11,7 @@ use crate::{
 
 /// Returns a member of this server who may remove a user from a room: the preferred one if they may do so, else the
 /// most powerful one.
-pub(crate) fn remover(
+pub(crate) fn find_remover(
     room: &Room,
     state: &StateMap,
     target: &UserId,

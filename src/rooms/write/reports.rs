@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// The longest reason of a report, in bytes.
-const REASON_BYTES: usize = 8 * 1024;
+const MAX_REASON_BYTES: usize = 8 * 1024;
 /// The number of reports of one user that are kept. Older ones are removed.
-const KEPT: i64 = 1_000;
+const MAX_REPORTS_PER_USER: i64 = 1_000;
 
 /// The user who reports something, and the reason.
 #[derive(Clone, Copy, Debug)]
-pub struct Reporter<'a> {
+pub struct ReportAuthor<'a> {
     /// The number of the user.
     pub user: UserNum,
     /// The user id of the user.
@@ -37,11 +37,11 @@ impl Reports {
     /// Returns [`Error::NotFound`] for an event that the reporter cannot see, whether it exists or not.
     pub async fn report_event(
         &self,
-        reporter: Reporter<'_>,
+        reporter: ReportAuthor<'_>,
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<()> {
-        reporter.check()?;
+        reporter.check_reason()?;
         let unknown = || Error::not_found("there is no such event in a room that you are in");
         let hide = |error| match error {
             Error::NotFound(_) => unknown(),
@@ -53,25 +53,25 @@ impl Reports {
         }
         let access = self
             .access
-            .access(&room, reporter.user, reporter.user_id)
+            .load_access(&room, reporter.user, reporter.user_id)
             .await?;
         self.timeline
-            .visible_event(&room, &access, event_id)
+            .load_visible_event(&room, &access, event_id)
             .await
             .map_err(hide)?;
         let report = NewReport {
             room: Some(room.num),
             event_id: Some(event_id.as_str()),
-            ..self.report(reporter)
+            ..self.new_report(reporter)
         };
         tracing::info!(user_id = %reporter.user_id, %room_id, %event_id, "a user reports an event");
         self.store_report(report).await
     }
 
     /// Stores the report of a room. The answer does not reveal whether the room exists.
-    pub async fn report_room(&self, reporter: Reporter<'_>, room_id: &RoomId) -> Result<()> {
-        reporter.check()?;
-        let room = match self.memory.number(room_id).await {
+    pub async fn report_room(&self, reporter: ReportAuthor<'_>, room_id: &RoomId) -> Result<()> {
+        reporter.check_reason()?;
+        let room = match self.memory.room_number(room_id).await {
             Ok(room) => Some(room),
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
@@ -79,14 +79,14 @@ impl Reports {
         tracing::info!(user_id = %reporter.user_id, %room_id, "a user reports a room");
         self.store_report(NewReport {
             room,
-            ..self.report(reporter)
+            ..self.new_report(reporter)
         })
         .await
     }
 
     /// Stores the report of a user. The answer does not reveal whether the user exists.
-    pub async fn report_user(&self, reporter: Reporter<'_>, target: &UserId) -> Result<()> {
-        reporter.check()?;
+    pub async fn report_user(&self, reporter: ReportAuthor<'_>, target: &UserId) -> Result<()> {
+        reporter.check_reason()?;
         let user = self.memory.user_number(target).await?;
         if user.is_none() {
             return Ok(());
@@ -94,12 +94,12 @@ impl Reports {
         tracing::info!(user_id = %reporter.user_id, target = %target, "a user reports another user");
         self.store_report(NewReport {
             user,
-            ..self.report(reporter)
+            ..self.new_report(reporter)
         })
         .await
     }
 
-    fn report<'a>(&self, reporter: Reporter<'a>) -> NewReport<'a> {
+    fn new_report<'a>(&self, reporter: ReportAuthor<'a>) -> NewReport<'a> {
         NewReport {
             ts: self.clock.now_ms(),
             reporter: reporter.user,
@@ -112,16 +112,16 @@ impl Reports {
 
     async fn store_report(&self, report: NewReport<'_>) -> Result<()> {
         let mut tx = self.db.write().await?;
-        reports::insert(&mut tx, report, KEPT).await?;
+        reports::insert(&mut tx, report, MAX_REPORTS_PER_USER).await?;
         tx.commit().await
     }
 }
 
-impl Reporter<'_> {
-    fn check(&self) -> Result<()> {
-        if self.reason.len() > REASON_BYTES {
+impl ReportAuthor<'_> {
+    fn check_reason(&self) -> Result<()> {
+        if self.reason.len() > MAX_REASON_BYTES {
             return Err(Error::invalid_param(format!(
-                "the reason must have at most {REASON_BYTES} bytes"
+                "the reason must have at most {MAX_REASON_BYTES} bytes"
             )));
         }
         if self.reason.contains('\0') {

@@ -7,60 +7,62 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 
-use super::{EventSender, membership::is_void, policy_server::Vetting};
+use super::{EventSender, membership::is_redundant_change, policy_server::EventVetting};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu},
     rooms::{
-        Action,
+        MembershipAction,
         log::{
-            append::{Accepted, append},
+            append::{AcceptedEvent, append},
             invite_expiry,
-            new_event::{NewEvent, check_txn_id},
+            new_event::{EventToSend, check_txn_id},
             relations,
         },
         memory::{
             load, not_in_room,
-            room::{Room, Tip},
+            room::{Room, RoomTip},
         },
     },
-    storage::{Pending, WriteTx, rooms::events},
+    storage::{PendingWrite, WriteTx, rooms::events},
 };
 
 /// The number of attempts to build an event. A new attempt is needed if a lost batch invalidated the room's tip, or if
 /// the room got other events while its policy server checked this one.
-const ATTEMPTS: usize = 8;
+const MAX_SEND_ATTEMPTS: usize = 8;
 /// The reason for which the server sends an event.
 #[derive(Clone, Debug)]
-pub(crate) enum Occasion {
+pub(crate) enum SendOccasion {
     /// A user requests it.
     Request,
     /// A user requests this change of a membership.
-    Membership(Action),
+    Membership(MembershipAction),
     /// The server sends it for a user who did not request it just now.
     Background,
     /// The delayed event with this number is due.
     Delayed(i64),
     /// This invitation has expired.
-    Expiry(OwnedEventId),
+    InvitationExpiry(OwnedEventId),
     /// The room is being deleted.
     Deletion,
 }
 
 /// The outcome of an attempt to send an event.
-enum Attempt {
+enum SendAttempt {
     Sent(OwnedEventId),
     /// The room has to be loaded again, then another attempt follows.
-    Again,
+    Retry,
     /// The policy server of the room has to sign the event first.
-    Unvetted(Box<Accepted>),
+    Unvetted(Box<AcceptedEvent>),
 }
 
-impl Occasion {
+impl SendOccasion {
     /// Checks at the tip of the room that the reason for the event still exists.
-    fn check(&self, tip: &Tip, event: &NewEvent) -> Result<()> {
+    fn check_still_valid(&self, tip: &RoomTip, event: &EventToSend) -> Result<()> {
         match self {
-            Self::Expiry(invitation) => invite_expiry::check_stands(&tip.state, event, invitation),
+            Self::InvitationExpiry(invitation) => {
+                invite_expiry::check_is_current(&tip.state, event, invitation)
+            }
             Self::Request
             | Self::Membership(_)
             | Self::Background
@@ -70,25 +72,35 @@ impl Occasion {
     }
 
     /// Returns the current member event, if it already is what a membership change requests.
-    fn fulfilled<'a>(&self, tip: &'a Tip, event: &NewEvent) -> Option<&'a Arc<Pdu>> {
+    fn existing_member_event<'a>(
+        &self,
+        tip: &'a RoomTip,
+        event: &EventToSend,
+    ) -> Option<&'a Arc<Pdu>> {
         let Self::Membership(action) = self else {
             return None;
         };
         let member = tip
             .state
             .get(&StateEventType::RoomMember, event.state_key.as_deref()?)?;
-        matches!(is_void(member.membership().as_ref(), *action), Ok(true)).then_some(member)
+        matches!(
+            is_redundant_change(member.membership().as_ref(), *action),
+            Ok(true)
+        )
+        .then_some(member)
     }
 
     /// Returns whether the event is sent without a request of its sender, so that it marks nothing as read.
     fn is_unattended(&self) -> bool {
         match self {
-            Self::Background | Self::Delayed(_) | Self::Expiry(_) | Self::Deletion => true,
+            Self::Background | Self::Delayed(_) | Self::InvitationExpiry(_) | Self::Deletion => {
+                true
+            }
             Self::Request | Self::Membership(_) => false,
         }
     }
 
-    fn delayed(&self) -> Option<i64> {
+    fn delayed_event_num(&self) -> Option<i64> {
         match self {
             Self::Delayed(num) => Some(*num),
             _ => None,
@@ -105,13 +117,13 @@ impl EventSender {
     ///
     /// Returns [`Error::NotFound`] for an unknown room, and [`Error::Forbidden`] with the rule that refuses the event.
     #[tracing::instrument(skip_all, fields(room_id = %room_id), err(level = "debug"))]
-    pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
+    pub async fn send(&self, room_id: &RoomId, event: EventToSend) -> Result<OwnedEventId> {
         if let Some(transaction) = &event.transaction {
             check_txn_id(&transaction.txn_id)?;
         }
         let num = self
             .memory
-            .number(room_id)
+            .room_number(room_id)
             .await
             .map_err(|error| not_in_room(error, room_id))?;
         self.tasks
@@ -129,34 +141,43 @@ impl EventSender {
     ///
     /// Returns [`Error::NotJson`] if no event was sent with it, because the request for a new event needs a body, and
     /// [`Error::Forbidden`] if this server is not in the room.
-    pub async fn sent_before(&self, room_id: &RoomId, event: &NewEvent) -> Result<OwnedEventId> {
+    pub async fn event_id_of_transaction(
+        &self,
+        room_id: &RoomId,
+        event: &EventToSend,
+    ) -> Result<OwnedEventId> {
         let room = self.memory.room_of_member(room_id).await?;
         let no_body = Error::NotJson("the request has no body".to_owned());
-        self.already_sent(&room, event, no_body).await
+        self.answer_repeat_or_refuse(&room, event, no_body).await
     }
 
-    pub(crate) async fn send_now(&self, num: i64, event: NewEvent) -> Result<OwnedEventId> {
-        self.send_on(num, event, Occasion::Request).await
+    pub(crate) async fn send_now(&self, num: i64, event: EventToSend) -> Result<OwnedEventId> {
+        self.send_with_occasion(num, event, SendOccasion::Request)
+            .await
     }
 
     /// Sends an event like [`Rooms::send_now`], for a reason that decides whether the event is still needed.
-    pub(crate) async fn send_on(
+    pub(crate) async fn send_with_occasion(
         &self,
         num: i64,
-        event: NewEvent,
-        occasion: Occasion,
+        event: EventToSend,
+        occasion: SendOccasion,
     ) -> Result<OwnedEventId> {
-        let mut vetting = Vetting::default();
-        for _ in 0..ATTEMPTS {
+        let mut vetting = EventVetting::default();
+        for _ in 0..MAX_SEND_ATTEMPTS {
             let room = self.memory.room_by_number(num).await?;
             vetting.wait_for_turn(&room).await;
-            let attempt = self.attempt(&room, &event, &occasion, &mut vetting).await?;
+            let attempt = self
+                .attempt_send(&room, &event, &occasion, &mut vetting)
+                .await?;
             match attempt {
-                Attempt::Sent(event_id) => return Ok(event_id),
-                Attempt::Again => {}
-                Attempt::Unvetted(accepted) => match self.vet(&room, *accepted).await {
-                    Ok(accepted) => vetting.put(accepted),
-                    Err(refused) => return self.already_sent(&room, &event, refused).await,
+                SendAttempt::Sent(event_id) => return Ok(event_id),
+                SendAttempt::Retry => {}
+                SendAttempt::Unvetted(accepted) => match self.vet_event(&room, *accepted).await {
+                    Ok(accepted) => vetting.store_vetted(accepted),
+                    Err(refused) => {
+                        return self.answer_repeat_or_refuse(&room, &event, refused).await;
+                    }
                 },
             }
         }
@@ -166,94 +187,96 @@ impl EventSender {
     }
 
     /// Sends an event, if the room in memory is up to date and its policy server has signed the event.
-    async fn attempt(
+    async fn attempt_send(
         &self,
         room: &Arc<Room>,
-        event: &NewEvent,
-        occasion: &Occasion,
-        vetting: &mut Vetting,
-    ) -> Result<Attempt> {
+        event: &EventToSend,
+        occasion: &SendOccasion,
+        vetting: &mut EventVetting,
+    ) -> Result<SendAttempt> {
         // Other senders wait for the lock of this room. The intent makes the batch wait for their events too.
-        let intent = self.db.journal().intent();
+        let intent = self.db.journal().register_intent();
         let mut tip = room.tip.lock().await;
         if room.is_stale() {
-            return Ok(Attempt::Again);
+            return Ok(SendAttempt::Retry);
         }
-        if !matches!(occasion, Occasion::Deletion) {
-            let stays = self.memory.check_stays(room.num);
+        if !matches!(occasion, SendOccasion::Deletion) {
+            let stays = self.memory.check_not_deleted(room.num);
             stays.map_err(|error| not_in_room(error, &room.room_id))?;
         }
-        occasion.check(&tip, event)?;
-        if let Some(member) = occasion.fulfilled(&tip, event).cloned() {
+        occasion.check_still_valid(&tip, event)?;
+        if let Some(member) = occasion.existing_member_event(&tip, event).cloned() {
             drop((intent, tip));
-            return self.known_state(room, &member).await;
+            return self.answer_known_state(room, &member).await;
         }
-        let vetted = vetting.take(&tip);
-        let is_vetted = vetted.is_some() || !self.is_to_be_vetted(room, occasion);
+        let vetted = vetting.take_vetted(&tip);
+        let is_vetted = vetted.is_some() || !self.needs_vetting(room, occasion);
         let accepted = match vetted {
             Some(vetted) => Ok(vetted),
-            None => self.accept_allowed(room, &tip, event).await,
+            None => self.build_event(room, &tip, event).await,
         };
         let mut accepted = match accepted {
             Ok(accepted) => accepted,
             Err(refused) => {
-                let first = self.already_sent(room, event, refused).await;
-                return first.map(Attempt::Sent);
+                let first = self.answer_repeat_or_refuse(room, event, refused).await;
+                return first.map(SendAttempt::Sent);
             }
         };
-        if let Some(same) = same_state(&tip, &accepted.pdu).cloned() {
+        if let Some(same) = equal_state_event(&tip, &accepted.pdu).cloned() {
             drop((intent, tip));
-            return self.known_state(room, &same).await;
+            return self.answer_known_state(room, &same).await;
         }
         if !is_vetted {
-            return Ok(Attempt::Unvetted(accepted.into()));
+            return Ok(SendAttempt::Unvetted(accepted.into()));
         }
-        accepted.delayed = occasion.delayed();
+        accepted.delayed_event = occasion.delayed_event_num();
         if occasion.is_unattended() {
-            accepted.leave_unread();
+            accepted.keep_sender_unread();
         }
         let event_id = accepted.pdu.event_id.clone();
         let mut tx = self.db.write().await?;
         if room.is_stale() {
-            return Ok(Attempt::Again);
+            return Ok(SendAttempt::Retry);
         }
-        if let Err(refused) = relations::check(&mut tx, room.num, event).await {
+        if let Err(refused) = relations::check_relation(&mut tx, room.num, event).await {
             return answer_refused(tx, room, event, refused).await;
         }
         let mut next = tip.clone();
         let Some(stored) = append(&self.log, &mut tx, room, &mut next, accepted).await? else {
-            return first_answer(tx, room, event).await.map(Attempt::Sent);
+            return answer_repeated_transaction(tx, room, event)
+                .await
+                .map(SendAttempt::Sent);
         };
         drop(intent);
-        let pending = release(tx, room, stored.position)?;
+        let pending = release_write(tx, room, stored.position)?;
         *tip = next;
         drop(tip);
-        pending.durable().await?;
-        Ok(Attempt::Sent(event_id))
+        pending.wait_until_durable().await?;
+        Ok(SendAttempt::Sent(event_id))
     }
 
     /// Answers with a current state event that is equal to the new one.
     ///
     /// If that event is not on disk yet, it may still be lost. Then this waits for the write, and the next attempt
     /// reads the state again.
-    async fn known_state(&self, room: &Room, known: &Pdu) -> Result<Attempt> {
+    async fn answer_known_state(&self, room: &Room, known: &Pdu) -> Result<SendAttempt> {
         if is_on_disk(room, known) {
-            return Ok(Attempt::Sent(known.event_id.clone()));
+            return Ok(SendAttempt::Sent(known.event_id.clone()));
         }
-        if let Err(error) = self.memory.settle(room).await {
+        if let Err(error) = self.memory.wait_until_stored(room).await {
             tracing::debug!(%error, room_id = %room.room_id, "could not store an equal state event");
         }
-        Ok(Attempt::Again)
+        Ok(SendAttempt::Retry)
     }
 
     /// Builds, authorises and signs an event. It also makes the checks that the authorisation rules leave to the
     /// server of the sender.
-    async fn accept_allowed(
+    async fn build_event(
         &self,
         room: &Arc<Room>,
-        tip: &Tip,
-        event: &NewEvent,
-    ) -> Result<Accepted> {
+        tip: &RoomTip,
+        event: &EventToSend,
+    ) -> Result<AcceptedEvent> {
         if let Some(target) = &event.redacts {
             self.check_redaction(room, tip, &event.sender, target)
                 .await?;
@@ -264,18 +287,18 @@ impl EventSender {
         }
         let mut event = event.clone();
         if event.kind == TimelineEventType::RoomMember {
-            self.log.check_invitation(&event).await?;
+            self.log.check_invite_permission(&event).await?;
             invite_expiry::check_not_expired(&tip.state, &event, self.clock.now_ms())?;
             self.join_rules
                 .authorise_join(room, &tip.state, &mut event)
                 .await?;
         }
-        self.log.accept(room, tip, event).await
+        self.log.build_event(room, tip, event).await
     }
 }
 
 /// Returns the current state event, if it has the same sender and content as the new one.
-fn same_state<'a>(tip: &'a Tip, pdu: &Pdu) -> Option<&'a Arc<Pdu>> {
+fn equal_state_event<'a>(tip: &'a RoomTip, pdu: &Pdu) -> Option<&'a Arc<Pdu>> {
     let known = tip
         .state
         .get(&pdu.state_type(), pdu.state_key.as_deref()?)?;
@@ -295,19 +318,23 @@ pub(crate) fn is_on_disk(room: &Room, pdu: &Pdu) -> bool {
 async fn answer_refused(
     tx: WriteTx,
     room: &Room,
-    event: &NewEvent,
+    event: &EventToSend,
     refused: Error,
-) -> Result<Attempt> {
+) -> Result<SendAttempt> {
     if event.transaction.is_none() {
         return Err(refused);
     }
     // The first event of the transaction may be in the same batch, which readers do not see yet.
-    let first = first_answer(tx, room, event).await;
-    first.map(Attempt::Sent).map_err(|_| refused)
+    let first = answer_repeated_transaction(tx, room, event).await;
+    first.map(SendAttempt::Sent).map_err(|_| refused)
 }
 
 /// Answers a repeated transaction with the event that it sent the first time, once that event is on disk.
-async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<OwnedEventId> {
+async fn answer_repeated_transaction(
+    mut tx: WriteTx,
+    room: &Room,
+    event: &EventToSend,
+) -> Result<OwnedEventId> {
     let Some(transaction) = &event.transaction else {
         return Err(Error::internal(
             "store an event",
@@ -315,7 +342,7 @@ async fn first_answer(mut tx: WriteTx, room: &Room, event: &NewEvent) -> Result<
         ));
     };
     let kind = tx.intern(&event.kind.to_string()).await?;
-    let known = events::by_transaction(
+    let known = events::find_by_transaction(
         &mut tx,
         transaction.device,
         room.num,
@@ -335,7 +362,7 @@ impl EventSender {
     async fn check_redaction(
         &self,
         room: &Arc<Room>,
-        tip: &Tip,
+        tip: &RoomTip,
         sender: &OwnedUserId,
         target: &EventId,
     ) -> Result<()> {
@@ -358,10 +385,10 @@ impl EventSender {
 
     /// Answers a repeated transaction with its first event, even if the event would be refused now. Otherwise returns
     /// the refusal.
-    async fn already_sent(
+    async fn answer_repeat_or_refuse(
         &self,
         room: &Room,
-        event: &NewEvent,
+        event: &EventToSend,
         refused: Error,
     ) -> Result<OwnedEventId> {
         let Some(transaction) = &event.transaction else {
@@ -371,12 +398,12 @@ impl EventSender {
         let Some(kind) = self
             .db
             .strings
-            .find(&mut conn, &event.kind.to_string())
+            .find_number(&mut conn, &event.kind.to_string())
             .await?
         else {
             return Err(refused);
         };
-        let known = events::by_transaction(
+        let known = events::find_by_transaction(
             &mut conn,
             transaction.device,
             room.num,
@@ -391,8 +418,8 @@ impl EventSender {
 }
 
 /// Leaves a write to the journal's batch, and records in the room that the write is not on disk yet.
-pub(crate) fn release(tx: WriteTx, room: &Room, newest: i64) -> Result<Pending> {
+pub(crate) fn release_write(tx: WriteTx, room: &Room, newest: i64) -> Result<PendingWrite> {
     let pending = tx.release()?;
-    room.released.store(newest, Ordering::SeqCst);
+    room.submitted_position.store(newest, Ordering::SeqCst);
     Ok(pending)
 }

@@ -18,33 +18,33 @@ use tokio::sync::MutexGuard;
 
 use super::{
     RoomCreation,
-    create::{ATTEMPTS, advance_scratch},
-    policy_server::Vetting,
-    send::{Occasion, is_on_disk, release},
+    create::{MAX_ROOM_ID_ATTEMPTS, advance_scratch_tip},
+    policy_server::EventVetting,
+    send::{SendOccasion, is_on_disk, release_write},
 };
 use crate::{
     clock::timestamp,
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
     rooms::{
-        MemberProfile, NewEvent,
-        log::append::{Accepted, append},
-        memory::room::{Room, Tip},
+        EventToSend, MemberProfile,
+        log::append::{AcceptedEvent, append},
+        memory::room::{Room, RoomTip},
     },
     storage::rooms::{aliases, room_table},
 };
 
 /// The power level that a user needs to send messages and to invite in a room that was replaced.
-const QUIET_LEVEL: i64 = 50;
+const MIN_SPEAKING_LEVEL: i64 = 50;
 /// The time in which an equal request of the same user counts as the same request, in milliseconds. Equal
 /// requests come from clients that send one twice at once or did not get the answer.
 const REPEATED_UPGRADE_MS: i64 = 60_000;
 /// The text of the tombstone, for users who open the old room.
-const BODY: &str = "This room has been replaced";
+const TOMBSTONE_BODY: &str = "This room has been replaced";
 
 /// A request to upgrade a room.
 #[derive(Clone, Debug)]
-pub struct Upgrade {
+pub struct RoomUpgrade {
     /// The user who replaces the room and creates the new one.
     pub user_id: OwnedUserId,
     /// The profile of this user.
@@ -56,13 +56,13 @@ pub struct Upgrade {
 }
 
 /// A new room and the last events of the old room, built but not stored yet.
-struct Replacement {
+struct RoomReplacement {
     new: Room,
-    events: Vec<Accepted>,
+    events: Vec<AcceptedEvent>,
     /// The last events of the old room.
-    farewell: Vec<Accepted>,
+    last_events: Vec<AcceptedEvent>,
     /// The events that precede the first of these.
-    follows: Vec<OwnedEventId>,
+    prev_events: Vec<OwnedEventId>,
     /// Whether the last events have the signature of the old room's policy server, or need none.
     is_vetted: bool,
 }
@@ -73,44 +73,50 @@ impl RoomCreation {
     /// # Errors
     ///
     /// Returns [`Error::UnsupportedRoomVersion`], and [`Error::Forbidden`] if the user may not send the tombstone.
-    pub async fn upgrade(&self, room_id: &ruma::RoomId, upgrade: Upgrade) -> Result<OwnedRoomId> {
-        if matrix::rules(&upgrade.version).is_none() {
+    pub async fn upgrade_room(
+        &self,
+        room_id: &ruma::RoomId,
+        upgrade: RoomUpgrade,
+    ) -> Result<OwnedRoomId> {
+        if matrix::room_version_rules(&upgrade.version).is_none() {
             let text = format!("room version {} is not supported", upgrade.version);
             return Err(Error::UnsupportedRoomVersion(text));
         }
         let room = self.memory.room_of_member(room_id).await?;
-        let (num, tombstone) = (room.num, tombstone(&room.view().state).cloned());
+        let (num, tombstone) = (room.num, current_tombstone(&room.view().state).cloned());
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.upgrade_now(num, &upgrade, tombstone.as_deref()).await
+                rooms
+                    .upgrade_room_now(num, &upgrade, tombstone.as_deref())
+                    .await
             })
             .await
     }
 
     /// Replaces a room, unless another request replaced it since `known`, the tombstone at the start of this request.
-    async fn upgrade_now(
+    async fn upgrade_room_now(
         &self,
         num: i64,
-        upgrade: &Upgrade,
+        upgrade: &RoomUpgrade,
         known: Option<&Pdu>,
     ) -> Result<OwnedRoomId> {
-        let mut vetting = Vetting::default();
-        let mut vetted: Option<Replacement> = None;
-        for later in 0..ATTEMPTS {
+        let mut vetting = EventVetting::default();
+        let mut vetted: Option<RoomReplacement> = None;
+        for later in 0..MAX_ROOM_ID_ATTEMPTS {
             let old = self.memory.room_by_number(num).await?;
             vetting.wait_for_turn(&old).await;
             let tip = old.tip.lock().await;
             if old.is_stale() {
                 continue;
             }
-            self.memory.check_stays(num)?;
-            if let Some(standing) = tombstone(&tip.state).cloned() {
+            self.memory.check_not_deleted(num)?;
+            if let Some(standing) = current_tombstone(&tip.state).cloned() {
                 if !is_on_disk(&old, &standing) {
                     drop(tip);
                     self.wait_for_tombstone(&old).await;
                     continue;
                 }
-                if let Some(new) = self.equal_replacement(&standing, upgrade).await? {
+                if let Some(new) = self.find_equal_replacement(&standing, upgrade).await? {
                     return Ok(new);
                 }
                 if known.is_none_or(|known| known.event_id != standing.event_id) {
@@ -120,14 +126,14 @@ impl RoomCreation {
                 }
             }
             check_may_replace(&old, &tip, upgrade)?;
-            let follows = tip.followed().0;
-            let replacement = match vetted.take().filter(|vetted| vetted.follows == follows) {
+            let follows = tip.choose_prev_events().0;
+            let replacement = match vetted.take().filter(|vetted| vetted.prev_events == follows) {
                 Some(vetted) => vetted,
-                None => self.draft(&old, &tip, upgrade, later).await?,
+                None => self.build_replacement(&old, &tip, upgrade, later).await?,
             };
             if !replacement.is_vetted {
                 drop(tip);
-                vetted = Some(self.vet_farewell(&old, replacement).await?);
+                vetted = Some(self.vet_last_events(&old, replacement).await?);
                 continue;
             }
             if let Some(new) = self.store_replacement(&old, tip, replacement).await? {
@@ -144,13 +150,13 @@ impl RoomCreation {
     async fn store_replacement(
         &self,
         old: &Room,
-        mut tip: MutexGuard<'_, Tip>,
-        replacement: Replacement,
+        mut tip: MutexGuard<'_, RoomTip>,
+        replacement: RoomReplacement,
     ) -> Result<Option<OwnedRoomId>> {
-        let Replacement {
+        let RoomReplacement {
             mut new,
             events,
-            farewell,
+            last_events: farewell,
             ..
         } = replacement;
         let mut tx = self.db.write().await?;
@@ -168,25 +174,25 @@ impl RoomCreation {
             let stored = append(&self.log, &mut tx, old, &mut next, accepted).await?;
             newest = stored.map_or(newest, |event| event.position);
         }
-        let pending = release(tx, old, newest)?;
+        let pending = release_write(tx, old, newest)?;
         *tip = next;
         drop(tip);
-        pending.durable().await?;
+        pending.wait_until_durable().await?;
         Ok(Some(new.room_id))
     }
 
     /// Waits until the tombstone of another request is on disk or lost.
     async fn wait_for_tombstone(&self, old: &Room) {
-        if let Err(error) = self.memory.settle(old).await {
+        if let Err(error) = self.memory.wait_until_stored(old).await {
             tracing::debug!(%error, room_id = %old.room_id, "could not store the tombstone of an upgrade");
         }
     }
 
     /// Returns the room that an equal request of the same user has just created.
-    async fn equal_replacement(
+    async fn find_equal_replacement(
         &self,
         tombstone: &Pdu,
-        upgrade: &Upgrade,
+        upgrade: &RoomUpgrade,
     ) -> Result<Option<OwnedRoomId>> {
         let age_ms = self.clock.now_ms() - i64::from(tombstone.origin_server_ts.0);
         if tombstone.sender != upgrade.user_id || age_ms > REPEATED_UPGRADE_MS {
@@ -201,60 +207,69 @@ impl RoomCreation {
     }
 
     /// Builds the new room and the last events of the old room.
-    async fn draft(
+    async fn build_replacement(
         &self,
         old: &Room,
-        tip: &Tip,
-        upgrade: &Upgrade,
+        tip: &RoomTip,
+        upgrade: &RoomUpgrade,
         later: i64,
-    ) -> Result<Replacement> {
-        let planned = plan::events(old, tip, upgrade)?;
+    ) -> Result<RoomReplacement> {
+        let planned = plan::first_events(old, tip, upgrade)?;
         let now = timestamp(self.clock.now_ms() + later);
-        let (new, events) = self.build(&upgrade.version, planned, now).await?;
-        let farewell = self.farewell(old, tip, upgrade, &new.room_id).await?;
-        Ok(Replacement {
+        let (new, events) = self.build_room(&upgrade.version, planned, now).await?;
+        let farewell = self
+            .build_last_events(old, tip, upgrade, &new.room_id)
+            .await?;
+        Ok(RoomReplacement {
             new,
             events,
-            farewell,
-            follows: tip.followed().0,
-            is_vetted: !self.sender.is_to_be_vetted(old, &Occasion::Request),
+            last_events: farewell,
+            prev_events: tip.choose_prev_events().0,
+            is_vetted: !self.sender.needs_vetting(old, &SendOccasion::Request),
         })
     }
 
     /// Asks the policy server of a room to sign the room's last events.
-    async fn vet_farewell(&self, old: &Room, mut replacement: Replacement) -> Result<Replacement> {
-        let mut farewell = Vec::with_capacity(replacement.farewell.len());
-        for accepted in replacement.farewell {
-            farewell.push(self.sender.vet(old, accepted).await?);
+    async fn vet_last_events(
+        &self,
+        old: &Room,
+        mut replacement: RoomReplacement,
+    ) -> Result<RoomReplacement> {
+        let mut farewell = Vec::with_capacity(replacement.last_events.len());
+        for accepted in replacement.last_events {
+            farewell.push(self.sender.vet_event(old, accepted).await?);
         }
-        replacement.farewell = farewell;
+        replacement.last_events = farewell;
         replacement.is_vetted = true;
         Ok(replacement)
     }
 
     /// Builds the last events of a room: the tombstone, then the power levels that stop new messages and the aliases
     /// that remain, if the user may send these.
-    async fn farewell(
+    async fn build_last_events(
         &self,
         old: &Room,
-        tip: &Tip,
-        upgrade: &Upgrade,
+        tip: &RoomTip,
+        upgrade: &RoomUpgrade,
         new: &OwnedRoomId,
-    ) -> Result<Vec<Accepted>> {
+    ) -> Result<Vec<AcceptedEvent>> {
         let user_id = &upgrade.user_id;
-        let tombstone = RoomTombstoneEventContent::new(BODY.to_owned(), new.clone());
-        let tombstone = NewEvent::state(
+        let tombstone = RoomTombstoneEventContent::new(TOMBSTONE_BODY.to_owned(), new.clone());
+        let tombstone = EventToSend::state(
             user_id.clone(),
             &StateEventType::RoomTombstone,
             "",
             to_raw_value(&tombstone)?,
         );
         let mut scratch = tip.clone();
-        let accepted = self.log.accept(old, &scratch, tombstone).await?;
-        advance_scratch(&mut scratch, &accepted.pdu);
+        let accepted = self.log.build_event(old, &scratch, tombstone).await?;
+        advance_scratch_tip(&mut scratch, &accepted.pdu);
         let mut farewell = vec![accepted];
         let kinds = [
-            (StateEventType::RoomPowerLevels, quiet_levels(tip)),
+            (
+                StateEventType::RoomPowerLevels,
+                restricted_power_levels(tip),
+            ),
             (
                 StateEventType::RoomCanonicalAlias,
                 plan::aliases_of_others(tip, self.memory.server_name()),
@@ -262,10 +277,10 @@ impl RoomCreation {
         ];
         for (kind, content) in kinds {
             let Some(content) = content else { continue };
-            let event = NewEvent::state(user_id.clone(), &kind, "", to_raw_value(&content)?);
-            match self.log.accept(old, &scratch, event).await {
+            let event = EventToSend::state(user_id.clone(), &kind, "", to_raw_value(&content)?);
+            match self.log.build_event(old, &scratch, event).await {
                 Ok(accepted) => {
-                    advance_scratch(&mut scratch, &accepted.pdu);
+                    advance_scratch_tip(&mut scratch, &accepted.pdu);
                     farewell.push(accepted);
                 }
                 // The specification says "if possible": a user who may upgrade the room may lack the power for this.
@@ -279,11 +294,11 @@ impl RoomCreation {
     }
 }
 
-fn tombstone(state: &StateMap) -> Option<&Arc<Pdu>> {
+fn current_tombstone(state: &StateMap) -> Option<&Arc<Pdu>> {
     state.get(&StateEventType::RoomTombstone, "")
 }
 
-fn check_may_replace(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<()> {
+fn check_may_replace(old: &Room, tip: &RoomTip, upgrade: &RoomUpgrade) -> Result<()> {
     let levels = matrix::power_levels(&tip.state, &old.rules);
     let is_member = tip.state.membership(&upgrade.user_id) == MembershipState::Join;
     if is_member && levels.user_can_send_state(&upgrade.user_id, StateEventType::RoomTombstone) {
@@ -293,13 +308,13 @@ fn check_may_replace(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<()> {
 }
 
 /// Returns power levels with which only moderators may send messages and invite, or `None` if they are so already.
-fn quiet_levels(tip: &Tip) -> Option<Map<String, Value>> {
+fn restricted_power_levels(tip: &RoomTip) -> Option<Map<String, Value>> {
     let kind = StateEventType::RoomPowerLevels;
     let mut content: Map<String, Value> = tip.state.content(&kind)?;
     let level = |content: &Map<String, Value>, field: &str| {
         content.get(field).and_then(Value::as_i64).unwrap_or(0)
     };
-    let quiet = QUIET_LEVEL.max(level(&content, "users_default").saturating_add(1));
+    let quiet = MIN_SPEAKING_LEVEL.max(level(&content, "users_default").saturating_add(1));
     let quiet = quiet.min(i64::from(UInt::MAX));
     let mut is_changed = false;
     for field in ["events_default", "invite"] {

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx, list, list_of_numbers},
+    storage::{ReadAccess, UserNum, WriteTx, number_list, text_list},
 };
 
 /// A cross-signing key.
@@ -32,7 +32,7 @@ pub struct SignatureRow {
 }
 
 /// Stores a cross-signing key in place of the one with the same usage.
-pub async fn set(tx: &mut WriteTx, row: &CrossSigningKeyRow) -> Result<()> {
+pub async fn set_key(tx: &mut WriteTx, row: &CrossSigningKeyRow) -> Result<()> {
     tx.query(
         "INSERT INTO cross_signing_keys (user_num, usage, public_key, key)
          VALUES ($1, $2, $3, $4)
@@ -49,19 +49,27 @@ pub async fn set(tx: &mut WriteTx, row: &CrossSigningKeyRow) -> Result<()> {
 }
 
 /// Returns the cross-signing keys of users.
-pub async fn of_users(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<CrossSigningKeyRow>> {
+pub async fn keys_of_users(
+    db: &mut impl ReadAccess,
+    users: &[UserNum],
+) -> Result<Vec<CrossSigningKeyRow>> {
     db.query(
         "SELECT user_num, usage, public_key, key
          FROM cross_signing_keys
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .fetch_all()
     .await
 }
 
 /// Removes a cross-signing key, the signatures of it and those made with it.
-pub async fn remove(tx: &mut WriteTx, user: UserNum, usage: &str, public_key: &str) -> Result<()> {
+pub async fn remove_key(
+    tx: &mut WriteTx,
+    user: UserNum,
+    usage: &str,
+    public_key: &str,
+) -> Result<()> {
     tx.query("DELETE FROM cross_signing_keys WHERE user_num = $1 AND usage = $2")
         .bind(user)
         .bind(usage)
@@ -87,7 +95,7 @@ pub async fn remove_signatures_of<S: AsRef<str>>(
          WHERE user_num = $1 AND target IN (SELECT value FROM json_each($2))",
     )
     .bind(user)
-    .bind(list(targets))
+    .bind(text_list(targets))
     .execute()
     .await?;
     Ok(())
@@ -125,7 +133,7 @@ pub async fn set_signature(tx: &mut WriteTx, row: &SignatureRow) -> Result<()> {
 
 /// Returns the signatures of users' keys that their owner or `viewer` made.
 pub async fn signatures(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     users: &[UserNum],
     viewer: UserNum,
 ) -> Result<Vec<SignatureRow>> {
@@ -135,7 +143,7 @@ pub async fn signatures(
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
            AND (signer = user_num OR signer = $2)",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .bind(viewer)
     .fetch_all()
     .await
@@ -166,11 +174,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signatures_are_seen_by_their_maker_and_go_with_the_keys() {
+    async fn signatures_are_visible_to_their_signer_until_the_keys_go() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        set(&mut tx, &key("master", "M")).await.unwrap();
-        set(&mut tx, &key("user_signing", "U")).await.unwrap();
+        set_key(&mut tx, &key("master", "M")).await.unwrap();
+        set_key(&mut tx, &key("user_signing", "U")).await.unwrap();
         for row in [
             signature(1, "M", 1, "DEVICE"),
             signature(1, "M", 2, "X"),
@@ -185,9 +193,9 @@ mod tests {
         assert_eq!(seen(&mut tx, 1).await, 2);
         assert_eq!(seen(&mut tx, 2).await, 2);
         assert_eq!(seen(&mut tx, 4).await, 1);
-        remove(&mut tx, 1, "user_signing", "U").await.unwrap();
+        remove_key(&mut tx, 1, "user_signing", "U").await.unwrap();
         assert_eq!(seen(&mut tx, 1).await, 1);
-        assert_eq!(of_users(&mut tx, &[1]).await.unwrap().len(), 1);
+        assert_eq!(keys_of_users(&mut tx, &[1]).await.unwrap().len(), 1);
         assert_eq!(remove_all(&mut tx, 1).await.unwrap(), 1);
         assert_eq!(seen(&mut tx, 2).await, 0);
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, Read, UserNum, WriteTx, list_of_numbers},
+    storage::{DeviceNum, ReadAccess, UserNum, WriteTx, number_list},
 };
 
 /// The identity keys of a device, with the data that are published with them.
@@ -33,7 +33,7 @@ pub async fn set(tx: &mut WriteTx, user: UserNum, device: DeviceNum, keys: &str)
 }
 
 /// Returns the identity keys of a device.
-pub async fn get(db: &mut impl Read, device: DeviceNum) -> Result<Option<String>> {
+pub async fn get(db: &mut impl ReadAccess, device: DeviceNum) -> Result<Option<String>> {
     db.query("SELECT keys FROM device_keys WHERE device = $1")
         .bind(device)
         .fetch_scalar()
@@ -41,7 +41,7 @@ pub async fn get(db: &mut impl Read, device: DeviceNum) -> Result<Option<String>
 }
 
 /// Returns the identity keys of all devices of these users.
-pub async fn of_users(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<DeviceKeysRow>> {
+pub async fn of_users(db: &mut impl ReadAccess, users: &[UserNum]) -> Result<Vec<DeviceKeysRow>> {
     db.query(
         "SELECT d.user_num, d.device_id, d.display_name, k.keys
          FROM device_keys k
@@ -49,20 +49,20 @@ pub async fn of_users(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<Devic
          WHERE k.user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
          ORDER BY k.device",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .fetch_all()
     .await
 }
 
 /// Returns the ids of those of the devices that have identity keys.
-pub async fn ids_with_keys(db: &mut impl Read, devices: &[DeviceNum]) -> Result<Vec<String>> {
+pub async fn ids_with_keys(db: &mut impl ReadAccess, devices: &[DeviceNum]) -> Result<Vec<String>> {
     db.query(
         "SELECT d.device_id
          FROM device_keys k
          JOIN devices d ON d.num = k.device
          WHERE k.device IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(devices.iter().copied()))
+    .bind(number_list(devices.iter().copied()))
     .fetch_scalars()
     .await
 }

@@ -2,21 +2,21 @@
 
 use crate::{
     error::Result,
-    storage::{Change, Position, Read, UserNum, WriteTx},
+    storage::{JournalChange, Position, ReadAccess, UserNum, WriteTx},
 };
 
 /// The watcher of a change that concerns everyone who shares a room with the user.
-const EVERYONE: UserNum = 0;
+const ALL_WATCHERS: UserNum = 0;
 /// A placeholder for the device id in a change of a user's cross-signing keys.
-pub const OWN_KEYS: &str = "";
+pub const CROSS_SIGNING_DEVICE_ID: &str = "";
 
 /// Stores and announces a change of a user's keys, for everyone who shares a room with the user or for one watcher.
-pub async fn note_change(
+pub async fn record_change(
     tx: &mut WriteTx,
     user: UserNum,
     watcher: Option<UserNum>,
 ) -> Result<Position> {
-    let position = tx.position();
+    let position = tx.next_position();
     tx.query(
         "INSERT INTO device_list_changes (user_num, watcher, position)
          VALUES ($1, $2, $3)
@@ -24,17 +24,17 @@ pub async fn note_change(
          SET position = excluded.position",
     )
     .bind(user)
-    .bind(watcher.unwrap_or(EVERYONE))
+    .bind(watcher.unwrap_or(ALL_WATCHERS))
     .bind(position)
     .execute()
     .await?;
-    tx.publish(position, Change::DeviceList { user, watcher });
+    tx.publish(position, JournalChange::DeviceList { user, watcher });
     Ok(position)
 }
 
-/// Stores and announces changes of a user's devices, or with [`OWN_KEYS`] of the user's cross-signing keys. Each change
+/// Stores and announces changes of a user's devices, or with [`CROSS_SIGNING_DEVICE_ID`] of the user's cross-signing keys. Each change
 /// has its own position.
-pub async fn note_devices<S: AsRef<str>>(
+pub async fn record_device_changes<S: AsRef<str>>(
     tx: &mut WriteTx,
     user: UserNum,
     device_ids: &[S],
@@ -43,14 +43,14 @@ pub async fn note_devices<S: AsRef<str>>(
         return Ok(());
     };
     for device_id in others {
-        let position = tx.position();
-        note_device(tx, user, device_id.as_ref(), position).await?;
+        let position = tx.next_position();
+        record_device_change(tx, user, device_id.as_ref(), position).await?;
     }
-    let position = note_change(tx, user, None).await?;
-    note_device(tx, user, last.as_ref(), position).await
+    let position = record_change(tx, user, None).await?;
+    record_device_change(tx, user, last.as_ref(), position).await
 }
 
-async fn note_device(
+async fn record_device_change(
     tx: &mut WriteTx,
     user: UserNum,
     device_id: &str,
@@ -71,7 +71,10 @@ async fn note_device(
 }
 
 /// Returns the position of the last change of a user's devices that other servers are sent.
-pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
+pub async fn last_device_change(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+) -> Result<Option<Position>> {
     let last: Option<Option<Position>> = db
         .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1 AND device_id <> ''")
         .bind(user)
@@ -81,7 +84,10 @@ pub async fn last_change(db: &mut impl Read, user: UserNum) -> Result<Option<Pos
 }
 
 /// Returns the position of the last change of a user's devices or cross-signing keys that other servers are sent.
-pub async fn newest_change(db: &mut impl Read, user: UserNum) -> Result<Option<Position>> {
+pub async fn last_device_or_key_change(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+) -> Result<Option<Position>> {
     let newest: Option<Option<Position>> = db
         .query("SELECT MAX(position) FROM device_changes WHERE user_num = $1")
         .bind(user)
@@ -91,8 +97,8 @@ pub async fn newest_change(db: &mut impl Read, user: UserNum) -> Result<Option<P
 }
 
 /// Returns the devices of a user that changed after a position, with the positions of the changes, the oldest first.
-pub async fn devices_changed(
-    db: &mut impl Read,
+pub async fn devices_changed_after(
+    db: &mut impl ReadAccess,
     user: UserNum,
     after: Position,
     limit: i64,
@@ -110,7 +116,10 @@ pub async fn devices_changed(
 }
 
 /// Returns the users whose keys changed after a position for everyone who may see them.
-pub async fn changed_after(db: &mut impl Read, after: Position) -> Result<Vec<UserNum>> {
+pub async fn users_changed_after(
+    db: &mut impl ReadAccess,
+    after: Position,
+) -> Result<Vec<UserNum>> {
     db.query("SELECT user_num FROM device_list_changes WHERE watcher = 0 AND position > $1")
         .bind(after)
         .fetch_scalars()
@@ -119,8 +128,8 @@ pub async fn changed_after(db: &mut impl Read, after: Position) -> Result<Vec<Us
 
 /// Returns the users whose last key change is after one position, and not after another, and concerns a user. These are
 /// the user, those who share a room with the user, and those whose keys the user signed.
-pub async fn changed(
-    db: &mut impl Read,
+pub async fn users_changed_between(
+    db: &mut impl ReadAccess,
     user: UserNum,
     after: Position,
     until: Position,
@@ -163,7 +172,7 @@ mod tests {
     use crate::storage::{rooms::memberships, testing::TestDb};
 
     #[tokio::test]
-    async fn those_are_told_who_share_a_room_or_signed() {
+    async fn changes_concern_users_who_share_a_room_or_signed() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (user, membership) in [(1, "join"), (2, "join"), (3, "leave")] {
@@ -171,39 +180,69 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let first = note_change(&mut tx, 1, None).await.unwrap();
-        let second = note_change(&mut tx, 2, None).await.unwrap();
-        let third = note_change(&mut tx, 3, Some(1)).await.unwrap();
+        let first = record_change(&mut tx, 1, None).await.unwrap();
+        let second = record_change(&mut tx, 2, None).await.unwrap();
+        let third = record_change(&mut tx, 3, Some(1)).await.unwrap();
 
-        assert_eq!(changed(&mut tx, 1, 0, third).await.unwrap(), [1, 2, 3]);
-        assert_eq!(changed(&mut tx, 1, 0, second).await.unwrap(), [1, 2]);
-        assert_eq!(changed(&mut tx, 1, 0, first).await.unwrap(), [1]);
-        assert_eq!(changed(&mut tx, 2, 0, third).await.unwrap(), [1, 2]);
-        assert_eq!(changed(&mut tx, 2, first, third).await.unwrap(), [2]);
-        let after_all = changed(&mut tx, 2, second, third).await.unwrap();
+        assert_eq!(
+            users_changed_between(&mut tx, 1, 0, third).await.unwrap(),
+            [1, 2, 3]
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, 1, 0, second).await.unwrap(),
+            [1, 2]
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, 1, 0, first).await.unwrap(),
+            [1]
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, 2, 0, third).await.unwrap(),
+            [1, 2]
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, 2, first, third)
+                .await
+                .unwrap(),
+            [2]
+        );
+        let after_all = users_changed_between(&mut tx, 2, second, third)
+            .await
+            .unwrap();
         assert!(after_all.is_empty());
-        assert!(changed(&mut tx, 3, 0, third).await.unwrap().is_empty());
-        assert_eq!(changed_after(&mut tx, first).await.unwrap(), [2]);
+        assert!(
+            users_changed_between(&mut tx, 3, 0, third)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(users_changed_after(&mut tx, first).await.unwrap(), [2]);
     }
 
     #[tokio::test]
-    async fn each_device_changes_at_a_position_of_its_own() {
+    async fn each_device_change_has_its_own_position() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        note_devices(&mut tx, 1, &["A", "B"]).await.unwrap();
-        note_devices(&mut tx, 1, &[OWN_KEYS]).await.unwrap();
+        record_device_changes(&mut tx, 1, &["A", "B"])
+            .await
+            .unwrap();
+        record_device_changes(&mut tx, 1, &[CROSS_SIGNING_DEVICE_ID])
+            .await
+            .unwrap();
 
-        let all = devices_changed(&mut tx, 1, 0, 9).await.unwrap();
+        let all = devices_changed_after(&mut tx, 1, 0, 9).await.unwrap();
         let ids: Vec<&str> = all.iter().map(|(id, _)| &**id).collect();
-        assert_eq!(ids, ["A", "B", OWN_KEYS]);
-        let last = last_change(&mut tx, 1).await.unwrap();
+        assert_eq!(ids, ["A", "B", CROSS_SIGNING_DEVICE_ID]);
+        let last = last_device_change(&mut tx, 1).await.unwrap();
         assert_eq!(last, Some(all[1].1), "that of the list of devices");
-        let newest = newest_change(&mut tx, 1).await.unwrap();
+        let newest = last_device_or_key_change(&mut tx, 1).await.unwrap();
         assert_eq!(newest, Some(all[2].1));
-        let newer = devices_changed(&mut tx, 1, all[0].1, 1).await.unwrap();
+        let newer = devices_changed_after(&mut tx, 1, all[0].1, 1)
+            .await
+            .unwrap();
         assert_eq!(newer, all[1..2]);
-        assert_eq!(last_change(&mut tx, 2).await.unwrap(), None);
-        assert_eq!(newest_change(&mut tx, 2).await.unwrap(), None);
+        assert_eq!(last_device_change(&mut tx, 2).await.unwrap(), None);
+        assert_eq!(last_device_or_key_change(&mut tx, 2).await.unwrap(), None);
     }
 }

@@ -4,21 +4,21 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Position, Read, UserNum, WriteTx, list, values},
+    storage::{Position, ReadAccess, UserNum, WriteTx, text_list, values_clause},
 };
 
 /// The number of rows that one statement stores.
-const CHUNK: usize = 100;
+const ROWS_PER_STATEMENT: usize = 100;
 /// A value in place of a position: nothing was sent to the server yet.
-pub const NOTHING: Position = -1;
+pub const NOTHING_SENT: Position = -1;
 
 /// A user whose device list changes must be sent to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct ToTell {
+pub struct QueuedDeviceListUpdate {
     pub user_num: UserNum,
     /// The position of the newest change.
     pub changed: Position,
-    /// The position up to which the server was sent all changes, or [`NOTHING`].
+    /// The position up to which the server was sent all changes, or [`NOTHING_SENT`].
     pub told: Position,
     /// The last `stream_id` that the server was sent; 0 if there was none.
     pub stream_id: i64,
@@ -26,20 +26,20 @@ pub struct ToTell {
 
 /// Queues device list updates of users for servers: all devices if nothing was sent yet, otherwise the changes since
 /// then. Returns the servers for which something is queued.
-pub async fn owe(
+pub async fn queue_updates(
     tx: &mut WriteTx,
     pairs: &[(&str, UserNum)],
     position: Position,
 ) -> Result<Vec<String>> {
     let mut servers = Vec::new();
-    for chunk in pairs.chunks(CHUNK) {
+    for chunk in pairs.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO told_devices (server, user_num, changed, told, stream_id) {}
              ON CONFLICT (server, user_num) DO UPDATE SET changed = excluded.changed
              WHERE told_devices.told < (SELECT COALESCE(MAX(d.position), 0) FROM device_changes d
                                         WHERE d.user_num = excluded.user_num)
              RETURNING server",
-            values(chunk.len(), 5)
+            values_clause(chunk.len(), 5)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for (server, user) in chunk {
@@ -47,7 +47,7 @@ pub async fn owe(
                 .bind((*server).to_owned())
                 .bind(*user)
                 .bind(position)
-                .bind(NOTHING)
+                .bind(NOTHING_SENT)
                 .bind(0_i64);
         }
         servers.extend(query.fetch_scalars::<String>().await?);
@@ -58,7 +58,11 @@ pub async fn owe(
 }
 
 /// Returns the users whose updates are queued for a server, the oldest change first.
-pub async fn to_tell(db: &mut impl Read, server: &str, limit: i64) -> Result<Vec<ToTell>> {
+pub async fn queued_updates(
+    db: &mut impl ReadAccess,
+    server: &str,
+    limit: i64,
+) -> Result<Vec<QueuedDeviceListUpdate>> {
     db.query(
         "SELECT user_num, changed, told, stream_id FROM told_devices
          WHERE server = $1 AND changed > told
@@ -71,7 +75,7 @@ pub async fn to_tell(db: &mut impl Read, server: &str, limit: i64) -> Result<Vec
 }
 
 /// Stores the change up to which a server was sent a user's updates.
-pub async fn set_told(
+pub async fn set_sent_position(
     tx: &mut WriteTx,
     server: &str,
     user: UserNum,
@@ -91,12 +95,16 @@ pub async fn set_told(
 }
 
 /// Deletes the records of servers about changes up to a position.
-pub async fn forget<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S], up_to: Position) -> Result<()> {
+pub async fn delete_records<S: AsRef<str>>(
+    tx: &mut WriteTx,
+    servers: &[S],
+    up_to: Position,
+) -> Result<()> {
     tx.query(
         "DELETE FROM told_devices
          WHERE server IN (SELECT value FROM json_each($1)) AND changed <= $2",
     )
-    .bind(list(servers))
+    .bind(text_list(servers))
     .bind(up_to)
     .execute()
     .await?;
@@ -104,7 +112,7 @@ pub async fn forget<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S], up_to: Posit
 }
 
 /// Returns the servers for which updates are queued.
-pub async fn servers(db: &mut impl Read) -> Result<Vec<String>> {
+pub async fn servers_with_updates(db: &mut impl ReadAccess) -> Result<Vec<String>> {
     db.query("SELECT DISTINCT server FROM told_devices WHERE changed > told")
         .fetch_scalars()
         .await
@@ -116,32 +124,39 @@ mod tests {
     use crate::storage::{devices::device_list_changes, testing::TestDb};
 
     #[tokio::test]
-    async fn a_server_is_told_of_everything_once_and_then_of_changes() {
+    async fn a_server_is_sent_all_devices_once_then_changes() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        let first = owe(&mut tx, &[("a", 1), ("b", 1)], 5).await.unwrap();
-        assert_eq!(first, ["a", "b"]);
-        let row = to_tell(&mut tx, "a", 9).await.unwrap()[0];
-        assert_eq!((row.changed, row.told), (5, NOTHING));
-        set_told(&mut tx, "a", 1, (5, 0)).await.unwrap();
-        assert!(to_tell(&mut tx, "a", 9).await.unwrap().is_empty());
-        assert!(owe(&mut tx, &[("a", 1)], 6).await.unwrap().is_empty());
-
-        tx.leave_room(20);
-        device_list_changes::note_devices(&mut tx, 1, &["A"])
+        let first = queue_updates(&mut tx, &[("a", 1), ("b", 1)], 5)
             .await
             .unwrap();
-        let changed = tx.position();
-        let again = owe(&mut tx, &[("a", 1)], changed).await.unwrap();
+        assert_eq!(first, ["a", "b"]);
+        let row = queued_updates(&mut tx, "a", 9).await.unwrap()[0];
+        assert_eq!((row.changed, row.told), (5, NOTHING_SENT));
+        set_sent_position(&mut tx, "a", 1, (5, 0)).await.unwrap();
+        assert!(queued_updates(&mut tx, "a", 9).await.unwrap().is_empty());
+        assert!(
+            queue_updates(&mut tx, &[("a", 1)], 6)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+
+        tx.reserve_positions(20);
+        device_list_changes::record_device_changes(&mut tx, 1, &["A"])
+            .await
+            .unwrap();
+        let changed = tx.next_position();
+        let again = queue_updates(&mut tx, &[("a", 1)], changed).await.unwrap();
 
         assert_eq!(again, ["a"]);
-        assert_eq!(to_tell(&mut tx, "a", 9).await.unwrap()[0].told, 5);
-        assert_eq!(servers(&mut tx).await.unwrap().len(), 2);
+        assert_eq!(queued_updates(&mut tx, "a", 9).await.unwrap()[0].told, 5);
+        assert_eq!(servers_with_updates(&mut tx).await.unwrap().len(), 2);
 
-        forget(&mut tx, &["a", "b"], 5).await.unwrap();
-        assert_eq!(servers(&mut tx).await.unwrap(), ["a"]);
-        forget(&mut tx, &["a"], changed).await.unwrap();
-        assert!(servers(&mut tx).await.unwrap().is_empty());
+        delete_records(&mut tx, &["a", "b"], 5).await.unwrap();
+        assert_eq!(servers_with_updates(&mut tx).await.unwrap(), ["a"]);
+        delete_records(&mut tx, &["a"], changed).await.unwrap();
+        assert!(servers_with_updates(&mut tx).await.unwrap().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use super::{cross_signing, device_keys, device_list_changes};
 use crate::{
     error::{Error, Result},
     storage::{
-        Change, DeviceNum, Read, UserNum, WriteTx, list, list_of_numbers,
+        DeviceNum, JournalChange, ReadAccess, UserNum, WriteTx, number_list, text_list,
         users::{account_data, accounts},
     },
 };
@@ -12,7 +12,7 @@ use crate::{
 /// The prefixes of the account data types with a device's notification settings; the device id follows.
 ///
 /// See [MSC3890](https://github.com/matrix-org/matrix-spec-proposals/pull/3890).
-const NOTIFICATION_SETTINGS: [&str; 2] = [
+const NOTIFICATION_SETTINGS_PREFIXES: [&str; 2] = [
     "m.local_notification_settings.",
     "org.matrix.msc3890.local_notification_settings.",
 ];
@@ -29,7 +29,7 @@ pub struct Device {
 }
 
 /// Returns the devices of a user.
-pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<Device>> {
+pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<Device>> {
     db.query(
         "SELECT num, user_num, device_id, display_name, last_seen_ts, last_seen_ip
          FROM devices
@@ -43,7 +43,7 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<Device>> {
 
 /// Returns the devices of several users: number, user and id.
 pub async fn of_users(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     users: &[UserNum],
 ) -> Result<Vec<(DeviceNum, UserNum, String)>> {
     db.query(
@@ -52,13 +52,17 @@ pub async fn of_users(
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
          ORDER BY num",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .fetch_all()
     .await
 }
 
 /// Returns a device of a user.
-pub async fn find(db: &mut impl Read, user: UserNum, device_id: &str) -> Result<Option<Device>> {
+pub async fn find(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    device_id: &str,
+) -> Result<Option<Device>> {
     db.query(
         "SELECT num, user_num, device_id, display_name, last_seen_ts, last_seen_ip
          FROM devices
@@ -72,7 +76,7 @@ pub async fn find(db: &mut impl Read, user: UserNum, device_id: &str) -> Result<
 
 /// Returns the numbers of those of the devices that the user has.
 pub async fn find_all(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     user: UserNum,
     device_ids: &[&str],
 ) -> Result<Vec<DeviceNum>> {
@@ -83,13 +87,13 @@ pub async fn find_all(
          ORDER BY num",
     )
     .bind(user)
-    .bind(list(device_ids))
+    .bind(text_list(device_ids))
     .fetch_scalars()
     .await
 }
 
 /// Returns the device with a number.
-pub async fn get(db: &mut impl Read, num: DeviceNum) -> Result<Option<Device>> {
+pub async fn get(db: &mut impl ReadAccess, num: DeviceNum) -> Result<Option<Device>> {
     db.query(
         "SELECT num, user_num, device_id, display_name, last_seen_ts, last_seen_ip
          FROM devices
@@ -100,8 +104,8 @@ pub async fn get(db: &mut impl Read, num: DeviceNum) -> Result<Option<Device>> {
     .await
 }
 
-/// The most devices that [`beyond`] returns.
-const REMOVED_AT_ONCE: i64 = 100;
+/// The most devices that [`least_recently_seen`] returns.
+const MAX_REMOVED_DEVICES: i64 = 100;
 
 /// Stores a device at login, and returns its number. A device that already exists keeps its name.
 pub async fn upsert(
@@ -128,7 +132,11 @@ pub async fn upsert(
 }
 
 /// Returns devices of a user other than the `kept` ones that were seen last.
-pub async fn beyond(db: &mut impl Read, user: UserNum, kept: i64) -> Result<Vec<DeviceNum>> {
+pub async fn least_recently_seen(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    kept: i64,
+) -> Result<Vec<DeviceNum>> {
     db.query(
         "SELECT num FROM devices
          WHERE user_num = $1
@@ -136,7 +144,7 @@ pub async fn beyond(db: &mut impl Read, user: UserNum, kept: i64) -> Result<Vec<
          LIMIT $2 OFFSET $3",
     )
     .bind(user)
-    .bind(REMOVED_AT_ONCE)
+    .bind(MAX_REMOVED_DEVICES)
     .bind(kept)
     .fetch_scalars()
     .await
@@ -164,7 +172,12 @@ pub async fn rename(
 }
 
 /// Stores when and from which address a device was last seen.
-pub async fn seen(tx: &mut WriteTx, num: DeviceNum, ts: i64, ip: Option<String>) -> Result<()> {
+pub async fn set_last_seen(
+    tx: &mut WriteTx,
+    num: DeviceNum,
+    ts: i64,
+    ip: Option<String>,
+) -> Result<()> {
     tx.query(
         "UPDATE devices
          SET last_seen_ts = $2, last_seen_ip = $3
@@ -185,54 +198,58 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
         return Ok(());
     }
     let with_keys = device_keys::ids_with_keys(tx, &devices).await?;
-    remember_last_seen(tx, user, &devices).await?;
+    keep_last_seen(tx, user, &devices).await?;
     let device_ids: Vec<String> = tx
         .query(
             "DELETE FROM devices
              WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
              RETURNING device_id",
         )
-        .bind(list_of_numbers(devices.iter().copied()))
+        .bind(number_list(devices.iter().copied()))
         .fetch_scalars()
         .await?;
     if !with_keys.is_empty() {
         cross_signing::remove_signatures_of(tx, user, &with_keys).await?;
-        device_list_changes::note_devices(tx, user, &with_keys).await?;
+        device_list_changes::record_device_changes(tx, user, &with_keys).await?;
     }
-    remove_settings(tx, user, &device_ids).await?;
-    end_sessions(tx, user, devices);
+    remove_notification_settings(tx, user, &device_ids).await?;
+    announce_ended_sessions(tx, user, devices);
     Ok(())
 }
 
 /// Keeps the time at which a user was last seen on devices that are being deleted.
-async fn remember_last_seen(tx: &mut WriteTx, user: UserNum, devices: &[DeviceNum]) -> Result<()> {
+async fn keep_last_seen(tx: &mut WriteTx, user: UserNum, devices: &[DeviceNum]) -> Result<()> {
     let last: Option<Option<i64>> = tx
         .query(
             "SELECT MAX(last_seen_ts) FROM devices
              WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
         )
-        .bind(list_of_numbers(devices.iter().copied()))
+        .bind(number_list(devices.iter().copied()))
         .fetch_scalar()
         .await?;
     match last.flatten() {
-        Some(last) => accounts::note_last_seen(tx, user, last).await,
+        Some(last) => accounts::record_last_seen(tx, user, last).await,
         None => Ok(()),
     }
 }
 
 /// Removes the account data with the notification settings of devices.
-async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String]) -> Result<()> {
+async fn remove_notification_settings(
+    tx: &mut WriteTx,
+    user: UserNum,
+    device_ids: &[String],
+) -> Result<()> {
     let kinds: Vec<String> = device_ids
         .iter()
-        .flat_map(|id| NOTIFICATION_SETTINGS.map(|prefix| format!("{prefix}{id}")))
+        .flat_map(|id| NOTIFICATION_SETTINGS_PREFIXES.map(|prefix| format!("{prefix}{id}")))
         .collect();
     let (position, removed) = account_data::remove_global(tx, user, &kinds).await?;
     for kind in removed {
-        let change = Change::AccountData {
+        let change = JournalChange::AccountData {
             user,
             room: None,
             kind: kind.into(),
-            content: account_data::REMOVED.into(),
+            content: account_data::REMOVED_CONTENT.into(),
         };
         tx.publish(position, change);
     }
@@ -240,9 +257,9 @@ async fn remove_settings(tx: &mut WriteTx, user: UserNum, device_ids: &[String])
 }
 
 /// Announces that the access tokens of devices are no longer valid.
-pub fn end_sessions(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) {
-    let position = tx.position();
-    tx.publish(position, Change::SessionsEnded { user, devices });
+pub fn announce_ended_sessions(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) {
+    let position = tx.next_position();
+    tx.publish(position, JournalChange::SessionsEnded { user, devices });
 }
 
 #[cfg(test)]
@@ -278,7 +295,9 @@ mod tests {
 
         assert!(rename(&mut tx, 1, "A", Some("Desk".into())).await.unwrap());
         assert!(!rename(&mut tx, 2, "A", None).await.unwrap());
-        seen(&mut tx, num, 9, Some("::1".into())).await.unwrap();
+        set_last_seen(&mut tx, num, 9, Some("::1".into()))
+            .await
+            .unwrap();
         let device = find(&mut tx, 1, "A").await.unwrap().unwrap();
         assert_eq!(device.display_name.as_deref(), Some("Desk"));
         assert_eq!(device.last_seen_ip.as_deref(), Some("::1"));

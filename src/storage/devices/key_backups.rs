@@ -4,11 +4,11 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx, list, values},
+    storage::{ReadAccess, UserNum, WriteTx, text_list, values_clause},
 };
 
 /// The number of rows that one statement inserts.
-const CHUNK: usize = 64;
+const ROWS_PER_STATEMENT: usize = 64;
 
 /// A version of a user's backup.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -62,7 +62,7 @@ pub async fn insert(
 }
 
 /// Returns the number of the newest version that a user ever had.
-pub async fn newest_version(db: &mut impl Read, user: UserNum) -> Result<Option<i64>> {
+pub async fn newest_version(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<i64>> {
     db.query("SELECT version FROM key_backups WHERE user_num = $1 ORDER BY version DESC LIMIT 1")
         .bind(user)
         .fetch_scalar()
@@ -70,7 +70,7 @@ pub async fn newest_version(db: &mut impl Read, user: UserNum) -> Result<Option<
 }
 
 /// Returns the number of a user's versions that are not deleted.
-pub async fn count(db: &mut impl Read, user: UserNum) -> Result<i64> {
+pub async fn count(db: &mut impl ReadAccess, user: UserNum) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM key_backups WHERE user_num = $1 AND NOT deleted")
         .bind(user)
@@ -80,7 +80,7 @@ pub async fn count(db: &mut impl Read, user: UserNum) -> Result<i64> {
 }
 
 /// Returns the newest version of a user that is not deleted.
-pub async fn latest(db: &mut impl Read, user: UserNum) -> Result<Option<BackupRow>> {
+pub async fn latest(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<BackupRow>> {
     db.query(
         "SELECT version, algorithm, auth_data, etag, key_count, deleted
          FROM key_backups
@@ -94,7 +94,11 @@ pub async fn latest(db: &mut impl Read, user: UserNum) -> Result<Option<BackupRo
 }
 
 /// Returns a version of a user, including a deleted one.
-pub async fn get(db: &mut impl Read, user: UserNum, version: i64) -> Result<Option<BackupRow>> {
+pub async fn get(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    version: i64,
+) -> Result<Option<BackupRow>> {
     db.query(
         "SELECT version, algorithm, auth_data, etag, key_count, deleted
          FROM key_backups
@@ -145,7 +149,7 @@ pub async fn set_counts(
 
 /// Deletes a version and its keys. The row of the version is kept until there are `kept` newer ones.
 pub async fn delete(tx: &mut WriteTx, user: UserNum, version: i64, kept: i64) -> Result<()> {
-    delete_keys(tx, user, version, Part::All).await?;
+    delete_keys(tx, user, version, BackupKeySelection::All).await?;
     tx.query("UPDATE key_backups SET deleted = TRUE WHERE user_num = $1 AND version = $2")
         .bind(user)
         .bind(version)
@@ -178,7 +182,7 @@ pub async fn remove_all(tx: &mut WriteTx, user: UserNum) -> Result<()> {
 
 /// A selection of the keys of a backup.
 #[derive(Clone, Copy, Debug)]
-pub enum Part<'a> {
+pub enum BackupKeySelection<'a> {
     /// All keys.
     All,
     /// The keys of a room.
@@ -189,25 +193,25 @@ pub enum Part<'a> {
 
 /// Returns the selected keys of a version.
 pub async fn keys(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     user: UserNum,
     version: i64,
-    part: Part<'_>,
+    part: BackupKeySelection<'_>,
 ) -> Result<Vec<BackupKeyRow>> {
     let (sql, values): (&'static str, Vec<&str>) = match part {
-        Part::All => (
+        BackupKeySelection::All => (
             "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
              FROM backup_keys
              WHERE user_num = $1 AND version = $2",
             Vec::new(),
         ),
-        Part::Room(room_id) => (
+        BackupKeySelection::Room(room_id) => (
             "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
              FROM backup_keys
              WHERE user_num = $1 AND version = $2 AND room_id = $3",
             vec![room_id],
         ),
-        Part::Session(room_id, session_id) => (
+        BackupKeySelection::Session(room_id, session_id) => (
             "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
              FROM backup_keys
              WHERE user_num = $1 AND version = $2 AND room_id = $3 AND session_id = $4",
@@ -215,14 +219,16 @@ pub async fn keys(
         ),
     };
     let query = db.query(sql).bind(user).bind(version);
-    let query = values.into_iter().fold(query, crate::storage::Query::bind);
+    let query = values
+        .into_iter()
+        .fold(query, crate::storage::DbQuery::bind);
     query.fetch_all().await
 }
 
 /// Returns the keys of a version in these rooms and sessions. Every room is combined with every session, so there must
 /// not be many of both.
-pub async fn known(
-    db: &mut impl Read,
+pub async fn keys_of_sessions(
+    db: &mut impl ReadAccess,
     user: UserNum,
     version: i64,
     (room_ids, session_ids): (&[&str], &[&str]),
@@ -236,8 +242,8 @@ pub async fn known(
     )
     .bind(user)
     .bind(version)
-    .bind(list(room_ids))
-    .bind(list(session_ids))
+    .bind(text_list(room_ids))
+    .bind(text_list(session_ids))
     .fetch_all()
     .await
 }
@@ -249,14 +255,14 @@ pub async fn set_keys(
     version: i64,
     keys: &[BackupKeyRow],
 ) -> Result<()> {
-    for chunk in keys.chunks(CHUNK) {
+    for chunk in keys.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO backup_keys (user_num, version, room_id, session_id, first_message_index, forwarded_count,
                                       is_verified, session_data) {}
              ON CONFLICT (user_num, version, room_id, session_id) DO UPDATE
              SET first_message_index = excluded.first_message_index, forwarded_count = excluded.forwarded_count,
                  is_verified = excluded.is_verified, session_data = excluded.session_data",
-            values(chunk.len(), 8)
+            values_clause(chunk.len(), 8)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for key in chunk {
@@ -280,25 +286,27 @@ pub async fn delete_keys(
     tx: &mut WriteTx,
     user: UserNum,
     version: i64,
-    part: Part<'_>,
+    part: BackupKeySelection<'_>,
 ) -> Result<u64> {
     let (sql, values): (&'static str, Vec<&str>) = match part {
-        Part::All => (
+        BackupKeySelection::All => (
             "DELETE FROM backup_keys WHERE user_num = $1 AND version = $2",
             Vec::new(),
         ),
-        Part::Room(room_id) => (
+        BackupKeySelection::Room(room_id) => (
             "DELETE FROM backup_keys WHERE user_num = $1 AND version = $2 AND room_id = $3",
             vec![room_id],
         ),
-        Part::Session(room_id, session_id) => (
+        BackupKeySelection::Session(room_id, session_id) => (
             "DELETE FROM backup_keys
              WHERE user_num = $1 AND version = $2 AND room_id = $3 AND session_id = $4",
             vec![room_id, session_id],
         ),
     };
     let query = tx.query(sql).bind(user).bind(version);
-    let query = values.into_iter().fold(query, crate::storage::Query::bind);
+    let query = values
+        .into_iter()
+        .fold(query, crate::storage::DbQuery::bind);
     query.execute().await
 }
 
@@ -327,21 +335,29 @@ mod tests {
         set_keys(&mut tx, 1, 1, &stored).await.unwrap();
         set_keys(&mut tx, 1, 1, &[key("!b", "s", 2)]).await.unwrap();
 
-        let found =
-            async |tx: &mut WriteTx, part: Part<'_>| keys(tx, 1, 1, part).await.unwrap().len();
-        assert_eq!(found(&mut tx, Part::All).await, 3);
-        assert_eq!(found(&mut tx, Part::Room("!a")).await, 2);
-        assert_eq!(found(&mut tx, Part::Session("!a", "t")).await, 1);
-        let both = known(&mut tx, 1, 1, (&["!a", "!b"], &["s"])).await.unwrap();
+        let found = async |tx: &mut WriteTx, part: BackupKeySelection<'_>| {
+            keys(tx, 1, 1, part).await.unwrap().len()
+        };
+        assert_eq!(found(&mut tx, BackupKeySelection::All).await, 3);
+        assert_eq!(found(&mut tx, BackupKeySelection::Room("!a")).await, 2);
+        assert_eq!(
+            found(&mut tx, BackupKeySelection::Session("!a", "t")).await,
+            1
+        );
+        let both = keys_of_sessions(&mut tx, 1, 1, (&["!a", "!b"], &["s"]))
+            .await
+            .unwrap();
         assert_eq!(both.len(), 2);
-        let deleted = delete_keys(&mut tx, 1, 1, Part::Room("!a")).await.unwrap();
+        let deleted = delete_keys(&mut tx, 1, 1, BackupKeySelection::Room("!a"))
+            .await
+            .unwrap();
         assert_eq!(deleted, 2);
         remove_all(&mut tx, 1).await.unwrap();
-        assert_eq!(found(&mut tx, Part::All).await, 0);
+        assert_eq!(found(&mut tx, BackupKeySelection::All).await, 0);
     }
 
     #[tokio::test]
-    async fn a_deleted_version_is_remembered_for_a_while() {
+    async fn a_deleted_version_is_kept_for_a_while() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for version in 1..=4 {

@@ -6,11 +6,13 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, KeyCounts, Position, Read, WriteTx, list, list_of_numbers, values},
+    storage::{
+        DeviceNum, KeyCounts, Position, ReadAccess, WriteTx, number_list, text_list, values_clause,
+    },
 };
 
 /// The number of rows that one statement inserts.
-const CHUNK: usize = 64;
+const ROWS_PER_STATEMENT: usize = 64;
 
 /// A one-time or fallback key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,17 +25,21 @@ pub struct KeyRow<'a> {
 }
 
 /// A stored one-time key: algorithm, id, key, and whether it was claimed.
-pub type Known = (String, String, String, bool);
+pub type StoredOneTimeKey = (String, String, String, bool);
 
 /// Returns the one-time keys of a device that have one of these ids, with any algorithm.
-pub async fn known(db: &mut impl Read, device: DeviceNum, key_ids: &[&str]) -> Result<Vec<Known>> {
+pub async fn keys_with_ids(
+    db: &mut impl ReadAccess,
+    device: DeviceNum,
+    key_ids: &[&str],
+) -> Result<Vec<StoredOneTimeKey>> {
     db.query(
         "SELECT algorithm, key_id, key, claimed
          FROM one_time_keys
          WHERE device = $1 AND key_id IN (SELECT value FROM json_each($2))",
     )
     .bind(device)
-    .bind(list(key_ids))
+    .bind(text_list(key_ids))
     .fetch_all()
     .await
 }
@@ -44,12 +50,12 @@ pub async fn insert(
     device: DeviceNum,
     keys: &[(Position, KeyRow<'_>)],
 ) -> Result<()> {
-    for chunk in keys.chunks(CHUNK) {
+    for chunk in keys.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO one_time_keys (position, device, algorithm, key_id, key, claimed) {}
              ON CONFLICT (device, algorithm, key_id) DO UPDATE
              SET position = excluded.position, key = excluded.key, claimed = excluded.claimed",
-            values(chunk.len(), 6)
+            values_clause(chunk.len(), 6)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for (position, row) in chunk {
@@ -67,14 +73,14 @@ pub async fn insert(
 }
 
 /// A key that was given out: its device, its id, and the key.
-pub type Claimed = (DeviceNum, String, String);
+pub type ClaimedKey = (DeviceNum, String, String);
 
 /// Claims the oldest one-time key of each of these devices.
 pub async fn claim(
     tx: &mut WriteTx,
     devices: &[DeviceNum],
     algorithm: &str,
-) -> Result<Vec<Claimed>> {
+) -> Result<Vec<ClaimedKey>> {
     tx.query(
         "UPDATE one_time_keys
          SET claimed = TRUE
@@ -85,14 +91,14 @@ pub async fn claim(
              GROUP BY device)
          RETURNING device, key_id, key",
     )
-    .bind(list_of_numbers(devices.iter().copied()))
+    .bind(number_list(devices.iter().copied()))
     .bind(algorithm)
     .fetch_all()
     .await
 }
 
 /// Deletes the claimed keys of a device, except the latest.
-pub async fn forget_claimed(tx: &mut WriteTx, device: DeviceNum, kept: i64) -> Result<()> {
+pub async fn delete_claimed(tx: &mut WriteTx, device: DeviceNum, kept: i64) -> Result<()> {
     tx.query(
         "DELETE FROM one_time_keys
          WHERE device = $1 AND claimed AND position <= (
@@ -110,7 +116,7 @@ pub async fn forget_claimed(tx: &mut WriteTx, device: DeviceNum, kept: i64) -> R
 
 /// Returns the fallback keys of a device: algorithm, id, key.
 pub async fn fallback_keys(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     device: DeviceNum,
 ) -> Result<Vec<(String, String, String)>> {
     db.query("SELECT algorithm, key_id, key FROM fallback_keys WHERE device = $1")
@@ -137,18 +143,18 @@ pub async fn set_fallback(tx: &mut WriteTx, device: DeviceNum, row: &KeyRow<'_>)
 }
 
 /// Returns the fallback keys of these devices, and marks them as used.
-pub async fn use_fallback(
+pub async fn claim_fallback(
     tx: &mut WriteTx,
     devices: &[DeviceNum],
     algorithm: &str,
-) -> Result<Vec<Claimed>> {
+) -> Result<Vec<ClaimedKey>> {
     tx.query(
         "UPDATE fallback_keys
          SET used = TRUE
          WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND algorithm = $2
          RETURNING device, key_id, key",
     )
-    .bind(list_of_numbers(devices.iter().copied()))
+    .bind(number_list(devices.iter().copied()))
     .bind(algorithm)
     .fetch_all()
     .await
@@ -156,10 +162,10 @@ pub async fn use_fallback(
 
 /// Returns the number of remaining keys of each of these devices.
 pub async fn counts(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     devices: &[DeviceNum],
 ) -> Result<BTreeMap<DeviceNum, KeyCounts>> {
-    let devices_list = list_of_numbers(devices.iter().copied());
+    let devices_list = number_list(devices.iter().copied());
     let mut counts: BTreeMap<DeviceNum, KeyCounts> = devices
         .iter()
         .map(|device| (*device, KeyCounts::default()))
@@ -209,7 +215,7 @@ mod tests {
         }
     }
 
-    async fn left(tx: &mut WriteTx, device: DeviceNum) -> KeyCounts {
+    async fn remaining_counts(tx: &mut WriteTx, device: DeviceNum) -> KeyCounts {
         let mut counts = counts(tx, &[device]).await.unwrap();
         counts.remove(&device).unwrap()
     }
@@ -224,20 +230,31 @@ mod tests {
         let keys = [(8, key("z", "1")), (9, key("b", "2"))];
         insert(&mut tx, device, &keys).await.unwrap();
 
-        assert_eq!(left(&mut tx, device).await.one_time, [("a".to_owned(), 2)]);
+        assert_eq!(
+            remaining_counts(&mut tx, device).await.one_time,
+            [("a".to_owned(), 2)]
+        );
         let mut claimed = Vec::new();
         while let Some((_, key_id, _)) = claim(&mut tx, &[device], "a").await.unwrap().pop() {
             claimed.push(key_id);
         }
 
         assert_eq!(claimed, ["z", "b"]);
-        assert!(left(&mut tx, device).await.one_time.is_empty());
-        let known_keys = known(&mut tx, device, &["b", "c"]).await.unwrap();
+        assert!(remaining_counts(&mut tx, device).await.one_time.is_empty());
+        let known_keys = keys_with_ids(&mut tx, device, &["b", "c"]).await.unwrap();
         assert_eq!(known_keys.len(), 1);
         assert!(known_keys[0].3);
-        forget_claimed(&mut tx, device, 1).await.unwrap();
-        assert!(known(&mut tx, device, &["z"]).await.unwrap().is_empty());
-        assert_eq!(known(&mut tx, device, &["b"]).await.unwrap().len(), 1);
+        delete_claimed(&mut tx, device, 1).await.unwrap();
+        assert!(
+            keys_with_ids(&mut tx, device, &["z"])
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(
+            keys_with_ids(&mut tx, device, &["b"]).await.unwrap().len(),
+            1
+        );
         insert(&mut tx, device, &[(10, key("b", "3"))])
             .await
             .unwrap();
@@ -246,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fallback_key_is_used_again_and_again() {
+    async fn a_fallback_key_is_claimed_repeatedly() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let device = device_table::upsert(&mut tx, 1, "A", None, 1)
@@ -254,14 +271,25 @@ mod tests {
             .unwrap();
 
         set_fallback(&mut tx, device, &key("f", "1")).await.unwrap();
-        assert_eq!(left(&mut tx, device).await.unused_fallback, ["a"]);
+        assert_eq!(
+            remaining_counts(&mut tx, device).await.unused_fallback,
+            ["a"]
+        );
         for _ in 0..2 {
-            let used = use_fallback(&mut tx, &[device, 99], "a").await.unwrap();
+            let used = claim_fallback(&mut tx, &[device, 99], "a").await.unwrap();
             assert_eq!(used, [(device, "f".to_owned(), "1".to_owned())]);
         }
-        assert!(left(&mut tx, device).await.unused_fallback.is_empty());
+        assert!(
+            remaining_counts(&mut tx, device)
+                .await
+                .unused_fallback
+                .is_empty()
+        );
         set_fallback(&mut tx, device, &key("g", "2")).await.unwrap();
         assert_eq!(fallback_keys(&mut tx, device).await.unwrap()[0].1, "g");
-        assert_eq!(left(&mut tx, device).await.unused_fallback, ["a"]);
+        assert_eq!(
+            remaining_counts(&mut tx, device).await.unused_fallback,
+            ["a"]
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read as _, WriteTx},
+    storage::{ReadAccess as _, WriteTx},
 };
 
 /// Records a message of a server. Returns `false` if it was received before.
@@ -27,7 +27,7 @@ pub async fn insert(
 }
 
 /// Deletes the messages that were received before a time.
-pub async fn forget(tx: &mut WriteTx, before_ts: i64) -> Result<u64> {
+pub async fn delete_before(tx: &mut WriteTx, before_ts: i64) -> Result<u64> {
     tx.query("DELETE FROM received_messages WHERE received_ts < $1")
         .bind(before_ts)
         .execute()
@@ -40,14 +40,14 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn a_message_of_a_server_comes_once_until_it_is_forgotten() {
+    async fn a_message_is_new_once_until_its_record_is_deleted() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
         assert!(insert(&mut tx, 1, "a", 10).await.unwrap());
         assert!(!insert(&mut tx, 1, "a", 20).await.unwrap());
         assert!(insert(&mut tx, 2, "a", 20).await.unwrap());
-        assert_eq!(forget(&mut tx, 20).await.unwrap(), 1);
+        assert_eq!(delete_before(&mut tx, 20).await.unwrap(), 1);
         assert!(insert(&mut tx, 1, "a", 30).await.unwrap());
         assert!(!insert(&mut tx, 2, "a", 30).await.unwrap());
     }

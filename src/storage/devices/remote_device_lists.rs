@@ -4,15 +4,15 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx, list, list_of_numbers, values},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list, values_clause},
 };
 
 /// The number of rows that one statement inserts.
-const CHUNK: usize = 64;
+const ROWS_PER_STATEMENT: usize = 64;
 
 /// The state of a user's device list.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct ListRow {
+pub struct RemoteDeviceListRow {
     pub user_num: UserNum,
     /// The `stream_id` of the stored list, if the user's server gave one.
     pub stream_id: Option<i64>,
@@ -24,7 +24,7 @@ pub struct ListRow {
 
 /// A device with keys of a user.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct DeviceRow {
+pub struct RemoteDeviceRow {
     pub user_num: UserNum,
     pub device_id: String,
     /// The keys, as JSON.
@@ -33,48 +33,51 @@ pub struct DeviceRow {
 }
 
 /// Returns the states of users' device lists.
-pub async fn lists(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<ListRow>> {
+pub async fn lists(
+    db: &mut impl ReadAccess,
+    users: &[UserNum],
+) -> Result<Vec<RemoteDeviceListRow>> {
     db.query(
         "SELECT user_num, stream_id, is_fresh, is_told
          FROM remote_device_lists
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .fetch_all()
     .await
 }
 
 /// Returns the devices of users.
-pub async fn devices(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<DeviceRow>> {
+pub async fn devices(db: &mut impl ReadAccess, users: &[UserNum]) -> Result<Vec<RemoteDeviceRow>> {
     db.query(
         "SELECT user_num, device_id, keys, display_name
          FROM remote_devices
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .fetch_all()
     .await
 }
 
 /// Returns those of a user's devices that have these ids.
-pub async fn devices_named(
-    db: &mut impl Read,
+pub async fn devices_with_ids(
+    db: &mut impl ReadAccess,
     user: UserNum,
     device_ids: &[&str],
-) -> Result<Vec<DeviceRow>> {
+) -> Result<Vec<RemoteDeviceRow>> {
     db.query(
         "SELECT user_num, device_id, keys, display_name
          FROM remote_devices
          WHERE user_num = $1 AND device_id IN (SELECT value FROM json_each($2))",
     )
     .bind(user)
-    .bind(list(device_ids))
+    .bind(text_list(device_ids))
     .fetch_all()
     .await
 }
 
 /// Returns the number of a user's devices, and the total bytes of their keys.
-pub async fn extent(db: &mut impl Read, user: UserNum) -> Result<(i64, i64)> {
+pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<(i64, i64)> {
     let extent = db
         .query(
             "SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(keys)), 0)
@@ -88,8 +91,8 @@ pub async fn extent(db: &mut impl Read, user: UserNum) -> Result<(i64, i64)> {
 }
 
 /// Returns some of the users whose lists must be queried, after a user number: number and user id.
-pub async fn to_ask(
-    db: &mut impl Read,
+pub async fn users_to_query(
+    db: &mut impl ReadAccess,
     after: UserNum,
     limit: i64,
 ) -> Result<Vec<(UserNum, String)>> {
@@ -107,7 +110,7 @@ pub async fn to_ask(
 }
 
 /// Stores the state of a list.
-pub async fn set(tx: &mut WriteTx, row: &ListRow) -> Result<()> {
+pub async fn set_list(tx: &mut WriteTx, row: &RemoteDeviceListRow) -> Result<()> {
     tx.query(
         "INSERT INTO remote_device_lists (user_num, stream_id, is_fresh, is_told)
          VALUES ($1, $2, $3, $4)
@@ -125,12 +128,12 @@ pub async fn set(tx: &mut WriteTx, row: &ListRow) -> Result<()> {
 
 /// Starts tracking the lists of users, of whose changes clients are notified. Lists that are already tracked do not
 /// change.
-pub async fn want(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
-    for chunk in users.chunks(CHUNK) {
+pub async fn track_users(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
+    for chunk in users.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO remote_device_lists (user_num, is_fresh, is_told) {}
              ON CONFLICT (user_num) DO NOTHING",
-            values(chunk.len(), 3)
+            values_clause(chunk.len(), 3)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for user in chunk {
@@ -142,16 +145,20 @@ pub async fn want(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
 }
 
 /// Replaces the stored devices of a user.
-pub async fn replace(tx: &mut WriteTx, user: UserNum, devices: &[DeviceRow]) -> Result<()> {
+pub async fn replace_devices(
+    tx: &mut WriteTx,
+    user: UserNum,
+    devices: &[RemoteDeviceRow],
+) -> Result<()> {
     tx.query("DELETE FROM remote_devices WHERE user_num = $1")
         .bind(user)
         .execute()
         .await?;
-    for chunk in devices.chunks(CHUNK) {
+    for chunk in devices.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO remote_devices (user_num, device_id, keys, display_name) {}
              ON CONFLICT (user_num, device_id) DO NOTHING",
-            values(chunk.len(), 4)
+            values_clause(chunk.len(), 4)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for device in chunk {
@@ -167,7 +174,7 @@ pub async fn replace(tx: &mut WriteTx, user: UserNum, devices: &[DeviceRow]) -> 
 }
 
 /// Stores a device.
-pub async fn set_device(tx: &mut WriteTx, device: &DeviceRow) -> Result<()> {
+pub async fn set_device(tx: &mut WriteTx, device: &RemoteDeviceRow) -> Result<()> {
     tx.query(
         "INSERT INTO remote_devices (user_num, device_id, keys, display_name)
          VALUES ($1, $2, $3, $4)
@@ -194,31 +201,31 @@ pub async fn remove_device(tx: &mut WriteTx, user: UserNum, device_id: &str) -> 
 }
 
 /// Records that clients have queried lists since they were notified of changes, even if they got no answer.
-pub async fn note_asked(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
+pub async fn mark_queried(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     tx.query(
         "UPDATE remote_device_lists SET is_told = FALSE
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .execute()
     .await?;
     Ok(())
 }
 
 /// Stops tracking the lists of users.
-pub async fn forget(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
+pub async fn untrack_users(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     tx.query(
         "DELETE FROM remote_device_lists
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .execute()
     .await?;
     Ok(())
 }
 
 /// Stops tracking the lists of the members of a room.
-pub async fn forget_members(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
+pub async fn untrack_members(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
     tx.query(
         "DELETE FROM remote_device_lists
          WHERE user_num IN (SELECT user_num FROM memberships WHERE room = $1)",
@@ -230,7 +237,7 @@ pub async fn forget_members(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
 }
 
 /// Stops tracking the lists of users who share no room with a user of this server.
-pub async fn forget_strangers(tx: &mut WriteTx) -> Result<u64> {
+pub async fn untrack_users_without_shared_rooms(tx: &mut WriteTx) -> Result<u64> {
     tx.query(
         "DELETE FROM remote_device_lists
          WHERE NOT EXISTS (
@@ -253,8 +260,8 @@ mod tests {
         users::accounts::{self, Account},
     };
 
-    fn list_of(user_num: UserNum, is_fresh: bool) -> ListRow {
-        ListRow {
+    fn list_of(user_num: UserNum, is_fresh: bool) -> RemoteDeviceListRow {
+        RemoteDeviceListRow {
             user_num,
             stream_id: is_fresh.then_some(5),
             is_fresh,
@@ -262,8 +269,8 @@ mod tests {
         }
     }
 
-    fn device(device_id: &str) -> DeviceRow {
-        DeviceRow {
+    fn device(device_id: &str) -> RemoteDeviceRow {
+        RemoteDeviceRow {
             user_num: 1,
             device_id: device_id.to_owned(),
             keys: "{}".to_owned(),
@@ -277,35 +284,39 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         let (a, b) = (device("A"), device("B"));
 
-        set(&mut tx, &list_of(1, true)).await.unwrap();
-        replace(&mut tx, 1, std::slice::from_ref(&a)).await.unwrap();
-        replace(&mut tx, 1, std::slice::from_ref(&b)).await.unwrap();
+        set_list(&mut tx, &list_of(1, true)).await.unwrap();
+        replace_devices(&mut tx, 1, std::slice::from_ref(&a))
+            .await
+            .unwrap();
+        replace_devices(&mut tx, 1, std::slice::from_ref(&b))
+            .await
+            .unwrap();
         set_device(&mut tx, &a).await.unwrap();
         let both = devices(&mut tx, &[1]).await.unwrap();
         assert!(both.len() == 2 && both.contains(&a) && both.contains(&b));
-        let named = devices_named(&mut tx, 1, &["B", "C"]).await.unwrap();
+        let named = devices_with_ids(&mut tx, 1, &["B", "C"]).await.unwrap();
         assert_eq!(named, [b]);
-        assert_eq!(extent(&mut tx, 1).await.unwrap(), (2, 4));
-        assert_eq!(extent(&mut tx, 2).await.unwrap(), (0, 0));
+        assert_eq!(stored_size(&mut tx, 1).await.unwrap(), (2, 4));
+        assert_eq!(stored_size(&mut tx, 2).await.unwrap(), (0, 0));
         remove_device(&mut tx, 1, "B").await.unwrap();
         assert_eq!(devices(&mut tx, &[1]).await.unwrap(), [a]);
-        note_asked(&mut tx, &[1]).await.unwrap();
-        let asked = ListRow {
+        mark_queried(&mut tx, &[1]).await.unwrap();
+        let asked = RemoteDeviceListRow {
             is_told: false,
             ..list_of(1, true)
         };
         assert_eq!(lists(&mut tx, &[1, 2]).await.unwrap(), [asked]);
 
-        want(&mut tx, &[1, 2]).await.unwrap();
+        track_users(&mut tx, &[1, 2]).await.unwrap();
         let both = lists(&mut tx, &[1, 2]).await.unwrap();
         assert_eq!(both.iter().filter(|list| list.is_fresh).count(), 1);
-        forget(&mut tx, &[1, 2]).await.unwrap();
+        untrack_users(&mut tx, &[1, 2]).await.unwrap();
         assert!(lists(&mut tx, &[1, 2]).await.unwrap().is_empty());
         assert!(devices(&mut tx, &[1]).await.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn those_are_forgotten_who_share_no_room_with_anybody_here() {
+    async fn users_who_share_no_local_room_are_untracked() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let mut users = Vec::new();
@@ -330,16 +341,19 @@ mod tests {
                 .unwrap();
         }
         for user in &users[1..] {
-            set(&mut tx, &list_of(*user, false)).await.unwrap();
+            set_list(&mut tx, &list_of(*user, false)).await.unwrap();
         }
-        let found = to_ask(&mut tx, users[1], 10).await.unwrap();
+        let found = users_to_query(&mut tx, users[1], 10).await.unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0], (users[2], "@carol:there".to_owned()));
 
-        assert_eq!(forget_strangers(&mut tx).await.unwrap(), 2);
+        assert_eq!(
+            untrack_users_without_shared_rooms(&mut tx).await.unwrap(),
+            2
+        );
         let left = lists(&mut tx, &users).await.unwrap();
         assert_eq!(left, [list_of(users[1], false)]);
-        forget_members(&mut tx, 7).await.unwrap();
+        untrack_members(&mut tx, 7).await.unwrap();
         assert!(lists(&mut tx, &users).await.unwrap().is_empty());
     }
 }

@@ -4,21 +4,21 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, Position, Read, WriteTx, values},
+    storage::{DeviceNum, Position, ReadAccess, WriteTx, values_clause},
 };
 
 /// The number of rows that one statement inserts.
-const CHUNK: usize = 64;
+const ROWS_PER_STATEMENT: usize = 64;
 
 /// Stores messages, each at its position for its device.
 pub async fn insert(
     tx: &mut WriteTx,
     messages: &[(Position, DeviceNum, std::sync::Arc<str>)],
 ) -> Result<()> {
-    for chunk in messages.chunks(CHUNK) {
+    for chunk in messages.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO to_device (position, device, message) {}",
-            values(chunk.len(), 3)
+            values_clause(chunk.len(), 3)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for (position, device, message) in chunk {
@@ -30,8 +30,8 @@ pub async fn insert(
 }
 
 /// Returns the messages for a device after one position and up to another, the oldest first.
-pub async fn pending(
-    db: &mut impl Read,
+pub async fn messages_between(
+    db: &mut impl ReadAccess,
     device: DeviceNum,
     after: Position,
     up_to: Position,
@@ -53,7 +53,10 @@ pub async fn pending(
 }
 
 /// Returns the position of the oldest message for a device.
-pub async fn oldest(db: &mut impl Read, device: DeviceNum) -> Result<Option<Position>> {
+pub async fn oldest_position(
+    db: &mut impl ReadAccess,
+    device: DeviceNum,
+) -> Result<Option<Position>> {
     db.query(
         "SELECT position
          FROM to_device
@@ -86,7 +89,7 @@ pub async fn insert_transaction(
     endpoint: &str,
     txn_id: &str,
 ) -> Result<bool> {
-    let position = tx.position();
+    let position = tx.next_position();
     let inserted = tx
         .query(
             "INSERT INTO transactions (device, endpoint, txn_id, position)
@@ -103,7 +106,7 @@ pub async fn insert_transaction(
 }
 
 /// Deletes the transactions of a device before a position.
-pub async fn forget_transactions(
+pub async fn delete_transactions(
     tx: &mut WriteTx,
     device: DeviceNum,
     before: Position,
@@ -125,7 +128,7 @@ mod tests {
     use crate::storage::{devices::device_table, testing::TestDb};
 
     #[tokio::test]
-    async fn messages_wait_in_order_until_they_are_deleted() {
+    async fn messages_are_kept_in_order_until_they_are_deleted() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let device = device_table::upsert(&mut tx, 1, "A", None, 1)
@@ -137,12 +140,12 @@ mod tests {
 
         insert(&mut tx, &messages).await.unwrap();
 
-        assert_eq!(oldest(&mut tx, device).await.unwrap(), Some(1));
-        let some = pending(&mut tx, device, 2, 50, 3).await.unwrap();
+        assert_eq!(oldest_position(&mut tx, device).await.unwrap(), Some(1));
+        let some = messages_between(&mut tx, device, 2, 50, 3).await.unwrap();
         let positions: Vec<_> = some.iter().map(|(position, _)| *position).collect();
         assert_eq!(positions, [3, 4, 5]);
         assert_eq!(delete(&mut tx, device, 99).await.unwrap(), 99);
-        assert_eq!(oldest(&mut tx, device).await.unwrap(), Some(100));
+        assert_eq!(oldest_position(&mut tx, device).await.unwrap(), Some(100));
     }
 
     #[tokio::test]
@@ -161,8 +164,8 @@ mod tests {
         assert!(insert_transaction(&mut tx, a, "f", "1").await.unwrap());
         assert!(insert_transaction(&mut tx, b, "e", "1").await.unwrap());
 
-        let later = tx.position();
-        forget_transactions(&mut tx, a, later).await.unwrap();
+        let later = tx.next_position();
+        delete_transactions(&mut tx, a, later).await.unwrap();
         assert!(insert_transaction(&mut tx, a, "e", "1").await.unwrap());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// An event that a table is filled from.
@@ -24,7 +24,7 @@ pub struct StoredEvent {
 
 /// Returns the position up to which events have been read, and the position up to which they must
 /// be.
-pub async fn progress(db: &mut impl Read, name: &str) -> Result<Option<(i64, Option<i64>)>> {
+pub async fn progress(db: &mut impl ReadAccess, name: &str) -> Result<Option<(i64, Option<i64>)>> {
     db.query("SELECT done, up_to FROM fills WHERE name = $1")
         .bind(name)
         .fetch_optional()
@@ -42,8 +42,8 @@ pub async fn set_progress(tx: &mut WriteTx, name: &str, done: i64) -> Result<()>
 }
 
 /// Returns the next events to read.
-pub async fn events(
-    db: &mut impl Read,
+pub async fn next_events(
+    db: &mut impl ReadAccess,
     after: i64,
     up_to: i64,
     limit: i64,
@@ -61,7 +61,7 @@ pub async fn events(
 }
 
 /// Sets the columns that are derived from the JSON of a stored event.
-pub async fn set_derived(
+pub async fn set_derived_columns(
     tx: &mut WriteTx,
     position: i64,
     origin_server_ts: i64,

@@ -6,7 +6,7 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, events::room::member::MembershipState,
 };
 
-use crate::matrix::{Counters, TimelineEvent};
+use crate::matrix::{NotificationCounters, TimelineEvent};
 
 /// The number of a user in the table `strings`.
 pub type UserNum = i64;
@@ -17,7 +17,7 @@ pub type RoomNum = i64;
 
 /// A change that a commit made.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum JournalChange {
     /// An event was added to a room's timeline.
     Event {
         room: RoomNum,
@@ -50,14 +50,14 @@ pub enum Change {
         stripped_state: Option<Arc<str>>,
     },
     /// A user's room was deleted. The user is still sent the end of the membership.
-    Removed {
+    MembershipRemoved {
         user: UserNum,
         /// The former number of the room.
         room: RoomNum,
         /// The journal position at which the user left.
         left_at: i64,
         /// The last update that the user is sent.
-        removed: Arc<Removed>,
+        removed: Arc<RoomRemoval>,
     },
     /// A room was deleted.
     RoomDeleted {
@@ -70,11 +70,11 @@ pub enum Change {
         receipt: Arc<Receipt>,
     },
     /// The read position of a user in a room changed, and with it the unread counts.
-    Read {
+    ReadPosition {
         user: UserNum,
         room: RoomNum,
         /// The new read position, with the counters there.
-        reading: Reading,
+        reading: ReadPosition,
     },
     /// A user's account data changed, globally or in a room.
     AccountData {
@@ -121,7 +121,7 @@ pub enum Change {
 
 /// The last update about a deleted room for one of its members.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Removed {
+pub struct RoomRemoval {
     pub room_id: OwnedRoomId,
     /// The user's last member event in the client format; `None` if there is none.
     pub event: Option<String>,
@@ -144,7 +144,7 @@ pub struct Receipt {
     pub user_id: OwnedUserId,
     /// `m.read` or `m.read.private`.
     pub kind: String,
-    /// Empty for an unthreaded receipt, or `main`, or the thread's root.
+    /// Empty for an unthreaded receipt, or `main_counters`, or the thread's root.
     pub thread: String,
     /// The event up to which the user has read.
     pub event_id: OwnedEventId,
@@ -156,7 +156,7 @@ pub struct Receipt {
 
 /// The read position of a user in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReadPosition {
     /// Everything is read up to a place, and some threads beyond it.
     All {
         /// The place up to which everything is read.
@@ -174,14 +174,14 @@ pub struct ReadMarker {
     /// The place in the timeline.
     pub timeline: i64,
     /// The counters of the room.
-    pub counters: Counters,
+    pub counters: NotificationCounters,
     /// The part of these that is in threads.
-    pub threaded: Counters,
+    pub threaded: NotificationCounters,
 }
 
 impl ReadMarker {
     /// Returns the counters of the main timeline.
-    pub fn main(&self) -> Counters {
+    pub fn main_counters(&self) -> NotificationCounters {
         self.counters - self.threaded
     }
 }
@@ -194,7 +194,7 @@ pub struct ThreadMarker {
     /// The place in the timeline.
     pub timeline: i64,
     /// The counters of the thread at that place.
-    pub counters: Counters,
+    pub counters: NotificationCounters,
     /// The counters of the thread at the place up to which everything was read.
-    pub base: Counters,
+    pub base: NotificationCounters,
 }

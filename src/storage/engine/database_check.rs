@@ -6,9 +6,9 @@ use ruma::{OwnedServerName, ServerName, UserId};
 use sqlx::{ConnectOptions, error::DatabaseError, sqlite::SqliteConnectOptions};
 
 use super::{
-    dialect::{Conn, Target},
+    dialect::{DatabaseTarget, WriterConnection},
     migrations,
-    query::Scalar,
+    query::ScalarColumn,
 };
 
 /// PostgreSQL's error code for a missing table, and the beginning of SQLite's message.
@@ -17,7 +17,7 @@ const SQLITE_NO_TABLE: &str = "no such table";
 
 /// The reason why a server cannot use a database, with the key of the configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub enum DatabaseCheckError {
     /// The path is a directory.
     #[error("database.url: {} is a directory", .0.display())]
     Directory(PathBuf),
@@ -26,7 +26,7 @@ pub enum ProbeError {
     Unusable(#[from] sqlx::Error),
     /// The schema is newer than this program.
     #[error("database.url: the database was written by a newer version of Parlour")]
-    Newer,
+    NewerVersion,
     /// The database has the accounts of another server.
     #[error(
         "server.name = \"{configured}\": the database has the accounts of the server \"{owner}\", and the name of a \
@@ -40,14 +40,14 @@ pub enum ProbeError {
     },
 }
 
-impl Target {
+impl DatabaseTarget {
     /// Checks that a server of this name can use the database. A file that does not exist yet can be used.
     ///
     /// # Errors
     ///
     /// When it cannot be reached, is not a database, is from a newer version of this program, or belongs to a server of
     /// another name.
-    pub async fn probe(&self, server_name: &ServerName) -> Result<(), ProbeError> {
+    pub async fn check_usable(&self, server_name: &ServerName) -> Result<(), DatabaseCheckError> {
         let mut conn = match self {
             Self::Sqlite(options) => {
                 let file = options.get_filename();
@@ -55,23 +55,23 @@ impl Target {
                     return Ok(());
                 }
                 if file.is_dir() {
-                    return Err(ProbeError::Directory(file.to_owned()));
+                    return Err(DatabaseCheckError::Directory(file.to_owned()));
                 }
                 // SQLite does not say why it cannot open a file.
                 File::open(file).map_err(sqlx::Error::Io)?;
                 let reader = SqliteConnectOptions::new().filename(file);
                 let reader = reader.read_only(true).disable_statement_logging();
-                Conn::Sqlite(reader.connect().await?)
+                WriterConnection::Sqlite(reader.connect().await?)
             }
-            Self::Postgres(options) => Conn::Postgres(options.connect().await?),
+            Self::Postgres(options) => WriterConnection::Postgres(options.connect().await?),
         };
-        let schema: Option<i64> = first(
+        let schema: Option<i64> = first_value(
             &mut conn,
             "SELECT version FROM _sqlx_migrations ORDER BY version DESC LIMIT 1",
         )
         .await?;
-        if schema.is_some_and(|schema| schema > migrations::newest()) {
-            return Err(ProbeError::Newer);
+        if schema.is_some_and(|schema| schema > migrations::newest_version()) {
+            return Err(DatabaseCheckError::NewerVersion);
         }
         check_owner(&mut conn, server_name).await
     }
@@ -80,8 +80,11 @@ impl Target {
 /// Checks that the accounts of a database are of the server with this name.
 ///
 /// The newest account counts: earlier versions let a used server continue under another name.
-async fn check_owner(conn: &mut Conn, configured: &ServerName) -> Result<(), ProbeError> {
-    let user_id: Option<String> = first(
+async fn check_owner(
+    conn: &mut WriterConnection,
+    configured: &ServerName,
+) -> Result<(), DatabaseCheckError> {
+    let user_id: Option<String> = first_value(
         conn,
         "SELECT s.text
          FROM accounts a
@@ -92,19 +95,24 @@ async fn check_owner(conn: &mut Conn, configured: &ServerName) -> Result<(), Pro
     .await?;
     let user_id = user_id.and_then(|user_id| UserId::parse(user_id).ok());
     match user_id {
-        Some(user_id) if user_id.server_name() != configured => Err(ProbeError::OtherServer {
-            owner: user_id.server_name().to_owned(),
-            configured: configured.to_owned(),
-        }),
+        Some(user_id) if user_id.server_name() != configured => {
+            Err(DatabaseCheckError::OtherServer {
+                owner: user_id.server_name().to_owned(),
+                configured: configured.to_owned(),
+            })
+        }
         _ => Ok(()),
     }
 }
 
 /// Returns the first value that a statement finds; none if its table does not exist.
-async fn first<T: Scalar>(conn: &mut Conn, sql: &'static str) -> sqlx::Result<Option<T>> {
+async fn first_value<T: ScalarColumn>(
+    conn: &mut WriterConnection,
+    sql: &'static str,
+) -> sqlx::Result<Option<T>> {
     let found = match conn {
-        Conn::Sqlite(conn) => sqlx::query_scalar(sql).fetch_optional(conn).await,
-        Conn::Postgres(conn) => sqlx::query_scalar(sql).fetch_optional(conn).await,
+        WriterConnection::Sqlite(conn) => sqlx::query_scalar(sql).fetch_optional(conn).await,
+        WriterConnection::Postgres(conn) => sqlx::query_scalar(sql).fetch_optional(conn).await,
     };
     match found {
         Err(sqlx::Error::Database(error)) if is_about_missing_table(&*error) => Ok(None),
@@ -133,18 +141,25 @@ mod tests {
     use ruma::server_name;
 
     use super::*;
-    use crate::storage::{Read, testing::TestDb, users::accounts};
+    use crate::storage::{ReadAccess, testing::TestDb, users::accounts};
 
     async fn refusal(url: &str, folder: &Path, server_name: &ServerName) -> String {
-        let target = Target::parse(url, folder).unwrap();
-        target.probe(server_name).await.unwrap_err().to_string()
+        let target = DatabaseTarget::parse(url, folder).unwrap();
+        target
+            .check_usable(server_name)
+            .await
+            .unwrap_err()
+            .to_string()
     }
 
     #[tokio::test]
     async fn a_database_belongs_to_the_server_of_its_accounts() {
         let test = TestDb::new().await;
-        let target = Target::parse(&test.url, test.dir.path()).unwrap();
-        target.probe(server_name!("other.org")).await.unwrap();
+        let target = DatabaseTarget::parse(&test.url, test.dir.path()).unwrap();
+        target
+            .check_usable(server_name!("other.org"))
+            .await
+            .unwrap();
         let mut tx = test.db.write().await.unwrap();
         let user_num = tx.intern("@anna:example.org:8448").await.unwrap();
         let account = accounts::Account {
@@ -162,7 +177,7 @@ mod tests {
         tx.commit().await.unwrap();
 
         target
-            .probe(server_name!("example.org:8448"))
+            .check_usable(server_name!("example.org:8448"))
             .await
             .unwrap();
         let refused = refusal(&test.url, test.dir.path(), server_name!("example.org")).await;
@@ -196,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_cannot_be_used_says_why() {
+    async fn an_unusable_database_has_a_clear_error() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(
             folder.path().join("text.db"),

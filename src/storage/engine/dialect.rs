@@ -12,35 +12,35 @@ use sqlx::{
 use crate::error::{Error, Result};
 
 /// The number of prepared statements that each connection keeps: more than the program has.
-const STATEMENTS: usize = 512;
+const STATEMENT_CACHE_CAPACITY: usize = 512;
 /// The number of pages (4 KiB each) in the write-ahead log after which SQLite moves them into the database.
 const CHECKPOINT_PAGES: &str = "4000";
 /// The key of PostgreSQL's advisory lock for the only writer: "parlour" in ASCII.
-const WRITER_LOCK: i64 = 0x70_61_72_6c_6f_75_72;
+const WRITER_LOCK_KEY: i64 = 0x70_61_72_6c_6f_75_72;
 /// After a server was killed, PostgreSQL needs a while to notice that the connection that holds the lock is dead.
-const WAIT_FOR_LOCK: &str = "SET lock_timeout = '10s'";
+const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
 /// PostgreSQL's error code for a lock that another connection holds for too long.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+const LOCK_TIMEOUT_CODE: &str = "55P03";
 
 /// The statement that begins a read-only transaction with a consistent view.
-pub(crate) const POSTGRES_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(crate) const BEGIN_POSTGRES_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// A borrowed connection to the open database.
-pub enum Raw<'c> {
+pub enum RawConnection<'c> {
     Sqlite(&'c mut SqliteConnection),
     Postgres(&'c mut PgConnection),
 }
 
 /// The database, and the options to connect to it.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum DatabaseTarget {
     /// An SQLite file.
     Sqlite(SqliteConnectOptions),
     /// A PostgreSQL server.
     Postgres(PgConnectOptions),
 }
 
-impl Target {
+impl DatabaseTarget {
     /// Parses `sqlite:PATH` or `postgres://…`.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Target {
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(SqliteSynchronous::Full)
                     .foreign_keys(true)
-                    .statement_cache_capacity(STATEMENTS)
+                    .statement_cache_capacity(STATEMENT_CACHE_CAPACITY)
                     .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
                     .pragma("temp_store", "MEMORY")
                     .disable_statement_logging(),
@@ -68,7 +68,7 @@ impl Target {
             })?;
             return Ok(Self::Postgres(
                 options
-                    .statement_cache_capacity(STATEMENTS)
+                    .statement_cache_capacity(STATEMENT_CACHE_CAPACITY)
                     .disable_statement_logging(),
             ));
         }
@@ -89,44 +89,44 @@ impl Target {
     }
 
     /// Opens the writer's connection. On PostgreSQL it also takes the lock that only one writer can hold.
-    pub(crate) async fn connect_writer(&self) -> Result<Conn> {
+    pub(crate) async fn connect_writer(&self) -> Result<WriterConnection> {
         match self {
-            Self::Sqlite(options) => Ok(Conn::Sqlite(options.connect().await?)),
+            Self::Sqlite(options) => Ok(WriterConnection::Sqlite(options.connect().await?)),
             Self::Postgres(options) => {
                 let mut conn = options.connect().await?;
-                conn.execute(WAIT_FOR_LOCK).await?;
-                let locking = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITER_LOCK);
+                conn.execute(SET_LOCK_TIMEOUT).await?;
+                let locking = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITER_LOCK_KEY);
                 if let Err(error) = locking.execute(&mut conn).await {
                     let code = error.as_database_error().and_then(DatabaseError::code);
-                    if code.as_deref() != Some(LOCK_NOT_AVAILABLE) {
+                    if code.as_deref() != Some(LOCK_TIMEOUT_CODE) {
                         return Err(error.into());
                     }
                     return Err(Error::Unavailable(
                         "another server is using this database".to_owned(),
                     ));
                 }
-                Ok(Conn::Postgres(conn))
+                Ok(WriterConnection::Postgres(conn))
             }
         }
     }
 }
 
 /// An owned connection, for the writer.
-pub(crate) enum Conn {
+pub(crate) enum WriterConnection {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
-impl Conn {
-    pub(crate) fn raw(&mut self) -> Raw<'_> {
+impl WriterConnection {
+    pub(crate) fn raw(&mut self) -> RawConnection<'_> {
         match self {
-            Self::Sqlite(conn) => Raw::Sqlite(conn),
-            Self::Postgres(conn) => Raw::Postgres(conn),
+            Self::Sqlite(conn) => RawConnection::Sqlite(conn),
+            Self::Postgres(conn) => RawConnection::Postgres(conn),
         }
     }
 
     /// Runs statements without parameters.
-    pub(crate) async fn run(&mut self, sql: &'static str) -> Result<()> {
+    pub(crate) async fn run_sql(&mut self, sql: &'static str) -> Result<()> {
         match self {
             Self::Sqlite(conn) => conn.execute(sql).await.map(drop)?,
             Self::Postgres(conn) => conn.execute(sql).await.map(drop)?,
@@ -135,26 +135,29 @@ impl Conn {
     }
 
     /// Begins the transaction of a batch.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
+    pub(crate) async fn begin_transaction(&mut self) -> Result<()> {
         match self {
-            Self::Sqlite(_) => self.run("BEGIN IMMEDIATE").await,
-            Self::Postgres(_) => self.run("BEGIN").await,
+            Self::Sqlite(_) => self.run_sql("BEGIN IMMEDIATE").await,
+            Self::Postgres(_) => self.run_sql("BEGIN").await,
         }
     }
 
     /// Rolls back the open transaction, and releases the writer's lock for the next connection.
-    pub(crate) async fn give_up(&mut self) -> Result<()> {
+    pub(crate) async fn abort_transaction(&mut self) -> Result<()> {
         match self {
-            Self::Sqlite(_) => self.run("ROLLBACK").await,
-            Self::Postgres(_) => self.run("ROLLBACK; SELECT pg_advisory_unlock_all()").await,
+            Self::Sqlite(_) => self.run_sql("ROLLBACK").await,
+            Self::Postgres(_) => {
+                self.run_sql("ROLLBACK; SELECT pg_advisory_unlock_all()")
+                    .await
+            }
         }
     }
 
     /// Prepares the database for the next start: with an empty log, and without a writer.
-    pub(crate) async fn retire(&mut self) -> Result<()> {
+    pub(crate) async fn prepare_close(&mut self) -> Result<()> {
         match self {
-            Self::Sqlite(_) => self.run("PRAGMA wal_checkpoint(TRUNCATE)").await,
-            Self::Postgres(_) => self.run("SELECT pg_advisory_unlock_all()").await,
+            Self::Sqlite(_) => self.run_sql("PRAGMA wal_checkpoint(TRUNCATE)").await,
+            Self::Postgres(_) => self.run_sql("SELECT pg_advisory_unlock_all()").await,
         }
     }
 }

@@ -21,7 +21,7 @@ impl DirectoryLock {
     /// # Errors
     ///
     /// When another server has locked it, or the file cannot be created.
-    pub(crate) fn take(directory: &Path) -> Result<Self> {
+    pub(crate) fn acquire(directory: &Path) -> Result<Self> {
         let path = directory.join(LOCK_FILE);
         let failed = |error: std::io::Error| {
             let text = format!("{}: {error}", path.display());
@@ -53,13 +53,13 @@ mod tests {
     fn a_directory_is_locked_once_until_the_lock_is_dropped() {
         let directory = tempfile::tempdir().unwrap();
 
-        let first = DirectoryLock::take(directory.path()).unwrap();
-        let second = DirectoryLock::take(directory.path()).unwrap_err();
+        let first = DirectoryLock::acquire(directory.path()).unwrap();
+        let second = DirectoryLock::acquire(directory.path()).unwrap_err();
         drop(first);
 
         let text = second.to_string();
         assert!(text.contains("another server is running"), "{text}");
         assert!(text.contains(&directory.path().display().to_string()));
-        assert!(DirectoryLock::take(directory.path()).is_ok());
+        assert!(DirectoryLock::acquire(directory.path()).is_ok());
     }
 }

@@ -18,17 +18,17 @@ const SQLITE_CANTOPEN: i32 = 14;
 const POSTGRES_DISK_FULL: &str = "53100";
 /// The classes of PostgreSQL's temporary errors: lost connections, too few resources, an operator who stops the
 /// database, failing disks.
-const POSTGRES_PASSING: [&str; 4] = ["08", "53", "57P", "58"];
+const POSTGRES_TEMPORARY_CLASSES: [&str; 4] = ["08", "53", "57P", "58"];
 
 /// PostgreSQL's error codes for a text with U+0000, the same in JSON, and a text that is too long for an index. The
 /// length of texts is limited when they are received. If one is not, only the request with it is refused.
-const POSTGRES_UNSTORABLE: [&str; 3] = ["22021", "22P05", "54000"];
+const POSTGRES_UNSTORABLE_CODES: [&str; 3] = ["22021", "22P05", "54000"];
 
 impl From<sqlx::Error> for Error {
     fn from(source: sqlx::Error) -> Self {
-        match kind_of(&source) {
+        match failure_kind(&source) {
             FailureKind::DiskFull => Self::StorageFull,
-            FailureKind::Away => {
+            FailureKind::Unavailable => {
                 tracing::error!(error = %source, "the database is unavailable");
                 Self::Unavailable("the database is unavailable at the moment".to_owned())
             }
@@ -45,38 +45,45 @@ impl From<sqlx::Error> for Error {
 enum FailureKind {
     DiskFull,
     /// The database may be available again after a while.
-    Away,
+    Unavailable,
     /// The stored value is the cause.
     Unstorable,
     Broken,
 }
 
-fn kind_of(error: &sqlx::Error) -> FailureKind {
+fn failure_kind(error: &sqlx::Error) -> FailureKind {
     match error {
-        sqlx::Error::Database(error) => kind_of_code(error.code().as_deref().unwrap_or_default()),
+        sqlx::Error::Database(error) => {
+            failure_kind_of_code(error.code().as_deref().unwrap_or_default())
+        }
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => FailureKind::Away,
+        | sqlx::Error::WorkerCrashed => FailureKind::Unavailable,
         _ => FailureKind::Broken,
     }
 }
 
-fn kind_of_code(code: &str) -> FailureKind {
+fn failure_kind_of_code(code: &str) -> FailureKind {
     // SQLite's codes are numbers of up to four digits, PostgreSQL's are five letters and digits.
     if let (true, Ok(code)) = (code.len() < 5, code.parse::<i32>()) {
         return match code & 0xff {
             SQLITE_FULL => FailureKind::DiskFull,
-            SQLITE_BUSY | SQLITE_READONLY | SQLITE_IOERR | SQLITE_CANTOPEN => FailureKind::Away,
+            SQLITE_BUSY | SQLITE_READONLY | SQLITE_IOERR | SQLITE_CANTOPEN => {
+                FailureKind::Unavailable
+            }
             _ => FailureKind::Broken,
         };
     }
     if code == POSTGRES_DISK_FULL {
         FailureKind::DiskFull
-    } else if POSTGRES_PASSING.iter().any(|class| code.starts_with(class)) {
-        FailureKind::Away
-    } else if POSTGRES_UNSTORABLE.contains(&code) {
+    } else if POSTGRES_TEMPORARY_CLASSES
+        .iter()
+        .any(|class| code.starts_with(class))
+    {
+        FailureKind::Unavailable
+    } else if POSTGRES_UNSTORABLE_CODES.contains(&code) {
         FailureKind::Unstorable
     } else {
         FailureKind::Broken
@@ -87,7 +94,7 @@ fn kind_of_code(code: &str) -> FailureKind {
 #[derive(Clone, Debug)]
 pub(crate) enum BatchLoss {
     DiskFull,
-    Away,
+    Unavailable,
     Broken(Arc<str>),
 }
 
@@ -96,7 +103,7 @@ impl BatchLoss {
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self {
             Self::DiskFull => Some("the disk is full: nothing can be stored"),
-            Self::Away => Some("the database is unavailable: nothing can be stored"),
+            Self::Unavailable => Some("the database is unavailable: nothing can be stored"),
             Self::Broken(_) => None,
         }
     }
@@ -106,7 +113,7 @@ impl From<&Error> for BatchLoss {
     fn from(error: &Error) -> Self {
         match error {
             Error::StorageFull => Self::DiskFull,
-            Error::Unavailable(_) => Self::Away,
+            Error::Unavailable(_) => Self::Unavailable,
             other => Self::Broken(other.to_string().into()),
         }
     }
@@ -116,7 +123,7 @@ impl From<BatchLoss> for Error {
     fn from(loss: BatchLoss) -> Self {
         match loss {
             BatchLoss::DiskFull => Self::StorageFull,
-            BatchLoss::Away => {
+            BatchLoss::Unavailable => {
                 Self::Unavailable("the database is unavailable at the moment".to_owned())
             }
             BatchLoss::Broken(reason) => {
@@ -131,23 +138,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_from_a_database_that_is_away_and_from_broken_ones() {
+    fn error_codes_have_the_right_failure_kind() {
         for code in ["13", "53100"] {
-            assert_eq!(kind_of_code(code), FailureKind::DiskFull, "{code}");
+            assert_eq!(failure_kind_of_code(code), FailureKind::DiskFull, "{code}");
         }
         for code in ["10", "778", "14", "8", "57P01", "57P03", "08006", "53300"] {
-            assert_eq!(kind_of_code(code), FailureKind::Away, "{code}");
+            assert_eq!(
+                failure_kind_of_code(code),
+                FailureKind::Unavailable,
+                "{code}"
+            );
         }
         for code in ["22021", "22P05", "54000"] {
-            assert_eq!(kind_of_code(code), FailureKind::Unstorable, "{code}");
+            assert_eq!(
+                failure_kind_of_code(code),
+                FailureKind::Unstorable,
+                "{code}"
+            );
         }
         for code in ["1", "11", "19", "2067", "23505", "42P01", ""] {
-            assert_eq!(kind_of_code(code), FailureKind::Broken, "{code}");
+            assert_eq!(failure_kind_of_code(code), FailureKind::Broken, "{code}");
         }
     }
 
     #[test]
-    fn whoever_wrote_in_a_lost_batch_hears_the_same() {
+    fn all_writers_of_a_lost_batch_get_the_same_error() {
         let heard = |error: Error| Error::from(BatchLoss::from(&error));
 
         assert!(matches!(heard(Error::StorageFull), Error::StorageFull));

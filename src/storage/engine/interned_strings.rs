@@ -9,29 +9,29 @@ use std::{
 use super::postgres_text::without_nul;
 use crate::{
     error::{Error, Result},
-    storage::{Read, WriteTx, list, list_of_numbers},
+    storage::{ReadAccess, WriteTx, number_list, text_list},
 };
 
 /// The most texts in memory; when there are more, the memory is cleared.
-const REMEMBERED: usize = 200_000;
+const MAX_CACHED_TEXTS: usize = 200_000;
 /// The number of texts that one statement stores.
-const INTERNED: usize = 500;
+const TEXTS_PER_STATEMENT: usize = 500;
 
 /// The cache of interned texts. It is cheap to clone.
 #[derive(Clone, Default)]
-pub struct Strings {
-    known: Arc<RwLock<Known>>,
+pub struct InternedStrings {
+    cache: Arc<RwLock<StringCache>>,
 }
 
 #[derive(Default)]
-struct Known {
+struct StringCache {
     numbers: HashMap<Arc<str>, i64>,
     texts: HashMap<i64, Arc<str>>,
 }
 
-impl Strings {
-    fn number(&self, text: &str) -> Option<i64> {
-        self.known
+impl InternedStrings {
+    fn cached_number(&self, text: &str) -> Option<i64> {
+        self.cache
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .numbers
@@ -39,8 +39,8 @@ impl Strings {
             .copied()
     }
 
-    fn text(&self, number: i64) -> Option<Arc<str>> {
-        self.known
+    fn cached_text(&self, number: i64) -> Option<Arc<str>> {
+        self.cache
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .texts
@@ -48,10 +48,10 @@ impl Strings {
             .cloned()
     }
 
-    pub(crate) fn remember(&self, pairs: impl IntoIterator<Item = (Arc<str>, i64)>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.numbers.len() > REMEMBERED {
-            *known = Known::default();
+    pub(crate) fn cache_pairs(&self, pairs: impl IntoIterator<Item = (Arc<str>, i64)>) {
+        let mut known = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if known.numbers.len() > MAX_CACHED_TEXTS {
+            *known = StringCache::default();
         }
         for (text, number) in pairs {
             known.texts.insert(number, text.clone());
@@ -60,13 +60,13 @@ impl Strings {
     }
 
     /// Clears the cache: a batch failed, and the numbers that it gave out do not exist.
-    pub(crate) fn forget(&self) {
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known::default();
+    pub(crate) fn clear_cache(&self) {
+        *self.cache.write().unwrap_or_else(PoisonError::into_inner) = StringCache::default();
     }
 
     /// Returns the number of a text, or `None` if it was never stored.
-    pub async fn find(&self, db: &mut impl Read, text: &str) -> Result<Option<i64>> {
-        if let Some(number) = self.number(text) {
+    pub async fn find_number(&self, db: &mut impl ReadAccess, text: &str) -> Result<Option<i64>> {
+        if let Some(number) = self.cached_number(text) {
             return Ok(Some(number));
         }
         let number = db
@@ -75,17 +75,17 @@ impl Strings {
             .fetch_scalar()
             .await?;
         if let Some(number) = number {
-            self.remember([(Arc::from(text), number)]);
+            self.cache_pairs([(Arc::from(text), number)]);
         }
         Ok(number)
     }
 
     /// Returns the numbers of those of the texts that are stored.
-    pub async fn find_all(&self, db: &mut impl Read, texts: &[&str]) -> Result<Vec<i64>> {
+    pub async fn find_numbers(&self, db: &mut impl ReadAccess, texts: &[&str]) -> Result<Vec<i64>> {
         let mut found: Vec<i64> = Vec::with_capacity(texts.len());
         let mut unknown = Vec::new();
         for text in texts {
-            match self.number(text) {
+            match self.cached_number(text) {
                 Some(number) => found.push(number),
                 None => unknown.push(*text),
             }
@@ -95,11 +95,11 @@ impl Strings {
                 .query(
                     "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
                 )
-                .bind(list(unknown))
+                .bind(text_list(unknown))
                 .fetch_all()
                 .await?;
             found.extend(rows.iter().map(|(_, number)| *number));
-            self.remember(
+            self.cache_pairs(
                 rows.into_iter()
                     .map(|(text, number)| (Arc::from(text), number)),
             );
@@ -108,15 +108,15 @@ impl Strings {
     }
 
     /// Returns the texts of these numbers, in no particular order.
-    pub async fn texts(
+    pub async fn find_texts(
         &self,
-        db: &mut impl Read,
+        db: &mut impl ReadAccess,
         numbers: &[i64],
     ) -> Result<HashMap<i64, Arc<str>>> {
         let mut found = HashMap::with_capacity(numbers.len());
         let mut unknown = Vec::new();
         for number in numbers {
-            match self.text(*number) {
+            match self.cached_text(*number) {
                 Some(text) => drop(found.insert(*number, text)),
                 None => unknown.push(*number),
             }
@@ -124,7 +124,7 @@ impl Strings {
         if !unknown.is_empty() {
             let rows: Vec<(i64, String)> = db
                 .query("SELECT num, text FROM strings WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))")
-                .bind(list_of_numbers(unknown))
+                .bind(number_list(unknown))
                 .fetch_all()
                 .await?;
             let pairs: Vec<(Arc<str>, i64)> = rows
@@ -132,14 +132,14 @@ impl Strings {
                 .map(|(num, text)| (Arc::from(text), num))
                 .collect();
             found.extend(pairs.iter().map(|(text, number)| (*number, text.clone())));
-            self.remember(pairs);
+            self.cache_pairs(pairs);
         }
         Ok(found)
     }
 
     /// Returns the text of a number.
-    pub async fn get(&self, db: &mut impl Read, number: i64) -> Result<Arc<str>> {
-        let mut found = self.texts(db, &[number]).await?;
+    pub async fn text_of(&self, db: &mut impl ReadAccess, number: i64) -> Result<Arc<str>> {
+        let mut found = self.find_texts(db, &[number]).await?;
         found
             .remove(&number)
             .ok_or_else(|| Error::internal("find a stored text", format!("number {number}")))
@@ -152,27 +152,31 @@ impl WriteTx {
         let mut numbers = HashMap::with_capacity(texts.len());
         let mut unknown = Vec::new();
         for text in texts {
-            match self.strings().number(text).or_else(|| self.interned(text)) {
+            match self
+                .strings()
+                .cached_number(text)
+                .or_else(|| self.interned_number(text))
+            {
                 Some(number) => drop(numbers.insert((*text).to_owned(), number)),
                 None => unknown.push(*text),
             }
         }
         unknown.sort_unstable();
         unknown.dedup();
-        for chunk in unknown.chunks(INTERNED) {
+        for chunk in unknown.chunks(TEXTS_PER_STATEMENT) {
             self.query(
                 "INSERT INTO strings (text)
                  SELECT DISTINCT value FROM json_each($1)
                  WHERE NOT EXISTS (SELECT 1 FROM strings s WHERE s.text = value)",
             )
-            .bind(list(chunk))
+            .bind(text_list(chunk))
             .execute()
             .await?;
             let rows: Vec<(String, i64)> = self
                 .query(
                     "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
                 )
-                .bind(list(chunk))
+                .bind(text_list(chunk))
                 .fetch_all()
                 .await?;
             let rows: HashMap<String, i64> = rows.into_iter().collect();
@@ -180,7 +184,7 @@ impl WriteTx {
                 let number = rows.get(*text).or_else(|| rows.get(&*without_nul(text)));
                 let number =
                     number.ok_or_else(|| Error::internal("intern texts", "a text vanished"))?;
-                self.note_interned(text, *number);
+                self.record_interned(text, *number);
                 numbers.insert((*text).to_owned(), *number);
             }
         }
@@ -189,7 +193,11 @@ impl WriteTx {
 
     /// Returns the number of a text, and stores the text if it is new.
     pub async fn intern(&mut self, text: &str) -> Result<i64> {
-        if let Some(number) = self.strings().number(text).or_else(|| self.interned(text)) {
+        if let Some(number) = self
+            .strings()
+            .cached_number(text)
+            .or_else(|| self.interned_number(text))
+        {
             return Ok(number);
         }
         let inserted = self
@@ -206,7 +214,7 @@ impl WriteTx {
                 .await?
                 .ok_or_else(|| Error::internal("intern a text", "the text vanished"))?,
         };
-        self.note_interned(text, number);
+        self.record_interned(text, number);
         Ok(number)
     }
 }

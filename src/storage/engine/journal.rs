@@ -28,88 +28,88 @@ use tokio::{
 };
 
 use self::batch_in_doubt::{CommitError, DoubtfulBatch};
-pub use self::write_tx::{Pending, WriteTx};
+pub use self::write_tx::{PendingWrite, WriteTx};
 use super::{
-    change::Change,
-    dialect::{Conn, Raw, Target},
+    change::JournalChange,
+    dialect::{DatabaseTarget, RawConnection, WriterConnection},
     directory_lock::DirectoryLock,
     failure::BatchLoss,
-    interned_strings::Strings,
+    interned_strings::InternedStrings,
     migrations,
 };
 use crate::{
     error::{Error, Result},
     health::Health,
-    storage::Read,
+    storage::ReadAccess,
     tasks::Tasks,
 };
 
 /// The time for which a batch waits for writers that have registered an intent.
-const RIPENING: Duration = Duration::from_millis(4);
+const MAX_INTENT_WAIT: Duration = Duration::from_millis(4);
 /// The number of changes from which on a batch waits for no intent.
-const LARGE: usize = 256;
+const LARGE_BATCH_CHANGES: usize = 256;
 /// The time between two questions to the database about a batch in doubt.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(250);
 /// The interval at which the journal tries to write, after it could not.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const WRITE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The place of a change in the order of all changes. A sync token is made of such positions.
 pub type Position = i64;
 
 /// A follower of the journal in memory. It is called in order, between the commit and its answer, so it must be quick.
-pub trait Follower: Send + Sync {
+pub trait JournalFollower: Send + Sync {
     /// Handles changes that are on disk.
-    fn committed(&self, changes: &[(Position, Change)]);
+    fn committed(&self, changes: &[(Position, JournalChange)]);
     /// Handles the loss of a batch: everything in memory from writes that were not yet durable is wrong.
     fn failed(&self);
 }
 
 /// The state of a batch for its writers: `None` while it is open, then whether it is on disk.
-type Outcome = Option<Result<(), BatchLoss>>;
+type BatchOutcome = Option<Result<(), BatchLoss>>;
 
 /// The handle of the journal. It is cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
-    writer: Arc<Mutex<Writer>>,
-    shared: Arc<Shared>,
+    writer: Arc<Mutex<JournalWriter>>,
+    shared: Arc<JournalState>,
 }
 
 /// An announcement of a write, for which a batch may wait a little.
-pub struct Intent {
-    shared: Arc<Shared>,
+pub struct WriteIntent {
+    shared: Arc<JournalState>,
 }
 
-struct Shared {
+struct JournalState {
     /// The number of registered intents.
     intents: AtomicUsize,
     /// The newest position that readers may see.
     published: AtomicI64,
-    followers: RwLock<Vec<Arc<dyn Follower>>>,
+    followers: RwLock<Vec<Arc<dyn JournalFollower>>>,
     /// Locked while a batch is announced, so that a reader can keep memory from changing.
-    telling: RwLock<()>,
-    strings: Strings,
+    announcing: RwLock<()>,
+    strings: InternedStrings,
     health: Health,
 }
 
-struct Writer {
-    target: Target,
-    conn: Conn,
+struct JournalWriter {
+    target: DatabaseTarget,
+    conn: WriterConnection,
     /// Whether the connection is unusable; the next turn opens a new one.
-    lost: bool,
+    connection_lost: bool,
     next_position: Position,
-    open: Option<Batch>,
+    open_batch: Option<WriteBatch>,
     /// The batch whose commit was not answered.
     in_doubt: Option<DoubtfulBatch>,
-    savepoint: Savepoint,
+    savepoint: SavepointState,
     /// Whether a caller was dropped while it opened a batch: the transaction may or may not have begun.
-    opening: bool,
+    is_opening: bool,
     closed: bool,
-    flush: mpsc::UnboundedSender<()>,
-    shared: Arc<Shared>,
+    flush_requests: mpsc::UnboundedSender<()>,
+    shared: Arc<JournalState>,
     /// The locks on the data directories, held until the journal is closed.
     locks: Vec<DirectoryLock>,
     #[cfg(test)]
-    fault: batch_in_doubt::Fault,
+    fault: batch_in_doubt::CommitFault,
 }
 
 /// The savepoint of the latest turn in the open batch.
@@ -117,7 +117,7 @@ struct Writer {
 /// Each state is set before the statement that leads to it is awaited, or holds whether or not it ran: a caller may be
 /// dropped at any await.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Savepoint {
+enum SavepointState {
     /// There is none, or it is not known whether there is. In both cases nothing was written in it.
     None,
     /// A turn writes in it. If the next turn finds this state, the turn before failed or was dropped.
@@ -126,53 +126,53 @@ enum Savepoint {
     Kept,
 }
 
-struct Batch {
-    outcome: watch::Sender<Outcome>,
-    changes: Vec<(Position, Change)>,
+struct WriteBatch {
+    outcome: watch::Sender<BatchOutcome>,
+    changes: Vec<(Position, JournalChange)>,
 }
 
 impl Journal {
     /// Connects the writer, brings the schema up to date and starts the flusher.
     pub(crate) async fn open(
-        target: &Target,
-        strings: Strings,
+        target: &DatabaseTarget,
+        strings: InternedStrings,
         (tasks, locks): (&Tasks, Vec<DirectoryLock>),
     ) -> Result<Self> {
         let mut conn = target.connect_writer().await?;
         migrations::run(&mut conn).await?;
         let (flush, wanted) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(JournalState {
             intents: AtomicUsize::new(0),
             published: AtomicI64::new(0),
             followers: RwLock::default(),
-            telling: RwLock::default(),
+            announcing: RwLock::default(),
             strings,
             health: Health::default(),
         });
-        let mut writer = Writer {
+        let mut writer = JournalWriter {
             target: target.clone(),
             conn,
-            lost: false,
+            connection_lost: false,
             next_position: 1,
-            open: None,
+            open_batch: None,
             in_doubt: None,
-            savepoint: Savepoint::None,
-            opening: false,
+            savepoint: SavepointState::None,
+            is_opening: false,
             closed: false,
-            flush,
+            flush_requests: flush,
             shared: shared.clone(),
             locks,
             #[cfg(test)]
-            fault: batch_in_doubt::Fault::default(),
+            fault: batch_in_doubt::CommitFault::default(),
         };
-        writer.recall_position().await?;
+        writer.load_position().await?;
         shared
             .published
             .store(writer.next_position - 1, Ordering::SeqCst);
         let writer = Arc::new(Mutex::new(writer));
         // The flusher runs until the last writer is dropped, not until the stop signal: written changes must reach the
         // disk.
-        drop(tasks.spawn(flusher(Arc::downgrade(&writer), wanted)));
+        drop(tasks.spawn(run_flusher(Arc::downgrade(&writer), wanted)));
         Ok(Self { writer, shared })
     }
 
@@ -190,12 +190,12 @@ impl Journal {
     /// Announces a write: an open batch waits a little for it.
     ///
     /// Without this, writers that are kept apart by a lock of their own would each pay for a commit.
-    pub fn intent(&self) -> Intent {
-        Intent::new(&self.shared)
+    pub fn register_intent(&self) -> WriteIntent {
+        WriteIntent::new(&self.shared)
     }
 
     /// Returns the newest position that readers may see.
-    pub fn published(&self) -> Position {
+    pub fn published_position(&self) -> Position {
         self.shared.published.load(Ordering::SeqCst)
     }
 
@@ -206,7 +206,7 @@ impl Journal {
 
     /// Drops all followers at the end of a test.
     #[cfg(test)]
-    pub(crate) fn forget_followers(&self) {
+    pub(crate) fn remove_followers(&self) {
         let followers = self.shared.followers.write();
         followers.unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -214,15 +214,15 @@ impl Journal {
     /// Keeps the followers' memory from changing: until the guard is dropped, no commit is announced.
     ///
     /// This must be held for a moment only, and never across an await: writes wait for it.
-    pub fn still(&self) -> RwLockReadGuard<'_, ()> {
+    pub fn hold_announcements(&self) -> RwLockReadGuard<'_, ()> {
         self.shared
-            .telling
+            .announcing
             .read()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a follower. Followers are called in the order in which they were added.
-    pub fn follow(&self, follower: Arc<dyn Follower>) {
+    pub fn add_follower(&self, follower: Arc<dyn JournalFollower>) {
         self.shared
             .followers
             .write()
@@ -234,30 +234,33 @@ impl Journal {
     pub(crate) async fn close(&self) {
         let mut writer = self.writer.lock().await;
         writer.flush().await;
-        if let Err(error) = writer.settle_doubt().await {
+        if let Err(error) = writer.resolve_doubt().await {
             tracing::error!(%error, "the journal was closed without knowing whether the last changes were stored");
             // The waiting writers get the error that the journal stopped.
             writer.in_doubt = None;
         }
         writer.closed = true;
         writer.locks.clear();
-        if let Err(error) = writer.conn.retire().await {
+        if let Err(error) = writer.conn.prepare_close().await {
             tracing::warn!(%error, "the database did not close cleanly");
         }
         // This ends the flusher.
         let (nobody, _) = mpsc::unbounded_channel();
-        writer.flush = nobody;
+        writer.flush_requests = nobody;
     }
 }
 
-async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::UnboundedReceiver<()>) {
+async fn run_flusher(
+    writer: std::sync::Weak<Mutex<JournalWriter>>,
+    mut wanted: mpsc::UnboundedReceiver<()>,
+) {
     loop {
-        match timeout(PROBE_INTERVAL, wanted.recv()).await {
+        match timeout(WRITE_RETRY_INTERVAL, wanted.recv()).await {
             Ok(Some(())) => {}
             Ok(None) => return,
             Err(_) => {
                 if let Some(writer) = writer.upgrade() {
-                    writer.lock_owned().await.probe().await;
+                    writer.lock_owned().await.retry_write().await;
                 }
             }
         }
@@ -265,14 +268,14 @@ async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::Unbou
         while let Some(writer) = writer.upgrade() {
             let mut writer = writer.lock_owned().await;
             if writer.in_doubt.is_some() {
-                if let Err(error) = writer.settle_doubt().await {
+                if let Err(error) = writer.resolve_doubt().await {
                     tracing::debug!(%error, "the database does not answer yet");
                     drop(writer);
                     tokio::time::sleep(DOUBT_INTERVAL).await;
                 }
                 continue;
             }
-            if writer.is_ripe() || asked.elapsed() > RIPENING {
+            if writer.is_ready_to_flush() || asked.elapsed() > MAX_INTENT_WAIT {
                 writer.flush().await;
                 if writer.in_doubt.is_some() {
                     continue;
@@ -286,8 +289,8 @@ async fn flusher(writer: std::sync::Weak<Mutex<Writer>>, mut wanted: mpsc::Unbou
     }
 }
 
-impl Intent {
-    fn new(shared: &Arc<Shared>) -> Self {
+impl WriteIntent {
+    fn new(shared: &Arc<JournalState>) -> Self {
         shared.intents.fetch_add(1, Ordering::SeqCst);
         Self {
             shared: shared.clone(),
@@ -295,15 +298,18 @@ impl Intent {
     }
 }
 
-impl Drop for Intent {
+impl Drop for WriteIntent {
     fn drop(&mut self) {
         self.shared.intents.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl Shared {
-    fn tell(&self, changes: &[(Position, Change)], newest: Position) {
-        let _telling = self.telling.write().unwrap_or_else(PoisonError::into_inner);
+impl JournalState {
+    fn announce_changes(&self, changes: &[(Position, JournalChange)], newest: Position) {
+        let _telling = self
+            .announcing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         for follower in self
             .followers
             .read()
@@ -315,8 +321,8 @@ impl Shared {
         self.published.store(newest, Ordering::SeqCst);
     }
 
-    fn tell_failure(&self) {
-        self.strings.forget();
+    fn announce_failure(&self) {
+        self.strings.clear_cache();
         for follower in self
             .followers
             .read()
@@ -328,108 +334,111 @@ impl Shared {
     }
 }
 
-impl Writer {
+impl JournalWriter {
     /// Returns whether no intent is registered, or the open batch is large enough.
-    fn is_ripe(&self) -> bool {
+    fn is_ready_to_flush(&self) -> bool {
         self.shared.intents.load(Ordering::SeqCst) == 0
             || self
-                .open
+                .open_batch
                 .as_ref()
-                .is_none_or(|batch| batch.changes.len() >= LARGE)
+                .is_none_or(|batch| batch.changes.len() >= LARGE_BATCH_CHANGES)
     }
 
     async fn take_turn(&mut self) -> Result<()> {
         if self.closed {
             return Err(Error::Unavailable("the server is stopping".to_owned()));
         }
-        self.settle_doubt().await?;
-        if let Err(error) = self.settle().await {
-            self.lose(&error).await;
+        self.resolve_doubt().await?;
+        if let Err(error) = self.undo_unfinished_turn().await {
+            self.discard_batch(&error).await;
         }
-        if self.lost {
-            let connected = self.connect_again().await;
+        if self.connection_lost {
+            let connected = self.reconnect().await;
             if let Err(error) = &connected {
                 // Nothing is lost by this: requests are still answered from memory.
-                self.note_problem(&BatchLoss::from(error));
+                self.record_problem(&BatchLoss::from(error));
             }
             connected?;
         }
-        let begun = self.begin().await;
+        let begun = self.open_savepoint().await;
         if let Err(error) = &begun {
-            self.lose(error).await;
+            self.discard_batch(error).await;
         }
         begun
     }
 
-    async fn connect_again(&mut self) -> Result<()> {
+    async fn reconnect(&mut self) -> Result<()> {
         self.conn = self.target.connect_writer().await?;
-        self.recall_position().await?;
-        self.lost = false;
+        self.load_position().await?;
+        self.connection_lost = false;
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<()> {
-        if self.open.is_none() {
-            self.opening = true;
-            self.conn.begin().await?;
-            self.opening = false;
-            self.open = Some(Batch {
+    async fn open_savepoint(&mut self) -> Result<()> {
+        if self.open_batch.is_none() {
+            self.is_opening = true;
+            self.conn.begin_transaction().await?;
+            self.is_opening = false;
+            self.open_batch = Some(WriteBatch {
                 outcome: watch::Sender::new(None),
                 changes: Vec::new(),
             });
             // The flusher queues behind the writers that already wait.
-            let _ = self.flush.send(());
+            let _ = self.flush_requests.send(());
         }
-        let was_kept = std::mem::replace(&mut self.savepoint, Savepoint::None) == Savepoint::Kept;
+        let was_kept =
+            std::mem::replace(&mut self.savepoint, SavepointState::None) == SavepointState::Kept;
         let make = if was_kept {
             "RELEASE SAVEPOINT turn; SAVEPOINT turn"
         } else {
             "SAVEPOINT turn"
         };
-        self.conn.run(make).await?;
-        self.savepoint = Savepoint::Open; // until `release` says otherwise
+        self.conn.run_sql(make).await?;
+        self.savepoint = SavepointState::Open; // until `release` says otherwise
         Ok(())
     }
 
     /// Undoes the unfinished turn of a caller that failed or was dropped.
-    async fn settle(&mut self) -> Result<()> {
-        if self.opening {
+    async fn undo_unfinished_turn(&mut self) -> Result<()> {
+        if self.is_opening {
             // SQLite refuses if no transaction had begun; then there is nothing to undo.
-            if let Err(error) = self.conn.run("ROLLBACK").await {
+            if let Err(error) = self.conn.run_sql("ROLLBACK").await {
                 tracing::debug!(%error, "no transaction to roll back");
             }
-            self.opening = false;
+            self.is_opening = false;
         }
-        if self.savepoint == Savepoint::Open {
-            self.conn.run("ROLLBACK TO SAVEPOINT turn").await?;
+        if self.savepoint == SavepointState::Open {
+            self.conn.run_sql("ROLLBACK TO SAVEPOINT turn").await?;
             // The savepoint itself stays, empty; the next turn is inside it.
-            self.savepoint = Savepoint::None;
+            self.savepoint = SavepointState::None;
         }
         Ok(())
     }
 
     /// Commits the open batch, announces its changes in order, then answers all its writers.
     async fn flush(&mut self) {
-        if self.open.is_none() {
+        if self.open_batch.is_none() {
             return;
         }
         match self.commit().await {
             Ok(()) => {
-                self.savepoint = Savepoint::None;
-                if let Some(batch) = self.open.take() {
-                    self.tell(&batch);
+                self.savepoint = SavepointState::None;
+                if let Some(batch) = self.open_batch.take() {
+                    self.announce_batch(&batch);
                 }
             }
             Err(CommitError::Before(error)) => {
                 tracing::error!(%error, "a batch of changes could not be written");
-                self.lose(&error).await;
+                self.discard_batch(&error).await;
             }
-            Err(CommitError::Unanswered { number, error }) => self.doubt(number, error),
+            Err(CommitError::Unanswered { number, error }) => self.put_in_doubt(number, error),
         }
     }
 
     async fn commit(&mut self) -> Result<(), CommitError> {
-        self.settle().await.map_err(CommitError::Before)?;
+        self.undo_unfinished_turn()
+            .await
+            .map_err(CommitError::Before)?;
         let (last, number) = (self.next_position - 1, rand::random::<i64>());
         self.query("UPDATE journal SET position = $1, batch = $2")
             .bind(last)
@@ -442,31 +451,32 @@ impl Writer {
     }
 
     /// Announces the changes of a batch that is on disk, and answers all its writers.
-    fn tell(&self, batch: &Batch) {
-        self.shared.tell(&batch.changes, self.next_position - 1);
+    fn announce_batch(&self, batch: &WriteBatch) {
+        self.shared
+            .announce_changes(&batch.changes, self.next_position - 1);
         self.shared.health.clear();
         batch.outcome.send_replace(Some(Ok(())));
     }
 
     /// Reports that a batch was not stored.
-    fn tell_loss(&self, batch: Option<Batch>, error: &Error) {
-        self.shared.tell_failure();
+    fn report_lost_batch(&self, batch: Option<WriteBatch>, error: &Error) {
+        self.shared.announce_failure();
         let loss = BatchLoss::from(error);
-        self.note_problem(&loss);
+        self.record_problem(&loss);
         if let Some(batch) = batch {
             batch.outcome.send_replace(Some(Err(loss)));
         }
     }
 
     /// Records for the operator's tools that nothing can be stored, if this may last for a while.
-    fn note_problem(&self, loss: &BatchLoss) {
+    fn record_problem(&self, loss: &BatchLoss) {
         if let Some(problem) = loss.problem() {
             self.shared.health.set_problem(problem);
         }
     }
 
     /// Tries to write, if the last attempt failed.
-    async fn probe(&mut self) {
+    async fn retry_write(&mut self) {
         if self.shared.health.problem().is_none() || self.closed {
             return;
         }
@@ -477,26 +487,26 @@ impl Writer {
     }
 
     /// Drops the open batch and the connection, because it is not known whether the database still answers.
-    async fn lose(&mut self, error: &Error) {
-        self.savepoint = Savepoint::None;
-        self.opening = false;
-        self.lost = true;
-        if let Err(error) = self.conn.give_up().await {
+    async fn discard_batch(&mut self, error: &Error) {
+        self.savepoint = SavepointState::None;
+        self.is_opening = false;
+        self.connection_lost = true;
+        if let Err(error) = self.conn.abort_transaction().await {
             tracing::debug!(%error, "a lost connection does not answer");
         }
-        let batch = self.open.take();
-        self.tell_loss(batch, error);
+        let batch = self.open_batch.take();
+        self.report_lost_batch(batch, error);
     }
 
-    async fn recall_position(&mut self) -> Result<()> {
-        let last = position(self).await?;
+    async fn load_position(&mut self) -> Result<()> {
+        let last = last_position(self).await?;
         self.next_position = self.next_position.max(last + 1);
         Ok(())
     }
 }
 
 /// Returns the position of the last change that a connection sees.
-pub async fn position(db: &mut impl Read) -> Result<Position> {
+pub async fn last_position(db: &mut impl ReadAccess) -> Result<Position> {
     let last = db
         .query("SELECT position FROM journal")
         .fetch_scalar()
@@ -504,8 +514,8 @@ pub async fn position(db: &mut impl Read) -> Result<Position> {
     Ok(last.unwrap_or_default())
 }
 
-impl Read for Writer {
-    fn raw(&mut self) -> Raw<'_> {
+impl ReadAccess for JournalWriter {
+    fn raw(&mut self) -> RawConnection<'_> {
         self.conn.raw()
     }
 }

@@ -7,11 +7,11 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-use super::dialect::Conn;
+use super::dialect::WriterConnection;
 use crate::error::{Error, Result};
 
 /// All migrations in order: file name and text.
-const MIGRATIONS: &[(&str, &str)] = &[
+const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
     (
         "0001_portable.postgres.sql",
         include_str!("../../../migrations/0001_portable.postgres.sql"),
@@ -103,12 +103,12 @@ const MIGRATIONS: &[(&str, &str)] = &[
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.
-struct Flavour {
+struct MigrationDialect {
     suffix: &'static str,
     tokens: [(&'static str, &'static str); 4],
 }
 
-const SQLITE: Flavour = Flavour {
+const SQLITE_DIALECT: MigrationDialect = MigrationDialect {
     suffix: ".sqlite",
     tokens: [
         ("{bytes}", "BLOB"),
@@ -120,7 +120,7 @@ const SQLITE: Flavour = Flavour {
         ),
     ],
 };
-const POSTGRES: Flavour = Flavour {
+const POSTGRES_DIALECT: MigrationDialect = MigrationDialect {
     suffix: ".postgres",
     tokens: [
         ("{bytes}", "BYTEA"),
@@ -144,28 +144,30 @@ const POSTGRES: Flavour = Flavour {
 };
 
 /// Runs the migrations that have not run yet.
-pub(crate) async fn run(conn: &mut Conn) -> Result<()> {
+pub(crate) async fn run(conn: &mut WriterConnection) -> Result<()> {
     let outcome = match conn {
-        Conn::Sqlite(conn) => migrator(&SQLITE).run(conn).await,
-        Conn::Postgres(conn) => migrator(&POSTGRES).run(conn).await,
+        WriterConnection::Sqlite(conn) => migrator(&SQLITE_DIALECT).run(conn).await,
+        WriterConnection::Postgres(conn) => migrator(&POSTGRES_DIALECT).run(conn).await,
     };
     outcome.map_err(|source| Error::internal("bring the database up to date", source))
 }
 
 /// Returns the number of the newest migration.
-pub(crate) fn newest() -> i64 {
-    let numbers = MIGRATIONS.iter().map(|(name, _)| number(name));
+pub(crate) fn newest_version() -> i64 {
+    let numbers = SCHEMA_MIGRATIONS
+        .iter()
+        .map(|(name, _)| migration_number(name));
     numbers.max().unwrap_or_default()
 }
 
 /// Returns the number at the beginning of a migration's file name.
-fn number(name: &str) -> i64 {
+fn migration_number(name: &str) -> i64 {
     let number = name.split('_').next().and_then(|n| n.parse().ok());
     number.unwrap_or_default()
 }
 
-fn migrator(flavour: &Flavour) -> Migrator {
-    let ours = MIGRATIONS.iter().filter(|(name, _)| {
+fn migrator(flavour: &MigrationDialect) -> Migrator {
+    let ours = SCHEMA_MIGRATIONS.iter().filter(|(name, _)| {
         let stem = name.trim_end_matches(".sql");
         !stem.contains('.') || stem.ends_with(flavour.suffix)
     });
@@ -178,7 +180,7 @@ fn migrator(flavour: &Flavour) -> Migrator {
             });
         let sql = AssertSqlSafe(sql).into_sql_str();
         Migration::new(
-            number(name),
+            migration_number(name),
             Cow::Borrowed(*name),
             MigrationType::Simple,
             sql,

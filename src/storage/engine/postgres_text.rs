@@ -11,18 +11,18 @@ use sqlx::{
 };
 
 /// The replacement for U+0000 in stored texts and queries: U+001A, whose name is SUBSTITUTE.
-const SUBSTITUTE: u8 = 0x1a;
+const NUL_SUBSTITUTE: u8 = 0x1a;
 
 /// Returns a text in the form in which PostgreSQL stores it.
 pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
-        Cow::Owned(text.replace('\0', &char::from(SUBSTITUTE).to_string()))
+        Cow::Owned(text.replace('\0', &char::from(NUL_SUBSTITUTE).to_string()))
     } else {
         Cow::Borrowed(text)
     }
 }
 
-/// A value in which U+0000, if it is a text, becomes [`SUBSTITUTE`].
+/// A value in which U+0000, if it is a text, becomes [`NUL_SUBSTITUTE`].
 ///
 /// A text with U+0000 comes from a client or server that tries out what happens. The stored text may then look odd, but
 /// no statement may fail because of it: that would also stop everything else in the same write or query.
@@ -45,7 +45,7 @@ impl<'q, T: Encode<'q, Postgres> + Type<Postgres>> Encode<'q, Postgres> for With
         if T::type_info() == <str as Type<Postgres>>::type_info() {
             for byte in buffer.iter_mut().skip(start).filter(|byte| **byte == 0) {
                 // One byte replaces one byte, since the length is already written.
-                *byte = SUBSTITUTE;
+                *byte = NUL_SUBSTITUTE;
             }
         }
         Ok(is_null)
@@ -69,7 +69,7 @@ pub struct TextList {
 }
 
 /// Returns a list parameter: a JSON array that `json_each($n)` unpacks into texts.
-pub fn list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> TextList {
+pub fn text_list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> TextList {
     use serde_json::Value;
 
     let items: Vec<Value> = items.into_iter().map(|item| item.as_ref().into()).collect();
@@ -87,7 +87,7 @@ pub fn list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> TextList {
 
 impl Default for TextList {
     fn default() -> Self {
-        list::<&str>([])
+        text_list::<&str>([])
     }
 }
 
@@ -119,7 +119,7 @@ impl Encode<'_, Postgres> for TextList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Read, testing::TestDb};
+    use crate::storage::{ReadAccess, testing::TestDb};
 
     #[tokio::test]
     async fn no_character_makes_a_statement_fail() {
@@ -138,7 +138,7 @@ mod tests {
             assert_eq!(found, [num], "{text:?}");
             let found: Vec<i64> = tx
                 .query("SELECT num FROM strings WHERE text IN (SELECT value FROM json_each($1))")
-                .bind(list([text]))
+                .bind(text_list([text]))
                 .fetch_scalars()
                 .await
                 .unwrap();
@@ -148,11 +148,11 @@ mod tests {
 
     #[test]
     fn a_list_is_a_json_array() {
-        assert_eq!(list(["a", "b\"c"]).json, r#"["a","b\"c"]"#);
+        assert_eq!(text_list(["a", "b\"c"]).json, r#"["a","b\"c"]"#);
     }
 
     #[tokio::test]
-    async fn numbers_and_bytes_stay_as_they_are() {
+    async fn numbers_are_bound_without_changes() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let number: Option<i64> = tx

@@ -9,31 +9,31 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::{dialect::Raw, postgres_text::WithoutNul};
+use super::{dialect::RawConnection, postgres_text::WithoutNul};
 use crate::error::{Error, Result};
 
 /// A value that both drivers can bind.
-pub trait Param<'q>:
+pub trait BindParam<'q>:
     Encode<'q, Sqlite> + Type<Sqlite> + Encode<'q, Postgres> + Type<Postgres>
 {
 }
-impl<'q, T> Param<'q> for T where
+impl<'q, T> BindParam<'q> for T where
     T: Encode<'q, Sqlite> + Type<Sqlite> + Encode<'q, Postgres> + Type<Postgres>
 {
 }
 
 /// A row type that both drivers can produce: any struct with `#[derive(sqlx::FromRow)]`, or a tuple.
-pub trait Record:
+pub trait RowRecord:
     for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
 {
 }
-impl<T> Record for T where
+impl<T> RowRecord for T where
     T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
 {
 }
 
 /// The value of a single column that both drivers can decode.
-pub trait Scalar:
+pub trait ScalarColumn:
     for<'r> Decode<'r, Sqlite>
     + Type<Sqlite>
     + for<'r> Decode<'r, Postgres>
@@ -42,7 +42,7 @@ pub trait Scalar:
     + Unpin
 {
 }
-impl<T> Scalar for T where
+impl<T> ScalarColumn for T where
     T: for<'r> Decode<'r, Sqlite>
         + Type<Sqlite>
         + for<'r> Decode<'r, Postgres>
@@ -53,23 +53,23 @@ impl<T> Scalar for T where
 }
 
 /// A connection or transaction that a read-only statement can run on.
-pub trait Read: Send {
+pub trait ReadAccess: Send {
     /// Returns the driver's connection.
-    fn raw(&mut self) -> Raw<'_>;
+    fn raw(&mut self) -> RawConnection<'_>;
 
     /// Begins a statement.
-    fn query<'q>(&mut self, sql: impl SqlSafeStr) -> Query<'_, 'q> {
+    fn query<'q>(&mut self, sql: impl SqlSafeStr) -> DbQuery<'_, 'q> {
         let sql = sql.into_sql_str();
         match self.raw() {
-            Raw::Sqlite(conn) => Query::Sqlite(sqlx::query(sql), conn),
-            Raw::Postgres(conn) => Query::Postgres(sqlx::query(sql), conn),
+            RawConnection::Sqlite(conn) => DbQuery::Sqlite(sqlx::query(sql), conn),
+            RawConnection::Postgres(conn) => DbQuery::Postgres(sqlx::query(sql), conn),
         }
     }
 }
 
 /// A statement being built for one database.
 #[must_use = "a query does nothing until it is executed or fetched"]
-pub enum Query<'c, 'q> {
+pub enum DbQuery<'c, 'q> {
     /// For SQLite.
     Sqlite(
         SqlxQuery<'q, Sqlite, SqliteArguments>,
@@ -82,9 +82,9 @@ pub enum Query<'c, 'q> {
     ),
 }
 
-impl<'q> Query<'_, 'q> {
+impl<'q> DbQuery<'_, 'q> {
     /// Binds the value of the next placeholder.
-    pub fn bind<T: Param<'q> + 'q>(self, value: T) -> Self {
+    pub fn bind<T: BindParam<'q> + 'q>(self, value: T) -> Self {
         match self {
             Self::Sqlite(query, conn) => Self::Sqlite(query.bind(value), conn),
             Self::Postgres(query, conn) => Self::Postgres(query.bind(WithoutNul(value)), conn),
@@ -100,17 +100,19 @@ impl<'q> Query<'_, 'q> {
     }
 
     /// Returns every row.
-    pub async fn fetch_all<T: Record>(self) -> Result<Vec<T>> {
+    pub async fn fetch_all<T: RowRecord>(self) -> Result<Vec<T>> {
         match self {
-            Self::Sqlite(query, conn) => collect(&query.fetch_all(conn).await?, |r| T::from_row(r)),
+            Self::Sqlite(query, conn) => {
+                collect_rows(&query.fetch_all(conn).await?, |r| T::from_row(r))
+            }
             Self::Postgres(query, conn) => {
-                collect(&query.fetch_all(conn).await?, |r| T::from_row(r))
+                collect_rows(&query.fetch_all(conn).await?, |r| T::from_row(r))
             }
         }
     }
 
     /// Returns the first row, if there is one.
-    pub async fn fetch_optional<T: Record>(self) -> Result<Option<T>> {
+    pub async fn fetch_optional<T: RowRecord>(self) -> Result<Option<T>> {
         Ok(match self {
             Self::Sqlite(query, conn) => query
                 .fetch_optional(conn)
@@ -126,12 +128,12 @@ impl<'q> Query<'_, 'q> {
     }
 
     /// Returns the one column of the first row, if there is one.
-    pub async fn fetch_scalar<T: Scalar>(self) -> Result<Option<T>> {
+    pub async fn fetch_scalar<T: ScalarColumn>(self) -> Result<Option<T>> {
         Ok(self.fetch_optional::<(T,)>().await?.map(|(value,)| value))
     }
 
     /// Returns the one column of every row.
-    pub async fn fetch_scalars<T: Scalar>(self) -> Result<Vec<T>> {
+    pub async fn fetch_scalars<T: ScalarColumn>(self) -> Result<Vec<T>> {
         Ok(self
             .fetch_all::<(T,)>()
             .await?
@@ -141,7 +143,7 @@ impl<'q> Query<'_, 'q> {
     }
 }
 
-fn collect<R, T>(rows: &[R], from: impl Fn(&R) -> sqlx::Result<T>) -> Result<Vec<T>> {
+fn collect_rows<R, T>(rows: &[R], from: impl Fn(&R) -> sqlx::Result<T>) -> Result<Vec<T>> {
     rows.iter()
         .map(|row| from(row).map_err(Error::from))
         .collect()
@@ -150,7 +152,7 @@ fn collect<R, T>(rows: &[R], from: impl Fn(&R) -> sqlx::Result<T>) -> Result<Vec
 /// Returns the `VALUES ($1, $2), ($3, $4), …` of a statement that inserts `rows` rows of `columns` columns.
 ///
 /// Callers split rows by a constant, so that the text, and with it the prepared statement, repeats.
-pub fn values(rows: usize, columns: usize) -> String {
+pub fn values_clause(rows: usize, columns: usize) -> String {
     let mut sql = String::from("VALUES ");
     for row in 0..rows {
         sql.push_str(if row == 0 { "(" } else { ", (" });
@@ -165,7 +167,7 @@ pub fn values(rows: usize, columns: usize) -> String {
 }
 
 /// Returns a list parameter of numbers, which `json_each($n)` unpacks; the value must be cast to BIGINT.
-pub fn list_of_numbers(items: impl IntoIterator<Item = i64>) -> String {
+pub fn number_list(items: impl IntoIterator<Item = i64>) -> String {
     let items: Vec<serde_json::Value> = items.into_iter().map(serde_json::Value::from).collect();
     serde_json::Value::Array(items).to_string()
 }
@@ -176,11 +178,11 @@ mod tests {
 
     #[test]
     fn values_number_their_placeholders_row_by_row() {
-        assert_eq!(values(2, 3), "VALUES ($1, $2, $3), ($4, $5, $6)");
+        assert_eq!(values_clause(2, 3), "VALUES ($1, $2, $3), ($4, $5, $6)");
     }
 
     #[test]
     fn a_list_of_numbers_is_a_json_array() {
-        assert_eq!(list_of_numbers([1, -2]), "[1,-2]");
+        assert_eq!(number_list([1, -2]), "[1,-2]");
     }
 }

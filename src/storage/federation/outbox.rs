@@ -4,11 +4,11 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Position, Read, RoomNum, WriteTx, list, list_of_numbers, values},
+    storage::{Position, ReadAccess, RoomNum, WriteTx, number_list, text_list, values_clause},
 };
 
 /// The number of rows that one statement stores.
-const CHUNK: usize = 100;
+const ROWS_PER_STATEMENT: usize = 100;
 
 /// A server to which this one sends.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -24,7 +24,7 @@ pub struct DestinationRow {
 
 /// A room with events that were not sent to a server.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct UnsentRow {
+pub struct UnsentRoomRow {
     pub server: String,
     pub room: RoomNum,
     /// The place in the timeline of the first event that was not sent.
@@ -32,7 +32,7 @@ pub struct UnsentRow {
 }
 
 /// Returns the journal position up to which the outbox is filled.
-pub async fn cursor(db: &mut impl Read) -> Result<Position> {
+pub async fn cursor(db: &mut impl ReadAccess) -> Result<Position> {
     let position = db
         .query("SELECT position FROM sender")
         .fetch_scalar()
@@ -50,14 +50,14 @@ pub async fn set_cursor(tx: &mut WriteTx, position: Position) -> Result<()> {
 }
 
 /// Returns the servers to which this one sends.
-pub async fn destinations(db: &mut impl Read) -> Result<Vec<DestinationRow>> {
+pub async fn destinations(db: &mut impl ReadAccess) -> Result<Vec<DestinationRow>> {
     db.query("SELECT server, failures, failing_since, retry_ts FROM destinations")
         .fetch_all()
         .await
 }
 
 /// Returns the servers for which neither events nor to-device messages are queued.
-pub async fn idle_destinations(db: &mut impl Read) -> Result<Vec<String>> {
+pub async fn idle_destinations(db: &mut impl ReadAccess) -> Result<Vec<String>> {
     db.query(
         "SELECT server FROM destinations d
          WHERE NOT EXISTS (SELECT 1 FROM unsent_rooms u WHERE u.server = d.server)
@@ -70,7 +70,7 @@ pub async fn idle_destinations(db: &mut impl Read) -> Result<Vec<String>> {
 /// Deletes servers to which nothing is sent.
 pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S]) -> Result<()> {
     tx.query("DELETE FROM destinations WHERE server IN (SELECT value FROM json_each($1))")
-        .bind(list(servers))
+        .bind(text_list(servers))
         .execute()
         .await?;
     Ok(())
@@ -78,12 +78,12 @@ pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S])
 
 /// Stores the failures and retry times of servers.
 pub async fn set_destinations(tx: &mut WriteTx, rows: &[DestinationRow]) -> Result<()> {
-    for chunk in rows.chunks(CHUNK) {
+    for chunk in rows.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO destinations (server, failures, failing_since, retry_ts) {}
              ON CONFLICT (server) DO UPDATE
              SET failures = excluded.failures, failing_since = excluded.failing_since, retry_ts = excluded.retry_ts",
-            values(chunk.len(), 4)
+            values_clause(chunk.len(), 4)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for row in chunk {
@@ -99,19 +99,19 @@ pub async fn set_destinations(tx: &mut WriteTx, rows: &[DestinationRow]) -> Resu
 }
 
 /// Returns the servers and rooms with unsent events.
-pub async fn unsent(db: &mut impl Read) -> Result<Vec<UnsentRow>> {
+pub async fn unsent_rooms(db: &mut impl ReadAccess) -> Result<Vec<UnsentRoomRow>> {
     db.query("SELECT server, room, since FROM unsent_rooms")
         .fetch_all()
         .await
 }
 
 /// Stores the places of the first unsent events of rooms.
-pub async fn set_unsent(tx: &mut WriteTx, rows: &[UnsentRow]) -> Result<()> {
-    for chunk in rows.chunks(CHUNK) {
+pub async fn set_unsent_rooms(tx: &mut WriteTx, rows: &[UnsentRoomRow]) -> Result<()> {
+    for chunk in rows.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO unsent_rooms (server, room, since) {}
              ON CONFLICT (server, room) DO UPDATE SET since = excluded.since",
-            values(chunk.len(), 3)
+            values_clause(chunk.len(), 3)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for row in chunk {
@@ -126,13 +126,13 @@ pub async fn set_unsent(tx: &mut WriteTx, rows: &[UnsentRow]) -> Result<()> {
 }
 
 /// Records that a server was sent all events of these rooms.
-pub async fn remove_unsent(tx: &mut WriteTx, server: &str, rooms: &[RoomNum]) -> Result<()> {
+pub async fn remove_unsent_rooms(tx: &mut WriteTx, server: &str, rooms: &[RoomNum]) -> Result<()> {
     tx.query(
         "DELETE FROM unsent_rooms
          WHERE server = $1 AND room IN (SELECT CAST(value AS BIGINT) FROM json_each($2))",
     )
     .bind(server)
-    .bind(list_of_numbers(rooms.iter().copied()))
+    .bind(number_list(rooms.iter().copied()))
     .execute()
     .await?;
     Ok(())
@@ -186,7 +186,7 @@ pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -
 
 /// Returns the oldest queued messages for a server that were sent since a time.
 pub async fn messages(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     server: &str,
     since_ts: i64,
     limit: i64,
@@ -213,7 +213,7 @@ pub async fn remove_messages(tx: &mut WriteTx, server: &str, up_to: Position) ->
 }
 
 /// Returns the servers for which messages are queued.
-pub async fn servers_with_messages(db: &mut impl Read) -> Result<Vec<String>> {
+pub async fn servers_with_messages(db: &mut impl ReadAccess) -> Result<Vec<String>> {
     db.query("SELECT DISTINCT server FROM unsent_messages")
         .fetch_scalars()
         .await
@@ -225,27 +225,29 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn what_a_server_was_not_sent_is_kept_by_room() {
+    async fn unsent_events_are_stored_by_room() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let row = |room, since| UnsentRow {
+        let row = |room, since| UnsentRoomRow {
             server: "a".to_owned(),
             room,
             since,
         };
 
-        set_unsent(&mut tx, &[row(1, 5), row(2, 6)]).await.unwrap();
-        set_unsent(&mut tx, &[row(2, 9)]).await.unwrap();
-        remove_unsent(&mut tx, "a", &[1]).await.unwrap();
-        remove_unsent(&mut tx, "b", &[2]).await.unwrap();
+        set_unsent_rooms(&mut tx, &[row(1, 5), row(2, 6)])
+            .await
+            .unwrap();
+        set_unsent_rooms(&mut tx, &[row(2, 9)]).await.unwrap();
+        remove_unsent_rooms(&mut tx, "a", &[1]).await.unwrap();
+        remove_unsent_rooms(&mut tx, "b", &[2]).await.unwrap();
         set_cursor(&mut tx, 77).await.unwrap();
 
-        assert_eq!(unsent(&mut tx).await.unwrap(), [row(2, 9)]);
+        assert_eq!(unsent_rooms(&mut tx).await.unwrap(), [row(2, 9)]);
         assert_eq!(cursor(&mut tx).await.unwrap(), 77);
     }
 
     #[tokio::test]
-    async fn how_a_server_fares_is_kept() {
+    async fn failures_of_a_server_are_stored() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let row = |failures| DestinationRow {
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_wait_for_their_server_in_order() {
+    async fn messages_are_returned_by_server_in_order() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a")] {
@@ -282,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_go_that_are_old_or_too_many() {
+    async fn old_or_excess_messages_are_deleted() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a"), (7, "a")] {
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn servers_are_forgotten_for_which_nothing_waits() {
+    async fn servers_without_queued_data_are_deleted() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let row = |server: &str| DestinationRow {
@@ -317,12 +319,12 @@ mod tests {
         };
         let rows = ["a", "b", "c", "d"].map(row);
         set_destinations(&mut tx, &rows).await.unwrap();
-        let unsent = UnsentRow {
+        let unsent = UnsentRoomRow {
             server: "b".to_owned(),
             room: 1,
             since: 5,
         };
-        set_unsent(&mut tx, &[unsent]).await.unwrap();
+        set_unsent_rooms(&mut tx, &[unsent]).await.unwrap();
         insert_message(&mut tx, 7, "c", ("{}", 1)).await.unwrap();
 
         let mut idle = idle_destinations(&mut tx).await.unwrap();

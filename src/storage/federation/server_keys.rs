@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, WriteTx},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A key of another server.
@@ -18,7 +18,7 @@ pub struct ServerKeyRow {
 
 /// A list of keys that a server published.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct DocumentRow {
+pub struct KeyDocumentRow {
     /// The signed JSON.
     pub document: String,
     pub valid_until_ts: i64,
@@ -30,7 +30,7 @@ const MAX_KEYS: i64 = 64;
 const MAX_FORMER_DOCUMENTS: i64 = 8;
 
 /// Returns the stored keys of a server.
-pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyRow>> {
+pub async fn of_server(db: &mut impl ReadAccess, server: i64) -> Result<Vec<ServerKeyRow>> {
     db.query("SELECT key_id, public_key, valid_until_ts FROM server_keys WHERE server = $1")
         .bind(server)
         .fetch_all()
@@ -38,7 +38,7 @@ pub async fn of_server(db: &mut impl Read, server: i64) -> Result<Vec<ServerKeyR
 }
 
 /// Stores a key of a server in place of the one with the same id.
-pub async fn set(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()> {
+pub async fn set_key(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()> {
     tx.query(
         "INSERT INTO server_keys (server, key_id, public_key, valid_until_ts)
          VALUES ($1, $2, $3, $4)
@@ -55,7 +55,7 @@ pub async fn set(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()
 }
 
 /// Deletes surplus keys of a server, the ones that expired first.
-pub async fn prune(tx: &mut WriteTx, server: i64) -> Result<()> {
+pub async fn delete_surplus_keys(tx: &mut WriteTx, server: i64) -> Result<()> {
     tx.query(
         "DELETE FROM server_keys
          WHERE server = $1 AND key_id NOT IN (
@@ -70,7 +70,10 @@ pub async fn prune(tx: &mut WriteTx, server: i64) -> Result<()> {
 }
 
 /// Returns the document that a server published last.
-pub async fn document(db: &mut impl Read, server: i64) -> Result<Option<DocumentRow>> {
+pub async fn latest_document(
+    db: &mut impl ReadAccess,
+    server: i64,
+) -> Result<Option<KeyDocumentRow>> {
     db.query("SELECT document, valid_until_ts FROM server_key_documents WHERE server = $1")
         .bind(server)
         .fetch_optional()
@@ -78,7 +81,7 @@ pub async fn document(db: &mut impl Read, server: i64) -> Result<Option<Document
 }
 
 /// Stores the document that a server published.
-pub async fn set_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
+pub async fn set_document(tx: &mut WriteTx, server: i64, row: &KeyDocumentRow) -> Result<()> {
     tx.query(
         "INSERT INTO server_key_documents (server, document, valid_until_ts)
          VALUES ($1, $2, $3)
@@ -94,7 +97,11 @@ pub async fn set_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> R
 }
 
 /// Keeps a document that a later one has replaced. Of too many, those with the latest expiry are kept.
-pub async fn keep_former_document(tx: &mut WriteTx, server: i64, row: &DocumentRow) -> Result<()> {
+pub async fn keep_former_document(
+    tx: &mut WriteTx,
+    server: i64,
+    row: &KeyDocumentRow,
+) -> Result<()> {
     tx.query(
         "INSERT INTO former_key_documents (server, valid_until_ts, document)
          VALUES ($1, $2, $3)
@@ -119,7 +126,10 @@ pub async fn keep_former_document(tx: &mut WriteTx, server: i64, row: &DocumentR
 }
 
 /// Returns the former documents of a server, those with the latest expiry first.
-pub async fn former_documents(db: &mut impl Read, server: i64) -> Result<Vec<DocumentRow>> {
+pub async fn former_documents(
+    db: &mut impl ReadAccess,
+    server: i64,
+) -> Result<Vec<KeyDocumentRow>> {
     db.query(
         "SELECT document, valid_until_ts FROM former_key_documents
          WHERE server = $1 ORDER BY valid_until_ts DESC",
@@ -135,7 +145,7 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn what_is_known_of_keys_is_replaced_by_what_is_newer() {
+    async fn stored_keys_are_replaced_by_newer_ones() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let server = tx.intern("a.example").await.unwrap();
@@ -144,26 +154,26 @@ mod tests {
             public_key: "AAAA".to_owned(),
             valid_until_ts,
         };
-        let document_until = |valid_until_ts| DocumentRow {
+        let document_until = |valid_until_ts| KeyDocumentRow {
             document: "{}".to_owned(),
             valid_until_ts,
         };
 
         for until in [5, 4] {
-            set(&mut tx, server, &key(until)).await.unwrap();
+            set_key(&mut tx, server, &key(until)).await.unwrap();
             let document = document_until(until);
             set_document(&mut tx, server, &document).await.unwrap();
         }
 
         assert_eq!(of_server(&mut tx, server).await.unwrap(), [key(4)]);
-        let stored = document(&mut tx, server).await.unwrap();
+        let stored = latest_document(&mut tx, server).await.unwrap();
         assert_eq!(stored, Some(document_until(4)));
         assert!(of_server(&mut tx, server + 1).await.unwrap().is_empty());
-        assert_eq!(document(&mut tx, server + 1).await.unwrap(), None);
+        assert_eq!(latest_document(&mut tx, server + 1).await.unwrap(), None);
     }
 
     #[tokio::test]
-    async fn of_too_many_keys_those_are_kept_that_are_believed_for_longest() {
+    async fn keys_with_the_latest_expiry_are_kept_among_too_many() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for server in [1, 2] {
@@ -173,11 +183,11 @@ mod tests {
                     public_key: "AAAA".to_owned(),
                     valid_until_ts,
                 };
-                set(&mut tx, server, &key).await.unwrap();
+                set_key(&mut tx, server, &key).await.unwrap();
             }
         }
 
-        prune(&mut tx, 1).await.unwrap();
+        delete_surplus_keys(&mut tx, 1).await.unwrap();
 
         let left = of_server(&mut tx, 1).await.unwrap();
         assert_eq!(i64::try_from(left.len()).unwrap(), MAX_KEYS);

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx, list_of_numbers},
+    storage::{ReadAccess, UserNum, WriteTx, number_list},
 };
 
 /// Media in the table.
@@ -72,7 +72,11 @@ pub struct ThumbnailRow {
 }
 
 /// Returns the media of a server with this media id.
-pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Option<MediaRow>> {
+pub async fn find(
+    db: &mut impl ReadAccess,
+    server: i64,
+    media_id: &str,
+) -> Result<Option<MediaRow>> {
     db.query(
         "SELECT num, server, uploader, sha256, size, content_type, file_name, last_access_ts
          FROM media WHERE server = $1 AND media_id = $2",
@@ -84,7 +88,11 @@ pub async fn find(db: &mut impl Read, server: i64, media_id: &str) -> Result<Opt
 }
 
 /// Returns whether media with this id was stored before the freeze of unauthenticated media.
-pub async fn is_before_freeze(db: &mut impl Read, server: i64, media_id: &str) -> Result<bool> {
+pub async fn is_before_freeze(
+    db: &mut impl ReadAccess,
+    server: i64,
+    media_id: &str,
+) -> Result<bool> {
     let found = db
         .query("SELECT before_freeze FROM media WHERE server = $1 AND media_id = $2")
         .bind(server)
@@ -115,13 +123,13 @@ pub async fn insert(tx: &mut WriteTx, media: &NewMedia<'_>) -> Result<()> {
 }
 
 /// Stores the time of a request for each of these media.
-pub async fn touch(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
+pub async fn set_last_access(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
     tx.query(
         "UPDATE media SET last_access_ts = $1
          WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND last_access_ts < $1",
     )
     .bind(now_ms)
-    .bind(list_of_numbers(media.iter().copied()))
+    .bind(number_list(media.iter().copied()))
     .execute()
     .await?;
     Ok(())
@@ -129,7 +137,7 @@ pub async fn touch(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
 
 /// Returns a stored thumbnail.
 pub async fn find_thumbnail(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     key: &ThumbnailKey,
 ) -> Result<Option<ThumbnailRow>> {
     db.query(
@@ -216,8 +224,10 @@ mod tests {
         let num = find(&mut db, server, "one").await.unwrap().unwrap().num;
 
         let mut tx = test.db.write().await.unwrap();
-        touch(&mut tx, &[num, num + 1], 5_000).await.unwrap();
-        touch(&mut tx, &[num], 4_000).await.unwrap();
+        set_last_access(&mut tx, &[num, num + 1], 5_000)
+            .await
+            .unwrap();
+        set_last_access(&mut tx, &[num], 4_000).await.unwrap();
         tx.commit().await.unwrap();
 
         let found = find(&mut db, server, "one").await.unwrap().unwrap();
@@ -225,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_thumbnail_of_a_kind_stays() {
+    async fn the_first_thumbnail_of_a_key_is_kept() {
         let test = TestDb::new().await;
         let server = store(&test, "one").await;
         let mut db = test.db.read().await.unwrap();

@@ -2,19 +2,24 @@
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx},
+    storage::{ReadAccess, UserNum, WriteTx},
 };
 
 /// A reserved media id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct Promise {
+pub struct MediaReservation {
     /// The user who may upload to it.
     pub uploader: UserNum,
     pub expires_ts: i64,
 }
 
 /// Reserves a media id, and deletes the uploader's expired ones.
-pub async fn insert(tx: &mut WriteTx, media_id: &str, promise: Promise, now: i64) -> Result<()> {
+pub async fn insert(
+    tx: &mut WriteTx,
+    media_id: &str,
+    promise: MediaReservation,
+    now: i64,
+) -> Result<()> {
     tx.query("DELETE FROM promised_media WHERE uploader = $1 AND expires_ts <= $2")
         .bind(promise.uploader)
         .bind(now)
@@ -30,7 +35,7 @@ pub async fn insert(tx: &mut WriteTx, media_id: &str, promise: Promise, now: i64
 }
 
 /// Returns the number of a user's reserved ids.
-pub async fn count(db: &mut impl Read, uploader: UserNum, now: i64) -> Result<i64> {
+pub async fn count(db: &mut impl ReadAccess, uploader: UserNum, now: i64) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM promised_media WHERE uploader = $1 AND expires_ts > $2")
         .bind(uploader)
@@ -41,7 +46,11 @@ pub async fn count(db: &mut impl Read, uploader: UserNum, now: i64) -> Result<i6
 }
 
 /// Returns the reservation of an id, unless it has expired.
-pub async fn find(db: &mut impl Read, media_id: &str, now: i64) -> Result<Option<Promise>> {
+pub async fn find(
+    db: &mut impl ReadAccess,
+    media_id: &str,
+    now: i64,
+) -> Result<Option<MediaReservation>> {
     db.query(
         "SELECT uploader, expires_ts
          FROM promised_media
@@ -69,10 +78,10 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn a_promise_holds_until_it_expires_or_is_kept() {
+    async fn a_reservation_is_valid_until_expiry_or_upload() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let promise = Promise {
+        let promise = MediaReservation {
             uploader: 7,
             expires_ts: 10,
         };

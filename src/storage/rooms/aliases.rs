@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// Stores an alias. Returns whether it was free.
@@ -23,7 +23,7 @@ pub async fn insert(
 }
 
 /// Returns the number of aliases that a user has created.
-pub async fn count_of_creator(db: &mut impl Read, creator: UserNum) -> Result<i64> {
+pub async fn count_of_creator(db: &mut impl ReadAccess, creator: UserNum) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM aliases WHERE creator = $1")
         .bind(creator)
@@ -43,7 +43,7 @@ pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
 }
 
 /// Returns the room that an alias points to, and the creator of the alias.
-pub async fn get(db: &mut impl Read, alias: &str) -> Result<Option<(RoomNum, UserNum)>> {
+pub async fn get(db: &mut impl ReadAccess, alias: &str) -> Result<Option<(RoomNum, UserNum)>> {
     db.query("SELECT room, creator FROM aliases WHERE alias = $1")
         .bind(alias)
         .fetch_optional()
@@ -51,7 +51,7 @@ pub async fn get(db: &mut impl Read, alias: &str) -> Result<Option<(RoomNum, Use
 }
 
 /// Returns the aliases of a room.
-pub async fn of_room(db: &mut impl Read, room: RoomNum) -> Result<Vec<String>> {
+pub async fn of_room(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<String>> {
     db.query("SELECT alias FROM aliases WHERE room = $1 ORDER BY alias")
         .bind(room)
         .fetch_scalars()

@@ -2,12 +2,12 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, Read, RoomNum, UserNum, WriteTx},
+    storage::{DeviceNum, ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// An event to be sent after a delay.
 #[derive(Clone, Copy, Debug)]
-pub struct NewDelayed<'a> {
+pub struct NewDelayedEvent<'a> {
     /// The secret id with which it can be cancelled, restarted or sent.
     pub delay_id: &'a str,
     pub user: UserNum,
@@ -25,7 +25,7 @@ pub struct NewDelayed<'a> {
 
 /// A delayed event in the table.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct DelayedRow {
+pub struct DelayedEventRow {
     pub num: i64,
     /// The secret id with which it can be cancelled, restarted or sent.
     pub delay_id: String,
@@ -48,7 +48,7 @@ pub struct DelayedRow {
 
 /// The outcome of a delayed event.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ending<'a> {
+pub struct DelayedEventOutcome<'a> {
     pub ts: i64,
     /// The id of the event that was sent.
     pub event_id: Option<&'a str>,
@@ -57,7 +57,7 @@ pub struct Ending<'a> {
 }
 
 /// Stores a delayed event. Returns whether the transaction id was new.
-pub async fn insert(tx: &mut WriteTx, delayed: NewDelayed<'_>) -> Result<bool> {
+pub async fn insert(tx: &mut WriteTx, delayed: NewDelayedEvent<'_>) -> Result<bool> {
     let stored = tx
         .query(
             "INSERT INTO delayed_events (delay_id, user_num, device, txn_id, room, kind, state_key, content,
@@ -82,8 +82,8 @@ pub async fn insert(tx: &mut WriteTx, delayed: NewDelayed<'_>) -> Result<bool> {
 }
 
 /// Returns the delay id of the event that a device delayed under a transaction id.
-pub async fn by_transaction(
-    db: &mut impl Read,
+pub async fn find_by_transaction(
+    db: &mut impl ReadAccess,
     device: DeviceNum,
     room: RoomNum,
     kind: &str,
@@ -102,7 +102,10 @@ pub async fn by_transaction(
 }
 
 /// Returns the number of a user's scheduled events, and the time of the next one.
-pub async fn waiting(db: &mut impl Read, user: UserNum) -> Result<(i64, Option<i64>)> {
+pub async fn count_scheduled(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+) -> Result<(i64, Option<i64>)> {
     let row = db
         .query(
             "SELECT COUNT(*), MIN(due_ts) FROM delayed_events
@@ -115,7 +118,7 @@ pub async fn waiting(db: &mut impl Read, user: UserNum) -> Result<(i64, Option<i
 }
 
 /// Cancels all scheduled events of a user.
-pub async fn cancel_of(tx: &mut WriteTx, user: UserNum, now: i64) -> Result<()> {
+pub async fn cancel_of_user(tx: &mut WriteTx, user: UserNum, now: i64) -> Result<()> {
     tx.query(
         "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2
          WHERE user_num = $1 AND due_ts IS NOT NULL",
@@ -128,7 +131,7 @@ pub async fn cancel_of(tx: &mut WriteTx, user: UserNum, now: i64) -> Result<()> 
 }
 
 /// Returns a delayed event.
-pub async fn get(db: &mut impl Read, delay_id: &str) -> Result<Option<DelayedRow>> {
+pub async fn get(db: &mut impl ReadAccess, delay_id: &str) -> Result<Option<DelayedEventRow>> {
     db.query(
         "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
                 event_id, error
@@ -140,7 +143,7 @@ pub async fn get(db: &mut impl Read, delay_id: &str) -> Result<Option<DelayedRow
 }
 
 /// Returns the scheduled events of a user, in the order of their times.
-pub async fn scheduled(db: &mut impl Read, user: UserNum) -> Result<Vec<DelayedRow>> {
+pub async fn scheduled(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<DelayedEventRow>> {
     db.query(
         "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
                 event_id, error
@@ -152,7 +155,11 @@ pub async fn scheduled(db: &mut impl Read, user: UserNum) -> Result<Vec<DelayedR
 }
 
 /// Returns events that are due, in the order of their times.
-pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<DelayedRow>> {
+pub async fn due_events(
+    db: &mut impl ReadAccess,
+    now: i64,
+    limit: i64,
+) -> Result<Vec<DelayedEventRow>> {
     db.query(
         "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
                 event_id, error
@@ -165,7 +172,7 @@ pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Delayed
 }
 
 /// Returns the time of the next event.
-pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
+pub async fn next_due(db: &mut impl ReadAccess) -> Result<Option<i64>> {
     db.query("SELECT due_ts FROM delayed_events WHERE due_ts IS NOT NULL ORDER BY due_ts LIMIT 1")
         .fetch_scalar()
         .await
@@ -187,7 +194,7 @@ pub async fn restart(tx: &mut WriteTx, num: i64, now: i64) -> Result<bool> {
 }
 
 /// Stores the outcome of a delayed event. Returns whether the event was still scheduled.
-pub async fn finish(tx: &mut WriteTx, num: i64, ending: Ending<'_>) -> Result<bool> {
+pub async fn finish(tx: &mut WriteTx, num: i64, ending: DelayedEventOutcome<'_>) -> Result<bool> {
     let finished = tx
         .query(
             "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2, event_id = $3, error = $4
@@ -203,7 +210,7 @@ pub async fn finish(tx: &mut WriteTx, num: i64, ending: Ending<'_>) -> Result<bo
 }
 
 /// Cancels the delayed events by which users other than `sender` would set a state event.
-pub async fn cancel_state(
+pub async fn cancel_state_of_others(
     tx: &mut WriteTx,
     room: RoomNum,
     (kind, state_key): (&str, &str),
@@ -225,7 +232,12 @@ pub async fn cancel_state(
 }
 
 /// Deletes outcomes of a user's delayed events: those before a time, and all but the latest `keep`.
-pub async fn prune(tx: &mut WriteTx, user: UserNum, before: i64, keep: i64) -> Result<()> {
+pub async fn delete_old_outcomes(
+    tx: &mut WriteTx,
+    user: UserNum,
+    before: i64,
+    keep: i64,
+) -> Result<()> {
     tx.query(
         "DELETE FROM delayed_events
          WHERE user_num = $1 AND due_ts IS NULL
@@ -246,8 +258,8 @@ mod tests {
     use super::*;
     use crate::storage::testing::TestDb;
 
-    fn delayed(delay_id: &str, delay_ms: i64) -> NewDelayed<'_> {
-        NewDelayed {
+    fn delayed(delay_id: &str, delay_ms: i64) -> NewDelayedEvent<'_> {
+        NewDelayedEvent {
             delay_id,
             user: 1,
             device: 1,
@@ -270,12 +282,20 @@ mod tests {
         }
         assert!(!insert(&mut tx, delayed("late", 9)).await.unwrap());
 
-        let rows = due(&mut tx, 101, 10).await.unwrap();
+        let rows = due_events(&mut tx, 101, 10).await.unwrap();
         let ids: Vec<&str> = rows.iter().map(|row| row.delay_id.as_str()).collect();
         assert_eq!(ids, ["soon", "soon too"]);
         let first = rows[0].num;
-        assert!(finish(&mut tx, first, Ending::default()).await.unwrap());
-        assert!(!finish(&mut tx, first, Ending::default()).await.unwrap());
+        assert!(
+            finish(&mut tx, first, DelayedEventOutcome::default())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !finish(&mut tx, first, DelayedEventOutcome::default())
+                .await
+                .unwrap()
+        );
         assert!(!restart(&mut tx, first, 200).await.unwrap());
         assert!(restart(&mut tx, rows[1].num, 200).await.unwrap());
         assert_eq!(next_due(&mut tx).await.unwrap(), Some(109));
@@ -283,20 +303,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_became_of_events_is_forgotten_by_age_and_number() {
+    async fn outcomes_are_deleted_by_age_and_number() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (delay_id, ts) in [("a", 1), ("b", 50), ("c", 51), ("d", 52)] {
             insert(&mut tx, delayed(delay_id, 0)).await.unwrap();
             let row = get(&mut tx, delay_id).await.unwrap().unwrap();
-            let ending = Ending {
+            let ending = DelayedEventOutcome {
                 ts,
-                ..Ending::default()
+                ..DelayedEventOutcome::default()
             };
             finish(&mut tx, row.num, ending).await.unwrap();
         }
 
-        prune(&mut tx, 1, 10, 2).await.unwrap();
+        delete_old_outcomes(&mut tx, 1, 10, 2).await.unwrap();
 
         assert!(get(&mut tx, "b").await.unwrap().is_none());
         assert!(get(&mut tx, "c").await.unwrap().is_some());
@@ -308,9 +328,13 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         insert(&mut tx, delayed("a", 5)).await.unwrap();
 
-        cancel_state(&mut tx, 1, ("k", ""), 1, 7).await.unwrap();
+        cancel_state_of_others(&mut tx, 1, ("k", ""), 1, 7)
+            .await
+            .unwrap();
         assert_eq!(scheduled(&mut tx, 1).await.unwrap().len(), 1);
-        cancel_state(&mut tx, 1, ("k", ""), 2, 7).await.unwrap();
+        cancel_state_of_others(&mut tx, 1, ("k", ""), 2, 7)
+            .await
+            .unwrap();
         assert!(scheduled(&mut tx, 1).await.unwrap().is_empty());
     }
 }

@@ -5,18 +5,18 @@ use std::ops::RangeInclusive;
 
 use sqlx::AssertSqlSafe;
 
-use super::events::Status;
+use super::events::EventStatus;
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, WriteTx, list, values},
+    storage::{ReadAccess, RoomNum, WriteTx, text_list, values_clause},
 };
 
 /// The number of outliers that one statement stores.
-const OUTLIERS: usize = 50;
+const OUTLIERS_PER_STATEMENT: usize = 50;
 
 /// An event in the graph.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Node {
+pub struct EventNode {
     pub event_id: String,
     /// The journal position at which it was stored.
     pub position: i64,
@@ -35,46 +35,46 @@ pub struct Node {
     pub json: String,
 }
 
-impl Node {
+impl EventNode {
     /// Returns the result of the checks.
-    pub fn status(&self) -> Status {
-        Status::from_number(self.status)
+    pub fn status(&self) -> EventStatus {
+        EventStatus::from_number(self.status)
     }
 }
 
 /// Returns those of the events that are stored, in no particular order.
-pub async fn nodes<S: AsRef<str>>(
-    db: &mut impl Read,
+pub async fn find_nodes<S: AsRef<str>>(
+    db: &mut impl ReadAccess,
     ids: impl IntoIterator<Item = S>,
-) -> Result<Vec<Node>> {
+) -> Result<Vec<EventNode>> {
     db.query(
         "SELECT event_id, position, room, timeline, status, state,
                 COALESCE(state_after, CASE WHEN state_key IS NULL OR state IS NULL OR status = 2 THEN state
                                            ELSE position END) AS state_after, visibility, json
          FROM events WHERE event_id IN (SELECT value FROM json_each($1))",
     )
-    .bind(list(ids))
+    .bind(text_list(ids))
     .fetch_all()
     .await
 }
 
 /// Returns the positions of events: (id, position, status).
 pub async fn positions<S: AsRef<str>>(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     ids: impl IntoIterator<Item = S>,
 ) -> Result<Vec<(String, i64, i64)>> {
     db.query(
         "SELECT event_id, position, status
          FROM events WHERE event_id IN (SELECT value FROM json_each($1))",
     )
-    .bind(list(ids))
+    .bind(text_list(ids))
     .fetch_all()
     .await
 }
 
 /// An event that is stored outside the timeline, without its state.
 #[derive(Debug)]
-pub struct Outlier<'a> {
+pub struct OutlierRow<'a> {
     /// The journal position.
     pub position: i64,
     pub room: RoomNum,
@@ -86,20 +86,20 @@ pub struct Outlier<'a> {
     /// The number of the sender.
     pub sender: i64,
     /// Whether it was accepted or rejected.
-    pub status: Status,
+    pub status: EventStatus,
     pub origin_server_ts: i64,
     /// The canonical JSON.
     pub json: &'a str,
 }
 
 /// Stores outliers. Those that are already stored do not change.
-pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[Outlier<'_>]) -> Result<()> {
-    for chunk in outliers.chunks(OUTLIERS) {
+pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[OutlierRow<'_>]) -> Result<()> {
+    for chunk in outliers.chunks(OUTLIERS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO events (position, room, event_id, kind, state_key, sender, visibility, status, notified,
                                  mentioned, origin_server_ts, json) {}
              ON CONFLICT DO NOTHING",
-            values(chunk.len(), 12)
+            values_clause(chunk.len(), 12)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for outlier in chunk {
@@ -123,7 +123,7 @@ pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[Outlier<'_>]) -> Resu
 }
 
 /// Changes the status of an event that is stored outside the timeline.
-pub async fn set_status(tx: &mut WriteTx, position: i64, status: Status) -> Result<()> {
+pub async fn set_status(tx: &mut WriteTx, position: i64, status: EventStatus) -> Result<()> {
     tx.query("UPDATE events SET status = $2 WHERE position = $1")
         .bind(position)
         .bind(status.number())
@@ -134,7 +134,7 @@ pub async fn set_status(tx: &mut WriteTx, position: i64, status: Status) -> Resu
 
 /// An event that may have to be sent to other servers.
 #[derive(Debug, sqlx::FromRow)]
-pub struct Sent {
+pub struct SendableEvent {
     /// The journal position.
     pub position: i64,
     pub room: RoomNum,
@@ -146,12 +146,12 @@ pub struct Sent {
 }
 
 /// Returns the accepted events that were stored after one position and up to another, in order.
-pub async fn after_position(
-    db: &mut impl Read,
+pub async fn events_after_position(
+    db: &mut impl ReadAccess,
     after: i64,
     up_to: i64,
     limit: i64,
-) -> Result<Vec<Sent>> {
+) -> Result<Vec<SendableEvent>> {
     db.query(
         "SELECT position, room, event_id, goes_out, json FROM events
          WHERE position > $1 AND position <= $2 AND status = 0 AND timeline IS NOT NULL AND NOT backfilled
@@ -165,12 +165,12 @@ pub async fn after_position(
 }
 
 /// Returns accepted events of a room from a place in its timeline on, in order, with the places as positions.
-pub async fn of_room_from(
-    db: &mut impl Read,
+pub async fn events_of_room_from(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     from: i64,
     limit: i64,
-) -> Result<Vec<Sent>> {
+) -> Result<Vec<SendableEvent>> {
     db.query(
         "SELECT timeline AS position, room, event_id, goes_out, json FROM events
          WHERE room = $1 AND timeline >= $2 AND status = 0 AND NOT backfilled
@@ -184,12 +184,12 @@ pub async fn of_room_from(
 }
 
 /// Returns the newest accepted events of a room in a range of its timeline, the newest first.
-pub async fn newest_of_room(
-    db: &mut impl Read,
+pub async fn newest_events_of_room(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     places: RangeInclusive<i64>,
     limit: i64,
-) -> Result<Vec<Sent>> {
+) -> Result<Vec<SendableEvent>> {
     db.query(
         "SELECT timeline AS position, room, event_id, goes_out, json FROM events
          WHERE room = $1 AND timeline >= $2 AND timeline <= $3 AND status = 0 AND NOT backfilled
@@ -204,7 +204,11 @@ pub async fn newest_of_room(
 }
 
 /// Returns the place of the newest event before a place in a room's timeline.
-pub async fn place_before(db: &mut impl Read, room: RoomNum, place: i64) -> Result<Option<i64>> {
+pub async fn place_before(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    place: i64,
+) -> Result<Option<i64>> {
     db.query(
         "SELECT timeline FROM events
          WHERE room = $1 AND timeline < $2
@@ -217,7 +221,7 @@ pub async fn place_before(db: &mut impl Read, room: RoomNum, place: i64) -> Resu
 }
 
 /// Stores a redaction whose target is not here yet.
-pub async fn await_target(
+pub async fn store_waiting_redaction(
     tx: &mut WriteTx,
     room: RoomNum,
     target: &str,
@@ -236,7 +240,11 @@ pub async fn await_target(
 }
 
 /// Deletes and returns the redactions that waited for an event.
-pub async fn take_waiting(tx: &mut WriteTx, room: RoomNum, target: &str) -> Result<Vec<String>> {
+pub async fn take_waiting_redactions(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    target: &str,
+) -> Result<Vec<String>> {
     tx.query("DELETE FROM waiting_redactions WHERE room = $1 AND target = $2 RETURNING event_id")
         .bind(room)
         .bind(target)

@@ -4,13 +4,13 @@ use ruma::OwnedEventId;
 
 use crate::{
     error::Result,
-    matrix::{Counters, InThread},
-    storage::{DeviceNum, Read, RoomNum, WriteTx, list, list_of_numbers},
+    matrix::{NotificationCounters, ThreadPosition},
+    storage::{DeviceNum, ReadAccess, RoomNum, WriteTx, number_list, text_list},
 };
 
 /// The result of the checks on receipt of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum EventStatus {
     /// The event is part of the room.
     Accepted,
     /// The event is allowed at its place in the graph, but not by the current state. It is not shown.
@@ -19,7 +19,7 @@ pub enum Status {
     Rejected,
 }
 
-impl Status {
+impl EventStatus {
     /// Returns the number under which it is stored.
     pub fn number(self) -> i64 {
         match self {
@@ -41,7 +41,7 @@ impl Status {
 
 /// An event to be stored.
 #[derive(Debug)]
-pub struct NewEvent<'a> {
+pub struct NewEventRow<'a> {
     /// The journal position.
     pub position: i64,
     pub room: RoomNum,
@@ -67,15 +67,15 @@ pub struct NewEvent<'a> {
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// The result of the checks.
-    pub status: Status,
+    pub status: EventStatus,
     /// The room's counter of events that notify.
     pub notified: i64,
     /// The room's counter of events that mention the whole room.
     pub mentioned: i64,
     /// The same counters for all threads of the room.
-    pub threaded: Counters,
+    pub threaded_counters: NotificationCounters,
     /// The thread that it is in, and the counters of the thread.
-    pub thread: Option<(&'a str, Counters)>,
+    pub thread: Option<(&'a str, NotificationCounters)>,
     /// The `origin_server_ts`.
     pub origin_server_ts: i64,
     /// The device that sent it, and the transaction id.
@@ -126,31 +126,31 @@ pub struct EventRow {
 
 impl EventRow {
     /// Returns the counters for all threads of the room.
-    pub fn threaded(&self) -> Counters {
-        Counters {
+    pub fn threaded_counters(&self) -> NotificationCounters {
+        NotificationCounters {
             notified: self.threaded_notified,
             mentioned: self.threaded_mentioned,
         }
     }
 
     /// Returns the thread that it is in.
-    pub fn in_thread(&self) -> Option<InThread> {
+    pub fn thread_position(&self) -> Option<ThreadPosition> {
         let root = OwnedEventId::try_from(self.thread.as_deref()?).ok()?;
-        let counters = Counters {
+        let counters = NotificationCounters {
             notified: self.thread_notified,
             mentioned: self.thread_mentioned,
         };
-        Some(InThread {
+        Some(ThreadPosition {
             root,
             counters,
-            added: Counters::default(),
+            added: NotificationCounters::default(),
         })
     }
 }
 
 /// Stores an event. Returns `false`, and stores nothing, if the device has already used the transaction id or the event
 /// is already stored.
-pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
+pub async fn insert(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<bool> {
     let stored = tx
         .query(
             "INSERT INTO events (position, room, event_id, timeline, kind, state_key, sender, state, visibility,
@@ -173,8 +173,8 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
         .bind(event.status.number())
         .bind(event.notified)
         .bind(event.mentioned)
-        .bind(event.threaded.notified)
-        .bind(event.threaded.mentioned)
+        .bind(event.threaded_counters.notified)
+        .bind(event.threaded_counters.mentioned)
         .bind(event.thread.map(|(root, _)| root))
         .bind(event.thread.map_or(0, |(_, counters)| counters.notified))
         .bind(event.thread.map_or(0, |(_, counters)| counters.mentioned))
@@ -192,7 +192,7 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<bool> {
 }
 
 /// Gives a place in the timeline to an event that was stored without one: an outlier, or a rejected event.
-pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
+pub async fn set_place(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<()> {
     tx.query(
         "UPDATE events
          SET timeline = $2, state = $3, state_after = $4, visibility = $5, status = $6, notified = $7,
@@ -208,8 +208,8 @@ pub async fn place(tx: &mut WriteTx, event: &NewEvent<'_>) -> Result<()> {
     .bind(event.status.number())
     .bind(event.notified)
     .bind(event.mentioned)
-    .bind(event.threaded.notified)
-    .bind(event.threaded.mentioned)
+    .bind(event.threaded_counters.notified)
+    .bind(event.threaded_counters.mentioned)
     .bind(event.thread.map(|(root, _)| root))
     .bind(event.thread.map_or(0, |(_, counters)| counters.notified))
     .bind(event.thread.map_or(0, |(_, counters)| counters.mentioned))
@@ -226,7 +226,7 @@ pub async fn show_redaction(
     tx: &mut WriteTx,
     event_id: &str,
     place: Option<i64>,
-    (counters, threaded): (Counters, Counters),
+    (counters, threaded): (NotificationCounters, NotificationCounters),
 ) -> Result<()> {
     tx.query(
         "UPDATE events
@@ -246,8 +246,8 @@ pub async fn show_redaction(
 }
 
 /// Returns the event that a device sent under a transaction id.
-pub async fn by_transaction(
-    db: &mut impl Read,
+pub async fn find_by_transaction(
+    db: &mut impl ReadAccess,
     device: DeviceNum,
     room: RoomNum,
     kind: i64,
@@ -277,7 +277,7 @@ pub async fn redact(tx: &mut WriteTx, event_id: &str, json: &str, redaction: &st
 }
 
 /// Returns an event that is in a timeline.
-pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
+pub async fn get(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
         "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
                 threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
@@ -289,7 +289,7 @@ pub async fn get(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>>
 }
 
 /// Returns an event that is or is not in a timeline. Without a timeline its place is 0.
-pub async fn any(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>> {
+pub async fn get_anywhere(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
         "SELECT position, room, event_id, COALESCE(timeline, 0) AS timeline, COALESCE(state, 0) AS state, backfilled,
                 withheld, visibility, notified, mentioned, threaded_notified, threaded_mentioned, thread, thread_notified,
@@ -302,7 +302,11 @@ pub async fn any(db: &mut impl Read, event_id: &str) -> Result<Option<EventRow>>
 }
 
 /// Returns the events at these places of a timeline, in no particular order.
-pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec<EventRow>> {
+pub async fn at_places(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    places: &[i64],
+) -> Result<Vec<EventRow>> {
     if places.is_empty() {
         return Ok(Vec::new());
     }
@@ -313,14 +317,14 @@ pub async fn at(db: &mut impl Read, room: RoomNum, places: &[i64]) -> Result<Vec
          WHERE room = $1 AND timeline IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND state IS NOT NULL",
     )
     .bind(room)
-    .bind(list_of_numbers(places.iter().copied()))
+    .bind(number_list(places.iter().copied()))
     .fetch_all()
     .await
 }
 
 /// Returns those of the events that are in a timeline, in no particular order.
-pub async fn with_ids<S: AsRef<str>>(
-    db: &mut impl Read,
+pub async fn of_room_with_ids<S: AsRef<str>>(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     ids: impl IntoIterator<Item = S>,
 ) -> Result<Vec<EventRow>> {
@@ -332,14 +336,14 @@ pub async fn with_ids<S: AsRef<str>>(
            AND timeline IS NOT NULL AND state IS NOT NULL",
     )
     .bind(room)
-    .bind(list(ids))
+    .bind(text_list(ids))
     .fetch_all()
     .await
 }
 
 /// Returns the events made at or before a time, the latest first: (place, visibility, time, id).
 pub async fn made_before(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     (ts, place): (i64, i64),
     limit: i64,
@@ -360,7 +364,7 @@ pub async fn made_before(
 
 /// Returns the events made at or after a time, the earliest first: (place, visibility, time, id).
 pub async fn made_after(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     (ts, place): (i64, i64),
     limit: i64,
@@ -381,21 +385,21 @@ pub async fn made_after(
 
 /// Returns events by id, whether or not they are in a timeline: (id, status, JSON).
 pub async fn by_ids<S: AsRef<str>>(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     ids: impl IntoIterator<Item = S>,
 ) -> Result<Vec<(String, i64, String)>> {
     db.query(
         "SELECT event_id, status, json FROM events
          WHERE event_id IN (SELECT value FROM json_each($1))",
     )
-    .bind(list(ids))
+    .bind(text_list(ids))
     .fetch_all()
     .await
 }
 
 /// Returns the events of a room before a place in its timeline (not including it), the newest first.
-pub async fn before(
-    db: &mut impl Read,
+pub async fn before_place(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     place: i64,
     limit: i64,
@@ -414,8 +418,8 @@ pub async fn before(
 }
 
 /// Returns the events of a room after a place in its timeline (not including it), the oldest first.
-pub async fn after(
-    db: &mut impl Read,
+pub async fn after_place(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     place: i64,
     limit: i64,

@@ -2,12 +2,12 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// An invite that expires.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct Expiring {
+pub struct ExpiringInvite {
     pub room: RoomNum,
     /// The invited user.
     pub user_num: UserNum,
@@ -17,7 +17,7 @@ pub struct Expiring {
 }
 
 /// Stores when a user's invite expires.
-pub async fn set(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
+pub async fn set(tx: &mut WriteTx, invitation: &ExpiringInvite) -> Result<()> {
     tx.query(
         "INSERT INTO expiring_invitations (room, user_num, event_id, expires_ts)
          VALUES ($1, $2, $3, $4)
@@ -44,7 +44,7 @@ pub async fn remove(tx: &mut WriteTx, room: RoomNum, user: UserNum) -> Result<()
 }
 
 /// Deletes the expiry of an invite, unless another invite has replaced it.
-pub async fn remove_one(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
+pub async fn remove_unless_replaced(tx: &mut WriteTx, invitation: &ExpiringInvite) -> Result<()> {
     tx.query(
         "DELETE FROM expiring_invitations WHERE room = $1 AND user_num = $2 AND event_id = $3",
     )
@@ -57,7 +57,11 @@ pub async fn remove_one(tx: &mut WriteTx, invitation: &Expiring) -> Result<()> {
 }
 
 /// Returns a user's expiring invite to a room.
-pub async fn get(db: &mut impl Read, room: RoomNum, user: UserNum) -> Result<Option<Expiring>> {
+pub async fn get(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    user: UserNum,
+) -> Result<Option<ExpiringInvite>> {
     db.query(
         "SELECT room, user_num, event_id, expires_ts FROM expiring_invitations
          WHERE room = $1 AND user_num = $2",
@@ -69,7 +73,11 @@ pub async fn get(db: &mut impl Read, room: RoomNum, user: UserNum) -> Result<Opt
 }
 
 /// Returns invites that have expired, the oldest first.
-pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Expiring>> {
+pub async fn expired_invites(
+    db: &mut impl ReadAccess,
+    now: i64,
+    limit: i64,
+) -> Result<Vec<ExpiringInvite>> {
     db.query(
         "SELECT room, user_num, event_id, expires_ts FROM expiring_invitations
          WHERE expires_ts <= $1 ORDER BY expires_ts LIMIT $2",
@@ -81,7 +89,7 @@ pub async fn due(db: &mut impl Read, now: i64, limit: i64) -> Result<Vec<Expirin
 }
 
 /// Returns the time at which the next invite expires.
-pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
+pub async fn next_expiry(db: &mut impl ReadAccess) -> Result<Option<i64>> {
     db.query("SELECT expires_ts FROM expiring_invitations ORDER BY expires_ts LIMIT 1")
         .fetch_scalar()
         .await
@@ -92,8 +100,8 @@ mod tests {
     use super::*;
     use crate::storage::testing::TestDb;
 
-    fn invitation(event_id: &str, expires_ts: i64) -> Expiring {
-        Expiring {
+    fn invitation(event_id: &str, expires_ts: i64) -> ExpiringInvite {
+        ExpiringInvite {
             room: 1,
             user_num: 2,
             event_id: event_id.to_owned(),
@@ -102,23 +110,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_invitation_gives_way_to_the_next_and_only_itself_is_removed() {
+    async fn an_invite_is_replaced_by_the_next_one() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let (first, second) = (invitation("$1", 10), invitation("$2", 20));
 
         set(&mut tx, &first).await.unwrap();
         set(&mut tx, &second).await.unwrap();
-        remove_one(&mut tx, &first).await.unwrap();
+        remove_unless_replaced(&mut tx, &first).await.unwrap();
 
-        assert!(due(&mut tx, 19, 9).await.unwrap().is_empty());
+        assert!(expired_invites(&mut tx, 19, 9).await.unwrap().is_empty());
         assert_eq!(
-            due(&mut tx, 20, 9).await.unwrap(),
+            expired_invites(&mut tx, 20, 9).await.unwrap(),
             std::slice::from_ref(&second)
         );
-        assert_eq!(next_due(&mut tx).await.unwrap(), Some(20));
+        assert_eq!(next_expiry(&mut tx).await.unwrap(), Some(20));
         assert_eq!(get(&mut tx, 1, 2).await.unwrap(), Some(second));
         remove(&mut tx, 1, 2).await.unwrap();
-        assert_eq!(next_due(&mut tx).await.unwrap(), None);
+        assert_eq!(next_expiry(&mut tx).await.unwrap(), None);
     }
 }

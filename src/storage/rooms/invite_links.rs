@@ -2,12 +2,12 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// A link in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct LinkRow {
+pub struct InviteLinkRow {
     pub num: i64,
     /// The secret in the link.
     pub token: String,
@@ -24,7 +24,7 @@ pub struct LinkRow {
     pub label: Option<String>,
 }
 
-impl LinkRow {
+impl InviteLinkRow {
     /// Returns whether another user may use it.
     pub fn has_uses_left(&self) -> bool {
         self.max_uses.is_none_or(|most| self.uses < most)
@@ -33,17 +33,17 @@ impl LinkRow {
 
 /// The result of an attempt to use a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum LinkUse {
     /// The user has used it now.
-    Taken,
+    FirstUse,
     /// The user had used it before.
-    Held,
+    RepeatedUse,
     /// The link does not exist any longer, or no other user may use it.
     Refused,
 }
 
 /// Stores a link.
-pub async fn insert(tx: &mut WriteTx, link: &LinkRow) -> Result<()> {
+pub async fn insert(tx: &mut WriteTx, link: &InviteLinkRow) -> Result<()> {
     tx.query(
         "INSERT INTO invite_links (token, room, creator, created_ts, expires_ts, max_uses, uses, label)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -62,7 +62,11 @@ pub async fn insert(tx: &mut WriteTx, link: &LinkRow) -> Result<()> {
 }
 
 /// Returns a link that has not expired.
-pub async fn find(db: &mut impl Read, token: &str, now: i64) -> Result<Option<LinkRow>> {
+pub async fn find(
+    db: &mut impl ReadAccess,
+    token: &str,
+    now: i64,
+) -> Result<Option<InviteLinkRow>> {
     db.query(
         "SELECT num, token, room, creator, created_ts, expires_ts, max_uses, uses, label
          FROM invite_links WHERE token = $1 AND expires_ts > $2",
@@ -74,7 +78,11 @@ pub async fn find(db: &mut impl Read, token: &str, now: i64) -> Result<Option<Li
 }
 
 /// Returns the links into a room that have not expired, the newest first.
-pub async fn of_room(db: &mut impl Read, room: RoomNum, now: i64) -> Result<Vec<LinkRow>> {
+pub async fn of_room(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    now: i64,
+) -> Result<Vec<InviteLinkRow>> {
     db.query(
         "SELECT num, token, room, creator, created_ts, expires_ts, max_uses, uses, label
          FROM invite_links WHERE room = $1 AND expires_ts > $2 ORDER BY num DESC",
@@ -124,7 +132,7 @@ pub async fn remove_expired(tx: &mut WriteTx, now: i64) -> Result<()> {
 }
 
 /// Returns the time at which the next link expires.
-pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
+pub async fn next_expiry(db: &mut impl ReadAccess) -> Result<Option<i64>> {
     db.query("SELECT expires_ts FROM invite_links ORDER BY expires_ts LIMIT 1")
         .fetch_scalar()
         .await
@@ -132,9 +140,9 @@ pub async fn next_due(db: &mut impl Read) -> Result<Option<i64>> {
 
 /// Records that a user uses a link. A repeated use by the same user is counted once, and the number
 /// of users is limited.
-pub async fn take(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Result<Use> {
+pub async fn use_link(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Result<LinkUse> {
     let Some(link) = find(tx, token, now).await? else {
-        return Ok(Use::Refused);
+        return Ok(LinkUse::Refused);
     };
     let is_new = tx
         .query(
@@ -146,7 +154,7 @@ pub async fn take(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Res
         .execute()
         .await?;
     if is_new == 0 {
-        return Ok(Use::Held);
+        return Ok(LinkUse::RepeatedUse);
     }
     let is_left = tx
         .query(
@@ -157,14 +165,14 @@ pub async fn take(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) -> Res
         .execute()
         .await?;
     if is_left == 1 {
-        return Ok(Use::Taken);
+        return Ok(LinkUse::FirstUse);
     }
     remove_use(tx, link.num, user).await?;
-    Ok(Use::Refused)
+    Ok(LinkUse::Refused)
 }
 
 /// Undoes a user's use of a link.
-pub async fn give_back(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<()> {
+pub async fn undo_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<()> {
     if remove_use(tx, link, user).await? {
         tx.query("UPDATE invite_links SET uses = uses - 1 WHERE num = $1")
             .bind(link)
@@ -185,7 +193,7 @@ async fn remove_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<bool> 
 }
 
 /// Returns whether a user has used a link.
-pub async fn is_held(db: &mut impl Read, link: i64, user: UserNum) -> Result<bool> {
+pub async fn has_used(db: &mut impl ReadAccess, link: i64, user: UserNum) -> Result<bool> {
     let found: Option<i64> = db
         .query("SELECT link FROM invite_link_uses WHERE link = $1 AND user_num = $2")
         .bind(link)
@@ -200,8 +208,8 @@ mod tests {
     use super::*;
     use crate::storage::testing::TestDb;
 
-    fn link(token: &str, max_uses: Option<i64>) -> LinkRow {
-        LinkRow {
+    fn link(token: &str, max_uses: Option<i64>) -> InviteLinkRow {
+        InviteLinkRow {
             num: 0,
             token: token.to_owned(),
             room: 1,
@@ -215,34 +223,55 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_use_is_taken_once_a_user_and_not_more_often_than_allowed() {
+    async fn uses_are_counted_once_per_user_up_to_the_limit() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         insert(&mut tx, &link("t", Some(2))).await.unwrap();
 
-        assert_eq!(take(&mut tx, "t", 5, 99).await.unwrap(), Use::Taken);
-        assert_eq!(take(&mut tx, "t", 5, 99).await.unwrap(), Use::Held);
-        assert_eq!(take(&mut tx, "t", 6, 99).await.unwrap(), Use::Taken);
-        assert_eq!(take(&mut tx, "t", 7, 99).await.unwrap(), Use::Refused);
-        assert_eq!(take(&mut tx, "t", 5, 100).await.unwrap(), Use::Refused);
-        assert_eq!(take(&mut tx, "other", 5, 99).await.unwrap(), Use::Refused);
+        assert_eq!(
+            use_link(&mut tx, "t", 5, 99).await.unwrap(),
+            LinkUse::FirstUse
+        );
+        assert_eq!(
+            use_link(&mut tx, "t", 5, 99).await.unwrap(),
+            LinkUse::RepeatedUse
+        );
+        assert_eq!(
+            use_link(&mut tx, "t", 6, 99).await.unwrap(),
+            LinkUse::FirstUse
+        );
+        assert_eq!(
+            use_link(&mut tx, "t", 7, 99).await.unwrap(),
+            LinkUse::Refused
+        );
+        assert_eq!(
+            use_link(&mut tx, "t", 5, 100).await.unwrap(),
+            LinkUse::Refused
+        );
+        assert_eq!(
+            use_link(&mut tx, "other", 5, 99).await.unwrap(),
+            LinkUse::Refused
+        );
         let found = find(&mut tx, "t", 99).await.unwrap().unwrap();
         assert_eq!(found.uses, 2);
-        assert!(!is_held(&mut tx, found.num, 7).await.unwrap());
-        give_back(&mut tx, found.num, 6).await.unwrap();
-        give_back(&mut tx, found.num, 6).await.unwrap();
-        assert_eq!(take(&mut tx, "t", 7, 99).await.unwrap(), Use::Taken);
+        assert!(!has_used(&mut tx, found.num, 7).await.unwrap());
+        undo_use(&mut tx, found.num, 6).await.unwrap();
+        undo_use(&mut tx, found.num, 6).await.unwrap();
+        assert_eq!(
+            use_link(&mut tx, "t", 7, 99).await.unwrap(),
+            LinkUse::FirstUse
+        );
     }
 
     #[tokio::test]
-    async fn links_go_with_their_time_their_creator_and_their_room() {
+    async fn links_are_removed_by_expiry_creator_or_room() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let all = async |tx: &mut WriteTx| of_room(tx, 1, 0).await.unwrap().len();
 
         insert(&mut tx, &link("a", None)).await.unwrap();
         insert(&mut tx, &link("b", None)).await.unwrap();
-        assert_eq!(next_due(&mut tx).await.unwrap(), Some(100));
+        assert_eq!(next_expiry(&mut tx).await.unwrap(), Some(100));
         remove_expired(&mut tx, 99).await.unwrap();
         assert!(!remove(&mut tx, 9, "a").await.unwrap());
         assert!(remove(&mut tx, 1, "a").await.unwrap());
@@ -250,7 +279,7 @@ mod tests {
         remove_of_creator(&mut tx, 2).await.unwrap();
         assert_eq!(all(&mut tx).await, 0);
         insert(&mut tx, &link("c", None)).await.unwrap();
-        take(&mut tx, "c", 5, 0).await.unwrap();
+        use_link(&mut tx, "c", 5, 0).await.unwrap();
         remove_of_room(&mut tx, 1).await.unwrap();
         insert(&mut tx, &link("d", None)).await.unwrap();
         remove_expired(&mut tx, 100).await.unwrap();

@@ -4,11 +4,11 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx, list_of_numbers, values},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, values_clause},
 };
 
 /// The number of memberships that one statement stores.
-const MEMBERS: usize = 100;
+const MEMBERS_PER_STATEMENT: usize = 100;
 
 /// A user's membership of a room.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -52,8 +52,8 @@ pub async fn set(
 }
 
 /// Returns some of the users who share a room with users of this server, after a user number: number and user id.
-pub async fn with_us(
-    db: &mut impl Read,
+pub async fn users_sharing_local_rooms(
+    db: &mut impl ReadAccess,
     after: UserNum,
     limit: i64,
 ) -> Result<Vec<(UserNum, String)>> {
@@ -81,13 +81,13 @@ pub async fn set_all(
     position: i64,
     members: &[(UserNum, String, i64)],
 ) -> Result<()> {
-    for chunk in members.chunks(MEMBERS) {
+    for chunk in members.chunks(MEMBERS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO memberships (user_num, room, membership, position, event, forgotten) {}
              ON CONFLICT (user_num, room) DO UPDATE
              SET membership = excluded.membership, position = excluded.position, event = excluded.event,
                  stripped_state = NULL, forgotten = FALSE",
-            values(chunk.len(), 6)
+            values_clause(chunk.len(), 6)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for (user, membership, event) in chunk {
@@ -105,8 +105,8 @@ pub async fn set_all(
 }
 
 /// Returns the member event of a user's membership: (id, JSON).
-pub async fn event_of(
-    db: &mut impl Read,
+pub async fn member_event(
+    db: &mut impl ReadAccess,
     user: UserNum,
     room: RoomNum,
 ) -> Result<Option<(String, String)>> {
@@ -131,7 +131,7 @@ pub async fn forget(tx: &mut WriteTx, user: UserNum, room: RoomNum) -> Result<()
 }
 
 /// Returns all memberships of a user.
-pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<MembershipRow>> {
+pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<MembershipRow>> {
     db.query(
         "SELECT room, membership, position, stripped_state, forgotten FROM memberships
          WHERE user_num = $1",
@@ -142,7 +142,11 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<Membership
 }
 
 /// Returns a user's rooms in which an event, a receipt, or the user's own membership is newer than a position.
-pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Result<Vec<RoomNum>> {
+pub async fn rooms_changed_since(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    after: i64,
+) -> Result<Vec<RoomNum>> {
     db.query(
         "SELECT m.room FROM memberships m JOIN rooms r ON r.num = m.room
          WHERE m.user_num = $1
@@ -157,8 +161,8 @@ pub async fn changed_since(db: &mut impl Read, user: UserNum, after: i64) -> Res
 }
 
 /// Returns those of the users who have joined a room that a user has joined as well.
-pub async fn sharing(
-    db: &mut impl Read,
+pub async fn users_sharing_rooms_with(
+    db: &mut impl ReadAccess,
     user: UserNum,
     others: &[UserNum],
 ) -> Result<Vec<UserNum>> {
@@ -170,7 +174,7 @@ pub async fn sharing(
            AND theirs.membership = 'join' AND mine.membership = 'join'",
     )
     .bind(user)
-    .bind(list_of_numbers(others.iter().copied()))
+    .bind(number_list(others.iter().copied()))
     .fetch_scalars()
     .await
 }

@@ -3,12 +3,12 @@
 
 use crate::{
     error::Result,
-    storage::{Position, Read, RoomNum, WriteTx, list_of_numbers},
+    storage::{Position, ReadAccess, RoomNum, WriteTx, number_list},
 };
 
 /// A queued event.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct ArrivedRow {
+pub struct QueuedEventRow {
     /// The position in the queue.
     pub position: Position,
     pub room: RoomNum,
@@ -18,7 +18,7 @@ pub struct ArrivedRow {
 }
 
 /// Queues an event.
-pub async fn insert(tx: &mut WriteTx, row: &ArrivedRow) -> Result<()> {
+pub async fn insert(tx: &mut WriteTx, row: &QueuedEventRow) -> Result<()> {
     tx.query("INSERT INTO arrived_events (position, room, origin, json) VALUES ($1, $2, $3, $4)")
         .bind(row.position)
         .bind(row.room)
@@ -32,14 +32,18 @@ pub async fn insert(tx: &mut WriteTx, row: &ArrivedRow) -> Result<()> {
 /// Removes events from the queue.
 pub async fn remove(tx: &mut WriteTx, positions: &[Position]) -> Result<()> {
     tx.query("DELETE FROM arrived_events WHERE position IN (SELECT CAST(value AS BIGINT) FROM json_each($1))")
-        .bind(list_of_numbers(positions.iter().copied()))
+        .bind(number_list(positions.iter().copied()))
         .execute()
         .await?;
     Ok(())
 }
 
 /// Returns the oldest events of the queue after a position.
-pub async fn after(db: &mut impl Read, position: Position, limit: i64) -> Result<Vec<ArrivedRow>> {
+pub async fn after_position(
+    db: &mut impl ReadAccess,
+    position: Position,
+    limit: i64,
+) -> Result<Vec<QueuedEventRow>> {
     db.query(
         "SELECT position, room, origin, json FROM arrived_events
          WHERE position > $1 ORDER BY position LIMIT $2",

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// A receipt in the table.
@@ -21,7 +21,7 @@ pub struct ReceiptRow {
 
 /// A receipt to be stored.
 #[derive(Debug)]
-pub struct NewReceipt<'a> {
+pub struct NewReceiptRow<'a> {
     pub room: RoomNum,
     pub user: UserNum,
     /// `m.read` or `m.read.private`.
@@ -37,7 +37,7 @@ pub struct NewReceipt<'a> {
 }
 
 /// Moves a receipt forward. Returns `false` if it was already as far.
-pub async fn advance(tx: &mut WriteTx, receipt: &NewReceipt<'_>) -> Result<bool> {
+pub async fn move_forward(tx: &mut WriteTx, receipt: &NewReceiptRow<'_>) -> Result<bool> {
     let changed = tx
         .query(
             "INSERT INTO receipts (room, user_num, kind, thread, event_id, event_timeline, ts, position)
@@ -61,7 +61,7 @@ pub async fn advance(tx: &mut WriteTx, receipt: &NewReceipt<'_>) -> Result<bool>
 }
 
 /// Returns the receipts of a room.
-pub async fn of_room(db: &mut impl Read, room: RoomNum) -> Result<Vec<ReceiptRow>> {
+pub async fn of_room(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<ReceiptRow>> {
     db.query(
         "SELECT user_num, kind, thread, event_id, ts, position FROM receipts
          WHERE room = $1 ORDER BY position",

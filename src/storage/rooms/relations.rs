@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx, list, list_of_numbers},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list},
 };
 
 /// A relationship to be stored.
@@ -47,7 +47,7 @@ pub struct RelationQuery<'a> {
 
 /// A child in the aggregations of its parent.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Bundled {
+pub struct BundledChild {
     pub parent: String,
     /// The child's place in the timeline.
     pub timeline: i64,
@@ -94,7 +94,10 @@ pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
 }
 
 /// Returns the places of the events that relate to another, the newest first, with the number of steps between them.
-pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+pub async fn related_before(
+    db: &mut impl ReadAccess,
+    query: &RelationQuery<'_>,
+) -> Result<Vec<(i64, i64)>> {
     if query.depth == 1 {
         return children_before(db, query).await;
     }
@@ -124,8 +127,11 @@ pub async fn before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec
     .await
 }
 
-/// As [`before`], but with the events after a place, the oldest first.
-pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+/// As [`related_before`], but with the events after a place, the oldest first.
+pub async fn related_after(
+    db: &mut impl ReadAccess,
+    query: &RelationQuery<'_>,
+) -> Result<Vec<(i64, i64)>> {
     if query.depth == 1 {
         return children_after(db, query).await;
     }
@@ -155,8 +161,11 @@ pub async fn after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<
     .await
 }
 
-/// As [`before`] for one step: it stops as soon as it has enough, no matter how many children there are.
-async fn children_before(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+/// As [`related_before`] for one step: it stops as soon as it has enough, no matter how many children there are.
+async fn children_before(
+    db: &mut impl ReadAccess,
+    query: &RelationQuery<'_>,
+) -> Result<Vec<(i64, i64)>> {
     db.query(
         "SELECT timeline, CAST(1 AS BIGINT) FROM relations
          WHERE room = $1 AND parent = $2
@@ -174,7 +183,10 @@ async fn children_before(db: &mut impl Read, query: &RelationQuery<'_>) -> Resul
 }
 
 /// As [`children_before`], but with the events after a place, the oldest first.
-async fn children_after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result<Vec<(i64, i64)>> {
+async fn children_after(
+    db: &mut impl ReadAccess,
+    query: &RelationQuery<'_>,
+) -> Result<Vec<(i64, i64)>> {
     db.query(
         "SELECT timeline, CAST(1 AS BIGINT) FROM relations
          WHERE room = $1 AND parent = $2
@@ -194,13 +206,13 @@ async fn children_after(db: &mut impl Read, query: &RelationQuery<'_>) -> Result
 /// Returns the latest valid replacements of the parents, and the latest events that refer to them.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events).
-pub async fn bundled<S: AsRef<str>>(
-    db: &mut impl Read,
+pub async fn bundled_children<S: AsRef<str>>(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
     reference: i64,
     limit: i64,
-) -> Result<Vec<Bundled>> {
+) -> Result<Vec<BundledChild>> {
     db.query(
         "SELECT parent, timeline, visibility, event_id, sender, is_edit FROM (
              SELECT r.parent, r.timeline, e.visibility, e.event_id, r.sender, r.is_edit,
@@ -218,7 +230,7 @@ pub async fn bundled<S: AsRef<str>>(
          ORDER BY parent, is_edit, nth",
     )
     .bind(room)
-    .bind(list(parents))
+    .bind(text_list(parents))
     .bind(reference)
     .bind(limit)
     .fetch_all()
@@ -226,8 +238,8 @@ pub async fn bundled<S: AsRef<str>>(
 }
 
 /// Returns those of the parents to which a user's events relate with a type.
-pub async fn related_by<S: AsRef<str>>(
-    db: &mut impl Read,
+pub async fn parents_related_by<S: AsRef<str>>(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
     rel_type: i64,
@@ -238,7 +250,7 @@ pub async fn related_by<S: AsRef<str>>(
          WHERE room = $1 AND parent IN (SELECT value FROM json_each($2)) AND rel_type = $3 AND sender = $4",
     )
     .bind(room)
-    .bind(list(parents))
+    .bind(text_list(parents))
     .bind(rel_type)
     .bind(sender)
     .fetch_scalars()
@@ -247,8 +259,8 @@ pub async fn related_by<S: AsRef<str>>(
 
 /// Returns those of the parents to which events with these relationship types and senders relate that are before a
 /// place. `None` means any.
-pub async fn parents_among<S: AsRef<str>>(
-    db: &mut impl Read,
+pub async fn parents_with_children<S: AsRef<str>>(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
     (rel_types, senders): (Option<Vec<i64>>, Option<Vec<i64>>),
@@ -263,11 +275,11 @@ pub async fn parents_among<S: AsRef<str>>(
            AND timeline < $7",
     )
     .bind(room)
-    .bind(list(parents))
+    .bind(text_list(parents))
     .bind(any.0)
-    .bind(list_of_numbers(rel_types.unwrap_or_default()))
+    .bind(number_list(rel_types.unwrap_or_default()))
     .bind(any.1)
-    .bind(list_of_numbers(senders.unwrap_or_default()))
+    .bind(number_list(senders.unwrap_or_default()))
     .bind(before)
     .fetch_scalars()
     .await
@@ -275,7 +287,7 @@ pub async fn parents_among<S: AsRef<str>>(
 
 /// Returns whether there is already an annotation with the same event, type, sender and key.
 pub async fn has_annotation(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     parent: &str,
     (kind, sender): (i64, UserNum),
@@ -298,7 +310,7 @@ pub async fn has_annotation(
 
 /// Returns the relationship of an event: (its parent, the thread that it is in).
 pub async fn parent_of(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     event_id: &str,
 ) -> Result<Option<(Option<String>, Option<String>)>> {

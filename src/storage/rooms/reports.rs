@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// A report to be stored.

@@ -5,15 +5,15 @@
 
 use crate::{
     error::Result,
-    storage::{Position, Read, RoomNum, UserNum, WriteTx, list_of_numbers},
+    storage::{Position, ReadAccess, RoomNum, UserNum, WriteTx, number_list},
 };
 
 /// The most rows that a batch removes from a table.
-pub const PIECE: i64 = 200;
+pub const MAX_ROWS_PER_BATCH: i64 = 200;
 
 /// A room that is being deleted.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct Deletion {
+pub struct RoomDeletionRow {
     /// The number of the room.
     pub num: RoomNum,
     pub room_id: String,
@@ -25,18 +25,18 @@ pub struct Deletion {
     pub stage: i64,
 }
 
-impl Deletion {
+impl RoomDeletionRow {
     /// The members are being removed.
-    pub const EMPTYING: i64 = 0;
+    pub const EMPTYING_STAGE: i64 = 0;
     /// The stored data are being removed.
-    pub const PURGING: i64 = 1;
+    pub const PURGING_STAGE: i64 = 1;
     /// Nothing is left.
-    pub const DONE: i64 = 2;
+    pub const DONE_STAGE: i64 = 2;
 }
 
 /// A user's membership of a room, with the member event.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Member {
+pub struct RoomMemberRow {
     /// The user's number.
     pub user_num: UserNum,
     pub user_id: String,
@@ -52,7 +52,7 @@ pub struct Member {
 
 /// A deleted room, as it is reported to a former member.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct RemovedRow {
+pub struct RemovedRoomRow {
     /// The former number of the room.
     pub room: RoomNum,
     pub room_id: String,
@@ -63,7 +63,7 @@ pub struct RemovedRow {
 }
 
 /// Marks a room for deletion. Returns whether it was not marked before.
-pub async fn begin(tx: &mut WriteTx, deletion: &Deletion) -> Result<bool> {
+pub async fn begin(tx: &mut WriteTx, deletion: &RoomDeletionRow) -> Result<bool> {
     let begun = tx
         .query(
             "INSERT INTO deleted_rooms (num, room_id, remover, reason, stage)
@@ -81,7 +81,7 @@ pub async fn begin(tx: &mut WriteTx, deletion: &Deletion) -> Result<bool> {
 }
 
 /// Returns the unfinished deletions.
-pub async fn unfinished(db: &mut impl Read) -> Result<Vec<Deletion>> {
+pub async fn unfinished_deletions(db: &mut impl ReadAccess) -> Result<Vec<RoomDeletionRow>> {
     db.query(
         "SELECT num, room_id, remover, reason, stage FROM deleted_rooms WHERE stage < 2 ORDER BY num",
     )
@@ -100,7 +100,11 @@ pub async fn set_stage(tx: &mut WriteTx, room: RoomNum, stage: i64) -> Result<()
 }
 
 /// Returns users with any membership of a room.
-pub async fn members(db: &mut impl Read, room: RoomNum, limit: i64) -> Result<Vec<Member>> {
+pub async fn members(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    limit: i64,
+) -> Result<Vec<RoomMemberRow>> {
     db.query(
         "SELECT m.user_num, s.text AS user_id, m.membership, m.position, e.event_id, e.json
          FROM memberships m
@@ -116,7 +120,7 @@ pub async fn members(db: &mut impl Read, room: RoomNum, limit: i64) -> Result<Ve
 }
 
 /// Stores the update about a deleted room that a user is sent.
-pub async fn tell(
+pub async fn insert_removal(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
@@ -142,7 +146,7 @@ pub async fn remove_memberships(tx: &mut WriteTx, room: RoomNum, users: &[UserNu
          WHERE room = $1 AND user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2))",
     )
     .bind(room)
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .execute()
     .await?;
     Ok(())
@@ -158,7 +162,7 @@ pub async fn remove_room(tx: &mut WriteTx, room: RoomNum) -> Result<()> {
 }
 
 /// Returns the deleted rooms that a user was in.
-pub async fn removed(db: &mut impl Read, user: UserNum) -> Result<Vec<RemovedRow>> {
+pub async fn removed_rooms(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<RemovedRoomRow>> {
     db.query(
         "SELECT m.room, d.room_id, m.position, m.event
          FROM removed_members m JOIN deleted_rooms d ON d.num = m.room
@@ -170,8 +174,8 @@ pub async fn removed(db: &mut impl Read, user: UserNum) -> Result<Vec<RemovedRow
 }
 
 /// Returns the deleted rooms that a user left after a position.
-pub async fn removed_since(
-    db: &mut impl Read,
+pub async fn rooms_removed_since(
+    db: &mut impl ReadAccess,
     user: UserNum,
     after: Position,
 ) -> Result<Vec<RoomNum>> {
@@ -183,7 +187,7 @@ pub async fn removed_since(
 }
 
 /// Returns the users with data of their own about a room. It scans whole tables, so it must not run inside a write.
-pub async fn users(db: &mut impl Read, room: RoomNum) -> Result<Vec<UserNum>> {
+pub async fn users_with_data(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT user_num FROM account_data WHERE room = $1
          UNION SELECT user_num FROM read_markers WHERE room = $1
@@ -198,8 +202,8 @@ pub async fn users(db: &mut impl Read, room: RoomNum) -> Result<Vec<UserNum>> {
 }
 
 /// Removes the data of these users about a room.
-pub async fn purge_users(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> Result<u64> {
-    let users = list_of_numbers(users.iter().copied());
+pub async fn purge_user_data(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> Result<u64> {
+    let users = number_list(users.iter().copied());
     let mut removed = 0;
     for sql in [
         "DELETE FROM account_data WHERE (user_num, room, kind) IN (
@@ -221,14 +225,14 @@ pub async fn purge_users(tx: &mut WriteTx, room: RoomNum, users: &[UserNum]) -> 
              SELECT num FROM delayed_events
              WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
     ] {
-        let piece = tx.query(sql).bind(room).bind(&*users).bind(PIECE);
+        let piece = tx.query(sql).bind(room).bind(&*users).bind(MAX_ROWS_PER_BATCH);
         removed += piece.execute().await?;
     }
     Ok(removed)
 }
 
 /// Removes the data of a room that the members share.
-pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
+pub async fn purge_shared_data(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     let mut removed = 0;
     for sql in [
         "DELETE FROM receipts WHERE (room, user_num, kind, thread) IN (
@@ -253,14 +257,19 @@ pub async fn purge_shared(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
         "DELETE FROM unsent_rooms WHERE (server, room) IN (
              SELECT server, room FROM unsent_rooms WHERE room = $1 LIMIT $2)",
     ] {
-        removed += tx.query(sql).bind(room).bind(PIECE).execute().await?;
+        removed += tx
+            .query(sql)
+            .bind(room)
+            .bind(MAX_ROWS_PER_BATCH)
+            .execute()
+            .await?;
     }
     Ok(removed)
 }
 
 /// Returns the state chains of a room, the parents before the chains that branch from them. While a chain exists, its
 /// events lead to the chains under it.
-pub async fn chains(db: &mut impl Read, room: RoomNum) -> Result<Vec<i64>> {
+pub async fn state_chains(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<i64>> {
     db.query(
         "WITH RECURSIVE named (id) AS (
              SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.state WHERE e.room = $1
@@ -292,7 +301,12 @@ pub async fn purge_chain(tx: &mut WriteTx, chain: i64) -> Result<u64> {
         "DELETE FROM state_chains WHERE id IN (
              SELECT id FROM state_chains WHERE id = $1 LIMIT $2)",
     ] {
-        let removed = tx.query(sql).bind(chain).bind(PIECE).execute().await?;
+        let removed = tx
+            .query(sql)
+            .bind(chain)
+            .bind(MAX_ROWS_PER_BATCH)
+            .execute()
+            .await?;
         if removed > 0 {
             return Ok(removed);
         }
@@ -305,14 +319,14 @@ pub async fn purge_events(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     let positions: Vec<Position> = tx
         .query("SELECT position FROM events WHERE room = $1 LIMIT $2")
         .bind(room)
-        .bind(PIECE)
+        .bind(MAX_ROWS_PER_BATCH)
         .fetch_scalars()
         .await?;
     if positions.is_empty() {
         return Ok(0);
     }
     let removed = positions.len();
-    let positions = list_of_numbers(positions);
+    let positions = number_list(positions);
     for sql in [
         "DELETE FROM text_index WHERE rowid IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
         "DELETE FROM relations WHERE child IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
@@ -329,29 +343,33 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn a_deletion_begins_once_and_is_unfinished_until_it_is_done() {
+    async fn a_deletion_begins_once_and_is_listed_until_done() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let deletion = Deletion {
+        let deletion = RoomDeletionRow {
             num: 7,
             room_id: "!r:here".to_owned(),
             remover: "@a:here".to_owned(),
             reason: "x".to_owned(),
-            stage: Deletion::EMPTYING,
+            stage: RoomDeletionRow::EMPTYING_STAGE,
         };
 
         assert!(begin(&mut tx, &deletion).await.unwrap());
         assert!(!begin(&mut tx, &deletion).await.unwrap());
-        assert_eq!(unfinished(&mut tx).await.unwrap(), [deletion]);
-        tell(&mut tx, 1, 7, (5, Some("{}"))).await.unwrap();
-        tell(&mut tx, 1, 7, (6, None)).await.unwrap();
-        set_stage(&mut tx, 7, Deletion::DONE).await.unwrap();
+        assert_eq!(unfinished_deletions(&mut tx).await.unwrap(), [deletion]);
+        insert_removal(&mut tx, 1, 7, (5, Some("{}")))
+            .await
+            .unwrap();
+        insert_removal(&mut tx, 1, 7, (6, None)).await.unwrap();
+        set_stage(&mut tx, 7, RoomDeletionRow::DONE_STAGE)
+            .await
+            .unwrap();
 
-        assert!(unfinished(&mut tx).await.unwrap().is_empty());
-        let told = removed(&mut tx, 1).await.unwrap();
+        assert!(unfinished_deletions(&mut tx).await.unwrap().is_empty());
+        let told = removed_rooms(&mut tx, 1).await.unwrap();
         assert_eq!((told.len(), told[0].position), (1, 5));
         assert_eq!(told[0].room_id, "!r:here");
-        assert_eq!(removed_since(&mut tx, 1, 4).await.unwrap(), [7]);
-        assert!(removed_since(&mut tx, 1, 5).await.unwrap().is_empty());
+        assert_eq!(rooms_removed_since(&mut tx, 1, 4).await.unwrap(), [7]);
+        assert!(rooms_removed_since(&mut tx, 1, 5).await.unwrap().is_empty());
     }
 }

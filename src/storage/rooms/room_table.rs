@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Position, Read, RoomNum, TextList, WriteTx, list_of_numbers},
+    storage::{Position, ReadAccess, RoomNum, TextList, WriteTx, number_list},
 };
 
 /// A room in the table.
@@ -21,7 +21,7 @@ pub struct RoomRow {
 
 /// The directory entry of a room, stored with it so that a search reads one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
-pub struct Listing {
+pub struct DirectoryEntry {
     /// `m.room.name`.
     pub name: Option<String>,
     /// `m.room.topic`.
@@ -62,7 +62,7 @@ pub struct ListedRoom {
     pub num: RoomNum,
     pub room_id: String,
     #[sqlx(flatten)]
-    pub listing: Listing,
+    pub entry: DirectoryEntry,
 }
 
 /// Stores a new room and returns its number.
@@ -91,7 +91,7 @@ pub async fn set_version(tx: &mut WriteTx, room: RoomNum, version: &str) -> Resu
 }
 
 /// Moves a room's tip after an event that is not a state event.
-pub async fn advance(
+pub async fn set_tip(
     tx: &mut WriteTx,
     room: RoomNum,
     forward_extremities: &str,
@@ -112,7 +112,11 @@ pub async fn advance(
 }
 
 /// Stores the directory entry of a room.
-pub async fn set_listing(tx: &mut WriteTx, room: RoomNum, listing: &Listing) -> Result<()> {
+pub async fn set_directory_entry(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    listing: &DirectoryEntry,
+) -> Result<()> {
     tx.query(
         "UPDATE rooms SET name = $2, topic = $3, canonical_alias = $4, avatar_url = $5, join_rule = $6,
                           room_type = $7, world_readable = $8, guest_can_join = $9, joined_members = $10,
@@ -136,7 +140,7 @@ pub async fn set_listing(tx: &mut WriteTx, room: RoomNum, listing: &Listing) -> 
 }
 
 /// Returns the number of a room.
-pub async fn number(db: &mut impl Read, room_id: &str) -> Result<Option<RoomNum>> {
+pub async fn find_number(db: &mut impl ReadAccess, room_id: &str) -> Result<Option<RoomNum>> {
     db.query("SELECT num FROM rooms WHERE room_id = $1")
         .bind(room_id)
         .fetch_scalar()
@@ -144,7 +148,7 @@ pub async fn number(db: &mut impl Read, room_id: &str) -> Result<Option<RoomNum>
 }
 
 /// Returns a room.
-pub async fn get(db: &mut impl Read, room: RoomNum) -> Result<Option<RoomRow>> {
+pub async fn get(db: &mut impl ReadAccess, room: RoomNum) -> Result<Option<RoomRow>> {
     db.query(
         "SELECT num, room_id, version, forward_extremities, state, last_position FROM rooms
          WHERE num = $1",
@@ -156,7 +160,7 @@ pub async fn get(db: &mut impl Read, room: RoomNum) -> Result<Option<RoomRow>> {
 
 /// Returns the positions of the newest events of rooms.
 pub async fn last_positions(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     rooms: &[RoomNum],
 ) -> Result<Vec<(RoomNum, Position)>> {
     db.query(
@@ -164,7 +168,7 @@ pub async fn last_positions(
          FROM rooms
          WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
-    .bind(list_of_numbers(rooms.iter().copied()))
+    .bind(number_list(rooms.iter().copied()))
     .fetch_all()
     .await
 }
@@ -180,7 +184,7 @@ pub async fn set_published(tx: &mut WriteTx, room: RoomNum, published: bool) -> 
 }
 
 /// Returns whether a room is in the public directory.
-pub async fn is_published(db: &mut impl Read, room: RoomNum) -> Result<bool> {
+pub async fn is_published(db: &mut impl ReadAccess, room: RoomNum) -> Result<bool> {
     let published = db
         .query("SELECT published FROM rooms WHERE num = $1")
         .bind(room)
@@ -190,7 +194,10 @@ pub async fn is_published(db: &mut impl Read, room: RoomNum) -> Result<bool> {
 }
 
 /// Returns a page of the directory, the rooms with most members first, and none without members.
-pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec<ListedRoom>> {
+pub async fn directory_page(
+    db: &mut impl ReadAccess,
+    query: &DirectoryQuery,
+) -> Result<Vec<ListedRoom>> {
     let (members, num) = query.from.unwrap_or((i64::MAX, 0));
     db.query(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
@@ -205,7 +212,7 @@ pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec
     .bind(members)
     .bind(num)
     .bind(&query.term)
-    .bind(like(&query.term))
+    .bind(like_pattern(&query.term))
     .bind(query.room_types.is_none())
     .bind(query.room_types.clone().unwrap_or_default())
     .bind(query.limit)
@@ -215,7 +222,7 @@ pub async fn directory(db: &mut impl Read, query: &DirectoryQuery) -> Result<Vec
 
 /// Returns the rooms of the directory before a place, in reverse order.
 pub async fn directory_before(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     query: &DirectoryQuery,
 ) -> Result<Vec<ListedRoom>> {
     let (members, num) = query.from.unwrap_or((0, 0));
@@ -232,7 +239,7 @@ pub async fn directory_before(
     .bind(members)
     .bind(num)
     .bind(&query.term)
-    .bind(like(&query.term))
+    .bind(like_pattern(&query.term))
     .bind(query.room_types.is_none())
     .bind(query.room_types.clone().unwrap_or_default())
     .bind(query.limit)
@@ -241,7 +248,7 @@ pub async fn directory_before(
 }
 
 /// Returns the number of rooms in the directory.
-pub async fn count_published(db: &mut impl Read) -> Result<i64> {
+pub async fn count_published(db: &mut impl ReadAccess) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM rooms WHERE published AND joined_members > 0")
         .fetch_scalar()
@@ -250,14 +257,14 @@ pub async fn count_published(db: &mut impl Read) -> Result<i64> {
 }
 
 /// Returns the searched text in lower case. The databases differ in how they lower letters, so this is done here.
-fn search_text(listing: &Listing) -> String {
+fn search_text(listing: &DirectoryEntry) -> String {
     let texts = [&listing.name, &listing.topic, &listing.canonical_alias];
     texts
         .map(|text| text.as_deref().unwrap_or_default().to_lowercase())
         .join("\n")
 }
 
-fn like(term: &str) -> String {
+fn like_pattern(term: &str) -> String {
     let escaped = term
         .replace('\\', "\\\\")
         .replace('%', "\\%")

@@ -9,14 +9,14 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::{Error, Result},
-    storage::{Read, WriteTx, values},
+    storage::{ReadAccess, WriteTx, values_clause},
 };
 
 /// The most chains that may be under one; a deeper fork is written as a complete state.
-pub const MAX_DEPTH: i64 = 16;
+pub const MAX_CHAIN_DEPTH: i64 = 16;
 
 /// The number of entries that one statement stores.
-const ENTRIES: usize = 100;
+const ENTRIES_PER_STATEMENT: usize = 100;
 
 /// A state event of a snapshot.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -79,7 +79,7 @@ pub async fn insert_entry(
 }
 
 /// Returns the chain of a snapshot. Snapshot 0, the empty state, has none.
-pub async fn chain_of(db: &mut impl Read, snapshot: i64) -> Result<Option<i64>> {
+pub async fn chain_of(db: &mut impl ReadAccess, snapshot: i64) -> Result<Option<i64>> {
     db.query("SELECT chain FROM state_snapshots WHERE id = $1")
         .bind(snapshot)
         .fetch_scalar()
@@ -87,11 +87,11 @@ pub async fn chain_of(db: &mut impl Read, snapshot: i64) -> Result<Option<i64>> 
 }
 
 /// Returns the (chain, snapshot) pairs that make up a snapshot, the lowest chain first.
-async fn layers(db: &mut impl Read, snapshot: i64) -> Result<Vec<(i64, i64)>> {
+async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<(i64, i64)>> {
     let mut layers = Vec::new();
     let mut next = Some(snapshot).filter(|id| *id != 0);
     while let Some(id) = next {
-        if i64::try_from(layers.len()).unwrap_or(i64::MAX) > MAX_DEPTH {
+        if i64::try_from(layers.len()).unwrap_or(i64::MAX) > MAX_CHAIN_DEPTH {
             return Err(Error::internal(
                 "read the state",
                 format!("there are too many state chains under snapshot {snapshot}"),
@@ -116,7 +116,7 @@ async fn layers(db: &mut impl Read, snapshot: i64) -> Result<Vec<(i64, i64)>> {
 }
 
 /// Returns the whole state of a snapshot. Where a key is listed twice, the later row counts.
-pub async fn all(db: &mut impl Read, snapshot: i64) -> Result<Vec<StateRow>> {
+pub async fn whole_state(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<StateRow>> {
     let mut rows: Vec<StateRow> = Vec::new();
     for (chain, at) in layers(db, snapshot).await? {
         rows.extend(
@@ -138,10 +138,13 @@ pub async fn all(db: &mut impl Read, snapshot: i64) -> Result<Vec<StateRow>> {
 }
 
 /// Returns the whole state of a snapshot in numbers, for [`insert_entries`].
-pub async fn entries(db: &mut impl Read, snapshot: i64) -> Result<Vec<Entry>> {
+pub async fn whole_state_entries(
+    db: &mut impl ReadAccess,
+    snapshot: i64,
+) -> Result<Vec<StateEntry>> {
     let mut held: HashMap<(i64, i64), Option<i64>> = HashMap::new();
     for (chain, at) in layers(db, snapshot).await? {
-        let rows: Vec<Entry> = db
+        let rows: Vec<StateEntry> = db
             .query(
                 "SELECT s.kind, s.state_key, s.event
                  FROM state_entries s
@@ -166,8 +169,8 @@ pub async fn entries(db: &mut impl Read, snapshot: i64) -> Result<Vec<Entry>> {
 }
 
 /// Returns the event of a key at a snapshot.
-pub async fn get(
-    db: &mut impl Read,
+pub async fn state_event(
+    db: &mut impl ReadAccess,
     snapshot: i64,
     kind: i64,
     state_key: i64,
@@ -194,8 +197,8 @@ pub async fn get(
 }
 
 /// Returns all events that a key has had up to a snapshot, the oldest first: (place in the timeline, JSON).
-pub async fn history(
-    db: &mut impl Read,
+pub async fn history_of_key(
+    db: &mut impl ReadAccess,
     snapshot: i64,
     kind: i64,
     state_key: i64,
@@ -223,7 +226,11 @@ pub async fn history(
 /// Returns the state of the chain of a snapshot at an earlier point.
 ///
 /// The chain must be complete in itself, as that of a room's own state is.
-pub async fn all_at(db: &mut impl Read, snapshot: i64, at: i64) -> Result<Vec<StateRow>> {
+pub async fn earlier_state(
+    db: &mut impl ReadAccess,
+    snapshot: i64,
+    at: i64,
+) -> Result<Vec<StateRow>> {
     db.query(
         "SELECT s.kind, s.state_key, e.event_id, e.json
          FROM state_entries s LEFT JOIN events e ON e.position = s.event
@@ -239,7 +246,7 @@ pub async fn all_at(db: &mut impl Read, snapshot: i64, at: i64) -> Result<Vec<St
 
 /// A change of a chain.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct ChangeRow {
+pub struct StateChangeRow {
     /// The snapshot from which on the change is in effect.
     pub snapshot: i64,
     /// The number of the event type.
@@ -253,11 +260,11 @@ pub struct ChangeRow {
 }
 
 /// Returns the changes of the chain of a snapshot after one point and up to another, in order.
-pub async fn changes(
-    db: &mut impl Read,
+pub async fn state_changes(
+    db: &mut impl ReadAccess,
     snapshot: i64,
     (after, up_to): (i64, i64),
-) -> Result<Vec<ChangeRow>> {
+) -> Result<Vec<StateChangeRow>> {
     db.query(
         "SELECT s.snapshot, s.kind, s.state_key, e.event_id, e.json
          FROM state_entries s LEFT JOIN events e ON e.position = s.event
@@ -273,7 +280,7 @@ pub async fn changes(
 
 /// Returns the keys of the chain of a snapshot that changed in such a range: (type number, state key number).
 pub async fn keys_changed(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     snapshot: i64,
     (after, up_to): (i64, i64),
 ) -> Result<Vec<(i64, i64)>> {
@@ -290,7 +297,10 @@ pub async fn keys_changed(
 }
 
 /// Returns the chain of a snapshot, the number of chains under it, and the newest snapshot of the chain.
-pub async fn end_of_chain(db: &mut impl Read, snapshot: i64) -> Result<Option<(i64, i64, i64)>> {
+pub async fn end_of_chain(
+    db: &mut impl ReadAccess,
+    snapshot: i64,
+) -> Result<Option<(i64, i64, i64)>> {
     db.query(
         "SELECT c.id, c.depth, (SELECT MAX(t.id) FROM state_snapshots t WHERE t.chain = c.id)
          FROM state_snapshots s JOIN state_chains c ON c.id = s.chain
@@ -302,18 +312,18 @@ pub async fn end_of_chain(db: &mut impl Read, snapshot: i64) -> Result<Option<(i
 }
 
 /// An entry to be stored: the numbers of type and state key, and the position of the event.
-pub type Entry = (i64, i64, Option<i64>);
+pub type StateEntry = (i64, i64, Option<i64>);
 
 /// Stores the events of many keys from a snapshot on.
 pub async fn insert_entries(
     tx: &mut WriteTx,
     (chain, snapshot): (i64, i64),
-    entries: &[Entry],
+    entries: &[StateEntry],
 ) -> Result<()> {
-    for chunk in entries.chunks(ENTRIES) {
+    for chunk in entries.chunks(ENTRIES_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO state_entries (chain, kind, state_key, snapshot, event) {}",
-            values(chunk.len(), 5)
+            values_clause(chunk.len(), 5)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
         for (kind, state_key, event) in chunk {

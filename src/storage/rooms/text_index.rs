@@ -5,15 +5,15 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx, list_of_numbers},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list},
 };
 
 /// The most patterns of one search.
-pub const PATTERNS: usize = 4;
+pub const MAX_SEARCH_PATTERNS: usize = 4;
 
 /// A text that was found.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Found {
+pub struct FoundText {
     /// The position of the event.
     pub position: i64,
     pub room: RoomNum,
@@ -52,13 +52,13 @@ pub async fn remove(tx: &mut WriteTx, position: i64) -> Result<()> {
 ///
 /// A `%`, `_` or `\` in a part matches any letter.
 pub async fn find(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     rooms: impl IntoIterator<Item = RoomNum>,
     parts: &[&str],
     up_to: i64,
     limit: i64,
-) -> Result<Vec<Found>> {
-    let pattern = |n: usize| pattern(parts.get(n).copied().unwrap_or_default());
+) -> Result<Vec<FoundText>> {
+    let pattern = |n: usize| like_pattern(parts.get(n).copied().unwrap_or_default());
     db.query(
         "SELECT s.rowid AS position, e.room, e.timeline, e.visibility, e.kind, e.sender, s.text
          FROM text_index s CROSS JOIN events e
@@ -73,7 +73,7 @@ pub async fn find(
     .bind(pattern(2))
     .bind(pattern(3))
     .bind(up_to)
-    .bind(list_of_numbers(rooms))
+    .bind(number_list(rooms))
     .bind(limit)
     .fetch_all()
     .await
@@ -81,6 +81,6 @@ pub async fn find(
 
 /// Returns the pattern without an `ESCAPE`, with which SQLite would not use the trigrams. Without one, PostgreSQL reads
 /// `\` as the escape character.
-fn pattern(part: &str) -> String {
+fn like_pattern(part: &str) -> String {
     format!("%{}%", part.replace(['%', '_', '\\'], "_"))
 }

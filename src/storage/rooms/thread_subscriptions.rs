@@ -2,12 +2,12 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// A subscription to a thread, or its removal.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Subscription {
+pub struct ThreadSubscriptionRow {
     pub room: RoomNum,
     /// The event with which the thread began.
     pub root: String,
@@ -21,7 +21,7 @@ pub struct Subscription {
 
 /// A subscription to be stored.
 #[derive(Debug)]
-pub struct NewSubscription<'a> {
+pub struct NewThreadSubscription<'a> {
     pub user: UserNum,
     pub room: RoomNum,
     /// The event with which the thread began.
@@ -35,7 +35,7 @@ pub struct NewSubscription<'a> {
 }
 
 /// Stores a subscription in place of the one before.
-pub async fn set(tx: &mut WriteTx, new: &NewSubscription<'_>) -> Result<()> {
+pub async fn set(tx: &mut WriteTx, new: &NewThreadSubscription<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO thread_subscriptions (user_num, room, root, subscribed, automatic, position)
          VALUES ($1, $2, $3, $4, $5, $6)
@@ -55,11 +55,11 @@ pub async fn set(tx: &mut WriteTx, new: &NewSubscription<'_>) -> Result<()> {
 
 /// Returns a user's subscription to a thread.
 pub async fn get(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     user: UserNum,
     room: RoomNum,
     thread_root: &str,
-) -> Result<Option<Subscription>> {
+) -> Result<Option<ThreadSubscriptionRow>> {
     db.query(
         "SELECT room, root, subscribed, automatic, position FROM thread_subscriptions
          WHERE user_num = $1 AND room = $2 AND root = $3",
@@ -73,11 +73,11 @@ pub async fn get(
 
 /// Returns the user's subscriptions that changed in a range of positions, the latest first.
 pub async fn changes(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     user: UserNum,
     (before, after): (i64, i64),
     limit: i64,
-) -> Result<Vec<Subscription>> {
+) -> Result<Vec<ThreadSubscriptionRow>> {
     db.query(
         "SELECT room, root, subscribed, automatic, position FROM thread_subscriptions
          WHERE user_num = $1 AND position < $2 AND position > $3

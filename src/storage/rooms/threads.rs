@@ -4,12 +4,12 @@ use ruma::OwnedEventId;
 
 use crate::{
     error::Result,
-    matrix::Counters,
-    storage::{Read, RoomNum, ThreadMarker, UserNum, WriteTx, list},
+    matrix::NotificationCounters,
+    storage::{ReadAccess, RoomNum, ThreadMarker, UserNum, WriteTx, text_list},
 };
 
 /// The thread id of the main timeline.
-pub const MAIN: &str = "main";
+pub const MAIN_THREAD_ID: &str = "main";
 
 /// A thread.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -39,7 +39,7 @@ pub struct ThreadCounts {
 
 /// The place up to which a user has read a thread, or the main timeline.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct MarkerRow {
+pub struct ThreadMarkerRow {
     pub room: RoomNum,
     /// `main`, or the thread's root.
     pub thread: String,
@@ -55,15 +55,15 @@ pub struct MarkerRow {
     pub base_mentioned: i64,
 }
 
-impl MarkerRow {
+impl ThreadMarkerRow {
     /// Returns the row of a marker.
-    pub fn of(room: RoomNum, marker: &ThreadMarker) -> Self {
+    pub fn from_marker(room: RoomNum, marker: &ThreadMarker) -> Self {
         Self {
             room,
             thread: marker
                 .thread
                 .as_ref()
-                .map_or_else(|| MAIN.to_owned(), ToString::to_string),
+                .map_or_else(|| MAIN_THREAD_ID.to_owned(), ToString::to_string),
             timeline: marker.timeline,
             notified: marker.counters.notified,
             mentioned: marker.counters.mentioned,
@@ -73,19 +73,19 @@ impl MarkerRow {
     }
 
     /// Returns the marker; `None` if the thread's root is not an event id.
-    pub fn marker(&self) -> Option<ThreadMarker> {
+    pub fn to_marker(&self) -> Option<ThreadMarker> {
         let thread = match self.thread.as_str() {
-            MAIN => None,
+            MAIN_THREAD_ID => None,
             thread_root => Some(OwnedEventId::try_from(thread_root).ok()?),
         };
         Some(ThreadMarker {
             thread,
             timeline: self.timeline,
-            counters: Counters {
+            counters: NotificationCounters {
                 notified: self.notified,
                 mentioned: self.mentioned,
             },
-            base: Counters {
+            base: NotificationCounters {
                 notified: self.base_notified,
                 mentioned: self.base_mentioned,
             },
@@ -94,7 +94,11 @@ impl MarkerRow {
 }
 
 /// Returns the counters of a thread.
-pub async fn counters(db: &mut impl Read, room: RoomNum, thread_root: &str) -> Result<Counters> {
+pub async fn counters(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    thread_root: &str,
+) -> Result<NotificationCounters> {
     let row: Option<(i64, i64)> = db
         .query("SELECT notified, mentioned FROM threads WHERE room = $1 AND root = $2")
         .bind(room)
@@ -102,19 +106,19 @@ pub async fn counters(db: &mut impl Read, room: RoomNum, thread_root: &str) -> R
         .fetch_optional()
         .await?;
     let (notified, mentioned) = row.unwrap_or_default();
-    Ok(Counters {
+    Ok(NotificationCounters {
         notified,
         mentioned,
     })
 }
 
 /// Adds an event to a thread; `is_reply` is for one that relates to it by `m.thread`.
-pub async fn advance(
+pub async fn add_event(
     tx: &mut WriteTx,
     (room, thread_root): (RoomNum, &str),
     timeline: i64,
     is_reply: bool,
-    counters: Counters,
+    counters: NotificationCounters,
 ) -> Result<()> {
     tx.query(
         "INSERT INTO threads (room, root, replies, latest, active, notified, mentioned)
@@ -161,7 +165,7 @@ pub async fn remove_reply(
 
 /// Returns the threads that began with one of these events.
 pub async fn of_roots<S: AsRef<str>>(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     roots: impl IntoIterator<Item = S>,
 ) -> Result<Vec<ThreadRow>> {
@@ -170,14 +174,14 @@ pub async fn of_roots<S: AsRef<str>>(
          WHERE room = $1 AND root IN (SELECT value FROM json_each($2)) AND latest IS NOT NULL",
     )
     .bind(room)
-    .bind(list(roots))
+    .bind(text_list(roots))
     .fetch_all()
     .await
 }
 
 /// Returns the threads of a room whose newest reply is before a place, the newest first.
-pub async fn before(
-    db: &mut impl Read,
+pub async fn before_place(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     place: i64,
     limit: i64,
@@ -197,7 +201,7 @@ pub async fn before(
 /// Returns the replies of a thread, the newest first: (place, number of the history visibility before it, number of its
 /// sender).
 pub async fn replies(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     (room, thread_root): (RoomNum, &str),
     rel_type: i64,
     limit: i64,
@@ -217,7 +221,7 @@ pub async fn replies(
 
 /// Returns the threads with new events after a place, the newest first.
 pub async fn active_after(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     place: i64,
     limit: i64,
@@ -243,11 +247,11 @@ pub async fn active_after(
 
 /// Returns the counters of a thread at a place in the timeline.
 pub async fn counters_at(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     room: RoomNum,
     thread_root: &str,
     place: i64,
-) -> Result<Counters> {
+) -> Result<NotificationCounters> {
     let row: Option<(i64, i64)> = db
         .query(
             "SELECT thread_notified, thread_mentioned FROM events
@@ -260,14 +264,14 @@ pub async fn counters_at(
         .fetch_optional()
         .await?;
     let (notified, mentioned) = row.unwrap_or_default();
-    Ok(Counters {
+    Ok(NotificationCounters {
         notified,
         mentioned,
     })
 }
 
 /// Moves a user's marker of a thread, or of the main timeline, forward. Returns `false` if it was already as far.
-pub async fn mark_read(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Result<bool> {
+pub async fn mark_read(tx: &mut WriteTx, user: UserNum, marker: &ThreadMarkerRow) -> Result<bool> {
     let changed = tx
         .query(
             "INSERT INTO thread_markers (user_num, room, thread, timeline, notified, mentioned, base_notified,
@@ -292,7 +296,11 @@ pub async fn mark_read(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> R
 }
 
 /// Sets the counters that a marker's thread had at the place up to which everything was read.
-pub async fn set_base(tx: &mut WriteTx, user: UserNum, marker: &MarkerRow) -> Result<()> {
+pub async fn set_base_counters(
+    tx: &mut WriteTx,
+    user: UserNum,
+    marker: &ThreadMarkerRow,
+) -> Result<()> {
     tx.query(
         "UPDATE thread_markers SET base_notified = $4, base_mentioned = $5
          WHERE user_num = $1 AND room = $2 AND thread = $3",
@@ -324,11 +332,11 @@ pub async fn clear_markers(
 }
 
 /// Returns a user's markers of a room.
-pub async fn markers_in(
-    db: &mut impl Read,
+pub async fn markers_in_room(
+    db: &mut impl ReadAccess,
     user: UserNum,
     room: RoomNum,
-) -> Result<Vec<MarkerRow>> {
+) -> Result<Vec<ThreadMarkerRow>> {
     db.query(
         "SELECT room, thread, timeline, notified, mentioned, base_notified, base_mentioned FROM thread_markers
          WHERE user_num = $1 AND room = $2",
@@ -340,7 +348,7 @@ pub async fn markers_in(
 }
 
 /// Returns a user's markers of every room.
-pub async fn markers(db: &mut impl Read, user: UserNum) -> Result<Vec<MarkerRow>> {
+pub async fn markers(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<ThreadMarkerRow>> {
     db.query(
         "SELECT room, thread, timeline, notified, mentioned, base_notified, base_mentioned FROM thread_markers
          WHERE user_num = $1",

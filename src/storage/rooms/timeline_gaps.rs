@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, WriteTx, list},
+    storage::{ReadAccess, RoomNum, WriteTx, text_list},
 };
 
 /// Records that events are missing before a place in a room's timeline.
@@ -28,7 +28,7 @@ pub async fn insert<S: AsRef<str>>(
 }
 
 /// Records that an event is no longer missing.
-pub async fn close(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Result<()> {
+pub async fn close_gap(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Result<()> {
     tx.query("DELETE FROM gaps WHERE room = $1 AND event_id = $2")
         .bind(room)
         .bind(event_id)
@@ -38,8 +38,8 @@ pub async fn close(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Result<()
 }
 
 /// Returns those of the events that are missing, with the places before which they belong.
-pub async fn among<S: AsRef<str>>(
-    db: &mut impl Read,
+pub async fn missing_among<S: AsRef<str>>(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     ids: impl IntoIterator<Item = S>,
 ) -> Result<Vec<(String, i64)>> {
@@ -48,14 +48,14 @@ pub async fn among<S: AsRef<str>>(
          WHERE room = $1 AND event_id IN (SELECT value FROM json_each($2))",
     )
     .bind(room)
-    .bind(list(ids))
+    .bind(text_list(ids))
     .fetch_all()
     .await
 }
 
 /// Returns the gaps in a range of a room's timeline, the newest first: (missing event, place after it).
-pub async fn within(
-    db: &mut impl Read,
+pub async fn gaps_between(
+    db: &mut impl ReadAccess,
     room: RoomNum,
     (after, up_to): (i64, i64),
     limit: i64,
@@ -74,7 +74,7 @@ pub async fn within(
 }
 
 /// Returns the place of the newest gap of a room.
-pub async fn newest(db: &mut impl Read, room: RoomNum) -> Result<Option<i64>> {
+pub async fn newest_gap(db: &mut impl ReadAccess, room: RoomNum) -> Result<Option<i64>> {
     db.query("SELECT timeline FROM gaps WHERE room = $1 ORDER BY timeline DESC LIMIT 1")
         .bind(room)
         .fetch_scalar()

@@ -2,15 +2,15 @@
 
 use crate::{
     error::Result,
-    matrix::{Counters, Exception},
-    storage::{Read, ReadMarker, RoomNum, UserNum, WriteTx, values},
+    matrix::{CountException, NotificationCounters},
+    storage::{ReadAccess, ReadMarker, RoomNum, UserNum, WriteTx, values_clause},
 };
 
 /// The number of rows that one statement stores.
-const CHUNK: usize = 32;
+const ROWS_PER_STATEMENT: usize = 32;
 
 #[derive(sqlx::FromRow)]
-struct MarkerRow {
+struct ReadMarkerRow {
     room: RoomNum,
     timeline: i64,
     notified: i64,
@@ -19,15 +19,15 @@ struct MarkerRow {
     threaded_mentioned: i64,
 }
 
-impl MarkerRow {
-    fn marker(&self) -> ReadMarker {
+impl ReadMarkerRow {
+    fn to_marker(&self) -> ReadMarker {
         ReadMarker {
             timeline: self.timeline,
-            counters: Counters {
+            counters: NotificationCounters {
                 notified: self.notified,
                 mentioned: self.mentioned,
             },
-            threaded: Counters {
+            threaded: NotificationCounters {
                 notified: self.threaded_notified,
                 mentioned: self.threaded_mentioned,
             },
@@ -68,7 +68,7 @@ pub async fn mark_main_read(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
-    (timeline, counters): (i64, Counters),
+    (timeline, counters): (i64, NotificationCounters),
 ) -> Result<()> {
     tx.query(
         "INSERT INTO thread_markers (user_num, room, thread, timeline, notified, mentioned, base_notified,
@@ -132,12 +132,12 @@ pub async fn clear_exceptions(
 pub async fn insert_exceptions(
     tx: &mut WriteTx,
     room: RoomNum,
-    exceptions: &[Exception],
+    exceptions: &[CountException],
 ) -> Result<()> {
-    for chunk in exceptions.chunks(CHUNK) {
+    for chunk in exceptions.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO unread_exceptions (user_num, room, timeline, thread, notify, highlight) {}",
-            values(chunk.len(), 6)
+            values_clause(chunk.len(), 6)
         );
         let mut query = tx.query(sqlx::AssertSqlSafe(sql));
         for exception in chunk {
@@ -155,8 +155,11 @@ pub async fn insert_exceptions(
 }
 
 /// Returns the read markers of a user, by room.
-pub async fn markers(db: &mut impl Read, user: UserNum) -> Result<Vec<(RoomNum, ReadMarker)>> {
-    let rows: Vec<MarkerRow> = db
+pub async fn read_markers(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+) -> Result<Vec<(RoomNum, ReadMarker)>> {
+    let rows: Vec<ReadMarkerRow> = db
         .query(
             "SELECT room, timeline, notified, mentioned, threaded_notified, threaded_mentioned
              FROM read_markers WHERE user_num = $1",
@@ -164,12 +167,16 @@ pub async fn markers(db: &mut impl Read, user: UserNum) -> Result<Vec<(RoomNum, 
         .bind(user)
         .fetch_all()
         .await?;
-    Ok(rows.iter().map(|row| (row.room, row.marker())).collect())
+    Ok(rows.iter().map(|row| (row.room, row.to_marker())).collect())
 }
 
 /// Returns the read marker of a user in a room.
-pub async fn marker(db: &mut impl Read, user: UserNum, room: RoomNum) -> Result<ReadMarker> {
-    let row: Option<MarkerRow> = db
+pub async fn read_marker(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    room: RoomNum,
+) -> Result<ReadMarker> {
+    let row: Option<ReadMarkerRow> = db
         .query(
             "SELECT room, timeline, notified, mentioned, threaded_notified, threaded_mentioned
              FROM read_markers WHERE user_num = $1 AND room = $2",
@@ -178,12 +185,12 @@ pub async fn marker(db: &mut impl Read, user: UserNum, room: RoomNum) -> Result<
         .bind(room)
         .fetch_optional()
         .await?;
-    Ok(row.map(|row| row.marker()).unwrap_or_default())
+    Ok(row.map(|row| row.to_marker()).unwrap_or_default())
 }
 
 /// Returns the exceptions of a user: (room, place, thread, notify, highlight).
 pub async fn exceptions(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     user: UserNum,
 ) -> Result<Vec<(RoomNum, i64, Option<String>, i64, i64)>> {
     db.query(

@@ -2,12 +2,12 @@
 
 use crate::{
     error::Result,
-    storage::{Position, Read, RoomNum, UserNum, list_of_numbers},
+    storage::{Position, ReadAccess, RoomNum, UserNum, number_list},
 };
 
 /// A room of which a user has a membership.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct RosterRow {
+pub struct RoomListRow {
     pub room: RoomNum,
     pub room_id: String,
     /// `type` of `m.room.create`.
@@ -19,7 +19,7 @@ pub struct RosterRow {
 }
 
 /// Returns the rooms of a user with any membership.
-pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<RosterRow>> {
+pub async fn rooms_of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<RoomListRow>> {
     db.query(
         "SELECT m.room, r.room_id, r.room_type, r.last_position, e.sender
          FROM memberships m
@@ -33,8 +33,8 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<RosterRow>
 }
 
 /// Returns those of the rooms that have had a state event with this type and key.
-pub async fn with_state(
-    db: &mut impl Read,
+pub async fn rooms_with_state(
+    db: &mut impl ReadAccess,
     rooms: &[RoomNum],
     kind: i64,
     state_key: i64,
@@ -45,7 +45,7 @@ pub async fn with_state(
          WHERE room IN (SELECT CAST(value AS BIGINT) FROM json_each($1))
            AND kind = $2 AND state_key = $3 AND status = 0",
     )
-    .bind(list_of_numbers(rooms.iter().copied()))
+    .bind(number_list(rooms.iter().copied()))
     .bind(kind)
     .bind(state_key)
     .fetch_scalars()

@@ -2,13 +2,13 @@
 
 use crate::{
     error::Result,
-    storage::{Position, Read, RoomNum, UserNum, WriteTx, list},
+    storage::{Position, ReadAccess, RoomNum, UserNum, WriteTx, text_list},
 };
 
 /// The content of account data that was removed. Later syncs must report the removal.
-pub const REMOVED: &str = "{}";
+pub const REMOVED_CONTENT: &str = "{}";
 /// The room number of global account data.
-const GLOBAL: RoomNum = 0;
+const GLOBAL_ROOM_NUM: RoomNum = 0;
 
 /// A piece of account data in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -26,13 +26,13 @@ pub struct AccountData {
 impl AccountData {
     /// Returns the room of the account data; `None` is global.
     pub fn room(&self) -> Option<RoomNum> {
-        (self.room != GLOBAL).then_some(self.room)
+        (self.room != GLOBAL_ROOM_NUM).then_some(self.room)
     }
 }
 
 /// Returns the content of a piece of account data.
 pub async fn get(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     user: UserNum,
     room: Option<RoomNum>,
     kind: &str,
@@ -43,7 +43,7 @@ pub async fn get(
          WHERE user_num = $1 AND room = $2 AND kind = $3",
     )
     .bind(user)
-    .bind(room.unwrap_or(GLOBAL))
+    .bind(room.unwrap_or(GLOBAL_ROOM_NUM))
     .bind(kind)
     .fetch_scalar()
     .await
@@ -51,7 +51,7 @@ pub async fn get(
 
 /// Returns the global account data of a type of all users who have any: the user's number, the user id and the content.
 pub async fn of_all_users(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     kind: &str,
 ) -> Result<Vec<(UserNum, String, String)>> {
     // The user ids are joined here, since there may be a row for every user.
@@ -61,7 +61,7 @@ pub async fn of_all_users(
          JOIN strings s ON s.num = a.user_num
          WHERE a.room = $1 AND a.kind = $2",
     )
-    .bind(GLOBAL)
+    .bind(GLOBAL_ROOM_NUM)
     .bind(kind)
     .fetch_all()
     .await
@@ -75,7 +75,7 @@ pub async fn set(
     kind: &str,
     content: &str,
 ) -> Result<Position> {
-    let position = tx.position();
+    let position = tx.next_position();
     tx.query(
         "INSERT INTO account_data (user_num, room, kind, content, position, bytes)
          VALUES ($1, $2, $3, $4, $5, $6)
@@ -83,7 +83,7 @@ pub async fn set(
          SET content = excluded.content, position = excluded.position, bytes = excluded.bytes",
     )
     .bind(user)
-    .bind(room.unwrap_or(GLOBAL))
+    .bind(room.unwrap_or(GLOBAL_ROOM_NUM))
     .bind(kind)
     .bind(content)
     .bind(position)
@@ -103,7 +103,7 @@ pub struct AccountDataSize {
 }
 
 /// Returns the amount of a user's account data.
-pub async fn size(db: &mut impl Read, user: UserNum) -> Result<AccountDataSize> {
+pub async fn size(db: &mut impl ReadAccess, user: UserNum) -> Result<AccountDataSize> {
     let size = db
         .query(
             "SELECT COUNT(*) AS count, CAST(COALESCE(SUM(bytes), 0) AS BIGINT) AS bytes
@@ -117,8 +117,8 @@ pub async fn size(db: &mut impl Read, user: UserNum) -> Result<AccountDataSize> 
 
 /// Returns the user's account data that changed after one position and up to another, in order. From the beginning,
 /// removed account data is left out.
-pub async fn changed(
-    db: &mut impl Read,
+pub async fn changed_between(
+    db: &mut impl ReadAccess,
     user: UserNum,
     after: Position,
     up_to: Position,
@@ -132,7 +132,7 @@ pub async fn changed(
     .bind(user)
     .bind(after)
     .bind(up_to)
-    .bind(REMOVED)
+    .bind(REMOVED_CONTENT)
     .fetch_all()
     .await
 }
@@ -143,7 +143,7 @@ pub async fn remove_global(
     user: UserNum,
     kinds: &[String],
 ) -> Result<(Position, Vec<String>)> {
-    let position = tx.position();
+    let position = tx.next_position();
     let removed = tx
         .query(
             "UPDATE account_data
@@ -153,9 +153,9 @@ pub async fn remove_global(
              RETURNING kind",
         )
         .bind(user)
-        .bind(GLOBAL)
-        .bind(list(kinds))
-        .bind(REMOVED)
+        .bind(GLOBAL_ROOM_NUM)
+        .bind(text_list(kinds))
+        .bind(REMOVED_CONTENT)
         .bind(position)
         .fetch_scalars()
         .await?;
@@ -177,7 +177,7 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn global_and_room_account_data_are_apart() {
+    async fn global_account_data_is_separate_from_room_account_data() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
@@ -186,7 +186,7 @@ mod tests {
 
         let global = get(&mut tx, 1, None, "k").await.unwrap();
         assert_eq!(global.as_deref(), Some("1"));
-        let changed = changed(&mut tx, 1, place - 1, place).await.unwrap();
+        let changed = changed_between(&mut tx, 1, place - 1, place).await.unwrap();
         assert_eq!(changed.len(), 1);
         assert_eq!(changed[0].room(), Some(7));
         remove_all(&mut tx, 1).await.unwrap();
@@ -202,13 +202,13 @@ mod tests {
         let second = set(&mut tx, 1, None, "k", "2").await.unwrap();
 
         assert!(second > first);
-        let all = changed(&mut tx, 1, 0, second).await.unwrap();
+        let all = changed_between(&mut tx, 1, 0, second).await.unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].content.as_str(), all[0].room()), ("2", None));
     }
 
     #[tokio::test]
-    async fn what_was_removed_is_told_once_more() {
+    async fn removed_account_data_is_reported_once() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let before = set(&mut tx, 1, None, "k", "1").await.unwrap();
@@ -217,9 +217,14 @@ mod tests {
         let (position, removed) = remove_global(&mut tx, 1, &kinds).await.unwrap();
 
         assert_eq!(removed, ["k"]);
-        let told = changed(&mut tx, 1, before, position).await.unwrap();
-        assert_eq!(told[0].content, REMOVED);
-        assert!(changed(&mut tx, 1, 0, position).await.unwrap().is_empty());
+        let told = changed_between(&mut tx, 1, before, position).await.unwrap();
+        assert_eq!(told[0].content, REMOVED_CONTENT);
+        assert!(
+            changed_between(&mut tx, 1, 0, position)
+                .await
+                .unwrap()
+                .is_empty()
+        );
         let (_, again) = remove_global(&mut tx, 1, &kinds).await.unwrap();
         assert!(again.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{Position, Read, UserNum, WriteTx, list_of_numbers},
+    storage::{Position, ReadAccess, UserNum, WriteTx, number_list},
 };
 
 /// An account.
@@ -31,7 +31,7 @@ pub struct Account {
 }
 
 /// Returns the account of a user.
-pub async fn find(db: &mut impl Read, user: UserNum) -> Result<Option<Account>> {
+pub async fn find(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<Account>> {
     db.query(
         "SELECT user_num, password_hash, admin, guest, deactivated, suspended, locked, erased_position,
                 created_ts
@@ -65,7 +65,7 @@ pub async fn insert(tx: &mut WriteTx, account: &Account) -> Result<bool> {
 }
 
 /// Returns whether there is an active administrator.
-pub async fn has_admin(db: &mut impl Read) -> Result<bool> {
+pub async fn has_admin(db: &mut impl ReadAccess) -> Result<bool> {
     let found: Option<i64> = db
         .query(
             "SELECT user_num
@@ -79,7 +79,7 @@ pub async fn has_admin(db: &mut impl Read) -> Result<bool> {
 }
 
 /// Returns those of the users who have an account that is not deactivated.
-pub async fn active(db: &mut impl Read, users: &str) -> Result<Vec<UserNum>> {
+pub async fn active_users(db: &mut impl ReadAccess, users: &str) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT user_num
          FROM accounts
@@ -91,14 +91,14 @@ pub async fn active(db: &mut impl Read, users: &str) -> Result<Vec<UserNum>> {
 }
 
 /// Returns those of the users who are guests.
-pub async fn guests(db: &mut impl Read, users: &[UserNum]) -> Result<Vec<UserNum>> {
+pub async fn guests_among(db: &mut impl ReadAccess, users: &[UserNum]) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT user_num
          FROM accounts
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) AND guest
            AND NOT deactivated",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .fetch_scalars()
     .await
 }
@@ -153,7 +153,7 @@ pub async fn set_locked(tx: &mut WriteTx, user: UserNum, locked: bool) -> Result
 }
 
 /// Stores when a user was last seen on a device that is deleted.
-pub async fn note_last_seen(tx: &mut WriteTx, user: UserNum, ts: i64) -> Result<()> {
+pub async fn record_last_seen(tx: &mut WriteTx, user: UserNum, ts: i64) -> Result<()> {
     tx.query("UPDATE accounts SET last_seen_ts = $2 WHERE user_num = $1 AND last_seen_ts < $2")
         .bind(user)
         .bind(ts)
@@ -181,7 +181,7 @@ pub async fn deactivate(
 }
 
 /// Returns the users who asked to be erased, with the positions of these requests.
-pub async fn erased(db: &mut impl Read) -> Result<Vec<(String, Position)>> {
+pub async fn erased_users(db: &mut impl ReadAccess) -> Result<Vec<(String, Position)>> {
     db.query(
         "SELECT s.text, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num
          WHERE a.erased_position IS NOT NULL",
@@ -232,11 +232,11 @@ mod tests {
         assert!(!has_admin(&mut tx).await.unwrap());
         insert(&mut tx, &admin).await.unwrap();
         assert!(has_admin(&mut tx).await.unwrap());
-        assert_eq!(active(&mut tx, "[1,2]").await.unwrap(), [1]);
+        assert_eq!(active_users(&mut tx, "[1,2]").await.unwrap(), [1]);
         deactivate(&mut tx, 1, Some(7)).await.unwrap();
 
         assert!(!has_admin(&mut tx).await.unwrap());
-        assert!(active(&mut tx, "[1,2]").await.unwrap().is_empty());
+        assert!(active_users(&mut tx, "[1,2]").await.unwrap().is_empty());
         let gone = find(&mut tx, 1).await.unwrap().unwrap();
         assert_eq!(gone.password_hash, None);
         assert!(gone.deactivated && gone.erased_position == Some(7));

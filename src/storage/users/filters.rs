@@ -2,11 +2,11 @@
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx},
+    storage::{ReadAccess, UserNum, WriteTx},
 };
 
 /// Returns the definition of a user's filter.
-pub async fn get(db: &mut impl Read, user: UserNum, id: i64) -> Result<Option<String>> {
+pub async fn get(db: &mut impl ReadAccess, user: UserNum, id: i64) -> Result<Option<String>> {
     db.query(
         "SELECT definition
          FROM filters
@@ -19,7 +19,11 @@ pub async fn get(db: &mut impl Read, user: UserNum, id: i64) -> Result<Option<St
 }
 
 /// Returns the id of a user's filter with this definition.
-pub async fn find(db: &mut impl Read, user: UserNum, definition: &str) -> Result<Option<i64>> {
+pub async fn find(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+    definition: &str,
+) -> Result<Option<i64>> {
     db.query(
         "SELECT id
          FROM filters
@@ -32,7 +36,7 @@ pub async fn find(db: &mut impl Read, user: UserNum, definition: &str) -> Result
 }
 
 /// Returns the highest id of a user's filters, or 0 if there are none.
-pub async fn last_id(db: &mut impl Read, user: UserNum) -> Result<i64> {
+pub async fn last_id(db: &mut impl ReadAccess, user: UserNum) -> Result<i64> {
     let last = db
         .query(
             "SELECT COALESCE(MAX(id), 0)

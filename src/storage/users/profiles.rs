@@ -2,11 +2,11 @@
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx},
+    storage::{ReadAccess, UserNum, WriteTx},
 };
 
 /// Returns the fields of a user's profile, each with its value as JSON.
-pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<(String, String)>> {
+pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<(String, String)>> {
     db.query(
         "SELECT field, value
          FROM profiles
@@ -19,7 +19,7 @@ pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<(String, S
 }
 
 /// Returns a field of a user's profile as JSON.
-pub async fn field(db: &mut impl Read, user: UserNum, field: &str) -> Result<Option<String>> {
+pub async fn field(db: &mut impl ReadAccess, user: UserNum, field: &str) -> Result<Option<String>> {
     db.query(
         "SELECT value
          FROM profiles

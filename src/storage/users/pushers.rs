@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, Read, UserNum, WriteTx},
+    storage::{DeviceNum, ReadAccess, UserNum, WriteTx},
 };
 
 /// Stores a pusher in place of the user's one with the same application and key.
@@ -29,7 +29,7 @@ pub async fn set(
 }
 
 /// Returns the pushers of a user, as JSON.
-pub async fn of_user(db: &mut impl Read, user: UserNum) -> Result<Vec<String>> {
+pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<String>> {
     db.query("SELECT pusher FROM pushers WHERE user_num = $1 ORDER BY app_id, pushkey")
         .bind(user)
         .fetch_scalars()

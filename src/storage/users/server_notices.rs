@@ -2,11 +2,11 @@
 
 use crate::{
     error::Result,
-    storage::{Read, RoomNum, UserNum, WriteTx},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
 /// Returns the room in which a user receives server notices.
-pub async fn room_of(db: &mut impl Read, user: UserNum) -> Result<Option<RoomNum>> {
+pub async fn room_of(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<RoomNum>> {
     db.query("SELECT room FROM server_notice_rooms WHERE user_num = $1")
         .bind(user)
         .fetch_scalar()
@@ -14,7 +14,7 @@ pub async fn room_of(db: &mut impl Read, user: UserNum) -> Result<Option<RoomNum
 }
 
 /// Returns whether a room is for server notices.
-pub async fn is_notice_room(db: &mut impl Read, room: RoomNum) -> Result<bool> {
+pub async fn is_notice_room(db: &mut impl ReadAccess, room: RoomNum) -> Result<bool> {
     let found: Option<i64> = db
         .query("SELECT user_num FROM server_notice_rooms WHERE room = $1")
         .bind(room)

@@ -3,19 +3,19 @@
 use super::tokens::TokenHash;
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx},
+    storage::{ReadAccess, UserNum, WriteTx},
 };
 
 /// The purpose of a short-lived token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum TokenPurpose {
     /// To log in another device, once.
     Login,
     /// To prove one's identity to another service by `OpenID`.
     Openid,
 }
 
-impl Purpose {
+impl TokenPurpose {
     fn as_str(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -28,7 +28,7 @@ impl Purpose {
 pub async fn insert(
     tx: &mut WriteTx,
     hash: &TokenHash,
-    purpose: Purpose,
+    purpose: TokenPurpose,
     user: UserNum,
     times: (i64, i64),
 ) -> Result<()> {
@@ -52,7 +52,7 @@ pub async fn insert(
 }
 
 /// Returns the number of a user's tokens that have not expired.
-pub async fn count(db: &mut impl Read, user: UserNum, now: i64) -> Result<i64> {
+pub async fn count(db: &mut impl ReadAccess, user: UserNum, now: i64) -> Result<i64> {
     let count = db
         .query("SELECT COUNT(*) FROM passing_tokens WHERE user_num = $1 AND expires_ts > $2")
         .bind(user)
@@ -64,9 +64,9 @@ pub async fn count(db: &mut impl Read, user: UserNum, now: i64) -> Result<i64> {
 
 /// Returns the owner of a token, unless it has expired.
 pub async fn find(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     hash: &TokenHash,
-    purpose: Purpose,
+    purpose: TokenPurpose,
     now: i64,
 ) -> Result<Option<UserNum>> {
     db.query(
@@ -82,10 +82,10 @@ pub async fn find(
 }
 
 /// Deletes a token and returns its owner, unless it has expired.
-pub async fn take(
+pub async fn consume(
     tx: &mut WriteTx,
     hash: &TokenHash,
-    purpose: Purpose,
+    purpose: TokenPurpose,
     now: i64,
 ) -> Result<Option<UserNum>> {
     tx.query(
@@ -115,24 +115,26 @@ mod tests {
     use crate::storage::testing::TestDb;
 
     #[tokio::test]
-    async fn a_token_is_taken_once_for_its_purpose_and_in_time() {
+    async fn a_token_is_consumed_once_for_its_purpose_before_expiry() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let (hash, login) = ([1; 32], Purpose::Login);
+        let (hash, login) = ([1; 32], TokenPurpose::Login);
         insert(&mut tx, &hash, login, 7, (0, 10)).await.unwrap();
 
-        let other = take(&mut tx, &hash, Purpose::Openid, 5).await.unwrap();
+        let other = consume(&mut tx, &hash, TokenPurpose::Openid, 5)
+            .await
+            .unwrap();
         assert_eq!(other, None);
-        assert_eq!(take(&mut tx, &hash, login, 10).await.unwrap(), None);
-        assert_eq!(take(&mut tx, &hash, login, 9).await.unwrap(), Some(7));
-        assert_eq!(take(&mut tx, &hash, login, 9).await.unwrap(), None);
+        assert_eq!(consume(&mut tx, &hash, login, 10).await.unwrap(), None);
+        assert_eq!(consume(&mut tx, &hash, login, 9).await.unwrap(), Some(7));
+        assert_eq!(consume(&mut tx, &hash, login, 9).await.unwrap(), None);
     }
 
     #[tokio::test]
-    async fn what_has_expired_makes_room() {
+    async fn expired_tokens_are_deleted_on_insert() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let openid = Purpose::Openid;
+        let openid = TokenPurpose::Openid;
         insert(&mut tx, &[1; 32], openid, 7, (0, 10)).await.unwrap();
         insert(&mut tx, &[2; 32], openid, 7, (10, 20))
             .await

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, Read, WriteTx, list_of_numbers},
+    storage::{DeviceNum, ReadAccess, WriteTx, number_list},
 };
 
 /// The SHA-256 of a token.
@@ -54,7 +54,7 @@ pub async fn insert_access(
 
 /// Returns the device of an access token, and the token's expiry time.
 pub async fn find_access(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     hash: &TokenHash,
 ) -> Result<Option<(DeviceNum, Option<i64>)>> {
     db.query(
@@ -103,7 +103,10 @@ pub async fn insert_refresh(tx: &mut WriteTx, hash: &TokenHash, device: DeviceNu
 }
 
 /// Returns a refresh token.
-pub async fn find_refresh(db: &mut impl Read, hash: &TokenHash) -> Result<Option<RefreshToken>> {
+pub async fn find_refresh(
+    db: &mut impl ReadAccess,
+    hash: &TokenHash,
+) -> Result<Option<RefreshToken>> {
     db.query(
         "SELECT device, next_access, next_refresh
          FROM refresh_tokens
@@ -115,7 +118,7 @@ pub async fn find_refresh(db: &mut impl Read, hash: &TokenHash) -> Result<Option
 }
 
 /// Stores the tokens that were issued for a refresh token.
-pub async fn set_next(
+pub async fn set_issued_tokens(
     tx: &mut WriteTx,
     hash: &TokenHash,
     next_access: &TokenHash,
@@ -136,7 +139,7 @@ pub async fn set_next(
 
 /// Returns the refresh token of a device for which this access or refresh token was issued.
 pub async fn predecessor(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     device: DeviceNum,
     given: &TokenHash,
 ) -> Result<Option<RefreshToken>> {
@@ -175,7 +178,7 @@ pub async fn delete_refresh(tx: &mut WriteTx, hash: &[u8]) -> Result<()> {
 
 /// Deletes all access and refresh tokens of these devices.
 pub async fn delete_of_devices(tx: &mut WriteTx, devices: &[DeviceNum]) -> Result<()> {
-    let devices = list_of_numbers(devices.iter().copied());
+    let devices = number_list(devices.iter().copied());
     tx.query(
         "DELETE FROM access_tokens
          WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
@@ -211,7 +214,7 @@ pub async fn insert_registration(tx: &mut WriteTx, token: &RegistrationToken) ->
 
 /// Returns a registration token, if it has uses left and has not expired.
 pub async fn valid_registration(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     token: &str,
     now: i64,
 ) -> Result<Option<RegistrationToken>> {
@@ -229,7 +232,7 @@ pub async fn valid_registration(
 }
 
 /// Returns an unused registration token for administrators.
-pub async fn unused_admin_registration(db: &mut impl Read) -> Result<Option<String>> {
+pub async fn unused_admin_registration(db: &mut impl ReadAccess) -> Result<Option<String>> {
     db.query(
         "SELECT token
          FROM registration_tokens
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_knows_the_one_it_was_given_for() {
+    async fn the_predecessor_of_an_issued_token_is_found() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let device = device_table::upsert(&mut tx, 1, "A", None, 1)
@@ -307,7 +310,7 @@ mod tests {
             .unwrap();
         insert_refresh(&mut tx, &[2; 32], device).await.unwrap();
         insert_refresh(&mut tx, &[4; 32], device).await.unwrap();
-        set_next(&mut tx, &[2; 32], &[3; 32], &[4; 32])
+        set_issued_tokens(&mut tx, &[2; 32], &[3; 32], &[4; 32])
             .await
             .unwrap();
 
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_registration_token_ends_with_its_uses_and_its_time() {
+    async fn a_registration_token_expires_by_uses_or_time() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let token = RegistrationToken {

@@ -4,15 +4,15 @@ use serde_json::Value;
 
 use crate::{
     error::Result,
-    storage::{Read, UserNum, WriteTx, list, list_of_numbers},
+    storage::{ReadAccess, UserNum, WriteTx, number_list, text_list},
 };
 
 /// The longest part of a display name that decides on a place in the list.
-const KEY_NAME_BYTES: usize = 256;
+const MAX_KEY_NAME_BYTES: usize = 256;
 
 /// A search for users.
 #[derive(Clone, Debug)]
-pub struct PeopleQuery {
+pub struct UserSearchQuery {
     pub searcher: UserNum,
     /// Words in lower case, all of which must match.
     pub words: Vec<String>,
@@ -24,7 +24,7 @@ pub struct PeopleQuery {
 
 /// A user who was found.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct Person {
+pub struct FoundUserRow {
     pub user_id: String,
     /// The display name, as JSON.
     pub displayname: Option<String>,
@@ -67,7 +67,7 @@ pub struct StoredMember {
 }
 
 /// Returns the position of the last of at most `limit` memberships after another position.
-pub async fn memberships_end(db: &mut impl Read, after: i64, limit: i64) -> Result<i64> {
+pub async fn batch_end_position(db: &mut impl ReadAccess, after: i64, limit: i64) -> Result<i64> {
     let end = db
         .query(
             "SELECT MAX(l.position)
@@ -83,7 +83,7 @@ pub async fn memberships_end(db: &mut impl Read, after: i64, limit: i64) -> Resu
 
 /// Returns the users who have joined rooms after one position and up to another.
 pub async fn joined_between(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     (after, up_to): (i64, i64),
 ) -> Result<Vec<UserNum>> {
     db.query(
@@ -98,7 +98,7 @@ pub async fn joined_between(
 
 /// Returns the member events by which users have joined rooms after one position and up to another, in order.
 pub async fn member_events_between(
-    db: &mut impl Read,
+    db: &mut impl ReadAccess,
     users: &[UserNum],
     (after, up_to): (i64, i64),
 ) -> Result<Vec<StoredMember>> {
@@ -111,7 +111,7 @@ pub async fn member_events_between(
            AND m.position > $2 AND m.position <= $3 AND m.membership = 'join'
          ORDER BY m.position",
     )
-    .bind(list_of_numbers(users.iter().copied()))
+    .bind(number_list(users.iter().copied()))
     .bind(after)
     .bind(up_to)
     .fetch_all()
@@ -120,7 +120,7 @@ pub async fn member_events_between(
 
 /// The display name and avatar of a user of another server.
 #[derive(Clone, Debug)]
-pub struct RemotePerson<'a> {
+pub struct RemoteUserProfile<'a> {
     /// The user's number.
     pub user: UserNum,
     pub user_id: &'a str,
@@ -131,7 +131,7 @@ pub struct RemotePerson<'a> {
 }
 
 /// Stores the display name and avatar of a user of another server, unless newer ones are stored.
-pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> Result<()> {
+pub async fn set_remote_profile(tx: &mut WriteTx, person: &RemoteUserProfile<'_>) -> Result<()> {
     let as_json = |text: Option<&str>| text.map(|text| Value::from(text).to_string());
     tx.query(
         "INSERT INTO remote_people (user_num, position, displayname, avatar_url, search_text)
@@ -156,8 +156,11 @@ pub async fn set_remote_person(tx: &mut WriteTx, person: &RemotePerson<'_>) -> R
 /// A user is found who shares a room with the searcher, or is in a room that everyone may join or read. The searcher is
 /// only found in rooms of the second kind. This server does not know the present members of a room that all its users
 /// have left, so users of other servers are not found by such rooms.
-pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Person>> {
-    let words: Vec<String> = query.words.iter().map(|word| escape(word)).collect();
+pub async fn search(
+    db: &mut impl ReadAccess,
+    query: &UserSearchQuery,
+) -> Result<Vec<FoundUserRow>> {
+    let words: Vec<String> = query.words.iter().map(|word| escape_like(word)).collect();
     let first = words.first().map(String::as_str).unwrap_or_default();
     let anywhere: Vec<String> = words.iter().map(|word| format!("%{word}%")).collect();
     let anywhere: Vec<&str> = anywhere.iter().map(String::as_str).collect();
@@ -200,7 +203,7 @@ pub async fn search(db: &mut impl Read, query: &PeopleQuery) -> Result<Vec<Perso
          LIMIT $6",
     )
     .bind(query.searcher)
-    .bind(list(&anywhere))
+    .bind(text_list(&anywhere))
     .bind(query.everybody)
     .bind(format!("@{first}%"))
     .bind(format!("%\n{first}%"))
@@ -215,7 +218,7 @@ fn list_key(user_id: &str, displayname: Option<&str>) -> Vec<u8> {
     let name = name.unwrap_or_else(|| user_id.trim_start_matches('@'));
     let mut key = name.to_lowercase().into_bytes();
     // PostgreSQL does not accept long keys in an index.
-    key.truncate(KEY_NAME_BYTES);
+    key.truncate(MAX_KEY_NAME_BYTES);
     key.push(0);
     key.extend_from_slice(user_id.as_bytes());
     key
@@ -223,8 +226,8 @@ fn list_key(user_id: &str, displayname: Option<&str>) -> Vec<u8> {
 
 /// A query for the ordered list of users.
 #[derive(Clone, Debug)]
-pub struct ListQuery {
-    pub asker: UserNum,
+pub struct UserListQuery {
+    pub requester: UserNum,
     /// A part of the name or id, in lower case.
     pub term: String,
     /// Whether users who share nothing with the asker are listed.
@@ -239,7 +242,7 @@ pub struct ListQuery {
 
 /// A user in the list of users.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct Listed {
+pub struct ListedUserRow {
     /// The user's number.
     pub user_num: UserNum,
     pub user_id: String,
@@ -256,7 +259,10 @@ pub struct Listed {
 }
 
 /// Returns the users after a place in the list, in order.
-pub async fn list_people(db: &mut impl Read, query: &ListQuery) -> Result<Vec<Listed>> {
+pub async fn list_users(
+    db: &mut impl ReadAccess,
+    query: &UserListQuery,
+) -> Result<Vec<ListedUserRow>> {
     db.query(
         "SELECT a.user_num, s.text AS user_id, n.value AS displayname, v.value AS avatar_url,
                 COALESCE((SELECT MAX(d.last_seen_ts) FROM devices d WHERE d.user_num = a.user_num), 0)
@@ -279,16 +285,16 @@ pub async fn list_people(db: &mut impl Read, query: &ListQuery) -> Result<Vec<Li
     )
     .bind(query.except)
     .bind(query.after.clone())
-    .bind(format!("%{}%", escape(&query.term)))
+    .bind(format!("%{}%", escape_like(&query.term)))
     .bind(query.everybody)
-    .bind(query.asker)
+    .bind(query.requester)
     .bind(query.limit)
     .fetch_all()
     .await
 }
 
 /// Returns the total number of users in such a list.
-pub async fn count_people(db: &mut impl Read, query: &ListQuery) -> Result<i64> {
+pub async fn count_users(db: &mut impl ReadAccess, query: &UserListQuery) -> Result<i64> {
     let count = db
         .query(
             "SELECT COUNT(*)
@@ -303,17 +309,17 @@ pub async fn count_people(db: &mut impl Read, query: &ListQuery) -> Result<i64> 
                          WHERE o.user_num = $4 AND o.room = m.room AND o.membership = 'join'))))",
         )
         .bind(query.except)
-        .bind(format!("%{}%", escape(&query.term)))
+        .bind(format!("%{}%", escape_like(&query.term)))
         .bind(query.everybody)
-        .bind(query.asker)
+        .bind(query.requester)
         .fetch_scalar()
         .await?;
     Ok(count.unwrap_or(0))
 }
 
 /// Returns users who have no place in the list yet, with their ids and display names as JSON.
-pub async fn unlisted(
-    db: &mut impl Read,
+pub async fn unlisted_users(
+    db: &mut impl ReadAccess,
     limit: i64,
 ) -> Result<Vec<(UserNum, String, Option<String>)>> {
     db.query(
@@ -330,7 +336,7 @@ pub async fn unlisted(
 }
 
 /// Escapes a text so that `LIKE` matches it literally.
-fn escape(text: &str) -> String {
+fn escape_like(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('%', "\\%")
         .replace('_', "\\_")

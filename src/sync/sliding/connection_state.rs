@@ -12,82 +12,82 @@ use ruma::{
 };
 
 use super::{
-    request::{List, Request},
-    required_state::Combined,
+    request::{RequestedList, SlidingSyncRequest},
+    required_state::CombinedRequiredState,
 };
 use crate::{
-    ephemeral::Tick,
+    ephemeral::EphemeralTick,
     storage::{Position, RoomNum},
 };
 
 /// The number of members of a room of which it is remembered that the client has them. Beyond it, they are sent again.
-const MEMBERS: usize = 200;
+const MAX_MEMBERS_PER_ROOM: usize = 200;
 /// The number of different required states that are remembered. Beyond it, those that no room uses are forgotten.
-const REQUIRED: usize = 64;
+const MAX_REQUIRED_STATES: usize = 64;
 /// The memory that a room of a connection takes, and each member of it that is remembered.
-const ROOM_BYTES: usize = 400;
-const MEMBER_BYTES: usize = 64;
+const BYTES_PER_ROOM: usize = 400;
+const BYTES_PER_MEMBER: usize = 64;
 
 /// The data that a client has received, up to a position. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
+pub(super) struct ConnectionState {
     /// The position; `None` before the first response.
-    pub(super) since: Option<Since>,
+    pub(super) since: Option<SyncPosition>,
     /// The rooms that were sent.
-    pub(super) rooms: HashTrieMapSync<RoomNum, Told>,
+    pub(super) rooms: HashTrieMapSync<RoomNum, SentRoom>,
     /// The parameters of the last request.
-    pub(super) asked: Arc<Asked>,
+    pub(super) request_parameters: Arc<RequestParameters>,
     /// The number of times that the lists changed. The list bits of a room count only in the generation in which they
     /// were set.
     pub(super) generation: u32,
     /// The number of rooms in each list.
     pub(super) counts: Arc<BTreeMap<String, u64>>,
     /// The different required states that were requested. They are few, since lists set them for many rooms.
-    pub(super) required: Arc<Vec<Arc<Combined>>>,
+    pub(super) required_states: Arc<Vec<Arc<CombinedRequiredState>>>,
     /// The number of members that are remembered in all rooms.
-    members: usize,
+    member_count: usize,
 }
 
 /// A position in the journal and the tick of the in-memory state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Since {
+pub(super) struct SyncPosition {
     pub(super) position: Position,
-    pub(super) tick: Tick,
+    pub(super) tick: EphemeralTick,
 }
 
 /// The parameters of a request, without the ranges of lists and the tokens.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked {
-    lists: BTreeMap<String, List>,
+pub(super) struct RequestParameters {
+    lists: BTreeMap<String, RequestedList>,
     pub(super) extensions: Extensions,
     bytes: usize,
 }
 
 /// The record of what a client has received of a room.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct SentRoom {
     /// The position at which the room left the client's view; `None` while it is in view.
-    pub(super) out_of_sight: Option<Since>,
+    pub(super) out_of_view_since: Option<SyncPosition>,
     /// The lists by which it was sent, as bits. They count only in the same generation.
     pub(super) lists: u128,
     pub(super) generation: u32,
     /// The timeline limit of the request.
-    pub(super) limit: u32,
+    pub(super) timeline_limit: u32,
     /// The number of the newest events that the client has without a gap.
-    pub(super) count: u32,
+    pub(super) event_count: u32,
     /// The required state of the request.
-    pub(super) required: Arc<Combined>,
+    pub(super) required_state: Arc<CombinedRequiredState>,
     /// The members whose events the client has.
     pub(super) members: Arc<Vec<OwnedUserId>>,
     /// The extensions that were sent for the room, as bits.
     pub(super) extensions: u8,
     /// The description of the room that was sent.
-    pub(super) digest: Digest,
+    pub(super) description: SentDescription,
 }
 
 /// The description of a room that a client has received. Texts are stored as hashes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Digest {
+pub(super) struct SentDescription {
     pub(super) membership: Option<MembershipState>,
     /// The position of the user's latest membership event in the room.
     pub(super) member_since: Position,
@@ -101,8 +101,8 @@ pub(super) struct Digest {
     pub(super) unread: (u64, u64),
 }
 
-impl Asked {
-    pub(super) fn of(request: &Request) -> Self {
+impl RequestParameters {
+    pub(super) fn from_request(request: &SlidingSyncRequest) -> Self {
         let mut extensions = request.extensions.clone();
         // The token differs in each request, and does not change what is wanted.
         extensions.to_device.since = None;
@@ -114,57 +114,67 @@ impl Asked {
     }
 
     /// Returns whether both requests have the same lists, with any ranges.
-    pub(super) fn has_lists_of(&self, other: &Self) -> bool {
+    pub(super) fn has_same_lists(&self, other: &Self) -> bool {
         self.lists.len() == other.lists.len()
             && self
                 .lists
                 .iter()
                 .zip(&other.lists)
                 .all(|((name, list), (other_name, other))| {
-                    name == other_name && list.is_like(other)
+                    name == other_name && list.has_same_parameters(other)
                 })
     }
 }
 
-impl State {
+impl ConnectionState {
     /// Records what the client has received of a room.
-    pub(super) fn put(&mut self, room: RoomNum, told: Told) {
+    pub(super) fn record_room(&mut self, room: RoomNum, told: SentRoom) {
         let before = self.rooms.get(&room);
-        self.members -= before.map_or(0, |before| before.members.len());
-        self.members += told.members.len();
+        self.member_count -= before.map_or(0, |before| before.members.len());
+        self.member_count += told.members.len();
         self.rooms.insert_mut(room, told);
     }
 
     /// Records which required states were requested.
-    pub(super) fn note_required<'a>(&mut self, asked: impl Iterator<Item = &'a Arc<Combined>>) {
-        let mut added: Vec<Arc<Combined>> = Vec::new();
+    pub(super) fn record_required_states<'a>(
+        &mut self,
+        asked: impl Iterator<Item = &'a Arc<CombinedRequiredState>>,
+    ) {
+        let mut added: Vec<Arc<CombinedRequiredState>> = Vec::new();
         for required in asked {
-            let is_it = |known: &Arc<Combined>| Arc::ptr_eq(known, required);
-            if !self.required.iter().any(is_it) && !added.iter().any(is_it) {
+            let is_it = |known: &Arc<CombinedRequiredState>| Arc::ptr_eq(known, required);
+            if !self.required_states.iter().any(is_it) && !added.iter().any(is_it) {
                 added.push(required.clone());
             }
         }
         if added.is_empty() {
             return;
         }
-        let known = Arc::make_mut(&mut self.required);
+        let known = Arc::make_mut(&mut self.required_states);
         known.extend(added);
-        if known.len() > REQUIRED {
-            let used = self.rooms.values().map(|told| Arc::as_ptr(&told.required));
-            let used: HashSet<*const Combined> = used.collect();
+        if known.len() > MAX_REQUIRED_STATES {
+            let used = self
+                .rooms
+                .values()
+                .map(|told| Arc::as_ptr(&told.required_state));
+            let used: HashSet<*const CombinedRequiredState> = used.collect();
             known.retain(|required| used.contains(&Arc::as_ptr(required)));
         }
     }
 
     /// Returns the approximate memory that it takes, counted in rooms.
     pub(super) fn weight(&self) -> usize {
-        let required: usize = self.required.iter().map(|required| required.bytes()).sum();
-        let bytes = self.asked.bytes + required + self.members * MEMBER_BYTES;
-        1 + self.rooms.size() + bytes / ROOM_BYTES
+        let required: usize = self
+            .required_states
+            .iter()
+            .map(|required| required.byte_size())
+            .sum();
+        let bytes = self.request_parameters.bytes + required + self.member_count * BYTES_PER_MEMBER;
+        1 + self.rooms.size() + bytes / BYTES_PER_ROOM
     }
 }
 
-impl Told {
+impl SentRoom {
     /// Returns the lists by which the room was sent, in this generation.
     pub(super) fn lists(&self, generation: u32) -> u128 {
         if self.generation == generation {
@@ -176,7 +186,7 @@ impl Told {
 
     /// Returns whether the client asks for older events that it does not have.
     pub(super) fn lacks_history(&self, limit: u32) -> bool {
-        limit > self.limit && limit > self.count
+        limit > self.timeline_limit && limit > self.event_count
     }
 
     pub(super) fn has_member(&self, user_id: &UserId) -> bool {
@@ -195,11 +205,11 @@ impl Told {
             return;
         }
         let known = Arc::make_mut(&mut self.members);
-        if known.len() + members.len() > MEMBERS {
+        if known.len() + members.len() > MAX_MEMBERS_PER_ROOM {
             known.clear();
         }
         known.extend(members);
-        known.truncate(MEMBERS);
+        known.truncate(MAX_MEMBERS_PER_ROOM);
     }
 }
 
@@ -208,55 +218,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_members_are_remembered_than_there_is_room_for() {
+    fn remembered_members_are_bounded() {
         let member = |n: usize| OwnedUserId::try_from(format!("@u{n}:a")).unwrap();
-        let mut told = Told::default();
+        let mut told = SentRoom::default();
 
-        told.add_members((0..MEMBERS).map(member));
+        told.add_members((0..MAX_MEMBERS_PER_ROOM).map(member));
         assert!(told.has_member(&member(0)));
         told.add_members((0..3).map(member));
-        assert_eq!(told.members.len(), MEMBERS);
-        told.add_members([member(MEMBERS)].into_iter());
+        assert_eq!(told.members.len(), MAX_MEMBERS_PER_ROOM);
+        told.add_members([member(MAX_MEMBERS_PER_ROOM)].into_iter());
 
-        assert!(told.has_member(&member(MEMBERS)) && !told.has_member(&member(0)));
+        assert!(told.has_member(&member(MAX_MEMBERS_PER_ROOM)) && !told.has_member(&member(0)));
     }
 
     #[test]
-    fn a_state_weighs_what_it_remembers() {
-        let mut state = State::default();
-        let told = |members: usize| Told {
+    fn the_weight_counts_rooms_with_their_members() {
+        let mut state = ConnectionState::default();
+        let told = |members: usize| SentRoom {
             members: Arc::new(vec![ruma::user_id!("@u:a").to_owned(); members]),
-            ..Told::default()
+            ..SentRoom::default()
         };
 
-        state.put(1, told(70));
-        state.put(2, told(0));
-        assert_eq!(state.weight(), 3 + 70 * MEMBER_BYTES / ROOM_BYTES);
-        state.put(1, told(0));
+        state.record_room(1, told(70));
+        state.record_room(2, told(0));
+        assert_eq!(state.weight(), 3 + 70 * BYTES_PER_MEMBER / BYTES_PER_ROOM);
+        state.record_room(1, told(0));
         assert_eq!(state.weight(), 3);
     }
 
     #[test]
-    fn what_no_room_asks_for_any_more_is_forgotten() {
-        let mut state = State::default();
-        let required: Vec<_> = (0..=REQUIRED).map(|_| Arc::<Combined>::default()).collect();
-        let kept = Told {
-            required: required[0].clone(),
-            ..Told::default()
+    fn unused_required_states_are_forgotten() {
+        let mut state = ConnectionState::default();
+        let required: Vec<_> = (0..=MAX_REQUIRED_STATES)
+            .map(|_| Arc::<CombinedRequiredState>::default())
+            .collect();
+        let kept = SentRoom {
+            required_state: required[0].clone(),
+            ..SentRoom::default()
         };
-        state.put(1, kept);
+        state.record_room(1, kept);
 
-        state.note_required(required.iter());
+        state.record_required_states(required.iter());
 
-        assert_eq!(state.required.len(), 1);
+        assert_eq!(state.required_states.len(), 1);
     }
 
     #[test]
-    fn history_is_lacking_only_where_more_is_asked_for_than_the_client_has() {
-        let told = Told {
-            limit: 1,
-            count: 3,
-            ..Told::default()
+    fn a_client_lacks_only_history_beyond_its_events() {
+        let told = SentRoom {
+            timeline_limit: 1,
+            event_count: 3,
+            ..SentRoom::default()
         };
 
         assert!(told.lacks_history(4));

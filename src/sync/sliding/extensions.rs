@@ -21,41 +21,46 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    connection_state::Asked,
-    request::Request,
+    connection_state::RequestParameters,
+    request::SlidingSyncRequest,
     response::{AllExtensions, ToDevice},
-    room::Eye,
+    room::SlidingContext,
 };
 use crate::{
     error::{Error, Result},
     storage::Position,
     sync::{
-        Inner, SyncRequest, place_token,
-        response::{PUSH_RULES, TO_DEVICE, typed},
-        thread_subscriptions::subscriptions,
+        SyncInner, SyncRequest,
+        response::{MAX_TO_DEVICE_MESSAGES, PUSH_RULES_TYPE, account_data_event},
+        thread_subscriptions::split_subscription_changes,
+        timeline_token,
     },
     users::Session,
 };
 
 /// The largest number of thread subscriptions in one response.
-const SUBSCRIPTIONS: usize = 100;
+const MAX_THREAD_SUBSCRIPTIONS: usize = 100;
 
-impl Inner {
+impl SyncInner {
     /// Records that a client has received the to-device messages before its token.
-    pub(super) async fn acknowledge(&self, session: &Session, request: &Request) -> Result<()> {
+    pub(super) async fn acknowledge_to_device(
+        &self,
+        session: &Session,
+        request: &SlidingSyncRequest,
+    ) -> Result<()> {
         let since = to_device_since(&request.extensions.to_device)?;
         if !is_enabled(request.extensions.to_device.enabled) || since == 0 {
             return Ok(());
         }
-        let up_to = since.min(self.db.journal().published());
+        let up_to = since.min(self.db.journal().published_position());
         self.devices.acknowledge(session.device, up_to).await
     }
 
     /// Adds these extensions; returns whether they have any changes for the client.
     pub(super) async fn add_extensions(
         &self,
-        eye: &Eye<'_>,
-        asked_before: &Asked,
+        eye: &SlidingContext<'_>,
+        asked_before: &RequestParameters,
         AllExtensions { to_device, others }: &mut AllExtensions,
     ) -> Result<bool> {
         let asked = &eye.request.extensions;
@@ -81,20 +86,24 @@ impl Inner {
         let threads = &asked.thread_subscriptions;
         if is_enabled(threads.enabled) {
             let since = since(asked_before.extensions.thread_subscriptions.enabled);
-            self.add_subscriptions(eye, since.unwrap_or(0), others)
+            self.add_thread_subscriptions(eye, since.unwrap_or(0), others)
                 .await?;
             is_news |= !others.thread_subscriptions.is_empty();
         }
         Ok(is_news)
     }
 
-    async fn to_device(&self, eye: &Eye<'_>, asked: &request::ToDevice) -> Result<ToDevice> {
-        let now = self.db.journal().published();
+    async fn to_device(
+        &self,
+        eye: &SlidingContext<'_>,
+        asked: &request::ToDevice,
+    ) -> Result<ToDevice> {
+        let now = self.db.journal().published_position();
         let after = to_device_since(asked)?.min(now);
-        let limit = limited(asked.limit, TO_DEVICE);
+        let limit = clamp_limit(asked.limit, MAX_TO_DEVICE_MESSAGES);
         let pending = self
             .devices
-            .pending(eye.session.device, after, now, limit)
+            .pending_messages(eye.session.device, after, now, limit)
             .await?;
         let up_to = match pending.last() {
             Some(last) if pending.len() == limit => last.position,
@@ -112,24 +121,28 @@ impl Inner {
     }
 
     /// Adds the parts for end-to-end encryption; returns whether there are changes.
-    async fn add_keys(&self, eye: &Eye<'_>, extensions: &mut Extensions) -> Result<bool> {
-        let left = self.devices.keys_left(eye.session.device).await?;
+    async fn add_keys(
+        &self,
+        eye: &SlidingContext<'_>,
+        extensions: &mut Extensions,
+    ) -> Result<bool> {
+        let left = self.devices.remaining_keys(eye.session.device).await?;
         let e2ee = &mut extensions.e2ee;
-        e2ee.device_one_time_keys_count = left.one_time();
-        e2ee.device_unused_fallback_key_types = Some(left.unused_fallback());
+        e2ee.device_one_time_keys_count = left.one_time_counts();
+        e2ee.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
         let Some(since) = eye.since else {
             return Ok(false);
         };
         // Changes after the plan was made may be sent twice, which does no harm.
         let request = SyncRequest {
-            since: Some(self.token_of(since)),
+            since: Some(self.token_at(since)),
             filter: Arc::new(FilterDefinition::default()),
             full_state: false,
             timeout: std::time::Duration::ZERO,
             set_presence: PresenceState::Offline,
             use_state_after: false,
         };
-        let moment = self.moment(eye.session, &request).await?;
+        let moment = self.take_snapshot(eye.session, &request).await?;
         let lists = self.device_lists(eye.session, &moment, since.position);
         e2ee.device_lists = lists.await?;
         Ok(!e2ee.device_lists.is_empty() || left.claimed_at > since.position)
@@ -137,11 +150,11 @@ impl Inner {
 
     async fn global_account_data(
         &self,
-        eye: &Eye<'_>,
+        eye: &SlidingContext<'_>,
         since: Option<Position>,
     ) -> Result<Vec<Raw<AnyGlobalAccountDataEvent>>> {
         let user = eye.session.user;
-        if since.is_some_and(|since| !self.recent.account_data_changed(user, since)) {
+        if since.is_some_and(|since| !self.recent_changes.account_data_changed(user, since)) {
             return Ok(Vec::new());
         }
         let now = eye.plan.now.position;
@@ -151,43 +164,48 @@ impl Inner {
             .await?;
         let global = changed.iter().filter(|data| data.room().is_none());
         let mut told: Vec<_> = global
-            .filter_map(|data| Some(Raw::from_json(typed(&data.kind, &data.content)?)))
+            .filter_map(|data| {
+                Some(Raw::from_json(account_data_event(
+                    &data.kind,
+                    &data.content,
+                )?))
+            })
             .collect();
         let has_rules = changed
             .iter()
-            .any(|data| data.room().is_none() && data.kind == PUSH_RULES);
+            .any(|data| data.room().is_none() && data.kind == PUSH_RULES_TYPE);
         if since.is_none() && !has_rules {
             told.push(self.push_rules(eye.session).await?);
         }
         Ok(told)
     }
 
-    async fn add_subscriptions(
+    async fn add_thread_subscriptions(
         &self,
-        eye: &Eye<'_>,
+        eye: &SlidingContext<'_>,
         since: Position,
         extensions: &mut Extensions,
     ) -> Result<()> {
         let user = eye.session.user;
-        if since > 0 && !self.recent.subscriptions_changed(user, since) {
+        if since > 0 && !self.recent_changes.subscriptions_changed(user, since) {
             return Ok(());
         }
-        let limit = limited(
+        let limit = clamp_limit(
             eye.request.extensions.thread_subscriptions.limit,
-            SUBSCRIPTIONS,
+            MAX_THREAD_SUBSCRIPTIONS,
         );
         let span = (eye.plan.now.position + 1, since);
         let mut changes = self
             .rooms
             .relations
-            .subscription_changes(user, span, limit + 1)
+            .load_subscription_changes(user, span, limit + 1)
             .await?;
         let told = &mut extensions.thread_subscriptions;
         if changes.len() > limit {
             changes.truncate(limit);
-            told.prev_batch = changes.last().map(|last| place_token(last.position));
+            told.prev_batch = changes.last().map(|last| timeline_token(last.position));
         }
-        (told.subscribed, told.unsubscribed) = subscriptions(changes);
+        (told.subscribed, told.unsubscribed) = split_subscription_changes(changes);
         Ok(())
     }
 }
@@ -196,7 +214,7 @@ pub(super) fn is_enabled(enabled: Option<bool>) -> bool {
     enabled == Some(true)
 }
 
-fn limited(limit: Option<UInt>, most: usize) -> usize {
+fn clamp_limit(limit: Option<UInt>, most: usize) -> usize {
     let limit = limit.map_or(most, |limit| {
         usize::try_from(u64::from(limit)).unwrap_or(most)
     });

@@ -30,11 +30,11 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
-    connection_state::State, connections::Connections, response::ListResult, response_plan::Plan,
-    room::Eye, room_index::Rosters,
+    connection_state::ConnectionState, connections::SlidingConnections, response::ListResult,
+    response_plan::ResponsePlan, room::SlidingContext, room_index::RoomIndexes,
 };
-pub use self::{request::Request, response::Response};
-use super::{Inner, LONGEST_WAIT, Sync};
+pub use self::{request::SlidingSyncRequest, response::SlidingSyncResponse};
+use super::{MAX_SYNC_TIMEOUT, Sync, SyncInner};
 use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
@@ -44,26 +44,26 @@ use crate::{
 
 /// The state of sliding sync, which is kept in memory only.
 #[derive(Default)]
-pub(super) struct Sliding {
-    connections: Arc<Connections>,
-    rosters: Rosters,
+pub(super) struct SlidingSync {
+    connections: Arc<SlidingConnections>,
+    room_indexes: RoomIndexes,
 }
 
 /// A response and the state of the connection after it.
-struct Answer {
-    response: Response,
-    state: State,
+struct SlidingAnswer {
+    response: SlidingSyncResponse,
+    state: ConnectionState,
     /// Whether the response has any changes for the client.
-    is_news: bool,
+    has_changes: bool,
     /// Whether it contains events that the user has sent.
-    shows_own: bool,
+    has_own_events: bool,
 }
 
-impl Sliding {
+impl SlidingSync {
     /// Starts to follow the journal.
-    pub(super) fn following(journal: &Journal) -> Self {
+    pub(super) fn start(journal: &Journal) -> Self {
         let sliding = Self::default();
-        journal.follow(sliding.connections.clone());
+        journal.add_follower(sliding.connections.clone());
         sliding
     }
 }
@@ -77,44 +77,52 @@ impl Sync {
     ///
     /// [`Error::UnknownPos`] when the connection is unknown, or was forgotten; [`Error::InvalidParam`] when the client
     /// asks for too much.
-    pub async fn sliding_sync(&self, session: &Session, request: Request) -> Result<Response> {
+    pub async fn sliding_sync(
+        &self,
+        session: &Session,
+        request: SlidingSyncRequest,
+    ) -> Result<SlidingSyncResponse> {
         request.check()?;
         let inner = &self.inner;
-        let update = PresenceUpdate::syncs(request.presence())?;
+        let update = PresenceUpdate::set_by_sync(request.presence())?;
         let presence = &inner.ephemeral.presence;
         presence.update(session.user, &session.user_id, update);
-        let _waiting = presence.waits(session.user);
+        let _waiting = presence.keep_online(session.user);
         let conn_id = request.conn_id.as_deref().unwrap_or_default();
         let connections = &inner.sliding.connections;
-        let mut turn = connections.begin(session.device, conn_id, request.pos.as_deref())?;
-        inner.acknowledge(session, &request).await?;
+        let mut turn =
+            connections.begin_request(session.device, conn_id, request.pos.as_deref())?;
+        inner.acknowledge_to_device(session, &request).await?;
         let timeout = Duration::from_millis(request.timeout.unwrap_or(0));
-        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         let answer = loop {
             let mut news = inner.waiters.register(session.user);
-            let answer = inner.slide(session, &request, &turn.state).await?;
+            let answer = inner
+                .compute_sliding_response(session, &request, &turn.state)
+                .await?;
             let is_first = turn.state.since.is_none();
-            if is_first || answer.is_news || Instant::now() >= deadline {
+            if is_first || answer.has_changes || Instant::now() >= deadline {
                 break answer;
             }
             tokio::select! {
-                () = news.come() => {}
+                () = news.wait_for_change() => {}
                 () = tokio::time::sleep_until(deadline) => break answer,
                 () = inner.tasks.stopping().cancelled() => break answer,
                 () = turn.superseded.cancelled() => break answer,
             }
         };
-        self.hold_echo(session, answer.shows_own).await;
+        self.wait_for_send_responses(session, answer.has_own_events)
+            .await;
         let mut response = answer.response;
         turn.state = answer.state;
-        match (connections.finish(turn), request.pos) {
+        match (connections.finish_request(turn), request.pos) {
             (Some(pos), _) => response.pos = pos,
             // The client has sent another request and does not wait for this one: the response is empty and keeps the
             // position.
             (None, Some(pos)) => {
-                response = Response {
+                response = SlidingSyncResponse {
                     pos,
-                    ..Response::default()
+                    ..SlidingSyncResponse::default()
                 }
             }
             (None, None) => return Err(Error::UnknownPos),
@@ -123,27 +131,32 @@ impl Sync {
     }
 }
 
-impl Inner {
+impl SyncInner {
     /// Returns the changes for a client that has received what `before` says.
-    async fn slide(&self, session: &Session, request: &Request, before: &State) -> Result<Answer> {
-        let (plan, moments) = self.plan(session, request, before).await?;
-        let eye = Eye {
+    async fn compute_sliding_response(
+        &self,
+        session: &Session,
+        request: &SlidingSyncRequest,
+        before: &ConnectionState,
+    ) -> Result<SlidingAnswer> {
+        let (plan, moments) = self.plan_response(session, request, before).await?;
+        let eye = SlidingContext {
             session,
             request,
             plan: &plan,
             since: before.since,
             now_ms: self.clock.now_ms(),
-            shield: self.rooms.access.shield(session.user),
-            shows_own: AtomicBool::new(false),
+            ignore_settings: self.rooms.access.find_ignore_settings(session.user),
+            has_own_events: AtomicBool::new(false),
         };
-        let mut response = Response::default();
+        let mut response = SlidingSyncResponse::default();
         let mut state = before.clone();
-        let data = self.room_data(&eye).await?;
+        let data = self.load_room_account_data(&eye).await?;
         let extensions = &mut response.extensions.others;
-        for (look, moment) in plan.looks.iter().zip(&moments) {
-            let (room, mut told) = self.look(&eye, look, moment).await?;
-            self.add_beside(&eye, (look, moment), &data, &mut told, extensions);
-            state.put(look.room, told);
+        for (look, moment) in plan.planned_rooms.iter().zip(&moments) {
+            let (room, mut told) = self.read_room(&eye, look, moment).await?;
+            self.add_room_extensions(&eye, (look, moment), &data, &mut told, extensions);
+            state.record_room(look.room, told);
             if let Some(room) = room {
                 response.rooms.insert(look.room_id.clone(), room);
             }
@@ -152,39 +165,47 @@ impl Inner {
             || !extensions.receipts.is_empty()
             || !extensions.typing.is_empty();
         let extensions = &mut response.extensions;
-        let has_more = self.add_extensions(&eye, &before.asked, extensions).await?;
+        let has_more = self
+            .add_extensions(&eye, &before.request_parameters, extensions)
+            .await?;
         let counts = plan.counts.iter();
         response.lists = counts
             .map(|(name, count)| (name.clone(), ListResult { count: *count }))
             .collect();
         let has_counted = *before.counts != plan.counts;
-        let shows_own = eye.shows_own.load(Ordering::Relaxed);
-        state.move_on(plan);
-        Ok(Answer {
-            is_news: has_beside || has_more || has_counted || !response.rooms.is_empty(),
+        let shows_own = eye.has_own_events.load(Ordering::Relaxed);
+        state.advance_past(plan);
+        Ok(SlidingAnswer {
+            has_changes: has_beside || has_more || has_counted || !response.rooms.is_empty(),
             response,
             state,
-            shows_own,
+            has_own_events: shows_own,
         })
     }
 }
 
-impl State {
+impl ConnectionState {
     /// Updates the position up to which the client has received everything, and marks the rooms that left its view.
-    fn move_on(&mut self, plan: Plan) {
+    fn advance_past(&mut self, plan: ResponsePlan) {
         let gone: Vec<_> = self
             .rooms
             .iter()
-            .filter(|(room, told)| told.out_of_sight.is_none() && !plan.in_sight.contains_key(room))
+            .filter(|(room, told)| {
+                told.out_of_view_since.is_none() && !plan.rooms_in_view.contains_key(room)
+            })
             .map(|(room, told)| (*room, told.clone()))
             .collect();
         for (room, mut told) in gone {
-            told.out_of_sight = self.since;
-            self.put(room, told);
+            told.out_of_view_since = self.since;
+            self.record_room(room, told);
         }
-        self.note_required(plan.looks.iter().map(|look| &look.rule.required));
+        self.record_required_states(
+            plan.planned_rooms
+                .iter()
+                .map(|look| &look.parameters.required_state),
+        );
         self.since = Some(plan.now);
-        self.asked = plan.asked;
+        self.request_parameters = plan.request_parameters;
         self.generation = plan.generation;
         self.counts = Arc::new(plan.counts);
     }

@@ -11,24 +11,24 @@ use super::required_state::RequiredState;
 use crate::error::{Error, Result};
 
 /// The largest number of lists and of room subscriptions of a request, as the proposal sets them.
-pub(super) const LISTS: usize = 100;
-const SUBSCRIPTIONS: usize = 100;
+pub(super) const MAX_LISTS: usize = 100;
+const MAX_ROOM_SUBSCRIPTIONS: usize = 100;
 /// The largest number of ranges of a list.
-const RANGES: usize = 100;
+const MAX_LIST_RANGES: usize = 100;
 /// The largest number of entries in each part of a filter.
-const FILTER_ENTRIES: usize = 100;
+const MAX_FILTER_ENTRIES: usize = 100;
 /// The largest number of elements in the required state of a room.
-const STATE: usize = 200;
+const MAX_REQUIRED_STATE: usize = 200;
 /// The largest number of lists or rooms that an extension names.
-const EXTENSION_ENTRIES: usize = 200;
+const MAX_EXTENSION_ENTRIES: usize = 200;
 /// The longest connection id and the longest name of a list, in bytes.
-const NAME_BYTES: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 /// The largest number of events of a timeline.
-const TIMELINE: u64 = 100;
+const MAX_TIMELINE_EVENTS: u64 = 100;
 
 /// A sliding sync request.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Request {
+pub struct SlidingSyncRequest {
     /// The id that distinguishes the connections of a device.
     #[serde(default)]
     pub conn_id: Option<String>,
@@ -43,7 +43,7 @@ pub struct Request {
     pub set_presence: Option<PresenceState>,
     /// The lists of rooms, each with ranges of indexes in the sorted rooms of the user.
     #[serde(default)]
-    pub lists: BTreeMap<String, List>,
+    pub lists: BTreeMap<String, RequestedList>,
     /// The rooms that are wanted in any case.
     #[serde(default)]
     pub room_subscriptions: BTreeMap<OwnedRoomId, RoomConfig>,
@@ -57,7 +57,7 @@ pub struct Request {
 
 /// A list of rooms.
 #[derive(Clone, Debug, Deserialize)]
-pub struct List {
+pub struct RequestedList {
     #[serde(default)]
     range: Option<(u64, u64)>,
     /// The form of the drafts.
@@ -66,7 +66,7 @@ pub struct List {
     #[serde(flatten)]
     pub(super) config: RoomConfig,
     #[serde(default)]
-    pub(super) filters: Option<Filters>,
+    pub(super) filters: Option<ListFilters>,
 }
 
 /// The parameters for one room.
@@ -80,7 +80,7 @@ pub struct RoomConfig {
 /// The filters of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub(super) struct Filters {
+pub(super) struct ListFilters {
     pub(super) is_dm: Option<bool>,
     pub(super) spaces: Option<Vec<String>>,
     pub(super) is_encrypted: Option<bool>,
@@ -92,7 +92,7 @@ pub(super) struct Filters {
     pub(super) not_tags: Option<Vec<String>>,
 }
 
-impl Request {
+impl SlidingSyncRequest {
     /// Checks that the request stays within the limits of this server.
     ///
     /// # Errors
@@ -100,16 +100,16 @@ impl Request {
     /// [`Error::InvalidParam`] when it does not.
     pub(super) fn check(&self) -> Result<()> {
         let too_many = |what: &str| Err(Error::invalid_param(format!("there are too many {what}")));
-        if self.lists.len() > LISTS {
+        if self.lists.len() > MAX_LISTS {
             return too_many("lists");
         }
-        if self.room_subscriptions.len() > SUBSCRIPTIONS {
+        if self.room_subscriptions.len() > MAX_ROOM_SUBSCRIPTIONS {
             return too_many("room_subscriptions");
         }
         if self
             .conn_id
             .as_ref()
-            .is_some_and(|id| id.len() > NAME_BYTES)
+            .is_some_and(|id| id.len() > MAX_NAME_BYTES)
         {
             return Err(Error::invalid_param("conn_id is too long"));
         }
@@ -124,11 +124,11 @@ impl Request {
         let configs = self.room_subscriptions.values();
         let configs = configs.chain(self.lists.values().map(|list| &list.config));
         for config in configs {
-            if config.required_state.len() > STATE {
+            if config.required_state.len() > MAX_REQUIRED_STATE {
                 return too_many("elements in required_state");
             }
         }
-        if entries(&self.extensions).any(|entries| entries > EXTENSION_ENTRIES) {
+        if extension_entry_counts(&self.extensions).any(|entries| entries > MAX_EXTENSION_ENTRIES) {
             return too_many("lists or rooms in an extension");
         }
         Ok(())
@@ -140,22 +140,22 @@ impl Request {
     }
 }
 
-impl List {
+impl RequestedList {
     fn check(&self) -> Result<()> {
         let ranges = self.ranges.as_deref().unwrap_or_default();
         let mut all = ranges.iter().chain(&self.range);
-        if ranges.len() > RANGES || all.any(|(start, end)| start > end) {
+        if ranges.len() > MAX_LIST_RANGES || all.any(|(start, end)| start > end) {
             return Err(Error::invalid_param("a list has too many or wrong ranges"));
         }
-        let longest = self.filters.as_ref().map_or(0, Filters::longest);
-        if longest > FILTER_ENTRIES {
+        let longest = self.filters.as_ref().map_or(0, ListFilters::longest_filter);
+        if longest > MAX_FILTER_ENTRIES {
             return Err(Error::invalid_param("the filters of a list are too long"));
         }
         Ok(())
     }
 
     /// Returns whether the room at an index is wanted. Without any range all are.
-    pub(super) fn shows(&self, index: u64) -> bool {
+    pub(super) fn contains_index(&self, index: u64) -> bool {
         let within = |(start, end): &(u64, u64)| (*start..=*end).contains(&index);
         match (&self.range, &self.ranges) {
             (None, None) => true,
@@ -164,7 +164,7 @@ impl List {
     }
 
     /// Returns whether two lists have the same parameters and filters, regardless of their ranges.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
+    pub(super) fn has_same_parameters(&self, other: &Self) -> bool {
         self.config == other.config && self.filters == other.filters
     }
 }
@@ -172,12 +172,12 @@ impl List {
 impl RoomConfig {
     /// Returns the largest number of events of the timeline.
     pub(super) fn timeline_limit(&self) -> u32 {
-        u32::try_from(self.timeline_limit.min(TIMELINE)).unwrap_or(u32::MAX)
+        u32::try_from(self.timeline_limit.min(MAX_TIMELINE_EVENTS)).unwrap_or(u32::MAX)
     }
 }
 
-impl Filters {
-    fn longest(&self) -> usize {
+impl ListFilters {
+    fn longest_filter(&self) -> usize {
         let texts = [&self.spaces, &self.tags, &self.not_tags];
         let texts = texts.into_iter().flatten().map(Vec::len);
         let types = [&self.room_types, &self.not_room_types];
@@ -186,7 +186,7 @@ impl Filters {
     }
 }
 
-fn entries(extensions: &Extensions) -> impl Iterator<Item = usize> {
+fn extension_entry_counts(extensions: &Extensions) -> impl Iterator<Item = usize> {
     let lists = [
         &extensions.account_data.lists,
         &extensions.receipts.lists,
@@ -205,7 +205,7 @@ fn entries(extensions: &Extensions) -> impl Iterator<Item = usize> {
 /// [specification](https://spec.matrix.org/v1.19/appendices/#opaque-identifiers).
 fn is_opaque_id(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    (1..=NAME_BYTES).contains(&text.len()) && text.bytes().all(is_allowed)
+    (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    fn list(fields: &Value) -> List {
+    fn list(fields: &Value) -> RequestedList {
         let mut list = json!({ "timeline_limit": 1 });
         list.as_object_mut()
             .unwrap()
@@ -222,17 +222,17 @@ mod tests {
         serde_json::from_value(list).unwrap()
     }
 
-    fn shown(list: &List) -> Vec<u64> {
-        (0..6).filter(|index| list.shows(*index)).collect()
+    fn shown_indexes(list: &RequestedList) -> Vec<u64> {
+        (0..6).filter(|index| list.contains_index(*index)).collect()
     }
 
     #[test]
     fn a_list_has_one_range_or_several_or_shows_all() {
-        assert_eq!(shown(&list(&json!({ "range": [1, 2] }))), [1, 2]);
+        assert_eq!(shown_indexes(&list(&json!({ "range": [1, 2] }))), [1, 2]);
         let ranges = json!({ "ranges": [[0, 0], [4, 9]] });
-        assert_eq!(shown(&list(&ranges)), [0, 4, 5]);
-        assert!(shown(&list(&json!({ "ranges": [] }))).is_empty());
-        assert_eq!(shown(&list(&json!({}))).len(), 6);
+        assert_eq!(shown_indexes(&list(&ranges)), [0, 4, 5]);
+        assert!(shown_indexes(&list(&json!({ "ranges": [] }))).is_empty());
+        assert_eq!(shown_indexes(&list(&json!({}))).len(), 6);
     }
 
     #[test]
@@ -240,13 +240,13 @@ mod tests {
         let draft = list(&json!({ "filters": { "is_invite": true } }));
         let proposed = list(&json!({ "filters": { "is_invited": true }, "range": [0, 1] }));
 
-        assert!(draft.is_like(&proposed));
+        assert!(draft.has_same_parameters(&proposed));
     }
 
     #[test]
-    fn what_is_too_much_is_refused() {
+    fn an_excessive_request_is_refused() {
         let refused = |request: Value| {
-            let request: Request = serde_json::from_value(request).unwrap();
+            let request: SlidingSyncRequest = serde_json::from_value(request).unwrap();
             request.check().is_err()
         };
         let lists = |name: &str, list: Value| json!({ "lists": { name: list } });

@@ -9,30 +9,30 @@ use crate::matrix::{Pdu, StateMap};
 
 /// The required state of one list or room subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "Wire")]
+#[serde(from = "RequiredStateJson")]
 pub(super) struct RequiredState {
-    include: Vec<Element>,
-    exclude: Vec<Element>,
+    include: Vec<RequiredStateElement>,
+    exclude: Vec<RequiredStateElement>,
     /// Whether only the members that the timeline needs are wanted.
     lazy_members: bool,
 }
 
 /// The required state of all lists and subscriptions that contain a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Combined {
+pub(super) struct CombinedRequiredState {
     parts: Vec<RequiredState>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "WireElement")]
-struct Element {
+#[serde(from = "StateElementJson")]
+struct RequiredStateElement {
     /// `None` matches every type.
     kind: Option<StateEventType>,
-    state_key: StateKey,
+    state_key: StateKeyPattern,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum StateKey {
+enum StateKeyPattern {
     Any,
     /// The user id of the requesting user.
     Me,
@@ -42,38 +42,40 @@ enum StateKey {
 /// The required state as JSON: an object in the proposal, pairs of a type and a state key in its drafts.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Wire {
+enum RequiredStateJson {
     Pairs(Vec<(String, String)>),
     Object {
         #[serde(default)]
-        include: Vec<Element>,
+        include: Vec<RequiredStateElement>,
         #[serde(default)]
-        exclude: Vec<Element>,
+        exclude: Vec<RequiredStateElement>,
         #[serde(default)]
         lazy_members: bool,
     },
 }
 
 #[derive(Deserialize)]
-struct WireElement {
+struct StateElementJson {
     #[serde(rename = "type")]
     kind: Option<String>,
     state_key: Option<String>,
 }
 
-impl From<WireElement> for Element {
-    fn from(wire: WireElement) -> Self {
+impl From<StateElementJson> for RequiredStateElement {
+    fn from(wire: StateElementJson) -> Self {
         Self {
             kind: wire.kind.map(StateEventType::from),
-            state_key: wire.state_key.map_or(StateKey::Any, StateKey::Exactly),
+            state_key: wire
+                .state_key
+                .map_or(StateKeyPattern::Any, StateKeyPattern::Exactly),
         }
     }
 }
 
-impl From<Wire> for RequiredState {
-    fn from(wire: Wire) -> Self {
+impl From<RequiredStateJson> for RequiredState {
+    fn from(wire: RequiredStateJson) -> Self {
         let pairs = match wire {
-            Wire::Object {
+            RequiredStateJson::Object {
                 include,
                 exclude,
                 lazy_members,
@@ -84,7 +86,7 @@ impl From<Wire> for RequiredState {
                     lazy_members,
                 };
             }
-            Wire::Pairs(pairs) => pairs,
+            RequiredStateJson::Pairs(pairs) => pairs,
         };
         let mut required = Self::default();
         for (kind, state_key) in pairs {
@@ -93,11 +95,11 @@ impl From<Wire> for RequiredState {
                 continue;
             }
             let state_key = match state_key.as_str() {
-                "*" => StateKey::Any,
-                "$ME" => StateKey::Me,
-                _ => StateKey::Exactly(state_key),
+                "*" => StateKeyPattern::Any,
+                "$ME" => StateKeyPattern::Me,
+                _ => StateKeyPattern::Exactly(state_key),
             };
-            required.include.push(Element {
+            required.include.push(RequiredStateElement {
                 kind: (kind != "*").then(|| StateEventType::from(kind)),
                 state_key,
             });
@@ -106,25 +108,27 @@ impl From<Wire> for RequiredState {
     }
 }
 
-impl Element {
+impl RequiredStateElement {
     fn matches(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
         self.kind.as_ref().is_none_or(|wanted| wanted == kind)
-            && self.key(me).is_none_or(|wanted| wanted == state_key)
+            && self
+                .wanted_state_key(me)
+                .is_none_or(|wanted| wanted == state_key)
     }
 
     /// Returns the state key that is wanted; `None` means every one.
-    fn key<'a>(&'a self, me: &'a UserId) -> Option<&'a str> {
+    fn wanted_state_key<'a>(&'a self, me: &'a UserId) -> Option<&'a str> {
         match &self.state_key {
-            StateKey::Any => None,
-            StateKey::Me => Some(me.as_str()),
-            StateKey::Exactly(state_key) => Some(state_key),
+            StateKeyPattern::Any => None,
+            StateKeyPattern::Me => Some(me.as_str()),
+            StateKeyPattern::Exactly(state_key) => Some(state_key),
         }
     }
 
     /// Returns whether the element matches all members.
-    fn is_all_members(&self) -> bool {
+    fn matches_all_members(&self) -> bool {
         let is_member = |kind: &StateEventType| *kind == StateEventType::RoomMember;
-        self.state_key == StateKey::Any && self.kind.as_ref().is_none_or(is_member)
+        self.state_key == StateKeyPattern::Any && self.kind.as_ref().is_none_or(is_member)
     }
 }
 
@@ -137,8 +141,9 @@ impl RequiredState {
     fn wants(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
         let is_member = *kind == StateEventType::RoomMember;
         // With lazy loading, a wildcard does not include the members: the timeline decides which are needed.
-        let counts =
-            |element: &&Element| !(is_member && self.lazy_members && element.is_all_members());
+        let counts = |element: &&RequiredStateElement| {
+            !(is_member && self.lazy_members && element.matches_all_members())
+        };
         let mut include = self.include.iter().filter(counts);
         include.any(|element| element.matches(kind, state_key, me))
             && !self
@@ -148,16 +153,16 @@ impl RequiredState {
     }
 }
 
-impl Combined {
+impl CombinedRequiredState {
     /// Returns the approximate memory that it takes, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        let element = |element: &Element| {
+    pub(super) fn byte_size(&self) -> usize {
+        let element = |element: &RequiredStateElement| {
             let state_key = match &element.state_key {
-                StateKey::Exactly(state_key) => state_key.len(),
-                StateKey::Any | StateKey::Me => 0,
+                StateKeyPattern::Exactly(state_key) => state_key.len(),
+                StateKeyPattern::Any | StateKeyPattern::Me => 0,
             };
             let kind = element.kind.as_ref().map(ToString::to_string);
-            size_of::<Element>() + kind.map_or(0, |kind| kind.len()) + state_key
+            size_of::<RequiredStateElement>() + kind.map_or(0, |kind| kind.len()) + state_key
         };
         let elements = |part: &RequiredState| -> usize {
             part.include.iter().chain(&part.exclude).map(element).sum()
@@ -165,7 +170,7 @@ impl Combined {
         self.parts.iter().map(elements).sum()
     }
 
-    pub(super) fn of<'a>(parts: impl IntoIterator<Item = &'a RequiredState>) -> Self {
+    pub(super) fn combine<'a>(parts: impl IntoIterator<Item = &'a RequiredState>) -> Self {
         let mut combined = Self::default();
         for part in parts {
             if !combined.parts.contains(part) {
@@ -176,9 +181,13 @@ impl Combined {
     }
 
     /// Returns whether members are loaded lazily. They are not if another list or subscription wants all of them.
-    pub(super) fn is_lazy(&self) -> bool {
+    pub(super) fn is_lazy_loading(&self) -> bool {
         let wants_all = |part: &RequiredState| {
-            !part.lazy_members && part.include.iter().any(Element::is_all_members)
+            !part.lazy_members
+                && part
+                    .include
+                    .iter()
+                    .any(RequiredStateElement::matches_all_members)
         };
         self.parts.iter().any(|part| part.lazy_members) && !self.parts.iter().any(wants_all)
     }
@@ -199,7 +208,7 @@ impl Combined {
         let include = self.parts.iter().flat_map(|part| &part.include);
         for element in include {
             let matching: Box<dyn Iterator<Item = &Arc<Pdu>>> =
-                match (&element.kind, element.key(me)) {
+                match (&element.kind, element.wanted_state_key(me)) {
                     (Some(kind), Some(state_key)) => {
                         Box::new(state.get(kind, state_key).into_iter())
                     }
@@ -243,12 +252,12 @@ mod tests {
         state
     }
 
-    fn combined(parts: &[Value]) -> Combined {
+    fn combined(parts: &[Value]) -> CombinedRequiredState {
         let parts: Vec<RequiredState> = parts
             .iter()
             .map(|part| serde_json::from_value(part.clone()).unwrap())
             .collect();
-        Combined::of(&parts)
+        CombinedRequiredState::combine(&parts)
     }
 
     fn selected(parts: &[Value]) -> Vec<String> {
@@ -288,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn lazily_everything_is_everything_but_members() {
+    fn lazy_loading_excludes_members_from_wildcards() {
         let me = json!({ "type": "m.room.member", "state_key": "@me:a" });
         let lazily = json!({ "include": [{}, me], "lazy_members": true });
         assert_eq!(
@@ -306,14 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn together_they_want_what_any_of_them_wants() {
+    fn combined_required_state_is_the_union() {
         let name = json!([["m.room.name", ""]]);
         let all_but_name = json!({ "include": [{}], "exclude": [{ "type": "m.room.name" }] });
         assert_eq!(selected(&[name.clone(), all_but_name]).len(), 5);
 
         let lazily = json!([["m.room.member", "$LAZY"]]);
         let all = json!([["m.room.member", "*"]]);
-        assert!(combined(&[lazily.clone(), name]).is_lazy());
-        assert!(!combined(&[lazily, all]).is_lazy());
+        assert!(combined(&[lazily.clone(), name]).is_lazy_loading());
+        assert!(!combined(&[lazily, all]).is_lazy_loading());
     }
 }

@@ -12,13 +12,13 @@ use serde::Serialize;
 
 /// A sliding sync response. Some clients read all of its fields without a check.
 #[derive(Debug, Default, Serialize)]
-pub struct Response {
+pub struct SlidingSyncResponse {
     /// The position up to which the client has then received everything.
     pub pos: String,
     /// The lists, with the number of their rooms.
     pub lists: BTreeMap<String, ListResult>,
     /// The changes of rooms.
-    pub rooms: BTreeMap<OwnedRoomId, Room>,
+    pub rooms: BTreeMap<OwnedRoomId, SlidingRoom>,
     /// The changes of the extensions.
     pub extensions: AllExtensions,
 }
@@ -51,7 +51,7 @@ pub struct ListResult {
 
 /// The changes of one room.
 #[derive(Debug, Default, Serialize)]
-pub struct Room {
+pub struct SlidingRoom {
     /// Whether these are all the data of the room.
     #[serde(skip_serializing_if = "is_false")]
     pub initial: bool,
@@ -93,7 +93,7 @@ pub struct Room {
     pub limited: bool,
     /// Set when the client asked for more events than before and receives them.
     #[serde(flatten)]
-    pub expanded: Option<Expanded>,
+    pub expanded: Option<ExpandedTimeline>,
     /// The number of the events that are newer than the last response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_live: Option<usize>,
@@ -116,7 +116,7 @@ pub struct Room {
 
 /// The mark of a timeline that has more events than the client asked for before.
 #[derive(Debug, Serialize)]
-pub struct Expanded {
+pub struct ExpandedTimeline {
     /// Always true.
     pub expanded_timeline: bool,
     /// The same field, under the name of a draft.

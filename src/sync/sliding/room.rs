@@ -14,42 +14,42 @@ use ruma::{
 };
 
 use super::{
-    connection_state::{Digest, Since, Told},
-    request::Request,
-    response::{Expanded, Room},
-    response_plan::{Look, Plan},
-    room_description::Facts,
+    connection_state::{SentDescription, SentRoom, SyncPosition},
+    request::SlidingSyncRequest,
+    response::{ExpandedTimeline, SlidingRoom},
+    response_plan::{PlannedRoom, ResponsePlan},
+    room_description::JoinedRoomDescription,
 };
 use crate::{
     error::Result,
-    matrix::{Pdu, Shield, StateMap},
+    matrix::{IgnoreSettings, Pdu, StateMap},
     rooms,
     sync::{
-        Inner, SyncRequest,
-        response::stripped,
-        room_view::{Viewer, timeline},
-        snapshot::{Inside, RoomMoment},
-        timeline_slice::Span,
+        SyncInner, SyncRequest,
+        response::stripped_state,
+        room_view::{SyncViewer, write_timeline},
+        snapshot::{RoomContents, RoomSnapshot},
+        timeline_slice::TimelineSlice,
     },
     users::Session,
 };
 
 /// The user, the request and the plan of a response.
-pub(super) struct Eye<'a> {
+pub(super) struct SlidingContext<'a> {
     pub(super) session: &'a Session,
-    pub(super) request: &'a Request,
-    pub(super) plan: &'a Plan,
+    pub(super) request: &'a SlidingSyncRequest,
+    pub(super) plan: &'a ResponsePlan,
     /// The position up to which the client has received everything.
-    pub(super) since: Option<Since>,
+    pub(super) since: Option<SyncPosition>,
     pub(super) now_ms: i64,
-    pub(super) shield: Option<Arc<Shield>>,
+    pub(super) ignore_settings: Option<Arc<IgnoreSettings>>,
     /// Whether the response contains events that the client's user has sent.
-    pub(super) shows_own: AtomicBool,
+    pub(super) has_own_events: AtomicBool,
 }
 
 /// The new part of a room's timeline, and the state after it.
-struct News<'a> {
-    span: &'a Span,
+struct RoomChanges<'a> {
+    span: &'a TimelineSlice,
     /// Whether the client receives the room for the first time.
     is_initial: bool,
     /// Whether the client asked for more events than before.
@@ -60,150 +60,158 @@ struct News<'a> {
     end: i64,
 }
 
-impl Eye<'_> {
-    fn viewer<'a>(&'a self, request: &'a SyncRequest) -> Viewer<'a> {
-        Viewer {
+impl SlidingContext<'_> {
+    fn viewer<'a>(&'a self, request: &'a SyncRequest) -> SyncViewer<'a> {
+        SyncViewer {
             session: self.session,
             request,
             now: self.plan.now.position,
             now_ms: self.now_ms,
-            shield: self.shield.clone(),
-            shows_own: &self.shows_own,
+            ignore_settings: self.ignore_settings.clone(),
+            has_own_events: &self.has_own_events,
         }
     }
 
     /// Returns a room with the fields that every room has.
-    fn room(&self, look: &Look, membership: &MembershipState) -> Room {
+    fn new_room(&self, look: &PlannedRoom, membership: &MembershipState) -> SlidingRoom {
         let lists = self.request.lists.keys().enumerate();
         let lists = lists.filter(|(bit, _)| look.lists & (1 << bit) != 0);
-        Room {
-            initial: look.told.is_none(),
+        SlidingRoom {
+            initial: look.sent.is_none(),
             membership: Some(membership.to_string()),
             lists: lists.map(|(_, name)| name.clone()).collect(),
-            ..Room::default()
+            ..SlidingRoom::default()
         }
     }
 
     /// Returns the record of the room after this response, apart from the timeline and the description.
-    fn told(&self, look: &Look) -> Told {
-        let mut told = look.told.clone().unwrap_or_default();
+    fn new_sent_room(&self, look: &PlannedRoom) -> SentRoom {
+        let mut told = look.sent.clone().unwrap_or_default();
         told.lists = told.lists(self.plan.generation) | look.lists;
         told.generation = self.plan.generation;
-        told.out_of_sight = None;
-        told.required = look.rule.required.clone();
+        told.out_of_view_since = None;
+        told.required_state = look.parameters.required_state.clone();
         told
     }
 }
 
-impl Inner {
+impl SyncInner {
     /// Returns the changes of a room, if there are any, and the record of the room after this response.
-    pub(super) async fn look(
+    pub(super) async fn read_room(
         &self,
-        eye: &Eye<'_>,
-        look: &Look,
-        moment: &RoomMoment,
-    ) -> Result<(Option<Room>, Told)> {
-        match (&moment.mine.membership, &moment.inside) {
+        eye: &SlidingContext<'_>,
+        look: &PlannedRoom,
+        moment: &RoomSnapshot,
+    ) -> Result<(Option<SlidingRoom>, SentRoom)> {
+        match (&moment.mine.membership, &moment.contents) {
             (MembershipState::Join, Some(inside)) => {
-                self.look_inside(eye, look, (moment, inside)).await
+                self.read_joined_room(eye, look, (moment, inside)).await
             }
-            (_, Some(inside)) => self.look_back(eye, look, (moment, inside)).await,
-            (_, None) => Ok(look_from_outside(eye, look, moment)),
+            (_, Some(inside)) => self.read_left_room(eye, look, (moment, inside)).await,
+            (_, None) => Ok(read_invited_room(eye, look, moment)),
         }
     }
 
     /// Reads a room for a member.
-    async fn look_inside(
+    async fn read_joined_room(
         &self,
-        eye: &Eye<'_>,
-        look: &Look,
-        (moment, inside): (&RoomMoment, &Inside),
-    ) -> Result<(Option<Room>, Told)> {
-        let is_expanded = look.expands();
-        let since = look.inside_since();
-        let limit = look.rule.limit;
-        let request = self.request_for(since.filter(|_| !is_expanded), limit);
+        eye: &SlidingContext<'_>,
+        look: &PlannedRoom,
+        (moment, inside): (&RoomSnapshot, &RoomContents),
+    ) -> Result<(Option<SlidingRoom>, SentRoom)> {
+        let is_expanded = look.expands_timeline();
+        let since = look.received_as_member();
+        let limit = look.parameters.timeline_limit;
+        let request = self.equivalent_sync_request(since.filter(|_| !is_expanded), limit);
         let viewer = eye.viewer(&request);
-        let (span, known_since) = self.joined_span(&viewer, &moment.mine, inside).await?;
+        let (span, known_since) = self.joined_timeline(&viewer, &moment.mine, inside).await?;
         let is_initial = since.is_none() || (known_since.is_none() && !is_expanded);
-        let news = News {
+        let news = RoomChanges {
             span: &span,
             is_initial,
             is_expanded,
             state: &inside.state,
             end: viewer.now,
         };
-        let mut told = eye.told(look);
-        let mut room = eye.room(look, &moment.mine.membership);
+        let mut told = eye.new_sent_room(look);
+        let mut room = eye.new_room(look, &moment.mine.membership);
         room.initial = is_initial;
-        let state = self.news_of_state(eye, look, (&inside.room, &news), &mut told);
+        let state = self.changed_state(eye, look, (&inside.room, &news), &mut told);
         let state = state.await?;
         add_timeline(&mut room, &viewer, &news, eye.since);
-        note_timeline(&mut told, look, &room);
+        record_timeline(&mut told, look, &room);
         room.required_state = state
             .iter()
-            .map(|pdu| Raw::from_json(viewer.show_state(pdu, &inside.room)))
+            .map(|pdu| Raw::from_json(viewer.format_state_event(pdu, &inside.room)))
             .collect();
-        let before = told.digest.clone();
+        let before = told.description.clone();
         let before = (!is_initial).then_some(&before);
-        let facts = Facts::of(&viewer, (moment, inside), look.is_dm, before, &span);
-        told.digest = facts.digest.clone();
+        let facts = JoinedRoomDescription::from_contents(
+            &viewer,
+            (moment, inside),
+            look.is_dm,
+            before,
+            &span,
+        );
+        told.description = facts.sent_description.clone();
         let is_news = is_initial
             || is_expanded
             || room.limited
             || !room.timeline.is_empty()
             || !room.required_state.is_empty()
-            || before != Some(&facts.digest);
-        facts.tell(&mut room, before);
+            || before != Some(&facts.sent_description);
+        facts.write_changes(&mut room, before);
         Ok((is_news.then_some(room), told))
     }
 
     /// Reads a room for a user who has left or was removed, up to that point.
-    async fn look_back(
+    async fn read_left_room(
         &self,
-        eye: &Eye<'_>,
-        look: &Look,
-        (moment, inside): (&RoomMoment, &Inside),
-    ) -> Result<(Option<Room>, Told)> {
+        eye: &SlidingContext<'_>,
+        look: &PlannedRoom,
+        (moment, inside): (&RoomSnapshot, &RoomContents),
+    ) -> Result<(Option<SlidingRoom>, SentRoom)> {
         let mine = &moment.mine;
-        let mut told = eye.told(look);
-        let digest = Digest {
+        let mut told = eye.new_sent_room(look);
+        let digest = SentDescription {
             membership: Some(mine.membership.clone()),
             member_since: mine.position,
             is_dm: look.is_dm,
             bump_stamp: mine.position,
-            ..Digest::default()
+            ..SentDescription::default()
         };
-        let before = std::mem::replace(&mut told.digest, digest);
-        if look.told.is_some() && before == told.digest {
+        let before = std::mem::replace(&mut told.description, digest);
+        if look.sent.is_some() && before == told.description {
             return Ok((None, told));
         }
-        let mut room = eye.room(look, &mine.membership);
+        let mut room = eye.new_room(look, &mine.membership);
         room.bump_stamp = Some(mine.position);
         room.is_dm = (look.is_dm != before.is_dm).then_some(look.is_dm);
         let session = eye.session;
         let user_id = &session.user_id;
         let access = &self.rooms.access;
-        let access = access.access(&inside.room, session.user, user_id).await?;
-        let request = self.request_for(None, look.rule.limit);
+        let access = access
+            .load_access(&inside.room, session.user, user_id)
+            .await?;
+        let request = self.equivalent_sync_request(None, look.parameters.timeline_limit);
         let viewer = eye.viewer(&request);
-        if !access.ever_joined() || mine.forgotten {
+        if !access.has_ever_joined() || mine.forgotten {
             // The user rejected an invite or forgot the room: they may only learn that they left.
             let own = inside.state.member(user_id);
-            let own = own.map(|pdu| Raw::from_json(viewer.show_state(pdu, &inside.room)));
+            let own = own.map(|pdu| Raw::from_json(viewer.format_state_event(pdu, &inside.room)));
             room.required_state = own.into_iter().collect();
             return Ok((Some(room), told));
         }
-        let since = look.inside_since();
+        let since = look.received_as_member();
         let span = (since.map(|since| since.position), mine.position);
-        let wanted = |pdu: &Pdu| viewer.wants(pdu);
+        let wanted = |pdu: &Pdu| viewer.wants_event(pdu);
         let mut span = self
-            .left_span(&inside.room, span, viewer.limit(), access, &wanted)
+            .left_timeline(&inside.room, span, viewer.timeline_limit(), access, &wanted)
             .await?;
         self.add_bundles(&viewer, &inside.room, &mut span).await?;
         let state = &self.rooms.state;
         let state = state.state_at(&inside.room, mine.position).await?;
-        let news = News {
+        let news = RoomChanges {
             span: &span,
             is_initial: since.is_none(),
             is_expanded: false,
@@ -211,23 +219,23 @@ impl Inner {
             end: mine.position,
         };
         room.initial = news.is_initial;
-        let state = self.news_of_state(eye, look, (&inside.room, &news), &mut told);
+        let state = self.changed_state(eye, look, (&inside.room, &news), &mut told);
         let state = state.await?;
         add_timeline(&mut room, &viewer, &news, eye.since);
-        note_timeline(&mut told, look, &room);
+        record_timeline(&mut told, look, &room);
         room.required_state = state
             .iter()
-            .map(|pdu| Raw::from_json(viewer.show_state(pdu, &inside.room)))
+            .map(|pdu| Raw::from_json(viewer.format_state_event(pdu, &inside.room)))
             .collect();
         Ok((Some(room), told))
     }
 
     /// Returns the `/sync` request that would return the same events.
-    fn request_for(&self, since: Option<Since>, limit: u32) -> SyncRequest {
+    fn equivalent_sync_request(&self, since: Option<SyncPosition>, limit: u32) -> SyncRequest {
         let mut filter = FilterDefinition::default();
         filter.room.timeline.limit = Some(limit.into());
         SyncRequest {
-            since: since.map(|since| self.token_of(since)),
+            since: since.map(|since| self.token_at(since)),
             filter: Arc::new(filter),
             full_state: false,
             timeout: std::time::Duration::ZERO,
@@ -237,16 +245,16 @@ impl Inner {
     }
 
     /// Returns the new state of the kinds that the client wants, and records which members the client then has.
-    async fn news_of_state(
+    async fn changed_state(
         &self,
-        eye: &Eye<'_>,
-        look: &Look,
-        (room, news): (&rooms::Room, &News<'_>),
-        told: &mut Told,
+        eye: &SlidingContext<'_>,
+        look: &PlannedRoom,
+        (room, news): (&rooms::Room, &RoomChanges<'_>),
+        told: &mut SentRoom,
     ) -> Result<Vec<Arc<Pdu>>> {
         let me = &eye.session.user_id;
-        let required = &look.rule.required;
-        let is_lazy = required.is_lazy();
+        let required = &look.parameters.required_state;
+        let is_lazy = required.is_lazy_loading();
         let since = look.since.filter(|_| !news.is_initial);
         let mut state = match since {
             None => required.select(news.state, me),
@@ -264,7 +272,7 @@ impl Inner {
                 changed
             }
         };
-        let before = look.told.as_ref().map(|told| &told.required);
+        let before = look.sent.as_ref().map(|told| &told.required_state);
         if let Some(before) = before.filter(|before| since.is_some() && *before != required) {
             let added = required.select(news.state, me).into_iter();
             let known: HashSet<_> = state.iter().map(|pdu| pdu.event_id.clone()).collect();
@@ -282,7 +290,7 @@ impl Inner {
 }
 
 /// Adds the members that the timeline mentions and the client does not have.
-fn add_members(news: &News<'_>, told: &mut Told, state: &mut Vec<Arc<Pdu>>) {
+fn add_members(news: &RoomChanges<'_>, told: &mut SentRoom, state: &mut Vec<Arc<Pdu>>) {
     let mut needed: HashSet<OwnedUserId> = HashSet::new();
     for event in &news.span.events {
         needed.insert(event.pdu.sender.clone());
@@ -306,12 +314,17 @@ fn add_members(news: &News<'_>, told: &mut Told, state: &mut Vec<Arc<Pdu>>) {
     told.add_members(members.into_iter());
 }
 
-fn add_timeline(room: &mut Room, viewer: &Viewer<'_>, news: &News<'_>, since: Option<Since>) {
-    let shown = timeline(viewer, news.span);
+fn add_timeline(
+    room: &mut SlidingRoom,
+    viewer: &SyncViewer<'_>,
+    news: &RoomChanges<'_>,
+    since: Option<SyncPosition>,
+) {
+    let shown = write_timeline(viewer, news.span);
     room.timeline = shown.events;
     room.prev_batch = shown.prev_batch;
     room.limited = shown.limited;
-    room.expanded = news.is_expanded.then_some(Expanded {
+    room.expanded = news.is_expanded.then_some(ExpandedTimeline {
         expanded_timeline: true,
         unstable_expanded_timeline: true,
     });
@@ -322,50 +335,54 @@ fn add_timeline(room: &mut Room, viewer: &Viewer<'_>, news: &News<'_>, since: Op
 }
 
 /// Records how many of the newest events the client has without a gap.
-fn note_timeline(told: &mut Told, look: &Look, room: &Room) {
-    let limit = look.rule.limit;
+fn record_timeline(told: &mut SentRoom, look: &PlannedRoom, room: &SlidingRoom) {
+    let limit = look.parameters.timeline_limit;
     let added = u32::try_from(room.timeline.len()).unwrap_or(u32::MAX);
     let is_anew = room.initial || room.expanded.is_some() || room.limited;
     if is_anew {
-        told.count = added;
-        told.limit = limit;
+        told.event_count = added;
+        told.timeline_limit = limit;
         told.lists = look.lists;
     } else {
-        told.count = told.count.saturating_add(added);
-        told.limit = told.limit.max(limit);
+        told.event_count = told.event_count.saturating_add(added);
+        told.timeline_limit = told.timeline_limit.max(limit);
     }
 }
 
 /// Reads a room for a user who is invited or knocks.
-fn look_from_outside(eye: &Eye<'_>, look: &Look, moment: &RoomMoment) -> (Option<Room>, Told) {
+fn read_invited_room(
+    eye: &SlidingContext<'_>,
+    look: &PlannedRoom,
+    moment: &RoomSnapshot,
+) -> (Option<SlidingRoom>, SentRoom) {
     let mine = &moment.mine;
-    let mut told = eye.told(look);
-    let digest = Digest {
+    let mut told = eye.new_sent_room(look);
+    let digest = SentDescription {
         membership: Some(mine.membership.clone()),
         member_since: mine.position,
         is_dm: look.is_dm,
         bump_stamp: mine.position,
-        ..Digest::default()
+        ..SentDescription::default()
     };
-    let before = std::mem::replace(&mut told.digest, digest);
-    if look.told.is_some() && before == told.digest {
+    let before = std::mem::replace(&mut told.description, digest);
+    if look.sent.is_some() && before == told.description {
         return (None, told);
     }
     // If the user was in the room before, the timeline from that time does not continue.
-    told.count = 0;
-    told.limit = 0;
-    let mut room = eye.room(look, &mine.membership);
-    room.initial |= before.membership != told.digest.membership;
+    told.event_count = 0;
+    told.timeline_limit = 0;
+    let mut room = eye.new_room(look, &mine.membership);
+    room.initial |= before.membership != told.description.membership;
     room.is_dm = (look.is_dm || before.is_dm).then_some(look.is_dm);
-    room.invite_state = Some(stripped(mine));
-    room.stripped_state = Some(stripped(mine));
+    room.invite_state = Some(stripped_state(mine));
+    room.stripped_state = Some(stripped_state(mine));
     room.bump_stamp = Some(mine.position);
     (Some(room), told)
 }
 
 /// Returns whether an event of this type moves the room up in a list of rooms.
-pub(super) fn bumps(kind: &TimelineEventType) -> bool {
-    const KINDS: [&str; 9] = [
+pub(super) fn bumps_room(kind: &TimelineEventType) -> bool {
+    const BUMP_EVENT_TYPES: [&str; 9] = [
         "m.room.create",
         "m.room.message",
         "m.room.encrypted",
@@ -376,5 +393,5 @@ pub(super) fn bumps(kind: &TimelineEventType) -> bool {
         "m.beacon_info",
         "org.matrix.msc3672.beacon_info",
     ];
-    KINDS.contains(&kind.to_string().as_str())
+    BUMP_EVENT_TYPES.contains(&kind.to_string().as_str())
 }

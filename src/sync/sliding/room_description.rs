@@ -8,80 +8,80 @@ use ruma::{
 };
 
 use super::{
-    connection_state::Digest,
-    response::{Hero, Room},
-    room::bumps,
+    connection_state::SentDescription,
+    response::{Hero, SlidingRoom},
+    room::bumps_room,
 };
 use crate::{
     storage::Position,
     sync::{
-        room_view::Viewer,
-        snapshot::{Inside, RoomMoment},
+        room_view::SyncViewer,
+        snapshot::{RoomContents, RoomSnapshot},
         summary::{changes_summary, heroes},
-        timeline_slice::Span,
+        timeline_slice::TimelineSlice,
     },
 };
 
 /// The description of a room for a member.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(super) struct JoinedRoomDescription {
     name: Option<String>,
     avatar: Option<String>,
     /// The members that can represent a missing name; `None` if they have not changed.
     heroes: Option<Vec<Hero>>,
-    pub(super) digest: Digest,
+    pub(super) sent_description: SentDescription,
 }
 
-impl Facts {
+impl JoinedRoomDescription {
     /// Returns the description of a room; `before` is the record of what the client has received.
-    pub(super) fn of(
-        viewer: &Viewer<'_>,
-        (moment, inside): (&RoomMoment, &Inside),
+    pub(super) fn from_contents(
+        viewer: &SyncViewer<'_>,
+        (moment, inside): (&RoomSnapshot, &RoomContents),
         is_dm: bool,
-        before: Option<&Digest>,
-        span: &Span,
+        before: Option<&SentDescription>,
+        span: &TimelineSlice,
     ) -> Self {
-        let name = text(inside, &StateEventType::RoomName, "name");
-        let avatar = text(inside, &StateEventType::RoomAvatar, "url");
+        let name = state_text(inside, &StateEventType::RoomName, "name");
+        let avatar = state_text(inside, &StateEventType::RoomAvatar, "url");
         // Finding the heroes requires a search of all members, so it is done only if they may differ.
         let may_differ = before.is_none()
             || span.is_limited
             || !inside.is_complete
-            || changes_summary(&inside.ring);
+            || changes_summary(&inside.latest_events);
         let heroes = match &name {
             Some(_) => Some(Vec::new()),
             None => may_differ.then(|| named_heroes(viewer, inside)),
         };
         let same_heroes = before.map_or(0, |before| before.heroes);
-        let digest = Digest {
+        let digest = SentDescription {
             membership: Some(MembershipState::Join),
             member_since: moment.mine.position,
-            name: hash(&name),
-            avatar: hash(&avatar),
-            heroes: heroes.as_ref().map_or(same_heroes, hash),
+            name: hash_value(&name),
+            avatar: hash_value(&avatar),
+            heroes: heroes.as_ref().map_or(same_heroes, hash_value),
             is_dm,
             joined: inside.joined_members,
             invited: inside.invited_members,
             bump_stamp: bump_stamp(viewer, inside, before),
-            unread: moment.mine.unread(inside.counters),
+            unread: moment.mine.unread_counts(inside.counters),
         };
         Self {
             name,
             avatar,
             heroes,
-            digest,
+            sent_description: digest,
         }
     }
 
     /// Writes the fields that the client does not have yet, and always the unread counts and the bump stamp.
-    pub(super) fn tell(self, room: &mut Room, before: Option<&Digest>) {
-        let digest = self.digest;
+    pub(super) fn write_changes(self, room: &mut SlidingRoom, before: Option<&SentDescription>) {
+        let digest = self.sent_description;
         let (notifications, highlights) = digest.unread;
         room.notification_count = Some(notifications);
         room.highlight_count = Some(highlights);
         room.bump_stamp = Some(digest.bump_stamp);
         let differs =
-            |is: fn(&Digest) -> u64| before.is_none_or(|before| is(before) != is(&digest));
+            |is: fn(&SentDescription) -> u64| before.is_none_or(|before| is(before) != is(&digest));
         let known = |text: Option<String>| match (text, before) {
             (Some(text), _) => JsOption::Some(text),
             // For a client that receives the room for the first time, a field that is left out is not set.
@@ -100,8 +100,9 @@ impl Facts {
         if before.map_or(digest.is_dm, |before| before.is_dm != digest.is_dm) {
             room.is_dm = Some(digest.is_dm);
         }
-        let has_moved =
-            |before: &Digest| (before.joined, before.invited) != (digest.joined, digest.invited);
+        let has_moved = |before: &SentDescription| {
+            (before.joined, before.invited) != (digest.joined, digest.invited)
+        };
         if before.is_none_or(has_moved) {
             room.joined_count = Some(digest.joined);
             room.invited_count = Some(digest.invited);
@@ -110,12 +111,12 @@ impl Facts {
 }
 
 /// Returns a text from the room's state, unless it is empty.
-fn text(inside: &Inside, kind: &StateEventType, field: &str) -> Option<String> {
+fn state_text(inside: &RoomContents, kind: &StateEventType, field: &str) -> Option<String> {
     let pdu = inside.state.get(kind, "")?;
     pdu.content_str(field).filter(|text| !text.is_empty())
 }
 
-fn named_heroes(viewer: &Viewer<'_>, inside: &Inside) -> Vec<Hero> {
+fn named_heroes(viewer: &SyncViewer<'_>, inside: &RoomContents) -> Vec<Hero> {
     let heroes = heroes(&inside.state, &viewer.session.user_id).into_iter();
     let named = heroes.map(|user_id| {
         let member = inside.state.member(&user_id);
@@ -130,13 +131,23 @@ fn named_heroes(viewer: &Viewer<'_>, inside: &Inside) -> Vec<Hero> {
 }
 
 /// Returns the position of the latest event that bumps the room, as far as memory reaches back.
-fn bump_stamp(viewer: &Viewer<'_>, inside: &Inside, before: Option<&Digest>) -> Position {
-    let mut ring = inside.ring.iter().rev();
+fn bump_stamp(
+    viewer: &SyncViewer<'_>,
+    inside: &RoomContents,
+    before: Option<&SentDescription>,
+) -> Position {
+    let mut ring = inside.latest_events.iter().rev();
     let last = ring.find(|event| {
-        let hides = |shield: &std::sync::Arc<crate::matrix::Shield>| shield.hides(&event.pdu);
-        bumps(&event.pdu.kind) && !viewer.shield.as_ref().is_some_and(hides)
+        let hides =
+            |shield: &std::sync::Arc<crate::matrix::IgnoreSettings>| shield.hides_event(&event.pdu);
+        bumps_room(&event.pdu.kind) && !viewer.ignore_settings.as_ref().is_some_and(hides)
     });
-    let oldest = || inside.ring.first().map_or(1, |event| event.position);
+    let oldest = || {
+        inside
+            .latest_events
+            .first()
+            .map_or(1, |event| event.position)
+    };
     match (last, before) {
         (Some(event), _) => event.position,
         (None, Some(before)) => before.bump_stamp,
@@ -144,7 +155,7 @@ fn bump_stamp(viewer: &Viewer<'_>, inside: &Inside, before: Option<&Digest>) -> 
     }
 }
 
-fn hash(value: &impl Hash) -> u64 {
+fn hash_value(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

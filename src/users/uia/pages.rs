@@ -5,14 +5,14 @@
 
 use ruma::{OwnedUserId, api::client::uiaa::AuthType};
 
-use super::{Proven, is_next};
+use super::{StageResult, is_next_stage};
 use crate::{
     error::{Error, Result},
     users::Users,
 };
 
 /// The input of a user on the page of a stage.
-pub enum StageAnswer {
+pub enum StageInput {
     /// The user continues.
     Dummy,
     /// The user's password.
@@ -21,7 +21,7 @@ pub enum StageAnswer {
     RegistrationToken(String),
 }
 
-impl StageAnswer {
+impl StageInput {
     fn stage(&self) -> AuthType {
         match self {
             Self::Dummy => AuthType::Dummy,
@@ -33,9 +33,9 @@ impl StageAnswer {
 
 impl Users {
     /// Returns the logged-in user whose request a session authenticates, if there is one.
-    pub fn asker_of(&self, id: &str) -> Option<OwnedUserId> {
+    pub fn uia_session_user(&self, id: &str) -> Option<OwnedUserId> {
         let now = self.inner.clock.now_ms();
-        self.inner.uia.waiting(id, now)?.user_id
+        self.inner.uia.remaining_stages(id, now)?.user_id
     }
 
     /// Completes a stage of a session. The client then sends its request with the session alone.
@@ -44,30 +44,30 @@ impl Users {
     ///
     /// [`Error::Forbidden`] when the session is unknown or has expired, the stage is not the next one, or the password
     /// is wrong.
-    pub async fn answer_stage(&self, id: &str, answer: StageAnswer) -> Result<()> {
+    pub async fn submit_stage(&self, id: &str, answer: StageInput) -> Result<()> {
         let now = self.inner.clock.now_ms();
         let sessions = &self.inner.uia;
-        let waiting = sessions.waiting(id, now);
+        let waiting = sessions.remaining_stages(id, now);
         let waiting =
             waiting.ok_or_else(|| Error::forbidden("the session is unknown or has expired"))?;
         let stage = answer.stage();
         if waiting.completed.contains(&stage) {
             return Ok(());
         }
-        if !is_next(&stage, &waiting.completed, &waiting.flows) {
+        if !is_next_stage(&stage, &waiting.completed, &waiting.flows) {
             return Err(Error::forbidden("this stage is not the next one"));
         }
-        let mut proven = Proven::default();
+        let mut proven = StageResult::default();
         match answer {
-            StageAnswer::Dummy => {}
-            StageAnswer::RegistrationToken(token) => proven.registration_token = Some(token),
-            StageAnswer::Password(password) => {
+            StageInput::Dummy => {}
+            StageInput::RegistrationToken(token) => proven.registration_token = Some(token),
+            StageInput::Password(password) => {
                 let user_id = waiting.user_id;
                 let user_id = user_id.ok_or_else(|| Error::forbidden("nobody is logged in"))?;
                 self.check_password(user_id.as_str(), password).await?;
             }
         }
-        sessions.complete(id, (stage, proven), &waiting.flows, now);
+        sessions.complete_stage(id, (stage, proven), &waiting.flows, now);
         Ok(())
     }
 }

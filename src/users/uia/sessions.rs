@@ -13,11 +13,11 @@ use ruma::{
     },
 };
 
-use super::{Ask, Operation, Proven, is_next};
+use super::{OperationDigest, StageResult, UiaRequest, is_next_stage};
 use crate::{
     error::{Error, Result},
     storage::UserNum,
-    users::{Registered, secrets},
+    users::{RegisteredAccount, secrets},
 };
 
 /// The lifetime of a session, in milliseconds: enough time to find a password or a token.
@@ -26,9 +26,9 @@ const LIFETIME_MS: i64 = 15 * 60 * 1000;
 /// request again.
 const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
 /// The longest request body that a session stores, in bytes. A client with a longer one has to send it again.
-const REMEMBERED_BYTES: usize = 4 * 1024;
+const MAX_REMEMBERED_BYTES: usize = 4 * 1024;
 /// The largest number of sessions. Beyond it, the oldest are dropped.
-const SESSIONS: usize = 10_000;
+const MAX_SESSIONS: usize = 10_000;
 
 /// The registration that a session is for.
 #[derive(Default)]
@@ -36,12 +36,12 @@ pub(in crate::users) struct RegistrationSession {
     /// The first request that had parameters, without `auth`.
     pub(in crate::users) request: Option<Request>,
     /// The account that it registered.
-    pub(in crate::users) outcome: Option<Registered>,
+    pub(in crate::users) account: Option<RegisteredAccount>,
 }
 
 impl RegistrationSession {
     /// Returns a request, completed with the parameters of the session's first request that it does not repeat.
-    pub(in crate::users) fn completed(&self, mut request: Request) -> Request {
+    pub(in crate::users) fn complete_request(&self, mut request: Request) -> Request {
         let Some(first) = &self.request else {
             return request;
         };
@@ -65,18 +65,21 @@ impl RegistrationSession {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the session has completed another request.
-    pub(in crate::users) fn outcome_of(&self, request: &Request) -> Result<Option<Registered>> {
-        let (Some(first), Some(outcome)) = (&self.request, &self.outcome) else {
+    pub(in crate::users) fn registered_account(
+        &self,
+        request: &Request,
+    ) -> Result<Option<RegisteredAccount>> {
+        let (Some(first), Some(outcome)) = (&self.request, &self.account) else {
             return Ok(None);
         };
         if request.username != first.username || request.password != first.password {
-            return Err(changed());
+            return Err(request_changed_error());
         }
         Ok(Some(outcome.clone()))
     }
 }
 
-fn changed() -> Error {
+fn request_changed_error() -> Error {
     Error::forbidden("the session belongs to another request")
 }
 
@@ -91,11 +94,11 @@ struct UiaSession {
     user: Option<UserNum>,
     user_id: Option<OwnedUserId>,
     flows: Vec<AuthFlow>,
-    operation: Option<Operation>,
+    operation: Option<OperationDigest>,
     /// The body of the first request, without `auth`.
-    asked: Option<Box<str>>,
+    first_request: Option<Box<str>>,
     completed: Vec<AuthType>,
-    proven: Proven,
+    result: StageResult,
     /// Whether a flow is complete. The same request is then authenticated for a while.
     is_done: bool,
     registration: Arc<tokio::sync::Mutex<RegistrationSession>>,
@@ -103,7 +106,7 @@ struct UiaSession {
 }
 
 /// The stages that a session still needs.
-pub(super) struct Waiting {
+pub(super) struct RemainingStages {
     /// The requesting user, if they are logged in.
     pub(super) user_id: Option<OwnedUserId>,
     /// The flows that the user can choose from.
@@ -117,13 +120,13 @@ impl UiaSessions {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begin(&self, ask: &Ask<'_>, now: i64) -> String {
-        let id = secrets::token();
+    pub(super) fn begin(&self, request: &UiaRequest<'_>, now: i64) -> String {
+        let id = secrets::random_token();
         let mut sessions = self.lock();
-        if sessions.len() >= SESSIONS {
+        if sessions.len() >= MAX_SESSIONS {
             sessions.retain(|_, session| session.expires_ms > now);
         }
-        if sessions.len() >= SESSIONS {
+        if sessions.len() >= MAX_SESSIONS {
             let oldest = sessions
                 .iter()
                 .min_by_key(|(_, session)| session.expires_ms);
@@ -132,14 +135,14 @@ impl UiaSessions {
             }
         }
         let session = UiaSession {
-            endpoint: ask.endpoint,
-            user: ask.session.map(|session| session.user),
-            user_id: ask.session.map(|session| session.user_id.clone()),
-            flows: ask.flows.clone(),
-            operation: ask.operation.clone(),
-            asked: None,
+            endpoint: request.endpoint,
+            user: request.session.map(|session| session.user),
+            user_id: request.session.map(|session| session.user_id.clone()),
+            flows: request.flows.clone(),
+            operation: request.operation.clone(),
+            first_request: None,
             completed: Vec::new(),
-            proven: Proven::default(),
+            result: StageResult::default(),
             is_done: false,
             registration: Arc::default(),
             expires_ms: now.saturating_add(LIFETIME_MS),
@@ -153,17 +156,17 @@ impl UiaSessions {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the session belongs to another request.
-    pub(super) fn resume(&self, id: &str, ask: &Ask<'_>, now: i64) -> Result<bool> {
+    pub(super) fn resume(&self, id: &str, request: &UiaRequest<'_>, now: i64) -> Result<bool> {
         let mut sessions = self.lock();
         let Some(session) = sessions.get_mut(id).filter(|s| s.expires_ms > now) else {
             return Ok(false);
         };
-        let user = ask.session.map(|session| session.user);
-        if session.endpoint != ask.endpoint || session.user != user {
-            return Err(changed());
+        let user = request.session.map(|session| session.user);
+        if session.endpoint != request.endpoint || session.user != user {
+            return Err(request_changed_error());
         }
-        match (&session.operation, &ask.operation) {
-            (Some(begun), Some(asked)) if begun != asked => return Err(changed()),
+        match (&session.operation, &request.operation) {
+            (Some(begun), Some(asked)) if begun != asked => return Err(request_changed_error()),
             // A session that started with a request for the flows belongs to the first real request.
             (None, Some(asked)) => session.operation = Some(asked.clone()),
             _ => {}
@@ -172,48 +175,48 @@ impl UiaSessions {
     }
 
     /// Returns the stages that a session still needs, or `None` if it is unknown or has expired.
-    pub(super) fn waiting(&self, id: &str, now: i64) -> Option<Waiting> {
+    pub(super) fn remaining_stages(&self, id: &str, now: i64) -> Option<RemainingStages> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
-        Some(Waiting {
+        Some(RemainingStages {
             user_id: session.user_id.clone(),
             flows: session.flows.clone(),
             completed: session.completed.clone(),
         })
     }
 
-    pub(super) fn completed(&self, id: &str) -> Vec<AuthType> {
+    pub(super) fn completed_stages(&self, id: &str) -> Vec<AuthType> {
         let sessions = self.lock();
         let session = sessions.get(id);
         session.map_or_else(Vec::new, |session| session.completed.clone())
     }
 
     /// Stores the first request, if it is not too long.
-    pub(super) fn remember(&self, id: &str, body: &str) {
+    pub(super) fn store_first_request(&self, id: &str, body: &str) {
         let mut sessions = self.lock();
         let Some(session) = sessions.get_mut(id) else {
             return;
         };
-        if session.asked.is_none() && body.len() <= REMEMBERED_BYTES {
-            session.asked = Some(body.into());
+        if session.first_request.is_none() && body.len() <= MAX_REMEMBERED_BYTES {
+            session.first_request = Some(body.into());
         }
     }
 
     /// Returns the first request of a user's session.
-    pub(super) fn remembered(&self, id: &str, user: UserNum, now: i64) -> Option<String> {
+    pub(super) fn first_request(&self, id: &str, user: UserNum, now: i64) -> Option<String> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
-        let asked = session.asked.as_ref();
+        let asked = session.first_request.as_ref();
         asked
             .filter(|_| session.user == Some(user))
             .map(ToString::to_string)
     }
 
     /// Returns the result of a session in which a flow is complete.
-    pub(super) fn proven(&self, id: &str) -> Option<Proven> {
+    pub(super) fn completed_result(&self, id: &str) -> Option<StageResult> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|session| session.is_done)?;
-        Some(session.proven.clone())
+        Some(session.result.clone())
     }
 
     /// Returns the registration of a session, or `None` if the session is unknown or has expired.
@@ -228,20 +231,20 @@ impl UiaSessions {
     }
 
     /// Records that a stage is complete; returns the result once a flow is complete.
-    pub(super) fn complete(
+    pub(super) fn complete_stage(
         &self,
         id: &str,
-        (stage, proven): (AuthType, Proven),
+        (stage, proven): (AuthType, StageResult),
         flows: &[AuthFlow],
         now: i64,
-    ) -> Option<Proven> {
+    ) -> Option<StageResult> {
         let mut sessions = self.lock();
         let session = sessions.get_mut(id)?;
         // A concurrent request of the session may have completed the stage.
-        if is_next(&stage, &session.completed, flows) {
+        if is_next_stage(&stage, &session.completed, flows) {
             session.completed.push(stage);
             if proven.registration_token.is_some() {
-                session.proven = proven;
+                session.result = proven;
             }
         }
         session.is_done = flows.iter().any(|flow| flow.stages == session.completed);
@@ -250,7 +253,7 @@ impl UiaSessions {
         }
         let kept_until = now.saturating_add(COMPLETED_LIFETIME_MS);
         session.expires_ms = session.expires_ms.max(kept_until);
-        Some(session.proven.clone())
+        Some(session.result.clone())
     }
 }
 
@@ -261,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn sessions_are_bounded() {
         let sessions = UiaSessions::default();
-        let ask = Ask {
+        let ask = UiaRequest {
             endpoint: "e",
             session: None,
             operation: None,
@@ -272,6 +275,6 @@ mod tests {
             sessions.begin(&ask, now);
         }
 
-        assert_eq!(sessions.lock().len(), SESSIONS);
+        assert_eq!(sessions.lock().len(), MAX_SESSIONS);
     }
 }

@@ -10,13 +10,13 @@ use serde_json::value::RawValue;
 
 use super::parse;
 use crate::{
-    devices::{ListUpdate, RemoteDevice},
+    devices::{RemoteDevice, RemoteListUpdate},
     error::Result,
     workflows::Workflows,
 };
 
 /// The number of previous list versions that one update may name. Servers give up long before they reach it.
-const PREV_IDS: usize = 1_000;
+const MAX_PREV_IDS: usize = 1_000;
 
 impl Workflows {
     /// Processes `m.direct_to_device`.
@@ -47,21 +47,25 @@ impl Workflows {
         if edus.is_empty() {
             return Ok(());
         }
-        self.remote_lists.settle().await?;
+        self.device_list_tracker.process_changes().await?;
         let mut updates = Vec::new();
         for edu in edus {
             let Some(content) = parse::<DeviceListUpdateContent>(edu) else {
                 continue;
             };
-            if self.neighbour(origin, &content.user_id).await?.is_some() {
-                updates.extend(read(content));
+            if self
+                .user_sharing_a_room(origin, &content.user_id)
+                .await?
+                .is_some()
+            {
+                updates.extend(read_update(content));
             }
         }
         if updates.is_empty() {
             return Ok(());
         }
         let to_ask = self.devices.update_lists(&updates).await?;
-        self.remote_lists.want(to_ask);
+        self.device_list_tracker.request_lists(to_ask);
         Ok(())
     }
 
@@ -75,7 +79,11 @@ impl Workflows {
             let Some(content) = parse::<SigningKeyUpdateContent>(edu) else {
                 continue;
             };
-            if self.neighbour(origin, &content.user_id).await?.is_none() {
+            if self
+                .user_sharing_a_room(origin, &content.user_id)
+                .await?
+                .is_none()
+            {
                 continue;
             }
             let (master, of_self) = (&content.master_key, &content.self_signing_key);
@@ -88,7 +96,7 @@ impl Workflows {
 }
 
 /// Reads an update. If its keys are malformed, the device has no keys.
-fn read(content: DeviceListUpdateContent) -> Option<ListUpdate> {
+fn read_update(content: DeviceListUpdateContent) -> Option<RemoteListUpdate> {
     let (user_id, device_id) = (&content.user_id, &content.device_id);
     let keys = content.keys.as_ref().map(|keys| keys.json().get());
     let named = |keys| {
@@ -96,8 +104,8 @@ fn read(content: DeviceListUpdateContent) -> Option<ListUpdate> {
         RemoteDevice::read(user_id, device_id, keys, name)
     };
     let device = named(keys).or_else(|| named(None))?;
-    let prev_ids = content.prev_id.iter().take(PREV_IDS);
-    Some(ListUpdate {
+    let prev_ids = content.prev_id.iter().take(MAX_PREV_IDS);
+    Some(RemoteListUpdate {
         stream_id: content.stream_id.into(),
         prev_ids: prev_ids.map(|id| i64::from(*id)).collect(),
         deleted: content.deleted == Some(true),

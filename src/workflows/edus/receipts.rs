@@ -13,46 +13,46 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use super::{parse, speaks_for};
+use super::{is_joined_user_of, parse};
 use crate::{
     error::Result,
-    rooms::NewReceipt,
-    storage::{Change, Follower, Position, UserNum},
+    rooms::ReceiptUpdate,
+    storage::{JournalChange, JournalFollower, Position, UserNum},
     workflows::Workflows,
 };
 
 /// The number of receipts in one EDU that are processed.
-const RECEIPTS: usize = 1_000;
+const MAX_RECEIPTS_PER_EDU: usize = 1_000;
 /// The number of missing events for which receipts are kept. The oldest are dropped first.
-const EVENTS: usize = 2_000;
+const MAX_WAITING_EVENTS: usize = 2_000;
 /// The number of receipts that are kept for one event.
-const OF_EVENT: usize = 100;
+const MAX_RECEIPTS_PER_EVENT: usize = 100;
 
 /// The receipts of an EDU by room.
-type Receipts = BTreeMap<String, Box<RawValue>>;
+type ReceiptsByRoom = BTreeMap<String, Box<RawValue>>;
 
 #[derive(Deserialize)]
-struct OfRoom {
+struct RoomReceipts {
     #[serde(rename = "m.read")]
     read: BTreeMap<String, Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
-struct OfUser {
+struct UserReceipt {
     #[serde(default)]
-    data: Data,
+    data: ReceiptMetadata,
     event_ids: Vec<OwnedEventId>,
 }
 
 #[derive(Default, Deserialize)]
-struct Data {
+struct ReceiptMetadata {
     ts: Option<i64>,
     thread_id: Option<String>,
 }
 
 /// A receipt that another server sent.
 #[derive(Clone, Debug)]
-struct ToldReceipt {
+struct ReceivedReceipt {
     user: UserNum,
     user_id: OwnedUserId,
     thread: String,
@@ -60,9 +60,9 @@ struct ToldReceipt {
     ts: Option<i64>,
 }
 
-impl ToldReceipt {
-    fn as_new(&self) -> NewReceipt<'_> {
-        NewReceipt {
+impl ReceivedReceipt {
+    fn as_new_receipt(&self) -> ReceiptUpdate<'_> {
+        ReceiptUpdate {
             user: self.user,
             user_id: &self.user_id,
             kind: "m.read",
@@ -81,48 +81,51 @@ impl Workflows {
         edus: &[Box<RawValue>],
     ) -> Result<()> {
         for edu in edus {
-            let mut left = RECEIPTS;
-            for (room_id, of_room) in parse::<Receipts>(edu).unwrap_or_default() {
+            let mut left = MAX_RECEIPTS_PER_EDU;
+            for (room_id, of_room) in parse::<ReceiptsByRoom>(edu).unwrap_or_default() {
                 let (Ok(room_id), Some(of_room)) = (RoomId::parse(room_id), parse(&of_room)) else {
                     continue;
                 };
-                let told = self.told(origin, &room_id, of_room, &mut left).await?;
-                self.take_receipts(&room_id, told).await?;
+                let told = self
+                    .permitted_receipts(origin, &room_id, of_room, &mut left)
+                    .await?;
+                self.store_receipts(&room_id, told).await?;
             }
         }
         Ok(())
     }
 
     /// Returns the receipts of a room that a server may send.
-    async fn told(
+    async fn permitted_receipts(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
-        of_room: OfRoom,
+        of_room: RoomReceipts,
         left: &mut usize,
-    ) -> Result<Vec<ToldReceipt>> {
+    ) -> Result<Vec<ReceivedReceipt>> {
         let mut told = Vec::new();
-        let Some(room) = self.room_told_of(origin, room_id).await? else {
+        let Some(room) = self.room_shared_with(origin, room_id).await? else {
             return Ok(told);
         };
         for (user_id, of_user) in of_room.read {
-            let (Ok(user_id), Some(of_user)) =
-                (OwnedUserId::try_from(user_id), parse::<OfUser>(&of_user))
-            else {
+            let (Ok(user_id), Some(of_user)) = (
+                OwnedUserId::try_from(user_id),
+                parse::<UserReceipt>(&of_user),
+            ) else {
                 continue;
             };
-            if !speaks_for(origin, &room, &user_id) {
+            if !is_joined_user_of(origin, &room, &user_id) {
                 continue;
             }
             let Some(user) = self.rooms.memory.user_number(&user_id).await? else {
                 continue;
             };
-            let Some(thread) = thread(of_user.data.thread_id) else {
+            let Some(thread) = parse_thread(of_user.data.thread_id) else {
                 continue;
             };
             for event_id in of_user.event_ids.into_iter().take(*left) {
                 *left -= 1;
-                told.push(ToldReceipt {
+                told.push(ReceivedReceipt {
                     user,
                     user_id: user_id.clone(),
                     thread: thread.clone(),
@@ -135,23 +138,23 @@ impl Workflows {
     }
 
     /// Stores receipts, and keeps those whose events are missing.
-    async fn take_receipts(&self, room_id: &RoomId, told: Vec<ToldReceipt>) -> Result<()> {
+    async fn store_receipts(&self, room_id: &RoomId, told: Vec<ReceivedReceipt>) -> Result<()> {
         if told.is_empty() {
             return Ok(());
         }
         let room = self.rooms.memory.room(room_id).await?;
-        let new = told.iter().map(ToldReceipt::as_new).collect();
+        let new = told.iter().map(ReceivedReceipt::as_new_receipt).collect();
         let unknown = self.rooms.unread.receive_receipts(&room, new).await?;
         if unknown.is_empty() {
             return Ok(());
         }
         for new in &unknown {
-            let is_it = |told: &&ToldReceipt| {
+            let is_it = |told: &&ReceivedReceipt| {
                 (&*told.event_id, &told.user_id) == (new.event_id, new.user_id)
                     && told.thread == new.thread
             };
             if let Some(told) = told.iter().find(is_it) {
-                self.kept.keep(room_id, told.clone());
+                self.early_receipts.add_receipt(room_id, told.clone());
             }
         }
         // The event may have arrived in between.
@@ -160,11 +163,11 @@ impl Workflows {
     }
 
     /// Stores kept receipts whose events have arrived.
-    pub(in super::super) async fn take_kept_receipts(&self) {
+    pub(in super::super) async fn store_early_receipts(&self) {
         loop {
-            self.kept.news.notified().await;
-            for (room_id, told) in self.kept.take_ready() {
-                if let Err(error) = self.take_receipts(&room_id, told).await {
+            self.early_receipts.receipts_ready.notified().await;
+            for (room_id, told) in self.early_receipts.take_ready() {
+                if let Err(error) = self.store_receipts(&room_id, told).await {
                     tracing::debug!(%error, "receipts that arrived before their events could not be stored");
                 }
             }
@@ -173,7 +176,7 @@ impl Workflows {
 }
 
 /// Returns the thread of a receipt as it is stored; `None` for an invalid thread.
-fn thread(thread_id: Option<String>) -> Option<String> {
+fn parse_thread(thread_id: Option<String>) -> Option<String> {
     let Some(thread_id) = thread_id else {
         return Some(String::new());
     };
@@ -185,35 +188,35 @@ fn thread(thread_id: Option<String>) -> Option<String> {
 
 /// Receipts whose events are missing.
 #[derive(Default)]
-pub(in super::super) struct Kept {
-    waiting: Mutex<Waiting>,
-    news: Notify,
+pub(in super::super) struct EarlyReceipts {
+    waiting: Mutex<WaitingReceipts>,
+    receipts_ready: Notify,
 }
 
 #[derive(Default)]
-struct Waiting {
-    by_event: HashMap<OwnedEventId, (OwnedRoomId, Vec<ToldReceipt>)>,
+struct WaitingReceipts {
+    by_event: HashMap<OwnedEventId, (OwnedRoomId, Vec<ReceivedReceipt>)>,
     /// The missing events, the oldest entry first.
     order: VecDeque<OwnedEventId>,
     /// The receipts whose events have arrived.
-    ready: Vec<(OwnedRoomId, Vec<ToldReceipt>)>,
+    ready: Vec<(OwnedRoomId, Vec<ReceivedReceipt>)>,
 }
 
-impl Kept {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+impl EarlyReceipts {
+    fn waiting(&self) -> MutexGuard<'_, WaitingReceipts> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, room_id: &RoomId, told: ToldReceipt) {
+    fn add_receipt(&self, room_id: &RoomId, told: ReceivedReceipt) {
         let mut waiting = self.waiting();
         let event_id = told.event_id.clone();
         if let Some((_, known)) = waiting.by_event.get_mut(&event_id) {
-            if known.len() < OF_EVENT {
+            if known.len() < MAX_RECEIPTS_PER_EVENT {
                 known.push(told);
             }
             return;
         }
-        while waiting.by_event.len() >= EVENTS
+        while waiting.by_event.len() >= MAX_WAITING_EVENTS
             && let Some(oldest) = waiting.order.pop_front()
         {
             waiting.by_event.remove(&oldest);
@@ -222,29 +225,29 @@ impl Kept {
         let kept = (room_id.to_owned(), vec![told]);
         waiting.by_event.insert(event_id, kept);
         // Events that have arrived are still in the order.
-        if waiting.order.len() > 2 * EVENTS {
-            let Waiting {
+        if waiting.order.len() > 2 * MAX_WAITING_EVENTS {
+            let WaitingReceipts {
                 by_event, order, ..
             } = &mut *waiting;
             order.retain(|event_id| by_event.contains_key(event_id));
         }
     }
 
-    fn take_ready(&self) -> Vec<(OwnedRoomId, Vec<ToldReceipt>)> {
+    fn take_ready(&self) -> Vec<(OwnedRoomId, Vec<ReceivedReceipt>)> {
         std::mem::take(&mut self.waiting().ready)
     }
 }
 
-impl Follower for Kept {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for EarlyReceipts {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
-            let Change::Event { event, .. } = change else {
+            let JournalChange::Event { event, .. } = change else {
                 continue;
             };
             let mut waiting = self.waiting();
             if let Some(kept) = waiting.by_event.remove(&event.pdu.event_id) {
                 waiting.ready.push(kept);
-                self.news.notify_one();
+                self.receipts_ready.notify_one();
             }
         }
     }

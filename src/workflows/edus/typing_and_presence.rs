@@ -9,29 +9,29 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{parse, speaks_for};
+use super::{is_joined_user_of, parse};
 use crate::{
-    ephemeral::{PresenceUpdate, Told},
+    ephemeral::{PresenceUpdate, ReportedPresence},
     error::Result,
     workflows::Workflows,
 };
 
 /// The time for which a user is typing without a further EDU. Servers repeat them sooner.
-const TYPING: Duration = Duration::from_mins(1);
+const TYPING_TIMEOUT: Duration = Duration::from_mins(1);
 /// The largest number of users in one presence EDU.
-const USERS: usize = 1_000;
+const MAX_PRESENCE_USERS: usize = 1_000;
 /// The longest status message that is shown, in bytes.
-const STATUS_BYTES: usize = 4_096;
+const MAX_STATUS_BYTES: usize = 4_096;
 
 #[derive(Deserialize)]
-struct Presences {
+struct PresenceEdu {
     push: Vec<Box<RawValue>>,
 }
 
 /// The presence of a user, as in the specification, but with the fields optional that some servers
 /// leave out.
 #[derive(Deserialize)]
-struct OfUser {
+struct PresenceEntry {
     user_id: OwnedUserId,
     presence: PresenceState,
     status_msg: Option<String>,
@@ -51,14 +51,14 @@ impl Workflows {
             let Some(content) = parse::<TypingContent>(edu) else {
                 continue;
             };
-            let Some(room) = self.room_told_of(origin, &content.room_id).await? else {
+            let Some(room) = self.room_shared_with(origin, &content.room_id).await? else {
                 continue;
             };
-            if speaks_for(origin, &room, &content.user_id) {
-                let lasting = content.typing.then_some(TYPING);
+            if is_joined_user_of(origin, &room, &content.user_id) {
+                let lasting = content.typing.then_some(TYPING_TIMEOUT);
                 self.ephemeral
                     .typing
-                    .set(room.num, &content.user_id, lasting);
+                    .set_typing(room.num, &content.user_id, lasting);
             }
         }
         Ok(())
@@ -71,9 +71,9 @@ impl Workflows {
         edus: &[Box<RawValue>],
     ) -> Result<()> {
         for edu in edus {
-            let all = parse::<Presences>(edu).map_or_else(Vec::new, |all| all.push);
-            for one in all.iter().take(USERS) {
-                let Some(one) = parse::<OfUser>(one) else {
+            let all = parse::<PresenceEdu>(edu).map_or_else(Vec::new, |all| all.push);
+            for one in all.iter().take(MAX_PRESENCE_USERS) {
+                let Some(one) = parse::<PresenceEntry>(one) else {
                     continue;
                 };
                 let is_known = matches!(
@@ -83,18 +83,18 @@ impl Workflows {
                 if !is_known {
                     continue;
                 }
-                let Some(user) = self.neighbour(origin, &one.user_id).await? else {
+                let Some(user) = self.user_sharing_a_room(origin, &one.user_id).await? else {
                     continue;
                 };
-                let told = Told {
+                let told = ReportedPresence {
                     state: one.presence,
-                    status_msg: one.status_msg.filter(|text| text.len() <= STATUS_BYTES),
+                    status_msg: one.status_msg.filter(|text| text.len() <= MAX_STATUS_BYTES),
                     last_active_ago: one.last_active_ago.filter(|ago| *ago >= 0),
                     currently_active: one.currently_active,
                 };
                 self.ephemeral
                     .presence
-                    .update(user, &one.user_id, PresenceUpdate::Told(told));
+                    .update(user, &one.user_id, PresenceUpdate::Reported(told));
             }
         }
         Ok(())

@@ -4,49 +4,49 @@ use ruma::OwnedEventId;
 
 use crate::{
     error::Result,
-    rooms::{Received, Rooms, Taken},
-    storage::Intent,
+    rooms::{PendingOutcome, ReceiveOutcome, Rooms},
+    storage::WriteIntent,
 };
 
 /// Events that are in their room, and not yet on disk.
-pub(super) struct Line<'a> {
+pub(super) struct CommitBatch<'a> {
     rooms: &'a Rooms,
     /// Held while the next event is about to follow.
-    more: Option<Intent>,
-    taken: Vec<(OwnedEventId, Taken)>,
+    commit_delay: Option<WriteIntent>,
+    events: Vec<(OwnedEventId, PendingOutcome)>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> CommitBatch<'a> {
     pub(super) fn new(rooms: &'a Rooms) -> Self {
         Self {
             rooms,
-            more: None,
-            taken: Vec::new(),
+            commit_delay: None,
+            events: Vec::new(),
         }
     }
 
     /// Announces that the next event follows soon, so that the commit waits for it.
-    pub(super) fn hurries(&mut self) {
-        self.more
-            .get_or_insert_with(|| self.rooms.receiver.more_to_come());
+    pub(super) fn delay_commit(&mut self) {
+        self.commit_delay
+            .get_or_insert_with(|| self.rooms.receiver.announce_more_events());
     }
 
     /// Announces that the next event is not expected soon, so that the commit need not wait.
-    pub(super) fn pauses(&mut self) {
-        self.more = None;
+    pub(super) fn allow_commit(&mut self) {
+        self.commit_delay = None;
     }
 
     /// Adds an event that is in its room.
-    pub(super) fn push(&mut self, event_id: OwnedEventId, taken: Taken) {
-        self.taken.push((event_id, taken));
+    pub(super) fn push(&mut self, event_id: OwnedEventId, taken: PendingOutcome) {
+        self.events.push((event_id, taken));
     }
 
     /// Returns the results of the events, as soon as all of them are on disk.
-    pub(super) async fn ends(mut self) -> Vec<(OwnedEventId, Result<Received>)> {
-        self.pauses();
-        let mut outcomes = Vec::with_capacity(self.taken.len());
-        for (event_id, taken) in self.taken {
-            outcomes.push((event_id, taken.durable().await));
+    pub(super) async fn wait_until_stored(mut self) -> Vec<(OwnedEventId, Result<ReceiveOutcome>)> {
+        self.allow_commit();
+        let mut outcomes = Vec::with_capacity(self.events.len());
+        for (event_id, taken) in self.events {
+            outcomes.push((event_id, taken.wait_until_durable().await));
         }
         outcomes
     }

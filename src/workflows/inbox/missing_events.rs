@@ -20,37 +20,37 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::{commit_batch::Line, id_of, is_our_fault};
+use super::{commit_batch::CommitBatch, event_id_of, is_internal};
 use crate::{
     error::{Error, Result},
-    federation::{Allowance, Failure},
-    matrix::Verified,
-    rooms::{Help, Received, Room, Taken},
+    federation::{RequestFailure, RequestLimits},
+    matrix::VerifiedEvent,
+    rooms::{PendingOutcome, ReceiveHints, ReceiveOutcome, Room},
     workflows::Workflows,
 };
 
 /// The time limit for all requests on behalf of one event.
-const PATIENCE: Duration = Duration::from_mins(2);
+const FETCH_TIMEOUT: Duration = Duration::from_mins(2);
 /// The number of requests for earlier events. The number of events in each grows after the first.
-const ROUNDS: usize = 30;
+const MAX_ROUNDS: usize = 30;
 /// The number of events in the first request, and in each further one. Most servers return no more than this.
-const FIRST: u32 = 10;
-const FURTHER: u32 = 20;
+const FIRST_REQUEST_LIMIT: u32 = 10;
+const FURTHER_REQUEST_LIMIT: u32 = 20;
 /// The number of events that are in memory until their order is known (64 KiB each at most), and in one answer.
-const MAX_FOUND: usize = 500;
-const MAX_ANSWER: usize = 50;
+const MAX_FETCHED_EVENTS: usize = 500;
+const MAX_EVENTS_PER_ANSWER: usize = 50;
 /// The number of events at the edge of the fetched ones, whose prev events are requested.
-const MAX_EDGE: usize = 20;
+const MAX_EDGE_EVENTS: usize = 20;
 /// The number of gaps at which the state is requested from another server, for one event.
-const MAX_GAPS: usize = 3;
+const MAX_STATE_GAPS: usize = 3;
 /// The limits for events requested one by one: at the same time, in total, and in levels of their auth events.
 const EVENTS_AT_ONCE: usize = 8;
-pub(super) const MAX_SINGLE: usize = 500;
-const MAX_LEVELS: usize = 20;
+pub(super) const MAX_SINGLE_EVENTS: usize = 500;
+const MAX_AUTH_LEVELS: usize = 20;
 
 /// Whether the auth events of an event were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Foundation {
+enum AuthEventsStatus {
     Found,
     /// No server has them.
     Lost,
@@ -59,59 +59,59 @@ enum Foundation {
 }
 
 /// The context for fetching events of a room.
-pub(super) struct Search<'a> {
+pub(super) struct MissingEventsFetcher<'a> {
     pub(super) workflows: &'a Workflows,
     pub(super) origin: &'a ServerName,
     pub(super) room: &'a Arc<Room>,
 }
 
 /// Events between the known ones and a received one.
-struct FoundEvents {
-    found: HashMap<OwnedEventId, Verified>,
+struct FetchedEvents {
+    found: HashMap<OwnedEventId, VerifiedEvent>,
     /// Events that the other server returned, but that are malformed or not properly signed.
     refused: HashSet<OwnedEventId>,
 }
 
 /// Events that were requested one by one.
 #[derive(Default)]
-pub(super) struct Singles {
-    pub(super) events: Vec<Verified>,
+pub(super) struct SingleEvents {
+    pub(super) events: Vec<VerifiedEvent>,
     /// Whether some could not be requested.
     pub(super) is_unreachable: bool,
 }
 
 impl Workflows {
     /// Processes an event that lacks others, after fetching these.
-    pub(super) async fn fetch_and_take(
+    pub(super) async fn process_after_fetch(
         &self,
         origin: &ServerName,
         room: &Arc<Room>,
-        event: Verified,
-        help: Help,
-    ) -> Result<Received> {
-        let Some(place) = self.inbox.queues.place(room.num, origin, &event) else {
+        event: VerifiedEvent,
+        help: ReceiveHints,
+    ) -> Result<ReceiveOutcome> {
+        let Some(place) = self.inbox.fetch_queues.enqueue(room.num, origin, &event) else {
             return Err(Error::LimitExceeded {
-                retry_after: PATIENCE,
+                retry_after: FETCH_TIMEOUT,
             });
         };
-        let turn = place.turn().await;
-        let search = Search {
+        let turn = place.acquire().await;
+        let search = MissingEventsFetcher {
             workflows: self,
             origin,
             room,
         };
-        let taking = Box::pin(search.take(event, help));
-        let taken = timeout(PATIENCE, taking).await;
+        let taking = Box::pin(search.process_event(event, help));
+        let taken = timeout(FETCH_TIMEOUT, taking).await;
         drop(turn);
-        self.take_left(room);
+        self.process_postponed(room);
         taken.map_err(|_| {
             Error::Unreachable("the event's prev_events could not be fetched in time".to_owned())
         })?
     }
 
     /// Processes an event of a room for which the queue had no place, in the background.
-    fn take_left(&self, room: &Arc<Room>) {
-        let Some((origin, event)) = self.inbox.queues.take_left(room.num) else {
+    fn process_postponed(&self, room: &Arc<Room>) {
+        let Some((origin, event)) = self.inbox.fetch_queues.take_postponed(room.num) else {
             return;
         };
         let (workflows, room) = (self.clone(), room.clone());
@@ -129,38 +129,43 @@ impl Workflows {
     }
 }
 
-impl Search<'_> {
+impl MissingEventsFetcher<'_> {
     /// Processes an event that was sent in a transaction. The sending server has its prev events, so they must be
     /// fetched themselves. Otherwise the event could become the only forward extremity, and the state that its server
     /// claims before it would become the state of the room.
-    async fn take(&self, event: Verified, mut help: Help) -> Result<Received> {
+    async fn process_event(
+        &self,
+        event: VerifiedEvent,
+        mut help: ReceiveHints,
+    ) -> Result<ReceiveOutcome> {
         let mut refused: Option<HashSet<OwnedEventId>> = None;
         let mut has_founded = false;
         loop {
             let received = self.receive(&event, help.clone()).await?;
-            let Received::Missing { prev, auth } = &received else {
+            let ReceiveOutcome::Missing { prev, auth } = &received else {
                 return Ok(received);
             };
             match &refused {
-                None if !prev.is_empty() => refused = Some(self.fill(&event).await?),
+                None if !prev.is_empty() => refused = Some(self.fetch_prev_events(&event).await?),
                 // The server returned the prev events, but none of them can be accepted, now or later.
                 Some(refused)
                     if help.state_before.is_none()
                         && !prev.is_empty()
                         && prev.iter().all(|id| refused.contains(id)) =>
                 {
-                    help.state_before = Some(self.state_before(&event, refused).await?);
+                    help.state_before = Some(self.fetch_state_before(&event, refused).await?);
                 }
                 _ if !auth.is_empty() && !has_founded => {
                     has_founded = true;
-                    help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
+                    help.auth_events_are_lost =
+                        self.fetch_auth_events(&event, auth).await? == AuthEventsStatus::Lost;
                 }
                 _ => return Ok(received),
             }
         }
     }
 
-    async fn receive(&self, event: &Verified, help: Help) -> Result<Received> {
+    async fn receive(&self, event: &VerifiedEvent, help: ReceiveHints) -> Result<ReceiveOutcome> {
         let rooms = &self.workflows.rooms;
         rooms
             .receiver
@@ -170,27 +175,27 @@ impl Search<'_> {
 
     /// Fetches the events between the known ones and a received one, and processes them. Returns the ids of events that
     /// the other server returned and that are refused.
-    async fn fill(&self, event: &Verified) -> Result<HashSet<OwnedEventId>> {
-        let FoundEvents { found, mut refused } = self.events_before(event).await?;
+    async fn fetch_prev_events(&self, event: &VerifiedEvent) -> Result<HashSet<OwnedEventId>> {
+        let FetchedEvents { found, mut refused } = self.fetch_events_before(event).await?;
         let mut gaps = 0;
-        let mut line = Line::new(&self.workflows.rooms);
-        for event in in_order(found) {
+        let mut line = CommitBatch::new(&self.workflows.rooms);
+        for event in sort_by_prev_events(found) {
             let event_id = event.pdu().event_id.clone();
             match self
-                .take_found(event, (&mut gaps, &refused), &mut line)
+                .process_missing_event(event, (&mut gaps, &refused), &mut line)
                 .await
             {
                 Ok(taken) => line.push(event_id, taken),
-                Err(error) if is_our_fault(&error) => return Err(error),
+                Err(error) if is_internal(&error) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%event_id, %error, "a missing event was not accepted");
-                    if is_for_good(&error) {
+                    if is_permanent(&error) {
                         refused.insert(event_id);
                     }
                 }
             }
         }
-        for (event_id, received) in line.ends().await {
+        for (event_id, received) in line.wait_until_stored().await {
             let received = received?;
             tracing::debug!(%event_id, ?received, "a missing event was processed");
         }
@@ -198,32 +203,34 @@ impl Search<'_> {
     }
 
     /// Processes an event that was missing.
-    async fn take_found(
+    async fn process_missing_event(
         &self,
-        event: Verified,
+        event: VerifiedEvent,
         (gaps, refused): (&mut usize, &HashSet<OwnedEventId>),
-        line: &mut Line<'_>,
-    ) -> Result<Taken> {
+        line: &mut CommitBatch<'_>,
+    ) -> Result<PendingOutcome> {
         let workflows = self.workflows;
-        let mut help = workflows.policy_help(self.room, &event, line).await;
+        let mut help = workflows.ask_policy_server(self.room, &event, line).await;
         let mut has_founded = false;
         loop {
-            line.hurries();
-            let taking = workflows
-                .rooms
-                .receiver
-                .take(self.origin, event.clone(), help.clone());
+            line.delay_commit();
+            let taking = workflows.rooms.receiver.receive_without_flush(
+                self.origin,
+                event.clone(),
+                help.clone(),
+            );
             let taken = taking.await?;
-            let Received::Missing { prev, auth } = taken.received() else {
+            let ReceiveOutcome::Missing { prev, auth } = taken.outcome() else {
                 return Ok(taken);
             };
-            line.pauses();
-            if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_GAPS {
+            line.allow_commit();
+            if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_STATE_GAPS {
                 *gaps += 1;
-                help.state_before = Some(self.state_before(&event, refused).await?);
+                help.state_before = Some(self.fetch_state_before(&event, refused).await?);
             } else if !auth.is_empty() && !has_founded {
                 has_founded = true;
-                help.auth_events_are_lost = self.found(&event, auth).await? == Foundation::Lost;
+                help.auth_events_are_lost =
+                    self.fetch_auth_events(&event, auth).await? == AuthEventsStatus::Lost;
             } else {
                 return Ok(taken);
             }
@@ -231,7 +238,7 @@ impl Search<'_> {
     }
 
     /// Returns the events before an event, back to known ones, or as far as the other server returns them.
-    async fn events_before(&self, event: &Verified) -> Result<FoundEvents> {
+    async fn fetch_events_before(&self, event: &VerifiedEvent) -> Result<FetchedEvents> {
         let earliest = self
             .workflows
             .rooms
@@ -239,10 +246,10 @@ impl Search<'_> {
             .forward_extremities(self.room)
             .await?;
         let mut latest = vec![event.pdu().event_id.clone()];
-        let mut found: HashMap<OwnedEventId, Verified> = HashMap::new();
+        let mut found: HashMap<OwnedEventId, VerifiedEvent> = HashMap::new();
         let mut refused: HashSet<OwnedEventId> = HashSet::new();
-        let mut limit = FIRST;
-        for _ in 0..ROUNDS {
+        let mut limit = FIRST_REQUEST_LIMIT;
+        for _ in 0..MAX_ROUNDS {
             let mut request = get_missing_events::Request::new(
                 self.room.room_id.clone(),
                 earliest.clone(),
@@ -250,7 +257,9 @@ impl Search<'_> {
             );
             request.limit = UInt::from(limit);
             let client = self.workflows.federation.client();
-            let answer = client.send(self.origin, request, Allowance::USUAL).await;
+            let answer = client
+                .send(self.origin, request, RequestLimits::LARGE_RESPONSE)
+                .await;
             let mut events = match answer {
                 Ok(answer) => answer.events,
                 Err(failure) => {
@@ -258,30 +267,33 @@ impl Search<'_> {
                     break;
                 }
             };
-            events.truncate(MAX_ANSWER);
+            events.truncate(MAX_EVENTS_PER_ANSWER);
             let is_full = events.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
             let before = found.len();
             let ids = events.iter();
-            refused.extend(ids.filter_map(|event| id_of(event, &self.room.rules)));
-            for event in self.verified(events).await {
+            refused.extend(ids.filter_map(|event| event_id_of(event, &self.room.rules)));
+            for event in self.verify_for_room(events).await {
                 found.insert(event.pdu().event_id.clone(), event);
             }
             // A server that returns fewer events than requested has no more.
-            if !is_full || found.len() == before || found.len() >= MAX_FOUND {
+            if !is_full || found.len() == before || found.len() >= MAX_FETCHED_EVENTS {
                 break;
             }
-            latest = self.edge(&found).await?;
+            latest = self.edge_events(&found).await?;
             if latest.is_empty() {
                 break;
             }
-            limit = FURTHER;
+            limit = FURTHER_REQUEST_LIMIT;
         }
         refused.retain(|id| !found.contains_key(id));
-        Ok(FoundEvents { found, refused })
+        Ok(FetchedEvents { found, refused })
     }
 
     /// Returns the fetched events with prev events that are neither fetched nor known.
-    async fn edge(&self, found: &HashMap<OwnedEventId, Verified>) -> Result<Vec<OwnedEventId>> {
+    async fn edge_events(
+        &self,
+        found: &HashMap<OwnedEventId, VerifiedEvent>,
+    ) -> Result<Vec<OwnedEventId>> {
         let mut outside: BTreeMap<&OwnedEventId, Vec<&OwnedEventId>> = BTreeMap::new();
         for (id, event) in found {
             let prev_events = event.pdu().prev_events.iter();
@@ -294,48 +306,65 @@ impl Search<'_> {
             .workflows
             .rooms
             .receiver
-            .placed(self.room, &ids)
+            .events_with_state(self.room, &ids)
             .await?;
         outside.retain(|id, _| !placed.contains(*id));
         let edge: HashSet<&OwnedEventId> = outside.into_values().flatten().collect();
-        Ok(edge.into_iter().take(MAX_EDGE).cloned().collect())
+        Ok(edge.into_iter().take(MAX_EDGE_EVENTS).cloned().collect())
     }
 
     /// Fetches and stores the auth events of an event.
-    async fn found(&self, event: &Verified, missing: &[OwnedEventId]) -> Result<Foundation> {
+    async fn fetch_auth_events(
+        &self,
+        event: &VerifiedEvent,
+        missing: &[OwnedEventId],
+    ) -> Result<AuthEventsStatus> {
         let mut is_unreachable = false;
-        for server in self.who_has(event) {
+        for server in self.servers_with_auth_events(event) {
             let request = get_event_auth::Request::new(
                 self.room.room_id.clone(),
                 event.pdu().event_id.clone(),
             );
             let client = self.workflows.federation.client();
-            match client.send(&server, request, Allowance::USUAL).await {
+            match client
+                .send(&server, request, RequestLimits::LARGE_RESPONSE)
+                .await
+            {
                 Ok(answer) => {
-                    let events = self.verified(answer.auth_chain).await;
-                    self.keep(events).await?;
+                    let events = self.verify_for_room(answer.auth_chain).await;
+                    self.store_outliers(events).await?;
                 }
                 Err(failure) => tracing::debug!(%failure, "an auth chain cannot be fetched"),
             }
-            let missing = self.workflows.rooms.receiver.unknown(missing).await?;
+            let missing = self
+                .workflows
+                .rooms
+                .receiver
+                .unknown_events(missing)
+                .await?;
             if missing.is_empty() {
-                return Ok(Foundation::Found);
+                return Ok(AuthEventsStatus::Found);
             }
-            let singles = self.singles_with_foundation(&server, missing).await?;
+            let singles = self.fetch_singly_with_auth_events(&server, missing).await?;
             is_unreachable |= singles.is_unreachable;
-            self.keep(singles.events).await?;
+            self.store_outliers(singles.events).await?;
         }
-        let missing = self.workflows.rooms.receiver.unknown(missing).await?;
+        let missing = self
+            .workflows
+            .rooms
+            .receiver
+            .unknown_events(missing)
+            .await?;
         Ok(match (missing.is_empty(), is_unreachable) {
-            (true, _) => Foundation::Found,
-            (false, true) => Foundation::Unreachable,
-            (false, false) => Foundation::Lost,
+            (true, _) => AuthEventsStatus::Found,
+            (false, true) => AuthEventsStatus::Unreachable,
+            (false, false) => AuthEventsStatus::Lost,
         })
     }
 
     /// Returns the servers that should have the auth events: the server that sent the event, and the one that created
     /// it.
-    fn who_has(&self, event: &Verified) -> Vec<OwnedServerName> {
+    fn servers_with_auth_events(&self, event: &VerifiedEvent) -> Vec<OwnedServerName> {
         let maker = event.pdu().sender.server_name();
         let mut servers = vec![self.origin.to_owned()];
         if maker != self.origin && maker != self.workflows.rooms.memory.server_name() {
@@ -345,20 +374,20 @@ impl Search<'_> {
     }
 
     /// Fetches events one by one, and their auth events.
-    async fn singles_with_foundation(
+    async fn fetch_singly_with_auth_events(
         &self,
         server: &ServerName,
         mut ids: Vec<OwnedEventId>,
-    ) -> Result<Singles> {
-        let mut all = Singles::default();
+    ) -> Result<SingleEvents> {
+        let mut all = SingleEvents::default();
         let mut asked: HashSet<OwnedEventId> = HashSet::new();
-        for _ in 0..MAX_LEVELS {
+        for _ in 0..MAX_AUTH_LEVELS {
             ids.retain(|id| asked.insert(id.clone()));
-            ids.truncate(MAX_SINGLE.saturating_sub(all.events.len()));
+            ids.truncate(MAX_SINGLE_EVENTS.saturating_sub(all.events.len()));
             if ids.is_empty() {
                 break;
             }
-            let singles = self.singles(server, ids).await;
+            let singles = self.fetch_singly(server, ids).await;
             all.is_unreachable |= singles.is_unreachable;
             let mut further: HashSet<OwnedEventId> = HashSet::new();
             for event in &singles.events {
@@ -366,48 +395,62 @@ impl Search<'_> {
             }
             all.events.extend(singles.events);
             let further: Vec<OwnedEventId> = further.into_iter().collect();
-            ids = self.workflows.rooms.receiver.unknown(&further).await?;
+            ids = self
+                .workflows
+                .rooms
+                .receiver
+                .unknown_events(&further)
+                .await?;
         }
         Ok(all)
     }
 
     /// Fetches events one by one.
-    pub(super) async fn singles(&self, server: &ServerName, ids: Vec<OwnedEventId>) -> Singles {
+    pub(super) async fn fetch_singly(
+        &self,
+        server: &ServerName,
+        ids: Vec<OwnedEventId>,
+    ) -> SingleEvents {
         let client = self.workflows.federation.client();
         let asking = stream::iter(ids).map(async |id| {
             let request = get_event::Request::new(id.clone());
-            (id, client.send(server, request, Allowance::QUICK).await)
+            (
+                id,
+                client
+                    .send(server, request, RequestLimits::QUICK_RESPONSE)
+                    .await,
+            )
         });
         let mut asking = std::pin::pin!(asking.buffer_unordered(EVENTS_AT_ONCE));
-        let mut singles = Singles::default();
+        let mut singles = SingleEvents::default();
         while let Some((id, answer)) = asking.next().await {
             let event = match answer {
                 Ok(answer) => answer.pdu,
                 Err(failure) => {
-                    singles.is_unreachable |= matches!(failure, Failure::Unreachable(_));
+                    singles.is_unreachable |= matches!(failure, RequestFailure::Unreachable(_));
                     continue;
                 }
             };
-            let verified = self.verified([event]).await;
-            let is_it = |event: &Verified| event.pdu().event_id == id;
+            let verified = self.verify_for_room([event]).await;
+            let is_it = |event: &VerifiedEvent| event.pdu().event_id == id;
             singles.events.extend(verified.into_iter().filter(is_it));
         }
         singles
     }
 
     /// Returns the events that are properly signed and belong to the room.
-    pub(super) async fn verified(
+    pub(super) async fn verify_for_room(
         &self,
         events: impl IntoIterator<Item = Box<RawValue>>,
-    ) -> Vec<Verified> {
+    ) -> Vec<VerifiedEvent> {
         let federation = &self.workflows.federation;
-        let mut verified = federation.verify_all(events, &self.room.rules).await;
+        let mut verified = federation.verify_events(events, &self.room.rules).await;
         verified.retain(|event| event.pdu().room_id == self.room.room_id);
         verified
     }
 
     /// Stores events as outliers, if the auth rules permit them as far as that can be checked.
-    pub(super) async fn keep(&self, events: Vec<Verified>) -> Result<()> {
+    pub(super) async fn store_outliers(&self, events: Vec<VerifiedEvent>) -> Result<()> {
         if events.is_empty() {
             return Ok(());
         }
@@ -423,7 +466,7 @@ impl Search<'_> {
 }
 
 /// Returns whether an event that was refused would always be refused.
-fn is_for_good(error: &Error) -> bool {
+fn is_permanent(error: &Error) -> bool {
     matches!(
         error,
         Error::BadJson(_) | Error::TooLarge(_) | Error::InvalidSignature(_) | Error::Forbidden(_)
@@ -431,7 +474,7 @@ fn is_for_good(error: &Error) -> bool {
 }
 
 /// Sorts events so that each follows its prev events among them.
-fn in_order(mut waiting: HashMap<OwnedEventId, Verified>) -> Vec<Verified> {
+fn sort_by_prev_events(mut waiting: HashMap<OwnedEventId, VerifiedEvent>) -> Vec<VerifiedEvent> {
     let mut ids: Vec<(UInt, OwnedEventId)> = waiting
         .values()
         .map(|event| (event.pdu().depth, event.pdu().event_id.clone()))

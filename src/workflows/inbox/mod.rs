@@ -33,16 +33,16 @@ use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::{
-    commit_batch::Line,
-    pending_events::{Crowd, Queues, Underway},
+    commit_batch::CommitBatch,
+    pending_events::{FetchQueues, PendingEvents, PendingEventsGuard},
 };
 use super::{Workflows, guests::admits_guests};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    federation::Cache,
-    matrix::{Pdu, Verified, read_event},
-    rooms::{Received, Room, Taken},
+    federation::LookupCache,
+    matrix::{Pdu, VerifiedEvent, read_event},
+    rooms::{PendingOutcome, ReceiveOutcome, Room},
     storage::{Position, RoomNum},
 };
 
@@ -52,19 +52,19 @@ const MAX_EDUS: usize = 100;
 /// The longest event with its unsigned data, in bytes.
 const MAX_PDU_BYTES: usize = 128 * 1024;
 /// The number of room states that are fetched at the same time, over all servers.
-const STATES_AT_ONCE: usize = 3;
+const MAX_STATE_FETCHES: usize = 3;
 /// The time that an answer waits for the events, and then for the EDUs. Slower work continues after the answer.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PATIENCE_WITH_EDUS: Duration = Duration::from_secs(5);
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(20);
+const EDUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The number of events whose signatures are verified at the same time.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_VERIFICATIONS: usize = 8;
 /// The number of remembered answers (about 2 KB each), and their lifetime. A server that missed an answer retries soon.
-const ANSWERS: usize = 4_096;
-const REMEMBERED: Duration = Duration::from_hours(1);
+const MAX_REMEMBERED_ANSWERS: usize = 4_096;
+const ANSWER_LIFETIME: Duration = Duration::from_hours(1);
 
 /// A transaction that another server sends.
 #[derive(Debug)]
-pub struct Transaction {
+pub struct ReceivedTransaction {
     pub origin: OwnedServerName,
     /// The transaction id.
     pub id: OwnedTransactionId,
@@ -73,68 +73,68 @@ pub struct Transaction {
 }
 
 /// The results of a transaction's events: success, or the reason why an event was refused.
-pub type Outcomes = BTreeMap<OwnedEventId, Result<(), String>>;
+pub type PduResults = BTreeMap<OwnedEventId, Result<(), String>>;
 
 /// The answers to transactions, and the limits of the work in progress.
-pub(super) struct Inbox {
+pub(super) struct TransactionInbox {
     clock: Clock,
-    answers: Cache<(OwnedServerName, OwnedTransactionId), Option<Arc<Outcomes>>>,
-    crowd: Crowd,
-    queues: Queues,
-    states: Semaphore,
+    answers: LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>,
+    pending_events: PendingEvents,
+    fetch_queues: FetchQueues,
+    state_permits: Semaphore,
 }
 
-impl Inbox {
+impl TransactionInbox {
     pub(super) fn new(clock: &Clock) -> Self {
         Self {
             clock: clock.clone(),
-            answers: Cache::new(clock, ANSWERS),
-            crowd: Crowd::default(),
-            queues: Queues::default(),
-            states: Semaphore::new(STATES_AT_ONCE),
+            answers: LookupCache::new(clock, MAX_REMEMBERED_ANSWERS),
+            pending_events: PendingEvents::default(),
+            fetch_queues: FetchQueues::default(),
+            state_permits: Semaphore::new(MAX_STATE_FETCHES),
         }
     }
 
     /// Waits for permission to fetch the state of a room, which may be large.
-    pub(super) async fn turn_for_state(&self) -> Result<SemaphorePermit<'_>> {
-        let turn = self.states.acquire().await;
+    pub(super) async fn acquire_state_permit(&self) -> Result<SemaphorePermit<'_>> {
+        let turn = self.state_permits.acquire().await;
         turn.map_err(|source| Error::internal("wait for a turn", source))
     }
 }
 
 /// An event of a transaction.
-struct Arriving {
+struct ArrivingEvent {
     event_id: OwnedEventId,
     json: Arc<RawValue>,
 }
 
 /// The events of one room.
-struct OfRoom {
+struct ArrivingRoomEvents {
     room: Arc<Room>,
-    events: Vec<Arriving>,
+    events: Vec<ArrivingEvent>,
 }
 
 /// The progress of a transaction while its events are processed.
 #[derive(Default)]
-struct Notes {
-    outcomes: Outcomes,
+struct TransactionProgress {
+    outcomes: PduResults,
     /// The events that are not finished, with the numbers of their rooms.
-    waiting: BTreeMap<OwnedEventId, (RoomNum, Arc<RawValue>)>,
+    unfinished: BTreeMap<OwnedEventId, (RoomNum, Arc<RawValue>)>,
     /// The positions of those that were stored for later.
-    kept: BTreeMap<OwnedEventId, Position>,
+    stored: BTreeMap<OwnedEventId, Position>,
     /// Whether an internal error occurred.
-    is_broken: bool,
+    has_internal_error: bool,
 }
 
-type Shared = Arc<Mutex<Notes>>;
+type SharedProgress = Arc<Mutex<TransactionProgress>>;
 
 #[derive(Deserialize)]
-struct Head {
+struct RoomIdField {
     room_id: OwnedRoomId,
 }
 
 #[derive(Deserialize)]
-struct Content {
+struct ContentField {
     content: Box<RawValue>,
 }
 
@@ -148,7 +148,10 @@ impl Workflows {
     /// [`Error::InvalidParam`] when the transaction exceeds the limits; [`Error::LimitExceeded`] and
     /// [`Error::Unavailable`] when the server has to send it again.
     #[tracing::instrument(skip_all, fields(server = %transaction.origin, txn_id = %transaction.id), err(level = "debug"))]
-    pub async fn receive_transaction(&self, transaction: Transaction) -> Result<Arc<Outcomes>> {
+    pub async fn receive_transaction(
+        &self,
+        transaction: ReceivedTransaction,
+    ) -> Result<Arc<PduResults>> {
         if transaction.pdus.len() > MAX_PDUS || transaction.edus.len() > MAX_EDUS {
             return Err(Error::invalid_param(format!(
                 "a transaction may have at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs"
@@ -156,16 +159,16 @@ impl Workflows {
         }
         let underway = self
             .inbox
-            .crowd
+            .pending_events
             .admit(&transaction.origin, transaction.pdus.len())?;
         let workflows = self.clone();
         let taking = self.tasks.spawn(async move {
             let key = (transaction.origin.clone(), transaction.id.clone());
             let answers = &workflows.inbox.answers;
             let take = async {
-                let outcomes = workflows.take_transaction(transaction, underway).await;
+                let outcomes = workflows.process_transaction(transaction, underway).await;
                 match outcomes {
-                    Ok(outcomes) => (Some(Arc::new(outcomes)), REMEMBERED),
+                    Ok(outcomes) => (Some(Arc::new(outcomes)), ANSWER_LIFETIME),
                     Err(error) => {
                         tracing::warn!(%error, "a transaction could not be processed");
                         (None, Duration::ZERO)
@@ -184,31 +187,35 @@ impl Workflows {
         })
     }
 
-    async fn take_transaction(
+    async fn process_transaction(
         &self,
-        transaction: Transaction,
-        underway: Underway,
-    ) -> Result<Outcomes> {
-        let Transaction {
+        transaction: ReceivedTransaction,
+        underway: PendingEventsGuard,
+    ) -> Result<PduResults> {
+        let ReceivedTransaction {
             origin, pdus, edus, ..
         } = transaction;
-        let notes = Shared::default();
+        let notes = SharedProgress::default();
         let underway = Arc::new(underway);
         let mut rooms = Vec::new();
-        for of_room in self.by_room(pdus, &notes).await? {
+        for of_room in self.group_by_room(pdus, &notes).await? {
             let (workflows, origin) = (self.clone(), origin.clone());
             let (notes, underway) = (notes.clone(), underway.clone());
             rooms.push(self.tasks.spawn(async move {
                 let stopping = workflows.tasks.stopping().clone();
-                let taking = workflows.take_events(&origin, of_room, &notes);
+                let taking = workflows.process_room_events(&origin, of_room, &notes);
                 if stopping.run_until_cancelled(taking).await.is_none() {
-                    locked(&notes).is_broken = true;
+                    lock_progress(&notes).has_internal_error = true;
                 }
                 drop(underway);
             }));
         }
-        if self.within(PATIENCE, join_all(rooms)).await.is_none() {
-            self.keep_for_later(&origin, &notes).await?;
+        if self
+            .with_time_limit(EVENTS_TIMEOUT, join_all(rooms))
+            .await
+            .is_none()
+        {
+            self.store_unfinished_events(&origin, &notes).await?;
         }
         if !edus.is_empty() {
             // EDUs come after the events, because receipts refer to events.
@@ -216,12 +223,12 @@ impl Workflows {
             let edus = self
                 .tasks
                 .spawn(async move { workflows.receive_edus(&origin, edus).await });
-            let taken = self.within(PATIENCE_WITH_EDUS, edus).await;
+            let taken = self.with_time_limit(EDUS_TIMEOUT, edus).await;
             // To-device messages are not repeated by any other means, so the transaction must be sent again.
-            locked(&notes).is_broken |= !matches!(taken, Some(Ok(Ok(()))));
+            lock_progress(&notes).has_internal_error |= !matches!(taken, Some(Ok(Ok(()))));
         }
-        let notes = locked(&notes);
-        if notes.is_broken {
+        let notes = lock_progress(&notes);
+        if notes.has_internal_error {
             return Err(Error::Unavailable(
                 "the transaction was only partly stored".to_owned(),
             ));
@@ -230,7 +237,11 @@ impl Workflows {
     }
 
     /// Waits for a future, up to a time limit.
-    async fn within<T>(&self, patience: Duration, something: impl Future<Output = T>) -> Option<T> {
+    async fn with_time_limit<T>(
+        &self,
+        patience: Duration,
+        something: impl Future<Output = T>,
+    ) -> Option<T> {
         let clock = &self.inbox.clock;
         let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
         let until = clock.now_ms().saturating_add(patience);
@@ -241,15 +252,19 @@ impl Workflows {
     }
 
     /// Groups events by room. Events of unknown rooms get their result here.
-    async fn by_room(&self, pdus: Vec<Box<RawValue>>, notes: &Shared) -> Result<Vec<OfRoom>> {
-        let mut rooms: Vec<OfRoom> = Vec::new();
+    async fn group_by_room(
+        &self,
+        pdus: Vec<Box<RawValue>>,
+        notes: &SharedProgress,
+    ) -> Result<Vec<ArrivingRoomEvents>> {
+        let mut rooms: Vec<ArrivingRoomEvents> = Vec::new();
         let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
         for json in pdus {
             if json.get().len() > MAX_PDU_BYTES {
                 tracing::debug!("an event that exceeds the size limit is dropped");
                 continue;
             }
-            let Ok(Head { room_id }) = serde_json::from_str(json.get()) else {
+            let Ok(RoomIdField { room_id }) = serde_json::from_str(json.get()) else {
                 tracing::debug!("an event without a room is dropped");
                 continue;
             };
@@ -260,7 +275,7 @@ impl Workflows {
                 None => match self.rooms.memory.room(&room_id).await {
                     Ok(room) => {
                         let events = Vec::new();
-                        rooms.push(OfRoom { room, events });
+                        rooms.push(ArrivingRoomEvents { room, events });
                         Some(rooms.len() - 1)
                     }
                     Err(Error::NotFound(reason)) => {
@@ -275,7 +290,7 @@ impl Workflows {
             let rules = of_room
                 .as_ref()
                 .map_or(&RoomVersionRules::V11, |of| &of.room.rules);
-            let Some(event_id) = id_of(&json, rules) else {
+            let Some(event_id) = event_id_of(&json, rules) else {
                 tracing::debug!(%room_id, "an event that is not valid JSON for its room version is dropped");
                 continue;
             };
@@ -283,52 +298,57 @@ impl Workflows {
                 Some(reason) => Err(reason.clone()),
                 None => Ok(()),
             };
-            let mut notes = locked(notes);
+            let mut notes = lock_progress(notes);
             notes.outcomes.insert(event_id.clone(), outcome);
             if let Some(of_room) = of_room {
                 let json: Arc<RawValue> = json.into();
                 let waiting = (of_room.room.num, json.clone());
-                notes.waiting.insert(event_id.clone(), waiting);
-                of_room.events.push(Arriving { event_id, json });
+                notes.unfinished.insert(event_id.clone(), waiting);
+                of_room.events.push(ArrivingEvent { event_id, json });
             }
         }
         Ok(rooms)
     }
 
     /// Processes the events of one room, one after another, and records their results.
-    async fn take_events(&self, origin: &ServerName, of_room: OfRoom, notes: &Shared) {
-        let OfRoom { room, events } = of_room;
+    async fn process_room_events(
+        &self,
+        origin: &ServerName,
+        of_room: ArrivingRoomEvents,
+        notes: &SharedProgress,
+    ) {
+        let ArrivingRoomEvents { room, events } = of_room;
         let room = &room;
         let admitted_guests = admits_guests(room);
         let checking = stream::iter(events)
-            .map(async |event: Arriving| {
-                let checked = self.federation.verify(&event.json, &room.rules).await;
+            .map(async |event: ArrivingEvent| {
+                let checked = self.federation.verify_event(&event.json, &room.rules).await;
                 (event.event_id, checked)
             })
-            .buffered(AT_ONCE);
+            .buffered(MAX_CONCURRENT_VERIFICATIONS);
         let mut checking = std::pin::pin!(checking);
-        let mut line = Line::new(&self.rooms);
+        let mut line = CommitBatch::new(&self.rooms);
         loop {
             let next = if let Some(next) = checking.next().now_or_never() {
                 next
             } else {
-                line.pauses();
+                line.allow_commit();
                 checking.next().await
             };
             let Some((event_id, checked)) = next else {
                 break;
             };
             let taken = match checked {
-                Ok(event) => self.take_event(origin, room, event, &mut line).await,
+                Ok(event) => self.process_event(origin, room, event, &mut line).await,
                 Err(error) => Err(error),
             };
             match taken {
                 Ok(taken) => line.push(event_id, taken),
-                Err(error) => self.note(&event_id, Err(error), notes).await,
+                Err(error) => self.record_result(&event_id, Err(error), notes).await,
             }
         }
-        for (event_id, received) in line.ends().await {
-            self.note(&event_id, received, notes).await;
+        for (event_id, received) in line.wait_until_stored().await {
+            self.record_result(&event_id, received, notes).await;
         }
         if admitted_guests
             && !admits_guests(room)
@@ -339,20 +359,25 @@ impl Workflows {
     }
 
     /// Records the result of an event.
-    async fn note(&self, event_id: &OwnedEventId, received: Result<Received>, notes: &Shared) {
+    async fn record_result(
+        &self,
+        event_id: &OwnedEventId,
+        received: Result<ReceiveOutcome>,
+        notes: &SharedProgress,
+    ) {
         let problem = match received {
-            Ok(received) => problem(&received),
-            Err(error) if is_our_fault(&error) => {
+            Ok(received) => reported_problem(&received),
+            Err(error) if is_internal(&error) => {
                 // It is sent again, or was stored and is processed when the server starts again.
-                locked(notes).is_broken = true;
+                lock_progress(notes).has_internal_error = true;
                 return;
             }
             Err(error) => Some(error.to_string()),
         };
-        self.done_with(event_id, notes).await;
+        self.finish_event(event_id, notes).await;
         let Some(problem) = problem else { return };
         tracing::debug!(%event_id, problem, "an event was not accepted");
-        locked(notes)
+        lock_progress(notes)
             .outcomes
             .insert(event_id.clone(), Err(problem));
     }
@@ -362,55 +387,55 @@ impl Workflows {
         &self,
         origin: &ServerName,
         room: &Arc<Room>,
-        event: Verified,
-    ) -> Result<Received> {
-        let mut line = Line::new(&self.rooms);
-        let taken = self.take_event(origin, room, event, &mut line).await?;
-        line.pauses();
-        taken.durable().await
+        event: VerifiedEvent,
+    ) -> Result<ReceiveOutcome> {
+        let mut line = CommitBatch::new(&self.rooms);
+        let taken = self.process_event(origin, room, event, &mut line).await?;
+        line.allow_commit();
+        taken.wait_until_durable().await
     }
 
     /// Adds an event to its room, and fetches the events it lacks.
-    async fn take_event(
+    async fn process_event(
         &self,
         origin: &ServerName,
         room: &Arc<Room>,
-        event: Verified,
-        line: &mut Line<'_>,
-    ) -> Result<Taken> {
-        let help = self.policy_help(room, &event, line).await;
-        line.hurries();
+        event: VerifiedEvent,
+        line: &mut CommitBatch<'_>,
+    ) -> Result<PendingOutcome> {
+        let help = self.ask_policy_server(room, &event, line).await;
+        line.delay_commit();
         let taken = self
             .rooms
             .receiver
-            .take(origin, event.clone(), help.clone())
+            .receive_without_flush(origin, event.clone(), help.clone())
             .await?;
-        if !matches!(taken.received(), Received::Missing { .. }) {
+        if !matches!(taken.outcome(), ReceiveOutcome::Missing { .. }) {
             return Ok(taken);
         }
-        line.pauses();
-        let received = self.fetch_and_take(origin, room, event, help).await?;
+        line.allow_commit();
+        let received = self.process_after_fetch(origin, room, event, help).await?;
         Ok(received.into())
     }
 }
 
 /// Returns the error to report for an event that was not accepted.
-fn problem(received: &Received) -> Option<String> {
+fn reported_problem(received: &ReceiveOutcome) -> Option<String> {
     match received {
         // "If an event in an incoming transaction is rejected, this should not cause the transaction request to be
         // responded to with an error response." The result of the event itself may report it.
-        Received::Rejected(reason) => Some(reason.clone()),
+        ReceiveOutcome::Rejected(reason) => Some(reason.clone()),
         // Missing events may become available later, and the sending server is not at fault. A soft failure is not
         // reported to anyone.
-        Received::Missing { .. }
-        | Received::SoftFailed(_)
-        | Received::Accepted
-        | Received::Duplicate => None,
+        ReceiveOutcome::Missing { .. }
+        | ReceiveOutcome::SoftFailed(_)
+        | ReceiveOutcome::Accepted
+        | ReceiveOutcome::Duplicate => None,
     }
 }
 
 /// Returns whether an error is internal to this server.
-fn is_our_fault(error: &Error) -> bool {
+fn is_internal(error: &Error) -> bool {
     matches!(
         error,
         Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_)
@@ -419,13 +444,15 @@ fn is_our_fault(error: &Error) -> bool {
 
 /// Returns the id of an event. Fields that are nested too deeply to be parsed are left out. A redaction removes most of
 /// such fields, so the id is still correct for messages and nearly all state events.
-fn id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+fn event_id_of(json: &RawValue, rules: &RoomVersionRules) -> Option<OwnedEventId> {
     let read = |object| Pdu::id_of(object, rules).ok();
     if let Ok(object) = read_event(json) {
         return read(&object);
     }
     let mut object = readable_fields(json)?;
-    let content: Box<RawValue> = serde_json::from_str::<Content>(json.get()).ok()?.content;
+    let content: Box<RawValue> = serde_json::from_str::<ContentField>(json.get())
+        .ok()?
+        .content;
     object.insert("content".to_owned(), readable_fields(&content)?.into());
     read(&object)
 }
@@ -440,6 +467,6 @@ fn readable_fields(json: &RawValue) -> Option<CanonicalJsonObject> {
     Some(readable.collect())
 }
 
-fn locked(notes: &Shared) -> std::sync::MutexGuard<'_, Notes> {
+fn lock_progress(notes: &SharedProgress) -> std::sync::MutexGuard<'_, TransactionProgress> {
     notes.lock().unwrap_or_else(PoisonError::into_inner)
 }

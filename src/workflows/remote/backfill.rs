@@ -26,29 +26,29 @@ use tokio::time::timeout;
 
 use crate::{
     error::{Error, Result},
-    federation::Allowance,
-    matrix::Verified,
-    rooms::{Access, Gap, Received, Room},
+    federation::RequestLimits,
+    matrix::VerifiedEvent,
+    rooms::{ReceiveOutcome, Room, TimelineGap, UserAccess},
     workflows::Workflows,
 };
 
 /// The time that a reader waits for other servers. After that the reader gets the available events.
-const PATIENCE: Duration = Duration::from_secs(20);
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The number of backfill rounds during one wait.
-const ROUNDS: usize = 4;
+const MAX_ROUNDS: usize = 4;
 /// The number of events in one request.
-const EVENTS: u32 = 100;
+const EVENTS_PER_REQUEST: u32 = 100;
 /// The number of servers that are asked for the same events.
-const SERVERS: usize = 5;
+const MAX_HISTORY_SERVERS: usize = 5;
 /// The number of missing events that one request names.
-const NAMED: usize = 20;
+const MAX_NAMED_EVENTS: usize = 20;
 /// The number of events for which the state before them is fetched. Usually there is one, the oldest.
-const STATES: usize = 10;
+const MAX_STATES: usize = 10;
 /// The number of events that are fetched one by one. If more are missing, the whole state is fetched.
-const SINGLES: usize = 50;
-const SINGLES_AT_ONCE: usize = 10;
+const MAX_SINGLE_EVENTS: usize = 50;
+const MAX_CONCURRENT_EVENTS: usize = 10;
 /// The limits for fetching the state of a room.
-const STATE: Allowance = Allowance {
+const STATE_LIMITS: RequestLimits = RequestLimits {
     time: Duration::from_mins(1),
     bytes: 64 * 1024 * 1024,
 };
@@ -60,9 +60,9 @@ impl Workflows {
     /// # Errors
     ///
     /// When the events cannot be stored. A server that does not answer is not an error.
-    pub async fn fill(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
+    pub async fn fill_history(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
         let filling = self.fill_newest_gap(room, after, up_to);
-        timeout(PATIENCE, filling).await.unwrap_or(Ok(false))
+        timeout(HISTORY_TIMEOUT, filling).await.unwrap_or(Ok(false))
     }
 
     /// Returns whether events are missing up to a position of a room's timeline.
@@ -71,7 +71,7 @@ impl Workflows {
     ///
     /// When that cannot be read.
     pub async fn lacks_history(&self, room: &Room, up_to: i64) -> Result<bool> {
-        let gaps = self.rooms.receiver.gaps(room, i64::MIN, up_to).await?;
+        let gaps = self.rooms.receiver.find_gaps(room, i64::MIN, up_to).await?;
         Ok(!gaps.is_empty())
     }
 
@@ -83,25 +83,25 @@ impl Workflows {
     pub async fn event_at_time(
         &self,
         room: &Arc<Room>,
-        access: &Access,
+        access: &UserAccess,
         (ts, dir): (MilliSecondsSinceUnixEpoch, Direction),
     ) -> Result<(OwnedEventId, i64)> {
         let here = self
             .rooms
             .timeline
-            .event_at_time(room, access, ts.0.into(), dir)
+            .find_event_at_time(room, access, ts.0.into(), dir)
             .await;
         let is_whole = self
             .rooms
             .receiver
-            .gaps(room, i64::MIN, i64::MAX)
+            .find_gaps(room, i64::MIN, i64::MAX)
             .await?
             .is_empty();
         if is_whole || matches!(&here, Err(error) if !matches!(error, Error::NotFound(_))) {
             return here;
         }
-        let asking = self.ask_for_time(room, ts, dir);
-        let Some(told) = timeout(PATIENCE, asking).await.ok().flatten() else {
+        let asking = self.fetch_event_at_time(room, ts, dir);
+        let Some(told) = timeout(HISTORY_TIMEOUT, asking).await.ok().flatten() else {
             return here;
         };
         let distance = |at: i64| at.abs_diff(ts.0.into());
@@ -112,11 +112,11 @@ impl Workflows {
         }
         // The client is likely to read on from this event.
         let filling = async {
-            for _ in 0..ROUNDS {
+            for _ in 0..MAX_ROUNDS {
                 let is_here = self
                     .rooms
                     .receiver
-                    .unknown(std::slice::from_ref(&told.0))
+                    .unknown_events(std::slice::from_ref(&told.0))
                     .await?
                     .is_empty();
                 if is_here || !self.fill_newest_gap(room, i64::MIN, i64::MAX).await? {
@@ -125,13 +125,13 @@ impl Workflows {
             }
             Ok::<(), Error>(())
         };
-        if let Ok(filled) = timeout(PATIENCE, filling).await {
+        if let Ok(filled) = timeout(HISTORY_TIMEOUT, filling).await {
             filled?;
         }
         match self
             .rooms
             .timeline
-            .event_at_time(room, access, ts.0.into(), dir)
+            .find_event_at_time(room, access, ts.0.into(), dir)
             .await
         {
             Ok((id, at)) if distance(at) <= distance(told.1) => Ok((id, at)),
@@ -140,16 +140,19 @@ impl Workflows {
         }
     }
 
-    async fn ask_for_time(
+    async fn fetch_event_at_time(
         &self,
         room: &Room,
         ts: MilliSecondsSinceUnixEpoch,
         dir: Direction,
     ) -> Option<(OwnedEventId, i64)> {
-        for server in self.servers_of(room) {
+        for server in self.history_servers(room) {
             let request = get_event_by_timestamp::v1::Request::new(room.room_id.clone(), ts, dir);
             let client = self.federation.client();
-            match client.send(&server, request, Allowance::QUICK).await {
+            match client
+                .send(&server, request, RequestLimits::QUICK_RESPONSE)
+                .await
+            {
                 Ok(found) => {
                     let at = found.origin_server_ts;
                     let is_there = match dir {
@@ -169,11 +172,11 @@ impl Workflows {
     }
 
     async fn fill_newest_gap(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
-        let gaps = self.rooms.receiver.gaps(room, after, up_to).await?;
+        let gaps = self.rooms.receiver.find_gaps(room, after, up_to).await?;
         let Some(gap) = gaps.into_iter().next() else {
             return Ok(false);
         };
-        for server in self.servers_of(room) {
+        for server in self.history_servers(room) {
             match self.backfill_from(room, &server, &gap).await {
                 Ok(0) => {}
                 Ok(_) => return Ok(true),
@@ -185,7 +188,7 @@ impl Workflows {
     }
 
     /// Returns servers that may have the history of a room: first those with most members, then former ones.
-    fn servers_of(&self, room: &Room) -> Vec<OwnedServerName> {
+    fn history_servers(&self, room: &Room) -> Vec<OwnedServerName> {
         let view = room.view();
         let mut present: Vec<_> = view.servers.iter().collect();
         present.sort_by_key(|(_, stay)| std::cmp::Reverse(stay.members));
@@ -194,19 +197,30 @@ impl Workflows {
         let past = members.filter_map(|pdu| Some(pdu.member()?.server_name().to_owned()));
         let mut seen = HashSet::from([self.rooms.memory.server_name().to_owned()]);
         let is_new = |server: &OwnedServerName| seen.insert(server.clone());
-        present.chain(past).filter(is_new).take(SERVERS).collect()
+        present
+            .chain(past)
+            .filter(is_new)
+            .take(MAX_HISTORY_SERVERS)
+            .collect()
     }
 
     /// Fetches missing events from a server; returns the number of new events.
-    async fn backfill_from(&self, room: &Room, server: &ServerName, gap: &Gap) -> Result<usize> {
-        let missing = gap.missing.iter().take(NAMED).cloned().collect();
+    async fn backfill_from(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        gap: &TimelineGap,
+    ) -> Result<usize> {
+        let missing = gap.missing.iter().take(MAX_NAMED_EVENTS).cloned().collect();
         let mut request = get_backfill::v1::Request::new(room.room_id.clone(), missing, uint!(1));
-        request.limit = UInt::from(EVENTS);
+        request.limit = UInt::from(EVENTS_PER_REQUEST);
         let client = self.federation.client();
-        let answer = client.send(server, request, Allowance::USUAL).await?;
+        let answer = client
+            .send(server, request, RequestLimits::LARGE_RESPONSE)
+            .await?;
         let mut pdus = answer.pdus;
-        pdus.truncate(2 * usize::try_from(EVENTS).unwrap_or(0));
-        let events = self.verified(room, server, pdus).await?;
+        pdus.truncate(2 * usize::try_from(EVENTS_PER_REQUEST).unwrap_or(0));
+        let events = self.verify_history(room, server, pdus).await?;
         if events.is_empty() {
             return Ok(0);
         }
@@ -220,7 +234,7 @@ impl Workflows {
             return Ok(first.stored);
         }
         let states = self
-            .states_for(room, server, (&events, &first.missing))
+            .fetch_states_before(room, server, (&events, &first.missing))
             .await?;
         let second = self
             .rooms
@@ -230,43 +244,47 @@ impl Workflows {
         Ok(first.stored + second.stored)
     }
 
-    async fn verified(
+    async fn verify_history(
         &self,
         room: &Room,
         server: &ServerName,
         events: Vec<Box<RawValue>>,
-    ) -> Result<Vec<Verified>> {
+    ) -> Result<Vec<VerifiedEvent>> {
         let mut ring = self.federation.key_ring(server.to_owned());
         let rules = Arc::new(room.rules.clone());
-        let verified = ring.verify(events, &rules).await?.into_iter().flatten();
+        let verified = ring
+            .verify_events(events, &rules)
+            .await?
+            .into_iter()
+            .flatten();
         let of_room = verified.filter(|event| event.pdu().room_id == room.room_id);
         Ok(of_room.collect())
     }
 
     /// Fetches the states before the events whose prev events are neither stored nor among `events`, and all other
     /// events that these need.
-    async fn states_for(
+    async fn fetch_states_before(
         &self,
         room: &Room,
         server: &ServerName,
-        (events, missing): (&[Verified], &[(OwnedEventId, Received)]),
+        (events, missing): (&[VerifiedEvent], &[(OwnedEventId, ReceiveOutcome)]),
     ) -> Result<HashMap<OwnedEventId, Vec<OwnedEventId>>> {
         let came: HashSet<&OwnedEventId> = events.iter().map(|e| &e.pdu().event_id).collect();
         let mut states = HashMap::new();
         let mut lacking: Vec<OwnedEventId> = Vec::new();
         for (event_id, why) in missing {
-            let Received::Missing { prev, auth } = why else {
+            let ReceiveOutcome::Missing { prev, auth } = why else {
                 continue;
             };
             lacking.extend(auth.iter().cloned());
             let stands_alone = prev.iter().any(|id| !came.contains(id));
-            if stands_alone && states.len() < STATES {
-                let state = self.state_before(room, server, event_id).await?;
+            if stands_alone && states.len() < MAX_STATES {
+                let state = self.fetch_state_before(room, server, event_id).await?;
                 states.insert(event_id.clone(), state);
             }
         }
-        let lacking = self.rooms.receiver.unknown(&lacking).await?;
-        let found = self.fetch(room, server, lacking).await?;
+        let lacking = self.rooms.receiver.unknown_events(&lacking).await?;
+        let found = self.fetch_events_singly(room, server, lacking).await?;
         // State events within the history may be auth events of others.
         let of_state = events
             .iter()
@@ -277,38 +295,38 @@ impl Workflows {
     }
 
     /// Returns the state before an event. Its events are stored as far as the server returns them.
-    async fn state_before(
+    async fn fetch_state_before(
         &self,
         room: &Room,
         server: &ServerName,
         event_id: &OwnedEventId,
     ) -> Result<Vec<OwnedEventId>> {
-        let _turn = self.inbox.turn_for_state().await?;
+        let _turn = self.inbox.acquire_state_permit().await?;
         let client = self.federation.client();
         let (id, room_id) = (event_id.clone(), room.room_id.clone());
         let request = get_room_state_ids::v1::Request::new(id.clone(), room_id.clone());
-        let ids = client.send(server, request, STATE).await?;
+        let ids = client.send(server, request, STATE_LIMITS).await?;
         let all: Vec<OwnedEventId> = ids
             .pdu_ids
             .iter()
             .chain(&ids.auth_chain_ids)
             .cloned()
             .collect();
-        let absent = self.rooms.receiver.unknown(&all).await?;
-        let events = if absent.len() > SINGLES {
+        let absent = self.rooms.receiver.unknown_events(&all).await?;
+        let events = if absent.len() > MAX_SINGLE_EVENTS {
             let request = get_room_state::v1::Request::new(id, room_id);
-            let state = client.send(server, request, STATE).await?;
+            let state = client.send(server, request, STATE_LIMITS).await?;
             let all = state.auth_chain.into_iter().chain(state.pdus);
-            self.verified(room, server, all.collect()).await?
+            self.verify_history(room, server, all.collect()).await?
         } else {
-            self.fetch(room, server, absent).await?
+            self.fetch_events_singly(room, server, absent).await?
         };
         self.rooms.receiver.store_outliers(room, events).await?;
         // Events that no server has cannot be part of the state.
         let absent: HashSet<OwnedEventId> = self
             .rooms
             .receiver
-            .unknown(&ids.pdu_ids)
+            .unknown_events(&ids.pdu_ids)
             .await?
             .into_iter()
             .collect();
@@ -318,23 +336,25 @@ impl Workflows {
     }
 
     /// Fetches events one by one.
-    async fn fetch(
+    async fn fetch_events_singly(
         &self,
         room: &Room,
         server: &ServerName,
         mut ids: Vec<OwnedEventId>,
-    ) -> Result<Vec<Verified>> {
-        ids.truncate(SINGLES);
+    ) -> Result<Vec<VerifiedEvent>> {
+        ids.truncate(MAX_SINGLE_EVENTS);
         let client = self.federation.client();
         let asking = stream::iter(ids).map(async |id: OwnedEventId| {
             let request = get_event::v1::Request::new(id);
-            client.send(server, request, Allowance::QUICK).await
+            client
+                .send(server, request, RequestLimits::QUICK_RESPONSE)
+                .await
         });
-        let mut asking = std::pin::pin!(asking.buffer_unordered(SINGLES_AT_ONCE));
+        let mut asking = std::pin::pin!(asking.buffer_unordered(MAX_CONCURRENT_EVENTS));
         let mut found = Vec::new();
         while let Some(answer) = asking.next().await {
             found.extend(answer.ok().map(|answer| answer.pdu));
         }
-        self.verified(room, server, found).await
+        self.verify_history(room, server, found).await
     }
 }

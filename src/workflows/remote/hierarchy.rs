@@ -17,53 +17,53 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     error::{Error, Result},
-    federation::{Allowance, Cache, Failure, Federation},
-    rooms::{HierarchyPage, HierarchyRequest, HierarchyStart, SpaceRoom, Summary},
+    federation::{Federation, LookupCache, RequestFailure, RequestLimits},
+    rooms::{HierarchyPage, HierarchyRequest, HierarchyToken, RoomPreview, SpaceRoom},
     workflows::Workflows,
 };
 
 /// The time for which answers of other servers are cached, and the pause after no server could be reached.
-const HOLDS: Duration = Duration::from_mins(5);
-const PAUSE: Duration = Duration::from_mins(1);
+const ANSWER_LIFETIME: Duration = Duration::from_mins(5);
+const FAILURE_LIFETIME: Duration = Duration::from_mins(1);
 /// The number of cached spaces, and of rooms in each.
-const SPACES: usize = 500;
-const CHILDREN: usize = 1_000;
+const MAX_CACHED_SPACES: usize = 500;
+const MAX_CHILDREN: usize = 1_000;
 /// The time limit of all requests to other servers for one page.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The number of servers that are asked about one room.
-const SERVERS: usize = 3;
+const MAX_SERVERS_PER_ROOM: usize = 3;
 /// The number of rooms of a space that are examined, over all pages.
 const MAX_ROOMS: usize = 5_000;
 
 /// A room as another server described it.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct RemoteRoomDescription {
     room: SpaceRoom,
-    children: HashMap<OwnedRoomId, Summary>,
+    children: HashMap<OwnedRoomId, RoomPreview>,
     inaccessible: HashSet<OwnedRoomId>,
 }
 
 /// Descriptions of rooms by other servers.
 #[derive(Clone)]
-pub(in super::super) struct Elsewhere {
-    told: Arc<Cache<OwnedRoomId, Option<Arc<Told>>>>,
+pub(in super::super) struct RemoteDescriptions {
+    descriptions: Arc<LookupCache<OwnedRoomId, Option<Arc<RemoteRoomDescription>>>>,
 }
 
-impl Elsewhere {
+impl RemoteDescriptions {
     pub(in super::super) fn new(federation: &Federation) -> Self {
         Self {
-            told: Arc::new(federation.cache(SPACES)),
+            descriptions: Arc::new(federation.cache(MAX_CACHED_SPACES)),
         }
     }
 }
 
 /// A room that is still to be examined.
-struct Waiting {
+struct PendingSpaceRoom {
     room_id: OwnedRoomId,
     depth: u64,
     via: Vec<OwnedServerName>,
     /// The summary by the server of the space.
-    told: Option<Summary>,
+    summary: Option<RoomPreview>,
 }
 
 impl Workflows {
@@ -79,11 +79,11 @@ impl Workflows {
         space: &RoomId,
         request: &HierarchyRequest,
     ) -> Result<HierarchyPage> {
-        let start = HierarchyStart::of(request)?;
+        let start = HierarchyToken::from_request(request)?;
         let limit = request.page_size();
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + PAGE_TIMEOUT;
         let mut page = HierarchyPage::default();
-        let mut waiting = vec![Waiting {
+        let mut waiting = vec![PendingSpaceRoom {
             room_id: space.to_owned(),
             depth: 0,
             via: space
@@ -91,7 +91,7 @@ impl Workflows {
                 .map(ToOwned::to_owned)
                 .into_iter()
                 .collect(),
-            told: None,
+            summary: None,
         }];
         let mut seen = HashSet::new();
         let mut found = 0;
@@ -100,14 +100,14 @@ impl Workflows {
                 continue;
             }
             let depth = next.depth;
-            let Some((room, told)) = self.look_at(user_id, next, (start, until)).await? else {
+            let Some((room, told)) = self.examine_room(user_id, next, (start, until)).await? else {
                 if depth == 0 {
                     return Err(Error::forbidden("you are not allowed to see this space"));
                 }
                 continue;
             };
             if page.rooms.len() == limit {
-                page.next_batch = Some(start.after(found));
+                page.next_batch = Some(start.token_after(found));
                 break;
             }
             if depth < start.max_depth {
@@ -122,43 +122,43 @@ impl Workflows {
     }
 
     /// Returns a room of a space, if the user may see it, and another server's description of its children.
-    async fn look_at(
+    async fn examine_room(
         &self,
         user_id: &UserId,
-        next: Waiting,
-        (start, until): (HierarchyStart, Instant),
-    ) -> Result<Option<(SpaceRoom, Option<Arc<Told>>)>> {
+        next: PendingSpaceRoom,
+        (start, until): (HierarchyToken, Instant),
+    ) -> Result<Option<(SpaceRoom, Option<Arc<RemoteRoomDescription>>)>> {
         let room_id = &next.room_id;
         let (rooms, suggested_only) = (&self.rooms, start.suggested_only);
-        if rooms.memory.resident(room_id).await.is_ok() {
+        if rooms.memory.resident_room(room_id).await.is_ok() {
             let room = rooms
                 .previews
-                .space_room(user_id, room_id, suggested_only)
+                .find_space_room(user_id, room_id, suggested_only)
                 .await?;
             return Ok(room.map(|room| (room, None)));
         }
-        if let Some(told) = next.told.filter(|told| !told.is_space()) {
+        if let Some(told) = next.summary.filter(|told| !told.is_space()) {
             let may_know = rooms
                 .previews
-                .may_preview_elsewhere(Some(user_id), &told)
+                .may_preview_remote(Some(user_id), &told)
                 .await?;
-            let room = SpaceRoom::elsewhere(told, Vec::new());
+            let room = SpaceRoom::from_remote_summary(told, Vec::new());
             return Ok(may_know.then_some((room, None)));
         }
-        let asking = self.ask_for_room(room_id, &next.via);
+        let asking = self.fetch_description(room_id, &next.via);
         let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
             // Outdated local information from an earlier membership is better than none.
             let room = rooms
                 .previews
-                .space_room(user_id, room_id, suggested_only)
+                .find_space_room(user_id, room_id, suggested_only)
                 .await?;
             return Ok(room.map(|room| (room, None)));
         };
         let may_know = rooms
             .previews
-            .may_preview_elsewhere(Some(user_id), told.room.summary())
+            .may_preview_remote(Some(user_id), told.room.summary())
             .await?;
-        let room = told.room.suggested(suggested_only);
+        let room = told.room.filter_suggested(suggested_only);
         Ok(may_know.then_some((room, Some(told))))
     }
 
@@ -167,16 +167,16 @@ impl Workflows {
     /// # Errors
     ///
     /// When local data cannot be read.
-    pub async fn summary_elsewhere(
+    pub async fn remote_summary(
         &self,
         user_id: Option<&UserId>,
         room_id: &RoomId,
         via: &[OwnedServerName],
-    ) -> Result<Option<Summary>> {
+    ) -> Result<Option<RoomPreview>> {
         let own = room_id.server_name().map(ToOwned::to_owned);
         let via: Vec<OwnedServerName> = via.iter().cloned().chain(own).collect();
-        let until = Instant::now() + PATIENCE;
-        let asking = self.ask_for_room(room_id, &via);
+        let until = Instant::now() + PAGE_TIMEOUT;
+        let asking = self.fetch_description(room_id, &via);
         let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
             return Ok(None);
         };
@@ -184,28 +184,32 @@ impl Workflows {
         let may_know = self
             .rooms
             .previews
-            .may_preview_elsewhere(user_id, summary)
+            .may_preview_remote(user_id, summary)
             .await?;
         Ok(may_know.then(|| summary.clone()))
     }
 
     /// Returns whether a room without local members permits guests, if a server says so.
-    pub(super) async fn admits_guests_elsewhere(
+    pub(super) async fn remote_room_admits_guests(
         &self,
         room_id: &RoomId,
         via: &[OwnedServerName],
     ) -> Option<bool> {
-        let until = Instant::now() + PATIENCE;
-        let asking = self.ask_for_room(room_id, via);
+        let until = Instant::now() + PAGE_TIMEOUT;
+        let asking = self.fetch_description(room_id, via);
         let told = timeout_at(until, asking).await.ok().flatten()?;
         Some(told.room.summary().guest_can_join)
     }
 
     /// Asks servers to describe a room; the answer is cached.
-    async fn ask_for_room(&self, room_id: &RoomId, via: &[OwnedServerName]) -> Option<Arc<Told>> {
+    async fn fetch_description(
+        &self,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+    ) -> Option<Arc<RemoteRoomDescription>> {
         let mut candidates = self.candidates();
         candidates.add(via.iter().cloned());
-        candidates.servers.truncate(SERVERS);
+        candidates.servers.truncate(MAX_SERVERS_PER_ROOM);
         if candidates.servers.is_empty() {
             return None;
         }
@@ -215,31 +219,48 @@ impl Workflows {
             for server in &candidates.servers {
                 let request = get_hierarchy::v1::Request::new(room_id.to_owned());
                 let client = self.federation.client();
-                match client.send(server, request, Allowance::USUAL).await {
+                match client
+                    .send(server, request, RequestLimits::LARGE_RESPONSE)
+                    .await
+                {
                     Ok(answer) if answer.room.summary.room_id == room_id => {
-                        return (read(answer).map(Arc::new), HOLDS);
+                        return (read_description(answer).map(Arc::new), ANSWER_LIFETIME);
                     }
                     Ok(_) => {}
                     Err(error) => {
                         tracing::debug!(%server, %error, "a server did not describe a room");
-                        is_refused |= matches!(error, Failure::Refused(_));
+                        is_refused |= matches!(error, RequestFailure::Refused(_));
                     }
                 }
             }
-            (None, if is_refused { Duration::ZERO } else { PAUSE })
+            (
+                None,
+                if is_refused {
+                    Duration::ZERO
+                } else {
+                    FAILURE_LIFETIME
+                },
+            )
         };
-        self.elsewhere.told.get(&room_id.to_owned(), asking).await
+        self.remote_descriptions
+            .descriptions
+            .get(&room_id.to_owned(), asking)
+            .await
     }
 }
 
-fn children_of(room: &SpaceRoom, told: Option<&Told>, depth: u64) -> Vec<Waiting> {
+fn children_of(
+    room: &SpaceRoom,
+    told: Option<&RemoteRoomDescription>,
+    depth: u64,
+) -> Vec<PendingSpaceRoom> {
     let children = room.children().into_iter().rev();
     let is_accessible =
         |room_id: &OwnedRoomId| told.is_none_or(|told| !told.inaccessible.contains(room_id));
     children
         .filter(|(room_id, _)| is_accessible(room_id))
-        .map(|(room_id, via)| Waiting {
-            told: told.and_then(|told| told.children.get(&room_id).cloned()),
+        .map(|(room_id, via)| PendingSpaceRoom {
+            summary: told.and_then(|told| told.children.get(&room_id).cloned()),
             room_id,
             depth,
             via,
@@ -247,24 +268,31 @@ fn children_of(room: &SpaceRoom, told: Option<&Told>, depth: u64) -> Vec<Waiting
         .collect()
 }
 
-fn read(answer: get_hierarchy::v1::Response) -> Option<Told> {
-    let children = answer.children.iter().take(CHILDREN).filter_map(summary);
-    let children_state = answer.room.children_state.into_iter().take(CHILDREN);
+fn read_description(answer: get_hierarchy::v1::Response) -> Option<RemoteRoomDescription> {
+    let children = answer
+        .children
+        .iter()
+        .take(MAX_CHILDREN)
+        .filter_map(to_summary);
+    let children_state = answer.room.children_state.into_iter().take(MAX_CHILDREN);
     let children_state =
         children_state.filter_map(|event| event.deserialize_as_unchecked::<Value>().ok());
-    Some(Told {
+    Some(RemoteRoomDescription {
         children: children
             .map(|child| (child.room_id.clone(), child))
             .collect(),
         inaccessible: answer
             .inaccessible_children
             .into_iter()
-            .take(CHILDREN)
+            .take(MAX_CHILDREN)
             .collect(),
-        room: SpaceRoom::elsewhere(summary(&answer.room.summary)?, children_state.collect()),
+        room: SpaceRoom::from_remote_summary(
+            to_summary(&answer.room.summary)?,
+            children_state.collect(),
+        ),
     })
 }
 
-fn summary(told: &RoomSummary) -> Option<Summary> {
+fn to_summary(told: &RoomSummary) -> Option<RoomPreview> {
     serde_json::from_value(serde_json::to_value(told).ok()?).ok()
 }

@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Result},
-    federation::Failure,
+    federation::RequestFailure,
     matrix::Pdu,
-    rooms::{Action, MemberChange, MemberProfile, NewEvent},
+    rooms::{EventToSend, MemberChange, MemberProfile, MembershipAction},
     users::Session,
     workflows::Workflows,
 };
@@ -24,12 +24,12 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// As [`crate::rooms::Rooms::send`]; and [`Error::Unreachable`] when the server of the invited user does not
+    /// As [`crate::rooms::Rooms::send_event`]; and [`Error::Unreachable`] when the server of the invited user does not
     /// answer.
-    pub async fn send(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
+    pub async fn send_event(&self, room_id: &RoomId, event: EventToSend) -> Result<OwnedEventId> {
         let is_invitation = event.membership() == Some(MembershipState::Invite);
-        if is_invitation && self.invited_elsewhere(&event).is_some() {
-            return self.invite_to(room_id, event).await;
+        if is_invitation && self.remote_invitee(&event).is_some() {
+            return self.invite_remote_user(room_id, event).await;
         }
         self.rooms.sender.send(room_id, event).await
     }
@@ -40,35 +40,35 @@ impl Workflows {
         Ok(view.state.member(user_id).cloned())
     }
 
-    fn invited_elsewhere<'a>(&self, event: &'a NewEvent) -> Option<&'a UserId> {
+    fn remote_invitee<'a>(&self, event: &'a EventToSend) -> Option<&'a UserId> {
         let invited = <&UserId>::try_from(event.state_key.as_deref()?).ok()?;
         (!self.rooms.memory.is_local(invited)).then_some(invited)
     }
 
     /// Invites a user of another server; returns the event id of the invite.
-    pub(in super::super) async fn invite_to(
+    pub(in super::super) async fn invite_remote_user(
         &self,
         room_id: &RoomId,
-        event: NewEvent,
+        event: EventToSend,
     ) -> Result<OwnedEventId> {
         let (workflows, room_id) = (self.clone(), room_id.to_owned());
         // In a task of its own: an invite that the other server has accepted must also be added to the room.
         let inviting = self
             .tasks
-            .spawn(async move { workflows.invite_now(&room_id, event).await });
+            .spawn(async move { workflows.invite_in_turn(&room_id, event).await });
         inviting
             .await
             .map_err(|source| Error::internal("invite a user of another server", source))?
     }
 
-    async fn invite_now(&self, room_id: &RoomId, event: NewEvent) -> Result<OwnedEventId> {
-        let invited = self.invited_elsewhere(&event);
+    async fn invite_in_turn(&self, room_id: &RoomId, event: EventToSend) -> Result<OwnedEventId> {
+        let invited = self.remote_invitee(&event);
         let invited = invited.ok_or_else(|| {
             Error::invalid_param("the invited user does not belong to another server")
         })?;
         let server = invited.server_name().to_owned();
         let before = self.member_event(room_id, invited).await?;
-        let _turn = self.turn_at_membership(room_id, invited).await?;
+        let _turn = self.lock_membership(room_id, invited).await?;
         if let Some(now) = self.member_event(room_id, invited).await?
             && before.is_none_or(|before| before.event_id != now.event_id)
             && now.sender == event.sender
@@ -87,10 +87,12 @@ impl Workflows {
                 draft.room_state,
             )
             .await;
-        let event = taken.map_err(refused)?;
-        let event = federation.vetted(room, event.get().to_owned()).await?;
+        let event = taken.map_err(invite_error)?;
+        let event = federation
+            .with_policy_signature(room, event.get().to_owned())
+            .await?;
         let event = RawValue::from_string(event)?;
-        let event = federation.verify(&event, &room.rules).await?;
+        let event = federation.verify_event(&event, &room.rules).await?;
         self.rooms.resident.accept_invitation(event).await
     }
 
@@ -110,22 +112,22 @@ impl Workflows {
             MemberChange {
                 sender: session.user_id.clone(),
                 is_direct: request.is_direct,
-                ..MemberChange::own(user_id, Action::Invite, profile)
+                ..MemberChange::for_self(user_id, MembershipAction::Invite, profile)
             }
         };
         elsewhere.map(invitation).collect()
     }
 
     /// Invites users of other servers to a new room. The room exists already, so failed invites are only logged.
-    pub(in super::super) async fn invite_all(
+    pub(in super::super) async fn invite_remote_users(
         &self,
         room_id: &RoomId,
         invitations: Vec<MemberChange>,
     ) {
         for invitation in invitations {
             let user_id = invitation.target.clone();
-            let invited = match invitation.event() {
-                Ok(event) => self.invite_to(room_id, event).await.map(drop),
+            let invited = match invitation.into_event() {
+                Ok(event) => self.invite_remote_user(room_id, event).await.map(drop),
                 Err(error) => Err(error),
             };
             if let Err(error) = invited {
@@ -136,10 +138,10 @@ impl Workflows {
 }
 
 /// Returns the error to report to the inviter, if it is about the invite.
-fn refused(failure: Failure) -> Error {
+fn invite_error(failure: RequestFailure) -> Error {
     let code = match &failure {
-        Failure::Refused(refusal) => &*refusal.errcode,
-        Failure::Unreachable(_) | Failure::Unwritable(_) => "",
+        RequestFailure::Refused(refusal) => &*refusal.errcode,
+        RequestFailure::Unreachable(_) | RequestFailure::Unwritable(_) => "",
     };
     match code {
         "M_INVITE_BLOCKED" => Error::InviteBlocked,

@@ -10,28 +10,33 @@ use ruma::{
 };
 use serde_json::{Map, Value};
 
-use super::{Candidates, Refusals, is_final};
+use super::{CandidateErrors, CandidateServers, is_final};
 use crate::{
     error::{Error, Result},
-    federation::{Failure, JoinAnswer, Member, Signed, Template},
-    matrix::Verified,
-    rooms::{Action, Import, Imported, MemberChange, MemberProfile, Received, Room},
+    federation::{
+        CompletedEvent, DesiredMembership, JoinAnswer, MembershipTemplate, RequestFailure,
+    },
+    matrix::VerifiedEvent,
+    rooms::{
+        ImportOutcome, MemberChange, MemberProfile, MembershipAction, ReceiveOutcome, Room,
+        RoomImport,
+    },
     users::Session,
-    workflows::{Wish, Workflows},
+    workflows::{MembershipRequest, Workflows},
 };
 
 /// The number of times that a user waits for another user's join. After each wait the room is here, or it is this
 /// user's turn.
-const TURNS: usize = 16;
+const MAX_WAITS: usize = 16;
 /// The field with the user who authorises the join of a restricted room.
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
 /// The way in which a user joins a room or knocks on it.
-pub(super) enum Way {
+pub(super) enum EntryRoute {
     /// With an event that this server creates.
-    Here,
+    Local,
     /// Through one of these servers.
-    Through(Candidates),
+    Remote(CandidateServers),
 }
 
 /// A join of a room on other servers.
@@ -39,7 +44,7 @@ struct RemoteJoin {
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
     content: Map<String, Value>,
-    candidates: Candidates,
+    candidates: CandidateServers,
     is_guest: bool,
 }
 
@@ -57,36 +62,37 @@ impl Workflows {
         reason: Option<String>,
         extra: Map<String, Value>,
     ) -> Result<OwnedRoomId> {
-        let (room_id, named) = self.locate(room, via).await?;
-        let wish = Wish {
+        let (room_id, named) = self.resolve_room(room, via).await?;
+        let wish = MembershipRequest {
             extra,
-            ..Wish::new(session.user_id.clone(), Action::Join, reason)
+            ..MembershipRequest::new(session.user_id.clone(), MembershipAction::Join, reason)
         };
-        for _ in 0..TURNS {
+        for _ in 0..MAX_WAITS {
             let known = named.clone();
             let way = self
-                .way_into(&room_id, session, (Action::Join, known))
+                .choose_route(&room_id, session, (MembershipAction::Join, known))
                 .await?;
-            let Way::Through(servers) = way else {
+            let EntryRoute::Remote(servers) = way else {
                 self.check_guest(session, &room_id).await?;
                 self.change_membership(session, &room_id, wish.clone())
                     .await?;
-                self.settle(session, &room_id).await?;
+                self.copy_predecessor_settings(session, &room_id).await?;
                 return Ok(room_id);
             };
-            self.check_guest_elsewhere(session, &room_id, &servers)
+            self.check_remote_guest(session, &room_id, &servers).await?;
+            let join = self
+                .prepare_remote_join(session, &room_id, &wish, servers)
                 .await?;
-            let join = self.remote_join(session, &room_id, &wish, servers).await?;
             let (workflows, room) = (self.clone(), room_id.clone());
-            let work = async move { workflows.join_through(join).await };
-            let joining = self
-                .joins
-                .begin(&self.tasks, (&room, &session.user_id), work);
+            let work = async move { workflows.join_remotely(join).await };
+            let joining =
+                self.running_joins
+                    .start_join(&self.tasks, (&room, &session.user_id), work);
             let is_own = joining.user_id == session.user_id;
-            let outcome = joining.ended().await;
+            let outcome = joining.wait_for_end().await;
             if is_own {
                 outcome?;
-                self.settle(session, &room_id).await?;
+                self.copy_predecessor_settings(session, &room_id).await?;
                 return Ok(room_id);
             }
         }
@@ -96,51 +102,53 @@ impl Workflows {
     }
 
     /// Returns the way in which a user joins a room or knocks on it.
-    pub(super) async fn way_into(
+    pub(super) async fn choose_route(
         &self,
         room_id: &RoomId,
         session: &Session,
-        (action, mut candidates): (Action, Candidates),
-    ) -> Result<Way> {
+        (action, mut candidates): (MembershipAction, CandidateServers),
+    ) -> Result<EntryRoute> {
         let user_id = &*session.user_id;
         let room = match self.rooms.memory.room(room_id).await {
             Err(Error::NotFound(_)) => None,
             room => Some(room?),
         };
         let Some(room) = room else {
-            self.add_known(&mut candidates, room_id, user_id).await?;
+            self.add_known_servers(&mut candidates, room_id, user_id)
+                .await?;
             return Ok(if candidates.is_empty() {
-                Way::Here
+                EntryRoute::Local
             } else {
-                Way::Through(candidates)
+                EntryRoute::Remote(candidates)
             });
         };
         if !room.view().local_members.is_empty() {
             let servers = match action {
-                Action::Join => {
+                MembershipAction::Join => {
                     self.rooms
                         .join_rules
-                        .servers_that_let_in(&room, user_id)
+                        .find_authorising_servers(&room, user_id)
                         .await?
                 }
                 _ => Vec::new(),
             };
             if servers.is_empty() {
-                return Ok(Way::Here);
+                return Ok(EntryRoute::Local);
             }
             candidates.add(servers);
-            return Ok(Way::Through(candidates));
+            return Ok(EntryRoute::Remote(candidates));
         }
-        if self.is_all_here(&room, user_id).await? {
-            return Ok(Way::Here);
+        if self.is_copy_complete(&room, user_id).await? {
+            return Ok(EntryRoute::Local);
         }
-        self.add_known(&mut candidates, room_id, user_id).await?;
-        Ok(Way::Through(candidates))
+        self.add_known_servers(&mut candidates, room_id, user_id)
+            .await?;
+        Ok(EntryRoute::Remote(candidates))
     }
 
     /// Returns whether the copy of a room without local members is complete, because all users have left the room. It
     /// is not if a user of another server has since come back and sent an invite.
-    pub(super) async fn is_all_here(&self, room: &Room, user_id: &UserId) -> Result<bool> {
+    pub(super) async fn is_copy_complete(&self, room: &Room, user_id: &UserId) -> Result<bool> {
         let is_left = {
             let view = room.view();
             view.servers.is_empty() && view.state.iter().next().is_some()
@@ -148,25 +156,29 @@ impl Workflows {
         if !is_left {
             return Ok(false);
         }
-        let inviter = self.rooms.access.inviter(&room.room_id, user_id).await?;
+        let inviter = self
+            .rooms
+            .access
+            .find_inviter(&room.room_id, user_id)
+            .await?;
         Ok(inviter.is_none_or(|inviter| self.rooms.memory.is_local(&inviter)))
     }
 
-    async fn remote_join(
+    async fn prepare_remote_join(
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: &Wish,
-        candidates: Candidates,
+        wish: &MembershipRequest,
+        candidates: CandidateServers,
     ) -> Result<RemoteJoin> {
         let profile = self.member_profile(&session.user_id).await;
-        let mut change = MemberChange::own(&session.user_id, Action::Join, profile);
+        let mut change = MemberChange::for_self(&session.user_id, MembershipAction::Join, profile);
         change.reason.clone_from(&wish.reason);
         change.extra.clone_from(&wish.extra);
         Ok(RemoteJoin {
             room_id: room_id.to_owned(),
             user_id: session.user_id.clone(),
-            content: change.content()?,
+            content: change.into_content()?,
             candidates,
             is_guest: session.is_guest,
         })
@@ -177,21 +189,21 @@ impl Workflows {
     /// # Errors
     ///
     /// [`Error::GuestAccessForbidden`].
-    async fn check_guest_elsewhere(
+    async fn check_remote_guest(
         &self,
         session: &Session,
         room_id: &RoomId,
-        candidates: &Candidates,
+        candidates: &CandidateServers,
     ) -> Result<()> {
         if !session.is_guest {
             return Ok(());
         }
-        if self.rooms.memory.resident(room_id).await.is_ok() {
+        if self.rooms.memory.resident_room(room_id).await.is_ok() {
             return self.check_guest(session, room_id).await;
         }
         let servers = candidates.servers.iter().chain(&candidates.others);
         let servers: Vec<OwnedServerName> = servers.cloned().collect();
-        match self.admits_guests_elsewhere(room_id, &servers).await {
+        match self.remote_room_admits_guests(room_id, &servers).await {
             Some(false) => Err(Error::GuestAccessForbidden),
             // If the server does not say so, it is checked in the state after the join.
             Some(true) | None => Ok(()),
@@ -199,21 +211,23 @@ impl Workflows {
     }
 
     /// Asks servers, one after another, to accept a join.
-    async fn join_through(&self, join: RemoteJoin) -> Result<()> {
-        let mut refusals = Refusals::default();
-        let Candidates {
+    async fn join_remotely(&self, join: RemoteJoin) -> Result<()> {
+        let mut refusals = CandidateErrors::default();
+        let CandidateServers {
             servers, others, ..
         } = &join.candidates;
         for (n, server) in servers.iter().chain(others).enumerate() {
-            if n >= servers.len() && !refusals.are_none() {
+            if n >= servers.len() && !refusals.has_reached_none() {
                 break;
             }
-            let error = match self.join_by(server, &join).await {
+            let error = match self.join_at(server, &join).await {
                 Ok(()) => return Ok(()),
-                Err(NotJoined::Failed(failure)) if is_final(&failure) => return Err(failure.into()),
-                Err(NotJoined::Failed(failure)) => failure.into(),
-                Err(NotJoined::Refused(error)) => error,
-                Err(NotJoined::TakenBack(error)) => return Err(error),
+                Err(JoinFailure::Failed(failure)) if is_final(&failure) => {
+                    return Err(failure.into());
+                }
+                Err(JoinFailure::Failed(failure)) => failure.into(),
+                Err(JoinFailure::Unacceptable(error)) => error,
+                Err(JoinFailure::Undone(error)) => return Err(error),
             };
             if matches!(
                 error,
@@ -227,42 +241,43 @@ impl Workflows {
     }
 
     #[tracing::instrument(skip_all, fields(server = %server, room_id = %join.room_id), err(level = "debug", Debug))]
-    async fn join_by(&self, server: &ServerName, join: &RemoteJoin) -> Result<(), NotJoined> {
+    async fn join_at(&self, server: &ServerName, join: &RemoteJoin) -> Result<(), JoinFailure> {
         let about = (&*join.room_id, &*join.user_id);
         let template = self.federation.make_join(server, about).await?;
         let mut content = join.content.clone();
         if let Some(authoriser) = template.authoriser() {
             content.insert(AUTHORISED_VIA.to_owned(), authoriser.to_string().into());
         }
-        let member = Member {
+        let member = DesiredMembership {
             room_id: &join.room_id,
             user_id: &join.user_id,
             content,
         };
-        let signed = self.federation.complete(&template, &member)?;
+        let signed = self.federation.complete_template(&template, &member)?;
         let version = template.version.clone();
         let joined = self.send_join(server, join, (signed, template)).await;
-        if let Err(NotJoined::TakenBack(_)) = &joined {
-            self.take_back(server, join, &version).await;
+        if let Err(JoinFailure::Undone(_)) = &joined {
+            self.undo_join(server, join, &version).await;
         }
         joined
     }
 
     /// Makes a user leave again whose join was accepted, but who must not be in the room.
-    async fn take_back(&self, server: &ServerName, join: &RemoteJoin, version: &RoomVersionId) {
+    async fn undo_join(&self, server: &ServerName, join: &RemoteJoin, version: &RoomVersionId) {
         let leaving = async {
             let (room_id, user_id) = (&*join.room_id, &*join.user_id);
             let federation = &self.federation;
             let template = federation
                 .make_leave(server, (room_id, user_id), version)
                 .await?;
-            let change = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
-            let member = Member {
+            let change =
+                MemberChange::for_self(user_id, MembershipAction::Leave, MemberProfile::default());
+            let member = DesiredMembership {
                 room_id,
                 user_id,
-                content: change.content()?,
+                content: change.into_content()?,
             };
-            let leave = federation.complete(&template, &member)?;
+            let leave = federation.complete_template(&template, &member)?;
             federation.send_leave(server, room_id, &leave).await?;
             Ok::<(), Error>(())
         };
@@ -272,14 +287,14 @@ impl Workflows {
     }
 
     /// Checks that a user may be in a room, by the state that the server returned with the join.
-    async fn check_let_in(
+    async fn check_may_be_in_room(
         &self,
         join: &RemoteJoin,
         answer: &JoinAnswer,
         is_restricted: bool,
     ) -> Result<(), Error> {
         let find = |kind: StateEventType| {
-            let mut state = answer.state.iter().map(Verified::pdu);
+            let mut state = answer.state.iter().map(VerifiedEvent::pdu);
             state.find(|pdu| pdu.is_state(&kind.to_string().into(), ""))
         };
         if join.is_guest {
@@ -315,8 +330,8 @@ impl Workflows {
         &self,
         server: &ServerName,
         join: &RemoteJoin,
-        (signed, template): (Signed, Template),
-    ) -> Result<(), NotJoined> {
+        (signed, template): (CompletedEvent, MembershipTemplate),
+    ) -> Result<(), JoinFailure> {
         let room_id = &*join.room_id;
         let sent = (&signed, &template);
         let answer = self.federation.send_join(server, room_id, sent).await?;
@@ -328,31 +343,36 @@ impl Workflows {
         }
         // In a restricted room, the server of the authorising user has also signed the event.
         let event = answer.event.as_deref().unwrap_or(&signed.event);
-        let event = self.federation.verify(event, &template.rules).await?;
+        let event = self.federation.verify_event(event, &template.rules).await?;
         if event.pdu().event_id != signed.event_id || event.is_redacted() {
             return Err(
                 Error::Unreachable(format!("{server} returned a different join event")).into(),
             );
         }
-        if let Ok(room) = self.rooms.memory.resident(room_id).await {
+        if let Ok(room) = self.rooms.memory.resident_room(room_id).await {
             // Another local user has joined in the meantime, so the join is processed like any other event.
             let event_id = event.pdu().event_id.clone();
             return match self.receive_event(server, &room, event).await? {
-                Received::Accepted => Ok(()),
-                Received::Duplicate => Ok(self.rooms.receiver.check_accepted(&event_id).await?),
-                Received::SoftFailed(reason) | Received::Rejected(reason) => {
+                ReceiveOutcome::Accepted => Ok(()),
+                ReceiveOutcome::Duplicate => {
+                    Ok(self.rooms.receiver.check_accepted(&event_id).await?)
+                }
+                ReceiveOutcome::SoftFailed(reason) | ReceiveOutcome::Rejected(reason) => {
                     Err(Error::Forbidden(reason).into())
                 }
-                Received::Missing { .. } => {
+                ReceiveOutcome::Missing { .. } => {
                     Err(Error::Unavailable("events of the room are missing".to_owned()).into())
                 }
             };
         }
         let is_restricted = template.authoriser().is_some();
-        if let Err(refused) = self.check_let_in(join, &answer, is_restricted).await {
-            return Err(NotJoined::TakenBack(refused));
+        if let Err(refused) = self
+            .check_may_be_in_room(join, &answer, is_restricted)
+            .await
+        {
+            return Err(JoinFailure::Undone(refused));
         }
-        let import = Import {
+        let import = RoomImport {
             origin: server.to_owned(),
             version: template.version,
             join: event,
@@ -360,30 +380,30 @@ impl Workflows {
             auth_chain: answer.auth_chain,
         };
         let imported = self.rooms.join_import.import(import).await?;
-        tracing::info!(%server, %room_id, is_new = imported == Imported::New, "a room was joined");
+        tracing::info!(%server, %room_id, is_new = imported == ImportOutcome::NewRoom, "a room was joined");
         Ok(())
     }
 }
 
 /// The reason why a join through a server failed.
 #[derive(Debug)]
-enum NotJoined {
+enum JoinFailure {
     /// The server refused, or did not answer.
-    Failed(Failure),
+    Failed(RequestFailure),
     /// The server's answer is not acceptable.
-    Refused(Error),
+    Unacceptable(Error),
     /// The server accepted the join, but the user must not be in the room.
-    TakenBack(Error),
+    Undone(Error),
 }
 
-impl From<Failure> for NotJoined {
-    fn from(failure: Failure) -> Self {
+impl From<RequestFailure> for JoinFailure {
+    fn from(failure: RequestFailure) -> Self {
         Self::Failed(failure)
     }
 }
 
-impl From<Error> for NotJoined {
+impl From<Error> for JoinFailure {
     fn from(error: Error) -> Self {
-        Self::Refused(error)
+        Self::Unacceptable(error)
     }
 }

@@ -5,13 +5,13 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
-use super::{Candidates, Refusals, is_final, join::Way};
+use super::{CandidateErrors, CandidateServers, is_final, join::EntryRoute};
 use crate::{
     error::{Error, Result},
-    federation::{Failure, Member},
-    rooms::{Action, FromOutside, MemberChange},
+    federation::{DesiredMembership, RequestFailure},
+    rooms::{MemberChange, MembershipAction, RemoteMembershipEvent},
     users::Session,
-    workflows::{Wish, Workflows},
+    workflows::{MembershipRequest, Workflows},
 };
 
 impl Workflows {
@@ -27,15 +27,15 @@ impl Workflows {
         (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
         reason: Option<String>,
     ) -> Result<OwnedRoomId> {
-        let (room_id, candidates) = self.locate(room, via).await?;
-        let wish = Wish::new(session.user_id.clone(), Action::Knock, reason);
+        let (room_id, candidates) = self.resolve_room(room, via).await?;
+        let wish = MembershipRequest::new(session.user_id.clone(), MembershipAction::Knock, reason);
         let way = self
-            .way_into(&room_id, session, (Action::Knock, candidates))
+            .choose_route(&room_id, session, (MembershipAction::Knock, candidates))
             .await?;
         match way {
-            Way::Here => self.change_membership(session, &room_id, wish).await?,
-            Way::Through(candidates) => {
-                self.knock_through(session, &room_id, wish, candidates)
+            EntryRoute::Local => self.change_membership(session, &room_id, wish).await?,
+            EntryRoute::Remote(candidates) => {
+                self.knock_remotely(session, &room_id, wish, candidates)
                     .await?;
             }
         }
@@ -43,35 +43,35 @@ impl Workflows {
     }
 
     /// Knocks on a room through the first of some servers that accepts the knock.
-    async fn knock_through(
+    async fn knock_remotely(
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: Wish,
-        candidates: Candidates,
+        wish: MembershipRequest,
+        candidates: CandidateServers,
     ) -> Result<()> {
         let profile = self.member_profile(&session.user_id).await;
-        let mut change = MemberChange::own(&session.user_id, Action::Knock, profile);
+        let mut change = MemberChange::for_self(&session.user_id, MembershipAction::Knock, profile);
         change.reason = wish.reason;
         let (workflows, room_id) = (self.clone(), room_id.to_owned());
         let before = self.known_membership(session.user, &room_id).await?;
         let (user, user_id) = (session.user, session.user_id.clone());
         let knocking = self.tasks.spawn(async move {
-            let _turn = workflows.turn_at_membership(&room_id, &user_id).await?;
+            let _turn = workflows.lock_membership(&room_id, &user_id).await?;
             let now = workflows.known_membership(user, &room_id).await?;
             if now != before && now == MembershipState::Knock {
                 // An equal request was faster.
                 return Ok(());
             }
-            let mut refusals = Refusals::default();
-            let Candidates {
+            let mut refusals = CandidateErrors::default();
+            let CandidateServers {
                 servers, others, ..
             } = &candidates;
             for (n, server) in servers.iter().chain(others).enumerate() {
-                if n >= servers.len() && !refusals.are_none() {
+                if n >= servers.len() && !refusals.has_reached_none() {
                     break;
                 }
-                match workflows.knock_by(server, &room_id, change.clone()).await {
+                match workflows.knock_at(server, &room_id, change.clone()).await {
                     Ok(()) => return Ok(()),
                     Err(Ok(failure)) if is_final(&failure) => return Err(failure.into()),
                     Err(Ok(failure)) => refusals.add(failure.into()),
@@ -85,26 +85,28 @@ impl Workflows {
             .map_err(|source| Error::internal("knock on a room", source))?
     }
 
-    async fn knock_by(
+    async fn knock_at(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         change: MemberChange,
-    ) -> Result<(), Result<Failure, Error>> {
+    ) -> Result<(), Result<RequestFailure, Error>> {
         let user_id = change.target.clone();
         let federation = &self.federation;
         let template = federation.make_knock(server, (room_id, &user_id)).await;
         let template = template.map_err(Ok)?;
-        let member = Member {
+        let member = DesiredMembership {
             room_id,
             user_id: &user_id,
-            content: change.content().map_err(Err)?,
+            content: change.into_content().map_err(Err)?,
         };
-        let knock = federation.complete(&template, &member).map_err(Err)?;
+        let knock = federation
+            .complete_template(&template, &member)
+            .map_err(Err)?;
         let told = federation.send_knock(server, room_id, &knock).await;
         let stripped_state = told.map_err(Ok)?;
-        let event = federation.verify(&knock.event, &template.rules).await;
-        let knock = FromOutside {
+        let event = federation.verify_event(&knock.event, &template.rules).await;
+        let knock = RemoteMembershipEvent {
             version: template.version,
             event: event.map_err(Err)?,
             stripped_state,

@@ -7,22 +7,22 @@ use std::time::Duration;
 use ruma::{RoomId, ServerName, UserId, events::room::member::MembershipState};
 use tokio::time::timeout;
 
-use super::Candidates;
+use super::CandidateServers;
 use crate::{
     error::{Error, Result},
-    federation::Member,
-    matrix::Verified,
-    rooms::{Action, MemberChange, MemberProfile},
+    federation::DesiredMembership,
+    matrix::VerifiedEvent,
+    rooms::{MemberChange, MemberProfile, MembershipAction},
     users::Session,
     workflows::Workflows,
 };
 
 /// The time limit for all servers. After it the user still leaves locally, so an invite can always be rejected.
-const LEAVING: Duration = Duration::from_secs(20);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Workflows {
     /// Returns whether a user is invited to a room without local members, or has knocked on it.
-    pub(in super::super) async fn is_outside(
+    pub(in super::super) async fn has_remote_invite_or_knock(
         &self,
         session: &Session,
         room_id: &RoomId,
@@ -34,17 +34,17 @@ impl Workflows {
         let membership = self
             .rooms
             .memory
-            .of_user(session.user)
+            .rooms_of_user(session.user)
             .await?
             .membership(room.num);
         let is_asked = matches!(membership, MembershipState::Invite | MembershipState::Knock);
         let is_resident = !room.view().local_members.is_empty();
-        Ok(is_asked && !is_resident && !self.is_all_here(&room, &session.user_id).await?)
+        Ok(is_asked && !is_resident && !self.is_copy_complete(&room, &session.user_id).await?)
     }
 
     /// Makes a user leave a room without local members. The event is sent to the inviter's server, or to another server
     /// in the room. If none accepts it, the leave is only recorded here.
-    pub(in super::super) async fn leave_outside(
+    pub(in super::super) async fn leave_remote_room(
         &self,
         session: &Session,
         room_id: &RoomId,
@@ -53,7 +53,7 @@ impl Workflows {
         let (workflows, room_id) = (self.clone(), room_id.to_owned());
         let (user, user_id) = (session.user, session.user_id.clone());
         let leaving = self.tasks.spawn(async move {
-            let _turn = workflows.turn_at_membership(&room_id, &user_id).await?;
+            let _turn = workflows.lock_membership(&room_id, &user_id).await?;
             if workflows.known_membership(user, &room_id).await? == MembershipState::Leave {
                 // An equal request was faster.
                 return Ok(());
@@ -63,18 +63,18 @@ impl Workflows {
                 workflows
                     .rooms
                     .remote_memberships
-                    .servers_from_outside(&room_id, user)
+                    .servers_from_stripped_state(&room_id, user)
                     .await?,
             );
             workflows
-                .add_known(&mut candidates, &room_id, &user_id)
+                .add_known_servers(&mut candidates, &room_id, &user_id)
                 .await?;
-            let telling = workflows.tell_leave(&room_id, &user_id, reason, &candidates);
-            let leave = timeout(LEAVING, telling).await.ok().flatten();
+            let telling = workflows.send_leave_event(&room_id, &user_id, reason, &candidates);
+            let leave = timeout(LEAVE_TIMEOUT, telling).await.ok().flatten();
             workflows
                 .rooms
                 .remote_memberships
-                .leave_outside(&room_id, &user_id, leave)
+                .leave_remote_room(&room_id, &user_id, leave)
                 .await
         });
         leaving
@@ -83,17 +83,18 @@ impl Workflows {
     }
 
     /// Sends a user's leave event to a server in the room; returns the event.
-    async fn tell_leave(
+    async fn send_leave_event(
         &self,
         room_id: &RoomId,
         user_id: &UserId,
         reason: Option<String>,
-        candidates: &Candidates,
-    ) -> Option<Verified> {
-        let mut change = MemberChange::own(user_id, Action::Leave, MemberProfile::default());
+        candidates: &CandidateServers,
+    ) -> Option<VerifiedEvent> {
+        let mut change =
+            MemberChange::for_self(user_id, MembershipAction::Leave, MemberProfile::default());
         change.reason = reason;
         for server in candidates.servers.iter().chain(&candidates.others) {
-            match self.leave_by(server, room_id, change.clone()).await {
+            match self.leave_at(server, room_id, change.clone()).await {
                 Ok(leave) => return Some(leave),
                 Err(error) => {
                     tracing::debug!(%server, %error, "a server did not accept a leave event");
@@ -103,30 +104,30 @@ impl Workflows {
         None
     }
 
-    async fn leave_by(
+    async fn leave_at(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         change: MemberChange,
-    ) -> Result<Verified> {
+    ) -> Result<VerifiedEvent> {
         let user_id = change.target.clone();
         let version = self.rooms.memory.room(room_id).await?.version.clone();
         let federation = &self.federation;
         let about = (room_id, &*user_id);
         let template = federation.make_leave(server, about, &version).await?;
-        let member = Member {
+        let member = DesiredMembership {
             room_id,
             user_id: &user_id,
-            content: change.content()?,
+            content: change.into_content()?,
         };
-        let leave = federation.complete(&template, &member)?;
+        let leave = federation.complete_template(&template, &member)?;
         federation.send_leave(server, room_id, &leave).await?;
-        federation.verify(&leave.event, &template.rules).await
+        federation.verify_event(&leave.event, &template.rules).await
     }
 
     /// Rejects all invites to rooms without local members, and retracts all knocks on them.
-    pub(in super::super) async fn leave_all_outside(&self, session: &Session) -> Result<()> {
-        let rooms = self.rooms.memory.of_user(session.user).await?;
+    pub(in super::super) async fn leave_all_remote_rooms(&self, session: &Session) -> Result<()> {
+        let rooms = self.rooms.memory.rooms_of_user(session.user).await?;
         let rooms: Vec<_> = rooms.all().keys().copied().collect();
         for room in rooms {
             let room_id = match self.rooms.memory.room_id(room).await {
@@ -134,8 +135,8 @@ impl Workflows {
                 Err(Error::NotFound(_)) => continue,
                 room_id => room_id?,
             };
-            if self.is_outside(session, &room_id).await? {
-                self.leave_outside(session, &room_id, None).await?;
+            if self.has_remote_invite_or_knock(session, &room_id).await? {
+                self.leave_remote_room(session, &room_id, None).await?;
             }
         }
         Ok(())

@@ -15,12 +15,12 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
-pub(super) use self::{hierarchy::Elsewhere, running_joins::Joins};
+pub(super) use self::{hierarchy::RemoteDescriptions, running_joins::RunningJoins};
 use super::Workflows;
 use crate::{
     error::{Error, Result},
-    federation::Failure,
-    keyed_semaphore::Turn,
+    federation::RequestFailure,
+    keyed_semaphore::KeyedPermit,
     storage::UserNum,
 };
 
@@ -29,7 +29,7 @@ const MAX_SERVERS: usize = 20;
 
 /// Servers that may be asked, in order and without duplicates.
 #[derive(Clone, Debug)]
-struct Candidates {
+struct CandidateServers {
     own: OwnedServerName,
     /// The servers that are likely to be in the room, because they were named.
     servers: Vec<OwnedServerName>,
@@ -37,7 +37,7 @@ struct Candidates {
     others: Vec<OwnedServerName>,
 }
 
-impl Candidates {
+impl CandidateServers {
     fn add(&mut self, servers: impl IntoIterator<Item = OwnedServerName>) {
         for server in servers {
             if self.is_new(&server) && self.servers.len() < MAX_SERVERS {
@@ -66,11 +66,11 @@ impl Candidates {
 
 /// The errors of the servers that were asked; the most specific one is reported.
 #[derive(Debug, Default)]
-struct Refusals {
-    most_telling: Option<Error>,
+struct CandidateErrors {
+    most_specific: Option<Error>,
 }
 
-impl Refusals {
+impl CandidateErrors {
     fn add(&mut self, error: Error) {
         tracing::debug!(%error, "a server refused a request or could not be reached");
         let error = match error {
@@ -81,26 +81,26 @@ impl Refusals {
             other => other,
         };
         let is_better = self
-            .most_telling
+            .most_specific
             .as_ref()
-            .is_none_or(|known| how_telling(&error) >= how_telling(known));
+            .is_none_or(|known| specificity(&error) >= specificity(known));
         if is_better {
-            self.most_telling = Some(error);
+            self.most_specific = Some(error);
         }
     }
 
     /// Returns whether none of the asked servers could be reached.
-    fn are_none(&self) -> bool {
-        matches!(self.most_telling, None | Some(Error::Unreachable(_)))
+    fn has_reached_none(&self) -> bool {
+        matches!(self.most_specific, None | Some(Error::Unreachable(_)))
     }
 
     fn into_error(self) -> Error {
-        self.most_telling
+        self.most_specific
             .unwrap_or_else(|| Error::not_found("no server is known to be in the room"))
     }
 }
 
-fn how_telling(error: &Error) -> u8 {
+fn specificity(error: &Error) -> u8 {
     match error {
         Error::Forbidden(_) => 5,
         Error::IncompatibleRoomVersion(_) | Error::UnsupportedRoomVersion(_) => 4,
@@ -114,36 +114,41 @@ fn how_telling(error: &Error) -> u8 {
 }
 
 /// Returns whether a server's refusal is final, because other servers would refuse, too.
-fn is_final(failure: &Failure) -> bool {
+fn is_final(failure: &RequestFailure) -> bool {
     match failure {
-        Failure::Unreachable(_) | Failure::Unwritable(_) => false,
-        Failure::Refused(refusal) => refusal.status == 403,
+        RequestFailure::Unreachable(_) | RequestFailure::Unwritable(_) => false,
+        RequestFailure::Refused(refusal) => refusal.status == 403,
     }
 }
 
 impl Workflows {
     /// Waits until no other request changes this membership, so that equal concurrent requests create one event.
-    async fn turn_at_membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Turn> {
+    async fn lock_membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<KeyedPermit> {
         let key = (room_id.to_owned(), user_id.to_owned());
-        let place = self.remote_changes.place(&key).ok_or_else(|| {
+        let place = self.remote_changes.enqueue(&key).ok_or_else(|| {
             Error::Unavailable(
                 "too many requests are changing this membership at the moment".to_owned(),
             )
         })?;
-        Ok(place.turn().await)
+        Ok(place.acquire().await)
     }
 
     /// Returns the membership of a user in a room, as far as this server knows it.
     async fn known_membership(&self, user: UserNum, room_id: &RoomId) -> Result<MembershipState> {
-        match self.rooms.memory.number(room_id).await {
-            Ok(room) => Ok(self.rooms.memory.of_user(user).await?.membership(room)),
+        match self.rooms.memory.room_number(room_id).await {
+            Ok(room) => Ok(self
+                .rooms
+                .memory
+                .rooms_of_user(user)
+                .await?
+                .membership(room)),
             Err(Error::NotFound(_)) => Ok(MembershipState::Leave),
             Err(error) => Err(error),
         }
     }
 
-    fn candidates(&self) -> Candidates {
-        Candidates {
+    fn candidates(&self) -> CandidateServers {
+        CandidateServers {
             own: self.rooms.memory.server_name().to_owned(),
             servers: Vec::new(),
             others: Vec::new(),
@@ -151,11 +156,11 @@ impl Workflows {
     }
 
     /// Returns the id of a room given by id or alias, and servers that may be in it, the named ones first.
-    async fn locate(
+    async fn resolve_room(
         &self,
         room: &RoomOrAliasId,
         via: Vec<OwnedServerName>,
-    ) -> Result<(OwnedRoomId, Candidates)> {
+    ) -> Result<(OwnedRoomId, CandidateServers)> {
         let mut candidates = self.candidates();
         candidates.add(via);
         let room_id = match <&RoomId>::try_from(room) {
@@ -171,15 +176,15 @@ impl Workflows {
 
     /// Adds servers that this one knows. The inviter's server is a likely one. The last resort are servers that were in
     /// the room when it was last known, and the one in the room id, which may have left it long ago.
-    async fn add_known(
+    async fn add_known_servers(
         &self,
-        candidates: &mut Candidates,
+        candidates: &mut CandidateServers,
         room_id: &RoomId,
         user_id: &UserId,
     ) -> Result<()> {
-        let inviter = self.rooms.access.inviter(room_id, user_id).await?;
+        let inviter = self.rooms.access.find_inviter(room_id, user_id).await?;
         candidates.add(inviter.map(|inviter| inviter.server_name().to_owned()));
-        match self.rooms.federation.servers_in(room_id).await {
+        match self.rooms.federation.servers_in_room(room_id).await {
             Ok(servers) => candidates.add_others(servers),
             Err(Error::NotFound(_)) => {}
             Err(error) => return Err(error),
@@ -196,8 +201,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_tells_more_than_a_server_that_cannot_be_reached() {
-        let mut refusals = Refusals::default();
+    fn a_refusal_precedes_an_unreachable_server() {
+        let mut refusals = CandidateErrors::default();
 
         refusals.add(Error::Unreachable("a is down".to_owned()));
         refusals.add(Error::forbidden("you are banned"));
@@ -205,14 +210,14 @@ mod tests {
         refusals.add(Error::Unreachable("b is down".to_owned()));
 
         assert!(matches!(refusals.into_error(), Error::Forbidden(_)));
-        let nobody = Refusals::default().into_error();
+        let nobody = CandidateErrors::default().into_error();
         assert!(matches!(nobody, Error::NotFound(_)));
     }
 
     #[test]
-    fn each_server_is_asked_once_and_this_one_never() {
+    fn each_other_server_is_a_candidate_once() {
         let own = server_name!("own.example").to_owned();
-        let mut candidates = Candidates {
+        let mut candidates = CandidateServers {
             own: own.clone(),
             servers: Vec::new(),
             others: Vec::new(),

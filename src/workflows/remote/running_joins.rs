@@ -16,47 +16,47 @@ use crate::{
     tasks::Tasks,
 };
 
-type Outcome = std::result::Result<(), Arc<Error>>;
+type JoinOutcome = std::result::Result<(), Arc<Error>>;
 
 /// A running join, with its user.
 #[derive(Clone)]
-pub(super) struct Joining {
+pub(super) struct RunningJoin {
     pub(super) user_id: OwnedUserId,
-    outcome: Shared<BoxFuture<'static, Outcome>>,
+    outcome: Shared<BoxFuture<'static, JoinOutcome>>,
 }
 
 /// The running joins: one per room, because a second local user no longer needs another server.
 #[derive(Clone, Default)]
-pub(in crate::workflows) struct Joins {
-    by_room: Arc<Mutex<HashMap<OwnedRoomId, Joining>>>,
+pub(in crate::workflows) struct RunningJoins {
+    by_room: Arc<Mutex<HashMap<OwnedRoomId, RunningJoin>>>,
 }
 
 /// Removes a join from the running ones when it is over, even after a panic.
-struct Ended {
-    joins: Joins,
+struct RunningJoinGuard {
+    joins: RunningJoins,
     room_id: OwnedRoomId,
 }
 
-impl Drop for Ended {
+impl Drop for RunningJoinGuard {
     fn drop(&mut self) {
         self.joins.lock().remove(&self.room_id);
     }
 }
 
-impl Joins {
+impl RunningJoins {
     /// Starts to join a room, unless a join of it is already running. The task continues even if no request waits for
     /// it any more.
-    pub(super) fn begin(
+    pub(super) fn start_join(
         &self,
         tasks: &Tasks,
         (room_id, user_id): (&RoomId, &UserId),
         join: impl Future<Output = Result<()>> + Send + 'static,
-    ) -> Joining {
+    ) -> RunningJoin {
         let mut by_room = self.lock();
         if let Some(joining) = by_room.get(room_id) {
             return joining.clone();
         }
-        let ended = Ended {
+        let ended = RunningJoinGuard {
             joins: self.clone(),
             room_id: room_id.to_owned(),
         };
@@ -70,7 +70,7 @@ impl Joins {
             let outcome = outcome.map_err(|source| Error::internal("join a room", source));
             outcome.flatten().map_err(Arc::new)
         };
-        let joining = Joining {
+        let joining = RunningJoin {
             user_id: user_id.to_owned(),
             outcome: outcome.boxed().shared(),
         };
@@ -78,20 +78,20 @@ impl Joins {
         joining
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedRoomId, Joining>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<OwnedRoomId, RunningJoin>> {
         self.by_room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Joining {
+impl RunningJoin {
     /// Waits until the join is over.
-    pub(super) async fn ended(self) -> Result<()> {
-        self.outcome.await.map_err(|error| again(&error))
+    pub(super) async fn wait_for_end(self) -> Result<()> {
+        self.outcome.await.map_err(|error| copy_error(&error))
     }
 }
 
 /// Returns a copy of an error, for several waiting requests.
-fn again(error: &Error) -> Error {
+fn copy_error(error: &Error) -> Error {
     let text = error.to_string();
     match error {
         Error::Forbidden(_) => Error::Forbidden(text),

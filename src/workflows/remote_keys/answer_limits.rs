@@ -7,46 +7,47 @@ use tokio::{
     time::timeout,
 };
 
-use crate::federation::{Allowance, Failure};
+use crate::federation::{RequestFailure, RequestLimits};
 
 /// The longest time that a client may wait for other servers.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer of a server: a base, plus an amount for each queried user, or for each device with a claimed
 /// one-time key.
-const ANSWER_BYTES: usize = 256 * 1024;
-pub(super) const USER_BYTES: usize = 256 * 1024;
-pub(super) const KEY_BYTES: usize = 16 * 1024;
+const BASE_ANSWER_BYTES: usize = 256 * 1024;
+pub(super) const BYTES_PER_USER: usize = 256 * 1024;
+pub(super) const BYTES_PER_KEY: usize = 16 * 1024;
 /// The largest answer, and the largest total size of the answers for one client request: sufficient for a thousand
 /// users with ten devices each.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 /// The total size of all answers in progress: 128 MB.
-const UNDER_WAY_KIB: usize = 128 * 1024;
+const TOTAL_ANSWERS_KIB: usize = 128 * 1024;
 
 /// The memory that is available for answers.
-pub(in crate::workflows) struct Answers {
-    kib: Semaphore,
+pub(in crate::workflows) struct AnswerMemory {
+    free_kib: Semaphore,
 }
 
-impl Default for Answers {
+impl Default for AnswerMemory {
     fn default() -> Self {
         Self {
-            kib: Semaphore::new(UNDER_WAY_KIB),
+            free_kib: Semaphore::new(TOTAL_ANSWERS_KIB),
         }
     }
 }
 
-impl Answers {
+impl AnswerMemory {
     /// Runs a request as soon as there is memory for its answer. The memory is released when the returned permit is
     /// dropped.
-    pub(super) async fn ask<T>(
+    pub(super) async fn run_request<T>(
         &self,
-        allowance: Allowance,
-        asking: impl Future<Output = Result<T, Failure>>,
-    ) -> (Result<T, Failure>, Option<SemaphorePermit<'_>>) {
+        allowance: RequestLimits,
+        asking: impl Future<Output = Result<T, RequestFailure>>,
+    ) -> (Result<T, RequestFailure>, Option<SemaphorePermit<'_>>) {
         let kib = u32::try_from(allowance.bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let room = timeout(allowance.time, self.kib.acquire_many(kib)).await;
+        let room = timeout(allowance.time, self.free_kib.acquire_many(kib)).await;
         let Some(room) = room.ok().and_then(Result::ok) else {
-            let failure = Failure::Unreachable("too many requests for keys are running".to_owned());
+            let failure =
+                RequestFailure::Unreachable("too many requests for keys are running".to_owned());
             return (Err(failure), None);
         };
         (asking.await, Some(room))
@@ -54,43 +55,47 @@ impl Answers {
 }
 
 /// The remaining size of the answers to one client request.
-pub(super) struct Budget {
-    left: usize,
+pub(super) struct AnswerBudget {
+    bytes_left: usize,
 }
 
-impl Budget {
+impl AnswerBudget {
     /// Returns the budget for answers of these largest sizes.
-    pub(super) fn of(answers: impl Iterator<Item = usize>) -> Self {
+    pub(super) fn for_answers(answers: impl Iterator<Item = usize>) -> Self {
         let all = answers.fold(0, usize::saturating_add);
         Self {
-            left: all.min(MAX_BYTES),
+            bytes_left: all.min(MAX_ANSWER_BYTES),
         }
     }
 
     /// Returns the budget for stored lists.
-    pub(super) fn of_known() -> Self {
-        Self { left: MAX_BYTES }
+    pub(super) fn for_stored_lists() -> Self {
+        Self {
+            bytes_left: MAX_ANSWER_BYTES,
+        }
     }
 
     /// Accepts an answer of a size, unless the total would exceed the budget.
-    pub(super) fn take<T>(&mut self, answer: T, bytes: usize) -> Result<T, Failure> {
-        let left = self.left.checked_sub(bytes);
-        let too_much = || Failure::Unreachable("the answers are too large".to_owned());
-        self.left = left.ok_or_else(too_much)?;
+    pub(super) fn accept<T>(&mut self, answer: T, bytes: usize) -> Result<T, RequestFailure> {
+        let left = self.bytes_left.checked_sub(bytes);
+        let too_much = || RequestFailure::Unreachable("the answers are too large".to_owned());
+        self.bytes_left = left.ok_or_else(too_much)?;
         Ok(answer)
     }
 }
 
 /// Returns the size limit of an answer with a number of items of a size.
-pub(super) fn bytes_for(count: usize, each: usize) -> usize {
-    let all = count.saturating_mul(each).saturating_add(ANSWER_BYTES);
-    all.min(MAX_BYTES)
+pub(super) fn max_answer_bytes(count: usize, each: usize) -> usize {
+    let all = count.saturating_mul(each).saturating_add(BASE_ANSWER_BYTES);
+    all.min(MAX_ANSWER_BYTES)
 }
 
 /// Returns the limits of a request to another server on behalf of a client.
-pub(super) fn allowance(timeout: Option<Duration>, bytes: usize) -> Allowance {
-    Allowance {
-        time: timeout.unwrap_or(Allowance::QUICK.time).min(MAX_TIMEOUT),
+pub(super) fn request_limits(timeout: Option<Duration>, bytes: usize) -> RequestLimits {
+    RequestLimits {
+        time: timeout
+            .unwrap_or(RequestLimits::QUICK_RESPONSE.time)
+            .min(MAX_TIMEOUT),
         bytes,
     }
 }
@@ -100,32 +105,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_answers_have_no_more_together_than_the_largest_one() {
-        let one = bytes_for(2, USER_BYTES);
-        assert_eq!(one, ANSWER_BYTES + 2 * USER_BYTES);
-        assert_eq!(bytes_for(1_000_000, USER_BYTES), MAX_BYTES);
+    fn many_answers_share_the_limit_of_the_largest() {
+        let one = max_answer_bytes(2, BYTES_PER_USER);
+        assert_eq!(one, BASE_ANSWER_BYTES + 2 * BYTES_PER_USER);
+        assert_eq!(
+            max_answer_bytes(1_000_000, BYTES_PER_USER),
+            MAX_ANSWER_BYTES
+        );
 
-        let mut few = Budget::of([one, one].into_iter());
-        assert!(few.take((), 2 * one).is_ok());
-        assert!(few.take((), 1).is_err());
-        let mut many = Budget::of(std::iter::repeat_n(one, 1_000));
-        assert!(many.take((), MAX_BYTES + 1).is_err());
-        assert!(many.take((), MAX_BYTES).is_ok());
+        let mut few = AnswerBudget::for_answers([one, one].into_iter());
+        assert!(few.accept((), 2 * one).is_ok());
+        assert!(few.accept((), 1).is_err());
+        let mut many = AnswerBudget::for_answers(std::iter::repeat_n(one, 1_000));
+        assert!(many.accept((), MAX_ANSWER_BYTES + 1).is_err());
+        assert!(many.accept((), MAX_ANSWER_BYTES).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_waits_for_room_no_longer_than_it_may_take() {
-        let answers = Answers::default();
-        let large = allowance(None, MAX_BYTES);
+    async fn an_answer_waits_for_memory_until_its_timeout() {
+        let answers = AnswerMemory::default();
+        let large = request_limits(None, MAX_ANSWER_BYTES);
         let mut held = Vec::new();
-        for _ in 0..UNDER_WAY_KIB * 1024 / MAX_BYTES {
-            held.push(answers.ask(large, async { Ok(()) }).await);
+        for _ in 0..TOTAL_ANSWERS_KIB * 1024 / MAX_ANSWER_BYTES {
+            held.push(answers.run_request(large, async { Ok(()) }).await);
         }
         assert!(held.iter().all(|(answer, _)| answer.is_ok()));
 
-        let (refused, _) = answers.ask(large, async { Ok(()) }).await;
+        let (refused, _) = answers.run_request(large, async { Ok(()) }).await;
         held.pop();
-        let (answer, _room) = answers.ask(large, async { Ok(()) }).await;
+        let (answer, _room) = answers.run_request(large, async { Ok(()) }).await;
 
         assert!(refused.is_err());
         assert!(answer.is_ok());

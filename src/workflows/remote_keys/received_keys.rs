@@ -60,27 +60,33 @@ struct RawOneTimeKeys {
 
 impl From<RawKeys> for ReceivedKeys {
     fn from(raw: RawKeys) -> Self {
-        let devices = |devices: &RawValue| Some(entries(parse::<RawMap>(devices)?, object));
+        let devices = |devices: &RawValue| {
+            Some(valid_entries(
+                parse::<RawMap>(devices)?,
+                parse_signed_object,
+            ))
+        };
         Self {
-            device_keys: entries(raw.device_keys, devices),
-            master_keys: entries(raw.master_keys, object),
-            self_signing_keys: entries(raw.self_signing_keys, object),
+            device_keys: valid_entries(raw.device_keys, devices),
+            master_keys: valid_entries(raw.master_keys, parse_signed_object),
+            self_signing_keys: valid_entries(raw.self_signing_keys, parse_signed_object),
         }
     }
 }
 
 impl From<RawOneTimeKeys> for ReceivedOneTimeKeys {
     fn from(raw: RawOneTimeKeys) -> Self {
-        let keys = |keys: &RawValue| Some(entries(parse::<RawMap>(keys)?, one_time_key));
-        let devices = |devices: &RawValue| Some(entries(parse::<RawMap>(devices)?, keys));
+        let keys =
+            |keys: &RawValue| Some(valid_entries(parse::<RawMap>(keys)?, parse_one_time_key));
+        let devices = |devices: &RawValue| Some(valid_entries(parse::<RawMap>(devices)?, keys));
         Self {
-            one_time_keys: entries(raw.one_time_keys, devices),
+            one_time_keys: valid_entries(raw.one_time_keys, devices),
         }
     }
 }
 
 /// Returns the entries of a map with valid keys and values.
-fn entries<K, V>(raw: RawMap, value: impl Fn(&RawValue) -> Option<V>) -> BTreeMap<K, V>
+fn valid_entries<K, V>(raw: RawMap, value: impl Fn(&RawValue) -> Option<V>) -> BTreeMap<K, V>
 where
     K: Ord + TryFrom<String>,
 {
@@ -93,16 +99,16 @@ fn parse<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-fn object<T>(raw: &RawValue) -> Option<Raw<T>> {
+fn parse_signed_object<T>(raw: &RawValue) -> Option<Raw<T>> {
     let object = signed_object(raw.get()).ok()?;
     Some(Raw::from_json(to_raw_value(&object).ok()?))
 }
 
 /// Reads a one-time key, which is a string if it is unsigned.
-fn one_time_key(raw: &RawValue) -> Option<Raw<OneTimeKey>> {
+fn parse_one_time_key(raw: &RawValue) -> Option<Raw<OneTimeKey>> {
     match parse::<String>(raw) {
         Some(key) => Some(Raw::from_json(to_raw_value(&key).ok()?)),
-        None => object(raw),
+        None => parse_signed_object(raw),
     }
 }
 

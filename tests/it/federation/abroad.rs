@@ -12,7 +12,7 @@ use axum::{
 };
 use parlour::{
     clock::Clock,
-    matrix::{self, Draft, Pdu, SigningKey, Site, StateMap},
+    matrix::{self, EventContext, EventDraft, Pdu, SigningKey, StateMap},
 };
 use ruma::{
     EventId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt, UserId,
@@ -130,7 +130,7 @@ impl Shared {
 impl Abroad {
     fn new(peer: &Peer, version: &str) -> Self {
         let version = RoomVersionId::try_from(version).expect("a version");
-        let rules = matrix::rules(&version).expect("it is supported");
+        let rules = matrix::room_version_rules(&version).expect("it is supported");
         let creator = OwnedUserId::try_from(format!("@carol:{}", peer.name)).expect("an id");
         let is_named_before = rules.event_format.require_room_create_room_id;
         let room_id = is_named_before.then(|| ruma::RoomId::new_v1(peer.key.server_name()));
@@ -205,14 +205,19 @@ impl Abroad {
         let draft = self.draft(sender, (kind, state_key), content);
         let place = Place::of(self);
         let site = place.site(self);
-        let (pdu, json) = matrix::build(draft, site, key).expect("it is allowed");
+        let (pdu, json) = matrix::build_event(draft, site, key).expect("it is allowed");
         self.room_id = Some(pdu.room_id.clone());
         self.add(pdu, serde_json::from_str(&json).expect("JSON"))
     }
 
-    fn draft(&self, sender: &UserId, (kind, key): (&str, Option<&str>), content: &Value) -> Draft {
+    fn draft(
+        &self,
+        sender: &UserId,
+        (kind, key): (&str, Option<&str>),
+        content: &Value,
+    ) -> EventDraft {
         let is_chosen = self.rules.event_format.require_event_id;
-        Draft {
+        EventDraft {
             sender: sender.to_owned(),
             kind: kind.into(),
             state_key: key.map(ToOwned::to_owned),
@@ -257,7 +262,7 @@ impl Abroad {
             &content,
         );
         let place = Place::of(self);
-        let template = matrix::template(draft, place.site(self)).expect("it is allowed");
+        let template = matrix::build_template(draft, place.site(self)).expect("it is allowed");
         let event: &RawValue = &template.event;
         json!({ "room_version": self.version, "event": event })
     }
@@ -345,8 +350,8 @@ impl Place {
         }
     }
 
-    fn site<'a>(&'a self, room: &'a Abroad) -> Site<'a> {
-        Site {
+    fn site<'a>(&'a self, room: &'a Abroad) -> EventContext<'a> {
+        EventContext {
             room_id: room.room_id.as_ref(),
             rules: &room.rules,
             state: &room.state,

@@ -294,7 +294,7 @@ impl Peer {
             serde_json::from_value(prepared["room_version"].clone()).expect("a version");
         let mut event = prepared["event"].clone();
         event["origin"] = json!(self.name);
-        let rules = matrix::rules(&version).expect("it is known");
+        let rules = matrix::room_version_rules(&version).expect("it is known");
         if rules.event_format.require_event_id {
             event["event_id"] = json!(EventId::new_v1(self.key.server_name()));
         }
@@ -329,7 +329,7 @@ impl Peer {
         let mut guest = Guest {
             id,
             room: room.to_owned(),
-            rules: matrix::rules(&version).expect("it is known"),
+            rules: matrix::room_version_rules(&version).expect("it is known"),
             state: StateMap::default(),
             prev_events: Vec::new(),
             depth: 0,

@@ -115,7 +115,8 @@ async fn members_are_left_out_for_a_server_that_does_not_ask_for_them() {
 async fn what_is_no_join_is_not_taken_for_one() {
     let door = Door::open("11").await;
     let join = door.prepares("join").await;
-    let rules = parlour::matrix::rules(&ruma::RoomVersionId::V11).expect("it is known");
+    let rules =
+        parlour::matrix::room_version_rules(&ruma::RoomVersionId::V11).expect("it is known");
     let submits = async |made: &Made| {
         let there = (&*door.room, made);
         door.peer.submits(&door.server, "v2/send_join", there).await
@@ -175,7 +176,8 @@ async fn nobody_comes_in_in_the_name_of_another() {
     let mut join = door.prepares("join").await.json;
     join["sender"] = json!(carol);
     join["state_key"] = json!(carol);
-    let rules = parlour::matrix::rules(&ruma::RoomVersionId::V11).expect("it is known");
+    let rules =
+        parlour::matrix::room_version_rules(&ruma::RoomVersionId::V11).expect("it is known");
     let join = door.peer.signs(&join, &rules);
     let there = (&*door.room, &join);
     let answer = door.peer.submits(&door.server, "v2/send_join", there).await;

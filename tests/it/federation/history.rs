@@ -156,7 +156,7 @@ async fn nothing_is_left_of_a_room_of_another_server_that_is_deleted() {
     deletes(&admin, &room, json!({})).await.expect_ok();
 
     server.running.stop().await;
-    server.running.finished().await;
+    server.running.wait_until_stopped().await;
     let mut rows = Rows::of(server).await;
     for table in [
         "events",

@@ -57,7 +57,7 @@ impl House {
     /// Signs another event for a room of a version.
     fn signs(&self, event: &Value, version: &str) -> Made {
         let version = RoomVersionId::try_from(version).expect("a version");
-        let rules = matrix::rules(&version).expect("it is known");
+        let rules = matrix::room_version_rules(&version).expect("it is known");
         self.peer.signs(event, &rules)
     }
 

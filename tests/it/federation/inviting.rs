@@ -97,7 +97,7 @@ async fn an_invitation_is_turned_down_also_when_nobody_takes_note() {
     let two = Two::new().await;
     let room = two.invites_bob(json!({})).await;
     two.home.running.stop().await;
-    two.home.running.finished().await;
+    two.home.running.wait_until_stopped().await;
 
     two.bob.leaves(&room).await;
 
@@ -284,7 +284,8 @@ async fn old_peer(network: &Network) -> (Peer, Ear) {
                 let unsigned = event.as_object_mut().expect("an object").remove("unsigned");
                 let state = unsigned.expect("the state of the room")["invite_room_state"].clone();
                 assert!(state.as_array().is_some_and(|state| !state.is_empty()));
-                let rules = parlour::matrix::rules(&RoomVersionId::V2).expect("it is known");
+                let rules =
+                    parlour::matrix::room_version_rules(&RoomVersionId::V2).expect("it is known");
                 let mut object = serde_json::from_value(event).expect("canonical JSON");
                 key.sign_event(&mut object, &rules).expect("it is signed");
                 Json(json!([200, { "event": object }]))
@@ -342,7 +343,7 @@ async fn one_who_turns_an_invitation_down_that_nobody_takes_back_sees_it_in_ever
         let room = two.invites_bob(request).await;
         let since = two.bob.syncs().await;
         two.home.running.stop().await;
-        two.home.running.finished().await;
+        two.home.running.wait_until_stopped().await;
 
         two.bob.leaves(&room).await;
 

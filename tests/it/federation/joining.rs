@@ -413,7 +413,7 @@ async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
             let name = victim.server_name().to_owned();
             let document = Ed25519KeyPair::generate();
             let key = SigningKey::from_der(name, &document, "fake").expect("a key");
-            told.push(key.published(4_000_000_000_000).expect("it is signed"));
+            told.push(key.published_keys(4_000_000_000_000).expect("it is signed"));
             let content = json!({ "membership": "join" });
             let kind = ("m.room.member", Some(victim.as_str()));
             shared.lock().forges(&victim, kind, &content, &key);

@@ -114,7 +114,7 @@ async fn publishes(network: &Network, lists: impl Fn(&Peer) -> Vec<Value>) -> Pe
 }
 
 fn list_of(peer: &Peer, until: i64) -> Value {
-    let list = peer.key.published(until).expect("it is signed");
+    let list = peer.key.published_keys(until).expect("it is signed");
     serde_json::to_value(list).expect("JSON")
 }
 
@@ -172,7 +172,7 @@ async fn a_notary_goes_on_telling_a_key_that_its_server_lists_no_more() {
     let peer = publishes(&network, |peer| {
         let name = peer.key.server_name().to_owned();
         let other = SigningKey::from_der(name, &Ed25519KeyPair::generate(), "other");
-        let other = other.expect("a key").published(PAST + 1_000);
+        let other = other.expect("a key").published_keys(PAST + 1_000);
         let other = serde_json::to_value(other.expect("it is signed")).expect("JSON");
         vec![list_of(peer, PAST), other]
     })
@@ -256,7 +256,7 @@ async fn keys_that_are_no_longer_valid_prove_nothing() {
 async fn a_notary_is_asked_for_the_keys_of_a_server_that_does_not_answer() {
     let network = Network::new();
     let silent = Peer::new(&super::unused_address().to_string());
-    let mut told = silent.key.published(FAR_AWAY).expect("it is signed");
+    let mut told = silent.key.published_keys(FAR_AWAY).expect("it is signed");
     let unsigned = told.clone();
     let answers = |document: CanonicalJsonObject| {
         let answer = json!({ "server_keys": [document] });
@@ -266,7 +266,7 @@ async fn a_notary_is_asked_for_the_keys_of_a_server_that_does_not_answer() {
     let address = super::unused_address();
     let notary = Peer::new(&address.to_string());
     notary.key.sign(&mut told).expect("it is signed");
-    let own = notary.key.published(FAR_AWAY).expect("it is signed");
+    let own = notary.key.published_keys(FAR_AWAY).expect("it is signed");
     let keys = axum::routing::get(async || Json(own));
     let router = answers(told).route("/_matrix/key/v2/server", keys);
     network

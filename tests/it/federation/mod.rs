@@ -49,7 +49,7 @@ use axum::{
 };
 use parlour::{
     clock::Clock,
-    config::{Config, Listen},
+    config::{Config, ListenSection},
     matrix::SigningKey,
     tasks::Tasks,
 };
@@ -127,7 +127,7 @@ impl Network {
         let [tls_certificate, tls_key] = paths.map(Some);
         Server::with_clock(clock, |config| {
             config.server.name = address.to_string().try_into().expect("a name");
-            config.listen.push(Listen {
+            config.listen.push(ListenSection {
                 address: SocketAddr::from((address, PORT)),
                 tls_certificate,
                 tls_key,
@@ -159,7 +159,7 @@ impl Network {
     async fn peer_of(&self, router: impl FnOnce(&Peer) -> Router, until: i64) -> Peer {
         let address = unused_address();
         let peer = Peer::new(&address.to_string());
-        let keys = peer.key.published(until).expect("they are signed");
+        let keys = peer.key.published_keys(until).expect("they are signed");
         let router = router(&peer).route("/_matrix/key/v2/server", get(async || Json(keys)));
         self.serve(address, router, peer.requests.clone()).await;
         peer

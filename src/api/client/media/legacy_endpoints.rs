@@ -26,15 +26,18 @@ use ruma::{
 use serde_json::Value;
 
 use super::{
-    Thumbnail,
-    file_response::{Answer, Audience},
-    upload_size,
+    ThumbnailParameters,
+    file_response::{FileAudience, FileResponse},
+    max_upload_size,
 };
 use crate::{
-    api::{App, Authenticate, Class, Incoming, Limits, Outgoing, endpoint},
+    api::{
+        App, MatrixRequest, MatrixResponse, RateLimits, RequestAuthenticator, RequestClass,
+        endpoint,
+    },
     config::LegacyMedia,
     error::{Error, Result},
-    media::{Media, Remote},
+    media::{Media, RemoteMediaPolicy},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -55,14 +58,14 @@ pub(super) fn routes() -> Router<App> {
 }
 
 /// A request whose sender may have no access token.
-struct Legacy<R> {
+struct LegacyRequest<R> {
     request: R,
-    audience: Audience,
+    audience: FileAudience,
     /// Whether only media from before the freeze may be served.
     is_frozen: bool,
 }
 
-impl<R> FromRequest<App> for Legacy<R>
+impl<R> FromRequest<App> for LegacyRequest<R>
 where
     R: IncomingRequest + Metadata<Authentication = NoAccessToken> + Send,
 {
@@ -73,13 +76,13 @@ where
         // A token that is no longer valid counts as none.
         let has_token = AccessToken::authenticate(app, &parts, &[]).await.is_ok();
         let (audience, is_frozen) = match app.config.media.legacy_unauthenticated {
-            _ if has_token => (Audience::Private, false),
-            LegacyMedia::All => (Audience::Public, false),
-            LegacyMedia::Frozen => (Audience::Public, true),
-            LegacyMedia::None => return Err(after_freeze()),
+            _ if has_token => (FileAudience::Private, false),
+            LegacyMedia::All => (FileAudience::Public, false),
+            LegacyMedia::Frozen => (FileAudience::Public, true),
+            LegacyMedia::None => return Err(frozen_media_error()),
         };
         let request = Request::from_parts(parts, body);
-        let Incoming { request, .. } = Incoming::<R>::from_request(request, app).await?;
+        let MatrixRequest { request, .. } = MatrixRequest::<R>::from_request(request, app).await?;
         Ok(Self {
             request,
             audience,
@@ -88,19 +91,19 @@ where
     }
 }
 
-impl<R> Legacy<R> {
+impl<R> LegacyRequest<R> {
     /// Checks that the freeze allows this media to be served.
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#content-repository).
     async fn check_freeze(&self, media: &Media, server: &ServerName, media_id: &str) -> Result<()> {
         if self.is_frozen && !media.is_before_freeze(server, media_id).await? {
-            return Err(after_freeze());
+            return Err(frozen_media_error());
         }
         Ok(())
     }
 }
 
-fn after_freeze() -> Error {
+fn frozen_media_error() -> Error {
     Error::not_found("this media is not served without an access token")
 }
 
@@ -110,11 +113,11 @@ fn after_freeze() -> Error {
 async fn get_content(
     State(media): State<Media>,
     headers: HeaderMap,
-    legacy: Legacy<get_content::v3::Request>,
+    legacy: LegacyRequest<get_content::v3::Request>,
 ) -> Result<Response> {
     let (server, media_id) = (&legacy.request.server_name, &legacy.request.media_id);
     legacy.check_freeze(&media, server, media_id).await?;
-    let Legacy {
+    let LegacyRequest {
         request, audience, ..
     } = legacy;
     let (server, media_id) = (&request.server_name, &request.media_id);
@@ -122,7 +125,9 @@ async fn get_content(
     let content = media
         .content(server, media_id, request.timeout_ms, remote)
         .await?;
-    Answer::file(content, None, audience).to(&headers).await
+    FileResponse::file(content, None, audience)
+        .respond_to(&headers)
+        .await
 }
 
 /// `GET /_matrix/media/*/download/{serverName}/{mediaId}/{fileName}`
@@ -131,11 +136,11 @@ async fn get_content(
 async fn get_content_as_filename(
     State(media): State<Media>,
     headers: HeaderMap,
-    legacy: Legacy<get_content_as_filename::v3::Request>,
+    legacy: LegacyRequest<get_content_as_filename::v3::Request>,
 ) -> Result<Response> {
     let (server, media_id) = (&legacy.request.server_name, &legacy.request.media_id);
     legacy.check_freeze(&media, server, media_id).await?;
-    let Legacy {
+    let LegacyRequest {
         request, audience, ..
     } = legacy;
     let (server, media_id) = (&request.server_name, &request.media_id);
@@ -143,8 +148,8 @@ async fn get_content_as_filename(
     let content = media
         .content(server, media_id, request.timeout_ms, remote)
         .await?;
-    let answer = Answer::file(content, Some(request.filename), audience);
-    answer.to(&headers).await
+    let answer = FileResponse::file(content, Some(request.filename), audience);
+    answer.respond_to(&headers).await
 }
 
 /// `GET /_matrix/media/*/thumbnail/{serverName}/{mediaId}`
@@ -153,14 +158,14 @@ async fn get_content_as_filename(
 async fn get_content_thumbnail(
     State(media): State<Media>,
     headers: HeaderMap,
-    legacy: Legacy<get_content_thumbnail::v3::Request>,
+    legacy: LegacyRequest<get_content_thumbnail::v3::Request>,
 ) -> Result<Response> {
     let (server, media_id) = (&legacy.request.server_name, &legacy.request.media_id);
     legacy.check_freeze(&media, server, media_id).await?;
-    let Legacy {
+    let LegacyRequest {
         request, audience, ..
     } = legacy;
-    let thumbnail = Thumbnail {
+    let thumbnail = ThumbnailParameters {
         server_name: request.server_name,
         media_id: request.media_id,
         width: request.width,
@@ -170,14 +175,14 @@ async fn get_content_thumbnail(
         timeout: request.timeout_ms,
         remote: remote(request.allow_remote),
     };
-    thumbnail.answer(&media, audience, &headers).await
+    thumbnail.respond(&media, audience, &headers).await
 }
 
-fn remote(is_allowed: bool) -> Remote {
+fn remote(is_allowed: bool) -> RemoteMediaPolicy {
     if is_allowed {
-        Remote::Fetch
+        RemoteMediaPolicy::Fetch
     } else {
-        Remote::Leave
+        RemoteMediaPolicy::LocalOnly
     }
 }
 
@@ -186,9 +191,9 @@ fn remote(is_allowed: bool) -> Remote {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3config).
 async fn get_media_config(
     State(media): State<Media>,
-    _: Incoming<get_media_config::v3::Request>,
-) -> Outgoing<get_media_config::v3::Response> {
-    Outgoing(get_media_config::v3::Response::new(upload_size(&media)))
+    _: MatrixRequest<get_media_config::v3::Request>,
+) -> MatrixResponse<get_media_config::v3::Response> {
+    MatrixResponse(get_media_config::v3::Response::new(max_upload_size(&media)))
 }
 
 /// `GET /_matrix/media/*/preview_url`
@@ -196,9 +201,9 @@ async fn get_media_config(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3preview_url).
 async fn get_media_preview(
     State(media): State<Media>,
-    State(limits): State<Limits>,
-    Incoming { from, request }: Incoming<get_media_preview::v3::Request>,
+    State(limits): State<RateLimits>,
+    MatrixRequest { from, request }: MatrixRequest<get_media_preview::v3::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(Class::Upload, &*from.user_id)?;
+    limits.check(RequestClass::Upload, &*from.user_id)?;
     Ok(Json(media.preview(&request.url).await?.into()))
 }

@@ -11,25 +11,25 @@ use ruma::api::{IncomingRequest, auth_scheme::AccessToken};
 
 use crate::{
     api::{
-        App, Authenticate,
-        endpoint::{raw_path_params, try_read},
+        App, RequestAuthenticator,
+        endpoint::{parse_request, raw_path_params},
     },
     error::{Error, Result},
     users::Session,
 };
 
 /// An upload whose body has not been read.
-pub(super) struct Arriving<R> {
+pub(super) struct IncomingUpload<R> {
     /// The authenticated sender.
     pub(super) from: Arc<Session>,
-    /// The request without the file, which is in `parts`.
+    /// The request without the file, which is in `file_stream`.
     pub(super) request: R,
     /// The `Content-Length`.
     pub(super) announced_size: Option<u64>,
-    pub(super) parts: BodyDataStream,
+    pub(super) file_stream: BodyDataStream,
 }
 
-impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
+impl<R: IncomingRequest> FromRequest<App> for IncomingUpload<R> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
@@ -39,12 +39,12 @@ impl<R: IncomingRequest> FromRequest<App> for Arriving<R> {
         let announced_size = body.size_hint().exact();
         let without_file = http::Request::from_parts(parts, &[] as &[u8]);
         let params: Vec<(&str, &str)> = params.iter().collect();
-        let request = try_read(without_file, &params)?;
+        let request = parse_request(without_file, &params)?;
         Ok(Self {
             from,
             request,
             announced_size,
-            parts: body.into_data_stream(),
+            file_stream: body.into_data_stream(),
         })
     }
 }

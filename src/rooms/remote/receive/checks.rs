@@ -11,40 +11,40 @@ use ruma::{
 };
 
 use super::{
-    Help, Received,
-    forks::{self, Followed},
+    ReceiveHints, ReceiveOutcome,
+    forks::{self, PrevEventStates},
 };
-pub(crate) use crate::rooms::memory::recent_events::After;
+pub(crate) use crate::rooms::memory::recent_events::RecentRoomEvent;
 use crate::{
     error::{Error, Result},
-    matrix::{self, Pdu, StateMap, Verified},
+    matrix::{self, Pdu, StateMap, VerifiedEvent},
     rooms::{
-        log::{append::Fork, resolution::pdu_of, snapshots::Base},
+        log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
         memory::{
             load::state_map,
-            room::{Room, Tip},
+            room::{Room, RoomTip},
         },
         remote::EventReceiver,
     },
     storage::rooms::{
-        event_graph::{self, Node},
-        events::Status,
+        event_graph::{self, EventNode},
+        events::EventStatus,
         timeline_gaps,
     },
 };
 
 /// The depth of the search for an event itself and for the events that it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum LookupDepth {
     /// Reads nothing if the event follows the tip: storing it will show whether it is known.
-    AtTheTip,
+    TipOnly,
     /// Looks up all events that it names.
-    Around,
+    NamedEvents,
 }
 
 /// The result of checking an event.
-pub(crate) enum Judgement {
-    Judged(Box<Judged>),
+pub(crate) enum EventCheck {
+    Checked(Box<CheckedEvent>),
     Known,
     Missing {
         prev: Vec<OwnedEventId>,
@@ -54,7 +54,7 @@ pub(crate) enum Judgement {
 
 /// The decision of the rules about an event.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum EventVerdict {
     Accepted,
     SoftFailed(String),
     Rejected(String),
@@ -62,156 +62,161 @@ pub(crate) enum Verdict {
 
 /// A checked event and its place in the event graph.
 #[derive(Debug)]
-pub(crate) struct Judged {
-    pub(crate) verdict: Verdict,
+pub(crate) struct CheckedEvent {
+    pub(crate) verdict: EventVerdict,
     /// The snapshot of the state before it.
-    pub(crate) base: Base,
-    pub(crate) before: StateMap,
+    pub(crate) base: SnapshotBase,
+    pub(crate) state_before: StateMap,
     /// The position at which it is already stored as an outlier.
     pub(crate) stored_at: Option<i64>,
     /// The fork that it causes, if it does not follow the tip.
-    pub(crate) fork: Option<Fork>,
+    pub(crate) fork: Option<EventFork>,
     /// For history: the place in the timeline before which the event belongs.
     pub(crate) gap: Option<i64>,
     /// The events that it follows and that this server does not have.
-    pub(crate) missing: Vec<OwnedEventId>,
+    pub(crate) missing_prev: Vec<OwnedEventId>,
     /// It is already stored with the same verdict.
-    pub(crate) is_as_it_was: bool,
+    pub(crate) is_unchanged: bool,
 }
 
-impl Judged {
-    pub(crate) fn received(&self) -> Received {
+impl CheckedEvent {
+    pub(crate) fn outcome(&self) -> ReceiveOutcome {
         match &self.verdict {
-            Verdict::Accepted => Received::Accepted,
-            Verdict::SoftFailed(reason) => Received::SoftFailed(reason.clone()),
-            Verdict::Rejected(reason) => Received::Rejected(reason.clone()),
+            EventVerdict::Accepted => ReceiveOutcome::Accepted,
+            EventVerdict::SoftFailed(reason) => ReceiveOutcome::SoftFailed(reason.clone()),
+            EventVerdict::Rejected(reason) => ReceiveOutcome::Rejected(reason.clone()),
         }
     }
 
-    fn at_the_tip(tip: &Tip, verdict: Verdict) -> Self {
+    fn at_tip(tip: &RoomTip, verdict: EventVerdict) -> Self {
         Self {
             verdict,
-            base: Base::Stored(tip.snapshot),
-            before: tip.state.clone(),
+            base: SnapshotBase::Stored(tip.snapshot),
+            state_before: tip.state.clone(),
             stored_at: None,
             fork: None,
             gap: None,
-            missing: Vec::new(),
-            is_as_it_was: false,
+            missing_prev: Vec::new(),
+            is_unchanged: false,
         }
     }
 }
 
 /// The stored events among those that an event names.
-struct Surroundings {
-    own: Option<Node>,
-    nodes: BTreeMap<OwnedEventId, Node>,
+struct StoredNamedEvents {
+    own_node: Option<EventNode>,
+    nodes: BTreeMap<OwnedEventId, EventNode>,
     auth_events: Vec<Arc<Pdu>>,
 }
 
 impl EventReceiver {
     /// Checks an event by the authorisation rules.
-    pub(crate) async fn judge(
+    pub(crate) async fn check_event(
         &self,
         room: &Room,
-        tip: &Tip,
-        (event, help): (&Verified, &Help),
-        look: Look,
-    ) -> Result<Judgement> {
+        tip: &RoomTip,
+        (event, help): (&VerifiedEvent, &ReceiveHints),
+        look: LookupDepth,
+    ) -> Result<EventCheck> {
         let pdu = event.pdu();
         if pdu.room_id != room.room_id {
             return Err(Error::BadJson(
                 "the event belongs to another room".to_owned(),
             ));
         }
-        let known = tip.lately.get(&pdu.event_id);
-        if known.is_some_and(|known| known.status != Status::Rejected) {
-            return Ok(Judgement::Known);
+        let known = tip.recent_events.get(&pdu.event_id);
+        if known.is_some_and(|known| known.status != EventStatus::Rejected) {
+            return Ok(EventCheck::Known);
         }
-        if look == Look::AtTheTip
+        if look == LookupDepth::TipOnly
             && known.is_none()
             && help.state_before.is_none()
-            && let Some(judged) = judge_at_the_tip(room, tip, pdu, help)
+            && let Some(judged) = check_at_tip(room, tip, pdu, help)
         {
-            return Ok(Judgement::Judged(judged.into()));
+            return Ok(EventCheck::Checked(judged.into()));
         }
-        self.judge_around(room, tip, (event, help)).await
+        self.check_with_named_events(room, tip, (event, help)).await
     }
 
-    async fn judge_around(
+    async fn check_with_named_events(
         &self,
         room: &Room,
-        tip: &Tip,
-        (event, help): (&Verified, &Help),
-    ) -> Result<Judgement> {
+        tip: &RoomTip,
+        (event, help): (&VerifiedEvent, &ReceiveHints),
+    ) -> Result<EventCheck> {
         let pdu = event.pdu();
-        self.memory.settle(room).await?;
-        let around = self.surroundings(room, tip, pdu).await?;
-        if around.own.as_ref().is_some_and(is_settled) {
-            return Ok(Judgement::Known);
+        self.memory.wait_until_stored(room).await?;
+        let around = self.load_named_events(room, tip, pdu).await?;
+        if around.own_node.as_ref().is_some_and(is_final) {
+            return Ok(EventCheck::Known);
         }
-        let auth = missing_auth(pdu, &around);
-        let followed = self.followed(tip, pdu, &around).await?;
+        let auth = missing_auth_events(pdu, &around);
+        let followed = self.load_prev_events(tip, pdu, &around).await?;
         let prev = if help.state_before.is_some() {
             Vec::new()
         } else {
             followed.missing.clone()
         };
         if !prev.is_empty() || (!auth.is_empty() && !help.auth_events_are_lost) {
-            return Ok(Judgement::Missing { prev, auth });
+            return Ok(EventCheck::Missing { prev, auth });
         }
         let refused = match auth.first() {
             Some(lost) => Some(format!("the auth event {lost} cannot be fetched")),
-            None => refusal(matrix::authorize_by_auth_events(
+            None => refusal_reason(matrix::authorize_by_auth_events(
                 pdu,
                 &room.rules,
                 &around.auth_events,
             ))?,
         };
-        let refused = refused.or_else(|| second_create(tip, pdu));
-        let gap = self.gap_of(room, pdu).await?;
+        let refused = refused.or_else(|| refuse_second_create(tip, pdu));
+        let gap = self.find_gap_of_event(room, pdu).await?;
         let mut judged = match refused {
             // 4. Passes authorisation rules based on the event's auth events, otherwise it is rejected.
-            Some(reason) => rejected(followed, reason),
+            Some(reason) => rejected_event(followed, reason),
             None => {
-                self.judge_in_place(room, tip, (pdu, help, gap), followed)
+                self.check_against_states(room, tip, (pdu, help, gap), followed)
                     .await?
             }
         };
         judged.gap = gap;
-        if let Some(own) = around.own {
-            let is_rejected = matches!(judged.verdict, Verdict::Rejected(_));
-            judged.is_as_it_was = is_rejected && own.status() == Status::Rejected;
+        if let Some(own) = around.own_node {
+            let is_rejected = matches!(judged.verdict, EventVerdict::Rejected(_));
+            judged.is_unchanged = is_rejected && own.status() == EventStatus::Rejected;
             judged.stored_at = Some(own.position);
         }
-        Ok(Judgement::Judged(judged.into()))
+        Ok(EventCheck::Checked(judged.into()))
     }
 
     /// Checks an event by the state before it and by the current state of the room.
-    async fn judge_in_place(
+    async fn check_against_states(
         &self,
         room: &Room,
-        tip: &Tip,
-        (pdu, help, gap): (&Pdu, &Help, Option<i64>),
-        followed: Followed,
-    ) -> Result<Judged> {
+        tip: &RoomTip,
+        (pdu, help, gap): (&Pdu, &ReceiveHints, Option<i64>),
+        followed: PrevEventStates,
+    ) -> Result<CheckedEvent> {
         let missing = followed.missing.clone();
         let (base, before) = match &help.state_before {
             Some(ids) => {
-                let state = self.given_state(room, ids).await?;
-                (Base::of_change((tip.snapshot, &tip.state), &state), state)
+                let state = self.load_given_state(room, ids).await?;
+                (
+                    SnapshotBase::from_change((tip.snapshot, &tip.state), &state),
+                    state,
+                )
             }
             None => self.state_before(room, tip, pdu, &followed).await?,
         };
-        let mut judged = Judged {
+        let mut judged = CheckedEvent {
             base,
-            before,
-            missing,
-            ..Judged::at_the_tip(tip, Verdict::Accepted)
+            state_before: before,
+            missing_prev: missing,
+            ..CheckedEvent::at_tip(tip, EventVerdict::Accepted)
         };
         // 5. Passes authorisation rules based on the state before the event, otherwise it is rejected.
-        if let Some(reason) = refusal(matrix::authorize(pdu, &room.rules, &judged.before))? {
-            judged.verdict = Verdict::Rejected(reason);
+        if let Some(reason) =
+            refusal_reason(matrix::authorize(pdu, &room.rules, &judged.state_before))?
+        {
+            judged.verdict = EventVerdict::Rejected(reason);
             return Ok(judged);
         }
         if gap.is_some() {
@@ -219,29 +224,34 @@ impl EventReceiver {
             return Ok(judged);
         }
         // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
-        judged.verdict = by_current_state(room, tip, pdu, help)?;
-        if matches!(judged.verdict, Verdict::Accepted) {
-            judged.fork = self.fork(room, tip, pdu, (&judged, &followed)).await?;
+        judged.verdict = check_against_current_state(room, tip, pdu, help)?;
+        if matches!(judged.verdict, EventVerdict::Accepted) {
+            judged.fork = self.plan_fork(room, tip, pdu, (&judged, &followed)).await?;
             if judged.fork.is_none() {
                 let reason = "the room has too many forward extremities";
-                judged.verdict = Verdict::SoftFailed(reason.to_owned());
+                judged.verdict = EventVerdict::SoftFailed(reason.to_owned());
             }
         }
         Ok(judged)
     }
 
-    async fn surroundings(&self, room: &Room, tip: &Tip, pdu: &Pdu) -> Result<Surroundings> {
+    async fn load_named_events(
+        &self,
+        room: &Room,
+        tip: &RoomTip,
+        pdu: &Pdu,
+    ) -> Result<StoredNamedEvents> {
         let create = tip.state.get(&StateEventType::RoomCreate, "").cloned();
         let mut ids: BTreeSet<&EventId> = BTreeSet::from([&*pdu.event_id]);
         ids.extend(pdu.auth_events.iter().map(|id| &**id));
         let prev_events = pdu.prev_events.iter().map(|id| &**id);
-        ids.extend(prev_events.filter(|id| tip.lately.get(id).is_none()));
+        ids.extend(prev_events.filter(|id| tip.recent_events.get(id).is_none()));
         let nodes = {
             let mut conn = self.db.read().await?;
-            event_graph::nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
+            event_graph::find_nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
         };
-        let mut around = Surroundings {
-            own: None,
+        let mut around = StoredNamedEvents {
+            own_node: None,
             nodes: BTreeMap::new(),
             auth_events: create.into_iter().collect(),
         };
@@ -257,10 +267,10 @@ impl EventReceiver {
             let id = OwnedEventId::try_from(node.event_id.as_str())
                 .map_err(|source| Error::internal("read an event id", source))?;
             if pdu.auth_events.contains(&id) {
-                around.auth_events.push(pdu_of(node.clone())?);
+                around.auth_events.push(pdu_from_node(node.clone())?);
             }
             if id == pdu.event_id {
-                around.own = Some(node);
+                around.own_node = Some(node);
             } else {
                 around.nodes.insert(id, node);
             }
@@ -269,18 +279,25 @@ impl EventReceiver {
     }
 
     /// Returns the known states after the events that an event follows.
-    async fn followed(&self, tip: &Tip, pdu: &Pdu, around: &Surroundings) -> Result<Followed> {
-        let mut followed = Followed::default();
+    async fn load_prev_events(
+        &self,
+        tip: &RoomTip,
+        pdu: &Pdu,
+        around: &StoredNamedEvents,
+    ) -> Result<PrevEventStates> {
+        let mut followed = PrevEventStates::default();
         let mut seen = HashSet::new();
         for id in pdu.prev_events.iter().filter(|id| seen.insert(*id)) {
-            if let Some(after) = tip.lately.get(id) {
-                followed.afters.push(after.clone());
+            if let Some(after) = tip.recent_events.get(id) {
+                followed.known.push(after.clone());
                 continue;
             }
             let after = around.nodes.get(id).cloned();
             match after.and_then(|node| Some((node.state_after?, node))) {
                 Some((snapshot, node)) => {
-                    followed.afters.push(self.after(tip, snapshot, node).await?);
+                    followed
+                        .known
+                        .push(self.state_after_node(tip, snapshot, node).await?);
                 }
                 None => followed.missing.push(id.clone()),
             }
@@ -289,26 +306,31 @@ impl EventReceiver {
     }
 
     /// Returns the state after a stored event.
-    pub(crate) async fn after(&self, tip: &Tip, snapshot: i64, node: Node) -> Result<After> {
+    pub(crate) async fn state_after_node(
+        &self,
+        tip: &RoomTip,
+        snapshot: i64,
+        node: EventNode,
+    ) -> Result<RecentRoomEvent> {
         let state = if snapshot == tip.snapshot {
             tip.state.clone()
         } else {
             let mut conn = self.db.read().await?;
             state_map(&mut conn, snapshot).await?
         };
-        Ok(After {
+        Ok(RecentRoomEvent {
             status: node.status(),
             snapshot,
             state,
-            prev_events: pdu_of(node)?.prev_events.clone(),
+            prev_events: pdu_from_node(node)?.prev_events.clone(),
         })
     }
 
     /// Returns the state that another server sent. If two events have the same type and state key,
     /// the later one counts.
-    async fn given_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
+    async fn load_given_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
         let mut events: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(ids.len());
-        for pdu in self.log.auth_chain_events(ids).await? {
+        for pdu in self.log.load_auth_chain_events(ids).await? {
             events.insert(pdu.event_id.clone(), pdu);
         }
         let mut state = StateMap::default();
@@ -323,16 +345,22 @@ impl EventReceiver {
         Ok(state)
     }
 
-    async fn gap_of(&self, room: &Room, pdu: &Pdu) -> Result<Option<i64>> {
+    async fn find_gap_of_event(&self, room: &Room, pdu: &Pdu) -> Result<Option<i64>> {
         let mut conn = self.db.read().await?;
-        let gap = timeline_gaps::among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
+        let gap =
+            timeline_gaps::missing_among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
         Ok(gap.into_iter().next().map(|(_, place)| place))
     }
 }
 
 /// Checks an event in memory, if it follows the tip and all its auth events are in the current
 /// state.
-fn judge_at_the_tip(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Option<Judged> {
+fn check_at_tip(
+    room: &Room,
+    tip: &RoomTip,
+    pdu: &Pdu,
+    help: &ReceiveHints,
+) -> Option<CheckedEvent> {
     if !forks::is_same_set(&pdu.prev_events, &tip.forward_extremities)
         || pdu.kind == TimelineEventType::RoomCreate
     {
@@ -350,29 +378,36 @@ fn judge_at_the_tip(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Option<Ju
     auth_events.extend(tip.state.get(&StateEventType::RoomCreate, "").cloned());
     let by_auth_events = matrix::authorize_by_auth_events(pdu, &room.rules, &auth_events);
     let checked = by_auth_events.and_then(|()| matrix::authorize(pdu, &room.rules, &tip.state));
-    let verdict = match refusal(checked).ok()? {
-        Some(reason) => Verdict::Rejected(reason),
+    let verdict = match refusal_reason(checked).ok()? {
+        Some(reason) => EventVerdict::Rejected(reason),
         // The state before it is the current state, so only the policy server can make it
         // soft-fail.
-        None => by_current_state(room, tip, pdu, help).ok()?,
+        None => check_against_current_state(room, tip, pdu, help).ok()?,
     };
-    Some(Judged::at_the_tip(tip, verdict))
+    Some(CheckedEvent::at_tip(tip, verdict))
 }
 
-fn by_current_state(room: &Room, tip: &Tip, pdu: &Pdu, help: &Help) -> Result<Verdict> {
-    if let Some(reason) = refusal(matrix::authorize(pdu, &room.rules, &tip.state))? {
-        return Ok(Verdict::SoftFailed(reason));
+fn check_against_current_state(
+    room: &Room,
+    tip: &RoomTip,
+    pdu: &Pdu,
+    help: &ReceiveHints,
+) -> Result<EventVerdict> {
+    if let Some(reason) = refusal_reason(matrix::authorize(pdu, &room.rules, &tip.state))? {
+        return Ok(EventVerdict::SoftFailed(reason));
     }
     // 7. Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is "soft failed".
     Ok(if help.is_not_recommended {
-        Verdict::SoftFailed("the policy server of the room does not recommend the event".to_owned())
+        EventVerdict::SoftFailed(
+            "the policy server of the room does not recommend the event".to_owned(),
+        )
     } else {
-        Verdict::Accepted
+        EventVerdict::Accepted
     })
 }
 
 /// Returns the reason if the rules refuse an event; passes other errors on.
-fn refusal(checked: Result<()>) -> Result<Option<String>> {
+fn refusal_reason(checked: Result<()>) -> Result<Option<String>> {
     match checked {
         Ok(()) => Ok(None),
         Err(Error::Forbidden(reason) | Error::BadJson(reason)) => Ok(Some(reason)),
@@ -381,7 +416,7 @@ fn refusal(checked: Result<()>) -> Result<Option<String>> {
 }
 
 /// Returns a reason to refuse a second create event in a room.
-fn second_create(tip: &Tip, pdu: &Pdu) -> Option<String> {
+fn refuse_second_create(tip: &RoomTip, pdu: &Pdu) -> Option<String> {
     let first = tip.state.get(&StateEventType::RoomCreate, "");
     let is_other = first.is_none_or(|first| first.event_id != pdu.event_id);
     (is_other && pdu.kind == TimelineEventType::RoomCreate)
@@ -390,27 +425,27 @@ fn second_create(tip: &Tip, pdu: &Pdu) -> Option<String> {
 
 /// Builds the result for a rejected event. Such an event changes no state: the events that follow
 /// it have the same state before them.
-fn rejected(followed: Followed, reason: String) -> Judged {
-    let verdict = Verdict::Rejected(reason);
-    let mut afters = followed.afters.into_iter();
+fn rejected_event(followed: PrevEventStates, reason: String) -> CheckedEvent {
+    let verdict = EventVerdict::Rejected(reason);
+    let mut afters = followed.known.into_iter();
     let only = match (afters.next(), followed.missing.is_empty()) {
         (Some(first), true) if afters.all(|after| after.snapshot == first.snapshot) => Some(first),
         _ => None,
     };
     let snapshot = only.as_ref().map_or(0, |after| after.snapshot);
-    Judged {
-        base: Base::Stored(snapshot),
-        before: only.map(|after| after.state).unwrap_or_default(),
-        ..Judged::at_the_tip(&Tip::default(), verdict)
+    CheckedEvent {
+        base: SnapshotBase::Stored(snapshot),
+        state_before: only.map(|after| after.state).unwrap_or_default(),
+        ..CheckedEvent::at_tip(&RoomTip::default(), verdict)
     }
 }
 
 /// Returns whether the verdict about an event is final: it is neither an outlier nor rejected.
-fn is_settled(node: &Node) -> bool {
-    node.state.is_some() && node.status() != Status::Rejected
+fn is_final(node: &EventNode) -> bool {
+    node.state.is_some() && node.status() != EventStatus::Rejected
 }
 
-fn missing_auth(pdu: &Pdu, around: &Surroundings) -> Vec<OwnedEventId> {
+fn missing_auth_events(pdu: &Pdu, around: &StoredNamedEvents) -> Vec<OwnedEventId> {
     let is_known = |id: &&OwnedEventId| {
         let mut known = around.auth_events.iter();
         known.any(|event| event.event_id == **id)

@@ -5,37 +5,37 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use ruma::OwnedEventId;
 
-use super::checks::{After, Judged};
+use super::checks::{CheckedEvent, RecentRoomEvent};
 use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
     rooms::{
-        log::{append::Fork, resolution::pdu_of, snapshots::Base},
-        memory::room::{NAMED, Room, Tip},
+        log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
+        memory::room::{MAX_PREV_EVENTS, Room, RoomTip},
         remote::EventReceiver,
     },
-    storage::rooms::{event_graph, events::Status},
+    storage::rooms::{event_graph, events::EventStatus},
 };
 
 /// The largest number of forward extremities of a room. Extremities with the same state as another
 /// are dropped first, where there are more than one event can name; an event that would exceed this
 /// number is soft-failed.
-const MAX_LINES: usize = 50;
+const MAX_FORWARD_EXTREMITIES: usize = 50;
 /// The largest number of refused events that are followed backwards to find the accepted events
 /// before them.
-const MAX_REFUSED: usize = 100;
+const MAX_REFUSED_EVENTS: usize = 100;
 
 /// A forward extremity: an event that no other event follows yet.
-struct Line {
+struct ForwardExtremity {
     id: OwnedEventId,
     hash: Option<String>,
-    after: Option<After>,
+    after: Option<RecentRoomEvent>,
 }
 
 /// The known states after the events that an event follows.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Followed {
-    pub(crate) afters: Vec<After>,
+pub(crate) struct PrevEventStates {
+    pub(crate) known: Vec<RecentRoomEvent>,
     /// The followed events with unknown state after them.
     pub(crate) missing: Vec<OwnedEventId>,
 }
@@ -50,78 +50,80 @@ impl EventReceiver {
     pub(crate) async fn state_before(
         &self,
         room: &Room,
-        tip: &Tip,
+        tip: &RoomTip,
         pdu: &Pdu,
-        followed: &Followed,
-    ) -> Result<(Base, StateMap)> {
+        followed: &PrevEventStates,
+    ) -> Result<(SnapshotBase, StateMap)> {
         if is_same_set(&pdu.prev_events, &tip.forward_extremities) {
-            return Ok((Base::Stored(tip.snapshot), tip.state.clone()));
+            return Ok((SnapshotBase::Stored(tip.snapshot), tip.state.clone()));
         }
-        let afters = distinct(followed.afters.clone());
+        let afters = with_distinct_states(followed.known.clone());
         let Some(first) = afters.first().cloned() else {
-            return Ok((Base::Stored(0), StateMap::default()));
+            return Ok((SnapshotBase::Stored(0), StateMap::default()));
         };
         if afters.len() == 1 {
-            return Ok((Base::Stored(first.snapshot), first.state));
+            return Ok((SnapshotBase::Stored(first.snapshot), first.state));
         }
         let sets = afters.into_iter().map(|after| after.state).collect();
         let state = self.log.resolve_states(&room.rules, sets).await?;
         Ok((
-            Base::of_change((first.snapshot, &first.state), &state),
+            SnapshotBase::from_change((first.snapshot, &first.state), &state),
             state,
         ))
     }
 
     /// Returns the changes to a room when an event is accepted into it; `None` if the room has too
     /// many other forward extremities.
-    pub(crate) async fn fork(
+    pub(crate) async fn plan_fork(
         &self,
         room: &Room,
-        tip: &Tip,
+        tip: &RoomTip,
         pdu: &Pdu,
-        (judged, followed): (&Judged, &Followed),
-    ) -> Result<Option<Fork>> {
-        let covered = self.covered(tip, pdu, followed).await?;
-        let mut lines = self.lines_beside(tip, &covered).await?;
-        thin_out(&mut lines);
-        if lines.len() >= MAX_LINES {
+        (judged, followed): (&CheckedEvent, &PrevEventStates),
+    ) -> Result<Option<EventFork>> {
+        let covered = self.find_covered_events(tip, pdu, followed).await?;
+        let mut lines = self.other_extremities(tip, &covered).await?;
+        drop_redundant_extremities(&mut lines);
+        if lines.len() >= MAX_FORWARD_EXTREMITIES {
             return Ok(None);
         }
-        let current = self.current_state(room, (pdu, judged), &lines).await?;
+        let current = self
+            .resolve_current_state(room, (pdu, judged), &lines)
+            .await?;
         let lines = lines.into_iter().map(|line| (line.id, line.hash));
         let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
-        Ok(Some(Fork {
+        Ok(Some(EventFork {
             base: judged.base.clone(),
-            before: judged.before.clone(),
+            before: judged.state_before.clone(),
             current,
             extremities: lines.chain([own]).collect(),
-            missing: judged.missing.clone(),
+            missing: judged.missing_prev.clone(),
             gap_at: None,
         }))
     }
 
     /// Returns the events that an event follows: by name, or through refused events, which are no
     /// extremities themselves.
-    async fn covered(
+    async fn find_covered_events(
         &self,
-        tip: &Tip,
+        tip: &RoomTip,
         pdu: &Pdu,
-        followed: &Followed,
+        followed: &PrevEventStates,
     ) -> Result<HashSet<OwnedEventId>> {
         let mut covered: HashSet<OwnedEventId> = pdu.prev_events.iter().cloned().collect();
-        let refused = |after: &After| after.status != Status::Accepted;
+        let refused = |after: &RecentRoomEvent| after.status != EventStatus::Accepted;
         let mut next: VecDeque<OwnedEventId> = followed
-            .afters
+            .known
             .iter()
             .filter(|after| refused(after))
             .flat_map(|after| after.prev_events.iter().cloned())
             .collect();
-        for _ in 0..MAX_REFUSED {
+        for _ in 0..MAX_REFUSED_EVENTS {
             let Some(id) = next.pop_front() else { break };
             if !covered.insert(id.clone()) || tip.forward_extremities.contains(&id) {
                 continue;
             }
-            if let Some(after) = tip.lately.get(&id) {
+            if let Some(after) = tip.recent_events.get(&id) {
                 if refused(after) {
                     next.extend(after.prev_events.iter().cloned());
                 }
@@ -129,52 +131,64 @@ impl EventReceiver {
             }
             let node = {
                 let mut conn = self.db.read().await?;
-                event_graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+                event_graph::find_nodes(&mut conn, [id.as_str()])
+                    .await?
+                    .pop()
             };
-            if let Some(node) = node.filter(|node| node.status() != Status::Accepted) {
-                next.extend(pdu_of(node)?.prev_events.iter().cloned());
+            if let Some(node) = node.filter(|node| node.status() != EventStatus::Accepted) {
+                next.extend(pdu_from_node(node)?.prev_events.iter().cloned());
             }
         }
         Ok(covered)
     }
 
     /// Returns the forward extremities that are not covered by the event.
-    async fn lines_beside(&self, tip: &Tip, covered: &HashSet<OwnedEventId>) -> Result<Vec<Line>> {
+    async fn other_extremities(
+        &self,
+        tip: &RoomTip,
+        covered: &HashSet<OwnedEventId>,
+    ) -> Result<Vec<ForwardExtremity>> {
         let mut lines = Vec::new();
         for (id, hash) in tip.extremities() {
             if covered.contains(id) {
                 continue;
             }
-            let after = match tip.lately.get(id) {
+            let after = match tip.recent_events.get(id) {
                 Some(after) => Some(after.clone()),
-                None => self.stored_after(tip, id).await?,
+                None => self.find_state_after(tip, id).await?,
             };
             let (id, hash) = (id.clone(), hash.cloned());
-            lines.push(Line { id, hash, after });
+            lines.push(ForwardExtremity { id, hash, after });
         }
         Ok(lines)
     }
 
-    async fn stored_after(&self, tip: &Tip, id: &OwnedEventId) -> Result<Option<After>> {
+    async fn find_state_after(
+        &self,
+        tip: &RoomTip,
+        id: &OwnedEventId,
+    ) -> Result<Option<RecentRoomEvent>> {
         let node = {
             let mut conn = self.db.read().await?;
-            event_graph::nodes(&mut conn, [id.as_str()]).await?.pop()
+            event_graph::find_nodes(&mut conn, [id.as_str()])
+                .await?
+                .pop()
         };
         match node.and_then(|node| Some((node.state_after?, node))) {
-            Some((snapshot, node)) => self.after(tip, snapshot, node).await.map(Some),
+            Some((snapshot, node)) => self.state_after_node(tip, snapshot, node).await.map(Some),
             None => Ok(None),
         }
     }
 
     /// Returns the state of the room after an event: resolved from the state after it and the
     /// states after the other forward extremities.
-    async fn current_state(
+    async fn resolve_current_state(
         &self,
         room: &Room,
-        (pdu, judged): (&Pdu, &Judged),
-        lines: &[Line],
+        (pdu, judged): (&Pdu, &CheckedEvent),
+        lines: &[ForwardExtremity],
     ) -> Result<StateMap> {
-        let mut after = judged.before.clone();
+        let mut after = judged.state_before.clone();
         if pdu.state_key.is_some() {
             after.insert(pdu.clone().into());
         }
@@ -182,7 +196,7 @@ impl EventReceiver {
             return Ok(after);
         }
         let afters = lines.iter().filter_map(|line| line.after.clone());
-        let mut sets: Vec<StateMap> = distinct(afters.collect())
+        let mut sets: Vec<StateMap> = with_distinct_states(afters.collect())
             .into_iter()
             .map(|after| after.state)
             .collect();
@@ -193,8 +207,8 @@ impl EventReceiver {
 
 /// Drops forward extremities that share their state with another one, the oldest first, until one
 /// event can name all that remain.
-fn thin_out(lines: &mut Vec<Line>) {
-    let mut surplus = (lines.len() + 1).saturating_sub(NAMED);
+fn drop_redundant_extremities(lines: &mut Vec<ForwardExtremity>) {
+    let mut surplus = (lines.len() + 1).saturating_sub(MAX_PREV_EVENTS);
     let mut with_state: HashMap<i64, usize> = HashMap::new();
     for after in lines.iter().filter_map(|line| line.after.as_ref()) {
         *with_state.entry(after.snapshot).or_default() += 1;
@@ -212,8 +226,8 @@ fn thin_out(lines: &mut Vec<Line>) {
 }
 
 /// Keeps one of the events that have the same state after them.
-fn distinct(afters: Vec<After>) -> Vec<After> {
+fn with_distinct_states(afters: Vec<RecentRoomEvent>) -> Vec<RecentRoomEvent> {
     let mut seen = HashSet::new();
-    let is_new = |after: &After| seen.insert(after.snapshot);
+    let is_new = |after: &RecentRoomEvent| seen.insert(after.snapshot);
     afters.into_iter().filter(is_new).collect()
 }

@@ -1,20 +1,20 @@
 //! Stores events that were not accepted: they are in the event graph, but in no timeline.
 
-use super::checks::{After, Judged, Verdict};
+use super::checks::{CheckedEvent, EventVerdict, RecentRoomEvent};
 use crate::{
     error::Result,
-    matrix::{Counters, Verified},
+    matrix::{NotificationCounters, VerifiedEvent},
     rooms::{
         log::{
-            append::{intern, visibility_of},
+            append::{event_visibility, intern_event},
             snapshots,
         },
-        memory::room::{Room, Tip},
+        memory::room::{Room, RoomTip},
     },
     storage::{
         WriteTx,
         rooms::{
-            events::{self, NewEvent, Status},
+            events::{self, EventStatus, NewEventRow},
             timeline_gaps,
         },
     },
@@ -22,31 +22,32 @@ use crate::{
 
 /// Stores an event that was soft-failed or rejected; returns its position, or `None` if it was
 /// known.
-pub(crate) async fn store(
+pub(crate) async fn store_refused_event(
     tx: &mut WriteTx,
     room: &Room,
-    tip: &mut Tip,
-    event: &Verified,
-    (judged, status): (Judged, Status),
+    tip: &mut RoomTip,
+    event: &VerifiedEvent,
+    (judged, status): (CheckedEvent, EventStatus),
 ) -> Result<Option<i64>> {
     let pdu = event.pdu();
-    let numbers = intern(tx, pdu, judged.stored_at).await?;
-    let snapshot = snapshots::keep(tx, &judged.base, tip.chain).await?;
-    let mut after = After {
+    let numbers = intern_event(tx, pdu, judged.stored_at).await?;
+    let snapshot = snapshots::store_snapshot(tx, &judged.base, tip.snapshot_chain).await?;
+    let mut after = RecentRoomEvent {
         status,
         snapshot,
-        state: judged.before.clone(),
+        state: judged.state_before.clone(),
         prev_events: pdu.prev_events.clone(),
     };
-    if let (Verdict::SoftFailed(_), Some(state_key)) = (&judged.verdict, numbers.state_key) {
-        let entry = (numbers.kind, state_key, Some(numbers.row));
-        after.snapshot = snapshots::branch(tx, snapshot, &[entry], tip.chain).await?;
+    if let (EventVerdict::SoftFailed(_), Some(state_key)) = (&judged.verdict, numbers.state_key) {
+        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+        after.snapshot =
+            snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
         after.state.insert(pdu.clone().into());
     }
     // The place of a rejected event in the graph may be unknown.
     let is_placed = snapshot != 0;
-    let row = NewEvent {
-        position: numbers.row,
+    let row = NewEventRow {
+        position: numbers.stored_at,
         room: room.num,
         event_id: pdu.event_id.as_str(),
         timeline: None,
@@ -58,27 +59,27 @@ pub(crate) async fn store(
         backfilled: false,
         goes_out: false,
         withheld: false,
-        visibility: visibility_of(&judged.before, pdu).number(),
+        visibility: event_visibility(&judged.state_before, pdu).number(),
         status,
         notified: 0,
         mentioned: 0,
-        threaded: Counters::default(),
+        threaded_counters: NotificationCounters::default(),
         thread: None,
         origin_server_ts: pdu.origin_server_ts.0.into(),
         transaction: None,
         json: event.json(),
     };
     if judged.stored_at.is_some() {
-        events::place(tx, &row).await?;
+        events::set_place(tx, &row).await?;
     } else if !events::insert(tx, &row).await? {
         return Ok(None);
     }
     if let Some(gap) = judged.gap {
-        timeline_gaps::close(tx, room.num, pdu.event_id.as_str()).await?;
-        timeline_gaps::insert(tx, room.num, &judged.missing, gap).await?;
+        timeline_gaps::close_gap(tx, room.num, pdu.event_id.as_str()).await?;
+        timeline_gaps::insert(tx, room.num, &judged.missing_prev, gap).await?;
     }
     if is_placed {
-        tip.lately.push(pdu.event_id.clone(), after);
+        tip.recent_events.push(pdu.event_id.clone(), after);
     }
     Ok(Some(numbers.position))
 }

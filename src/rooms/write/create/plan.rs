@@ -21,17 +21,17 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::Profiles;
+use super::MemberProfiles;
 use crate::{
     error::{Error, Result},
     matrix,
-    rooms::{Action, MemberChange, MemberProfile, NewEvent},
+    rooms::{EventToSend, MemberChange, MemberProfile, MembershipAction},
 };
 
 /// The most users that one request may invite.
 const MAX_INVITES: usize = 100;
 /// The most events that `initial_state` may contain.
-const MAX_INITIAL_STATE: usize = 100;
+const MAX_INITIAL_STATE_EVENTS: usize = 100;
 
 /// A request to create a room.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub struct CreateRoom {
     /// The request as the client sent it.
     pub request: Request,
     /// The profiles of the creator and of the invited users.
-    pub profiles: Profiles,
+    pub profiles: MemberProfiles,
 }
 
 #[derive(Deserialize)]
@@ -54,9 +54,12 @@ struct InitialState {
 }
 
 /// Returns the version of the new room: the requested one, or the default.
-pub(crate) fn version(request: &Request, default: &RoomVersionId) -> Result<RoomVersionId> {
+pub(crate) fn requested_version(
+    request: &Request,
+    default: &RoomVersionId,
+) -> Result<RoomVersionId> {
     let version = request.room_version.as_ref().unwrap_or(default);
-    if matrix::rules(version).is_some() {
+    if matrix::room_version_rules(version).is_some() {
         Ok(version.clone())
     } else {
         Err(Error::UnsupportedRoomVersion(format!(
@@ -66,14 +69,15 @@ pub(crate) fn version(request: &Request, default: &RoomVersionId) -> Result<Room
 }
 
 /// Returns the first events of the room, in the order that the specification requires.
-pub(crate) fn events(
+pub(crate) fn first_events(
     create: &CreateRoom,
     version: &RoomVersionId,
     alias: Option<&OwnedRoomAliasId>,
-) -> Result<Vec<NewEvent>> {
+) -> Result<Vec<EventToSend>> {
     let request = &create.request;
-    check_choices(request)?;
-    if request.invite.len() > MAX_INVITES || request.initial_state.len() > MAX_INITIAL_STATE {
+    check_enum_fields(request)?;
+    if request.invite.len() > MAX_INVITES || request.initial_state.len() > MAX_INITIAL_STATE_EVENTS
+    {
         return Err(Error::invalid_param(
             "too many invitations or state events in one request",
         ));
@@ -83,22 +87,23 @@ pub(crate) fn events(
             "this server cannot invite by e-mail or phone number: it has no identity server",
         ));
     }
-    let rules = matrix::rules(version).map_or(AuthorizationRules::V12, |rules| rules.authorization);
-    let plan = Plan { create, rules };
+    let rules = matrix::room_version_rules(version)
+        .map_or(AuthorizationRules::V12, |rules| rules.authorization);
+    let plan = CreationPlan { create, rules };
     // 1. The m.room.create event itself.
     let mut events = vec![plan.create_event(version)?];
     // 2. An m.room.member event for the creator to join the room.
-    events.push(plan.join()?);
+    events.push(plan.join_event()?);
     // 3. A default m.room.power_levels event.
-    events.push(plan.power_levels()?);
+    events.push(plan.power_levels_event()?);
     // 4. An m.room.canonical_alias event if room_alias_name is given.
     if let Some(alias) = alias {
         let mut content = RoomCanonicalAliasEventContent::new();
         content.alias = Some(alias.clone());
-        events.push(plan.state(&StateEventType::RoomCanonicalAlias, &content)?);
+        events.push(plan.state_event(&StateEventType::RoomCanonicalAlias, &content)?);
     }
     // 5. Events set by the preset.
-    plan.preset_events(&mut events)?;
+    plan.add_preset_events(&mut events)?;
     // 6. Events listed in initial_state, in the order that they are listed.
     for raw in &request.initial_state {
         let state: InitialState = serde_json::from_str(raw.json().get())
@@ -106,7 +111,7 @@ pub(crate) fn events(
         if state.kind == StateEventType::RoomPowerLevels {
             matrix::check_power_levels(&state.content)?;
         }
-        events.push(NewEvent::state(
+        events.push(EventToSend::state(
             create.creator.clone(),
             &state.kind,
             &state.state_key,
@@ -115,13 +120,13 @@ pub(crate) fn events(
     }
     // 7. Events implied by name and topic.
     if let Some(name) = &request.name {
-        events.push(plan.state(
+        events.push(plan.state_event(
             &StateEventType::RoomName,
             &RoomNameEventContent::new(name.clone()),
         )?);
     }
     if let Some(topic) = &request.topic {
-        events.push(plan.state(
+        events.push(plan.state_event(
             &StateEventType::RoomTopic,
             &RoomTopicEventContent::new(topic.clone()),
         )?);
@@ -135,13 +140,13 @@ pub(crate) fn events(
         .iter()
         .filter(|user_id| user_id.server_name() == own);
     for target in here {
-        events.push(plan.invite(target)?);
+        events.push(plan.invite_event(target)?);
     }
     Ok(events)
 }
 
 /// Checks that the preset and the visibility have values that the specification lists.
-fn check_choices(request: &Request) -> Result<()> {
+fn check_enum_fields(request: &Request) -> Result<()> {
     let is_known = |preset: &RoomPreset| {
         matches!(
             preset,
@@ -168,12 +173,12 @@ pub fn check_visibility(visibility: &Visibility) -> Result<()> {
     }
 }
 
-struct Plan<'a> {
+struct CreationPlan<'a> {
     create: &'a CreateRoom,
     rules: AuthorizationRules,
 }
 
-impl Plan<'_> {
+impl CreationPlan<'_> {
     fn preset(&self) -> RoomPreset {
         let by_visibility = || match self.create.request.visibility {
             Visibility::Public => RoomPreset::PublicChat,
@@ -186,8 +191,8 @@ impl Plan<'_> {
             .unwrap_or_else(by_visibility)
     }
 
-    fn state(&self, kind: &StateEventType, content: &impl Serialize) -> Result<NewEvent> {
-        Ok(NewEvent::state(
+    fn state_event(&self, kind: &StateEventType, content: &impl Serialize) -> Result<EventToSend> {
+        Ok(EventToSend::state(
             self.create.creator.clone(),
             kind,
             "",
@@ -195,7 +200,7 @@ impl Plan<'_> {
         ))
     }
 
-    fn create_event(&self, version: &RoomVersionId) -> Result<NewEvent> {
+    fn create_event(&self, version: &RoomVersionId) -> Result<EventToSend> {
         let mut content: Map<String, Value> = match &self.create.request.creation_content {
             Some(raw) => serde_json::from_str(raw.json().get())
                 .map_err(|e| Error::BadJson(format!("creation_content: {e}")))?,
@@ -208,13 +213,13 @@ impl Plan<'_> {
             content.insert("creator".to_owned(), json!(self.create.creator));
         }
         if self.rules.additional_room_creators && self.preset() == RoomPreset::TrustedPrivateChat {
-            self.add_creators(&mut content)?;
+            self.add_invited_creators(&mut content)?;
         }
-        self.state(&StateEventType::RoomCreate, &content)
+        self.state_event(&StateEventType::RoomCreate, &content)
     }
 
     /// Makes the invited users creators too: in a trusted private chat they are as powerful as the creator.
-    fn add_creators(&self, content: &mut Map<String, Value>) -> Result<()> {
+    fn add_invited_creators(&self, content: &mut Map<String, Value>) -> Result<()> {
         let creators = content
             .entry("additional_creators")
             .or_insert_with(|| json!([]));
@@ -233,22 +238,22 @@ impl Plan<'_> {
         Ok(())
     }
 
-    fn join(&self) -> Result<NewEvent> {
+    fn join_event(&self) -> Result<EventToSend> {
         let creator = &self.create.creator;
-        MemberChange::own(creator, Action::Join, self.profile(creator)).event()
+        MemberChange::for_self(creator, MembershipAction::Join, self.profile(creator)).into_event()
     }
 
-    fn invite(&self, target: &OwnedUserId) -> Result<NewEvent> {
+    fn invite_event(&self, target: &OwnedUserId) -> Result<EventToSend> {
         MemberChange {
             sender: self.create.creator.clone(),
             target: target.clone(),
-            action: Action::Invite,
+            action: MembershipAction::Invite,
             profile: self.profile(target),
             reason: None,
             is_direct: self.create.request.is_direct,
             extra: Map::new(),
         }
-        .event()
+        .into_event()
     }
 
     fn profile(&self, user_id: &OwnedUserId) -> MemberProfile {
@@ -260,7 +265,7 @@ impl Plan<'_> {
     }
 
     /// Returns the power levels. They contain the defaults too, because some clients do not know the defaults.
-    fn power_levels(&self) -> Result<NewEvent> {
+    fn power_levels_event(&self) -> Result<EventToSend> {
         let has_almighty_creators = self.rules.explicitly_privilege_room_creators;
         let tombstone = if has_almighty_creators { 150 } else { 100 };
         let mut users = Map::new();
@@ -293,23 +298,23 @@ impl Plan<'_> {
             content.extend(wished);
         }
         matrix::check_power_levels(&to_raw_value(&content)?)?;
-        self.state(&StateEventType::RoomPowerLevels, &content)
+        self.state_event(&StateEventType::RoomPowerLevels, &content)
     }
 
     /// Adds the events of the preset.
     ///
     /// See [the presets in the specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom).
-    fn preset_events(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+    fn add_preset_events(&self, events: &mut Vec<EventToSend>) -> Result<()> {
         let is_public = self.preset() == RoomPreset::PublicChat;
         let join_rule = if is_public { "public" } else { "invite" };
         let rules = json!({ "join_rule": join_rule });
         let history = json!({ "history_visibility": "shared" });
-        events.push(self.state(&StateEventType::RoomJoinRules, &rules)?);
-        events.push(self.state(&StateEventType::RoomHistoryVisibility, &history)?);
+        events.push(self.state_event(&StateEventType::RoomJoinRules, &rules)?);
+        events.push(self.state_event(&StateEventType::RoomHistoryVisibility, &history)?);
         // Without this event guests may not join, so a public room does not need it.
         if !is_public {
             let guests = json!({ "guest_access": "can_join" });
-            events.push(self.state(&StateEventType::RoomGuestAccess, &guests)?);
+            events.push(self.state_event(&StateEventType::RoomGuestAccess, &guests)?);
         }
         Ok(())
     }

@@ -9,18 +9,18 @@ use ruma::{
 };
 use serde_json::{Map, Value, json, value::to_raw_value};
 
-use super::Upgrade;
+use super::RoomUpgrade;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
     rooms::{
-        Action, MemberChange, MemberProfile, NewEvent,
-        memory::room::{Room, Tip},
+        EventToSend, MemberChange, MemberProfile, MembershipAction,
+        memory::room::{Room, RoomTip},
     },
 };
 
 /// The types of the state events that the new room copies from the old one.
-const COPIED: [StateEventType; 8] = [
+const COPIED_STATE_TYPES: [StateEventType; 8] = [
     StateEventType::RoomName,
     StateEventType::RoomTopic,
     StateEventType::RoomAvatar,
@@ -31,9 +31,9 @@ const COPIED: [StateEventType; 8] = [
     StateEventType::RoomJoinRules,
 ];
 /// The most bans, and the most children of a space, that the new room copies. Each of them is an event.
-const MANY: usize = 1_000;
+const MAX_COPIED_EVENTS: usize = 1_000;
 /// Fields of the create event that apply to the old room only and are not copied.
-const OWN_FIELDS: [&str; 4] = [
+const ROOM_SPECIFIC_FIELDS: [&str; 4] = [
     "creator",
     "room_version",
     "predecessor",
@@ -44,19 +44,23 @@ const CREATOR_LEVEL: i64 = 100;
 /// The power level needed to upgrade a room, in versions where creators are above all levels.
 const TOMBSTONE_LEVEL: i64 = 150;
 
-struct Plan<'a> {
+struct UpgradePlan<'a> {
     old: &'a Room,
     state: &'a StateMap,
-    upgrade: &'a Upgrade,
+    upgrade: &'a RoomUpgrade,
     rules: AuthorizationRules,
 }
 
 /// Returns the first events of the room that replaces `old`.
-pub(crate) fn events(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<Vec<NewEvent>> {
-    let rules = matrix::rules(&upgrade.version).ok_or_else(|| {
+pub(crate) fn first_events(
+    old: &Room,
+    tip: &RoomTip,
+    upgrade: &RoomUpgrade,
+) -> Result<Vec<EventToSend>> {
+    let rules = matrix::room_version_rules(&upgrade.version).ok_or_else(|| {
         Error::UnsupportedRoomVersion(format!("room version {} is not supported", upgrade.version))
     })?;
-    let plan = Plan {
+    let plan = UpgradePlan {
         old,
         state: &tip.state,
         upgrade,
@@ -64,33 +68,39 @@ pub(crate) fn events(old: &Room, tip: &Tip, upgrade: &Upgrade) -> Result<Vec<New
     };
     let user_id = &upgrade.user_id;
     let levels = plan.power_levels()?;
-    let raised = plan.raised(&levels);
+    let raised = plan.raised_power_levels(&levels);
     let mut events = vec![
-        plan.create(tip)?,
-        MemberChange::own(user_id, Action::Join, upgrade.profile.clone()).event()?,
-        plan.state(&StateEventType::RoomPowerLevels, "", &json!(raised))?,
+        plan.create_event(tip)?,
+        MemberChange::for_self(user_id, MembershipAction::Join, upgrade.profile.clone())
+            .into_event()?,
+        plan.state_event(&StateEventType::RoomPowerLevels, "", &json!(raised))?,
     ];
-    for kind in COPIED {
+    for kind in COPIED_STATE_TYPES {
         if let Some(pdu) = plan.state.get(&kind, "") {
-            let content = plan.content(&kind, pdu);
-            events.push(plan.state(&kind, "", &json!(content))?);
+            let content = plan.copied_content(&kind, pdu);
+            events.push(plan.state_event(&kind, "", &json!(content))?);
         }
     }
-    if let Some(aliases) = plan.own_aliases() {
-        events.push(plan.state(&StateEventType::RoomCanonicalAlias, "", &aliases)?);
+    if let Some(aliases) = plan.own_aliases_content() {
+        events.push(plan.state_event(&StateEventType::RoomCanonicalAlias, "", &aliases)?);
     }
-    plan.add_children(&mut events)?;
+    plan.add_space_children(&mut events)?;
     plan.add_bans(&mut events)?;
     if raised != levels {
-        events.push(plan.state(&StateEventType::RoomPowerLevels, "", &json!(levels))?);
+        events.push(plan.state_event(&StateEventType::RoomPowerLevels, "", &json!(levels))?);
     }
     Ok(events)
 }
 
-impl Plan<'_> {
-    fn state(&self, kind: &StateEventType, state_key: &str, content: &Value) -> Result<NewEvent> {
+impl UpgradePlan<'_> {
+    fn state_event(
+        &self,
+        kind: &StateEventType,
+        state_key: &str,
+        content: &Value,
+    ) -> Result<EventToSend> {
         let user_id = self.upgrade.user_id.clone();
-        Ok(NewEvent::state(
+        Ok(EventToSend::state(
             user_id,
             kind,
             state_key,
@@ -98,10 +108,10 @@ impl Plan<'_> {
         ))
     }
 
-    fn create(&self, tip: &Tip) -> Result<NewEvent> {
+    fn create_event(&self, tip: &RoomTip) -> Result<EventToSend> {
         let kind = StateEventType::RoomCreate;
         let mut content: Map<String, Value> = self.state.content(&kind).unwrap_or_default();
-        for field in OWN_FIELDS {
+        for field in ROOM_SPECIFIC_FIELDS {
             content.remove(field);
         }
         let mut predecessor = json!({ "room_id": self.old.room_id });
@@ -120,7 +130,7 @@ impl Plan<'_> {
         if !creators.is_empty() {
             content.insert("additional_creators".to_owned(), json!(creators));
         }
-        self.state(&kind, "", &json!(content))
+        self.state_event(&kind, "", &json!(content))
     }
 
     fn additional_creators(&self) -> Vec<&OwnedUserId> {
@@ -139,22 +149,22 @@ impl Plan<'_> {
         let kind = StateEventType::RoomPowerLevels;
         let mut content: Map<String, Value> = self.state.content(&kind).unwrap_or_default();
         if self.rules.integer_power_levels {
-            content.values_mut().for_each(make_integer);
+            content.values_mut().for_each(convert_to_integers);
         }
-        let mut users = object(content.remove("users"));
+        let mut users = object_or_empty(content.remove("users"));
         if self.rules.explicitly_privilege_room_creators {
             users.remove(self.upgrade.user_id.as_str());
             for creator in self.additional_creators() {
                 users.remove(creator.as_str());
             }
-            let mut events = object(content.remove("events"));
+            let mut events = object_or_empty(content.remove("events"));
             let level = events.get("m.room.tombstone").and_then(Value::as_i64);
             if level.is_none_or(|level| level < TOMBSTONE_LEVEL) {
                 events.insert("m.room.tombstone".to_owned(), json!(TOMBSTONE_LEVEL));
             }
             content.insert("events".to_owned(), Value::Object(events));
         } else {
-            for creator in self.almighty()? {
+            for creator in self.privileged_creators()? {
                 users.insert(creator.to_string(), json!(CREATOR_LEVEL));
             }
         }
@@ -163,7 +173,7 @@ impl Plan<'_> {
     }
 
     /// Returns the creators of the old room, if its version puts creators above all levels.
-    fn almighty(&self) -> Result<Vec<OwnedUserId>> {
+    fn privileged_creators(&self) -> Result<Vec<OwnedUserId>> {
         let rules = &self.old.rules.authorization;
         let create = self.state.get(&StateEventType::RoomCreate, "");
         let Some(create) = create.filter(|_| rules.explicitly_privilege_room_creators) else {
@@ -175,21 +185,21 @@ impl Plan<'_> {
     }
 
     /// Returns temporary power levels with which the user may send all other first events.
-    fn raised(&self, levels: &Map<String, Value>) -> Map<String, Value> {
+    fn raised_power_levels(&self, levels: &Map<String, Value>) -> Map<String, Value> {
         let mut raised = levels.clone();
         if self.rules.explicitly_privilege_room_creators {
             return raised;
         }
-        let highest = levels.values().filter_map(highest).max();
+        let highest = levels.values().filter_map(highest_level).max();
         let needed = highest.unwrap_or(0).max(CREATOR_LEVEL);
-        let mut users = object(raised.remove("users"));
+        let mut users = object_or_empty(raised.remove("users"));
         users.insert(self.upgrade.user_id.to_string(), json!(needed));
         raised.insert("users".to_owned(), Value::Object(users));
         raised
     }
 
     /// Returns the content of a state event. A join rule that the new version does not support becomes `invite`.
-    fn content(&self, kind: &StateEventType, pdu: &Pdu) -> Value {
+    fn copied_content(&self, kind: &StateEventType, pdu: &Pdu) -> Value {
         let rule = pdu.content_str("join_rule").map(JoinRuleKind::from);
         let is_known = match rule {
             Some(JoinRuleKind::Knock) => self.rules.knocking,
@@ -204,55 +214,55 @@ impl Plan<'_> {
     }
 
     /// Returns the aliases of this server, which move to the new room.
-    fn own_aliases(&self) -> Option<Value> {
+    fn own_aliases_content(&self) -> Option<Value> {
         let server = self.upgrade.user_id.server_name();
-        let (own, _) = aliases(self.state, server)?;
+        let (own, _) = split_aliases(self.state, server)?;
         (!own.is_empty()).then_some(Value::Object(own))
     }
 
-    fn add_children(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+    fn add_space_children(&self, events: &mut Vec<EventToSend>) -> Result<()> {
         let kind = StateEventType::SpaceChild;
-        for pdu in self.state.of_type(&kind).take(MANY) {
+        for pdu in self.state.of_type(&kind).take(MAX_COPIED_EVENTS) {
             let content: Map<String, Value> = pdu.content_as().unwrap_or_default();
             if let Some(child) = &pdu.state_key
                 && content.contains_key("via")
             {
-                events.push(self.state(&kind, child, &Value::Object(content))?);
+                events.push(self.state_event(&kind, child, &Value::Object(content))?);
             }
         }
         Ok(())
     }
 
-    fn add_bans(&self, events: &mut Vec<NewEvent>) -> Result<()> {
+    fn add_bans(&self, events: &mut Vec<EventToSend>) -> Result<()> {
         let members = self.state.of_type(&StateEventType::RoomMember);
         let banned = members.filter(|pdu| pdu.membership() == Some(MembershipState::Ban));
-        for pdu in banned.take(MANY) {
+        for pdu in banned.take(MAX_COPIED_EVENTS) {
             let Some(target) = pdu.member().map(UserId::to_owned) else {
                 continue;
             };
             let ban = MemberChange {
                 sender: self.upgrade.user_id.clone(),
                 target,
-                action: Action::Ban,
+                action: MembershipAction::Ban,
                 profile: MemberProfile::default(),
                 reason: pdu.content_str("reason"),
                 is_direct: false,
                 extra: Map::new(),
             };
-            events.push(ban.event()?);
+            events.push(ban.into_event()?);
         }
         Ok(())
     }
 }
 
 /// Returns the old room's aliases without those of this server, or `None` if this server has none of them.
-pub(crate) fn aliases_of_others(tip: &Tip, server: &ServerName) -> Option<Map<String, Value>> {
-    let (own, others) = aliases(&tip.state, server)?;
+pub(crate) fn aliases_of_others(tip: &RoomTip, server: &ServerName) -> Option<Map<String, Value>> {
+    let (own, others) = split_aliases(&tip.state, server)?;
     (!own.is_empty()).then_some(others)
 }
 
 /// Splits a room's aliases into those of a server and the others.
-fn aliases(
+fn split_aliases(
     state: &StateMap,
     server: &ServerName,
 ) -> Option<(Map<String, Value>, Map<String, Value>)> {
@@ -276,7 +286,7 @@ fn aliases(
     Some((own, others))
 }
 
-fn object(value: Option<Value>) -> Map<String, Value> {
+fn object_or_empty(value: Option<Value>) -> Map<String, Value> {
     match value {
         Some(Value::Object(object)) => object,
         _ => Map::new(),
@@ -284,17 +294,17 @@ fn object(value: Option<Value>) -> Map<String, Value> {
 }
 
 /// Replaces text levels by integers: old room versions allow texts.
-fn make_integer(value: &mut Value) {
+fn convert_to_integers(value: &mut Value) {
     match value {
-        Value::Object(levels) => levels.values_mut().for_each(make_integer),
+        Value::Object(levels) => levels.values_mut().for_each(convert_to_integers),
         Value::String(level) => *value = json!(level.trim().parse::<i64>().unwrap_or(0)),
         _ => {}
     }
 }
 
-fn highest(value: &Value) -> Option<i64> {
+fn highest_level(value: &Value) -> Option<i64> {
     match value {
-        Value::Object(levels) => levels.values().filter_map(highest).max(),
+        Value::Object(levels) => levels.values().filter_map(highest_level).max(),
         other => other.as_i64(),
     }
 }

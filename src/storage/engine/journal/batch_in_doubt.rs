@@ -1,11 +1,11 @@
 //! Batches in doubt: the database was asked to commit them, and did not answer.
 
-use super::{Batch, Read, Savepoint, Writer};
+use super::{JournalWriter, ReadAccess, SavepointState, WriteBatch};
 use crate::error::{Error, Result};
 
 /// A batch of which it is not known whether it was stored.
 pub(super) struct DoubtfulBatch {
-    batch: Batch,
+    batch: WriteBatch,
     /// The number that its commit wrote.
     number: i64,
     /// The reason why there was no answer.
@@ -25,27 +25,27 @@ pub(super) enum CommitError {
     },
 }
 
-impl Writer {
+impl JournalWriter {
     /// Asks the database to commit.
     pub(super) async fn run_commit(&mut self) -> Result<()> {
         #[cfg(test)]
         match std::mem::take(&mut self.fault) {
-            Fault::None => {}
-            Fault::NotCommitted => return Err(Fault::error()),
-            Fault::AnswerLost => {
-                self.conn.run("COMMIT").await?;
-                return Err(Fault::error());
+            CommitFault::None => {}
+            CommitFault::NotCommitted => return Err(CommitFault::error()),
+            CommitFault::AnswerLost => {
+                self.conn.run_sql("COMMIT").await?;
+                return Err(CommitFault::error());
             }
         }
-        self.conn.run("COMMIT").await
+        self.conn.run_sql("COMMIT").await
     }
 
     /// Puts the open batch in doubt until the database says whether it stored it.
-    pub(super) fn doubt(&mut self, number: i64, error: Error) {
+    pub(super) fn put_in_doubt(&mut self, number: i64, error: Error) {
         tracing::warn!(%error, "a commit was not answered: checking whether it took place");
-        self.savepoint = Savepoint::None;
-        self.lost = true;
-        self.in_doubt = self.open.take().map(|batch| DoubtfulBatch {
+        self.savepoint = SavepointState::None;
+        self.connection_lost = true;
+        self.in_doubt = self.open_batch.take().map(|batch| DoubtfulBatch {
             batch,
             number,
             error,
@@ -57,11 +57,11 @@ impl Writer {
     /// # Errors
     ///
     /// When the database does not answer: the batch stays in doubt.
-    pub(super) async fn settle_doubt(&mut self) -> Result<()> {
+    pub(super) async fn resolve_doubt(&mut self) -> Result<()> {
         if self.in_doubt.is_none() {
             return Ok(());
         }
-        if let Err(error) = self.conn.give_up().await {
+        if let Err(error) = self.conn.abort_transaction().await {
             tracing::debug!(%error, "a lost connection does not answer");
         }
         // The writer's lock is only free when the former connection is closed, and with it its commit is over.
@@ -73,14 +73,14 @@ impl Writer {
         let Some(doubtful) = self.in_doubt.take() else {
             return Ok(());
         };
-        self.lost = false;
+        self.connection_lost = false;
         if stored == Some(doubtful.number) {
             tracing::info!("a batch whose commit was not answered was stored");
-            self.tell(&doubtful.batch);
+            self.announce_batch(&doubtful.batch);
         } else {
             let DoubtfulBatch { batch, error, .. } = doubtful;
             tracing::error!(%error, "a batch of changes could not be written");
-            self.tell_loss(Some(batch), &error);
+            self.report_lost_batch(Some(batch), &error);
         }
         Ok(())
     }
@@ -89,7 +89,7 @@ impl Writer {
 /// The fault that a test causes in the next commit.
 #[cfg(test)]
 #[derive(Default)]
-pub(super) enum Fault {
+pub(super) enum CommitFault {
     #[default]
     None,
     /// The connection breaks before the database commits.
@@ -99,7 +99,7 @@ pub(super) enum Fault {
 }
 
 #[cfg(test)]
-impl Fault {
+impl CommitFault {
     fn error() -> Error {
         Error::Unavailable("the connection is lost".to_owned())
     }

@@ -6,10 +6,10 @@ use super::*;
 use crate::storage::{Db, testing::TestDb};
 
 #[derive(Default)]
-struct Notes(StdMutex<Vec<Position>>);
+struct PositionLog(StdMutex<Vec<Position>>);
 
-impl Follower for Notes {
-    fn committed(&self, changes: &[(Position, Change)]) {
+impl JournalFollower for PositionLog {
+    fn committed(&self, changes: &[(Position, JournalChange)]) {
         self.0
             .lock()
             .unwrap()
@@ -18,17 +18,17 @@ impl Follower for Notes {
     fn failed(&self) {}
 }
 
-fn change() -> Change {
-    Change::ToDevice { user: 1, device: 1 }
+fn change() -> JournalChange {
+    JournalChange::ToDevice { user: 1, device: 1 }
 }
 
 async fn store(tx: &mut WriteTx, text: &str) {
     tx.intern(text).await.unwrap();
-    let position = tx.position();
+    let position = tx.next_position();
     tx.publish(position, change());
 }
 
-async fn stored(test: &TestDb) -> i64 {
+async fn count_stored(test: &TestDb) -> i64 {
     let mut conn = test.db.read().await.unwrap();
     conn.query("SELECT COUNT(*) FROM strings")
         .fetch_scalar()
@@ -38,10 +38,10 @@ async fn stored(test: &TestDb) -> i64 {
 }
 
 #[tokio::test]
-async fn concurrent_writes_are_all_stored_and_told_in_order() {
+async fn concurrent_writes_are_announced_in_order() {
     let test = TestDb::new().await;
-    let notes = Arc::new(Notes::default());
-    test.db.journal().follow(notes.clone());
+    let notes = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(notes.clone());
 
     let writers = (0..64).map(|n| {
         let db = test.db.clone();
@@ -55,15 +55,15 @@ async fn concurrent_writes_are_all_stored_and_told_in_order() {
 
     let told = notes.0.lock().unwrap().clone();
     assert_eq!(told, (1..=64).collect::<Vec<_>>());
-    assert_eq!(stored(&test).await, 64);
-    assert_eq!(test.db.journal().published(), 64);
+    assert_eq!(count_stored(&test).await, 64);
+    assert_eq!(test.db.journal().published_position(), 64);
 }
 
 #[tokio::test]
-async fn a_write_that_is_dropped_leaves_no_trace_and_harms_no_neighbour() {
+async fn a_dropped_write_leaves_no_trace() {
     let test = TestDb::new().await;
-    let notes = Arc::new(Notes::default());
-    test.db.journal().follow(notes.clone());
+    let notes = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(notes.clone());
 
     let mut before = test.db.write().await.unwrap();
     store(&mut before, "before").await;
@@ -74,19 +74,23 @@ async fn a_write_that_is_dropped_leaves_no_trace_and_harms_no_neighbour() {
     let mut after = test.db.write().await.unwrap();
     store(&mut after, "after").await;
     after.commit().await.unwrap();
-    before.durable().await.unwrap();
+    before.wait_until_durable().await.unwrap();
 
-    assert_eq!(stored(&test).await, 2);
+    assert_eq!(count_stored(&test).await, 2);
     assert_eq!(*notes.0.lock().unwrap(), vec![1, 3]);
     let mut conn = test.db.read().await.unwrap();
     assert_eq!(
-        test.db.strings.find(&mut conn, "dropped").await.unwrap(),
+        test.db
+            .strings
+            .find_number(&mut conn, "dropped")
+            .await
+            .unwrap(),
         None
     );
 }
 
 #[tokio::test]
-async fn a_statement_that_fails_spoils_only_its_own_turn() {
+async fn a_failed_statement_affects_only_its_own_turn() {
     let test = TestDb::new().await;
 
     let mut tx = test.db.write().await.unwrap();
@@ -101,11 +105,11 @@ async fn a_statement_that_fails_spoils_only_its_own_turn() {
     store(&mut tx, "good").await;
     tx.commit().await.unwrap();
 
-    assert_eq!(stored(&test).await, 1);
+    assert_eq!(count_stored(&test).await, 1);
 }
 
 #[tokio::test]
-async fn positions_go_on_after_a_restart() {
+async fn positions_continue_after_a_restart() {
     let test = TestDb::new().await;
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "one").await;
@@ -114,27 +118,27 @@ async fn positions_go_on_after_a_restart() {
     let test = test.reopen().await;
     let mut tx = test.db.write().await.unwrap();
 
-    assert_eq!(tx.position(), 2);
+    assert_eq!(tx.next_position(), 2);
 }
 
 #[tokio::test]
-async fn after_a_batch_was_lost_the_next_write_connects_anew() {
+async fn the_next_write_after_a_lost_batch_reconnects() {
     let test = TestDb::new().await;
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "lost").await;
     let broken = Error::Unavailable("the disk is full".to_owned());
-    tx.writer.lose(&broken).await;
+    tx.writer.discard_batch(&broken).await;
     drop(tx);
 
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "kept").await;
     tx.commit().await.unwrap();
 
-    assert_eq!(stored(&test).await, 1);
+    assert_eq!(count_stored(&test).await, 1);
 }
 
 #[tokio::test]
-async fn callers_that_vanish_at_any_moment_neither_block_nor_lose_others() {
+async fn dropped_callers_neither_block_nor_lose_other_writes() {
     let test = TestDb::new().await;
 
     let writers = (0..100_u64).map(|n| {
@@ -145,15 +149,15 @@ async fn callers_that_vanish_at_any_moment_neither_block_nor_lose_others() {
             tx.commit().await.unwrap();
         };
         let polls = if n % 5 == 0 { n / 5 } else { u64::MAX };
-        test.tasks.spawn(vanish_after(write, polls))
+        test.tasks.spawn(drop_after_polls(write, polls))
     });
     futures_util::future::join_all(writers).await;
 
-    assert!(stored(&test).await >= 80);
+    assert!(count_stored(&test).await >= 80);
 }
 
 /// Polls a future at most the given number of times, and then drops it.
-async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
+async fn drop_after_polls(future: impl Future<Output = ()>, polls: u64) {
     let mut future = Box::pin(future);
     let mut left = polls;
     std::future::poll_fn(|cx| {
@@ -167,7 +171,7 @@ async fn vanish_after(future: impl Future<Output = ()>, polls: u64) {
 }
 
 /// Writes in a batch whose commit fails as `fault` says. Returns the outcome for the writer.
-async fn written_with(test: &TestDb, fault: batch_in_doubt::Fault) -> Result<()> {
+async fn write_with_fault(test: &TestDb, fault: batch_in_doubt::CommitFault) -> Result<()> {
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "doubtful").await;
     tx.writer.fault = fault;
@@ -175,38 +179,38 @@ async fn written_with(test: &TestDb, fault: batch_in_doubt::Fault) -> Result<()>
 }
 
 #[tokio::test]
-async fn a_batch_that_was_stored_is_told_although_the_answer_was_lost() {
+async fn a_stored_batch_is_announced_although_its_answer_was_lost() {
     let test = TestDb::new().await;
-    let notes = Arc::new(Notes::default());
-    test.db.journal().follow(notes.clone());
+    let notes = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(notes.clone());
 
-    let written = written_with(&test, batch_in_doubt::Fault::AnswerLost).await;
+    let written = write_with_fault(&test, batch_in_doubt::CommitFault::AnswerLost).await;
 
     assert!(written.is_ok());
-    assert_eq!(stored(&test).await, 1);
+    assert_eq!(count_stored(&test).await, 1);
     assert_eq!(*notes.0.lock().unwrap(), vec![1]);
-    assert_eq!(test.db.journal().published(), 1);
+    assert_eq!(test.db.journal().published_position(), 1);
 }
 
 #[tokio::test]
-async fn a_batch_without_answer_that_was_not_stored_is_lost_for_all_who_wrote_in_it() {
+async fn an_unanswered_batch_that_was_not_stored_is_lost() {
     let test = TestDb::new().await;
-    let notes = Arc::new(Notes::default());
-    test.db.journal().follow(notes.clone());
+    let notes = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(notes.clone());
 
-    let written = written_with(&test, batch_in_doubt::Fault::NotCommitted).await;
+    let written = write_with_fault(&test, batch_in_doubt::CommitFault::NotCommitted).await;
 
     assert!(matches!(written, Err(Error::Unavailable(_))));
-    assert_eq!(stored(&test).await, 0);
+    assert_eq!(count_stored(&test).await, 0);
     assert!(notes.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_batch_that_takes_no_position_is_found_out_about_as_well() {
+async fn doubt_about_a_batch_without_positions_is_resolved() {
     let test = TestDb::new().await;
     for (fault, is_stored) in [
-        (batch_in_doubt::Fault::AnswerLost, true),
-        (batch_in_doubt::Fault::NotCommitted, false),
+        (batch_in_doubt::CommitFault::AnswerLost, true),
+        (batch_in_doubt::CommitFault::NotCommitted, false),
     ] {
         let mut tx = test.db.write().await.unwrap();
         tx.intern(&format!("{is_stored}")).await.unwrap();
@@ -217,15 +221,15 @@ async fn a_batch_that_takes_no_position_is_found_out_about_as_well() {
 }
 
 #[tokio::test]
-async fn writes_go_on_after_a_batch_was_in_doubt() {
+async fn writes_continue_after_a_batch_was_in_doubt() {
     let test = TestDb::new().await;
-    let notes = Arc::new(Notes::default());
-    test.db.journal().follow(notes.clone());
+    let notes = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(notes.clone());
     for fault in [
-        batch_in_doubt::Fault::AnswerLost,
-        batch_in_doubt::Fault::NotCommitted,
+        batch_in_doubt::CommitFault::AnswerLost,
+        batch_in_doubt::CommitFault::NotCommitted,
     ] {
-        drop(written_with(&test, fault).await);
+        drop(write_with_fault(&test, fault).await);
 
         let mut tx = test.db.write().await.unwrap();
         store(&mut tx, "after").await;
@@ -238,11 +242,11 @@ async fn writes_go_on_after_a_batch_was_in_doubt() {
 }
 
 #[tokio::test]
-async fn the_journal_says_that_nothing_can_be_stored_until_something_is() {
+async fn the_journal_reports_a_problem_until_a_write_succeeds() {
     let test = TestDb::new().await;
 
     let mut tx = test.db.write().await.unwrap();
-    tx.writer.lose(&Error::StorageFull).await;
+    tx.writer.discard_batch(&Error::StorageFull).await;
     drop(tx);
     let problem = test.db.health().problem();
     let mut tx = test.db.write().await.unwrap();

@@ -4,24 +4,27 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use super::{Change, Outcome, Position, Raw, Read, Savepoint, Strings, Writer};
+use super::{
+    BatchOutcome, InternedStrings, JournalChange, JournalWriter, Position, RawConnection,
+    ReadAccess, SavepointState,
+};
 use crate::error::{Error, Result};
 
 /// A turn to write. If it is dropped without [`WriteTx::commit`] or [`WriteTx::release`], nothing is written.
 pub struct WriteTx {
-    pub(super) writer: OwnedMutexGuard<Writer>,
-    changes: Vec<(Position, Change)>,
+    pub(super) writer: OwnedMutexGuard<JournalWriter>,
+    changes: Vec<(Position, JournalChange)>,
     interned: Vec<(Arc<str>, i64)>,
 }
 
-impl Read for WriteTx {
-    fn raw(&mut self) -> Raw<'_> {
+impl ReadAccess for WriteTx {
+    fn raw(&mut self) -> RawConnection<'_> {
         self.writer.conn.raw()
     }
 }
 
 impl WriteTx {
-    pub(super) fn new(writer: OwnedMutexGuard<Writer>) -> Self {
+    pub(super) fn new(writer: OwnedMutexGuard<JournalWriter>) -> Self {
         Self {
             writer,
             changes: Vec::new(),
@@ -30,19 +33,19 @@ impl WriteTx {
     }
 
     /// Takes the next position, for the rows of a change.
-    pub fn position(&mut self) -> Position {
+    pub fn next_position(&mut self) -> Position {
         let position = self.writer.next_position;
         self.writer.next_position += 1;
         position
     }
 
     /// Leaves positions free before the next one, for changes that belong there and may come later.
-    pub fn leave_room(&mut self, places: i64) {
+    pub fn reserve_positions(&mut self, places: i64) {
         self.writer.next_position += places;
     }
 
     /// Registers a change that the commit will announce. It is not announced after a roll-back.
-    pub fn publish(&mut self, position: Position, change: Change) {
+    pub fn publish(&mut self, position: Position, change: JournalChange) {
         self.changes.push((position, change));
     }
 
@@ -51,57 +54,57 @@ impl WriteTx {
     /// # Errors
     ///
     /// When the batch has been lost.
-    pub fn release(mut self) -> Result<Pending> {
+    pub fn release(mut self) -> Result<PendingWrite> {
         let interned = std::mem::take(&mut self.interned);
         let mut changes = std::mem::take(&mut self.changes);
-        let Some(batch) = self.writer.open.as_mut() else {
+        let Some(batch) = self.writer.open_batch.as_mut() else {
             return Err(Error::Unavailable(
                 "the journal has no open batch".to_owned(),
             ));
         };
         batch.changes.append(&mut changes);
         let outcome = batch.outcome.subscribe();
-        self.writer.savepoint = Savepoint::Kept;
+        self.writer.savepoint = SavepointState::Kept;
         if !interned.is_empty() {
-            self.writer.shared.strings.remember(interned);
+            self.writer.shared.strings.cache_pairs(interned);
         }
-        Ok(Pending { outcome })
+        Ok(PendingWrite { outcome })
     }
 
     /// Waits until the write is on disk and the followers have received it.
     pub async fn commit(self) -> Result<()> {
-        self.release()?.durable().await
+        self.release()?.wait_until_durable().await
     }
 
-    pub(in crate::storage) fn strings(&self) -> &Strings {
+    pub(in crate::storage) fn strings(&self) -> &InternedStrings {
         &self.writer.shared.strings
     }
 
-    pub(in crate::storage) fn interned(&self, text: &str) -> Option<i64> {
+    pub(in crate::storage) fn interned_number(&self, text: &str) -> Option<i64> {
         self.interned
             .iter()
             .find(|(known, _)| &**known == text)
             .map(|(_, number)| *number)
     }
 
-    pub(in crate::storage) fn note_interned(&mut self, text: &str, number: i64) {
+    pub(in crate::storage) fn record_interned(&mut self, text: &str, number: i64) {
         self.interned.push((Arc::from(text), number));
     }
 }
 
 /// A write in a batch that is not yet on disk.
 #[must_use = "nothing may be answered before it is durable"]
-pub struct Pending {
-    outcome: watch::Receiver<Outcome>,
+pub struct PendingWrite {
+    outcome: watch::Receiver<BatchOutcome>,
 }
 
-impl Pending {
+impl PendingWrite {
     /// Waits until the batch is on disk.
     ///
     /// # Errors
     ///
     /// When the batch was lost: nothing of it was stored.
-    pub async fn durable(mut self) -> Result<()> {
+    pub async fn wait_until_durable(mut self) -> Result<()> {
         let outcome = self.outcome.wait_for(Option::is_some).await;
         match outcome.as_deref() {
             Ok(Some(Ok(()))) => Ok(()),
