@@ -1,11 +1,11 @@
-//! What the system tells of a process.
+//! Memory and processor time of a process, as reported by the operating system.
 
 use std::fs;
 
-/// What one tick of a processor's time is in milliseconds, on every Linux that is in use.
+/// Length of one tick of processor time in milliseconds, on every Linux that is in use.
 const TICK_MS: f64 = 10.0;
 
-/// The memory that a process holds.
+/// Returns the resident memory of a process in MiB.
 pub(crate) fn memory_mib(id: u32) -> f64 {
     let status = about(id, "status");
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -13,11 +13,11 @@ pub(crate) fn memory_mib(id: u32) -> f64 {
     kib.and_then(|kib| kib.parse::<f64>().ok()).expect("a size") / 1024.0
 }
 
-/// The processor's time that a process has used, in milliseconds.
+/// Returns the processor time that a process has used, in milliseconds.
 pub(crate) fn cpu_ms(id: u32) -> f64 {
     let stat = about(id, "stat");
-    // The name of the program, in brackets, may hold spaces.
-    let (_, fields) = stat.rsplit_once(") ").expect("the name is in brackets");
+    // The name of the program, in parentheses, may contain spaces.
+    let (_, fields) = stat.rsplit_once(") ").expect("the name is in parentheses");
     let fields: Vec<&str> = fields.split(' ').collect();
     let ticks = |at: usize| fields[at].parse::<f64>().expect("a count of ticks");
     let (user, system) = (11, 12);
@@ -26,5 +26,5 @@ pub(crate) fn cpu_ms(id: u32) -> f64 {
 
 fn about(id: u32, what: &str) -> String {
     let path = format!("/proc/{id}/{what}");
-    fs::read_to_string(path).expect("the system tells of the process")
+    fs::read_to_string(path).expect("the process is running")
 }

@@ -1,15 +1,15 @@
-//! How fast rooms of other servers are, on this machine: `cargo bench --bench federation`.
+//! Measures the speed of rooms on other servers, on this machine: `cargo bench --bench federation`.
 //!
-//! It starts the program with SQLite on a fresh folder, and plays another server that has big rooms and much to say,
-//! over TLS on the loopback address. What it says is signed beforehand; the rest of its work takes its part of the
-//! processor.
+//! It starts the program with SQLite on a new folder, and acts as another server with large rooms and many events, over
+//! TLS on the loopback address. Its events are signed beforehand; the rest of its work takes a share of the processor
+//! time.
 
 #![expect(
     clippy::disallowed_types,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a measurement ends where it fails, says what it found, and needs no standard errors"
+    reason = "a measurement stops at its first failure, prints its results, and needs no standard errors"
 )]
 
 mod peer;
@@ -25,16 +25,16 @@ use tokio::time::{Instant, timeout};
 
 use self::{peer::Peer, room::BigRoom, server::Server};
 
-/// Members of the rooms that are joined.
+/// Member counts of the rooms that the server joins.
 const MEMBERS: [usize; 2] = [1_000, 10_000];
-/// Events that come while everything is well, and the rooms that they are spread over.
+/// Number of events that the server receives in normal operation, and the numbers of rooms over which they are spread.
 const RECEIVED: usize = 10_000;
 const SPREADS: [usize; 2] = [1, 50];
-/// Events that the server misses.
+/// Number of events that the server misses.
 const MISSED: usize = 10_000;
-/// PDUs of a transaction: the most that the specification allows.
+/// PDUs in a transaction: the maximum of the specification.
 const PDUS: usize = 50;
-/// How long all of it may take.
+/// Time limit for the whole measurement.
 const PATIENCE: Duration = Duration::from_mins(20);
 
 #[tokio::main]
@@ -57,23 +57,23 @@ async fn measure() {
     miss(&mut server, &peer).await;
 }
 
-/// Measures how long it takes to come into a room.
+/// Measures the time to join a room.
 async fn join(server: &Server, peer: &Peer, members: usize) {
     let room_id = peer.has(BigRoom::of(&peer.key, members));
     let begin = Instant::now();
     server.joins(&room_id, &peer.name).await;
     let usable = begin.elapsed();
     let joined = server.joined_members(&room_id).await;
-    assert_eq!(joined, members + 2, "everybody is there");
+    assert_eq!(joined, members + 2, "all members are known");
     println!(
-        "a room of {members} members: joined in {:.2} s, everybody told after {:.2} s, resident memory {:.1} MiB",
+        "a room of {members} members: joined in {:.2} s, all members listed after {:.2} s, resident memory {:.1} MiB",
         usable.as_secs_f64(),
         begin.elapsed().as_secs_f64(),
         server.memory_mib()
     );
 }
 
-/// Measures how many events a second come in from one server, a transaction after the other.
+/// Measures the number of events per second that the server receives from one server, one transaction after the other.
 async fn receive(server: &Server, peer: &Peer, spread: usize) {
     let mut rooms = Vec::new();
     for _ in 0..spread {
@@ -88,7 +88,9 @@ async fn receive(server: &Server, peer: &Peer, spread: usize) {
     let begin = Instant::now();
     for pdus in said.chunks(PDUS) {
         let answer = peer.sends(server, pdus).await;
-        let refused = answer["pdus"].as_object().expect("it says how they fared");
+        let refused = answer["pdus"]
+            .as_object()
+            .expect("the answer has a result for each PDU");
         let refused = refused
             .values()
             .find(|of_one| of_one.get("error").is_some());
@@ -97,14 +99,14 @@ async fn receive(server: &Server, peer: &Peer, spread: usize) {
     let took = begin.elapsed().as_secs_f64();
     let events = f64::from(u32::try_from(RECEIVED).expect("is small"));
     println!(
-        "{RECEIVED} events into {spread} rooms: {:.0} a second, {:.2} ms of the processor for each, resident memory {:.1} MiB",
+        "{RECEIVED} events into {spread} rooms: {:.0} a second, {:.2} ms of processor time each, resident memory {:.1} MiB",
         events / took,
         (server.cpu_ms() - cpu) / events,
         server.memory_mib()
     );
 }
 
-/// Measures how long it takes until a server that was away shows the newest of what it missed.
+/// Measures the time until a server that was stopped shows the newest of the events that it missed.
 async fn miss(server: &mut Server, peer: &Peer) {
     let room_id = peer.has(BigRoom::of(&peer.key, 10));
     server.joins(&room_id, &peer.name).await;

@@ -1,4 +1,4 @@
-//! The other server, as far as the measured one asks it something.
+//! The other server, with the endpoints that the measured server uses.
 
 use std::{
     collections::HashMap,
@@ -35,9 +35,9 @@ use crate::{
     server::Server,
 };
 
-/// Where servers listen whose names have no port.
+/// The port of servers whose names have no port.
 const PORT: u16 = 8448;
-/// Later than any measurement runs: in 2100.
+/// A time later than any measurement runs: in 2100.
 const FAR_AWAY: i64 = 4_102_444_800_000;
 
 type Rooms = Arc<Mutex<HashMap<String, BigRoom>>>;
@@ -70,12 +70,12 @@ impl Peer {
         peer
     }
 
-    /// Returns the file of the authority that both servers trust.
+    /// Returns the certificate file of the authority that both servers trust.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// Makes a certificate and its key for an address; returns their files.
+    /// Creates a certificate and its key for an address, and returns their files.
     pub(crate) fn certificate(&self, address: Ipv4Addr) -> [PathBuf; 2] {
         let (certificate, key) = issue(&self.issuer, address);
         [("crt", certificate.pem()), ("key", key.serialize_pem())].map(|(kind, pem)| {
@@ -85,17 +85,20 @@ impl Peer {
         })
     }
 
-    /// Takes a room into what it has; returns its id.
+    /// Adds a room to this server and returns its id.
     pub(crate) fn has(&self, room: BigRoom) -> String {
         let id = room.id.clone();
         lock(&self.rooms).insert(id.clone(), room);
         id
     }
 
-    /// Says something in a room, and sends it nobody.
+    /// Creates a message in a room, without sending it.
     pub(crate) fn says(&self, room_id: &str) -> Event {
         let mut rooms = lock(&self.rooms);
-        rooms.get_mut(room_id).expect("has it").says(&self.key)
+        rooms
+            .get_mut(room_id)
+            .expect("the room exists")
+            .says(&self.key)
     }
 
     /// Sends events in one transaction.
@@ -139,7 +142,7 @@ impl Peer {
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("ring has them")
+            .expect("ring supports them")
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("the certificate can be used");
@@ -243,7 +246,7 @@ fn answer(rooms: &Rooms, room: &str, tell: impl FnOnce(&mut BigRoom) -> Value) -
         .ok_or(StatusCode::NOT_FOUND)
 }
 
-/// Returns what was said before something, or up to it.
+/// Returns the messages before an event, including the event itself if `with_itself` is set.
 fn before<'a>(room: &'a BigRoom, id: &str, limit: u64, with_itself: bool) -> &'a [Event] {
     let at = room.said.iter().position(|event| event.id == id);
     let end = at.map_or(0, |at| at + usize::from(with_itself));
@@ -276,10 +279,10 @@ fn issue(issuer: &Issuer<'static, KeyPair>, address: Ipv4Addr) -> (rcgen::Certif
     (certificate, key)
 }
 
-/// Returns an address of this machine that nobody else has.
+/// Returns a loopback address that no other process uses.
 pub(crate) fn unused_address() -> Ipv4Addr {
     let [a, b, c, _] = rand::random::<u32>().to_be_bytes();
-    // 127.0.0.0/16 is for everybody else.
+    // Other processes use 127.0.0.0/16.
     Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254))
 }
 
@@ -294,7 +297,7 @@ impl Listener for TlsListener {
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         loop {
-            let (stream, address) = self.listener.accept().await.expect("it listens");
+            let (stream, address) = self.listener.accept().await.expect("the listener accepts");
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }

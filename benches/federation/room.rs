@@ -1,4 +1,4 @@
-//! Rooms of the other server: a line of events, each after the other.
+//! Rooms of the other server, whose events form a single line.
 
 use parlour::matrix::{self, SigningKey};
 use ruma::{
@@ -12,7 +12,7 @@ use serde_json::{Value, json, value::RawValue};
 /// The version of the rooms.
 pub(crate) const VERSION: RoomVersionId = RoomVersionId::V11;
 
-/// An event, and its id.
+/// An event with its id.
 #[derive(Clone)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -24,16 +24,16 @@ pub(crate) struct BigRoom {
     pub(crate) id: String,
     rules: RoomVersionRules,
     creator: String,
-    /// Its state, the first four of which allow everything else.
+    /// The state of the room; its first four events authorise all others.
     pub(crate) state: Vec<Event>,
-    /// All that was said after the measured server came in, oldest first.
+    /// All messages since the measured server joined, oldest first.
     pub(crate) said: Vec<Event>,
     newest: Option<String>,
     depth: u64,
 }
 
 impl BigRoom {
-    /// Makes a room that a user made, and that others joined.
+    /// Creates a room with a creator and this number of further members.
     pub(crate) fn of(key: &SigningKey, members: usize) -> Self {
         let server = key.server_name();
         let mut room = Self {
@@ -71,12 +71,12 @@ impl BigRoom {
         room
     }
 
-    /// Returns what the state of the room rests on.
+    /// Returns the auth chain of the room's state.
     pub(crate) fn auth_chain(&self) -> &[Event] {
         &self.state[..4]
     }
 
-    /// Returns the join of a user that their server is to sign.
+    /// Returns the join event of a user, to be signed by the user's server.
     pub(crate) fn template(&self, user_id: &UserId) -> Value {
         let content = json!({ "membership": "join" });
         let mut event = self.unsigned((user_id.as_str(), "m.room.member"), &content);
@@ -84,7 +84,7 @@ impl BigRoom {
         event
     }
 
-    /// Takes the join of a user of the measured server.
+    /// Adds the join of a user of the measured server.
     pub(crate) fn takes(&mut self, join: &CanonicalJsonObject) {
         let event = named(join, &self.rules);
         self.newest = Some(event.id.clone());
@@ -92,7 +92,7 @@ impl BigRoom {
         self.state.push(event);
     }
 
-    /// Says something.
+    /// Adds a message and returns it.
     pub(crate) fn says(&mut self, key: &SigningKey) -> Event {
         let content = json!({ "msgtype": "m.text", "body": format!("I say this for the {}th time", self.depth) });
         let creator = self.creator.clone();
@@ -116,7 +116,7 @@ impl BigRoom {
 
     fn unsigned(&self, (sender, kind): (&str, &str), content: &Value) -> Value {
         let is_member = kind == "m.room.member";
-        // Members are allowed by the create event, the power levels and the join rules, others by their membership.
+        // Create event, power levels and join rules authorise memberships; other events need the sender's membership.
         let allowing = [0, 2, if is_member { 3 } else { 1 }];
         let auth_events: Vec<&String> = allowing
             .into_iter()
@@ -136,7 +136,8 @@ impl BigRoom {
     }
 
     fn signs(&mut self, key: &SigningKey, event: Value) -> Event {
-        let mut object: CanonicalJsonObject = serde_json::from_value(event).expect("is canonical");
+        let mut object: CanonicalJsonObject =
+            serde_json::from_value(event).expect("is canonical JSON");
         key.hash_and_sign(&mut object, &self.rules)
             .expect("is signed");
         let event = named(&object, &self.rules);

@@ -1,4 +1,4 @@
-//! The measured program as a child process, and a user of it.
+//! The measured program as a child process, with one registered user.
 
 use std::{
     fs,
@@ -25,9 +25,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server that trusts the other, with somebody who is registered.
+    /// Starts a server that trusts the other one, and registers a user.
     pub(crate) async fn start(peer: &Peer) -> Self {
-        // Beside what cargo builds: the system's folder for temporary files may be in memory.
+        // The folder is in cargo's target directory, since the system's temporary folder may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let address = unused_address();
         let config = config(peer, address);
@@ -51,7 +51,7 @@ impl Server {
         server
     }
 
-    /// Stops the server in order, and starts it again when something is done.
+    /// Stops the server cleanly, runs a function, and starts the server again.
     pub(crate) fn restarts_after(&mut self, meanwhile: impl FnOnce()) {
         let kill = format!("kill -TERM {}", self.child.id());
         let told = Command::new("sh").args(["-c", &kill]).status();
@@ -79,7 +79,7 @@ impl Server {
         self.ask(self.http.get(url)).await
     }
 
-    /// Reads what was said in a room, page by page; returns how many messages there were.
+    /// Reads the messages of a room backwards, page by page, and returns their number.
     pub(crate) async fn reads_back(&self, room_id: &str, enough: usize) -> usize {
         let (mut read, mut from) = (0, String::new());
         loop {
@@ -97,23 +97,23 @@ impl Server {
         }
     }
 
-    /// Gives the server a transaction.
+    /// Sends a transaction to the server.
     pub(crate) async fn takes(&self, path: &str, body: String, proof: &str) -> Value {
         let request = self.http.put(format!("{}{path}", self.address)).body(body);
         let answer = request.header("authorization", proof).send().await;
-        let answer = answer.expect("it answers");
+        let answer = answer.expect("the server answers");
         let status = answer.status();
         let told: Value = answer.json().await.expect("is JSON");
         assert!(status.is_success(), "{status}: {told}");
         told
     }
 
-    /// The memory that the process holds.
+    /// Returns the resident memory of the process in MiB.
     pub(crate) fn memory_mib(&self) -> f64 {
         process::memory_mib(self.child.id())
     }
 
-    /// The processor's time that the process has used, in milliseconds.
+    /// Returns the processor time that the process has used, in milliseconds.
     pub(crate) fn cpu_ms(&self) -> f64 {
         process::cpu_ms(self.child.id())
     }
@@ -180,9 +180,9 @@ fn run(folder: &tempfile::TempDir) -> (Child, String) {
         .spawn()
         .expect("the program starts");
     let mut line = String::new();
-    let told = child.stdout.as_mut().expect("its output is ours");
+    let told = child.stdout.as_mut().expect("its output is piped");
     let read = BufReader::new(told).read_line(&mut line);
-    read.expect("it tells its address");
+    read.expect("it prints its address");
     let address = line.trim().rsplit(' ').next().expect("the line has words");
     (child, address.to_owned())
 }

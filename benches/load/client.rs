@@ -1,4 +1,4 @@
-//! Clients: they send, and they wait for what others send.
+//! Clients that send messages and wait for the messages of others.
 
 use std::{
     sync::{
@@ -21,10 +21,10 @@ use tokio_tungstenite::{
     },
 };
 
-/// What is said: as long as people's messages are.
+/// A message of a typical length.
 const TEXT: &str = "A message of the length that people send, with a word or two more in it.";
 
-/// A room and those who are in it.
+/// A room with its members.
 pub(crate) struct Room {
     pub(crate) id: Arc<str>,
     pub(crate) members: Vec<Client>,
@@ -42,7 +42,7 @@ impl Room {
     }
 }
 
-/// Somebody who is logged in.
+/// A logged-in user.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -72,7 +72,7 @@ impl Client {
         self.send_text(room_id, TEXT).await;
     }
 
-    /// Adds as many push rules with wildcards as a user may have, and a thousand without.
+    /// Adds the maximum number of push rules with wildcards, and a thousand without.
     pub(crate) async fn adds_costly_push_rules(&self) {
         let wildcards = (0..32).map(|n| format!("{n}*a?b*c?d*e*"));
         let words = (0..1_000).map(|n| format!("word {n}"));
@@ -121,13 +121,13 @@ impl Client {
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A client that knows everything up to now.
+/// A client that has received everything up to now.
 pub(crate) enum Listener {
     Sync { client: Client, since: String },
     Socket(Box<Socket>),
 }
 
-/// A client that waits for what comes next.
+/// A client that waits for the next event.
 pub(crate) enum Waiting {
     Sync {
         client: Client,
@@ -157,17 +157,17 @@ impl Listener {
         let protocol = "m.json".parse().expect("is a header");
         headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
         let connected = connect_async(request).await;
-        let (socket, _) = connected.expect("the server takes the WebSocket");
+        let (socket, _) = connected.expect("the server accepts the WebSocket");
         Self::Socket(Box::new(socket))
     }
 
-    /// Begins to wait, and returns when the server knows.
+    /// Starts to wait, and returns when the server has the request.
     pub(crate) async fn wait(self) -> Waiting {
         match self {
             Self::Sync { client, since } => {
                 let (mut answer, waiting) = (JoinSet::new(), client.clone());
                 answer.spawn(async move { waiting.sync(Some(&since)).await });
-                // Nothing tells when a request has begun to wait; this is enough for it on the loopback address.
+                // The start of the wait cannot be observed; this time is long enough on the loopback address.
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 Waiting::Sync { client, answer }
             }
@@ -177,11 +177,11 @@ impl Listener {
 }
 
 impl Waiting {
-    /// Waits until a message of the room is there.
+    /// Waits until a message of the room arrives.
     pub(crate) async fn message(self, room_id: &str) -> Listener {
         match self {
             Self::Sync { client, mut answer } => {
-                let answer = answer.join_next().await.expect("it waits");
+                let answer = answer.join_next().await.expect("the request is waiting");
                 let mut answer = answer.expect("the sync ends");
                 while !has_message(&answer, room_id) {
                     answer = client.sync(Some(text(&answer["next_batch"]))).await;
@@ -190,8 +190,8 @@ impl Waiting {
                 Listener::Sync { client, since }
             }
             Self::Socket(mut socket) => loop {
-                let frame = socket.next().await.expect("the channel is open");
-                if let Message::Text(update) = frame.expect("the channel is open") {
+                let frame = socket.next().await.expect("the WebSocket is open");
+                if let Message::Text(update) = frame.expect("the WebSocket is open") {
                     let update = serde_json::from_str(&update).expect("is JSON");
                     if has_message(&update, room_id) {
                         return Listener::Socket(socket);

@@ -1,14 +1,14 @@
-//! How fast the server is, on this machine: `cargo bench --bench load`.
+//! Measures the speed of the server, on this machine: `cargo bench --bench load`.
 //!
-//! It starts the program with SQLite on a fresh folder (full durability, as always) and without rate limits, and
+//! It starts the program with SQLite on a new folder (full durability, as always) and without rate limits, and
 //! measures it from outside, over HTTP and WebSocket on the loopback address. The load comes from the same machine
-//! and takes its part of the processor: what is said here is less than the server can do alone.
+//! and takes a share of the processor time: the results are lower than the server can reach alone.
 
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a measurement ends where it fails, and says what it found"
+    reason = "a measurement stops at its first failure, and prints its results"
 )]
 
 mod client;
@@ -28,7 +28,7 @@ use self::{
     server::Server,
 };
 
-/// How often the start is measured.
+/// Number of starts that are measured.
 const STARTS: usize = 10;
 /// Messages that one sender sends, one after the other.
 const SENT_BY_ONE: usize = 1_000;
@@ -36,7 +36,7 @@ const SENT_BY_ONE: usize = 1_000;
 const SENT_BY_MANY: usize = 9_000;
 const SENDERS: usize = 32;
 const ROOMS: usize = 4;
-/// Messages whose way to a waiting client is measured.
+/// Number of messages whose delivery to a waiting client is measured.
 const DELIVERED: usize = 300;
 /// Messages that are sent to a member with costly push rules.
 const SENT_TO_COSTLY_RULES: usize = 100;
@@ -44,7 +44,7 @@ const SENT_TO_COSTLY_RULES: usize = 100;
 const LONG_TEXT_BYTES: usize = 50_000;
 /// Messages that are sent before anything is measured.
 const WARM_UP: usize = 100;
-/// How long the sending of one part may take; it is measured over what was sent by then.
+/// Time limit for the sending of one part; the result covers the messages that were sent within it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[tokio::main]
@@ -77,7 +77,7 @@ async fn measure() {
     costly_rules(room).await;
 }
 
-/// Measures what the most costly push rules that one member may have cost a long message.
+/// Measures the cost of the most expensive push rules that one member may have, for a long message.
 async fn costly_rules(room: &Room) {
     let (sender, member) = (&room.members[0], &room.members[1]);
     let text = "a b".repeat(LONG_TEXT_BYTES / 3);
@@ -102,7 +102,7 @@ async fn send_long(sender: &Client, room_id: &str, text: &str) -> Vec<Duration> 
     took
 }
 
-/// Measures how long it takes from the start of the program to its first answer.
+/// Measures the time from the start of the program to its first answer.
 async fn start() {
     let mut fresh = Vec::new();
     let mut again = Vec::new();
@@ -122,7 +122,7 @@ async fn start() {
     );
 }
 
-/// Registers everybody and makes the rooms, each with its share of the people.
+/// Registers all users and creates the rooms, each with an equal share of the users.
 async fn gather(server: &Server) -> Vec<Room> {
     let mut rooms = Vec::new();
     for room in 0..ROOMS {
@@ -135,7 +135,7 @@ async fn gather(server: &Server) -> Vec<Room> {
     rooms
 }
 
-/// Measures how fast `senders` people send `count` messages, each waiting for its answer before the next.
+/// Measures the rate at which `senders` users send `count` messages, each waiting for its answer before the next.
 async fn sending(server: &Server, rooms: &[Room], senders: usize, count: usize) {
     let cpu_before = server.cpu_ms();
     let begin = Instant::now();
@@ -149,7 +149,7 @@ async fn sending(server: &Server, rooms: &[Room], senders: usize, count: usize) 
     );
 }
 
-/// Lets `senders` people, spread over the rooms, send `count` messages together; returns how long each took.
+/// Lets `senders` users, spread over the rooms, send `count` messages together, and returns the duration of each send.
 async fn send_all(rooms: &[Room], senders: usize, count: usize) -> Vec<Duration> {
     let until = Instant::now() + PATIENCE;
     let mut sending = JoinSet::new();
@@ -169,7 +169,7 @@ async fn send_all(rooms: &[Room], senders: usize, count: usize) -> Vec<Duration>
     sending.join_all().await.concat()
 }
 
-/// Measures how long a message takes from its sending until a client that waits has it.
+/// Measures the time from sending a message until a waiting client has it.
 async fn delivery(to: &str, room: &Room, mut listener: Listener) {
     let mut took = Vec::new();
     for _ in 0..DELIVERED {
@@ -185,7 +185,7 @@ async fn delivery(to: &str, room: &Room, mut listener: Listener) {
     println!("from the sending to {to}: {}", told(&mut took));
 }
 
-/// The median and the 99th percentile.
+/// Formats the median and the 99th percentile.
 fn told(took: &mut [Duration]) -> String {
     took.sort();
     let at = |percent: usize| ms(took[(took.len() - 1) * percent / 100]);

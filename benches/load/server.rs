@@ -1,4 +1,4 @@
-//! The program as a child process, and what the system tells of it.
+//! The program as a child process, with its memory and processor time.
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,7 +13,7 @@ use crate::process;
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
-    /// How long it took from the start of the program to its first answer.
+    /// Time from the start of the program to its first answer.
     pub(crate) started_in: Duration,
     folder: tempfile::TempDir,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with a new data directory.
     pub(crate) async fn start() -> Self {
-        // Beside what cargo builds: the system's folder for temporary files may be in memory.
+        // The folder is in cargo's target directory, since the system's temporary folder may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let (child, address, started_in) = run(&folder).await;
         Self {
@@ -32,7 +32,7 @@ impl Server {
         }
     }
 
-    /// Stops the server in order, and starts it again on the same data.
+    /// Stops the server cleanly, and starts it again on the same data.
     pub(crate) async fn restart(&mut self) {
         let kill = format!("kill -TERM {}", self.child.id());
         let told = Command::new("sh").args(["-c", &kill]).status();
@@ -42,12 +42,12 @@ impl Server {
         (self.child, self.address, self.started_in) = run(&self.folder).await;
     }
 
-    /// The memory that the process holds.
+    /// Returns the resident memory of the process in MiB.
     pub(crate) fn memory_mib(&self) -> f64 {
         process::memory_mib(self.child.id())
     }
 
-    /// The processor's time that the process has used, in milliseconds.
+    /// Returns the processor time that the process has used, in milliseconds.
     pub(crate) fn cpu_ms(&self) -> f64 {
         process::cpu_ms(self.child.id())
     }
@@ -73,11 +73,11 @@ async fn run(folder: &tempfile::TempDir) -> (Child, String, Duration) {
         .spawn()
         .expect("the program starts");
     let mut line = String::new();
-    let told = child.stdout.as_mut().expect("its output is ours");
+    let told = child.stdout.as_mut().expect("its output is piped");
     let read = BufReader::new(told).read_line(&mut line);
-    read.expect("it tells its address");
+    read.expect("it prints its address");
     let address = line.trim().rsplit(' ').next().expect("the line has words");
     let answer = reqwest::get(format!("{address}/_matrix/client/versions")).await;
-    assert!(answer.expect("it answers").status().is_success());
+    assert!(answer.expect("the server answers").status().is_success());
     (child, address.to_owned(), begin.elapsed())
 }

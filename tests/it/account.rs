@@ -1,4 +1,4 @@
-//! One's own account: who one is, another password, the end, and what the server can do.
+//! A user's own account: identity, password changes, deactivation, and capabilities.
 
 use reqwest::Method;
 use serde_json::{Value, json};

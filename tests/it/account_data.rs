@@ -1,4 +1,4 @@
-//! What clients keep about a user. That of rooms is tested beside the code.
+//! Account data that clients store about a user. Unit tests cover the account data of rooms.
 
 use serde_json::json;
 
@@ -163,7 +163,7 @@ async fn account_data_of_a_user_is_bounded_in_all() {
     refused.expect_error(413, "M_TOO_LARGE");
     let others = path(&bob.id, "org.example");
     bob.client.put(&others, content.clone()).await.expect_ok();
-    // What is replaced counts no more.
+    // Replaced content no longer counts.
     let smaller = path(&alice.id, "org.example.0");
     alice
         .client

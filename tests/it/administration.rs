@@ -1,4 +1,4 @@
-//! What administrators may do to an account: suspend it, lock it, and see where it is logged in.
+//! Administrators can suspend an account, lock it, and see its sessions.
 
 use serde_json::json;
 
@@ -108,7 +108,7 @@ async fn only_administrators_restrict_and_never_each_other() {
 
     for what in ["lock", "suspend"] {
         let at = |user: &str| format!("{ADMIN}/{what}/{user}");
-        // Who is no administrator does not even learn who has an account.
+        // A user who is not an administrator cannot even find out which accounts exist.
         for user in [alice.id.as_str(), "@nobody:localhost", "@a:elsewhere.org"] {
             let asked = alice.client.get(&at(user)).await;
             asked.expect_error(403, "M_FORBIDDEN");

@@ -1,4 +1,4 @@
-//! What users do in rooms, and what they are told of them, as the tests say it.
+//! Helpers for the actions of users in rooms and for reading their syncs.
 
 use std::{
     fmt::Write as _,
@@ -9,45 +9,45 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Server, User};
 
-/// Makes each transaction id another one.
+/// Counts transactions, so that each transaction id is different.
 static TRANSACTIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Returns a transaction id that nobody used before.
+/// Returns a transaction id that has not been used before.
 pub(crate) fn new_transaction() -> String {
     format!("txn{}", TRANSACTIONS.fetch_add(1, Ordering::SeqCst))
 }
 
-/// Returns the path of something in a room.
+/// Returns the client API path of a resource in a room.
 pub(crate) fn in_room(room: &str, rest: &str) -> String {
     format!("/_matrix/client/v3/rooms/{room}/{rest}")
 }
 
-/// Writes a text so that it can stand in a path or a query.
+/// Percent-encodes a text for a path or a query.
 pub(crate) fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() {
             encoded.push(char::from(byte));
         } else {
-            write!(encoded, "%{byte:02X}").expect("a string takes everything");
+            write!(encoded, "%{byte:02X}").expect("writing to a string succeeds");
         }
     }
     encoded
 }
 
-/// Returns a filter as it stands in a query.
+/// Returns the `filter` query parameter for a filter.
 pub(crate) fn filtered(filter: &Value) -> String {
     format!("filter={}", encoded(&filter.to_string()))
 }
 
-/// Returns the text in a field of each event.
+/// Returns the text of a field (a JSON pointer) in each event that has it.
 pub(crate) fn each<'a>(events: &'a Value, field: &str) -> Vec<&'a str> {
     let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
     let texts = events.iter().map(|event| event.pointer(field));
     texts.filter_map(|text| text?.as_str()).collect()
 }
 
-/// Returns what the messages among the events say.
+/// Returns the bodies of the messages among the events.
 pub(crate) fn said(events: &Value) -> Vec<&str> {
     each(events, "/content/body")
 }
@@ -79,7 +79,7 @@ pub(crate) fn state<'a>(sync: &'a Value, room: &str) -> &'a Value {
     &sync["rooms"]["join"][room]["state"]["events"]
 }
 
-/// Returns the content of something ephemeral of a room in a sync.
+/// Returns the content of an ephemeral event of a room in a sync.
 pub(crate) fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> &'a Value {
     let events = sync["rooms"]["join"][room]["ephemeral"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();
@@ -87,20 +87,20 @@ pub(crate) fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> &'a Valu
     found.map_or(&Value::Null, |event| &event["content"])
 }
 
-/// Returns how many unread messages of a room a sync tells, and how many of them are highlights.
+/// Returns the unread notification count and the highlight count of a room in a sync.
 pub(crate) fn unread(sync: &Value, room: &str) -> (u64, u64) {
     let counts = &sync["rooms"]["join"][room]["unread_notifications"];
     let count = |name: &str| counts[name].as_u64().expect("a count");
     (count("notification_count"), count("highlight_count"))
 }
 
-/// Returns the token up to which a sync tells.
+/// Returns the `next_batch` token of a sync.
 pub(crate) fn next(sync: &Value) -> &str {
     sync["next_batch"].as_str().expect("a token")
 }
 
 impl User {
-    /// Returns this user at a server that was started again.
+    /// Returns this user as a client of a restarted server.
     pub(crate) fn at(self, server: &Server) -> Self {
         Self {
             client: server.client().with_token(&self.token),
@@ -134,7 +134,7 @@ impl User {
             .await
     }
 
-    /// Does something in a room that needs no more than a body.
+    /// Posts a body to a resource of a room and returns the answer.
     pub(crate) async fn tries(&self, room: &str, what: &str, body: Value) -> Answer {
         self.client.post(&in_room(room, what), body).await
     }
@@ -194,7 +194,7 @@ impl User {
     }
 
     pub(crate) async fn tries_to_redact(&self, room: &str, target: &str) -> Answer {
-        let target = encoded(target); // ids of room version 3 have slashes
+        let target = encoded(target); // event ids of room version 3 contain slashes
         let path = in_room(room, &format!("redact/{target}/{}", new_transaction()));
         self.client.put(&path, json!({ "reason": "spam" })).await
     }
@@ -211,7 +211,7 @@ impl User {
         self.client.put(&path, body).await.expect_ok();
     }
 
-    /// Gets something of a room.
+    /// Gets a resource of a room.
     pub(crate) async fn asks(&self, room: &str, what: &str) -> Answer {
         self.client.get(&in_room(room, what)).await
     }
@@ -221,7 +221,7 @@ impl User {
         self.asks(room, &format!("state/{kind}")).await.expect_ok()
     }
 
-    /// Returns the content of somebody's member event.
+    /// Returns the content of a user's member event.
     pub(crate) async fn member(&self, room: &str, user: &User) -> Value {
         self.state(room, &format!("m.room.member/{}", user.id))
             .await
@@ -239,17 +239,17 @@ impl User {
             .expect_ok()
     }
 
-    /// Syncs for the first time.
+    /// Makes an initial sync.
     pub(crate) async fn syncs(&self) -> Value {
         self.syncs_with("").await
     }
 
-    /// Syncs from where another sync ended, without waiting for news.
+    /// Syncs from the end of another sync, without waiting for new events.
     pub(crate) async fn syncs_after(&self, sync: &Value) -> Value {
         self.syncs_with(&format!("since={}", next(sync))).await
     }
 
-    /// Syncs from where another sync ended, and waits for news.
+    /// Syncs from the end of another sync, and waits for new events.
     pub(crate) async fn waits_after(&self, sync: &Value) -> Value {
         self.syncs_with(&format!("since={}&timeout=30000", next(sync)))
             .await

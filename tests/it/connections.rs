@@ -1,4 +1,4 @@
-//! Connections that nobody uses are closed, and none of them keeps others out. Time-outs are one second here.
+//! Unused connections are closed, and none of them blocks other clients. The time-outs here are one second.
 
 use futures_util::{SinkExt, StreamExt};
 use parlour::config::Config;
@@ -19,10 +19,10 @@ use crate::{
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty `SETTINGS` frame.
 const HTTP2_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-/// A `SETTINGS` frame that lets the server send no data before the client asks for them.
+/// A `SETTINGS` frame that forbids the server to send data before the client opens the window.
 const HTTP2_NO_WINDOW: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
 
-/// More than the systems on both sides buffer.
+/// A size larger than the buffers of the operating system on both sides.
 const FILE_BYTES: usize = 30 * 1024 * 1024;
 
 fn impatient(config: &mut Config) {
@@ -40,19 +40,19 @@ async fn connect(server: &Server) -> TcpStream {
         .expect("the server listens")
 }
 
-/// Sends bytes, and returns all that the server sends before it closes the connection.
+/// Sends bytes, and returns everything that the server sends before it closes the connection.
 async fn answer_until_closed(server: &Server, bytes: &[u8]) -> String {
     let mut stream = connect(server).await;
     stream.write_all(bytes).await.expect("the server reads");
     let mut answer = Vec::new();
-    // A reset connection is closed, too.
+    // A reset connection counts as closed.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// `GET` in the static table of HPACK, and the flags of a frame after which no body comes.
+/// `GET` in the static table of HPACK, and the flags of a frame without a following body.
 const HTTP2_GET: (u8, u8) = (0x82, 0x05);
-/// `POST`, and the flags of a frame that a body follows.
+/// `POST` in the static table of HPACK, and the flags of a frame with a following body.
 const HTTP2_POST: (u8, u8) = (0x83, 0x04);
 
 /// Returns the `HEADERS` frame of a request over HTTP/2.
@@ -61,7 +61,7 @@ fn http2_head((method, flags): (u8, u8), path: &str) -> Vec<u8> {
         let length = u8::try_from(text.len()).expect("is short");
         [&[index, length], text.as_bytes()].concat()
     };
-    // `:method` and `:scheme: http` have one byte each.
+    // `:method` and `:scheme: http` take one byte each.
     let block = [
         vec![method, 0x86],
         literal(4, path),
@@ -69,7 +69,7 @@ fn http2_head((method, flags): (u8, u8), path: &str) -> Vec<u8> {
     ]
     .concat();
     let length = u8::try_from(block.len()).expect("is short");
-    // It is of stream 1.
+    // The frame belongs to stream 1.
     [vec![0, 0, length, 1, flags, 0, 0, 0, 1], block].concat()
 }
 
@@ -178,7 +178,7 @@ async fn a_client_that_takes_nothing_of_an_answer_loses_its_connection() {
     let server = Server::with(|config| {
         impatient(config);
         config.connections.max_open_per_address = 1;
-        // The one connection of the client that uploads is kept open otherwise.
+        // Otherwise the single connection of the uploading client would be closed as idle.
         config.connections.idle_timeout_seconds = 60;
     })
     .await;
@@ -203,7 +203,7 @@ async fn a_client_that_takes_nothing_of_an_answer_loses_its_connection() {
 
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
-    assert!(rest.len() < FILE_BYTES, "all of it was sent");
+    assert!(rest.len() < FILE_BYTES, "the whole file was sent");
 }
 
 /// Connects again and again until the server answers, and returns the connection after the first byte of the answer.
@@ -283,7 +283,7 @@ async fn a_websocket_outlives_the_timeouts() {
     );
     let (mut socket, _) = connect_async(url).await.expect("connects");
 
-    // This request waits for longer than any time-out.
+    // This request waits longer than any time-out.
     let first = alice
         .client
         .get("/_matrix/client/v3/sync")
@@ -340,8 +340,8 @@ async fn a_login_whose_body_is_too_large_is_answered_with_413() {
     answer.expect_error(413, "M_TOO_LARGE");
 }
 
-/// Writes a whole request with a large body before it reads the first byte, as many clients do, and returns what the
-/// server answers to it, and then to a second request on the same connection.
+/// Writes a whole request with a large body before reading the first byte, as many clients do, and returns the
+/// server's answers to this request and to a second one on the same connection.
 async fn answers_after_writing(server: &Server, line: &str, token: &str) -> String {
     let mut stream = connect(server).await;
     let head = format!(
@@ -399,7 +399,7 @@ async fn a_body_without_end_closes_the_connection() {
     let mut written = 0_u64;
     while stream.write_all(&chunk).await.is_ok() {
         written += 1;
-        assert!(written < 1024, "the server reads on and on");
+        assert!(written < 1024, "the server does not stop reading");
     }
 }
 
@@ -421,5 +421,8 @@ async fn a_server_stops_while_it_discards_a_body() {
     let head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
     let _stream = admitted(&server, head).await;
 
-    assert!(server.running.stop().await, "something went on");
+    assert!(
+        server.running.stop().await,
+        "the server did not stop cleanly"
+    );
 }

@@ -1,8 +1,8 @@
-//! What was answered with success survives `kill -9`, and everybody hears of it once.
+//! Requests that were answered with success survive `kill -9`, and every user sees them exactly once.
 //!
-//! Some people send to rooms and devices as fast as they can, and synchronise, until the server is killed in the
-//! middle of it; then it is started again on the same data. That is done in rounds with what is learnt in one held
-//! against all that come.
+//! Several users send to rooms and devices as fast as they can, and sync, until the server is killed while they do so;
+//! then it is started again on the same data. This is repeated in rounds, and each round checks the results of all
+//! earlier rounds, too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,20 +24,20 @@ use crate::{
 const ROUNDS: usize = 30;
 const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const ROOMS: usize = 3;
-/// Each sends one letter after the other.
+/// Each sender sends one item after the other.
 const SENDERS_OF_EACH: usize = 2;
-/// The server is killed after so many answers at most.
+/// The maximum number of answers before the server is killed.
 const MOST_ANSWERS: usize = 80;
-/// Of so many letters, one goes to a person's devices; the others go to rooms.
+/// One of this many items goes to a user's devices; the others go to rooms.
 const TO_DEVICE_EVERY: usize = 4;
-/// Decides when the server is killed.
+/// Seed for the random moments at which the server is killed.
 const SEED: u64 = 1_957;
-/// How long all of it may take; what waits for longer waits for ever.
+/// Time limit for the whole test; anything that takes longer is considered stuck.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// `{"room":{"timeline":{"limit":1000}}}`: more than is sent in a round, so that nothing is left out.
+/// `{"room":{"timeline":{"limit":1000}}}`: more than is sent in a round, so that no timeline is limited.
 const FILTER: &str = "%7B%22room%22:%7B%22timeline%22:%7B%22limit%22:1000%7D%7D%7D";
 
-/// An event's id and its text.
+/// The id and the text of an event.
 type Said = (String, String);
 
 #[tokio::test]
@@ -55,20 +55,23 @@ async fn what_was_acknowledged_survives_a_kill_and_is_told_once() {
             people.catch_up(&server).await;
             people.check(&server).await;
         }
-        assert!(people.letters().count() > ROUNDS * 8, "little was sent");
+        assert!(
+            people.letters().count() > ROUNDS * 8,
+            "only a few items were sent"
+        );
         site.kill();
     };
 
     let in_time = tokio::time::timeout(PATIENCE, all).await;
 
-    in_time.expect("it ends in time");
+    in_time.expect("the test ends in time");
 }
 
-/// The data, and the server that works on it.
+/// A data directory and the server that runs on it.
 struct Site {
     child: Option<Child>,
     address: String,
-    // They go last, in this order.
+    // These are dropped last, in this order.
     database: Database,
     folder: tempfile::TempDir,
 }
@@ -100,7 +103,7 @@ impl Site {
         Client::of(&self.address)
     }
 
-    /// Lets everybody send and synchronise, and kills the server after so many answers to what was sent.
+    /// Lets all users send and sync, and kills the server after this many answers to sent items.
     async fn kill_while(&mut self, people: People, answers: usize) -> People {
         let server = Client::of(&self.address);
         let (answered, mut counted) = mpsc::unbounded_channel();
@@ -112,7 +115,7 @@ impl Site {
             outboxes.spawn(outbox.send_on_and_on(server.clone(), answered.clone()));
         }
         for _ in 0..answers {
-            counted.recv().await.expect("somebody sends");
+            counted.recv().await.expect("some user sends");
         }
         self.kill();
         People {
@@ -125,13 +128,13 @@ impl Site {
     fn kill(&mut self) {
         let child = self.child.as_mut().expect("the server runs");
         child.kill().expect("the server is killed");
-        child.wait().expect("the server is gone");
+        child.wait().expect("the server has ended");
     }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // A test that failed leaves no server behind.
+        // A failed test must not leave a server running.
         if let Some(child) = &mut self.child {
             let _ = child.kill();
             let _ = child.wait();
@@ -139,7 +142,7 @@ impl Drop for Site {
     }
 }
 
-/// Everybody, and the rooms that all of them are in.
+/// All users, and the rooms that all of them have joined.
 struct People {
     rooms: Vec<String>,
     inboxes: Vec<Inbox>,
@@ -198,7 +201,7 @@ impl People {
         }
     }
 
-    /// Sends again, with the same transaction ids, what nobody answered.
+    /// Sends everything that was not answered again, with the same transaction ids.
     async fn retry_what_was_lost(&mut self, server: &Client) {
         for outbox in &mut self.outboxes {
             if let Some(letter) = outbox.lost.take() {
@@ -208,14 +211,14 @@ impl People {
         }
     }
 
-    /// Everybody synchronises once: that has to be enough.
+    /// Makes one sync for each user, which has to be enough to catch up.
     async fn catch_up(&mut self, server: &Client) {
         for inbox in &mut self.inboxes {
             inbox.sync(server, 0).await.expect("the server answers");
         }
     }
 
-    /// Holds what everybody sent against the history of the rooms and against what everybody heard.
+    /// Compares the items that all users sent with the history of the rooms and with the items that each user received.
     async fn check(&self, server: &Client) {
         let reader = server.with_token(&self.inboxes[0].token);
         for room in &self.rooms {
@@ -236,7 +239,11 @@ impl People {
             for inbox in &self.inboxes {
                 let heard = inbox.heard.get(room);
                 let heard = heard.map_or(&[][..], Vec::as_slice);
-                assert_eq!(heard, history, "what {} heard of {room}", inbox.user_id);
+                assert_eq!(
+                    heard, history,
+                    "messages that {} received from {room}",
+                    inbox.user_id
+                );
             }
         }
         for inbox in &self.inboxes {
@@ -245,32 +252,32 @@ impl People {
             let sent = self.letters().filter(|letter| letter.to == to_me);
             let sent: BTreeSet<&str> = sent.map(|letter| letter.name.as_str()).collect();
             let got: BTreeSet<&str> = inbox.letters.iter().map(String::as_str).collect();
-            assert_eq!(got, sent, "the letters to {}", inbox.user_id);
+            assert_eq!(got, sent, "items sent to {}", inbox.user_id);
         }
     }
 
-    /// Every letter that the server acknowledged.
+    /// Returns every item that the server acknowledged.
     fn letters(&self) -> impl Iterator<Item = &Letter> {
         self.outboxes.iter().flat_map(|outbox| &outbox.sent)
     }
 }
 
-/// Where a letter goes.
+/// The target of an item.
 #[derive(Clone, PartialEq, Eq)]
 enum To {
     Room(String),
     Person(String),
 }
 
-/// Something sent once; its name is its transaction id and its text.
+/// An item that is sent once; its name is both its transaction id and its text.
 struct Letter {
     name: String,
     to: To,
-    /// What the server called it, if it went to a room.
+    /// The event id from the server, if the item went to a room.
     event_id: Option<String>,
 }
 
-/// What one of a person's senders sends.
+/// One of a user's senders, with the items that it has sent.
 struct Outbox {
     name: String,
     token: String,
@@ -294,14 +301,14 @@ impl Outbox {
         }
     }
 
-    /// Sends one letter after the other until the server is gone.
+    /// Sends one item after the other until the server is gone.
     async fn send_on_and_on(mut self, server: Client, answered: mpsc::UnboundedSender<()>) -> Self {
         loop {
             let letter = self.write();
             if !self.send(&server, letter).await {
                 return self;
             }
-            // Nobody counts any more once the server is to be killed.
+            // Nobody counts answers any more once the server is about to be killed.
             let _ = answered.send(());
         }
     }
@@ -322,7 +329,7 @@ impl Outbox {
         }
     }
 
-    /// Sends a letter and returns whether the server acknowledged it.
+    /// Sends an item and returns whether the server acknowledged it.
     async fn send(&mut self, server: &Client, mut letter: Letter) -> bool {
         let name = &letter.name;
         let (path, body) = match &letter.to {
@@ -349,14 +356,14 @@ impl Outbox {
     }
 }
 
-/// What a person's client heard.
+/// The items that a user's client has received.
 struct Inbox {
     user_id: String,
     token: String,
     since: Option<String>,
-    /// By room, in order.
+    /// The messages by room, in order.
     heard: BTreeMap<String, Vec<Said>>,
-    /// The names of the letters to its device.
+    /// The names of the items that were sent to its device.
     letters: Vec<String>,
 }
 
@@ -371,13 +378,13 @@ impl Inbox {
         }
     }
 
-    /// Synchronises until the server is gone.
+    /// Syncs until the server is gone.
     async fn listen(mut self, server: Client) -> Self {
         while self.sync(&server, 30_000).await.is_ok() {}
         self
     }
 
-    /// Synchronises once.
+    /// Syncs once.
     async fn sync(&mut self, server: &Client, timeout: u64) -> reqwest::Result<()> {
         let mut path = format!("/_matrix/client/v3/sync?timeout={timeout}&filter={FILTER}");
         if let Some(since) = &self.since {
@@ -393,7 +400,7 @@ impl Inbox {
         for (room, tells) in joined.into_iter().flatten() {
             let timeline = &tells["timeline"];
             let is_whole = timeline["limited"] != json!(true) || self.since.is_none();
-            assert!(is_whole, "{} misses something of {room}", self.user_id);
+            assert!(is_whole, "{} missed events of {room}", self.user_id);
             let heard = self.heard.entry(room.clone()).or_default();
             heard.extend(messages(&timeline["events"]));
         }
@@ -444,6 +451,6 @@ fn text(value: &Value) -> &str {
 fn check_is_once<'a>(names: impl Iterator<Item = &'a String>) {
     let mut seen = BTreeSet::new();
     for name in names {
-        assert!(seen.insert(name), "{name} is there twice");
+        assert!(seen.insert(name), "{name} appears twice");
     }
 }

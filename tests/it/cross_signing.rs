@@ -1,4 +1,4 @@
-//! The keys with which users sign their devices and each other.
+//! Cross-signing keys, with which users sign their devices and each other.
 
 use ruma::{
     canonical_json::CanonicalJsonObject,
@@ -14,7 +14,7 @@ use crate::{
 const SIGNING: &str = "/_matrix/client/v3/keys/device_signing/upload";
 const SIGNATURES: &str = "/_matrix/client/v3/keys/signatures/upload";
 
-/// A key that can sign.
+/// A key pair for signing.
 pub(crate) struct Key {
     pair: Ed25519KeyPair,
     pub(crate) public: String,
@@ -34,7 +34,7 @@ impl Key {
         format!("ed25519:{}", self.public)
     }
 
-    /// Returns this as a cross-signing key of a user.
+    /// Returns the public key as a user's cross-signing key object.
     pub(crate) fn of(&self, user: &User, usage: &str) -> Value {
         json!({ "user_id": user.id, "usage": [usage], "keys": { self.id(): self.public } })
     }
@@ -50,7 +50,7 @@ impl Key {
     }
 }
 
-/// A user with a set of cross-signing keys.
+/// The cross-signing keys of a user.
 pub(crate) struct Signer {
     pub(crate) master: Key,
     self_signing: Key,
@@ -78,7 +78,7 @@ impl Signer {
         })
     }
 
-    /// Uploads a fresh set of keys for a user who has none.
+    /// Uploads a new set of keys for a user who has none.
     pub(crate) async fn of(user: &User) -> Self {
         let signer = Self::new();
         let uploaded = user.client.post(SIGNING, signer.upload(user)).await;
@@ -199,7 +199,7 @@ async fn everyone_sees_which_devices_a_user_signed() {
     assert_eq!(keys["signatures"], signed["signatures"]);
     alice.has_keys(2).await;
     let keys = &bob.queries(&alice.id).await["device_keys"][&alice.id][&alice.device_id];
-    assert_eq!(keys["signatures"], json!({}), "another key was signed");
+    assert_eq!(keys["signatures"], json!({}), "a different key was signed");
 }
 
 #[tokio::test]

@@ -1,17 +1,17 @@
-//! A database for each server: a file of SQLite's, or with `TEST_POSTGRES_URL` a new one in PostgreSQL.
+//! A database for each server: an SQLite file, or a new PostgreSQL database if `TEST_POSTGRES_URL` is set.
 
 use parlour::config::DatabaseUrl;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-/// A database that goes when it is dropped.
+/// A database that is deleted when it is dropped.
 pub(crate) enum Database {
-    /// A file in the data directory, which goes with the directory.
+    /// A file in the data directory, which is deleted with the directory.
     Sqlite,
-    /// A database of its own in the cluster at `cluster`.
+    /// A separate database in the cluster at `cluster`.
     Postgres {
-        /// The address of a database from which others can be made.
+        /// The URL of a database from which others can be created.
         cluster: String,
-        /// The name of this one.
+        /// The name of this database.
         name: String,
     },
 }
@@ -34,7 +34,7 @@ impl Database {
                 format!("{server}/{name}")
             }
         };
-        DatabaseUrl::parse(&url).expect("a database of ours")
+        DatabaseUrl::parse(&url).expect("a supported database URL")
     }
 }
 
@@ -47,7 +47,7 @@ impl Drop for Database {
             cluster.clone(),
             format!("DROP DATABASE {name} WITH (FORCE)"),
         );
-        // A thread of its own, since the test's runtime may be ending.
+        // This needs its own thread, since the test's runtime may be shutting down.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -60,7 +60,7 @@ impl Drop for Database {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests learn from the environment which database to use"
+    reason = "tests read the database URL from the environment"
 )]
 fn cluster() -> Option<String> {
     std::env::var("TEST_POSTGRES_URL")

@@ -1,4 +1,4 @@
-//! Events that are sent later.
+//! Delayed events (MSC4140).
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const DELAYED_EVENTS: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
-/// A state event that everybody may set in the rooms of these tests.
+/// The type of a state event that every member may set in the rooms of these tests.
 const STATE: &str = "org.example.state";
 
 struct Test {
@@ -70,7 +70,7 @@ impl Test {
         self.delays(user, &path, ms, json!({ "by": user.id })).await
     }
 
-    /// Does something to a delayed event without a token, as whoever knows its id may.
+    /// Posts an action for a delayed event without a token, which anyone who knows its id may do.
     async fn tries(&self, delay_id: &str, action: &str) -> Answer {
         let path = format!("{DELAYED_EVENTS}/{delay_id}/{action}");
         self.server.post(&path, json!({})).await
@@ -86,10 +86,10 @@ impl Test {
         self.alice.client.get(&path).await.expect_ok()
     }
 
-    /// Returns what is said next in the room.
+    /// Returns the next messages in the room.
     async fn hears(&self, sync: &Value) -> Vec<String> {
         let mut after = self.bob.waits_after(sync).await;
-        // Other news, such as presence, may come first.
+        // Other changes, such as presence, may be in earlier syncs.
         while said(timeline(&after, &self.room)).is_empty() {
             after = self.bob.waits_after(&after).await;
         }

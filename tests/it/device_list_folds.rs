@@ -1,5 +1,5 @@
-//! A client that tracks the keys of others by its syncs, however they are chopped, tracks those with whom it shares a
-//! room, and hears of each change of their keys.
+//! A client that tracks the keys of other users by its syncs, whatever the intervals between them, tracks exactly the
+//! users with whom it shares a room, and learns of each change of their keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,17 +11,17 @@ use crate::{
     harness::{Server, User},
 };
 
-/// What users do in one run.
+/// Number of random actions in one run.
 const STEPS: usize = 60;
 
-/// What one who tracks the others knows.
+/// The state of a client that tracks the keys of other users.
 struct Tracker {
     token: Value,
-    /// Whose keys are known, in which version.
+    /// Key versions by user id.
     known: BTreeMap<String, u32>,
 }
 
-/// Those who come and go, where, and the version of each one's keys.
+/// Users who join and leave rooms, and the version of each user's keys.
 struct Scene {
     users: Vec<User>,
     rooms: Vec<String>,
@@ -52,7 +52,7 @@ impl Scene {
         }
     }
 
-    /// Somebody does something; what the rules forbid at that moment just does not happen.
+    /// Makes a random user take a random action; actions that the rules forbid have no effect.
     async fn goes_on(&mut self) {
         let room = self.rooms.choose(&mut self.random).expect("a room");
         let who = self.random.random_range(0..self.users.len());
@@ -80,7 +80,7 @@ impl Scene {
         }
     }
 
-    /// Returns with whom a user shares a room, and which keys those have.
+    /// Returns the users who share a room with a user, with the versions of their keys.
     async fn neighbours(&self, user: &User) -> BTreeMap<String, u32> {
         let joined = user.client.get("/_matrix/client/v3/joined_rooms").await;
         let joined = joined.expect_ok();
@@ -105,7 +105,7 @@ impl Scene {
 
     fn version(&self, user_id: &str) -> u32 {
         let at = self.users.iter().position(|user| user.id == user_id);
-        self.keys[at.expect("a user of the scene")]
+        self.keys[at.expect("the user takes part")]
     }
 }
 

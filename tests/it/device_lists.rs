@@ -1,4 +1,4 @@
-//! Whose keys changed: what syncs and `/keys/changes` tell of it.
+//! Device list changes, as reported by syncs and by `/keys/changes`.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
 const CHANGES: &str = "/_matrix/client/v3/keys/changes";
 const LOGOUT: &str = "/_matrix/client/v3/logout";
 
-/// Returns whose keys a sync calls changed, and with whom no room is shared any more.
+/// Returns the `changed` and the `left` list of a sync, with empty lists for missing ones.
 fn lists(sync: &Value) -> (Value, Value) {
     let lists = &sync["device_lists"];
     let list = |name: &str| match &lists[name] {
@@ -32,7 +32,7 @@ fn left(user: &User) -> (Value, Value) {
     (json!([]), json!([user.id]))
 }
 
-/// Returns two users who share a room, and one who does not.
+/// Registers two users who share a room, and one who is not in it.
 async fn three(server: &Server) -> (User, User, User, String) {
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -60,7 +60,7 @@ async fn changed_keys_are_told_to_those_who_share_a_room() {
     assert_eq!(
         lists(&alice.syncs().await),
         nobody(),
-        "a first sync has no news"
+        "an initial sync has no device list changes"
     );
 }
 
@@ -281,7 +281,7 @@ async fn one_who_leaves_and_comes_back_between_two_syncs_has_come() {
             .as_array()
             .is_some_and(|changed| changed.contains(&json!(alice.id)))
     );
-    // After a restart the database has to say it.
+    // After a restart the server has to find this in the database.
     for n in 0..120 {
         bob.says(&room, &n.to_string()).await;
     }

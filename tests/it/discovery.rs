@@ -1,4 +1,4 @@
-//! What clients and other servers ask first.
+//! The discovery endpoints that clients and other servers request first.
 
 use parlour::config::BaseUrl;
 use serde_json::json;

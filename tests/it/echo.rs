@@ -1,4 +1,4 @@
-//! What a device sends comes back to it no earlier than the answer to its request.
+//! A device receives its own events in a sync no earlier than the answer to its request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,10 +10,10 @@ use crate::{
     sliding,
 };
 
-/// How many events are sent: without the order being kept, some of them would overtake their answers.
+/// Number of sent events: without the enforced order, some of them would overtake their answers.
 const SENDS: usize = 30;
 
-/// Notes in which order things came.
+/// Records the order in which answers and echoes arrive.
 #[derive(Default)]
 struct Order(AtomicUsize);
 
@@ -23,7 +23,7 @@ impl Order {
     }
 }
 
-/// Returns when the answer to a message came, as a place in the order.
+/// Sends a message and returns the position of its answer in the order of arrival.
 async fn answered(user: &User, (room, text): (&str, &str), order: &Order) -> usize {
     let content = json!({ "msgtype": "m.text", "body": text });
     let path = in_room(room, &format!("send/m.room.message/{}", new_transaction()));
@@ -54,7 +54,7 @@ async fn an_echo_in_a_sync_does_not_overtake_the_answer() {
         last = sync;
     }
 
-    assert_eq!(overtaken, 0, "of {SENDS}");
+    assert_eq!(overtaken, 0, "overtaken answers of {SENDS}");
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn an_echo_in_a_sliding_sync_does_not_overtake_the_answer() {
         overtaken += usize::from(echoed < answered);
     }
 
-    assert_eq!(overtaken, 0, "of {SENDS}");
+    assert_eq!(overtaken, 0, "overtaken answers of {SENDS}");
 }
 
 #[tokio::test]
@@ -116,5 +116,5 @@ async fn state_does_not_overtake_its_answer_either() {
         last = sync;
     }
 
-    assert_eq!(overtaken, 0, "of {SENDS}");
+    assert_eq!(overtaken, 0, "overtaken answers of {SENDS}");
 }

@@ -1,4 +1,4 @@
-//! Lists and maps that answers have even when they are empty: clients read them without a check.
+//! Answers include lists and maps even when they are empty, since clients read them without a check.
 
 use reqwest::Method;
 use serde_json::json;
@@ -8,11 +8,11 @@ use crate::{
     harness::Server,
 };
 
-/// A request, and the fields of its answer, as JSON pointers, that must be there and empty.
+/// A request, and the fields of its answer, as JSON pointers, that must be present and empty.
 struct Case {
-    /// With `{user}`, `{room}` and `{event}` for the ids of what the test has made.
+    /// The path, with `{user}`, `{room}` and `{event}` in place of the ids.
     path: &'static str,
-    /// What is sent with POST; GET has none.
+    /// The body of a POST request; GET requests have none.
     body: Option<&'static str>,
     lists: &'static [&'static str],
     maps: &'static [&'static str],

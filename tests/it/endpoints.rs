@@ -1,6 +1,7 @@
-//! Every endpoint of the client-server API and of the server-server API is there.
+//! The server serves every endpoint of the client-server API and of the server-server API.
 //!
-//! The tables have those of version 1.19 of the specification: method, path, operation, and whether it is deprecated.
+//! The tables list the endpoints of version 1.19 of the specification: method, path, operation, and whether the
+//! endpoint is deprecated.
 
 use reqwest::Method;
 
@@ -9,9 +10,12 @@ use crate::{federation::Network, harness::Server};
 pub(crate) const TABLE: &str = include_str!("client_server_endpoints.tsv");
 pub(crate) const SERVERS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
-/// What is not served, and why.
+/// The client endpoints that are not served, with the reasons.
 const MISSING: [(&str, &str); 7] = [
-    ("post3PIDs", "deprecated; accounts have no addresses here"),
+    (
+        "post3PIDs",
+        "deprecated; accounts have no third-party ids here",
+    ),
     ("pingAppservice", "there are no application services yet"),
     (
         "updateAppserviceRoomDirectoryVisibility",
@@ -23,12 +27,14 @@ const MISSING: [(&str, &str); 7] = [
     ),
     ("redirectToSSO", "there is no single sign-on"),
     ("redirectToIdP", "there is no single sign-on"),
-    ("getWellknownPolicy", "this server is no policy server"),
+    ("getWellknownPolicy", "this server is not a policy server"),
 ];
 
-/// What is not served to other servers, and why.
-const MISSING_FOR_SERVERS: [(&str, &str); 1] =
-    [("askPolicyServerToSign", "this server is no policy server")];
+/// The endpoints for other servers that are not served, with the reasons.
+const MISSING_FOR_SERVERS: [(&str, &str); 1] = [(
+    "askPolicyServerToSign",
+    "this server is not a policy server",
+)];
 
 #[tokio::test]
 async fn every_endpoint_for_servers_is_served() {
@@ -45,7 +51,7 @@ async fn every_endpoint_for_servers_is_served() {
         let is_missing = answer.body["errcode"] == "M_UNRECOGNIZED";
         let mut excused = MISSING_FOR_SERVERS.iter();
         let is_excused = excused.any(|(excused, _)| *excused == operation);
-        // A wrong proof would hide what stands behind it; one endpoint asks for a token.
+        // A wrong signature would hide the endpoint behind an error; one endpoint requires a token.
         let is_refused = answer.status == 401 && operation != "exchangeOpenIdToken";
         if is_missing != is_excused || is_refused || answer.status >= 500 {
             wrong.push(format!("{operation} {path}: {}", answer.text));
@@ -66,7 +72,7 @@ async fn every_endpoint_is_served() {
         let columns: Vec<&str> = line.split('\t').collect();
         let (method, path, operation) = (columns[0], columns[1], columns[2]);
         let method = Method::from_bytes(method.as_bytes()).expect("is a method");
-        // The token is spent by these two.
+        // These operations invalidate the token.
         if operation.starts_with("logout") || operation == "deactivateAccount" {
             continue;
         }
@@ -92,7 +98,7 @@ async fn every_endpoint_is_served() {
     );
 }
 
-/// Puts something into the places of a path.
+/// Fills the parameters of a path with example values.
 pub(crate) fn filled(path: &str) -> String {
     let mut filled = String::new();
     for segment in path.split('/').skip(1) {

@@ -1,4 +1,4 @@
-//! Equal requests at once: what is asked for several times is done once.
+//! Concurrent equal requests take effect once.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     harness::{Answer, Server, User},
 };
 
-/// How many equal requests are sent at once.
+/// Number of equal requests that are sent concurrently.
 const AT_ONCE: usize = 6;
 
-/// Sends some equal requests at once.
+/// Sends equal requests concurrently and returns their answers.
 pub(crate) async fn asks_at_once(user: &User, path: &str, body: &Value) -> Vec<Answer> {
     let requests = (0..AT_ONCE).map(|_| user.client.post(path, body.clone()));
     join_all(requests).await
@@ -121,7 +121,7 @@ async fn upgrades_of_a_room_at_once_make_one_room() {
     let joined = alice.client.get("/_matrix/client/v3/joined_rooms").await;
     let joined = joined.expect_ok();
     assert_eq!(joined["joined_rooms"].as_array().map(Vec::len), Some(2));
-    // Later, or with another version, the room can be replaced once more.
+    // Later, or with another version, the room can be replaced again.
     clock.advance(Duration::from_mins(2));
     let later = alice.tries(&old, "upgrade", body).await;
     assert!(!rooms.contains(&replacement(later)));

@@ -1,4 +1,4 @@
-//! Errors have the standard body, whatever is asked; and pages of any origin may read them.
+//! Errors have the standard body for every request, and web pages of any origin may read them.
 
 use reqwest::Method;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! The filters that clients store.
+//! Stored filters.
 
 use serde_json::{Value, json};
 

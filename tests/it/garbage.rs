@@ -1,4 +1,4 @@
-//! Requests that make no sense: whatever they say, the answer is an error of the specification, and no panic.
+//! Invalid requests: every answer is an error of the specification, and the server never panics.
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use reqwest::Method;
@@ -10,7 +10,7 @@ use crate::{
     harness::{Answer, Server},
 };
 
-/// What may stand in the place of an id, and in that of a number or a token.
+/// Values that replace an id, a number or a token.
 const GARBAGE: [&str; 14] = [
     "x",
     "!",
@@ -28,7 +28,7 @@ const GARBAGE: [&str; 14] = [
     "\u{0}\u{1F4A5}",
 ];
 
-/// Paths with `{}` where something is named, and the methods that they take.
+/// Paths in which `{}` is replaced by a garbage value, with their methods.
 const PATHS: [(&str, &str); 40] = [
     ("POST", "join/{}"),
     ("POST", "rooms/{}/join"),
@@ -72,7 +72,7 @@ const PATHS: [(&str, &str); 40] = [
     ("GET", "publicRooms?server={}"),
 ];
 
-/// Paths that the specification does not have, or has no more.
+/// Paths that the specification does not have, or no longer has.
 const OTHER_PATHS: [(&str, &str); 9] = [
     ("GET", "/_matrix/client/v3/events/{eventId}"),
     ("GET", "/_matrix/client/v3/pushrules/global/{kind}/"),
@@ -91,7 +91,7 @@ const OTHER_PATHS: [(&str, &str); 9] = [
     ("GET", "/assets/{name}"),
 ];
 
-/// Numbers that no client would ask for; those that can be read are cut to what the server gives at most.
+/// Paths with a number that no client would request; the server limits valid numbers to its maximum.
 const NUMBERS: [&str; 5] = [
     "rooms/{room}/messages?dir=b&limit=",
     "rooms/{room}/messages?dir=f&limit=",
@@ -107,7 +107,7 @@ fn method(name: &str) -> Method {
 /// Checks that an answer is a success or an error of the specification.
 #[track_caller]
 fn expect_sense(answer: &Answer, asked: &str) {
-    // 502: what looks like the name of another server may lead there.
+    // 502: a garbage value that looks like a server name may make the server contact that server.
     assert!(
         answer.status < 500 || answer.status == 502,
         "{asked}: {} {}",
@@ -234,9 +234,9 @@ async fn tokens_at_the_ends_of_the_numbers_do_no_harm() {
     }
 }
 
-/// Bodies that are no objects, or hold nothing.
+/// Bodies that are not objects, or empty objects.
 const EMPTY_BODIES: [&str; 6] = ["", "{}", "[]", "null", "5", "\"text\""];
-/// Names of fields of requests, of many endpoints.
+/// Field names from the requests of many endpoints.
 const FIELDS: [&str; 60] = [
     "type",
     "identifier",
@@ -299,7 +299,7 @@ const FIELDS: [&str; 60] = [
     "timeout",
     "invite",
 ];
-/// Values that a field might have, and some that none has.
+/// Values of fields, some valid and some invalid.
 const VALUES: [&str; 22] = [
     "null",
     "true",
@@ -324,7 +324,7 @@ const VALUES: [&str; 22] = [
     "[\"x\"]",
     "{\"x\":{}}",
 ];
-/// Names of parameters in the query.
+/// Names of query parameters.
 const PARAMETERS: [&str; 16] = [
     "from",
     "to",
@@ -348,22 +348,22 @@ fn random_value(random: &mut StdRng, depth: usize) -> Value {
     if depth > 0 && random.random_bool(0.3) {
         return random_object(random, depth - 1);
     }
-    let value = VALUES.choose(random).expect("there are some");
-    serde_json::from_str(value).expect("it is JSON")
+    let value = VALUES.choose(random).expect("the list is not empty");
+    serde_json::from_str(value).expect("the value is JSON")
 }
 
 fn random_object(random: &mut StdRng, depth: usize) -> Value {
     let count = random.random_range(0..6);
     let fields = (0..count).map(|_| {
-        let name = FIELDS.choose(random).expect("there are some");
+        let name = FIELDS.choose(random).expect("the list is not empty");
         ((*name).to_owned(), random_value(random, depth))
     });
     Value::Object(fields.collect::<Map<_, _>>())
 }
 
 fn random_query(random: &mut StdRng) -> String {
-    let name = PARAMETERS.choose(random).expect("there are some");
-    let value = VALUES.choose(random).expect("there are some");
+    let name = PARAMETERS.choose(random).expect("the list is not empty");
+    let value = VALUES.choose(random).expect("the list is not empty");
     format!("?{name}={}", encoded(value.trim_matches('"')))
 }
 
@@ -377,7 +377,7 @@ async fn no_body_and_no_query_breaks_any_endpoint() {
     for line in TABLE.lines() {
         let columns: Vec<&str> = line.split('\t').collect();
         let (name, path, operation) = (columns[0], filled(columns[1]), columns[2]);
-        // The token is spent by these.
+        // These operations invalidate the token.
         if operation.starts_with("logout") || operation == "deactivateAccount" {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Guests: what they may do, and in which rooms they may be.
+//! The permissions of guests, and the rooms that they may join.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! A server for each test, and a client that reads as the test means it.
+//! A server for each test, and an HTTP client with short methods for the tests.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -13,18 +13,18 @@ use serde_json::{Value, json};
 
 use crate::database::Database;
 
-/// A running server with a data directory and a database of its own; both go when it is dropped.
+/// A running server with its own data directory and database; both are deleted when it is dropped.
 pub(crate) struct Server {
     pub(crate) running: RunningServer,
     client: Client,
     config: Config,
     clock: Clock,
-    // Dropped after the server, in this order.
+    // These are dropped after the server, in this order.
     database: Database,
     folder: tempfile::TempDir,
 }
 
-/// Speaks HTTP to a server.
+/// An HTTP client of a server.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -32,15 +32,15 @@ pub(crate) struct Client {
     token: Option<String>,
 }
 
-/// What the server answered.
+/// An answer from the server.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
-    /// The body as it came, for what is not JSON.
+    /// The body as text, for answers that are not JSON.
     pub(crate) text: String,
-    /// The same, for what is no text.
+    /// The body as bytes, for answers that are not text.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct User {
     pub(crate) token: String,
 }
 
-/// The password of a user, as a login or an authentication shows it.
+/// Returns the password object of a user for a login or an interactive authentication.
 pub(crate) fn password_of(name: &str) -> Value {
     json!({
         "type": "m.login.password", "password": "password",
@@ -66,12 +66,12 @@ impl Server {
         Self::with(|_| {}).await
     }
 
-    /// Starts a server whose configuration the test changes.
+    /// Starts a server with a configuration that the test changes.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::with_clock(Clock::system(), change).await
     }
 
-    /// Starts a server that goes by the clock of the test.
+    /// Starts a server that uses the clock of the test.
     pub(crate) async fn with_clock(clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database = Database::new().await;
@@ -83,7 +83,7 @@ impl Server {
         config.passwords.memory_kib = 8;
         config.passwords.iterations = 1;
         config.registration.open = true;
-        // Whoever tests it says so; others shall not look for servers that are not there.
+        // Tests of federation enable it; others must not contact servers that do not exist.
         config.federation.enabled = false;
         config.federation.notaries = Vec::new();
         change(&mut config);
@@ -110,35 +110,38 @@ impl Server {
         }
     }
 
-    /// Stops the server and starts it again on the same data, at another port.
+    /// Stops the server and starts it again on the same data, on another port.
     pub(crate) async fn restart(self) -> Self {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
         Self::on(self.config, self.clock, self.database, self.folder).await
     }
 
-    /// As [`Server::restart`], with another configuration.
+    /// Restarts like [`Server::restart`], with a changed configuration.
     pub(crate) async fn restart_with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self.restart().await
     }
 
-    /// Stops the server, and returns why it does not start again with another configuration.
+    /// Stops the server, and returns the error with which it fails to start with a changed configuration.
     pub(crate) async fn refusal_of(mut self, change: impl FnOnce(&mut Config)) -> String {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
         change(&mut self.config);
         let started = serve::start_at(self.config, self.clock).await;
-        started.err().expect("it does not start").to_string()
+        started
+            .err()
+            .expect("the server fails to start")
+            .to_string()
     }
 
-    /// Returns the address of the database, and the folder that a file of SQLite's is in.
+    /// Returns the URL of the database, and the folder that contains the file of an SQLite database.
     pub(crate) fn data(&self) -> (DatabaseUrl, PathBuf) {
         let folder = self.config.server.data_dir.clone();
         (self.config.database.url.clone(), folder)
     }
 
-    /// Stops the server, and starts it again once the test has done something to its data.
+    /// Stops the server, lets the test change its data, and starts it again.
     pub(crate) async fn restart_after(self, change: impl AsyncFnOnce(&Self)) -> Self {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
@@ -165,7 +168,7 @@ impl Server {
         self.user(&registered.expect_ok())
     }
 
-    /// Registers the administrator by the link that the server tells at its start.
+    /// Registers the administrator with the link that the server shows at its first start.
     pub(crate) async fn register_admin(&self, name: &str) -> User {
         let auth = json!({ "type": "m.login.registration_token", "token": self.first_token() });
         let body = json!({ "username": name, "password": "password", "auth": auth });
@@ -173,7 +176,7 @@ impl Server {
         self.user(&registered.expect_ok())
     }
 
-    /// Returns the token of the link that the server tells at its start.
+    /// Returns the token of the link that the server shows at its first start.
     pub(crate) fn first_token(&self) -> String {
         let url = self.running.first_admin_url();
         let url = url.expect("there is no administrator yet");
@@ -196,7 +199,7 @@ impl Server {
         self.user(&login.expect_ok())
     }
 
-    /// Returns the user that a registration or login answered.
+    /// Returns the logged-in user from the answer to a registration or a login.
     pub(crate) fn user(&self, answer: &Value) -> User {
         let text = |key: &str| answer[key].as_str().expect("is a text").to_owned();
         User {
@@ -234,7 +237,7 @@ impl Client {
         }
     }
 
-    /// Returns a client that sends this access token along.
+    /// Returns a client that sends this access token.
     pub(crate) fn with_token(&self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
@@ -258,12 +261,12 @@ impl Client {
         self.send(Method::DELETE, path, "").await
     }
 
-    /// Sends a request with a body as it is.
+    /// Sends a request with a body as text.
     pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> Answer {
         self.send_with(method, path, body, &[]).await
     }
 
-    /// Sends a request with headers of the test's own.
+    /// Sends a request with additional headers.
     pub(crate) async fn send_with(
         &self,
         method: Method,
@@ -274,7 +277,7 @@ impl Client {
         self.send_file(method, path, body.to_owned(), headers).await
     }
 
-    /// Sends a request whose body may be anything.
+    /// Sends a request with any body.
     pub(crate) async fn send_file(
         &self,
         method: Method,
@@ -286,7 +289,7 @@ impl Client {
         answer.expect("the server answers")
     }
 
-    /// Sends a request that the server may be too dead to answer.
+    /// Sends a request to a server that may have been killed before it answers.
     pub(crate) async fn try_send(
         &self,
         method: Method,
@@ -318,14 +321,14 @@ impl Client {
 }
 
 impl Answer {
-    /// Returns the body of an answer that must be a success.
+    /// Returns the body of a successful answer, and panics for any other.
     #[track_caller]
     pub(crate) fn expect_ok(self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         self.body
     }
 
-    /// Returns the body of an answer that must be this error.
+    /// Returns the body of an answer with this error, and panics for any other.
     #[track_caller]
     pub(crate) fn expect_error(self, status: u16, errcode: &str) -> Value {
         let found = (self.status, self.body["errcode"].as_str());
@@ -334,7 +337,7 @@ impl Answer {
         self.body
     }
 
-    /// Returns the value of a header, empty if it is missing.
+    /// Returns the value of a header, or an empty text if it is missing.
     pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().expect("the header is text"))

@@ -1,4 +1,4 @@
-//! Users that one ignores, and invitations that one does not take.
+//! Ignored users, and blocked invitations.
 
 use serde_json::{Value, json};
 

@@ -19,7 +19,7 @@ fn key(is_verified: bool, first: u64, forwarded: u64) -> Value {
 }
 
 impl User {
-    /// Begins a backup and returns its version.
+    /// Creates a backup and returns its version.
     async fn begins_a_backup(&self) -> String {
         let made = self.client.post(VERSION, definition("a")).await.expect_ok();
         made["version"].as_str().expect("a version").to_owned()
@@ -75,7 +75,10 @@ async fn versions_are_made_changed_and_deleted() {
         .await
         .expect_ok();
     let third = alice.begins_a_backup().await;
-    assert!(third != first && third != second, "a version is used once");
+    assert!(
+        third != first && third != second,
+        "a version is never reused"
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The keys of devices: uploading, querying and claiming them, and what syncs tell of them.
+//! Device keys: uploading, querying and claiming them, and the key counts in syncs.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub(crate) const CLAIM: &str = "/_matrix/client/v3/keys/claim";
 const DEVICES: &str = "/_matrix/client/v3/devices";
 const LOGOUT: &str = "/_matrix/client/v3/logout";
 
-/// Returns keys of a user's device; `n` tells one set from another.
+/// Returns keys of a user's device; `n` distinguishes one set from another.
 pub(crate) fn device_keys(user: &User, n: u32) -> Value {
     let id = &user.device_id;
     json!({
@@ -28,7 +28,7 @@ impl User {
         self.client.post(UPLOAD, body).await.expect_ok();
     }
 
-    /// Uploads one-time keys with these ids, in one request each.
+    /// Uploads one-time keys with these ids, each in its own request.
     pub(crate) async fn has_one_time_keys(&self, ids: &[&str]) {
         for id in ids {
             self.uploads_one_time_key(id, "k").await.expect_ok();
@@ -47,7 +47,7 @@ impl User {
         self.client.post(UPLOAD, body).await.expect_ok();
     }
 
-    /// Returns what is known of the keys of a user.
+    /// Returns the known keys of a user.
     pub(crate) async fn queries(&self, user_id: &str) -> Value {
         let body = json!({ "device_keys": { user_id: [] } });
         self.client.post(QUERY, body).await.expect_ok()
@@ -195,7 +195,7 @@ async fn keys_are_claimed_in_the_order_of_their_upload_then_the_fallback_key() {
         .filter_map(|id| id.split(':').nth(1))
         .collect();
     assert_eq!(ids, ["Z", "A", "F", "F"]);
-    // An answer that was lost makes a client upload once more.
+    // A client uploads a key again if the answer to the first upload was lost.
     alice.has_one_time_keys(&["Z"]).await;
     assert_eq!(left(&alice.syncs().await).0, 0);
 }

@@ -1,4 +1,4 @@
-//! Knocking, and rooms that one may join because one is in another.
+//! Knocking, and restricted rooms, which members of another room may join.
 
 use serde_json::{Value, json};
 

@@ -154,7 +154,7 @@ async fn an_expired_token_is_refreshed() {
     let mut body = password_of("alice");
     body["refresh_token"] = json!(true);
     let login = server.post(LOGIN, body).await.expect_ok();
-    let lifetime = login["expires_in_ms"].as_u64().expect("it expires");
+    let lifetime = login["expires_in_ms"].as_u64().expect("the token expires");
     let old = server.user(&login);
     old.client.get(WHOAMI).await.expect_ok();
 
@@ -269,8 +269,8 @@ async fn a_valid_secret_is_taken_whatever_neighbours_guessed() {
 
     guess.expect_error(429, "M_LIMIT_EXCEEDED");
     refreshed.expect_ok();
-    let url = admin.expect("nobody administers it yet");
-    let (_, token) = url.split_once('=').expect("it has a token");
+    let url = admin.expect("there is no administrator yet");
+    let (_, token) = url.split_once('=').expect("the URL has a token");
     let valid = server.get(&format!("{validity}={token}")).await.expect_ok();
     assert_eq!(valid["valid"], true);
 }

@@ -1,4 +1,4 @@
-//! Tokens that log another device in.
+//! Login tokens, with which a user logs in another device.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! Looks at what is public are limited where a stranger asks, or where this server has to ask another.
+//! Lookups of public data are rate limited for clients without a login, and where this server has to ask another one.
 
 use parlour::clock::Clock;
 
 use crate::harness::Server;
 
-/// Returns a server with limits, for which no time passes.
+/// Returns a server with rate limits and a clock that does not advance.
 async fn limited() -> Server {
     let clock = Clock::manual(1_700_000_000_000);
     Server::with_clock(clock, |config| config.limits.enabled = true).await
@@ -16,7 +16,7 @@ async fn looks_of_strangers_at_aliases_are_limited() {
     let alice = server.register("alice").await;
     let alias = |n: usize| format!("/_matrix/client/v3/directory/room/%23{n}:localhost");
 
-    // A registration is a look, too.
+    // The registration counts as a lookup, too.
     for n in 0..99 {
         server.get(&alias(n)).await.expect_error(404, "M_NOT_FOUND");
     }

@@ -1,5 +1,5 @@
-//! The integration tests: one binary, one file a feature. They start the real server in this process, at a
-//! free port with a data directory of its own, and speak HTTP to it.
+//! The integration tests: one binary, with one file for each feature. They start the real server in this
+//! process, on a free port with its own data directory, and send HTTP requests to it.
 
 #![expect(
     clippy::disallowed_types,

@@ -1,4 +1,4 @@
-//! Files are uploaded, downloaded and made smaller, and no browser is led to run them.
+//! Tests uploads, downloads, thumbnails and the headers that keep browsers from running files.
 
 use std::io::Cursor;
 
@@ -25,7 +25,7 @@ async fn upload(client: &Client, query: &str, content_type: &str, file: impl Int
     client.send_file(Method::POST, &path, file, &headers).await
 }
 
-/// Uploads a file and returns its server and id, as they stand in paths.
+/// Uploads a file and returns its server name and media ID as `server/id`.
 pub(crate) async fn uploaded(
     client: &Client,
     query: &str,
@@ -34,10 +34,8 @@ pub(crate) async fn uploaded(
 ) -> String {
     let answer = upload(client, query, content_type, file.to_vec()).await;
     let answer = answer.expect_ok();
-    let uri = answer["content_uri"].as_str().expect("is a text");
-    uri.strip_prefix("mxc://")
-        .expect("is an mxc URI")
-        .to_owned()
+    let uri = answer["content_uri"].as_str().expect("a string");
+    uri.strip_prefix("mxc://").expect("an mxc URI").to_owned()
 }
 
 async fn disposition(client: &Client, path: &str) -> String {
@@ -48,21 +46,21 @@ async fn disposition(client: &Client, path: &str) -> String {
 
 pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     let image = RgbImage::from_fn(width, height, |x, y| {
-        let shade = |n: u32| u8::try_from(n % 256).expect("is a byte");
+        let shade = |n: u32| u8::try_from(n % 256).expect("a byte");
         [shade(x), shade(y), 90].into()
     });
     let mut bytes = Cursor::new(Vec::new());
     image
         .write_to(&mut bytes, ImageFormat::Png)
-        .expect("is written");
+        .expect("the image is written");
     bytes.into_inner()
 }
 
 pub(crate) fn image_of(answer: &Answer) -> DynamicImage {
-    image::load_from_memory(&answer.bytes).expect("is an image")
+    image::load_from_memory(&answer.bytes).expect("an image")
 }
 
-/// A body whose length nobody announces.
+/// Returns a body without a `Content-Length` header.
 fn in_chunks(count: usize, size: usize) -> Body {
     let chunks = (0..count).map(move |_| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size])));
     Body::wrap_stream(stream::iter(chunks))
@@ -97,7 +95,7 @@ async fn a_file_without_a_type_is_only_bytes() {
     let uri = answer.expect_ok()["content_uri"].clone();
     let place = uri.as_str().and_then(|uri| uri.strip_prefix("mxc://"));
 
-    let path = format!("{DOWNLOAD}/{}", place.expect("is an mxc URI"));
+    let path = format!("{DOWNLOAD}/{}", place.expect("an mxc URI"));
     let answer = alice.client.get(&path).await;
     assert_eq!(answer.header("content-type"), "application/octet-stream");
     assert_eq!(answer.header("content-disposition"), "attachment");
@@ -273,7 +271,7 @@ async fn the_present_paths_always_want_a_token() {
     }
 }
 
-/// The deprecated paths of an image.
+/// Returns the deprecated paths of an image.
 fn legacy_paths(place: &str) -> Vec<String> {
     let paths = ["r0", "v1", "v3"].map(|version| {
         let media = format!("/_matrix/media/{version}");
@@ -323,11 +321,11 @@ async fn media_of_before_the_freeze_goes_on_to_be_served_without_a_token() {
         .restart_after(async |server: &Server| {
             let (url, folder) = server.data();
             let db = Db::open(url.expose(), &folder, &Tasks::default()).await;
-            let db = db.expect("the database is free");
-            let mut tx = db.write().await.expect("a turn");
+            let db = db.expect("the database opens");
+            let mut tx = db.write().await.expect("a write transaction");
             let freeze = tx.query("UPDATE media SET before_freeze = TRUE");
-            freeze.execute().await.expect("is changed");
-            tx.commit().await.expect("is stored");
+            freeze.execute().await.expect("the rows are updated");
+            tx.commit().await.expect("the transaction is committed");
             db.close().await;
         })
         .await;
@@ -555,10 +553,8 @@ async fn promised(user: &Client) -> String {
     let created = user.post("/_matrix/media/v1/create", json!({})).await;
     let created = created.expect_ok();
     assert!(created["unused_expires_at"].is_u64());
-    let uri = created["content_uri"].as_str().expect("is a text");
-    uri.strip_prefix("mxc://")
-        .expect("is an mxc URI")
-        .to_owned()
+    let uri = created["content_uri"].as_str().expect("a string");
+    uri.strip_prefix("mxc://").expect("an mxc URI").to_owned()
 }
 
 async fn upload_to(client: &Client, place: &str, file: &str) -> Answer {

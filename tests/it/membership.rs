@@ -1,4 +1,4 @@
-//! Joining, inviting, leaving, kicking, banning, forgetting.
+//! Tests joining, inviting, leaving, kicking, banning and forgetting.
 
 use serde_json::{Value, json};
 
@@ -503,7 +503,7 @@ async fn nobody_is_invited_again_and_again_by_the_same_user() {
 
     let mut invited = 0;
     let refused = loop {
-        // Into rooms of their own, which costs the inviter as much.
+        // An invitation into a new room counts as much as one into an existing room.
         let body = json!({ "invite": [bob.id] });
         let answer = alice
             .client
@@ -534,7 +534,7 @@ async fn nobody_is_invited_again_and_again_by_the_same_user() {
         .post(&path, body)
         .await
         .expect_error(429, "M_LIMIT_EXCEEDED");
-    // Others are invited, and others invite.
+    // The same inviter can invite other users, and other users can invite the same user.
     let body = json!({ "user_id": carol.id });
     alice.client.post(&path, body).await.expect_ok();
     carol.creates(json!({ "invite": [bob.id] })).await;

@@ -1,4 +1,4 @@
-//! Reading a room's messages, page by page and around an event.
+//! Tests `/messages`, `/context` and `/timestamp_to_event`.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     harness::{Server, User},
 };
 
-/// Sends this many messages and returns their event ids.
+/// Sends `count` messages and returns their event IDs.
 async fn says_many(user: &User, room: &str, count: usize) -> Vec<String> {
     let mut sent = Vec::new();
     for n in 0..count {
@@ -19,7 +19,7 @@ async fn says_many(user: &User, room: &str, count: usize) -> Vec<String> {
     sent
 }
 
-/// Returns the ids of all events, page by page to the end.
+/// Reads all pages to the end and returns the event IDs of each.
 async fn pages(user: &User, room: &str, query: &str) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     let mut from = String::new();
@@ -71,7 +71,7 @@ async fn a_page_begins_where_its_token_says_and_ends_where_the_next_begins() {
     let back = alice
         .messages(&room, &format!("dir=b&limit=2&from={token}"))
         .await;
-    let end = forth["end"].as_str().expect("there is more");
+    let end = forth["end"].as_str().expect("a token");
     let further = alice
         .messages(&room, &format!("dir=f&limit=5&from={end}"))
         .await;
@@ -222,7 +222,7 @@ async fn pages_are_the_same_after_a_restart() {
         page
     };
     let first = alice.messages(&room, "dir=b&limit=50").await;
-    let end = first["end"].as_str().expect("there is more").to_owned();
+    let end = first["end"].as_str().expect("a token").to_owned();
     let rest = format!("dir=b&limit=200&from={end}");
     let second = alice.messages(&room, &rest).await;
 

@@ -1,4 +1,4 @@
-//! JSON that is nested deeply, or odd in other ways that parsers disagree about.
+//! Tests deeply nested JSON and other JSON that parsers treat differently.
 
 use parlour::matrix::MAX_JSON_DEPTH;
 use reqwest::Method;
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::harness::{Server, User};
 
-/// Returns an object that is nested so many levels deep.
+/// Returns an object with `depth` levels of nesting.
 pub(crate) fn nested(depth: usize) -> String {
     r#"{"a":"#.repeat(depth - 1) + "{}" + &"}".repeat(depth - 1)
 }
 
-/// Returns requests that store or pass on their bodies, with an object of so many levels in each.
+/// Returns requests that store or forward their bodies, with `object` in each body.
 fn requests_with(object: &str, alice: &User, room: &str) -> Vec<(Method, String, String)> {
     let (id, device) = (&alice.id, &alice.device_id);
     let user = format!("user/{id}");
@@ -64,7 +64,7 @@ async fn json_that_is_nested_too_deeply_is_refused_by_every_endpoint() {
             let answer = alice.client.send(method, &path, &body).await;
 
             let error = answer.expect_error(400, "M_BAD_JSON");
-            let text = error["error"].as_str().expect("a text");
+            let text = error["error"].as_str().expect("a string");
             assert!(text.contains("nested"), "{path}: {text}");
         }
     }
@@ -88,7 +88,7 @@ async fn deep_json_within_the_limit_reaches_every_reader() {
 
     let event_id = sent.expect_ok()["event_id"]
         .as_str()
-        .expect("an id")
+        .expect("an ID")
         .to_owned();
     let path = format!("/_matrix/client/v3/rooms/{room}/event/{event_id}");
     let content: Value = serde_json::from_str(&nested(MAX_JSON_DEPTH)).expect("JSON");

@@ -1,4 +1,5 @@
-//! Texts that a database may refuse: with U+0000, which PostgreSQL cannot store, and too long for an index.
+//! Tests texts that a database may refuse: texts with U+0000, which PostgreSQL cannot store, and texts that
+//! are too long for an index.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,10 +9,10 @@ use crate::{
     harness::{Server, User},
 };
 
-/// A request by its method, path and body.
+/// A request: method, path and body.
 type Request = (Method, String, Value);
 
-/// Where in the client API something is put, in a room.
+/// Paths of `PUT` requests in a room, and their bodies.
 const ROOM_TEXTS: [(&str, &str); 8] = [
     ("send/a%00b/1", "{}"),
     ("send/m.x/a%00b", "{}"),
@@ -164,7 +165,7 @@ async fn a_transaction_id_has_at_most_1024_bytes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    // Nothing that PostgreSQL can make smaller.
+    // Random letters, because PostgreSQL would compress repeated ones.
     let letters: String = (0..40)
         .map(|_| ruma::TransactionId::new().to_string())
         .collect();

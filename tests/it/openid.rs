@@ -1,4 +1,4 @@
-//! Tokens with which users tell other services who they are.
+//! Tests OpenID tokens, with which users prove their identity to other services.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The operator's endpoints and the page at `/`.
+//! Tests the health and metrics endpoints for operators.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,10 @@ async fn a_healthy_server_says_so() {
 async fn metrics_are_shown_at_an_address_of_their_own() {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::with(|config| config.metrics.address = Some(any_port)).await;
-    let address = server.running.metrics_address().expect("metrics are on");
+    let address = server
+        .running
+        .metrics_address()
+        .expect("metrics are enabled");
     let prometheus = Client::of(&format!("http://{address}"));
 
     server

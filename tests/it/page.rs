@@ -1,4 +1,4 @@
-//! The page at `/`. What people do in it is tested in `web/tests`, with a browser.
+//! Tests the web page at `/`. The tests in `web/tests` use it in a browser.
 
 use crate::harness::Server;
 
@@ -13,7 +13,7 @@ async fn the_page_runs_nothing_but_its_own_scripts() {
     assert!(!policy.contains("unsafe"), "{policy}");
     for kind in ["script-src", "style-src"] {
         let rule = policy.split("; ").find(|rule| rule.starts_with(kind));
-        // Everything of this server would be files of its users, too.
+        // `'self'` would also permit files that users uploaded to this server.
         assert!(!rule.expect("a rule").contains("'self'"), "{policy}");
     }
     assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
@@ -51,7 +51,7 @@ async fn each_answer_has_its_own_nonce_for_what_the_page_loads() {
         let (_, rest) = policy.split_once("script-src 'nonce-")?;
         let (nonce, _) = rest.split_once('\'')?;
         for tag in ["<script type=\"module\"", "<link rel=\"stylesheet\""] {
-            let (_, rest) = page.text.split_once(tag).expect("the page loads it");
+            let (_, rest) = page.text.split_once(tag).expect("the page has the tag");
             let (tag, _) = rest.split_once('>').expect("the tag ends");
             assert!(tag.contains(&format!("nonce=\"{nonce}\"")), "{tag}");
         }
@@ -62,7 +62,7 @@ async fn each_answer_has_its_own_nonce_for_what_the_page_loads() {
 
     let (first, second) = (nonce().await, nonce().await);
 
-    // A server that was built without Node has a page without files.
+    // The page of a server that was built without Node has no files.
     if first.is_some() {
         assert_ne!(first, second);
     }
@@ -82,7 +82,7 @@ async fn other_files_are_unknown_paths() {
     }
 }
 
-/// The addresses in the page's tags. A server that was built without Node has none.
+/// Returns the asset paths in the page's tags. A server that was built without Node has none.
 fn loaded_by(page: &str) -> Vec<&str> {
     page.split('"')
         .filter(|part| part.starts_with("/assets/"))

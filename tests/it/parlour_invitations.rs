@@ -1,4 +1,4 @@
-//! Invitations that expire.
+//! Tests invitations that expire.
 
 use std::time::Duration;
 
@@ -53,21 +53,21 @@ impl Test {
         inviter.client.post(&path, body).await
     }
 
-    /// Invites somebody for so many minutes from the beginning of the test.
+    /// Sends an invitation that expires `minutes` after the start of the test; returns the event ID.
     async fn invites(&self, inviter: &User, target: &User, minutes: i64) -> String {
         let until = START + minutes * MINUTE;
         let body = json!({ "user_id": target.id, "expires_at": until });
         let sent = self.tries(inviter, body).await.expect_ok();
-        sent["event_id"].as_str().expect("an id").to_owned()
+        sent["event_id"].as_str().expect("an ID").to_owned()
     }
 
-    /// Returns the member event of a user, as Alice sees it.
+    /// Returns the member event of a user as Alice sees it.
     async fn member(&self, user: &User) -> Value {
         let members = self.alice.asks(&self.room, "members").await.expect_ok();
         find(&members["chunk"], "m.room.member", &user.id).clone()
     }
 
-    /// Waits until a user who was invited is told that they are no more; returns the event.
+    /// Waits until a sync shows an invited user that the invitation was withdrawn; returns the event.
     async fn loses_invitation(&self, user: &User, sync: &Value) -> Value {
         let mut after = user.waits_after(sync).await;
         while after["rooms"]["leave"][&self.room].is_null() {
@@ -158,7 +158,7 @@ async fn what_becomes_of_an_invitation_ends_its_time() {
 
     let sync = dave.syncs().await;
     test.passes(10 * MINUTE);
-    // They expire in one go: once the others are told, nothing more happens.
+    // All invitations expire together: after this withdrawal no other can follow.
     test.loses_invitation(&dave, &sync).await;
 
     let membership = async |user| test.member(user).await["content"]["membership"].clone();

@@ -1,4 +1,4 @@
-//! Links that let people into rooms, and onto the server.
+//! Tests invite links, which let users join rooms and register accounts.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Test {
         user.client.post(&self.path(""), body).await
     }
 
-    /// Makes a link and returns its token.
+    /// Creates a link and returns its token.
     async fn makes(&self, user: &User, body: Value) -> String {
         let link = self.tries_to_make(user, body).await.expect_ok();
         link["token"].as_str().expect("a token").to_owned()
@@ -182,7 +182,7 @@ async fn a_link_lets_in_in_the_name_of_who_made_it() {
     assert_eq!(of_bob, ["invite", "join"]);
     assert_eq!(events[0]["sender"], test.alice.id);
     assert_eq!(test.uses().await, 1);
-    // Once more, and after a stay outside: no other use is taken.
+    // Redeeming the link again, also after leaving the room, takes no further use.
     redeems(&test.bob, &token).await.expect_ok();
     test.bob
         .tries(&test.room, "leave", json!({}))

@@ -1,4 +1,4 @@
-//! The people of this server, as the chat page lists them.
+//! Tests the list of this server's users that the chat page shows.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn is_called(user: &User, name: &str) {
 fn person<'a>(page: &'a Value, user: &User) -> &'a Value {
     let users = page["users"].as_array().expect("a list");
     let found = users.iter().find(|shown| shown["user_id"] == user.id);
-    found.expect("is listed")
+    found.expect("the user is listed")
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Deleting rooms: what members learn of it, and what is left.
+//! Tests the deletion of rooms: the events that members receive, and requests for a deleted room.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ impl Test {
         Self::with_room(json!({ "preset": "public_chat" })).await
     }
 
-    /// A room that Alice created and Bob has joined.
+    /// Starts a server with a room that Alice created and Bob has joined.
     pub(crate) async fn with_room(request: Value) -> Self {
         let server = Server::start().await;
         let alice = server.register("alice").await;
@@ -50,7 +50,7 @@ impl Test {
         assert_eq!(deleted.expect_ok(), json!({}));
     }
 
-    /// Returns the event by which a sync tells a user that they have left the room.
+    /// Returns the member event in a sync that shows that the user has left the room.
     pub(crate) fn leave(&self, sync: &Value, user: &User) -> Value {
         let left = &sync["rooms"]["leave"][&self.room];
         let event = find(&left["timeline"]["events"], "m.room.member", &user.id);
@@ -59,7 +59,7 @@ impl Test {
         event.clone()
     }
 
-    /// Stops the server, and starts it again once something was done to its data.
+    /// Stops the server, changes its data and starts it again.
     pub(crate) async fn restarts(self, change: impl AsyncFnOnce(&Server)) -> Self {
         let server = self.server.restart_after(change).await;
         Self {
@@ -199,7 +199,7 @@ async fn nothing_of_it_can_be_read_any_more() {
         "v1 hierarchy",
         "v1 timestamp_to_event?ts=0&dir=f",
     ] {
-        let (version, rest) = what.split_once(' ').expect("two words");
+        let (version, rest) = what.split_once(' ').expect("a version and a path");
         let path = format!("/_matrix/client/{version}/rooms/{}/{rest}", test.room);
         check_is_unknown(&test.bob.client.get(&path).await, what);
     }

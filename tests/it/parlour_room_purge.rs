@@ -1,4 +1,4 @@
-//! What is left of deleted rooms: nothing, in whatever order things happen.
+//! Tests that the database keeps nothing of a deleted room, in whatever order requests arrive.
 
 use parlour::clock::Clock;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Test {
-    /// Stops the server and returns what it has stored.
+    /// Stops the server and opens its database.
     async fn stops(&self) -> Rows {
         self.server.running.stop().await;
         self.server.running.wait_until_stopped().await;
@@ -57,7 +57,7 @@ async fn nothing_that_is_stored_mentions_it() {
     let said = fill(&test).await;
     let room = test.room.clone();
     let needles: Vec<&str> = said.iter().chain([&room]).map(String::as_str).collect();
-    // What was said is indexed by a search at the latest.
+    // A search indexes the messages that are not indexed yet.
     let search = json!({ "search_categories": { "room_events": { "search_term": "zebra" } } });
     let path = "/_matrix/client/v3/search";
     let found = test.bob.client.post(path, search).await.expect_ok();
@@ -80,7 +80,7 @@ async fn nothing_that_is_stored_mentions_it() {
     assert_eq!(rows.texts("state_chains").await.len(), 1);
 }
 
-/// Does everything in a room that leaves something in the database; returns ids and words to be sought there.
+/// Stores something of every kind for a room; returns event IDs and words that the database then contains.
 async fn fill(test: &Test) -> Vec<String> {
     let (bob, room) = (&test.bob, &test.room);
     let mut said = vec!["zebra".to_owned()];
@@ -125,10 +125,10 @@ async fn fill_thread(test: &Test, thread_root: &str) -> String {
     );
     bob.client.put(&path, json!({})).await.expect_ok();
     let reply = reply.expect_ok();
-    reply["event_id"].as_str().expect("an id").to_owned()
+    reply["event_id"].as_str().expect("an ID").to_owned()
 }
 
-/// Reads a thread, the main timeline, and everything.
+/// Sends receipts for a thread, for the main timeline and without a thread, and read markers.
 async fn fill_reading(test: &Test, [first, second, third]: [&str; 3]) {
     let (alice, bob, room) = (&test.alice, &test.bob, &test.room);
     let of_thread = json!({ "thread_id": first });
@@ -144,7 +144,8 @@ async fn fill_reading(test: &Test, [first, second, third]: [&str; 3]) {
     alice.tries(room, "read_markers", marks).await.expect_ok();
 }
 
-/// Delays events, one of which is sent at once, makes a link, and invites for a while.
+/// Schedules delayed events, one of which is sent at once, redeems an invite link, and sends an
+/// invitation that expires.
 async fn fill_schedules(test: &Test) {
     let (alice, bob, room) = (&test.alice, &test.bob, &test.room);
     for delay in [1_000_000, 1] {

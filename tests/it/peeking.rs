@@ -1,4 +1,4 @@
-//! What clients did before there was `/sync`, and looking into rooms that one is not in.
+//! Tests the legacy `/initialSync` and `/events` endpoints, also for rooms that the user has not joined.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Presence.
+//! Tests presence.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn path(user: &User) -> String {
     format!("/_matrix/client/v3/presence/{}/status", user.id)
 }
 
-/// Returns what a sync tells of somebody's presence.
+/// Returns the presence of a user in a sync.
 fn told<'a>(sync: &'a Value, user: &User) -> &'a Value {
     let events = sync["presence"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What users show of themselves.
+//! Tests profiles.
 
 use serde_json::json;
 
@@ -135,7 +135,7 @@ async fn a_change_of_name_costs_an_event_in_each_room() {
         answers.push(changes("displayname", name).await.status);
     }
 
-    // What changes nothing costs nothing.
+    // A change to the same value does not count.
     assert_eq!(answers, [200, 200, 200, 200, 429]);
     changes("avatar_url", "mxc://a.b/c").await.expect_ok();
     changes("org.example", "x").await.expect_ok();

@@ -1,4 +1,4 @@
-//! The program as a child process.
+//! Runs the program as a child process.
 
 use std::{
     io::{BufRead, BufReader},
@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Returns a command that runs the program in a folder, at a free port.
+/// Returns a command that runs the program in a folder and listens on a free port.
 pub(crate) fn parlour(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
     command
@@ -18,13 +18,13 @@ pub(crate) fn parlour(folder: &Path) -> Command {
     command
 }
 
-/// Waits until the program tells its address.
+/// Waits until the program prints its address, and returns it.
 pub(crate) fn told_address(child: &mut Child) -> String {
     let mut line = String::new();
-    let told = child.stdout.as_mut().expect("its output is ours");
+    let told = child.stdout.as_mut().expect("stdout is piped");
     BufReader::new(told)
         .read_line(&mut line)
-        .expect("it tells its address");
+        .expect("the program prints its address");
     let address = line.trim().rsplit(' ').next().expect("the line has words");
     assert!(address.starts_with("http://127.0.0.1:"), "{line}");
     address.to_owned()

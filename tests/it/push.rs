@@ -1,4 +1,4 @@
-//! Pushers, and the list of what a user was notified of.
+//! Tests pushers and the list of notifications.
 
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ impl User {
         sent.expect_ok();
     }
 
-    /// Returns of what the user was notified.
+    /// Returns a page of the user's notifications.
     async fn notifications(&self, query: &str) -> Value {
         let path = format!("{NOTIFICATIONS}?{query}");
         self.client.get(&path).await.expect_ok()

@@ -1,4 +1,4 @@
-//! The push rules of a user.
+//! Tests the push rules of a user.
 
 use serde_json::json;
 

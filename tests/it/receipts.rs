@@ -1,4 +1,4 @@
-//! Read receipts, read markers, and the counts of what is unread.
+//! Tests read receipts, read markers and unread counts.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     harness::{Server, User},
 };
 
-/// Returns the receipts of a kind that a sync tells for an event.
+/// Returns the users whose receipts of a kind a sync contains for an event.
 fn readers(sync: &Value, room: &str, event_id: &str, kind: &str) -> Vec<String> {
     let receipts = &ephemeral(sync, room, "m.receipt")[event_id][kind];
     let receipts = receipts.as_object().into_iter().flatten();
@@ -97,7 +97,7 @@ async fn counts_reach_up_to_the_receipt_or_the_last_own_message() {
     });
     let sent = alice.tries_to_send(&room, "m.room.message", mention).await;
     let mention = sent.expect_ok()["event_id"].as_str().map(str::to_owned);
-    let mention = mention.expect("an id");
+    let mention = mention.expect("an ID");
     alice.says(&room, "one").await;
     alice.says(&room, "two").await;
 
@@ -296,7 +296,7 @@ async fn a_new_name_or_picture_leaves_unread_counts_as_they_are() {
     let after = bob.syncs_after(&before).await;
     assert_eq!(unread(&before, &room), (3, 0));
     assert_eq!(unread(&after, &room), (3, 0));
-    // And no less after a restart.
+    // The counts are the same after a restart.
     let server = server.restart().await;
     let bob = bob.at(&server);
     assert_eq!(unread(&bob.syncs().await, &room), (3, 0));

@@ -1,4 +1,4 @@
-//! Making accounts: openly, by token, as a guest, and by the shared secret.
+//! Tests registration: open, by token, as a guest, and by the shared secret.
 
 use hmac::{Hmac, KeyInit, Mac};
 use parlour::config::SecretString;
@@ -172,7 +172,7 @@ async fn of_two_concurrent_first_registrations_exactly_one_succeeds() {
 }
 
 fn signed(nonce: &str, secret: &str) -> Value {
-    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("any key");
+    let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC accepts any key");
     mac.update(format!("{nonce}\0alice\0password\0admin").as_bytes());
     let bytes = mac.finalize().into_bytes();
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
@@ -226,7 +226,7 @@ async fn ten_people_behind_one_address_can_register() {
     let server = Server::with(|config| config.limits.enabled = true).await;
 
     for n in 0..10 {
-        // The page asks for the ways to register, looks at names, and goes through the stage with a session.
+        // The page requests the flows, checks the name, and completes the stage with a session.
         let body = json!({ "username": format!("user{n}"), "password": "password" });
         let asked = server.post(REGISTER, json!({})).await;
         assert_eq!(asked.status, 401, "{}", asked.text);
@@ -263,7 +263,7 @@ async fn a_bot_cannot_try_many_registration_tokens() {
     }
 
     assert_eq!(tried, 20);
-    // Looking at the ways to register goes on.
+    // The flows can still be requested.
     assert_eq!(server.post(REGISTER, json!({})).await.status, 401);
 }
 
@@ -335,7 +335,7 @@ async fn clients_behind_a_trusted_proxy_have_limits_of_their_own() {
     let server = Server::with(|config| {
         config.limits.enabled = true;
         config.limits.registration_burst = 1;
-        config.connections.trusted_proxies = vec!["127.0.0.1".parse().expect("is an address")];
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
     })
     .await;
     let register = async |name: &str, address: &str| {
@@ -349,7 +349,7 @@ async fn clients_behind_a_trusted_proxy_have_limits_of_their_own() {
 
     register("alice", "198.51.100.1").await.expect_ok();
     register("bob", "198.51.100.2").await.expect_ok();
-    // What a client adds before the address that the proxy saw changes nothing.
+    // Addresses that a client adds before the one that the proxy saw are ignored.
     let forged = register("carol", "203.0.113.5, 198.51.100.2").await;
     forged.expect_error(429, "M_LIMIT_EXCEEDED");
 }

@@ -1,4 +1,4 @@
-//! Events that relate to others: the endpoint that lists them, and what is told of them beside the event.
+//! Tests relations between events: the endpoint that lists them, and bundled aggregations.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ impl User {
     async fn sends(&self, room: &str, content: Value) -> String {
         let sent = self.tries_to_send(room, "m.room.message", content).await;
         let sent = sent.expect_ok();
-        sent["event_id"].as_str().expect("an id").to_owned()
+        sent["event_id"].as_str().expect("an ID").to_owned()
     }
 
     async fn reacts(&self, room: &str, parent: &str, key: &str) -> Answer {
@@ -64,7 +64,7 @@ async fn related_events_are_listed_by_relationship_and_type() {
         .tries_to_send(&room, "m.dummy", dummy)
         .await
         .expect_ok();
-    let dummy = dummy["event_id"].as_str().expect("an id");
+    let dummy = dummy["event_id"].as_str().expect("an ID");
     let edit = alice.sends(&room, edit(&parent, "b")).await;
     alice.says(&room, "something else").await;
 
@@ -182,7 +182,7 @@ async fn the_latest_valid_edit_is_told_and_the_content_stays() {
     let message = alice.says(&room, "one").await;
     let first = alice.sends(&room, edit(&message, "two")).await;
     let last = alice.sends(&room, edit(&message, "three")).await;
-    // None of these is valid: of another sender, without new content, of an edit, of another type.
+    // These edits are invalid: by another sender, without new content, of an edit, of another type.
     bob.sends(&room, edit(&message, "mine")).await;
     alice
         .sends(&room, relating("m.replace", &message, "x"))
@@ -285,9 +285,9 @@ async fn aggregations_come_wherever_events_are_served() {
     let context = context.expect_ok();
 
     let find = |events: &Value, event_id: &str| {
-        let events = events.as_array().expect("events").iter();
+        let events = events.as_array().expect("a list of events").iter();
         let mut found = events.filter(|event| event["event_id"] == event_id);
-        let event = found.next().expect("the event");
+        let event = found.next().expect("the event is listed");
         bundled(event)["m.replace"]["event_id"].clone()
     };
     assert_eq!(find(timeline(&first, &room), &message), edited);
@@ -333,7 +333,7 @@ async fn a_second_reaction_with_the_same_key_is_refused_until_the_first_is_redac
     let again = alice.reacts(&room, &message, "+1").await;
     let other_key = alice.reacts(&room, &message, "-1").await;
     let other_user = bob.reacts(&room, &message, "+1").await;
-    let first = first["event_id"].as_str().expect("an id");
+    let first = first["event_id"].as_str().expect("an ID");
     alice.redacts(&room, first).await;
     let anew = alice.reacts(&room, &message, "+1").await;
 

@@ -1,4 +1,4 @@
-//! Reporting events, rooms and users.
+//! Tests reports of events, rooms and users.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Creating rooms.
+//! Tests the creation of rooms.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     harness::{Server, User},
 };
 
-/// The versions that rooms may have here.
+/// Room versions in which a test creates a room and sends a message.
 const VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn presets_decide_who_may_join_and_read() {
 
         let rules = alice.state(&room, "m.room.join_rules").await;
         assert_eq!(rules, json!({ "join_rule": join_rule }));
-        // Nothing said is "forbidden".
+        // A room without the event forbids guests.
         let guests = alice.asks(&room, "state/m.room.guest_access").await;
         let guests = guests.body["guest_access"].as_str();
         assert_eq!(guests.unwrap_or("forbidden"), guest_access);

@@ -1,4 +1,4 @@
-//! Searching what was said.
+//! Tests the search for messages.
 
 use serde_json::{Value, json};
 
@@ -25,9 +25,9 @@ impl User {
     }
 }
 
-/// Returns what the results of a search say.
+/// Returns the message bodies of search results.
 fn bodies(found: &Value) -> Vec<String> {
-    let results = found["results"].as_array().expect("results");
+    let results = found["results"].as_array().expect("a list of results");
     let bodies = results
         .iter()
         .map(|result| result["result"]["content"]["body"].as_str());
@@ -73,7 +73,10 @@ async fn names_and_topics_are_found_where_they_are_asked_for() {
         .await;
     alice.says(&room, "I like gardening").await;
     let types = |found: &Value| {
-        let results = found["results"].as_array().expect("results").clone();
+        let results = found["results"]
+            .as_array()
+            .expect("a list of results")
+            .clone();
         let kinds = results
             .into_iter()
             .map(|result| result["result"]["type"].clone());
@@ -277,7 +280,7 @@ async fn a_result_comes_with_its_rank_its_context_its_groups_and_the_state() {
     assert_eq!(
         groups["room_id"][&room]["results"]
             .as_array()
-            .expect("ids")
+            .expect("a list of IDs")
             .len(),
         2
     );

@@ -1,4 +1,4 @@
-//! Sending messages, state and redactions.
+//! Tests sending messages, state and redactions.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ async fn a_transaction_is_remembered_across_a_restart() {
     let room = alice.creates(json!({})).await;
     let message = in_room(&room, "send/m.room.message/txn");
     let first = alice.client.put(&message, text("one")).await.expect_ok();
-    let target = first["event_id"].as_str().expect("an id").to_owned();
+    let target = first["event_id"].as_str().expect("an ID").to_owned();
     let redaction = in_room(&room, &format!("redact/{target}/txn"));
     let redacted = alice.client.put(&redaction, json!({})).await.expect_ok();
 
@@ -93,7 +93,7 @@ async fn a_retried_transaction_is_answered_even_after_the_sender_has_left() {
     let room = alice.creates(json!({})).await;
     let message = in_room(&room, "send/m.room.message/txn");
     let first = alice.client.put(&message, text("one")).await.expect_ok();
-    let target = first["event_id"].as_str().expect("an id").to_owned();
+    let target = first["event_id"].as_str().expect("an ID").to_owned();
     let redaction = in_room(&room, &format!("redact/{target}/txn"));
     let redacted = alice.client.put(&redaction, json!({})).await.expect_ok();
     alice.leaves(&room).await;
@@ -117,7 +117,7 @@ async fn the_transaction_id_is_told_to_the_sending_device_alone() {
     bob.joins(&room).await;
     let path = in_room(&room, "send/m.room.message/mine");
     let sent = alice.client.put(&path, text("hello")).await.expect_ok();
-    let event_id = sent["event_id"].as_str().expect("an id");
+    let event_id = sent["event_id"].as_str().expect("an ID");
 
     let at_alice = alice.event(&room, event_id).await.expect_ok();
     let at_phone = phone.event(&room, event_id).await.expect_ok();

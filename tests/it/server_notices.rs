@@ -1,4 +1,4 @@
-//! What the server has to say to its users.
+//! Tests server notices.
 
 use parlour::config::Localpart;
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ fn notice(user: &User) -> Value {
 
 async fn invited_to(user: &User) -> String {
     let sync = user.syncs().await;
-    let invitations = sync["rooms"]["invite"].as_object().expect("is invited");
-    invitations.keys().next().expect("is invited").clone()
+    let invitations = sync["rooms"]["invite"].as_object().expect("an invitation");
+    invitations.keys().next().expect("an invitation").clone()
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn a_user_reads_notices_in_a_room_of_their_own() {
     let declined = alice.tries(&room, "leave", json!({})).await;
     declined.expect_error(403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM");
     alice.joins(&room).await;
-    let event = sent["event_id"].as_str().expect("an id");
+    let event = sent["event_id"].as_str().expect("an ID");
     let event = alice.asks(&room, &format!("event/{event}")).await;
     let event = event.expect_ok();
     assert_eq!(event["sender"], "@notices:localhost");
@@ -44,7 +44,7 @@ async fn a_user_reads_notices_in_a_room_of_their_own() {
     let answer = json!({ "msgtype": "m.text", "body": "no" });
     let answer = alice.tries_to_send(&room, "m.room.message", answer).await;
     answer.expect_error(403, "M_FORBIDDEN");
-    // Who leaves is invited again with the next notice, to the same room.
+    // The next notice invites a user who left to the same room again.
     alice.leaves(&room).await;
     admin.client.post(SEND, notice(&alice)).await.expect_ok();
     assert_eq!(invited_to(&alice).await, room);

@@ -1,4 +1,4 @@
-//! The program from outside: it starts, says where it is, and ends when it is told.
+//! Tests the program as a process: start, shutdown by a signal, arguments and configuration errors.
 
 use std::{
     io::Read,
@@ -19,14 +19,14 @@ fn output(folder: &Path, arguments: &[&str]) -> Output {
     run.expect("the program runs")
 }
 
-/// Sends a signal by the shell's own `kill`, which every system has.
+/// Sends a signal with the `kill` command of the shell, which every system has.
 fn send_signal(child: &Child, signal: &str) {
     let kill = format!("kill -{signal} {}", child.id());
     let status = Command::new("sh").args(["-c", &kill]).status();
-    assert!(status.expect("a shell").success());
+    assert!(status.expect("the shell runs").success());
 }
 
-/// Starts the program and returns it with the address that it tells.
+/// Starts the program and returns it with the address that it prints.
 fn start(folder: &Path, database: &Database) -> (Child, String) {
     let mut child = parlour(folder)
         .env("PARLOUR__DATABASE__URL", database.url().expose())
@@ -39,7 +39,7 @@ fn start(folder: &Path, database: &Database) -> (Child, String) {
 #[tokio::test]
 async fn without_configuration_it_serves_and_ends_well_when_told() {
     for signal in ["TERM", "INT"] {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = tempfile::tempdir().expect("a temporary directory");
         let database = Database::new().await;
         let (mut child, address) = start(folder.path(), &database);
         let client = Client::of(&address);
@@ -47,7 +47,7 @@ async fn without_configuration_it_serves_and_ends_well_when_told() {
         health.expect_ok();
 
         send_signal(&child, signal);
-        let status = child.wait().expect("it ends");
+        let status = child.wait().expect("the program ends");
 
         assert_eq!(status.code(), Some(0), "after SIG{signal}");
         assert!(folder.path().join("parlour-data").is_dir());
@@ -82,7 +82,7 @@ async fn connections_that_say_nothing_do_not_hold_up_a_stop() {
 
 #[tokio::test]
 async fn the_log_can_be_json() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let database = Database::new().await;
     let mut child = parlour(folder.path())
         .env("PARLOUR__DATABASE__URL", database.url().expose())
@@ -92,7 +92,7 @@ async fn the_log_can_be_json() {
     told_address(&mut child);
 
     send_signal(&child, "TERM");
-    let said = child.wait_with_output().expect("it ends").stderr;
+    let said = child.wait_with_output().expect("the program ends").stderr;
 
     let lines = serde_json::Deserializer::from_slice(&said).into_iter::<Value>();
     let messages: Vec<Value> = lines
@@ -103,7 +103,7 @@ async fn the_log_can_be_json() {
 
 #[test]
 fn a_valid_configuration_is_called_valid() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
 
     let checked = output(folder.path(), &["config", "check", "--config", example]);
@@ -115,7 +115,7 @@ fn a_valid_configuration_is_called_valid() {
 
 #[test]
 fn a_wrong_configuration_is_refused_with_its_reason() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("parlour.toml");
     std::fs::write(&file, "[server]\nnam = \"example.org\"\n").expect("the file is written");
 
@@ -132,7 +132,7 @@ fn a_wrong_configuration_is_refused_with_its_reason() {
 
 #[test]
 fn a_configuration_with_which_no_server_can_start_is_not_called_valid() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("parlour.toml");
     let text =
         "[server]\ndata_dir = 'parlour.toml/data'\n[federation]\ntrusted_ca = ['missing.pem']\n";
@@ -148,7 +148,7 @@ fn a_configuration_with_which_no_server_can_start_is_not_called_valid() {
 
 #[test]
 fn a_log_filter_that_is_no_level_is_refused() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("parlour.toml");
     std::fs::write(&file, "[logging]\nfilter = 'verbose'\n").expect("the file is written");
 
@@ -168,7 +168,7 @@ fn a_log_filter_that_is_no_level_is_refused() {
 
 #[test]
 fn help_is_shown_to_those_who_ask() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
 
     for ask in ["help", "--help"] {
         let helped = output(folder.path(), &[ask]);
@@ -179,18 +179,20 @@ fn help_is_shown_to_those_who_ask() {
 
 #[test]
 fn an_address_in_use_is_named() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = taken.local_addr().expect("its address").to_string();
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("the bound address").to_string();
 
     let mut child = parlour(folder.path())
         .env("PARLOUR__LISTEN__0__ADDRESS", &address)
         .spawn()
         .expect("the program starts");
-    let status = child.wait().expect("it ends");
+    let status = child.wait().expect("the program ends");
     let mut said = String::new();
-    let stderr = child.stderr.as_mut().expect("its errors are ours");
-    stderr.read_to_string(&mut said).expect("it says why");
+    let stderr = child.stderr.as_mut().expect("stderr is piped");
+    stderr
+        .read_to_string(&mut said)
+        .expect("stderr is readable");
 
     assert_eq!(status.code(), Some(1));
     assert!(
@@ -201,7 +203,7 @@ fn an_address_in_use_is_named() {
 
 #[test]
 fn a_wrong_argument_is_answered_with_the_usage() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
 
     let refused = output(folder.path(), &["--cnfig"]);
 

@@ -1,4 +1,4 @@
-//! A client of sliding sync, as the tests say it.
+//! A sliding sync client for tests.
 
 use serde_json::{Value, json};
 
@@ -6,31 +6,31 @@ use crate::harness::{Answer, User};
 
 pub(crate) const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
 
-/// A connection that goes on with the position of the last answer.
+/// A connection that continues at the position of the last answer.
 pub(crate) struct Connection<'a> {
     user: &'a User,
-    /// What is asked, apart from the position.
+    /// The request body without the position.
     pub(crate) body: Value,
     pub(crate) pos: Option<String>,
 }
 
-/// Returns a list of the first rooms, with a timeline of so many events and this state.
+/// Returns the request for a list with a range of rooms, a timeline limit and required state.
 pub(crate) fn list(range: [u64; 2], timeline_limit: u64, required_state: &Value) -> Value {
     json!({ "ranges": [range], "timeline_limit": timeline_limit, "required_state": required_state })
 }
 
 impl User {
-    /// Begins a connection that asks for one list, called `all`.
+    /// Opens a connection with one list, called `all`.
     pub(crate) fn lists(&self, list: &Value) -> Connection<'_> {
         self.asks_for(json!({ "lists": { "all": list } }))
     }
 
-    /// Begins a connection that asks for one list of all rooms, with one event of each.
+    /// Opens a connection with one list of all rooms and one event of each.
     pub(crate) fn lists_all(&self) -> Connection<'_> {
         self.lists(&list([0, 99], 1, &json!([])))
     }
 
-    /// Begins a connection that has one extension only.
+    /// Opens a connection with one extension only.
     pub(crate) fn extends(&self, name: &str, config: &Value) -> Connection<'_> {
         self.asks_for(json!({ "extensions": { name: config } }))
     }
@@ -49,12 +49,12 @@ impl User {
 }
 
 impl Connection<'_> {
-    /// Returns what is news, without waiting for any.
+    /// Returns the changes without waiting for any.
     pub(crate) async fn next(&mut self) -> Value {
         self.goes_on("timeout=0").await
     }
 
-    /// Returns what is news, and waits for it.
+    /// Waits for changes and returns them.
     pub(crate) async fn waits(&mut self) -> Value {
         self.goes_on("timeout=30000").await
     }
@@ -65,7 +65,7 @@ impl Connection<'_> {
         answer
     }
 
-    /// Asks, and stays where it is.
+    /// Sends the request and keeps the position.
     pub(crate) async fn peeks(&self) -> Value {
         self.tries("timeout=0").await.expect_ok()
     }
@@ -79,16 +79,16 @@ impl Connection<'_> {
     }
 }
 
-/// Returns the ids of the rooms of an answer.
+/// Returns the IDs of the rooms in an answer.
 pub(crate) fn rooms(answer: &Value) -> Vec<&str> {
     let rooms = answer["rooms"].as_object().into_iter().flatten();
     rooms.map(|(room_id, _)| room_id.as_str()).collect()
 }
 
-/// Returns the types and keys of the state that an answer tells of a room.
+/// Returns the types and state keys of a room's state in an answer.
 pub(crate) fn state_keys(answer: &Value, room: &str) -> Vec<(String, String)> {
     let events = answer["rooms"][room]["required_state"].as_array();
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let events = events.map(Vec::as_slice).unwrap_or_default().iter();
     let mut keys: Vec<(String, String)> = events
         .map(|event| (text(&event["type"]), text(&event["state_key"])))
@@ -97,7 +97,7 @@ pub(crate) fn state_keys(answer: &Value, room: &str) -> Vec<(String, String)> {
     keys
 }
 
-/// Returns whose member events an answer tells of a room.
+/// Returns the users whose member events of a room an answer contains.
 pub(crate) fn members(answer: &Value, room: &str) -> Vec<String> {
     let keys = state_keys(answer, room).into_iter();
     keys.filter(|(kind, _)| kind == "m.room.member")

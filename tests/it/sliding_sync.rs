@@ -1,4 +1,4 @@
-//! Connections of sliding sync: positions, answers that are lost, waiting, and what is refused.
+//! Tests connections of sliding sync: positions, lost answers, long polls and refused requests.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,10 @@ use crate::{
 async fn presence(of: &User, by: &User) -> String {
     let path = format!("/_matrix/client/v3/presence/{}/status", of.id);
     let answer = by.client.get(&path).await.expect_ok();
-    answer["presence"].as_str().expect("a state").to_owned()
+    answer["presence"]
+        .as_str()
+        .expect("a presence state")
+        .to_owned()
 }
 
 #[tokio::test]
@@ -196,7 +199,7 @@ async fn a_new_request_ends_the_one_before_it() {
     };
     let older = tokio::select! {
         older = connection.tries("timeout=30000") => older.expect_ok(),
-        () = newer => unreachable!("it never ends"),
+        () = newer => unreachable!("the loop never ends"),
     };
 
     assert_eq!(older["pos"].as_str(), pos.as_deref());

@@ -1,5 +1,5 @@
-//! Sliding sync as an app uses it: the list of rooms and encryption on two connections, side by side; and a client
-//! that comes now and then, and knows in the end what one knows that comes for the first time.
+//! Tests sliding sync as an app uses it: with the list of rooms and encryption on two parallel connections;
+//! and that a client which polls at intervals has the same data as one which polls for the first time.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::{
     sliding::{Connection, members, rooms},
 };
 
-/// What users do between two looks at the rooms.
+/// The number of actions of users in each run.
 const STEPS: usize = 80;
 
-/// The state that Element X asks for.
+/// Returns the state that Element X requests.
 fn required_state() -> Value {
     json!([
         ["m.room.name", ""],
@@ -74,7 +74,7 @@ async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages()
     }
     let (mut list, mut keys) = (room_list(&alice), encryption(&alice));
 
-    // The first rooms come at once, and then the rest.
+    // The first answer has the first rooms, the next one has the others.
     let (first, first_keys) = tokio::join!(list.next(), keys.next());
     assert_eq!(rooms(&first).len(), 2);
     assert_eq!(first["lists"]["all_rooms"]["count"], 4);
@@ -89,7 +89,7 @@ async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages()
     list.body["lists"]["all_rooms"]["ranges"] = json!([[0, 3]]);
     assert_eq!(rooms(&list.next().await).len(), 2);
 
-    // She opens a room: its history comes, and who has read it.
+    // Alice opens a room and receives its history.
     let opened = all[0].clone();
     list.body["room_subscriptions"] = json!({ &opened: {
         "timeline_limit": 20, "required_state": required_state(),
@@ -99,7 +99,7 @@ async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages()
     assert_eq!(said(&told["rooms"][&opened]["timeline"]), ["hello"]);
     assert_eq!(told["rooms"][&opened]["expanded_timeline"], true);
 
-    // Bob answers, and sends a key to her device: each connection hears what is its own.
+    // Bob sends a message, and a key to Alice's device: each connection receives its own part.
     let next = first_keys["extensions"]["to_device"]["next_batch"].clone();
     keys.body["extensions"]["to_device"]["since"] = next;
     let sends = async {
@@ -117,14 +117,14 @@ async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages()
     let events = &told_keys["extensions"]["to_device"]["events"];
     assert_eq!(events[0]["content"]["key"], 1);
 
-    // She types an answer on the other end, and the list goes on where it was.
+    // Bob types, and the list connection continues from its position.
     bob.types(&opened).await;
     let told = list.next().await;
     assert!(told["extensions"]["typing"]["rooms"][&opened].is_object());
     assert!(rooms(&told).is_empty());
 }
 
-/// What a client knows of a room.
+/// A client's data of a room.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Known {
     membership: String,
@@ -135,7 +135,7 @@ struct Known {
     fields: BTreeMap<String, Value>,
 }
 
-/// What a client knows of all rooms.
+/// A client's data of all rooms.
 #[derive(Debug, Default, PartialEq)]
 struct Client {
     rooms: BTreeMap<String, Known>,
@@ -156,7 +156,7 @@ impl Client {
         }
     }
 
-    /// Forgets what a client that comes for the first time is not told.
+    /// Removes the data that a first answer does not contain.
     fn in_brief(mut self) -> Self {
         self.rooms.retain(|_, room| room.membership != "leave");
         for room in self.rooms.values_mut() {
@@ -165,7 +165,7 @@ impl Client {
                 room.timeline.clear();
                 room.fields.retain(|name, _| name == "bump_stamp");
             }
-            // Whoever has a name needs none of others.
+            // A room with a name needs no heroes.
             if room.fields.contains_key("name") {
                 room.fields.remove("heroes");
             }
@@ -215,10 +215,10 @@ fn list_of(list: &Value) -> &[Value] {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().expect("a text").to_owned()
+    value.as_str().expect("a string").to_owned()
 }
 
-/// Somebody does something; what the rules forbid at that moment just does not happen.
+/// Performs a random action of a random user; the server may refuse it.
 async fn goes_on(users: &[User], all: &[String], random: &mut StdRng) {
     let room = all.choose(random).expect("a room");
     let user = users.choose(random).expect("a user");
@@ -270,7 +270,7 @@ async fn goes_on(users: &[User], all: &[String], random: &mut StdRng) {
     }
 }
 
-/// Asks for all of the state, and for so many events.
+/// Opens a connection with all state of the rooms and a timeline limit.
 fn watch(user: &User, (range, limit): (u64, u64)) -> Connection<'_> {
     user.asks_for(json!({
         "lists": { "all": {
@@ -297,7 +297,7 @@ async fn folds(seed: u64, limit: u64) {
     for step in 0..STEPS {
         goes_on(&users, &all, &mut random).await;
         match random.random_range(0..6) {
-            // An answer that is lost.
+            // The client does not receive this answer.
             0 if step > 0 => drop(connection.peeks().await),
             1 | 2 => known.take(&connection.next().await),
             3 => {
@@ -317,7 +317,8 @@ async fn folds(seed: u64, limit: u64) {
 
     let (mut known, mut anew) = (known.in_brief(), anew.in_brief());
     for (room_id, room) in &mut anew.rooms {
-        // One who came back has a timeline from then on, and one who comes now sees what is before.
+        // After a rejoin, the timeline of the older connection begins at the rejoin, but a new connection
+        // also sees earlier events.
         let older = known
             .rooms
             .get_mut(room_id)

@@ -1,4 +1,4 @@
-//! What sliding sync tells beside rooms: messages to devices, keys, account data, receipts, who types, threads.
+//! Tests the extensions of sliding sync: to-device messages, keys, account data, receipts, typing and threads.
 
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ async fn set_account_data(user: &User, path: &str, content: Value) {
     user.client.put(&path, content).await.expect_ok();
 }
 
-/// Uploads device keys, and so many one-time keys.
+/// Uploads device keys and `one_time` one-time keys.
 async fn uploads_keys(user: &User, one_time: u64) {
     let algorithms = ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"];
     let device = json!({
@@ -70,7 +70,7 @@ async fn messages_to_a_device_are_told_until_they_are_acknowledged() {
     let since = first["extensions"]["to_device"]["next_batch"].clone();
     connection.body["extensions"]["to_device"]["since"] = since.clone();
     let second = connection.next().await;
-    // What was acknowledged is gone, also for another connection that knows nothing of it.
+    // Acknowledged messages are deleted, also for other connections.
     let mut other = alice.extends("to_device", &json!({ "enabled": true }));
     other.body["conn_id"] = json!("other");
     let other = other.peeks().await;
@@ -278,7 +278,7 @@ async fn receipts_are_told_at_the_events_that_are_shown_and_then_as_they_come() 
     let told = &first["extensions"]["receipts"]["rooms"][&room];
     assert_eq!(told["type"], "m.receipt");
     assert!(told["content"][&new]["m.read"][&bob.id]["ts"].is_u64());
-    // One's own is told wherever it stands.
+    // The user's own receipt is sent at every event, even at one outside the timeline.
     assert!(told["content"][&old]["m.read"][&alice.id].is_object());
     assert!(told["content"][&old]["m.read"][&carol.id].is_null());
     assert!(hidden["extensions"]["receipts"].is_null());
@@ -340,15 +340,15 @@ async fn subscriptions_to_threads_are_told_the_latest_first() {
     let nothing = connection.next().await;
 
     let told = &first["extensions"][THREADS];
-    let subscribed = told["subscribed"][&room].as_object().expect("some");
+    let subscribed = told["subscribed"][&room].as_object().expect("an object");
     assert_eq!(subscribed.len(), 2);
     assert_eq!(subscribed[&threads[2]]["automatic"], false);
     assert!(subscribed[&threads[2]]["bump_stamp"].is_u64());
-    let from = told["prev_batch"].as_str().expect("there is one more");
+    let from = told["prev_batch"].as_str().expect("a token");
     let path = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions";
     let page = alice.client.get(&format!("{path}?dir=b&from={from}")).await;
     let page = page.expect_ok();
-    // It ended meanwhile, and only what became of it is told.
+    // The subscription ended in the meantime, and only its end is sent.
     assert!(page["subscribed"].is_null());
     let told = &ended["extensions"][THREADS];
     assert!(told["unsubscribed"][&room][&threads[0]]["bump_stamp"].is_u64());
@@ -375,12 +375,12 @@ async fn what_was_not_told_of_threads_is_found_between_two_positions() {
 
     let told = connection.next().await;
     let from = told["extensions"][THREADS]["prev_batch"].as_str();
-    let query = format!("dir=b&from={}&to={to}", from.expect("there are more"));
+    let query = format!("dir=b&from={}&to={to}", from.expect("a token"));
     let path = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions";
     let page = alice.client.get(&format!("{path}?{query}")).await;
     let page = page.expect_ok();
 
-    let found = page["subscribed"][&room].as_object().expect("some");
+    let found = page["subscribed"][&room].as_object().expect("an object");
     let mut expected = [threads[0].as_str(), &threads[1]];
     expected.sort_unstable();
     assert_eq!(found.keys().collect::<Vec<_>>(), expected);

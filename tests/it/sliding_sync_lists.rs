@@ -1,4 +1,5 @@
-//! Which rooms sliding sync tells of: lists, their ranges and filters, subscriptions, and rooms that one is not in.
+//! Tests the selection of rooms in sliding sync: lists, their ranges and filters, subscriptions, and rooms that
+//! the user has not joined.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::{
     sliding::{list, members, rooms},
 };
 
-/// Returns the rooms of a list with these filters, and how many it has.
+/// Returns the rooms of a list with these filters, and their count.
 async fn filtered(user: &User, filters: Value) -> (Vec<String>, u64) {
     let mut list = list([0, 99], 0, &json!([]));
     list["filters"] = filters;
@@ -37,7 +38,7 @@ async fn a_range_shows_the_rooms_in_which_something_happened_last() {
     assert_eq!(newest["lists"]["all"]["count"], 3);
     assert_eq!(newest["rooms"][&third]["lists"], json!(["all"]));
 
-    // What comes into the range is told, and what goes out of it is not.
+    // Rooms that enter the range are sent, and rooms that leave it are not.
     alice.says(&first, "up").await;
     let moved = connection.next().await;
     assert_eq!(rooms(&moved), [first.as_str()]);
@@ -110,7 +111,7 @@ async fn lists_are_filtered_by_what_a_room_is() {
     let both = json!({ "room_types": ["m.space"], "not_room_types": ["m.space"] });
     assert_eq!(filtered(&alice, both).await.1, 0);
 
-    // What was loaded from the disk says the same.
+    // The result is the same after loading from disk.
     let server = server.restart().await;
     let alice = alice.at(&server);
     let encrypted = json!({ "is_encrypted": true });
@@ -174,7 +175,7 @@ async fn lists_are_filtered_by_the_spaces_that_rooms_are_in() {
         filtered(&alice, in_space.clone()).await,
         (vec![child.clone()], 1)
     );
-    // Bob is not in the space.
+    // Bob is not a member of the space.
     assert_eq!(filtered(&bob, in_space.clone()).await.1, 0);
     alice.sets(&space, &link, json!({})).await;
     assert_eq!(filtered(&alice, in_space).await.1, 0);
@@ -309,7 +310,7 @@ async fn who_was_banned_is_told_even_on_a_new_connection() {
     // Carol was banned after Bob, and was never in the room.
     assert_eq!(members(&told, &room), [alice.id.as_str(), bob.id.as_str()]);
     assert!(rooms(&carol.lists_all().next().await).is_empty());
-    // What was loaded from the disk says the same.
+    // The result is the same after loading from disk.
     let server = server.restart().await;
     let (bob, carol) = (bob.at(&server), carol.at(&server));
     assert_eq!(rooms(&bob.lists_all().next().await), [room.as_str()]);

@@ -1,4 +1,4 @@
-//! What sliding sync tells of a room: its timeline, its state, and what it is.
+//! Tests the rooms in sliding sync: their timeline, their state and their summary fields.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     sliding::{list, members, rooms, state_keys},
 };
 
-/// The members that the timeline needs, and oneself.
+/// Returns required state with the members of the timeline and the user's own member event.
 fn lazily() -> Value {
     json!([
         ["m.room.member", "$LAZY"],
@@ -71,7 +71,7 @@ async fn who_asks_for_more_events_gets_those_that_they_lack() {
     alice.says(&room, "5").await;
     connection.next().await;
 
-    // Two are known: the last of the first answer, and what came after.
+    // The client has two events: the last of the first answer and the one after it.
     connection.body["lists"]["all"]["timeline_limit"] = json!(2);
     let nothing = connection.next().await;
     connection.body["lists"]["all"]["timeline_limit"] = json!(4);
@@ -162,7 +162,7 @@ async fn state_is_told_as_it_was_asked_for_and_then_as_it_changes() {
             "org.matrix.msc3401.call.memberb"
         ]
     );
-    // The timeline is too short to show it, and the state says it all the same.
+    // The timeline is too short for the new name, but the state contains it.
     assert_eq!(types(&second["rooms"][&room]["timeline"]), ["m.room.topic"]);
     let state = &second["rooms"][&room]["required_state"];
     assert_eq!(each(state, "/content/name"), ["Two"]);
@@ -206,7 +206,7 @@ async fn members_are_told_when_the_timeline_needs_them() {
     alice.says(&room, "hi").await;
     let mut connection = bob.lists(&list([0, 9], 2, &lazily()));
 
-    // The timeline has Carol's join and what Alice said.
+    // The timeline has Carol's join and Alice's message.
     let first = connection.next().await;
     assert_eq!(
         members(&first, &room),
@@ -214,11 +214,11 @@ async fn members_are_told_when_the_timeline_needs_them() {
     );
     alice.says(&room, "again").await;
     assert!(members(&connection.next().await, &room).is_empty());
-    // Where nothing lacks, every change of a member is told.
+    // Without missing events, every change of a member is sent.
     alice.bans(&room, &carol).await;
     let banned = connection.next().await;
     assert_eq!(members(&banned, &room), [carol.id.as_str()]);
-    // Where something lacks, the client begins anew with those whom it sees.
+    // With missing events, the client starts again with the members in the timeline.
     says_many(&alice, &room, 3).await;
     let limited = connection.next().await;
     assert_eq!(limited["rooms"][&room]["limited"], true);
@@ -293,7 +293,7 @@ async fn unread_messages_are_counted_and_reading_them_is_told() {
     let sent = alice.tries_to_send(&room, "m.room.message", mention).await;
     let sent = sent.expect_ok();
     let unread = connection.next().await;
-    bob.has_read(&room, sent["event_id"].as_str().expect("an id"))
+    bob.has_read(&room, sent["event_id"].as_str().expect("an ID"))
         .await;
     let read = connection.next().await;
 
@@ -397,7 +397,7 @@ async fn history_from_before_one_came_stays_hidden() {
 
     let told = &told["rooms"][&room];
     assert_eq!(said(&told["timeline"]), ["visible"]);
-    // The first events could be seen by everybody who would join.
+    // The first events are visible to every later member.
     assert_eq!(types(&told["timeline"])[0], "m.room.create");
 }
 

@@ -1,4 +1,4 @@
-//! Spaces, and what rooms are like for those who are not in them.
+//! Tests the space hierarchy, room summaries and mutual rooms.
 
 use serde_json::{Value, json};
 
@@ -94,10 +94,7 @@ async fn a_space_is_read_page_by_page() {
     }
 
     let first = hierarchy(&alice, &root, "limit=2").await;
-    let token = first["next_batch"]
-        .as_str()
-        .expect("there is more")
-        .to_owned();
+    let token = first["next_batch"].as_str().expect("a token").to_owned();
     let second = hierarchy(&alice, &root, &format!("from={token}")).await;
 
     let found: Vec<&str> = room_ids(&first)

@@ -1,4 +1,4 @@
-//! State as it is after a timeline, under the name of the specification and under that of MSC4222.
+//! Tests the state after a timeline, under the name of the specification and under that of MSC4222.
 
 use serde_json::{Value, json};
 

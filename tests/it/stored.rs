@@ -1,4 +1,4 @@
-//! What is stored, row by row: to see that something is there no more.
+//! Reads the rows of a stopped server's database, to check that deleted data is gone.
 
 use parlour::{
     storage::{
@@ -14,10 +14,11 @@ use sqlx::{AssertSqlSafe, Connection, Row, SqlSafeStr};
 
 use crate::harness::Server;
 
-/// What is kept of a deleted room: that it was, and how it ended for its members; and what users reported.
+/// Tables that may mention a deleted room: the record of its deletion, the last events of its members, and
+/// the reports of users.
 const KEPT: [&str; 3] = ["deleted_rooms", "removed_members", "reports"];
 
-/// What a room leaves empty that is of this server alone.
+/// Tables that have no rows for a room in which only users of this server are members.
 const UNUSED: [&str; 6] = [
     "arrived_events",
     "gaps",
@@ -27,7 +28,7 @@ const UNUSED: [&str; 6] = [
     "waiting_redactions",
 ];
 
-/// The rows of the database of a server that has stopped.
+/// The database of a stopped server.
 pub(crate) struct Rows {
     db: Db,
 }
@@ -42,37 +43,37 @@ impl Rows {
     }
 
     pub(crate) async fn begin_deletion(&mut self, room_id: &str, remover: &str) {
-        let mut tx = self.db.write().await.expect("a turn");
+        let mut tx = self.db.write().await.expect("a write transaction");
         let deletion = deletion_of(&mut tx, room_id, remover).await;
         assert!(
             room_deletion::begin(&mut tx, &deletion)
                 .await
-                .expect("is written")
+                .expect("the rows are written")
         );
-        tx.commit().await.expect("is on disk");
+        tx.commit().await.expect("the transaction is committed");
         self.close().await;
     }
 
-    /// Leaves a room as it is when its members were told, and the server was killed then.
+    /// Stores a deletion as it is when the server is killed after its members were removed.
     pub(crate) async fn begin_purge(&mut self, room_id: &str, remover: &str) {
-        let mut tx = self.db.write().await.expect("a turn");
+        let mut tx = self.db.write().await.expect("a write transaction");
         let deletion = deletion_of(&mut tx, room_id, remover).await;
         let num = deletion.num;
         assert!(
             room_deletion::begin(&mut tx, &deletion)
                 .await
-                .expect("is written")
+                .expect("the rows are written")
         );
         let members = room_deletion::members(&mut tx, num, 100)
             .await
-            .expect("is read");
+            .expect("the rows are read");
         let users: Vec<i64> = members.iter().map(|member| member.user_num).collect();
         for user in &users {
             let told = room_deletion::insert_removal(&mut tx, *user, num, (1, None)).await;
             told.expect("is written");
         }
         let left = room_deletion::remove_memberships(&mut tx, num, &users).await;
-        left.expect("is written");
+        left.expect("the rows are written");
         room_deletion::remove_room(&mut tx, num)
             .await
             .expect("is written");
@@ -82,19 +83,19 @@ impl Rows {
         self.close().await;
     }
 
-    /// Changes something.
+    /// Runs an SQL statement that changes data.
     pub(crate) async fn run(&mut self, sql: &str) {
-        let mut tx = self.db.write().await.expect("a turn");
+        let mut tx = self.db.write().await.expect("a write transaction");
         let done = tx.query(AssertSqlSafe(sql.to_owned())).execute().await;
         done.expect("the statement runs");
-        tx.commit().await.expect("is on disk");
+        tx.commit().await.expect("the transaction is committed");
     }
 
     pub(crate) async fn close(&mut self) {
         self.db.close().await;
     }
 
-    /// Checks that every table that can have something of a room has something of this one.
+    /// Checks that every table with a room column has a row of this room.
     pub(crate) async fn check_everything_mentions(&mut self, room_id: &str) {
         let sql = format!("SELECT num FROM rooms WHERE room_id = '{room_id}'");
         let num = self.numbers(&sql).await[0];
@@ -103,12 +104,12 @@ impl Rows {
             if is_used && !UNUSED.contains(&&*table) {
                 let sql = format!("SELECT room FROM {table} WHERE room IS NOT NULL");
                 let rooms = self.numbers(&sql).await;
-                assert!(rooms.contains(&num), "nothing is in {table}");
+                assert!(rooms.contains(&num), "{table} has no row of the room");
             }
         }
     }
 
-    /// Checks that no table but the documented ones has a text or the number of a deleted room.
+    /// Checks that no table but the documented ones contains one of the texts or the number of a deleted room.
     pub(crate) async fn check_nothing_mentions(&mut self, needles: &[&str]) {
         let gone = self.numbers("SELECT num FROM deleted_rooms").await;
         assert!(!gone.is_empty());
@@ -139,7 +140,7 @@ impl Rows {
         found.expect("the query runs")
     }
 
-    /// Returns the tables with their columns.
+    /// Returns all tables with their columns.
     async fn tables(&mut self) -> Vec<(String, Vec<String>)> {
         let mut conn = self.db.read().await.expect("a connection");
         let sql = match conn.raw() {
@@ -166,13 +167,13 @@ impl Rows {
         tables
     }
 
-    /// Returns the rows of a table as texts.
+    /// Returns the rows of a table as text.
     pub(crate) async fn texts(&mut self, table: &str) -> Vec<String> {
         let tables = self.tables().await;
         let (_, columns) = tables
             .iter()
             .find(|(name, _)| name == table)
-            .expect("is a table");
+            .expect("a table");
         let mut conn = self.db.read().await.expect("a connection");
         let sql = match conn.raw() {
             RawConnection::Sqlite(_) => {
@@ -197,7 +198,7 @@ async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> RoomDele
     }
 }
 
-/// How far deletions are, of a server that runs.
+/// A connection to a running server's database that observes the stage of its deletions.
 pub(crate) enum Stages {
     Sqlite(sqlx::SqliteConnection),
     Postgres(sqlx::PgConnection),

@@ -1,4 +1,4 @@
-//! Syncing: first, from a token on, waiting, filtered, and what belongs to no room.
+//! Tests `/sync`: initial and incremental, waiting, with filters, and data outside rooms.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     harness::{Server, User},
 };
 
-/// Sends a message to a device.
+/// Sends a to-device message with a number.
 async fn sends_to(sender: &User, target: &User, n: usize) {
     let path = format!(
         "/_matrix/client/v3/sendToDevice/org.example/{}",
@@ -20,7 +20,7 @@ async fn sends_to(sender: &User, target: &User, n: usize) {
     sent.await.expect_ok();
 }
 
-/// Returns the numbers of the messages to the device in a sync.
+/// Returns the numbers of the to-device messages in a sync.
 fn received(sync: &Value) -> Vec<u64> {
     let events = sync["to_device"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();
@@ -31,7 +31,7 @@ fn received(sync: &Value) -> Vec<u64> {
 async fn stores_filter(user: &User, filter: Value) -> String {
     let path = format!("/_matrix/client/v3/user/{}/filter", user.id);
     let stored = user.client.post(&path, filter).await.expect_ok();
-    stored["filter_id"].as_str().expect("an id").to_owned()
+    stored["filter_id"].as_str().expect("an ID").to_owned()
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn a_waiting_sync_ends_at_its_timeout_with_nothing() {
     let waiting = alice.syncs_with(&query);
     let sync = tokio::time::timeout(Duration::from_secs(20), waiting).await;
 
-    let sync = sync.expect("it is answered");
+    let sync = sync.expect("the sync is answered");
     assert_eq!(sync["rooms"], Value::Null);
     assert!(sync["next_batch"].is_string());
 }

@@ -1,4 +1,4 @@
-//! A client that syncs now and then knows in the end what one knows that syncs for the first time.
+//! Tests that incremental syncs add up to the same data as an initial sync.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,22 +10,22 @@ use crate::{
     harness::{Server, User},
 };
 
-/// What users do between two looks at the room.
+/// The number of actions of users in each run.
 const STEPS: usize = 60;
 
-/// What a client knows of a room.
+/// A client's data of a room.
 #[derive(Debug, Default, PartialEq)]
 struct Known {
     section: String,
     /// The latest events of the timeline, without a gap.
     timeline: Vec<String>,
-    /// The event ids of the state.
+    /// The event IDs of the state.
     state: BTreeMap<(String, String), String>,
     counts: Value,
     summary: BTreeMap<String, Value>,
 }
 
-/// What a client knows of all rooms.
+/// A client's data of all rooms.
 #[derive(Debug, Default, PartialEq)]
 struct Client {
     rooms: BTreeMap<String, Known>,
@@ -43,8 +43,8 @@ impl Client {
         }
     }
 
-    /// Forgets what a first sync does not tell: of rooms that the user is not in, no more than that, and the
-    /// heroes of a room that has a name.
+    /// Removes the data that an initial sync does not contain: left rooms, all but the section of invitations,
+    /// and the heroes of a room that has a name.
     fn in_brief(mut self) -> Self {
         self.rooms.retain(|_, room| room.section != "leave");
         for room in self
@@ -101,10 +101,10 @@ fn events(list: &Value) -> &[Value] {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().expect("a text").to_owned()
+    value.as_str().expect("a string").to_owned()
 }
 
-/// Those who talk, those who watch, and where.
+/// The users, their rooms, and the source of their random actions.
 struct Scene {
     users: Vec<User>,
     rooms: Vec<String>,
@@ -113,7 +113,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Somebody does something; what the rules forbid at that moment just does not happen.
+    /// Performs a random action of a random user; the server may refuse it.
     async fn goes_on(&mut self) {
         let room = self.rooms.choose(&mut self.random).expect("a room").clone();
         let user = self.users.choose(&mut self.random).expect("a user");
@@ -157,7 +157,7 @@ impl Scene {
             }
             _ => {
                 let visibility = ["shared", "joined", "invited", "world_readable"];
-                let visibility = visibility.choose(&mut self.random).expect("one of them");
+                let visibility = visibility.choose(&mut self.random).expect("a visibility");
                 let content = json!({ "history_visibility": visibility });
                 user.tries_to_set(&room, "m.room.history_visibility", content)
                     .await
@@ -190,13 +190,13 @@ async fn set_scene(server: &Server, seed: u64) -> Scene {
     }
 }
 
-/// Checks what one who synced all along knows against what a first sync says.
+/// Checks the data of incremental syncs against that of an initial sync.
 ///
-/// A redaction changes an event, not its id; and where both know the end of a timeline, they know the same.
+/// A redaction changes an event, but not its ID. Timelines are compared as far back as both reach.
 fn compare(folded: Client, first: Client, seed: u64) {
     let (mut folded, mut first) = (folded.in_brief(), first.in_brief());
     for (room_id, room) in &mut folded.rooms {
-        let fresh = first.rooms.get_mut(room_id).expect("a room that both know");
+        let fresh = first.rooms.get_mut(room_id).expect("a room of both syncs");
         let both = room.timeline.len().min(fresh.timeline.len());
         room.timeline.drain(..room.timeline.len() - both);
         fresh.timeline.drain(..fresh.timeline.len() - both);
@@ -204,7 +204,7 @@ fn compare(folded: Client, first: Client, seed: u64) {
     assert_eq!(folded, first, "seed {seed}");
 }
 
-/// A user who syncs now and then, and what they know by that.
+/// A user who syncs at intervals, with the data of these syncs.
 struct Watcher {
     client: Client,
     token: String,

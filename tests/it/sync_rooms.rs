@@ -1,4 +1,4 @@
-//! What a sync tells of a room to those who are in it, are invited, or have left.
+//! Tests the rooms in a sync: joined, invited and left.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn lazily() -> String {
     filtered(&json!({ "room": { "state": lazy, "timeline": { "limit": 3 } } }))
 }
 
-/// Returns whose member events the state of a room tells.
+/// Returns the users whose member events the state of a room contains.
 fn members<'a>(sync: &'a Value, room: &str) -> Vec<&'a str> {
     let events = state(sync, room).as_array().map(Vec::as_slice);
     let events = events.unwrap_or_default().iter();
@@ -161,7 +161,7 @@ async fn lazily_loaded_members_are_those_who_speak_and_oneself() {
 
     assert_eq!(members(&first, &room), [&*alice.id, &*bob.id]);
     assert_eq!(members(&second, &room), [&*carol.id]);
-    // Who asks again never got the first answer.
+    // A client that repeats a request did not receive the first answer.
     assert_eq!(members(&second_again, &room), [&*carol.id]);
     assert_eq!(members(&third, &room), Vec::<&str>::new());
 }
@@ -550,7 +550,7 @@ async fn a_room_is_not_told_of_when_a_filter_hides_all_that_changed() {
         .syncs_with(&format!("since={}&{hidden}", next(&joined)))
         .await;
 
-    // It is new, even if nothing of it is to be seen.
+    // The room is new, so it is sent even if the filter hides all its events.
     assert!(joined["rooms"]["join"][&room].is_object());
     assert_eq!(renamed["rooms"], Value::Null);
 }

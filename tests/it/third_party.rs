@@ -1,4 +1,5 @@
-//! E-mail addresses, telephone numbers, other networks and relays: what is said where there are none.
+//! Tests the answers about e-mail addresses, telephone numbers and bridged networks, which this server does
+//! not support, and about TURN servers.
 
 use parlour::config::SecretString;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Threads: their list, their receipts and unread counts, and subscriptions to them.
+//! Tests threads: their list, their receipts and unread counts, and subscriptions to them.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn in_thread(thread: &str, text: &str) -> Value {
     })
 }
 
-/// Returns the content of a message in a thread, or in the main timeline, that mentions somebody.
+/// Returns the content of a message that mentions a user, in a thread or in the main timeline.
 fn mentioning(thread: Option<&str>, user: &User) -> Value {
     let mut content = match thread {
         Some(thread) => in_thread(thread, "you!"),
@@ -24,7 +24,7 @@ fn mentioning(thread: Option<&str>, user: &User) -> Value {
     content
 }
 
-/// Returns how much of each thread is unread.
+/// Returns the notification and highlight counts of a thread.
 fn unread_in(sync: &Value, room: &str, thread: &str) -> (u64, u64) {
     let counts = &sync["rooms"]["join"][room]["unread_thread_notifications"][thread];
     let count = |name: &str| counts[name].as_u64().unwrap_or(0);
@@ -35,7 +35,7 @@ impl User {
     async fn sends_it(&self, room: &str, content: Value) -> String {
         let sent = self.tries_to_send(room, "m.room.message", content).await;
         let sent = sent.expect_ok();
-        sent["event_id"].as_str().expect("an id").to_owned()
+        sent["event_id"].as_str().expect("an ID").to_owned()
     }
 
     async fn replies(&self, room: &str, thread: &str, text: &str) -> String {
@@ -57,7 +57,7 @@ impl User {
         self.tries_to_read(room, event_id, body).await.expect_ok();
     }
 
-    /// Syncs for the first time, with counts for each thread.
+    /// Syncs with counts for each thread, from `since` or for the first time.
     async fn syncs_with_threads(&self, since: Option<&Value>) -> Value {
         let filter = json!({ "room": { "timeline": { "unread_thread_notifications": true } } });
         let since = since.map_or_else(String::new, |sync| format!("&since={}", next(sync)));
@@ -65,7 +65,8 @@ impl User {
             .await
     }
 
-    /// Returns what is unread: in all, in the main timeline, in the thread. Each is (notifications, highlights).
+    /// Returns the unread counts of the room, of the main timeline and of the thread, each as
+    /// (notifications, highlights).
     async fn counts(&self, room: &str, thread: &str) -> [(u64, u64); 3] {
         let all = self.syncs().await;
         let apart = self.syncs_with_threads(None).await;
@@ -303,7 +304,7 @@ async fn what_relates_to_a_reply_is_in_its_thread() {
     let refused = bob.tries_to_read(&room, &within, as_main).await;
     bob.reads(&room, &within, &thread).await;
     let read = bob.counts(&room, &thread).await;
-    // It is of the main timeline, but says up to where the thread was read.
+    // The event is in the main timeline, but is accepted as the position of a receipt for the thread.
     bob.reads(&room, &beside, &thread).await;
 
     assert_eq!(unread, [(4, 0), (2, 0), (2, 0)]);

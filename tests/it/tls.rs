@@ -1,4 +1,4 @@
-//! A listener with a certificate speaks TLS.
+//! Tests listeners with a certificate.
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::harness::Server;
 fn tls_listener(folder: &Path) -> (CertificateDer<'static>, ListenSection) {
     let names = vec!["localhost".to_owned()];
     let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(names).expect("a certificate");
+        generate_simple_self_signed(names).expect("the certificate is generated");
     let (certificate, key) = (folder.join("fullchain.pem"), folder.join("privkey.pem"));
     fs::write(&certificate, cert.pem()).expect("the certificate is written");
     fs::write(&key, signing_key.serialize_pem()).expect("the key is written");
@@ -39,22 +39,24 @@ async fn connect(
     roots.add(trusted).expect("the certificate is trusted");
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .expect("ring has them")
+        .expect("ring supports the protocols")
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let stream = TcpStream::connect(address).await.expect("it listens");
+    let stream = TcpStream::connect(address)
+        .await
+        .expect("the server listens");
     let name = ServerName::try_from("localhost").expect("a name");
     let connector = TlsConnector::from(Arc::new(config));
     connector
         .connect(name, stream)
         .await
-        .expect("it speaks TLS")
+        .expect("the TLS handshake succeeds")
 }
 
 #[tokio::test]
 async fn a_listener_with_a_certificate_serves_over_tls() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let (certificate, listen) = tls_listener(folder.path());
     let server = Server::with(|config| config.listen.push(listen)).await;
 
@@ -63,12 +65,12 @@ async fn a_listener_with_a_certificate_serves_over_tls() {
     stream
         .write_all(request.as_bytes())
         .await
-        .expect("it takes the request");
+        .expect("the request is sent");
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)
         .await
-        .expect("it answers");
+        .expect("the response is read");
 
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with(r#"{"status":"ok"}"#), "{answer}");
@@ -76,7 +78,7 @@ async fn a_listener_with_a_certificate_serves_over_tls() {
 
 #[tokio::test]
 async fn http_2_is_agreed_on_over_tls() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let (certificate, listen) = tls_listener(folder.path());
     let server = Server::with(|config| config.listen.push(listen)).await;
 
@@ -87,7 +89,7 @@ async fn http_2_is_agreed_on_over_tls() {
 
 #[tokio::test]
 async fn a_new_certificate_is_used_without_a_restart() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let (_, listen) = tls_listener(folder.path());
     let server = Server::with(|config| config.listen.push(listen)).await;
 
@@ -99,14 +101,18 @@ async fn a_new_certificate_is_used_without_a_restart() {
 
 #[tokio::test]
 async fn connections_that_say_nothing_do_not_hold_up_the_next() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let (certificate, listen) = tls_listener(folder.path());
     let server = Server::with(|config| config.listen.push(listen)).await;
     let address = server.running.addresses()[1];
 
     let mut silent = Vec::new();
     for _ in 0..300 {
-        silent.push(TcpStream::connect(address).await.expect("it listens"));
+        silent.push(
+            TcpStream::connect(address)
+                .await
+                .expect("the server listens"),
+        );
     }
     let stream = connect(address, certificate, "http/1.1").await;
 

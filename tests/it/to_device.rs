@@ -1,4 +1,4 @@
-//! Messages from device to device. That they arrive, once, is tested beside the code.
+//! Tests requests that send to-device messages. Unit tests check their delivery.
 
 use serde_json::json;
 
@@ -67,7 +67,7 @@ async fn messages_to_devices_have_a_rate_of_their_own() {
 
     refused.expect_error(429, "M_LIMIT_EXCEEDED");
     assert!(sent >= 100);
-    // Events are not held up by it.
+    // The limit does not affect events.
     alice.creates_open_room().await;
 }
 
@@ -75,7 +75,7 @@ async fn messages_to_devices_have_a_rate_of_their_own() {
 async fn what_one_request_stores_for_all_devices_is_bounded() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    // 64 copies of 64 KB would be more than 4 MiB.
+    // A message of 62 KB for each of these devices exceeds 4 MiB.
     for _ in 0..70 {
         server.log_in("alice").await;
     }

@@ -1,4 +1,4 @@
-//! Typing notifications.
+//! Tests typing notifications.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Replacing a room by one of another version.
+//! Tests room upgrades.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn new_room(user: &User, room: &str, version: &str) -> String {
     let answer = answer.expect_ok();
     answer["replacement_room"]
         .as_str()
-        .expect("an id")
+        .expect("an ID")
         .to_owned()
 }
 
@@ -126,7 +126,7 @@ async fn in_version_12_the_creators_have_no_levels() {
     let body = json!({ "new_version": "12", "additional_creators": [&alice.id, &bob.id] });
     let new = upgrades(&bob, &old, body).await.expect_ok()["replacement_room"].clone();
 
-    let new = new.as_str().expect("an id");
+    let new = new.as_str().expect("an ID");
     let create = bob.state(new, "m.room.create").await;
     assert_eq!(create["additional_creators"], json!([&alice.id]));
     assert_eq!(create["predecessor"], json!({ "room_id": old }));

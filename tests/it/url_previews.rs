@@ -1,4 +1,4 @@
-//! What stands behind the links in messages, and where this server does not go to look.
+//! Tests URL previews, and the addresses that this server does not request.
 
 use std::{
     io::Cursor,
@@ -34,7 +34,7 @@ fn everywhere(config: &mut Config) {
 fn picture() -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     let written = RgbImage::new(30, 20).write_to(&mut bytes, ImageFormat::Png);
-    written.expect("is written");
+    written.expect("the image is written");
     bytes.into_inner()
 }
 
@@ -43,7 +43,7 @@ fn html() -> [(HeaderName, &'static str); 1] {
 }
 
 /// Serves pages on this machine and returns their address.
-#[expect(clippy::disallowed_methods, reason = "it ends with the test")]
+#[expect(clippy::disallowed_methods, reason = "the task ends with the test")]
 async fn web_server() -> String {
     let endless = "<title>Long</title>".to_owned() + &"x".repeat(3 * 1024 * 1024);
     let pages = Router::new()
@@ -77,8 +77,8 @@ async fn web_server() -> String {
         .route("/elsewhere", get(async || Redirect::to("/page.html")))
         .route("/for-ever", get(async || Redirect::to("/for-ever")));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-    let listener = listener.expect("a port is free");
-    let address = listener.local_addr().expect("is bound");
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("the listener is bound");
     tokio::spawn(async move { axum::serve(listener, pages).await });
     format!("http://{address}")
 }
@@ -109,7 +109,7 @@ async fn a_page_is_shown_with_its_title_and_its_image() {
         .and_then(|image| image.strip_prefix("mxc://"));
     let path = format!(
         "/_matrix/client/v1/media/download/{}",
-        image.expect("an address")
+        image.expect("an mxc URI")
     );
     assert_eq!(alice.client.get(&path).await.bytes, picture());
 }

@@ -1,4 +1,4 @@
-//! Finding people.
+//! Tests the user directory.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! History visibility: who may read which event.
+//! Tests history visibility.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     sliding,
 };
 
-/// Returns which of the events a user is shown one by one.
+/// Returns the names of the events that a user can read one by one.
 async fn readable(user: &User, room: &str, events: &[(&str, String)]) -> Vec<String> {
     let mut readable = Vec::new();
     for (name, event_id) in events {
@@ -21,7 +21,7 @@ async fn readable(user: &User, room: &str, events: &[(&str, String)]) -> Vec<Str
     readable
 }
 
-/// A room in which a message was sent at each stage of Bob's way through it.
+/// A room with one message for each membership of Bob.
 struct Story {
     server: Server,
     room: String,
@@ -245,7 +245,7 @@ async fn a_timeline_shows_what_may_be_seen_before_and_after_what_is_hidden() {
     let list = sliding::list([0, 9], 50, &json!([]));
     let slid = bob.lists(&list).next().await;
     assert_eq!(said(&slid["rooms"][&room]["timeline"]), ["one", "two"]);
-    // What was hidden is hidden from those who ask for it, too.
+    // Pagination hides the same event.
     let page = bob.messages(&room, "dir=b&limit=50").await;
     assert_eq!(said(&page["chunk"]), ["two", "one"]);
 }
@@ -274,7 +274,7 @@ async fn state_that_changed_while_it_was_hidden_is_told_with_the_first_timeline(
     let limit = filtered(&json!({ "room": { "timeline": { "limit": 50 } } }));
     let sync = bob.syncs_with(&limit).await;
 
-    // The topic that was replaced unseen is not shown after the one that holds.
+    // The timeline does not contain the earlier topic, because it would replace the current one.
     let timeline = timeline(&sync, &room);
     assert_eq!(said(timeline), ["one", "two"]);
     assert_eq!(*find(timeline, "m.room.topic", ""), Value::Null);

@@ -1,4 +1,4 @@
-//! The WebSocket push channel: `docs/websocket.md`, as a client sees it.
+//! Tests the WebSocket push channel of `docs/websocket.md` from the client's side.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -16,19 +16,19 @@ use crate::harness::{Server, User};
 
 const STREAM: &str = "/_matrix/client/unstable/stream";
 
-/// A connection of a client.
+/// A client's connection to the push channel.
 struct Channel {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Updates that came while an answer was awaited.
+    /// Updates that arrived before the awaited answer.
     updates: Vec<Value>,
 }
 
 impl Channel {
-    /// Connects as a native client does: with the token in a header.
+    /// Connects like a native client, with the token in a header.
     async fn connect(server: &Server, user: &User, query: &str) -> Self {
         let mut channel = Self::connect_with(server, query, Some(&user.token))
             .await
-            .expect("connects");
+            .expect("the channel connects");
         channel.updates.clear();
         channel
     }
@@ -40,16 +40,16 @@ impl Channel {
     ) -> Result<Self, Error> {
         let address = server.running.addresses()[0];
         let url = format!("ws://{address}{STREAM}{query}");
-        let mut request = url.into_client_request().expect("is an address");
+        let mut request = url.into_client_request().expect("an address");
         let headers = request.headers_mut();
         headers.insert(
             SEC_WEBSOCKET_PROTOCOL,
-            "m.json".parse().expect("is a header"),
+            "m.json".parse().expect("a header value"),
         );
         if let Some(token) = token {
             headers.insert(
                 AUTHORIZATION,
-                format!("Bearer {token}").parse().expect("is a header"),
+                format!("Bearer {token}").parse().expect("a header value"),
             );
         }
         let (socket, response) = connect_async(request).await?;
@@ -90,11 +90,11 @@ impl Channel {
             return self.updates.remove(0);
         }
         let frame = self.frame().await.expect("the channel is open");
-        assert!(frame.get("id").is_none(), "an answer came: {frame}");
+        assert!(frame.get("id").is_none(), "unexpected answer: {frame}");
         frame
     }
 
-    /// Returns the first update that tells what `wanted` looks for.
+    /// Returns the first update that matches `wanted`.
     async fn update_with(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             let update = self.update().await;
@@ -104,12 +104,12 @@ impl Channel {
         }
     }
 
-    /// Returns the next frame, or the code with which the server closed.
+    /// Returns the next frame, or the code with which the server closed the channel.
     async fn frame(&mut self) -> Result<Value, u16> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
-                    return Ok(serde_json::from_str(&text).expect("is JSON"));
+                    return Ok(serde_json::from_str(&text).expect("JSON"));
                 }
                 Some(Ok(Message::Close(frame))) => {
                     return Err(frame.map_or(0, |frame| frame.code.into()));
@@ -137,7 +137,7 @@ async fn room_of(alice: &User, bob: &User) -> String {
         .post("/_matrix/client/v3/createRoom", body)
         .await
         .expect_ok();
-    let room_id = created["room_id"].as_str().expect("is a room").to_owned();
+    let room_id = created["room_id"].as_str().expect("a room ID").to_owned();
     let join = format!("/_matrix/client/v3/rooms/{room_id}/join");
     bob.client.post(&join, json!({})).await.expect_ok();
     room_id
@@ -147,7 +147,7 @@ async fn send(user: &User, room_id: &str, txn_id: &str, body: &str) -> String {
     let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/{txn_id}");
     let content = json!({ "msgtype": "m.text", "body": body });
     let sent = user.client.put(&path, content).await.expect_ok();
-    sent["event_id"].as_str().expect("is an event").to_owned()
+    sent["event_id"].as_str().expect("an event ID").to_owned()
 }
 
 async fn send_to_device(from: &User, to: &User, txn_id: &str) {
@@ -175,10 +175,7 @@ fn to_device(update: &Value) -> Vec<String> {
 }
 
 fn next_batch(update: &Value) -> String {
-    update["next_batch"]
-        .as_str()
-        .expect("is a token")
-        .to_owned()
+    update["next_batch"].as_str().expect("a token").to_owned()
 }
 
 #[tokio::test]
@@ -211,7 +208,7 @@ async fn a_browser_authenticates_by_its_first_frame() {
     let alice = server.register("alice").await;
     let mut channel = Channel::connect_with(&server, "", None)
         .await
-        .expect("connects");
+        .expect("the channel connects");
 
     let answer = channel
         .asks("1", "authenticate", json!({ "access_token": alice.token }))
@@ -227,7 +224,7 @@ async fn a_wrong_token_is_refused_by_header_and_by_frame() {
     let server = Server::start().await;
     let mut channel = Channel::connect_with(&server, "", None)
         .await
-        .expect("connects");
+        .expect("the channel connects");
 
     let by_header = Channel::connect_with(&server, "", Some("wrong")).await;
     let by_frame = channel
@@ -235,7 +232,7 @@ async fn a_wrong_token_is_refused_by_header_and_by_frame() {
         .await;
 
     let Err(Error::Http(response)) = by_header else {
-        panic!("the header was taken")
+        panic!("the header was accepted")
     };
     assert_eq!(response.status(), 401);
     assert_eq!(by_frame["error"]["errcode"], "M_UNKNOWN_TOKEN");
@@ -247,7 +244,7 @@ async fn another_first_frame_than_authenticate_is_refused() {
     let server = Server::start().await;
     let mut channel = Channel::connect_with(&server, "", None)
         .await
-        .expect("connects");
+        .expect("the channel connects");
 
     let answer = channel.asks("1", "ping", json!({})).await;
 
@@ -263,7 +260,7 @@ async fn a_bad_since_is_refused_before_the_upgrade() {
     let refused = Channel::connect_with(&server, "?since=nonsense", Some(&alice.token)).await;
 
     let Err(Error::Http(response)) = refused else {
-        panic!("the token was taken")
+        panic!("the token was accepted")
     };
     assert_eq!(response.status(), 400);
 }
@@ -500,7 +497,7 @@ async fn a_slow_reader_gets_one_big_update_instead_of_a_queue() {
     let mut channel = Channel::connect(&server, &bob, "").await;
     channel.update().await;
 
-    // Nobody reads meanwhile; each message is as large as the socket's buffers are not.
+    // The client does not read meanwhile, and the messages exceed the buffers of the socket.
     let large = "x".repeat(50_000);
     for n in 0..MESSAGES {
         send(&alice, &room_id, &format!("t{n}"), &large).await;
@@ -519,7 +516,7 @@ async fn a_slow_reader_gets_one_big_update_instead_of_a_queue() {
 
     assert!(
         updates < MESSAGES,
-        "{updates} updates were kept for a reader that did not read"
+        "{updates} updates were queued for a slow reader"
     );
     assert!(told <= MESSAGES, "nothing was left out");
     assert_eq!(last["rooms"]["join"][&room_id]["timeline"]["limited"], true);

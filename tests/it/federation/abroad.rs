@@ -1,4 +1,4 @@
-//! A room at a peer that the test plays, which lets users of other servers in.
+//! A room on a peer that the test plays. The peer lets users of other servers in.
 
 use std::{
     collections::HashSet,
@@ -27,7 +27,7 @@ use super::Peer;
 
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
-/// A room, and whoever made it.
+/// A room of a peer, and the user who created it.
 pub(crate) struct Abroad {
     key: Arc<SigningKey>,
     version: RoomVersionId,
@@ -38,13 +38,13 @@ pub(crate) struct Abroad {
     last: Option<Pdu>,
     /// All events, the oldest first.
     pub(crate) events: Vec<(Pdu, Value)>,
-    /// How often somebody was let in.
+    /// The number of joins that the peer accepted.
     pub(crate) joins: usize,
-    /// Whether nothing is told of the past.
+    /// Whether the peer withholds the history.
     pub(crate) is_silent: bool,
 }
 
-/// A room that the handlers of a peer have in hand, too.
+/// A room that the test shares with the handlers of a peer.
 #[derive(Clone)]
 pub(crate) struct Shared(Arc<Mutex<Abroad>>);
 
@@ -54,14 +54,14 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Abroad> {
-        self.0.lock().expect("nobody panicked")
+        self.0.lock().expect("no test panics here")
     }
 
     pub(crate) fn id(&self) -> String {
         self.lock().id().to_string()
     }
 
-    /// Returns what lets users of other servers in and out, and tells of the past.
+    /// Returns the endpoints for joining and leaving, and for reading the history.
     pub(crate) fn router(&self) -> Router {
         Router::new()
             .route(
@@ -76,7 +76,7 @@ impl Shared {
             .with_state(self.clone())
     }
 
-    /// Returns the same of a server that knows only the first form of joins and leave events.
+    /// Returns the same endpoints of a server that supports only version 1 of `send_join` and `send_leave`.
     pub(crate) fn router_of_old_server(&self) -> Router {
         let joined = async |room: State<Shared>, event: Json<Value>| {
             Json(json!([200, send_join(room, event).await.0]))
@@ -97,7 +97,7 @@ impl Shared {
             .with_state(self.clone())
     }
 
-    /// Returns the endpoints that are the same for servers of all ages.
+    /// Returns the endpoints that are the same for old and new servers.
     fn unchanged_endpoints() -> Router<Self> {
         Router::new()
             .route(
@@ -167,17 +167,17 @@ impl Abroad {
         self.room_id.as_ref().expect("it has been created")
     }
 
-    /// Sets state as the creator; returns the id of the event.
+    /// Sets state as the creator, and returns the ID of the event.
     #[expect(
         clippy::needless_pass_by_value,
-        reason = "whoever calls it writes it there"
+        reason = "callers write the content in the call"
     )]
     pub(crate) fn sets(&mut self, kind: &str, state_key: &str, content: Value) -> String {
         let sender = self.creator.clone();
         self.makes(&sender, (kind, Some(state_key)), &content)
     }
 
-    /// Says something as the creator; returns the id of the event.
+    /// Sends a message as the creator, and returns the ID of the event.
     pub(crate) fn says(&mut self, text: &str) -> String {
         let sender = self.creator.clone();
         let content = json!({ "msgtype": "m.text", "body": text });
@@ -194,7 +194,7 @@ impl Abroad {
         self.forges(sender, (kind, state_key), content, &key)
     }
 
-    /// Makes an event of somebody with whatever key.
+    /// Makes an event of any user, signed with any key.
     pub(crate) fn forges(
         &mut self,
         sender: &UserId,
@@ -228,7 +228,7 @@ impl Abroad {
         }
     }
 
-    /// Adds an event that somebody signed.
+    /// Adds a signed event.
     fn add(&mut self, pdu: Pdu, json: Value) -> String {
         if pdu.state_key.is_some() {
             self.state.insert(Arc::new(pdu.clone()));
@@ -239,7 +239,7 @@ impl Abroad {
         event_id
     }
 
-    /// Adds an event as it came from another server.
+    /// Adds an event in the form in which another server sent it.
     pub(crate) fn takes(&mut self, json: Value) -> String {
         let object = serde_json::from_value(json.clone()).expect("canonical JSON");
         let (pdu, _) = Pdu::from_object(&object, &self.rules).expect("an event");
@@ -284,7 +284,7 @@ impl Abroad {
         serde_json::to_value(object).expect("JSON")
     }
 
-    /// Returns the state now, and all that it rests on.
+    /// Returns the current state and its auth chain.
     fn state_and_chain(&self) -> (Vec<Value>, Vec<Value>) {
         let ids: HashSet<_> = self.state.iter().map(|pdu| pdu.event_id.clone()).collect();
         let of_state = self
@@ -295,7 +295,7 @@ impl Abroad {
             of_state.partition(|(pdu, _)| ids.contains(&pdu.event_id));
         let json = |(_, json): &(Pdu, Value)| json.clone();
         let state: Vec<Value> = state.into_iter().map(json).collect();
-        // Other servers tell events of the state twice.
+        // Other servers send events of the state twice.
         let chain = chain.into_iter().map(json).chain(state.iter().cloned());
         (state.clone(), chain.collect())
     }
@@ -315,14 +315,14 @@ impl Abroad {
         state.iter().map(|pdu| pdu.event_id.to_string()).collect()
     }
 
-    /// Returns when an event was made.
+    /// Returns the time at which an event was made.
     pub(crate) fn time_of(&self, event_id: &str) -> u64 {
         let mut events = self.events.iter();
         let found = events.find(|(pdu, _)| pdu.event_id == event_id);
-        found.expect("there is one").0.origin_server_ts.0.into()
+        found.expect("an event").0.origin_server_ts.0.into()
     }
 
-    /// Returns the members as the room has them.
+    /// Returns the membership of a user in the room.
     pub(crate) fn membership(&self, user_id: &str) -> Option<String> {
         let user_id = UserId::parse(user_id).expect("an id");
         let pdu = self.state.member(&user_id)?;
@@ -330,7 +330,7 @@ impl Abroad {
     }
 }
 
-/// Where the next event stands.
+/// The position of the next event in the room's graph.
 struct Place {
     prev_events: Vec<ruma::OwnedEventId>,
     hashes: Vec<String>,
@@ -467,7 +467,7 @@ async fn event_at_time(
     let room = room.lock();
     let ts: u64 = values(&asked, "ts")[0].parse().expect("a number");
     let is_after = |(pdu, _): &&(Pdu, Value)| u64::from(pdu.origin_server_ts.0) >= ts;
-    let found = &room.events.iter().find(is_after).expect("there is one").0;
+    let found = &room.events.iter().find(is_after).expect("an event").0;
     Json(json!({ "event_id": found.event_id, "origin_server_ts": found.origin_server_ts }))
 }
 

@@ -1,4 +1,4 @@
-//! Requests of other servers have to prove who sent them.
+//! Authentication: requests of other servers must prove their sender.
 
 use axum::Router;
 use reqwest::Method;

@@ -1,7 +1,7 @@
-//! Three servers, changes on all of them at once, and partitions between them: when these have healed, all agree, and
-//! whatever was acknowledged is everywhere.
+//! Three servers, changes on all of them at once, and partitions between them: when the partitions have healed, all
+//! servers agree, and every acknowledged event is on all of them.
 //!
-//! `PARLOUR_TEST_ROUNDS` says how many rounds there are, and `PARLOUR_TEST_SEED` with which one the first begins.
+//! `PARLOUR_TEST_ROUNDS` sets the number of rounds, and `PARLOUR_TEST_SEED` the seed of the first one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -26,20 +26,20 @@ use crate::{
     harness::{Server, User},
 };
 
-/// Rounds where nobody says how many.
+/// The number of rounds if the environment does not set one.
 const ROUNDS: u64 = 3;
-/// What happens in a round, on all servers together.
+/// The number of changes in each step of a round, on all servers together.
 const STEPS: usize = 12;
-/// How long it may take until all agree.
+/// The time within which all servers must agree.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How long until it is looked again.
+/// The time between two checks.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Numbers that follow from a seed.
+/// A generator of numbers that follow from a seed.
 struct Dice(u64);
 
 impl Dice {
-    /// Returns a number below another.
+    /// Returns a number below a limit.
     fn roll(&mut self, below: usize) -> usize {
         // SplitMix64
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -50,7 +50,7 @@ impl Dice {
     }
 }
 
-/// Which servers do not reach which.
+/// The pairs of servers (from, to) that cannot reach each other.
 #[derive(Clone, Default)]
 struct Cuts(Arc<Mutex<HashSet<(String, String)>>>);
 
@@ -70,7 +70,7 @@ impl Cuts {
     }
 }
 
-/// What stands before a server, and lets through whom it may.
+/// A proxy in front of a server. It lets only servers through that are not cut off.
 #[derive(Clone)]
 struct Gate {
     cuts: Cuts,
@@ -79,7 +79,7 @@ struct Gate {
     http: reqwest::Client,
 }
 
-/// Passes a request on, unless the server that it is of is cut off.
+/// Forwards a request, unless the server that sent it is cut off.
 async fn pass(State(gate): State<Gate>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let proof = parts.headers.get("authorization");
@@ -107,13 +107,13 @@ async fn pass(State(gate): State<Gate>, request: Request) -> Response {
     (status, [("content-type", "application/json")], bytes).into_response()
 }
 
-/// Returns whose request it is.
+/// Returns the server that sent a request.
 fn origin(proof: &str) -> Option<&str> {
     let (_, rest) = proof.split_once("origin=")?;
     rest.trim_start_matches('"').split(['"', ',']).next()
 }
 
-/// Three servers with a user each, who are in a room together.
+/// Three servers with a user each. The users are in a room together.
 struct Three {
     servers: Vec<Server>,
     users: Vec<User>,
@@ -121,7 +121,7 @@ struct Three {
     cuts: Cuts,
     /// The events that were acknowledged.
     acknowledged: BTreeSet<String>,
-    /// Asks what the next event would follow.
+    /// Requests templates, which name the forward extremities.
     stranger: Peer,
     _network: Network,
 }
@@ -171,7 +171,7 @@ impl Three {
         }
     }
 
-    /// Does something at random on each server, at once.
+    /// Makes random changes on random servers, all at once.
     async fn changes(&mut self, dice: &mut Dice) {
         let steps: Vec<(usize, usize, usize)> = (0..STEPS)
             .map(|_| (dice.roll(3), dice.roll(8), dice.roll(1_000)))
@@ -224,7 +224,7 @@ impl Three {
         sent["event_id"].as_str().expect("an id").to_owned()
     }
 
-    /// Waits until all servers have the same state and know of every event; says what is missing if that never comes.
+    /// Waits until all servers have the same state and know every event. Panics with the difference on a timeout.
     async fn agree(&self) {
         let looks = async {
             loop {
@@ -239,7 +239,7 @@ impl Three {
         }
     }
 
-    /// Says in what the servers differ.
+    /// Describes the first difference between the servers.
     async fn difference(&self) -> Option<String> {
         for event_id in &self.acknowledged {
             let mut without = Vec::new();
@@ -280,7 +280,7 @@ impl Three {
         differs.map(|each| format!("{each:?} are not {:?}", extremities[0]))
     }
 
-    /// Returns what the next event of a server would follow.
+    /// Returns the events that the next event of a server would follow.
     async fn extremities(&self, server: &Server) -> BTreeSet<String> {
         let stranger = self.stranger.user("stranger");
         let prepared = self
@@ -289,18 +289,18 @@ impl Three {
             .await
             .expect_ok();
         let ids = prepared["event"]["prev_events"].as_array();
-        // Before version 3, each stands with its hash.
+        // Before room version 3, each is listed with its hash.
         let id = |event: &Value| event.as_str().or(event[0].as_str()).map(ToOwned::to_owned);
         let ids = ids.expect("a list").iter().filter_map(id);
         ids.collect()
     }
 }
 
-/// Starts a server that others reach through a gate.
+/// Starts a server that others reach through a proxy.
 async fn gated(network: &Network, cuts: &Cuts) -> Server {
     let server = network
         .server_with(|config| {
-            // The gate listens in its place.
+            // The proxy listens in its place.
             config.listen.truncate(1);
         })
         .await;
@@ -318,7 +318,7 @@ async fn gated(network: &Network, cuts: &Cuts) -> Server {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "a long run is asked for from outside"
+    reason = "the environment sets the length of a run"
 )]
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()

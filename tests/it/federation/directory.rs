@@ -9,7 +9,7 @@ use crate::{
     harness::{Server, User},
 };
 
-/// Creates a public room with an alias, and returns the room's id.
+/// Creates a public room with an alias, and returns the room's ID.
 async fn tea_room(server: &Server) -> String {
     let alice = server.register("alice").await;
     let request = json!({
@@ -127,7 +127,7 @@ async fn users_of_other_servers_are_found_in_shared_and_public_rooms() {
     assert!(finds(&bob, "alice").await.is_empty());
     bob.client.post(&path, json!({})).await.expect_ok();
 
-    // Carol shares no room with her, but the room is public.
+    // Carol shares no room with Alice, but the room is public.
     for searcher in [&bob, &carol] {
         let expected = [(alice.id.clone(), json!("Alice of Home"))];
         assert_eq!(finds(searcher, "of home").await, expected);

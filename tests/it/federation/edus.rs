@@ -1,4 +1,4 @@
-//! What other servers tell beside events: typing, receipts, presence, and messages to devices.
+//! EDUs of other servers: typing, receipts, presence, and to-device messages.
 
 use serde_json::{Value, json};
 
@@ -54,17 +54,17 @@ fn message(sender: &str, id: &str, messages: &Value) -> Value {
     edu("m.direct_to_device", &content)
 }
 
-/// Returns who types, as a sync tells it.
+/// Returns the typing users in a sync.
 fn typists(sync: &Value, room: &str) -> Value {
     ephemeral(sync, room, "m.typing")["user_ids"].clone()
 }
 
-/// Returns the receipts that a sync tells.
+/// Returns the receipts in a sync.
 fn receipts(sync: &Value, room: &str) -> Value {
     ephemeral(sync, room, "m.receipt").clone()
 }
 
-/// Returns the presence of a user as a sync tells it.
+/// Returns the presence of a user in a sync.
 fn presence_of(sync: &Value, user: &str) -> Value {
     let events = sync["presence"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();
@@ -72,7 +72,7 @@ fn presence_of(sync: &Value, user: &str) -> Value {
     event.map_or(Value::Null, |event| event["content"].clone())
 }
 
-/// Returns the messages to the device that a sync tells, by a number in their content.
+/// Returns the numbers in the contents of the to-device messages in a sync.
 fn numbers(sync: &Value) -> Vec<u64> {
     let events = sync["to_device"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();

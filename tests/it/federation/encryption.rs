@@ -10,7 +10,7 @@ use crate::{
     keys::{CLAIM, QUERY, device_keys},
 };
 
-/// Two servers, a user on each, and the servers' network.
+/// Starts two servers with a user each.
 async fn pair(network: &Network) -> (Server, User, Server, User) {
     let (home, away) = (network.server().await, network.server().await);
     let (alice, bob) = (home.register("alice").await, away.register("bob").await);

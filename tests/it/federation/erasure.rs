@@ -1,4 +1,4 @@
-//! Events of users who wished to be erased: servers that come later get redacted copies.
+//! Events of erased users: servers that join later get redacted copies.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     harness::{Server, User, password_of},
 };
 
-/// A room in which a user said something before they wished to be erased.
+/// A room in which a user sent a message and then deactivated their account with erasure.
 struct Erasure {
     network: Network,
     server: Server,
@@ -89,7 +89,7 @@ async fn a_server_that_joins_later_gets_redacted_copies_from_every_endpoint() {
             assert!(!told.to_string().contains("secret"), "{told}");
         }
         assert!(backfill.to_string().contains("tea"), "{backfill}");
-        // The room stays encrypted.
+        // The room remains encrypted.
         assert!(
             state.to_string().contains("m.megolm.v1.aes-sha2"),
             "{state}"

@@ -1,4 +1,4 @@
-//! Gaps that other servers leave in a room: clients learn that something is missing, and where to read on.
+//! Gaps that other servers leave in a room: clients learn that events are missing, and from which token to continue.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::{
     sliding::list,
 };
 
-/// What a peer left out, and what it sent then.
+/// A room in which a peer left events out, and the events that it sent after them.
 struct Gap {
     shared: Shared,
     found: Made,
@@ -16,7 +16,7 @@ struct Gap {
 }
 
 impl Gap {
-    /// Lets messages and a change of Bob's name get lost.
+    /// Lets a message and a change of Bob's name get lost.
     async fn before(mut shared: Shared) -> Self {
         let id = shared.bob.id.clone();
         let member = json!({ "membership": "join", "displayname": "Bob" });

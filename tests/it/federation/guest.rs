@@ -1,5 +1,5 @@
-//! A user of a peer in a room of a server: the room as the peer has it, the events that its users make, and a peer that
-//! tells of them what it is asked.
+//! A user of a peer in a room of a server: the peer's copy of the room, the events that its users make, and the
+//! endpoints with which the peer answers requests for them.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -30,7 +30,7 @@ use crate::{
     harness::{Answer, Server},
 };
 
-/// What a peer knows of its events, and what it was asked.
+/// The events that a peer knows, and the requests that it received.
 #[derive(Clone, Default)]
 pub(crate) struct Archive {
     inner: Arc<Mutex<Known>>,
@@ -42,12 +42,12 @@ struct Known {
     /// The state before each event.
     states: HashMap<String, Vec<String>>,
     withheld: HashSet<String>,
-    /// Events before this one are told, but not as missing ones.
+    /// Events before this one are returned, but not by `get_missing_events`.
     first_told: Option<String>,
     asked: Vec<String>,
 }
 
-/// A user of a peer in a room: where the peer stands in it.
+/// A user of a peer in a room, with the peer's position in the room.
 #[derive(Clone)]
 pub(crate) struct Guest {
     pub(crate) id: String,
@@ -67,7 +67,7 @@ pub(crate) struct Made {
 }
 
 impl Network {
-    /// Starts a peer that tells what it knows of its events.
+    /// Starts a peer that answers requests for its events.
     pub(crate) async fn archivist(&self) -> (Peer, Archive) {
         let archive = Archive::default();
         (self.peer(archive.router()).await, archive)
@@ -87,17 +87,17 @@ impl Archive {
             .with_state(self.clone())
     }
 
-    /// Lets nobody have an event.
+    /// Withholds an event from all requests.
     pub(crate) fn withholds(&self, made: &Made) {
         self.lock().withheld.insert(made.id.clone());
     }
 
-    /// Tells missing events no further back than to this one.
+    /// Lets `get_missing_events` go no further back than to this event.
     pub(crate) fn tells_back_to(&self, made: &Made) {
         self.lock().first_told = Some(made.id.clone());
     }
 
-    /// Returns what was asked, and forgets it.
+    /// Returns the requests received so far, and clears them.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().asked)
     }
@@ -129,7 +129,7 @@ impl Known {
     }
 }
 
-/// Returns the texts in a list, or where it has pairs, the first of each: as versions 1 and 2 name events.
+/// Returns the event IDs in a list. Room versions 1 and 2 list pairs whose first item is the ID.
 fn texts(list: &Value) -> Vec<String> {
     let items = list.as_array().into_iter().flatten();
     items
@@ -196,7 +196,7 @@ async fn state(
     Json(json!({ "pdus": known.told(state), "auth_chain": chain })).into_response()
 }
 
-/// Returns events and those that they follow, the newest first.
+/// Returns events and their predecessors, the newest first.
 async fn backfill(
     State(archive): State<Archive>,
     Query(query): Query<Vec<(String, String)>>,
@@ -271,7 +271,7 @@ impl Peer {
         Some(Made { id, json })
     }
 
-    /// Asks for the template of an event by which a user comes in, goes or knocks.
+    /// Requests the template of an event by which a user joins, leaves or knocks.
     pub(crate) async fn prepares(
         &self,
         server: &Server,
@@ -301,7 +301,7 @@ impl Peer {
         self.signs(&event, &rules)
     }
 
-    /// Hands in a signed event by which a user comes in, goes or knocks.
+    /// Sends a signed event by which a user joins, leaves or knocks.
     pub(crate) async fn submits(
         &self,
         server: &Server,
@@ -312,7 +312,7 @@ impl Peer {
         self.puts(server, &path, &made.json).await
     }
 
-    /// Joins a room of a server, and takes over what it is told of it.
+    /// Joins a room of a server, and stores the state that the server returns.
     pub(crate) async fn joins(
         &self,
         server: &Server,
@@ -344,7 +344,7 @@ impl Peer {
         guest
     }
 
-    /// Sends events, and returns what the server says of each.
+    /// Sends events, and returns the server's result for each.
     pub(crate) async fn sends(&self, server: &Server, events: &[&Made]) -> Value {
         let events: Vec<&Value> = events.iter().map(|made| &made.json).collect();
         self.tries_to_send(server, &new_transaction(), &json!(events))
@@ -360,14 +360,14 @@ impl Peer {
     }
 }
 
-/// Returns where an event is handed in.
+/// Returns the path to which a member event is sent.
 pub(crate) fn submission(endpoint: &str, room: &str, event_id: &str) -> String {
     let (room, event_id) = (encoded(room), encoded(event_id));
     format!("/_matrix/federation/{endpoint}/{room}/{event_id}")
 }
 
 impl Guest {
-    /// Takes over an event that somebody told.
+    /// Stores an event that another server returned.
     fn learns(&mut self, event: &Value, is_state: bool) -> Arc<Pdu> {
         let text = event.to_string();
         let object: CanonicalJsonObject = serde_json::from_str(&text).expect("canonical JSON");
@@ -381,7 +381,7 @@ impl Guest {
         pdu
     }
 
-    /// Makes an event the one that the next follows.
+    /// Stores an event, and lets the next event follow it.
     pub(crate) fn follows(&mut self, made: &Made) {
         let ids = self.state.iter().map(|pdu| pdu.event_id.to_string());
         let ids = ids.collect();
@@ -392,7 +392,7 @@ impl Guest {
         self.depth = u64::from(pdu.depth);
     }
 
-    /// Makes an event at the place where the peer stands, and does not follow it.
+    /// Makes an unsigned event at the peer's position, and does not advance to it.
     pub(crate) fn drafts(&self, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
         let mut event = json!({
             "type": kind, "sender": self.id, "room_id": self.room, "depth": self.depth + 1,
@@ -418,7 +418,7 @@ impl Guest {
         event
     }
 
-    /// Names events as the version of the room does.
+    /// Returns references to events in the format of the room version.
     fn references(&self, ids: &[String]) -> Value {
         if self.rules.event_format.require_event_id {
             let pairs: Vec<Value> = ids.iter().map(|id| json!([id, { "sha256": "" }])).collect();
@@ -428,7 +428,7 @@ impl Guest {
         }
     }
 
-    /// Makes an event, which the next will follow.
+    /// Makes a signed event, and lets the next event follow it.
     pub(crate) fn makes(
         &mut self,
         peer: &Peer,
@@ -440,13 +440,13 @@ impl Guest {
         made
     }
 
-    /// Makes a message, which the next event will follow.
+    /// Makes a signed message, and lets the next event follow it.
     pub(crate) fn says(&mut self, peer: &Peer, text: &str) -> Made {
         let content = json!({ "msgtype": "m.text", "body": text });
         self.makes(peer, "m.room.message", (None, &content))
     }
 
-    /// Returns the id of a state event.
+    /// Returns the ID of a state event.
     pub(crate) fn state_event(&self, kind: &str, state_key: &str) -> String {
         let held = self.state.get(&kind.into(), state_key);
         held.expect("it is in the state").event_id.to_string()

@@ -38,7 +38,7 @@ impl Door {
         Self::of(json!({ "preset": "public_chat", "room_version": version })).await
     }
 
-    /// Asks for a template for bob, and signs it.
+    /// Requests a template for Bob, and signs it.
     async fn prepares(&self, what: &str) -> Made {
         let bob = self.peer.user("bob");
         let prepared = self

@@ -1,4 +1,4 @@
-//! What was said in a room before anybody of the server came.
+//! History of a room from before the server joined it.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Story {
-    /// Returns all that can be read, the newest first, and how many pages that took.
+    /// Returns all messages that can be read, the newest first, and the number of pages.
     async fn reads_back(&self, limit: usize) -> (Vec<String>, usize) {
         let (mut all, mut pages) = (Vec::new(), 0);
         let mut from = String::new();
@@ -80,7 +80,7 @@ async fn a_page_comes_also_when_nobody_tells_history_and_more_may_be_asked_for()
     let page = story.bob.messages(&room, "dir=b&limit=10").await;
 
     assert_eq!(ids(&page["chunk"]).len(), 1);
-    let end = page["end"].as_str().expect("one may ask again");
+    let end = page["end"].as_str().expect("a token for the next page");
     story.room.lock().is_silent = false;
     let page = story
         .bob

@@ -1,5 +1,5 @@
-//! Servers that send nonsense, forge, answer slowly, endlessly or wrongly: every event gets the answer that is right, and
-//! all that this costs is bounded.
+//! Servers that send nonsense or forged events, or answer slowly, endlessly or wrongly: every event gets the right
+//! answer, and the cost is bounded.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use super::{PORT, Peer, guest::Made, transactions::Shared, unused_address};
 
 impl Shared {
-    /// The room must take events as ever.
+    /// Asserts that the room still accepts events.
     async fn still_works(&mut self) {
         let made = self.bob.says(&self.peer, "still here");
         let told = self.peer.sends(&self.server, &[&made]).await;
@@ -28,7 +28,7 @@ impl Shared {
     }
 }
 
-/// Returns values that some field, if not all, must not have.
+/// Returns values that are invalid in at least one field of an event.
 fn oddities() -> Vec<Value> {
     let long = "x".repeat(300);
     vec![
@@ -51,7 +51,7 @@ fn oddities() -> Vec<Value> {
     ]
 }
 
-/// Returns an event with each of its fields missing or odd, signed as it is, or as it was.
+/// Returns events with each field missing or odd, once with a new signature and once with the original one.
 fn variations(shared: &Shared) -> Vec<Made> {
     let content = json!({ "msgtype": "m.text", "body": "odd" });
     let event = shared.bob.drafts("m.room.message", None, &content);
@@ -109,7 +109,7 @@ async fn events_with_missing_odd_or_forged_fields_harm_nobody() {
         assert!(told["pdus"].is_object());
     }
 
-    // What was signed again may be odd and yet allowed; what was forged is not.
+    // An odd event with a new signature may be allowed. A forged one is not.
     for text in shared.said().await {
         assert_eq!(text, "odd");
     }
@@ -176,7 +176,7 @@ fn nonsense(random: &mut StdRng, depth: u32) -> Value {
     }
 }
 
-/// A peer that always finds something to tell, and how often it was asked.
+/// Returns the router of a peer that always has more missing events, and its request counter.
 fn endless(shared: &Shared, width: usize) -> (Router, Arc<AtomicU64>) {
     let asked = Arc::new(AtomicU64::new(0));
     let (bob, peer, count) = (shared.bob.clone(), shared.peer.key.clone(), asked.clone());
@@ -220,7 +220,7 @@ async fn a_past_without_end_is_not_followed_for_ever() {
 
         assert_eq!(told, json!({ &*made.id: {} }));
         let asked = asked.load(Ordering::SeqCst);
-        assert!((1..=30).contains(&asked), "asked {asked} times");
+        assert!((1..=30).contains(&asked), "{asked} requests");
         assert!(shared.said().await.is_empty());
         shared.still_works().await;
     }
@@ -271,7 +271,7 @@ async fn a_server_that_does_not_answer_holds_up_nobody_else() {
     let sending = shared.peer.sends(&shared.server, &of_others);
 
     tokio::select! {
-        _ = waiting => panic!("nothing came that it could be answered with"),
+        _ = waiting => panic!("the silent server sent an answer"),
         told = sending => assert_eq!(told[&*tea.id], json!({})),
     }
     assert_eq!(shared.said().await, ["tea"]);
@@ -299,11 +299,11 @@ async fn requests_that_name_servers_which_do_not_answer_hold_up_no_event() {
     let mut held = Vec::new();
     while held.len() < MANY / 3 {
         tokio::select! {
-            _ = asking.next() => panic!("the servers do not answer"),
+            _ = asking.next() => panic!("a silent server sent an answer"),
             asked = asked.next() => held.push(asked),
         }
     }
-    // It comes from a server whose keys are not known yet.
+    // The event comes from a server whose keys are not known yet.
     let newcomer = shared.network.peer(Router::new()).await;
     let mut carol = shared.bob.clone();
     carol.id = newcomer.user("carol");
@@ -315,7 +315,7 @@ async fn requests_that_name_servers_which_do_not_answer_hold_up_no_event() {
 
     let sending = shared.peer.sends(&shared.server, &pending);
     tokio::select! {
-        _ = asking.next() => panic!("the servers do not answer"),
+        _ = asking.next() => panic!("a silent server sent an answer"),
         told = sending => assert_eq!(told, json!({ &*join.id: {} })),
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     harness::{Answer, Server, User},
 };
 
-/// A server with a user, and a room of a peer.
+/// A server with a user, and a room on a peer.
 struct House {
     server: Server,
     alice: User,
@@ -246,7 +246,7 @@ async fn a_server_that_sends_a_user_invitation_after_invitation_is_told_to_wait(
             break answer;
         }
         taken += 1;
-        assert!(taken < 100, "so many are taken");
+        assert!(taken < 100, "too many invitations were accepted");
     };
 
     refused.expect_error(429, "M_LIMIT_EXCEEDED");

@@ -1,4 +1,4 @@
-//! Inviting users of other servers, and turning invitations down.
+//! Inviting users of other servers, and rejecting invitations.
 
 use axum::{Json, Router, http::StatusCode, routing::put};
 use ruma::RoomVersionId;
@@ -64,7 +64,7 @@ async fn who_is_invited_sees_what_the_room_is_like_and_comes_in() {
         assert_eq!(name["content"]["name"], "tea", "{version}");
         let own = find(told, "m.room.member", &two.bob.id);
         assert_eq!(own["content"]["is_direct"], true, "{version}");
-        // The server of whoever invites is known: no other has to be named.
+        // The server of the inviting user is known, so no other server has to be named.
         joins_via(&two.bob, &room, &[]).await.expect_ok();
 
         assert_eq!(two.membership(&room).await, "join", "{version}");
@@ -166,7 +166,7 @@ async fn who_is_not_reached_is_not_invited() {
             .await;
         member.expect_error(404, "M_NOT_FOUND");
     }
-    // A room is made even so.
+    // The room is created even if the invitation fails.
     let user_id = format!("@eve:{}", down.name);
     two.alice.creates(json!({ "invite": [user_id] })).await;
 }
@@ -216,7 +216,7 @@ async fn who_leaves_the_server_turns_all_invitations_down() {
     gone.expect_error(401, "M_MISSING_TOKEN");
 }
 
-/// Makes a room that those may join who are in another.
+/// Creates a room that members of another room may join.
 async fn restricted(user: &User, allowed: &str) -> String {
     let rule = json!({
         "join_rule": "restricted",
@@ -260,7 +260,7 @@ async fn where_nobody_here_may_let_one_in_another_server_does() {
     let eve = two.away.register("eve").await;
     let mut sync = two.alice.syncs().await;
     joins_via(&eve, &allowed, &[]).await.expect_ok();
-    // The other server has to know it.
+    // The other server must know of the join.
     while find(timeline(&sync, &allowed), "m.room.member", &eve.id).is_null() {
         sync = two.alice.waits_after(&sync).await;
     }
@@ -274,7 +274,7 @@ async fn where_nobody_here_may_let_one_in_another_server_does() {
     );
 }
 
-/// A peer that takes invitations in the first form alone, and the transactions that it was sent.
+/// Starts a peer that supports only version 1 of the invite endpoint, and returns the transactions that it receives.
 async fn old_peer(network: &Network) -> (Peer, Ear) {
     let ear = Ear::default();
     let peer = network

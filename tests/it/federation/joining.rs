@@ -1,4 +1,4 @@
-//! Joining rooms that nobody of the server is in.
+//! Joining rooms in which the server has no members yet.
 
 use axum::{
     Json, Router,
@@ -21,7 +21,7 @@ use crate::{
 const MAKE_JOIN: &str = "/_matrix/federation/v1/make_join/{room}/{user}";
 const SEND_JOIN: &str = "/_matrix/federation/v2/send_join/{room}/{event}";
 
-/// A server with a user, and a room at a peer.
+/// A server with a user, and a room on a peer.
 pub(super) struct Story {
     pub(super) network: Network,
     pub(super) server: Server,
@@ -35,7 +35,7 @@ impl Story {
         Self::at_server(version, Shared::router).await
     }
 
-    /// A story in which the peer answers as one of some kind.
+    /// Starts the servers, with the endpoints of the peer that a function chooses.
     async fn at_server(version: &str, router: impl FnOnce(&Shared) -> Router) -> Self {
         let network = Network::new();
         let mut room = None;
@@ -321,7 +321,7 @@ async fn a_room_that_nobody_knows_is_not_found() {
     unreachable.expect_error(502, "M_UNKNOWN");
 }
 
-/// Answers joins with something else than the room; the room may be joined by another peer.
+/// Starts a peer that answers joins with something other than the room. Another peer may let users into the room.
 async fn with_answer(
     story: &Story,
     answer: impl Fn(Value) -> Body + Clone + Send + Sync + 'static,
@@ -356,7 +356,7 @@ async fn an_answer_that_makes_no_sense_leaves_nothing_behind() {
         let sync = story.bob.syncs().await;
         assert!(sync["rooms"]["join"].get(story.room.id()).is_none());
     }
-    // And the room can be joined by an honest server.
+    // The room can still be joined through an honest server.
     story.joins_via(&[&story.peer.name]).await.expect_ok();
 }
 

@@ -1,4 +1,4 @@
-//! The keys with which servers sign.
+//! The signing keys of servers.
 
 use axum::{Json, Router, http::StatusCode, routing::post};
 use parlour::matrix::SigningKey;
@@ -18,7 +18,7 @@ const PROFILE: &str = "/_matrix/federation/v1/query/profile?user_id=@a:b";
 fn assert_signed(document: &Value, server: &str, keys: &Value) {
     let object: CanonicalJsonObject = serde_json::from_value(document.clone()).expect("canonical");
     let signatures = document["signatures"][server].as_object();
-    let key_id = signatures.expect("it signed").keys().next().expect("a key");
+    let key_id = signatures.expect("an object").keys().next().expect("a key");
     let key = keys["verify_keys"][key_id]["key"].as_str().expect("a key");
     let key = Base64::parse(key).expect("base64");
     let mut only = object.clone();
@@ -85,7 +85,7 @@ async fn a_notary_asks_again_only_for_keys_that_are_valid_for_too_short() {
     assert_eq!(known(&query).await, 1);
     assert_eq!(known(&query).await, 1);
     assert_eq!(peer.requests(), 1);
-    // What is known is better than nothing, and nobody is asked without end.
+    // Known keys are better than none, and the number of requests is bounded.
     let later = format!("{query}?minimum_valid_until_ts={FAR_AWAY}");
     assert_eq!(known(&later).await, 1);
     assert_eq!(peer.requests(), 2);
@@ -95,7 +95,7 @@ async fn a_notary_asks_again_only_for_keys_that_are_valid_for_too_short() {
     assert!(peer.requests() <= 6, "{}", peer.requests());
 }
 
-/// Starts a server that publishes one list of keys after the other, of the same server.
+/// Starts a peer that answers each request for its keys with the next of several lists.
 async fn publishes(network: &Network, lists: impl Fn(&Peer) -> Vec<Value>) -> Peer {
     let address = super::unused_address();
     let peer = Peer::new(&address.to_string());

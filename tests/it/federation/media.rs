@@ -15,7 +15,7 @@ use crate::media::{DOWNLOAD, LEGACY_DOWNLOAD, THUMBNAIL, image_of, png, uploaded
 
 const FEDERATION: &str = "/_matrix/federation/v1/media";
 
-/// Answers with a file in parts.
+/// Returns an answer that contains a file as `multipart/mixed`.
 fn in_parts(headers: &str, file: &str) -> impl IntoResponse + Clone + use<> {
     let body = format!("--b\r\n\r\n{{}}\r\n--b\r\n{headers}\r\n\r\n{file}\r\n--b--");
     ([(CONTENT_TYPE, "multipart/mixed; boundary=b")], body)
@@ -42,7 +42,7 @@ async fn a_file_of_another_server_comes_with_its_type_and_name() {
     assert_eq!(file.header("content-type"), "text/plain");
     let disposition = file.header("content-disposition");
     assert_eq!(disposition, "inline; filename*=utf-8''%E2%98%95.txt");
-    assert_eq!((again.status, &*again.text), (200, "tea"), "it was kept");
+    assert_eq!((again.status, &*again.text), (200, "tea"), "it is stored");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn files_that_are_not_there_too_large_or_cut_are_not_served() {
     let requests = peer.requests();
     get("missing").await.expect_error(404, "M_NOT_FOUND");
     get("large").await.expect_error(413, "M_TOO_LARGE");
-    assert_eq!(peer.requests(), requests, "that they are not is remembered");
+    assert_eq!(peer.requests(), requests, "the failures are remembered");
 }
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn a_server_whose_files_do_not_come_holds_up_no_other() {
         bob.client.get(&path).await
     };
     let file = tokio::select! {
-        _ = join_all(files) => panic!("they do not come"),
+        _ = join_all(files) => panic!("the slow server sent files"),
         file = file => file,
     };
 

@@ -1,4 +1,4 @@
-//! Events that come before those which they follow or rest on: what is missing is fetched.
+//! Events that arrive before their predecessors or auth events: the missing events are fetched.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::{
 use crate::chat::{encoded, ids, said, timeline};
 
 impl Shared {
-    /// Returns a message that the server does not get to know by itself.
+    /// Makes a message that is not sent to the server.
     fn keeps(&mut self, text: &str) -> Made {
         self.bob.says(&self.peer, text)
     }
@@ -30,11 +30,11 @@ impl Shared {
     }
 }
 
-/// Keeps a peer from telling of missing events.
+/// Delays a peer's answers to requests for missing events.
 struct Gate {
     is_open: watch::Sender<bool>,
     asks: mpsc::UnboundedSender<()>,
-    /// Every question.
+    /// Receives a message for every request.
     asked: mpsc::UnboundedReceiver<()>,
 }
 
@@ -52,14 +52,14 @@ impl Gate {
         self.is_open.send_replace(true);
     }
 
-    /// Lets nobody ask these for missing events before it is open.
+    /// Wraps a router: requests for missing events wait until the gate is open.
     fn before(&self, router: Router) -> Router {
         let (is_open, asks) = (self.is_open.subscribe(), self.asks.clone());
         router.layer(from_fn(move |request: Request, next: Next| {
             let (mut is_open, asks) = (is_open.clone(), asks.clone());
             async move {
                 if request.uri().path().contains("get_missing_events") {
-                    asks.send(()).expect("the test goes on");
+                    asks.send(()).expect("the test is still running");
                     is_open.wait_for(|open| *open).await.expect("a gate");
                 }
                 next.run(request).await
@@ -126,13 +126,13 @@ async fn the_state_at_a_gap_is_asked_for() {
     let lost = shared.keeps("lost");
     let found = shared.keeps("found");
     let newest = shared.keeps("newest");
-    // What lies before the gap is not told as one of the missing events, but as what the state needs.
+    // Events before the gap are not returned as missing events, but as part of the state.
     shared.archive.tells_back_to(&found);
 
     let told = shared.sends(&newest).await;
 
     assert_eq!(told[&*newest.id], json!({}));
-    // Whoever reads that far has the history fetched.
+    // Reading that far back fetches the history.
     assert_eq!(shared.said().await, ["lost", "found", "newest"]);
     let path = format!("m.room.member/{}", shared.bob.id);
     let state = shared.alice.state(&shared.room, &path).await;
@@ -181,7 +181,7 @@ async fn an_event_that_rests_on_what_is_not_allowed_is_refused() {
     let refused = apart.makes(&shared.peer, "m.room.power_levels", (Some(""), &levels));
     let told = shared.sends(&refused).await;
     assert!(told[&*refused.id]["error"].is_string());
-    // It rests on an event that was refused, and is fetched with the auth chain of the next.
+    // This event has a refused auth event, and is fetched with the auth chain of the next event.
     let id = shared.bob.id.clone();
     let member = json!({ "membership": "join", "test": 1 });
     let mut outlier = shared.bob.drafts("m.room.member", Some(&id), &member);
@@ -243,7 +243,7 @@ async fn a_server_that_cannot_be_asked_keeps_nothing_from_going_on() {
     let mut shared = Shared::new().await;
     let first = shared.keeps("first");
     let second = shared.keeps("second");
-    // A peer that answers nothing passes it on.
+    // A peer that answers no requests forwards the event.
     let other = shared.network.peer(axum::Router::new()).await;
 
     let told = other.sends(&shared.server, &[&second]).await;
@@ -290,7 +290,7 @@ async fn what_an_answer_did_not_wait_for_is_taken_after_a_restart() {
 
     let pending = [&found];
     let is_late = async {
-        gate.asked.recv().await.expect("it is asked");
+        gate.asked.recv().await.expect("a request");
         clock.advance(Duration::from_secs(30));
     };
     let (told, ()) = tokio::join!(peer.sends(&server, &pending), is_late);
@@ -325,7 +325,7 @@ async fn an_event_that_finds_no_place_among_those_that_wait_is_taken_when_there_
         .map(async |made| slow.sends(&shared.server, &[made]).await);
     let mut sending: FuturesUnordered<_> = sending.collect();
 
-    let refused = sending.next().await.expect("one finds no place");
+    let refused = sending.next().await.expect("the queue is full");
     assert!(refused.to_string().contains("error"), "{refused}");
     gate.opens();
     while let Some(told) = sending.next().await {

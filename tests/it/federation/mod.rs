@@ -1,4 +1,4 @@
-//! Servers that talk to each other over TLS, each at a loopback address of its own; and a peer that a test plays.
+//! Tests of servers that talk to each other over TLS, each at its own loopback address, and of peers that a test plays.
 
 pub(crate) mod abroad;
 mod access;
@@ -68,18 +68,18 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::harness::{Answer, Server};
 
-/// Where servers listen whose names have no port.
+/// The port at which servers whose names have no port listen.
 const PORT: u16 = 8448;
-/// Later than any test runs: in 2100.
+/// A time in 2100, later than any test runs, in milliseconds.
 const FAR_AWAY: i64 = 4_102_444_800_000;
 
-/// Servers that trust the same authority.
+/// A set of servers that trust the same certificate authority.
 pub(crate) struct Network {
     issuer: Issuer<'static, KeyPair>,
     folder: tempfile::TempDir,
 }
 
-/// A server that the test plays: it answers as the test says, and signs what the test sends.
+/// A server that the test plays: it answers as the test defines, and signs requests and events of the test.
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) key: Arc<SigningKey>,
@@ -106,7 +106,7 @@ impl Network {
         self.server_with(|_| {}).await
     }
 
-    /// Starts a server that goes by the clock of the test.
+    /// Starts a server that uses the clock of the test.
     pub(crate) async fn server_at(&self, clock: Clock) -> Server {
         self.start(clock, |_| {}).await
     }
@@ -141,7 +141,7 @@ impl Network {
         .await
     }
 
-    /// Starts a peer that answers these requests beside those for its keys.
+    /// Starts a peer that answers the requests of a router, besides those for its keys.
     pub(crate) async fn peer(&self, router: Router) -> Peer {
         self.peer_valid_until(router, FAR_AWAY).await
     }
@@ -151,7 +151,7 @@ impl Network {
         self.peer_of(|_| router, until).await
     }
 
-    /// Starts a peer whose answers need its key.
+    /// Starts a peer whose router is built with the peer's own key.
     pub(crate) async fn peer_with(&self, router: impl FnOnce(&Peer) -> Router) -> Peer {
         self.peer_of(router, FAR_AWAY).await
     }
@@ -165,7 +165,7 @@ impl Network {
         peer
     }
 
-    /// Returns the file of the authority that all trust.
+    /// Returns the path of the certificate of the authority that all servers trust.
     pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
@@ -178,7 +178,7 @@ impl Network {
         let (certificate, key) = self.certificate_der(address);
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("ring has them")
+            .expect("ring supports them")
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .expect("the certificate can be used");
@@ -228,17 +228,17 @@ impl Peer {
         }
     }
 
-    /// Returns how many requests the peer got.
+    /// Returns the number of requests that the peer received.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Gets something of a server.
+    /// Sends a signed GET request to a server.
     pub(crate) async fn gets(&self, server: &Server, path: &str) -> Answer {
         self.asks(server, Method::GET, path, "").await
     }
 
-    /// Posts something to a server.
+    /// Sends a signed POST request to a server.
     pub(crate) async fn posts(&self, server: &Server, path: &str, body: &Value) -> Answer {
         self.asks(server, Method::POST, path, &body.to_string())
             .await
@@ -260,7 +260,7 @@ impl Peer {
             .await
     }
 
-    /// Returns what proves that a request to a server is the peer's.
+    /// Returns the `Authorization` header that proves that a request to a server is the peer's.
     pub(crate) fn proof(&self, server: &str, method: &Method, path: &str, body: &str) -> String {
         let request = http::Request::builder()
             .method(method.clone())
@@ -275,7 +275,7 @@ impl Peer {
         proof.to_string()
     }
 
-    /// Returns a proof for a body that has no canonical form, as servers make it that do not mind.
+    /// Returns the header for a body without a canonical form, as servers make it that do not check the form.
     fn proof_of_text(&self, (server, method, path): (&str, &Method, &str), body: &str) -> String {
         let name = &self.name;
         let text = format!(
@@ -287,14 +287,14 @@ impl Peer {
     }
 }
 
-/// Returns an address of this machine that nobody else has.
+/// Returns a loopback address that no other test uses.
 pub(crate) fn unused_address() -> Ipv4Addr {
     let [a, b, c, _] = rand::random::<u32>().to_be_bytes();
-    // 127.0.0.0/16 is for everybody else.
+    // 127.0.0.0/16 is left to other programs.
     Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254))
 }
 
-/// A listener that speaks TLS.
+/// A listener that accepts TLS connections.
 struct TlsListener {
     listener: TcpListener,
     acceptor: TlsAcceptor,

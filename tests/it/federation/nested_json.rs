@@ -1,4 +1,4 @@
-//! JSON that is nested deeply spoils nothing but itself, whichever server it comes from.
+//! Deeply nested JSON affects only its own event or message, whether it comes from this server or another.
 
 use parlour::clock::Clock;
 use reqwest::Method;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{chat::new_transaction, nested_json::nested, stored::Rows};
 
-/// Returns a message to all devices of a user.
+/// Returns an EDU with a message to all devices of a user.
 fn message(sender: &str, kind: &str, receiver: &str, content: &Value) -> Value {
     let content = json!({
         "sender": sender, "type": kind, "message_id": new_transaction(),
@@ -27,7 +27,7 @@ async fn a_deep_event_or_edu_of_another_server_spoils_nothing_else_of_its_transa
     for depth in [110, 124, 126, 128, 300, 10_000] {
         let since = shared.alice.syncs().await;
         let (peer, bob, alice) = (&shared.peer, &shared.bob.id, &shared.alice.id);
-        // It is put into the text afterwards: what makes events does not make such ones.
+        // The nested value replaces a placeholder in the text, because the test helpers cannot make such events.
         let deep = shared
             .bob
             .drafts("m.room.message", None, &json!({ "d": "DEEP" }));
@@ -51,7 +51,7 @@ async fn a_deep_event_or_edu_of_another_server_spoils_nothing_else_of_its_transa
         assert_eq!(
             answer["pdus"].as_object().expect("an object").len(),
             2,
-            "each is answered for"
+            "each event has a result"
         );
         shared.bob.follows(&fine);
         assert_eq!(shared.said().await.last(), Some(&text));
@@ -98,7 +98,7 @@ async fn what_cannot_be_signed_is_dropped_and_all_else_is_sent() {
     }
     scene.ear.refuses(1).await;
 
-    // Versions of the server that did not bound the depth have stored such messages.
+    // Versions of the server that did not limit the depth stored such messages.
     let scene = scene
         .restart_after(async |server| {
             let sql = format!(

@@ -1,4 +1,4 @@
-//! What is left to tell other servers after they, or this server, were gone for long.
+//! Data that is still sent to other servers after a long outage of theirs or of this server.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{chat::new_transaction, stored::Rows};
 
-/// Says much in the room of a scene, in whatever order.
+/// Sends many messages in the room of a scene, in any order.
 async fn chats(scene: &Scene, count: usize) {
     for first in (0..count).step_by(50) {
         let texts: Vec<String> = (first..count.min(first + 50))
@@ -29,7 +29,7 @@ async fn who_left_during_a_long_outage_is_told_so_however_much_was_said() {
     scene.ear.answers(Manner::Refuses(500));
     scene.says(["first"]).await;
     scene.ear.refuses(1).await;
-    // More than what is looked through at once, before and after.
+    // Send more messages than the server reads at once, before and after the kick.
     chats(&scene, 850).await;
     let bob = json!({ "user_id": scene.bob.id });
     let kick = scene.alice.tries(&scene.room, "kick", bob);
@@ -46,7 +46,7 @@ async fn a_change_of_devices_that_could_not_be_noted_is_told_after_a_restart() {
     let scene = Scene::new().await;
     scene.ear.hears_edus("m.device_list_update", 1).await;
     let peer = scene.peer.name.clone();
-    // From now on nobody can be owed anything: it would be the second of its kind.
+    // From now on a second pending device change violates the unique index, so it cannot be recorded.
     let scene = scene
         .restart_after(async |server| {
             let mut rows = Rows::of(server).await;
@@ -132,7 +132,7 @@ async fn servers_in_no_room_are_forgotten_when_the_server_starts() {
         })
         .await;
 
-    // It is greeted when that is done.
+    // The peer gets a transaction when the cleanup is done.
     let is_greeted = |count| (count > before).then_some(());
     scene
         .ear

@@ -1,4 +1,4 @@
-//! Rooms that use a policy server, which says what it recommends.
+//! Rooms with a policy server, which signs the events that it recommends.
 
 use std::sync::{
     Arc,
@@ -29,7 +29,7 @@ use crate::{
     harness::{Answer, Server, User},
 };
 
-/// The key with which a policy server recommends events.
+/// The signing key of a policy server.
 struct PolicyKey(Ed25519KeyPair);
 
 impl PolicyKey {
@@ -43,7 +43,7 @@ impl PolicyKey {
         Base64::<Standard>::new(self.0.public_key().to_vec()).encode()
     }
 
-    /// Returns an event with its signature.
+    /// Returns an event with the signature of the policy server.
     fn recommends(&self, event: &Value, server: &str) -> Value {
         let mut object: CanonicalJsonObject =
             serde_json::from_value(event.clone()).expect("canonical JSON");
@@ -52,7 +52,7 @@ impl PolicyKey {
         serde_json::to_value(object).expect("it is JSON")
     }
 
-    /// Signs what is no spam.
+    /// Answers a request with a signature, or with a refusal if the event is spam.
     fn answers(&self, event: &Value, server: &str) -> Response {
         if event["content"]["body"] == "spam" || event["content"]["displayname"] == "spam" {
             let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "spam" });
@@ -65,7 +65,7 @@ impl PolicyKey {
     }
 }
 
-/// A room whose policy server is a peer, and Bob of that peer in it.
+/// A room whose policy server is a peer, with Bob of that peer as a member.
 struct Guarded {
     _network: Network,
     server: Server,
@@ -74,7 +74,7 @@ struct Guarded {
     peer: Peer,
     bob: Guest,
     key: Arc<PolicyKey>,
-    /// How often the policy server was asked.
+    /// The number of requests to the policy server.
     asked: Arc<AtomicUsize>,
 }
 
@@ -116,7 +116,7 @@ impl Guarded {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Returns what has been said in the room.
+    /// Returns the texts of the messages in the room.
     async fn said(&self) -> Vec<String> {
         let page = self.alice.messages(&self.room, "dir=f&limit=100").await;
         said(&page["chunk"]).into_iter().map(Into::into).collect()

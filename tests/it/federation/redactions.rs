@@ -22,7 +22,7 @@ impl Shared {
         redaction
     }
 
-    /// Checks that no client API shows an event.
+    /// Asserts that no client API shows an event.
     async fn shows_nowhere(&self, since: &Value, hidden: &Made, beside: &str) {
         let (alice, room, id) = (&self.alice, &self.room, &*hidden.id);
         let sync = alice.syncs_after(since).await;
@@ -160,7 +160,7 @@ async fn a_late_target_is_measured_by_the_power_that_its_redactor_had() {
         json: promotion["pdus"][0].clone(),
     };
     shared.bob.follows(&promotion);
-    // Somebody else of the peer says something, which comes after Bob has redacted it and lost his power.
+    // Another user of the peer sends a message. It arrives after Bob has redacted it and lost his power.
     let carol_id = shared.peer.user("carol");
     let carol = shared
         .peer

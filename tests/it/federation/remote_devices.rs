@@ -22,13 +22,13 @@ use super::{
 };
 use crate::harness::{Server, User};
 
-/// What a peer tells of the devices of its users.
+/// The device lists that a peer returns for its users.
 #[derive(Clone)]
 struct Lists {
     inner: Arc<Mutex<Known>>,
-    /// How often lists were asked for, one by one.
+    /// The number of requests for the device list of a single user.
     fetched: watch::Sender<usize>,
-    /// Whether questions about bob wait, and how often somebody asked one.
+    /// Whether key queries about Bob are held back, and the number of such queries.
     is_held: watch::Sender<bool>,
     questions: watch::Sender<usize>,
 }
@@ -64,7 +64,7 @@ impl Lists {
         self.inner.lock().expect("no test panics here")
     }
 
-    /// Gives a device keys, and returns the versions of the list before and after.
+    /// Sets the keys of a device, and returns the stream IDs of the list before and after.
     fn changes(&self, device_id: &str, keys: u32) -> (u64, u64) {
         let mut known = self.lock();
         known.devices.insert(device_id.to_owned(), keys);
@@ -80,11 +80,11 @@ impl Lists {
         self.lock().queried
     }
 
-    /// Waits until lists were fetched so often.
+    /// Waits until lists were fetched a number of times.
     async fn fetched(&self, times: usize) {
         let mut fetched = self.fetched.subscribe();
         let reached = fetched.wait_for(|count| *count >= times).await;
-        drop(reached.expect("the sender lives"));
+        drop(reached.expect("the sender still exists"));
     }
 }
 
@@ -114,7 +114,7 @@ async fn devices(State(lists): State<Lists>, Path(user_id): Path<String>) -> Res
                 json!({ "device_id": device_id, "keys": keys_of(&user_id, device_id, *keys) })
             })
             .collect();
-        // As some servers tell of devices that do not encrypt.
+        // Some servers list devices without keys.
         devices.push(json!({ "device_id": "SILENT", "device_display_name": "Silent" }));
         json!({ "user_id": user_id, "stream_id": known.stream_id, "devices": devices })
     };
@@ -143,7 +143,7 @@ async fn query(State(lists): State<Lists>, Json(body): Json<Value>) -> Response 
     Json(json!({ "device_keys": answer })).into_response()
 }
 
-/// A room of a server with a user of a peer, who has a device.
+/// A room of a server with a user of a peer. The user has a device.
 struct Scene {
     server: Server,
     alice: User,
@@ -183,7 +183,7 @@ impl Scene {
         }
     }
 
-    /// Returns the keys of bob that alice is told.
+    /// Returns Bob's device keys from a key query by Alice.
     async fn queries(&self) -> Vec<String> {
         let told = self.alice.queries(&self.bob.id).await;
         let devices = told["device_keys"][&self.bob.id].as_object().cloned();
@@ -195,7 +195,7 @@ impl Scene {
         keys.collect()
     }
 
-    /// Tells of a device.
+    /// Sends a device list update for a device of Bob.
     async fn tells(&self, device_id: &str, keys: u32, (prev_id, stream_id): (u64, u64)) {
         let content = json!({
             "user_id": self.bob.id, "device_id": device_id, "stream_id": stream_id,
@@ -205,7 +205,7 @@ impl Scene {
         self.peer.tells(&self.server, &edus).await;
     }
 
-    /// Waits until alice is told that bob's devices changed.
+    /// Syncs as Alice until Bob is in the list of changed devices.
     async fn is_told(&self, since: &Value) -> Value {
         let mut sync = self.alice.syncs_after(since).await;
         while !lists(&sync, "changed").contains(&self.bob.id) {
@@ -296,7 +296,7 @@ async fn a_list_that_could_not_be_asked_for_is_asked_for_when_its_server_shows_l
     let told = scene.alice.queries(&scene.bob.id).await;
     assert!(told["failures"][&scene.peer.name].is_object());
     let keys = &told["device_keys"][&scene.bob.id]["PHONE"]["keys"];
-    assert_eq!(keys["ed25519:PHONE"], "key1", "better than nothing");
+    assert_eq!(keys["ed25519:PHONE"], "key1", "the old keys remain");
     scene.lists.goes_down(false);
     let content = json!({ "push": [] });
     scene
@@ -396,7 +396,7 @@ async fn who_is_told_of_on_joining_is_told_once() {
 async fn an_answer_that_comes_when_no_room_is_shared_any_more_is_not_believed_later() {
     let scene = Scene::new().await;
     let carol = scene.server.register("carol").await;
-    // Nobody asks for lists in a room that is not encrypted.
+    // Device lists are not fetched for a room that is not encrypted.
     let room = carol.creates_open_room().await;
     let bob = scene.peer.user("bob");
     scene.alice.leaves(&scene.room).await;
@@ -408,7 +408,7 @@ async fn an_answer_that_comes_when_no_room_is_shared_any_more_is_not_believed_la
         let mut questions = scene.lists.questions.subscribe();
         drop(questions.wait_for(|count| *count > 0).await);
         carol.leaves(&room).await;
-        // By then it is settled who shares a room.
+        // After this query, the server has processed that Carol left.
         carol.queries(&peer.user("dora")).await;
         scene.lists.is_held.send_replace(false);
     };

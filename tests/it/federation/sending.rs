@@ -1,4 +1,4 @@
-//! What happens here reaches the other servers that it concerns: in order, once, and after an outage.
+//! Sending events and EDUs to other servers: in order, once, and after an outage.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -27,10 +27,10 @@ use crate::{
     keys::{UPLOAD, device_keys},
 };
 
-/// How long a test waits for what has to come.
+/// The time that a test waits for expected transactions.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a peer was sent, and how it answers.
+/// The transactions that a peer receives, and the way it answers them.
 #[derive(Clone, Default)]
 pub(super) struct Ear {
     heard: Arc<Mutex<Heard>>,
@@ -39,14 +39,14 @@ pub(super) struct Ear {
 
 #[derive(Default)]
 pub(super) struct Heard {
-    /// The transactions that were taken, each with its id.
+    /// The transactions that were accepted, each with its ID.
     taken: Vec<(String, Value)>,
-    /// The ids of those that were not.
+    /// The IDs of the transactions that were refused.
     refused: Vec<String>,
     manner: Manner,
 }
 
-/// How a peer answers.
+/// The way in which a peer answers transactions.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Manner {
     #[default]
@@ -71,7 +71,7 @@ impl Ear {
         self.lock().manner = manner;
     }
 
-    /// Waits until what was heard is enough.
+    /// Waits until a check of the received transactions returns a value.
     pub(super) async fn waits<T>(&self, enough: impl Fn(&Heard) -> Option<T>) -> T {
         let waiting = async {
             loop {
@@ -83,11 +83,11 @@ impl Ear {
             }
         };
         let found = timeout(PATIENCE, waiting).await.ok();
-        assert!(found.is_some(), "not heard; but {:#?}", self.lock().taken);
-        found.expect("it was heard")
+        assert!(found.is_some(), "missing; got {:#?}", self.lock().taken);
+        found.expect("it was received")
     }
 
-    /// Waits for a message, and returns all that was said until then.
+    /// Waits for a message, and returns the texts of all messages until then.
     pub(super) async fn hears(&self, text: &str) -> Vec<String> {
         self.waits(|heard| {
             let said = heard.said();
@@ -96,13 +96,13 @@ impl Ear {
         .await
     }
 
-    /// Waits for so many EDUs of a type, and returns what is in them.
+    /// Waits for a number of EDUs of a type, and returns their contents.
     pub(super) async fn hears_edus(&self, kind: &str, count: usize) -> Vec<Value> {
         self.waits(|heard| Some(heard.edus(kind)).filter(|edus| edus.len() >= count))
             .await
     }
 
-    /// Waits until it has refused so many transactions.
+    /// Waits until the peer has refused a number of transactions.
     pub(super) async fn refuses(&self, count: usize) {
         self.waits(|heard| (heard.refused.len() >= count).then_some(()))
             .await;
@@ -117,7 +117,7 @@ impl Heard {
             .collect()
     }
 
-    /// Returns how many transactions were taken.
+    /// Returns the number of accepted transactions.
     pub(super) fn transactions(&self) -> usize {
         self.taken.len()
     }
@@ -170,7 +170,7 @@ async fn transaction(
     answer
 }
 
-/// A server with a room that a user of a peer is in, who hears what the peer is sent.
+/// A server with a room that a user of a peer is in, and the transactions that the peer receives.
 pub(super) struct Scene {
     pub(super) network: Network,
     pub(super) server: Server,
@@ -186,7 +186,7 @@ impl Scene {
         Self::at(Clock::system()).await
     }
 
-    /// A scene that goes by the clock of the test.
+    /// Starts a scene that uses the clock of the test.
     pub(super) async fn at(clock: Clock) -> Self {
         let network = Network::new();
         let server = network.server_at(clock).await;
@@ -210,7 +210,7 @@ impl Scene {
         }
     }
 
-    /// Waits until the peer is told that bob has left, and asserts that it was told nothing that was said.
+    /// Waits until the peer gets Bob's leave, and asserts that it got no messages.
     pub(super) async fn is_left_with_leave_of_bob(&self) {
         let leave = self
             .ear
@@ -221,7 +221,7 @@ impl Scene {
         assert!(self.ear.lock().said().is_empty());
     }
 
-    /// The peer asks the server something.
+    /// Sends a request from the peer to the server, which shows that the peer is up.
     pub(super) async fn shows_life(&self) -> Answer {
         let user_id = encoded(&self.alice.id);
         let path = format!("/_matrix/federation/v1/query/profile?user_id={user_id}");
@@ -300,7 +300,7 @@ async fn after_a_short_outage_everything_comes_and_a_sign_of_life_ends_the_pause
     for text in ["one", "two", "three", "four"] {
         scene.says([text]).await;
     }
-    // With each the pause grows.
+    // The pause grows with each refusal.
     scene.ear.refuses(3).await;
     scene.ear.answers(Manner::Takes);
 
@@ -342,7 +342,7 @@ async fn after_a_long_outage_the_newest_event_of_a_room_comes() {
 #[tokio::test]
 async fn a_refusal_of_a_whole_transaction_is_tried_again_with_the_same_id_and_not_at_once() {
     let scene = Scene::new().await;
-    // What a server is told first is not of this test.
+    // Wait for the initial device list update, which this test does not check.
     scene.ear.hears_edus("m.device_list_update", 1).await;
     scene.ear.answers(Manner::Refuses(400));
 
@@ -389,7 +389,7 @@ async fn others_are_told_when_the_server_is_back() {
     scene.ear.hears("one").await;
     let before = scene.ear.lock().taken.len();
 
-    // Whatever was about to be sent was sent: the stop waits for it.
+    // Pending transactions were sent, because the stop waits for them.
     let scene = scene.restart().await;
 
     let greeting = scene
@@ -506,7 +506,7 @@ async fn a_server_that_comes_into_a_room_is_told_of_the_devices_of_those_who_are
 
     assert_eq!(told[0]["user_id"], scene.alice.id);
     assert_eq!(told[0]["device_id"], scene.alice.device_id);
-    assert!(told[0].get("prev_id").is_none(), "nothing went before");
+    assert!(told[0].get("prev_id").is_none(), "no earlier update");
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ async fn rooms_of_other_servers_are_shown_in_their_place() {
     spaces.links((bob, &spaces.away), &inner, &secret).await;
 
     assert_eq!(names(alice, &top).await, ["top", "inner", "open"]);
-    // The other way round, the top is not known there by more than its id.
+    // In the other direction, Bob's server knows only the ID of the top space.
     assert_eq!(names(bob, &inner).await.len(), 3);
 }
 

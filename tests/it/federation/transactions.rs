@@ -1,4 +1,4 @@
-//! Events of other servers come in transactions.
+//! Transactions with which other servers send events.
 
 use axum::Router;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ impl Shared {
         }
     }
 
-    /// Returns what the messages in the room say.
+    /// Returns the texts of the messages in the room.
     pub(super) async fn said(&self) -> Vec<String> {
         let page = self.alice.messages(&self.room, "dir=f&limit=100").await;
         let said = said(&page["chunk"]).into_iter();
@@ -180,7 +180,7 @@ async fn nobody_sends_in_the_name_of_a_server_without_its_signature() {
     let relayed = other.sends(&shared.server, &[&tea]).await;
     let told = other.sends(&shared.server, &[&foreign]).await;
 
-    // It does not matter who passes on what is signed well.
+    // Any server may forward a correctly signed event.
     assert_eq!(relayed[&*tea.id], json!({}));
     assert!(told[&*foreign.id]["error"].is_string());
     assert_eq!(shared.said().await, ["tea"]);

@@ -1,4 +1,4 @@
-//! Two servers that share a room: what of each reaches the other beside events.
+//! Two servers that share a room: device list changes and EDUs reach the other server.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ struct Two {
     alice: User,
     bob: User,
     room: String,
-    /// Of alice and of bob, from before the room was shared.
+    /// Syncs of Alice and of Bob from before the room was shared.
     since: (Value, Value),
     _network: Network,
 }
@@ -55,7 +55,7 @@ impl Two {
     }
 }
 
-/// Syncs until there is something to tell of devices, which has to be this alone.
+/// Syncs until there are device list changes, and asserts that they are exactly these.
 async fn lists_told(user: &User, since: &Value, (changed, left): (&[&User], &[&User])) -> Value {
     let mut sync = user.syncs_after(since).await;
     while sync["device_lists"].is_null() {
@@ -73,10 +73,10 @@ async fn lists_told(user: &User, since: &Value, (changed, left): (&[&User], &[&U
     sync
 }
 
-/// Whether a sync tells something.
+/// A check of whether a sync contains something.
 type Told<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
 
-/// Syncs until something is told.
+/// Syncs until a check of the sync succeeds.
 async fn until(user: &User, since: &Value, is_told: impl Fn(&Value) -> bool) -> Value {
     let mut sync = user.syncs_after(since).await;
     while !is_told(&sync) {
@@ -104,7 +104,7 @@ async fn whose_devices_changed_is_told_across_servers() {
     let phone = two.home.log_in("alice").await;
     phone.has_keys(2).await;
     lists_told(alice, &alices, (&[alice], &[])).await;
-    // Bob's own keys, and then alice's.
+    // Bob's own keys come first, and then Alice's.
     let bobs = lists_told(bob, &bobs, (&[bob], &[])).await;
     lists_told(bob, &bobs, (&[alice], &[])).await;
     assert_eq!(key_of(bob, &phone).await, "key2");
@@ -115,7 +115,7 @@ async fn changes_of_devices_reach_a_server_that_was_away() {
     let two = Two::new().await;
     let (alice, bob) = (&two.alice, &two.bob);
     let bobs = lists_told(bob, &two.since.1, (&[alice, bob], &[])).await;
-    // From here on it is known what bob knows.
+    // Bob's server knows Alice's devices from here on.
     assert_eq!(key_of(bob, alice).await, Value::Null);
 
     let (alice, home) = (two.alice, two.home);
