@@ -11,7 +11,6 @@
 mod account;
 mod account_data;
 mod administration;
-mod architecture;
 mod auth_pages;
 mod chat;
 mod connections;

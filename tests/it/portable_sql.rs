@@ -1,7 +1,10 @@
 //! Every statement in the source stands in `storage`, and prepares on the database that the tests run on: one text
 //! has to do for both.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use parlour::{
     storage::{Db, RawConnection, ReadAccess},
@@ -9,10 +12,7 @@ use parlour::{
 };
 use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
-use crate::{
-    architecture::{code, root, sources},
-    database::Database,
-};
+use crate::database::Database;
 
 /// How a statement begins.
 const VERBS: [&str; 5] = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
@@ -108,4 +108,34 @@ fn filled(literal: &str) -> String {
     let columns = literal.split(['(', ')']).nth(1).unwrap_or_default();
     let columns = columns.split(',').count();
     literal.replace("{}", &parlour::storage::values_clause(2, columns))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else {
+        return found;
+    };
+    for entry in entries {
+        let path = entry.expect("src is readable").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Returns the code of a file without its inline tests and comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("source is UTF-8");
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
 }

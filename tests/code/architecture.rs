@@ -1,0 +1,229 @@
+//! The layers of the server, written down once and enforced.
+
+use std::collections::BTreeSet;
+
+use syn::{ItemUse, visit::Visit};
+
+use crate::source::{SourceFile, paths_of, segments_of, source_files};
+
+/// The bottom: every layer may import these.
+const BASE: [&str; 7] = [
+    "error",
+    "clock",
+    "config",
+    "health",
+    "tasks",
+    "keyed_semaphore",
+    "outbound",
+];
+
+/// Every other top-level module, lowest first, and the modules it may import besides `BASE`.
+const LAYERS: [(&str, &[&str]); 20] = [
+    ("error", &[]),
+    ("clock", &[]),
+    ("config", &[]),
+    ("health", &[]),
+    ("tasks", &["error"]),
+    ("keyed_semaphore", &[]),
+    ("outbound", &["error"]),
+    ("matrix", &[]),
+    ("storage", &["matrix"]),
+    ("users", &["matrix", "storage"]),
+    ("devices", &["matrix", "storage"]),
+    ("ephemeral", &["matrix", "storage"]),
+    ("rooms", &["matrix", "storage"]),
+    ("federation", UP_TO_ROOMS),
+    ("media", UP_TO_FEDERATION),
+    ("push", UP_TO_FEDERATION),
+    ("appservices", UP_TO_FEDERATION),
+    ("workflows", UP_TO_FEDERATION),
+    ("sync", UP_TO_ROOMS),
+    ("api", ABOVE_STORAGE),
+];
+const UP_TO_ROOMS: &[&str] = &[
+    "matrix",
+    "storage",
+    "users",
+    "devices",
+    "ephemeral",
+    "rooms",
+];
+const UP_TO_FEDERATION: &[&str] = &[
+    "matrix",
+    "storage",
+    "users",
+    "devices",
+    "ephemeral",
+    "rooms",
+    "federation",
+];
+const ABOVE_STORAGE: &[&str] = &[
+    "matrix",
+    "users",
+    "devices",
+    "ephemeral",
+    "rooms",
+    "federation",
+    "media",
+    "push",
+    "appservices",
+    "workflows",
+    "sync",
+];
+
+/// Starts all the others, and is imported by none.
+const TOP: &str = "cli";
+
+/// The folders of `rooms`, lowest first: each may import those before it, and no others.
+const ROOMS_LAYERS: [&str; 6] = ["memory", "read", "unread", "log", "write", "remote"];
+/// Folders of `rooms` that do not know each other, although one stands before the other.
+const ROOMS_SIBLINGS: [(&str, &str); 1] = [("remote", "write")];
+
+/// Files that still import a higher folder.
+const ROOMS_EXCEPTIONS: [&str; 3] = [
+    "rooms/memory/load.rs",
+    "rooms/read/hierarchy.rs",
+    "rooms/remote/receive.rs",
+];
+
+/// The folders of `storage`, and the services that may read and write their tables.
+const TABLE_OWNERS: [(&str, &[&str]); 6] = [
+    ("rooms", &["rooms", "users"]),
+    ("users", &["users", "rooms", "sync"]),
+    ("devices", &["devices", "users", "federation"]),
+    ("federation", &["federation", "devices"]),
+    ("media", &["media"]),
+    ("sync", &["sync"]),
+];
+
+#[test]
+fn modules_import_only_lower_layers() {
+    let mut broken = Vec::new();
+    for file in source_files() {
+        let module = top_module(&file);
+        let Some((_, allowed)) = LAYERS.iter().find(|(layer, _)| *layer == module) else {
+            continue;
+        };
+        for path in imports(&file) {
+            let import = path.first().map(String::as_str).unwrap_or_default();
+            let is_base = BASE.contains(&import) && !BASE.contains(&module.as_str());
+            let is_known = import == TOP || LAYERS.iter().any(|(layer, _)| *layer == import);
+            let is_allowed = is_base || import == module || allowed.contains(&import);
+            if is_known && !is_allowed {
+                broken.push(format!("{} imports crate::{import}", file.path));
+            }
+        }
+    }
+
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_module_has_its_layer() {
+    let files = source_files();
+
+    let modules: BTreeSet<String> = files.iter().map(top_module).collect();
+    let missing: Vec<&String> = modules
+        .iter()
+        .filter(|module| !["lib", "main", TOP].contains(&module.as_str()))
+        .filter(|module| !LAYERS.iter().any(|(layer, _)| layer == module))
+        .collect();
+
+    assert!(missing.is_empty(), "{missing:?} have no layer");
+}
+
+#[test]
+fn folders_of_rooms_import_only_lower_folders() {
+    let place = |folder: &str| ROOMS_LAYERS.iter().position(|layer| *layer == folder);
+    let mut broken = Vec::new();
+    for file in source_files() {
+        let path: Vec<&str> = file.path.split('/').collect();
+        let ["rooms", folder, _, ..] = path.as_slice() else {
+            continue;
+        };
+        let own = place(folder).unwrap_or_else(|| panic!("{folder} has no layer"));
+        for import in imports(&file) {
+            let [first, other, ..] = import.as_slice() else {
+                continue;
+            };
+            let is_sibling = ROOMS_SIBLINGS.contains(&(folder, other.as_str()));
+            let is_higher = place(other).is_some_and(|place| place > own);
+            let is_exception = ROOMS_EXCEPTIONS.contains(&file.path.as_str());
+            if first == "rooms" && (is_higher || is_sibling) && !is_exception {
+                broken.push(format!("{} imports {}", file.path, import.join("::")));
+            }
+        }
+    }
+
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn tables_are_used_by_their_owners() {
+    let mut broken = Vec::new();
+    for file in source_files() {
+        let module = top_module(&file);
+        for import in imports(&file) {
+            let [first, folder, ..] = import.as_slice() else {
+                continue;
+            };
+            let owners = TABLE_OWNERS.iter().find(|(tables, _)| tables == folder);
+            let is_allowed = owners.is_none_or(|(_, owners)| owners.contains(&module.as_str()));
+            if first == "storage" && module != "storage" && !is_allowed {
+                broken.push(format!("{} imports {}", file.path, import.join("::")));
+            }
+        }
+    }
+
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+fn top_module(file: &SourceFile) -> String {
+    let module = file.module();
+    module.split("::").next().unwrap_or_default().to_owned()
+}
+
+/// Returns the paths within the crate that a file names, without `crate`.
+fn imports(file: &SourceFile) -> BTreeSet<Vec<String>> {
+    let mut collector = Imports {
+        module: file.module().split("::").map(str::to_owned).collect(),
+        paths: BTreeSet::new(),
+    };
+    collector.visit_file(&file.syntax);
+    collector.paths
+}
+
+struct Imports {
+    module: Vec<String>,
+    paths: BTreeSet<Vec<String>>,
+}
+
+impl Imports {
+    fn add(&mut self, path: &[String]) {
+        let climbs = path
+            .iter()
+            .take_while(|segment| *segment == "super")
+            .count();
+        let (base, rest) = match path.first().map(String::as_str) {
+            Some("crate") => (0, 1),
+            Some("self") => (self.module.len(), 1),
+            Some("super") => (self.module.len().saturating_sub(climbs), climbs),
+            _ => return,
+        };
+        self.paths
+            .insert([&self.module[..base], &path[rest..]].concat());
+    }
+}
+
+impl<'ast> Visit<'ast> for Imports {
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        for path in paths_of(&item.tree) {
+            self.add(&path);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.add(&segments_of(path));
+        syn::visit::visit_path(self, path);
+    }
+}
