@@ -50,7 +50,10 @@ pub use self::{
         make_and_send_join::{MembershipDraft, MembershipHandshake, RemoteApplicant},
         outgoing::{JoinedMember, OutgoingEvent, OutgoingPage, OutgoingRoomPage},
         outliers::OutlierOutcome,
-        receive::{PendingOutcome, ReceiveHints, ReceiveOutcome},
+        receive::{
+            PendingOutcome,
+            verdict::{ReceiveHints, ReceiveOutcome},
+        },
         remote_membership::RemoteMembershipEvent,
         serve_state::{StateAnswer, StateAnswerTurn},
         stored_inbox::QueuedEvent,

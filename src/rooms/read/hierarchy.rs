@@ -224,7 +224,8 @@ impl RoomPreviews {
     /// one of its users is in the room or invited, or because one of its users is in a room whose
     /// members may join.
     async fn may_server_preview(&self, room: &Room, origin: &ServerName) -> Result<bool> {
-        if crate::rooms::remote::receive::check_server_allowed(&room.view().state, origin).is_err()
+        if crate::rooms::remote::server_acl::check_server_allowed(&room.view().state, origin)
+            .is_err()
         {
             return Ok(false);
         }

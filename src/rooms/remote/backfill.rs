@@ -13,23 +13,11 @@ use ruma::{OwnedEventId, OwnedServerName, ServerName};
 use super::EventReceiver;
 use crate::{
     error::{Error, Result},
-    matrix::{NotificationCounters, Pdu, StateMap, ThreadPosition, VerifiedEvent},
-    rooms::{
-        ReceiveHints, ReceiveOutcome,
-        log::{
-            append::{EventNumbers, event_visibility, intern_event},
-            redactions, relations,
-            snapshots::{self, SnapshotBase},
-        },
-        memory::room::{Room, RoomTip},
-    },
+    matrix::{Pdu, VerifiedEvent},
+    rooms::{ReceiveHints, ReceiveOutcome, memory::room::Room},
     storage::{
-        JournalChange, RoomNum, WriteTx,
-        rooms::{
-            event_graph,
-            events::{self, EventStatus, NewEventRow},
-            timeline_gaps,
-        },
+        RoomNum,
+        rooms::{event_graph, timeline_gaps},
     },
 };
 
@@ -99,12 +87,12 @@ impl EventReceiver {
         let order = self.plan_history_order(room.num, &events).await?;
         for event in order.into_iter().filter_map(|n| events.get(n)) {
             let id = event.pdu().event_id.clone();
-            let help = ReceiveHints {
+            let hints = ReceiveHints {
                 state_before: states.get(&id).cloned(),
                 ..ReceiveHints::default()
             };
             match self
-                .receive_history_event(room, &origin, event, help)
+                .receive_history_event(room, &origin, event, hints)
                 .await?
             {
                 ReceiveOutcome::Accepted => backfilled.stored += 1,
@@ -122,15 +110,15 @@ impl EventReceiver {
         room: &Room,
         origin: &OwnedServerName,
         event: &VerifiedEvent,
-        help: ReceiveHints,
+        hints: ReceiveHints,
     ) -> Result<ReceiveOutcome> {
         let (num, origin, event) = (room.num, origin.clone(), event.clone());
-        let took = self
+        let received = self
             .tasks
             .run_to_completion(self, async move |rooms: Self| {
-                rooms.receive_with_state(num, &origin, &event, &help).await
+                rooms.receive_with_state(num, &origin, &event, &hints).await
             });
-        Ok(took.await?.0)
+        Ok(received.await?.0)
     }
 
     /// Returns the order in which history is stored, the oldest first, and records the place of
@@ -175,98 +163,4 @@ impl EventReceiver {
         order.reverse();
         Ok(order)
     }
-}
-
-/// Stores an event in the gap before a place of the timeline; returns its position.
-pub(crate) async fn store_history_event(
-    tx: &mut WriteTx,
-    room: &Room,
-    tip: &mut RoomTip,
-    event: &VerifiedEvent,
-    (gap, stored_at, (base, before, missing)): (
-        i64,
-        Option<i64>,
-        (SnapshotBase, StateMap, Vec<OwnedEventId>),
-    ),
-) -> Result<Option<i64>> {
-    let pdu = event.pdu();
-    let numbers = intern_event(tx, pdu, stored_at).await?;
-    let withheld = redactions::is_withheld(tx, room, &before, pdu).await?;
-    let snapshot = snapshots::store_snapshot(tx, &base, tip.snapshot_chain).await?;
-    let mut snapshot_after = snapshot;
-    if let Some(state_key) = numbers.state_key {
-        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
-        snapshot_after =
-            snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
-    }
-    let place = find_free_place(tx, room, gap).await?;
-    let thread = match place {
-        Some(_) => {
-            relations::find_thread(tx, room.num, pdu, NotificationCounters::default()).await?
-        }
-        None => None,
-    };
-    let row = NewEventRow {
-        position: numbers.stored_at,
-        room: room.num,
-        event_id: pdu.event_id.as_str(),
-        timeline: place,
-        kind: numbers.kind,
-        state_key: numbers.state_key,
-        sender: numbers.sender,
-        state: Some(snapshot),
-        state_after: Some(snapshot_after),
-        backfilled: true,
-        goes_out: false,
-        withheld,
-        visibility: event_visibility(&before, pdu).number(),
-        status: EventStatus::Accepted,
-        notified: 0,
-        mentioned: 0,
-        threaded_counters: NotificationCounters::default(),
-        thread: thread
-            .as_ref()
-            .map(|thread: &ThreadPosition| (thread.root.as_str(), thread.counters)),
-        origin_server_ts: pdu.origin_server_ts.0.into(),
-        transaction: None,
-        json: event.json(),
-    };
-    if stored_at.is_some() {
-        events::set_place(tx, &row).await?;
-    } else if !events::insert(tx, &row).await? {
-        return Ok(None);
-    }
-    timeline_gaps::close_gap(tx, room.num, pdu.event_id.as_str()).await?;
-    if let Some(place) = place {
-        timeline_gaps::insert(tx, room.num, &missing, place).await?;
-        let stored = stored_history_event(room, &numbers, place);
-        relations::store_relation(tx, stored, pdu, thread.as_ref()).await?;
-    }
-    redactions::apply_redactions_on_arrival(tx, room, tip, (pdu, &before)).await?;
-    tx.publish(
-        numbers.position,
-        JournalChange::Backfilled { room: room.num },
-    );
-    Ok(Some(numbers.position))
-}
-
-fn stored_history_event(
-    room: &Room,
-    numbers: &EventNumbers,
-    place: i64,
-) -> relations::RelatingEvent {
-    relations::RelatingEvent {
-        room: room.num,
-        position: numbers.stored_at,
-        timeline: place,
-        kind: numbers.kind,
-        sender: numbers.sender,
-    }
-}
-
-/// Returns the place right before another one in a timeline, if it is free.
-async fn find_free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
-    let older = event_graph::place_before(tx, room.num, before).await?;
-    let place = before - 1;
-    Ok((older != Some(place)).then_some(place))
 }

@@ -14,7 +14,7 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ResidentServer, receive::check_server_allowed};
+use super::{ResidentServer, server_acl::check_server_allowed};
 use crate::{
     error::{Error, Result},
     matrix::{self, EventContext, EventDraft, StateMap, VerifiedEvent},

@@ -8,19 +8,23 @@
 
 mod checks;
 mod forks;
+mod history;
 mod soft_failed;
+pub(crate) mod verdict;
 
 use std::sync::Arc;
 
-use ruma::{
-    EventId, OwnedEventId, OwnedServerName, ServerName,
-    events::{StateEventType, room::server_acl::RoomServerAclEventContent},
-};
-use serde_json::{Map, Value};
+use ruma::{EventId, OwnedServerName, ServerName};
 use tokio::sync::MutexGuard;
 
-use self::checks::{CheckedEvent, EventCheck, EventVerdict, LookupDepth};
-use super::EventReceiver;
+use self::{
+    history::HistoryEvent,
+    verdict::{
+        CheckedEvent, EventCheck, EventVerdict, IncomingEvent, LookupDepth, ReceiveHints,
+        ReceiveOutcome,
+    },
+};
+use super::{EventReceiver, server_acl::check_server_allowed};
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, VerifiedEvent},
@@ -40,27 +44,11 @@ use crate::{
 /// date.
 const MAX_RECEIVE_ATTEMPTS: usize = 4;
 
-/// The outcome for an event that another server sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReceiveOutcome {
-    /// It is in the room.
-    Accepted,
-    /// The state before it allows it, but the current state does not, for this reason: no client
-    /// sees it.
-    SoftFailed(String),
-    /// It is not allowed, for this reason. It is stored, so that events which depend on it are
-    /// refused, too.
-    Rejected(String),
-    /// It was already stored.
-    Duplicate,
-    /// Nothing is decided yet, because events that the checks need are missing.
-    Missing {
-        /// The missing events among those that it follows: this server does not know the state
-        /// after them.
-        prev: Vec<OwnedEventId>,
-        /// The missing events among its auth events.
-        auth: Vec<OwnedEventId>,
-    },
+/// A checked event with the notifications that it causes, ready to be stored.
+struct EventToStore<'a> {
+    incoming: IncomingEvent<'a>,
+    checked: CheckedEvent,
+    counting: UnreadIncrement,
 }
 
 /// An event whose outcome is decided, but permanent only once it is on disk.
@@ -100,20 +88,6 @@ impl From<ReceiveOutcome> for PendingOutcome {
     }
 }
 
-/// Facts about an event that came from other servers besides the event itself.
-#[derive(Clone, Debug, Default)]
-pub struct ReceiveHints {
-    /// The state before it, for an event that follows one which cannot be fetched. These events
-    /// have to be stored. If two have the same type and state key, the later one counts.
-    pub state_before: Option<Vec<OwnedEventId>>,
-    /// No server has its missing auth events: it must be rejected.
-    pub auth_events_are_lost: bool,
-    /// The policy server of the room does not recommend it: it must be soft-failed.
-    pub is_not_recommended: bool,
-    /// It was signed so that this server sends it on to the other servers.
-    pub(crate) is_passed_on: bool,
-}
-
 impl EventReceiver {
     /// Stores an event of another server in its room, if the rules allow it.
     ///
@@ -125,9 +99,9 @@ impl EventReceiver {
         &self,
         origin: &ServerName,
         event: VerifiedEvent,
-        help: ReceiveHints,
+        hints: ReceiveHints,
     ) -> Result<ReceiveOutcome> {
-        self.receive_without_flush(origin, event, help)
+        self.receive_without_flush(origin, event, hints)
             .await?
             .wait_until_durable()
             .await
@@ -144,15 +118,15 @@ impl EventReceiver {
         &self,
         origin: &ServerName,
         event: VerifiedEvent,
-        help: ReceiveHints,
+        hints: ReceiveHints,
     ) -> Result<PendingOutcome> {
         let num = self.memory.room_number(&event.pdu().room_id).await?;
         let origin = origin.to_owned();
         let event = Arc::new(event);
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
-                let taken = rooms.receive_in_room(num, &origin, &event, &help).await?;
-                Ok(taken.0)
+                let received = rooms.receive_in_room(num, &origin, &event, &hints).await?;
+                Ok(received.0)
             })
             .await
     }
@@ -186,10 +160,10 @@ impl EventReceiver {
         num: RoomNum,
         origin: &OwnedServerName,
         event: &VerifiedEvent,
-        help: &ReceiveHints,
+        hints: &ReceiveHints,
     ) -> Result<(ReceiveOutcome, StateMap)> {
-        let (taken, before) = self.receive_in_room(num, origin, event, help).await?;
-        Ok((taken.wait_until_durable().await?, before))
+        let (outcome, before) = self.receive_in_room(num, origin, event, hints).await?;
+        Ok((outcome.wait_until_durable().await?, before))
     }
 
     async fn receive_in_room(
@@ -197,10 +171,11 @@ impl EventReceiver {
         num: RoomNum,
         origin: &OwnedServerName,
         event: &VerifiedEvent,
-        help: &ReceiveHints,
+        hints: &ReceiveHints,
     ) -> Result<(PendingOutcome, StateMap)> {
-        let at_once = |received, before| Ok((PendingOutcome::from(received), before));
-        let mut look = LookupDepth::TipOnly;
+        let at_once = |outcome, before| Ok((PendingOutcome::from(outcome), before));
+        let incoming = IncomingEvent { event, hints };
+        let mut depth = LookupDepth::TipOnly;
         for _ in 0..MAX_RECEIVE_ATTEMPTS {
             let room = self.memory.room_by_number(num).await?;
             // Other events of this room wait for its lock: they must enter one batch with this one.
@@ -217,8 +192,8 @@ impl EventReceiver {
                 return at_once(ReceiveOutcome::Accepted, StateMap::default());
             }
             check_server_allowed(&tip.state, origin)?;
-            let judged = match self.check_event(&room, &tip, (event, help), look).await? {
-                EventCheck::Checked(judged) => *judged,
+            let checked = match self.check_event(&room, &tip, incoming, depth).await? {
+                EventCheck::Checked(checked) => *checked,
                 EventCheck::Known => {
                     return at_once(ReceiveOutcome::Duplicate, StateMap::default());
                 }
@@ -227,25 +202,18 @@ impl EventReceiver {
                 }
             };
             drop(intent);
-            let (received, before) = (judged.outcome(), judged.state_before.clone());
-            if judged.is_unchanged {
-                return at_once(received, before);
+            let (outcome, before) = (checked.outcome(), checked.state_before.clone());
+            if checked.is_unchanged {
+                return at_once(outcome, before);
             }
             let stored = self
-                .store_checked_event(&room, tip, event, (judged, help))
+                .store_checked_event(&room, tip, incoming, checked)
                 .await?;
-            if stored.is_some() {
-                let pending = stored;
-                return Ok((
-                    PendingOutcome {
-                        outcome: received,
-                        pending,
-                    },
-                    before,
-                ));
+            if let pending @ Some(_) = stored {
+                return Ok((PendingOutcome { outcome, pending }, before));
             }
             // It was known, or the room had to be loaded again.
-            look = LookupDepth::NamedEvents;
+            depth = LookupDepth::NamedEvents;
         }
         Err(Error::Unavailable(
             "the event could not be stored, try again later".to_owned(),
@@ -257,14 +225,21 @@ impl EventReceiver {
         &self,
         room: &Arc<Room>,
         mut tip: MutexGuard<'_, RoomTip>,
-        event: &VerifiedEvent,
-        (judged, help): (CheckedEvent, &ReceiveHints),
+        incoming: IncomingEvent<'_>,
+        checked: CheckedEvent,
     ) -> Result<Option<PendingWrite>> {
-        let counting = match judged.verdict {
-            EventVerdict::Accepted if judged.gap.is_none() => {
-                self.unread.count_event(room, &tip, event.pdu()).await
+        let counting = match checked.verdict {
+            EventVerdict::Accepted if checked.gap.is_none() => {
+                self.unread
+                    .count_event(room, &tip, incoming.event.pdu())
+                    .await
             }
             _ => UnreadIncrement::default(),
+        };
+        let to_store = EventToStore {
+            incoming,
+            checked,
+            counting,
         };
         let mut tx = self.db.write().await?;
         if room.is_stale() {
@@ -272,7 +247,7 @@ impl EventReceiver {
         }
         let mut next = tip.clone();
         let stored = self
-            .store_in_transaction(&mut tx, room, &mut next, event, (judged, help, counting))
+            .store_in_transaction(&mut tx, room, &mut next, to_store)
             .await?;
         let Some(position) = stored else {
             return Ok(None);
@@ -288,27 +263,23 @@ impl EventReceiver {
         tx: &mut WriteTx,
         room: &Room,
         tip: &mut RoomTip,
-        event: &VerifiedEvent,
-        (judged, help, counting): (CheckedEvent, &ReceiveHints, UnreadIncrement),
+        to_store: EventToStore<'_>,
     ) -> Result<Option<i64>> {
-        let status = match &judged.verdict {
-            EventVerdict::Accepted => EventStatus::Accepted,
-            EventVerdict::SoftFailed(_) => EventStatus::SoftFailed,
-            EventVerdict::Rejected(_) => EventStatus::Rejected,
-        };
-        if status != EventStatus::Accepted {
-            return soft_failed::store_refused_event(tx, room, tip, event, (judged, status)).await;
+        let EventToStore {
+            incoming: IncomingEvent { event, hints },
+            checked,
+            counting,
+        } = to_store;
+        if checked.verdict.status() != EventStatus::Accepted {
+            return soft_failed::store_refused_event(tx, room, tip, event, checked).await;
         }
-        if let Some(gap) = judged.gap {
-            let before = (judged.base, judged.state_before, judged.missing_prev);
-            return super::backfill::store_history_event(
-                tx,
-                room,
-                tip,
+        if let Some(gap) = checked.gap {
+            let history = HistoryEvent {
                 event,
-                (gap, judged.stored_at, before),
-            )
-            .await;
+                checked,
+                gap,
+            };
+            return history::store_history_event(tx, room, tip, history).await;
         }
         let accepted = AcceptedEvent {
             pdu: event.pdu().clone(),
@@ -318,87 +289,12 @@ impl EventReceiver {
             delayed_event: None,
             unattended: false,
             arrival: Some(RemoteArrival {
-                stored_at: judged.stored_at,
-                is_outgoing: help.is_passed_on,
-                fork: judged.fork,
+                stored_at: checked.stored_at,
+                is_outgoing: hints.is_passed_on,
+                fork: checked.fork,
             }),
         };
         let stored = append(&self.log, tx, room, tip, accepted).await?;
         Ok(stored.map(|event| event.position))
-    }
-}
-
-/// Checks that the server ACL of a room does not deny a server.
-///
-/// [Server ACLs](https://spec.matrix.org/v1.19/server-server-api/#server-access-control-lists-acls)
-pub(crate) fn check_server_allowed(state: &StateMap, server: &ServerName) -> Result<()> {
-    if server_acl(state).is_none_or(|acl| acl.is_allowed(server)) {
-        return Ok(());
-    }
-    Err(Error::forbidden(format!(
-        "the room does not allow the server {server}"
-    )))
-}
-
-/// Returns the server ACL of a room. If it is malformed, each valid field and entry still counts: a
-/// room that denies servers must not let them in because of a mistake elsewhere in the ACL.
-fn server_acl(state: &StateMap) -> Option<RoomServerAclEventContent> {
-    let content: Map<String, Value> = state.content(&StateEventType::RoomServerAcl)?;
-    let list = |name: &str| -> Vec<String> {
-        let entries = content.get(name).and_then(Value::as_array);
-        let texts = entries.into_iter().flatten().filter_map(Value::as_str);
-        texts.map(ToOwned::to_owned).collect()
-    };
-    let allows_ip_literals = content
-        .get("allow_ip_literals")
-        .and_then(Value::as_bool)
-        .unwrap_or(true);
-    Some(RoomServerAclEventContent::new(
-        allows_ip_literals,
-        list("allow"),
-        list("deny"),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::matrix::Pdu;
-
-    fn state_with_acl(acl: &Value) -> StateMap {
-        let event = json!({
-            "type": "m.room.server_acl", "state_key": "", "sender": "@a:x", "room_id": "!r:x",
-            "content": acl, "depth": 1, "origin_server_ts": 1, "prev_events": [],
-            "auth_events": [],
-        });
-        let id = OwnedEventId::try_from("$acl").unwrap();
-        let mut state = StateMap::default();
-        state.insert(Arc::new(Pdu::parse(id, &event.to_string()).unwrap()));
-        state
-    }
-
-    #[test]
-    fn a_malformed_server_acl_still_denies_named_servers() {
-        for acl in [
-            json!({ "allow": ["*", 5], "deny": ["bad.example"] }),
-            json!({ "allow": ["*"], "deny": [5, "bad.example", null] }),
-            json!({ "allow": ["*"], "deny": ["bad.example"], "allow_ip_literals": "x" }),
-        ] {
-            let state = state_with_acl(&acl);
-            let check =
-                |server: &str| check_server_allowed(&state, &ServerName::parse(server).unwrap());
-            assert!(check("bad.example").is_err(), "{acl}");
-            assert!(check("good.example").is_ok(), "{acl}");
-            assert!(check("1.2.3.4").is_ok(), "{acl}");
-        }
-        for acl in [json!({ "allow": "*" }), json!({ "allow": null }), json!({})] {
-            let state = state_with_acl(&acl);
-            let server = ServerName::parse("good.example").unwrap();
-            assert!(check_server_allowed(&state, &server).is_err(), "{acl}");
-        }
-        let no_acl = StateMap::default();
-        check_server_allowed(&no_acl, &ServerName::parse("good.example").unwrap()).unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{RoomId, ServerName};
 
-use super::{FederationReader, receive::check_server_allowed};
+use super::{FederationReader, server_acl::check_server_allowed};
 use crate::{
     error::{Error, Result},
     rooms::Room,

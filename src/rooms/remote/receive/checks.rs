@@ -11,19 +11,18 @@ use ruma::{
 };
 
 use super::{
-    ReceiveHints, ReceiveOutcome,
-    forks::{self, PrevEventStates},
+    forks,
+    verdict::{
+        CheckedEvent, EventCheck, EventVerdict, IncomingEvent, LookupDepth, PrevEventStates,
+        ReceiveHints,
+    },
 };
-pub(crate) use crate::rooms::memory::recent_events::RecentRoomEvent;
 use crate::{
     error::{Error, Result},
-    matrix::{self, Pdu, StateMap, VerifiedEvent},
+    matrix::{self, Pdu, StateMap},
     rooms::{
-        log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
-        memory::{
-            load::state_map,
-            room::{Room, RoomTip},
-        },
+        log::{resolution::pdu_from_node, snapshots::SnapshotBase},
+        memory::room::{Room, RoomTip},
         remote::EventReceiver,
     },
     storage::rooms::{
@@ -32,75 +31,6 @@ use crate::{
         timeline_gaps,
     },
 };
-
-/// The depth of the search for an event itself and for the events that it follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LookupDepth {
-    /// Reads nothing if the event follows the tip: storing it will show whether it is known.
-    TipOnly,
-    /// Looks up all events that it names.
-    NamedEvents,
-}
-
-/// The result of checking an event.
-pub(crate) enum EventCheck {
-    Checked(Box<CheckedEvent>),
-    Known,
-    Missing {
-        prev: Vec<OwnedEventId>,
-        auth: Vec<OwnedEventId>,
-    },
-}
-
-/// The decision of the rules about an event.
-#[derive(Debug)]
-pub(crate) enum EventVerdict {
-    Accepted,
-    SoftFailed(String),
-    Rejected(String),
-}
-
-/// A checked event and its place in the event graph.
-#[derive(Debug)]
-pub(crate) struct CheckedEvent {
-    pub(crate) verdict: EventVerdict,
-    /// The snapshot of the state before it.
-    pub(crate) base: SnapshotBase,
-    pub(crate) state_before: StateMap,
-    /// The position at which it is already stored as an outlier.
-    pub(crate) stored_at: Option<i64>,
-    /// The fork that it causes, if it does not follow the tip.
-    pub(crate) fork: Option<EventFork>,
-    /// For history: the place in the timeline before which the event belongs.
-    pub(crate) gap: Option<i64>,
-    /// The events that it follows and that this server does not have.
-    pub(crate) missing_prev: Vec<OwnedEventId>,
-    /// It is already stored with the same verdict.
-    pub(crate) is_unchanged: bool,
-}
-
-impl CheckedEvent {
-    pub(crate) fn outcome(&self) -> ReceiveOutcome {
-        match &self.verdict {
-            EventVerdict::Accepted => ReceiveOutcome::Accepted,
-            EventVerdict::SoftFailed(reason) => ReceiveOutcome::SoftFailed(reason.clone()),
-            EventVerdict::Rejected(reason) => ReceiveOutcome::Rejected(reason.clone()),
-        }
-    }
-
-    fn at_tip(tip: &RoomTip, verdict: EventVerdict) -> Self {
-        Self {
-            verdict,
-            base: SnapshotBase::Stored(tip.snapshot),
-            state_before: tip.state.clone(),
-            stored_at: None,
-            fork: None,
-            gap: None,
-            missing_prev: Vec::new(),
-            is_unchanged: false,
-        }
-    }
-}
 
 /// The stored events among those that an event names.
 struct StoredNamedEvents {
@@ -115,10 +45,10 @@ impl EventReceiver {
         &self,
         room: &Room,
         tip: &RoomTip,
-        (event, help): (&VerifiedEvent, &ReceiveHints),
-        look: LookupDepth,
+        incoming: IncomingEvent<'_>,
+        depth: LookupDepth,
     ) -> Result<EventCheck> {
-        let pdu = event.pdu();
+        let (pdu, hints) = (incoming.event.pdu(), incoming.hints);
         if pdu.room_id != room.room_id {
             return Err(Error::BadJson(
                 "the event belongs to another room".to_owned(),
@@ -128,36 +58,36 @@ impl EventReceiver {
         if known.is_some_and(|known| known.status != EventStatus::Rejected) {
             return Ok(EventCheck::Known);
         }
-        if look == LookupDepth::TipOnly
+        if depth == LookupDepth::TipOnly
             && known.is_none()
-            && help.state_before.is_none()
-            && let Some(judged) = check_at_tip(room, tip, pdu, help)
+            && hints.state_before.is_none()
+            && let Some(checked) = check_at_tip(room, tip, pdu, hints)
         {
-            return Ok(EventCheck::Checked(judged.into()));
+            return Ok(EventCheck::Checked(checked.into()));
         }
-        self.check_with_named_events(room, tip, (event, help)).await
+        self.check_with_named_events(room, tip, incoming).await
     }
 
     async fn check_with_named_events(
         &self,
         room: &Room,
         tip: &RoomTip,
-        (event, help): (&VerifiedEvent, &ReceiveHints),
+        incoming: IncomingEvent<'_>,
     ) -> Result<EventCheck> {
-        let pdu = event.pdu();
+        let (pdu, hints) = (incoming.event.pdu(), incoming.hints);
         self.memory.wait_until_stored(room).await?;
-        let around = self.load_named_events(room, tip, pdu).await?;
-        if around.own_node.as_ref().is_some_and(is_final) {
+        let named = self.load_named_events(room, tip, pdu).await?;
+        if named.own_node.as_ref().is_some_and(is_final) {
             return Ok(EventCheck::Known);
         }
-        let auth = missing_auth_events(pdu, &around);
-        let followed = self.load_prev_events(tip, pdu, &around).await?;
-        let prev = if help.state_before.is_some() {
+        let auth = missing_auth_events(pdu, &named);
+        let followed = self.load_prev_events(tip, pdu, &named).await?;
+        let prev = if hints.state_before.is_some() {
             Vec::new()
         } else {
             followed.missing.clone()
         };
-        if !prev.is_empty() || (!auth.is_empty() && !help.auth_events_are_lost) {
+        if !prev.is_empty() || (!auth.is_empty() && !hints.auth_events_are_lost) {
             return Ok(EventCheck::Missing { prev, auth });
         }
         let refused = match auth.first() {
@@ -165,26 +95,26 @@ impl EventReceiver {
             None => refusal_reason(matrix::authorize_by_auth_events(
                 pdu,
                 &room.rules,
-                &around.auth_events,
+                &named.auth_events,
             ))?,
         };
         let refused = refused.or_else(|| refuse_second_create(tip, pdu));
         let gap = self.find_gap_of_event(room, pdu).await?;
-        let mut judged = match refused {
+        let mut checked = match refused {
             // 4. Passes authorisation rules based on the event's auth events, otherwise it is rejected.
             Some(reason) => rejected_event(followed, reason),
             None => {
-                self.check_against_states(room, tip, (pdu, help, gap), followed)
+                self.check_against_states(room, tip, incoming, gap, followed)
                     .await?
             }
         };
-        judged.gap = gap;
-        if let Some(own) = around.own_node {
-            let is_rejected = matches!(judged.verdict, EventVerdict::Rejected(_));
-            judged.is_unchanged = is_rejected && own.status() == EventStatus::Rejected;
-            judged.stored_at = Some(own.position);
+        checked.gap = gap;
+        if let Some(own) = named.own_node {
+            let is_rejected = matches!(checked.verdict, EventVerdict::Rejected(_));
+            checked.is_unchanged = is_rejected && own.status() == EventStatus::Rejected;
+            checked.stored_at = Some(own.position);
         }
-        Ok(EventCheck::Checked(judged.into()))
+        Ok(EventCheck::Checked(checked.into()))
     }
 
     /// Checks an event by the state before it and by the current state of the room.
@@ -192,11 +122,13 @@ impl EventReceiver {
         &self,
         room: &Room,
         tip: &RoomTip,
-        (pdu, help, gap): (&Pdu, &ReceiveHints, Option<i64>),
+        incoming: IncomingEvent<'_>,
+        gap: Option<i64>,
         followed: PrevEventStates,
     ) -> Result<CheckedEvent> {
+        let (pdu, hints) = (incoming.event.pdu(), incoming.hints);
         let missing = followed.missing.clone();
-        let (base, before) = match &help.state_before {
+        let (base, before) = match &hints.state_before {
             Some(ids) => {
                 let state = self.load_given_state(room, ids).await?;
                 (
@@ -206,7 +138,7 @@ impl EventReceiver {
             }
             None => self.state_before(room, tip, pdu, &followed).await?,
         };
-        let mut judged = CheckedEvent {
+        let mut checked = CheckedEvent {
             base,
             state_before: before,
             missing_prev: missing,
@@ -214,25 +146,25 @@ impl EventReceiver {
         };
         // 5. Passes authorisation rules based on the state before the event, otherwise it is rejected.
         if let Some(reason) =
-            refusal_reason(matrix::authorize(pdu, &room.rules, &judged.state_before))?
+            refusal_reason(matrix::authorize(pdu, &room.rules, &checked.state_before))?
         {
-            judged.verdict = EventVerdict::Rejected(reason);
-            return Ok(judged);
+            checked.verdict = EventVerdict::Rejected(reason);
+            return Ok(checked);
         }
         if gap.is_some() {
             // The current state says nothing about old events.
-            return Ok(judged);
+            return Ok(checked);
         }
         // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
-        judged.verdict = check_against_current_state(room, tip, pdu, help)?;
-        if matches!(judged.verdict, EventVerdict::Accepted) {
-            judged.fork = self.plan_fork(room, tip, pdu, (&judged, &followed)).await?;
-            if judged.fork.is_none() {
+        checked.verdict = check_against_current_state(room, tip, pdu, hints)?;
+        if matches!(checked.verdict, EventVerdict::Accepted) {
+            checked.fork = self.plan_fork(room, tip, pdu, &checked, &followed).await?;
+            if checked.fork.is_none() {
                 let reason = "the room has too many forward extremities";
-                judged.verdict = EventVerdict::SoftFailed(reason.to_owned());
+                checked.verdict = EventVerdict::SoftFailed(reason.to_owned());
             }
         }
-        Ok(judged)
+        Ok(checked)
     }
 
     async fn load_named_events(
@@ -250,7 +182,7 @@ impl EventReceiver {
             let mut conn = self.db.read().await?;
             event_graph::find_nodes(&mut conn, ids.iter().map(|id| id.as_str())).await?
         };
-        let mut around = StoredNamedEvents {
+        let mut named = StoredNamedEvents {
             own_node: None,
             nodes: BTreeMap::new(),
             auth_events: create.into_iter().collect(),
@@ -267,15 +199,15 @@ impl EventReceiver {
             let id = OwnedEventId::try_from(node.event_id.as_str())
                 .map_err(|source| Error::internal("read an event id", source))?;
             if pdu.auth_events.contains(&id) {
-                around.auth_events.push(pdu_from_node(node.clone())?);
+                named.auth_events.push(pdu_from_node(node.clone())?);
             }
             if id == pdu.event_id {
-                around.own_node = Some(node);
+                named.own_node = Some(node);
             } else {
-                around.nodes.insert(id, node);
+                named.nodes.insert(id, node);
             }
         }
-        Ok(around)
+        Ok(named)
     }
 
     /// Returns the known states after the events that an event follows.
@@ -283,7 +215,7 @@ impl EventReceiver {
         &self,
         tip: &RoomTip,
         pdu: &Pdu,
-        around: &StoredNamedEvents,
+        named: &StoredNamedEvents,
     ) -> Result<PrevEventStates> {
         let mut followed = PrevEventStates::default();
         let mut seen = HashSet::new();
@@ -292,7 +224,7 @@ impl EventReceiver {
                 followed.known.push(after.clone());
                 continue;
             }
-            let after = around.nodes.get(id).cloned();
+            let after = named.nodes.get(id).cloned();
             match after.and_then(|node| Some((node.state_after?, node))) {
                 Some((snapshot, node)) => {
                     followed
@@ -303,27 +235,6 @@ impl EventReceiver {
             }
         }
         Ok(followed)
-    }
-
-    /// Returns the state after a stored event.
-    pub(crate) async fn state_after_node(
-        &self,
-        tip: &RoomTip,
-        snapshot: i64,
-        node: EventNode,
-    ) -> Result<RecentRoomEvent> {
-        let state = if snapshot == tip.snapshot {
-            tip.state.clone()
-        } else {
-            let mut conn = self.db.read().await?;
-            state_map(&mut conn, snapshot).await?
-        };
-        Ok(RecentRoomEvent {
-            status: node.status(),
-            snapshot,
-            state,
-            prev_events: pdu_from_node(node)?.prev_events.clone(),
-        })
     }
 
     /// Returns the state that another server sent. If two events have the same type and state key,
@@ -359,7 +270,7 @@ fn check_at_tip(
     room: &Room,
     tip: &RoomTip,
     pdu: &Pdu,
-    help: &ReceiveHints,
+    hints: &ReceiveHints,
 ) -> Option<CheckedEvent> {
     if !forks::is_same_set(&pdu.prev_events, &tip.forward_extremities)
         || pdu.kind == TimelineEventType::RoomCreate
@@ -377,12 +288,12 @@ fn check_at_tip(
     }
     auth_events.extend(tip.state.get(&StateEventType::RoomCreate, "").cloned());
     let by_auth_events = matrix::authorize_by_auth_events(pdu, &room.rules, &auth_events);
-    let checked = by_auth_events.and_then(|()| matrix::authorize(pdu, &room.rules, &tip.state));
-    let verdict = match refusal_reason(checked).ok()? {
+    let authorized = by_auth_events.and_then(|()| matrix::authorize(pdu, &room.rules, &tip.state));
+    let verdict = match refusal_reason(authorized).ok()? {
         Some(reason) => EventVerdict::Rejected(reason),
         // The state before it is the current state, so only the policy server can make it
         // soft-fail.
-        None => check_against_current_state(room, tip, pdu, help).ok()?,
+        None => check_against_current_state(room, tip, pdu, hints).ok()?,
     };
     Some(CheckedEvent::at_tip(tip, verdict))
 }
@@ -391,13 +302,13 @@ fn check_against_current_state(
     room: &Room,
     tip: &RoomTip,
     pdu: &Pdu,
-    help: &ReceiveHints,
+    hints: &ReceiveHints,
 ) -> Result<EventVerdict> {
     if let Some(reason) = refusal_reason(matrix::authorize(pdu, &room.rules, &tip.state))? {
         return Ok(EventVerdict::SoftFailed(reason));
     }
     // 7. Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is "soft failed".
-    Ok(if help.is_not_recommended {
+    Ok(if hints.is_not_recommended {
         EventVerdict::SoftFailed(
             "the policy server of the room does not recommend the event".to_owned(),
         )
@@ -407,8 +318,8 @@ fn check_against_current_state(
 }
 
 /// Returns the reason if the rules refuse an event; passes other errors on.
-fn refusal_reason(checked: Result<()>) -> Result<Option<String>> {
-    match checked {
+fn refusal_reason(authorized: Result<()>) -> Result<Option<String>> {
+    match authorized {
         Ok(()) => Ok(None),
         Err(Error::Forbidden(reason) | Error::BadJson(reason)) => Ok(Some(reason)),
         Err(error) => Err(error),
@@ -445,9 +356,9 @@ fn is_final(node: &EventNode) -> bool {
     node.state.is_some() && node.status() != EventStatus::Rejected
 }
 
-fn missing_auth_events(pdu: &Pdu, around: &StoredNamedEvents) -> Vec<OwnedEventId> {
+fn missing_auth_events(pdu: &Pdu, named: &StoredNamedEvents) -> Vec<OwnedEventId> {
     let is_known = |id: &&OwnedEventId| {
-        let mut known = around.auth_events.iter();
+        let mut known = named.auth_events.iter();
         known.any(|event| event.event_id == **id)
     };
     let missing = pdu.auth_events.iter().filter(|id| !is_known(id));

@@ -5,16 +5,23 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use ruma::OwnedEventId;
 
-use super::checks::{CheckedEvent, RecentRoomEvent};
+use super::verdict::{CheckedEvent, PrevEventStates};
 use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
     rooms::{
         log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
-        memory::room::{MAX_PREV_EVENTS, Room, RoomTip},
+        memory::{
+            load::state_map,
+            recent_events::RecentRoomEvent,
+            room::{MAX_PREV_EVENTS, Room, RoomTip},
+        },
         remote::EventReceiver,
     },
-    storage::rooms::{event_graph, events::EventStatus},
+    storage::rooms::{
+        event_graph::{self, EventNode},
+        events::EventStatus,
+    },
 };
 
 /// The largest number of forward extremities of a room. Extremities with the same state as another
@@ -30,14 +37,6 @@ struct ForwardExtremity {
     id: OwnedEventId,
     hash: Option<String>,
     after: Option<RecentRoomEvent>,
-}
-
-/// The known states after the events that an event follows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PrevEventStates {
-    pub(crate) known: Vec<RecentRoomEvent>,
-    /// The followed events with unknown state after them.
-    pub(crate) missing: Vec<OwnedEventId>,
 }
 
 /// Returns whether two lists name the same events.
@@ -79,25 +78,26 @@ impl EventReceiver {
         room: &Room,
         tip: &RoomTip,
         pdu: &Pdu,
-        (judged, followed): (&CheckedEvent, &PrevEventStates),
+        checked: &CheckedEvent,
+        followed: &PrevEventStates,
     ) -> Result<Option<EventFork>> {
         let covered = self.find_covered_events(tip, pdu, followed).await?;
-        let mut lines = self.other_extremities(tip, &covered).await?;
-        drop_redundant_extremities(&mut lines);
-        if lines.len() >= MAX_FORWARD_EXTREMITIES {
+        let mut others = self.other_extremities(tip, &covered).await?;
+        drop_redundant_extremities(&mut others);
+        if others.len() >= MAX_FORWARD_EXTREMITIES {
             return Ok(None);
         }
         let current = self
-            .resolve_current_state(room, (pdu, judged), &lines)
+            .resolve_current_state(room, pdu, checked, &others)
             .await?;
-        let lines = lines.into_iter().map(|line| (line.id, line.hash));
+        let others = others.into_iter().map(|other| (other.id, other.hash));
         let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
         Ok(Some(EventFork {
-            base: judged.base.clone(),
-            before: judged.state_before.clone(),
+            base: checked.base.clone(),
+            before: checked.state_before.clone(),
             current,
-            extremities: lines.chain([own]).collect(),
-            missing: judged.missing_prev.clone(),
+            extremities: others.chain([own]).collect(),
+            missing: checked.missing_prev.clone(),
             gap_at: None,
         }))
     }
@@ -148,7 +148,7 @@ impl EventReceiver {
         tip: &RoomTip,
         covered: &HashSet<OwnedEventId>,
     ) -> Result<Vec<ForwardExtremity>> {
-        let mut lines = Vec::new();
+        let mut others = Vec::new();
         for (id, hash) in tip.extremities() {
             if covered.contains(id) {
                 continue;
@@ -158,9 +158,30 @@ impl EventReceiver {
                 None => self.find_state_after(tip, id).await?,
             };
             let (id, hash) = (id.clone(), hash.cloned());
-            lines.push(ForwardExtremity { id, hash, after });
+            others.push(ForwardExtremity { id, hash, after });
         }
-        Ok(lines)
+        Ok(others)
+    }
+
+    /// Returns the state after a stored event.
+    pub(crate) async fn state_after_node(
+        &self,
+        tip: &RoomTip,
+        snapshot: i64,
+        node: EventNode,
+    ) -> Result<RecentRoomEvent> {
+        let state = if snapshot == tip.snapshot {
+            tip.state.clone()
+        } else {
+            let mut conn = self.db.read().await?;
+            state_map(&mut conn, snapshot).await?
+        };
+        Ok(RecentRoomEvent {
+            status: node.status(),
+            snapshot,
+            state,
+            prev_events: pdu_from_node(node)?.prev_events.clone(),
+        })
     }
 
     async fn find_state_after(
@@ -185,17 +206,18 @@ impl EventReceiver {
     async fn resolve_current_state(
         &self,
         room: &Room,
-        (pdu, judged): (&Pdu, &CheckedEvent),
-        lines: &[ForwardExtremity],
+        pdu: &Pdu,
+        checked: &CheckedEvent,
+        others: &[ForwardExtremity],
     ) -> Result<StateMap> {
-        let mut after = judged.state_before.clone();
+        let mut after = checked.state_before.clone();
         if pdu.state_key.is_some() {
             after.insert(pdu.clone().into());
         }
-        if lines.is_empty() {
+        if others.is_empty() {
             return Ok(after);
         }
-        let afters = lines.iter().filter_map(|line| line.after.clone());
+        let afters = others.iter().filter_map(|other| other.after.clone());
         let mut sets: Vec<StateMap> = with_distinct_states(afters.collect())
             .into_iter()
             .map(|after| after.state)
@@ -207,14 +229,14 @@ impl EventReceiver {
 
 /// Drops forward extremities that share their state with another one, the oldest first, until one
 /// event can name all that remain.
-fn drop_redundant_extremities(lines: &mut Vec<ForwardExtremity>) {
-    let mut surplus = (lines.len() + 1).saturating_sub(MAX_PREV_EVENTS);
+fn drop_redundant_extremities(others: &mut Vec<ForwardExtremity>) {
+    let mut surplus = (others.len() + 1).saturating_sub(MAX_PREV_EVENTS);
     let mut with_state: HashMap<i64, usize> = HashMap::new();
-    for after in lines.iter().filter_map(|line| line.after.as_ref()) {
+    for after in others.iter().filter_map(|other| other.after.as_ref()) {
         *with_state.entry(after.snapshot).or_default() += 1;
     }
-    lines.retain(|line| {
-        let snapshot = line.after.as_ref().map(|after| after.snapshot);
+    others.retain(|other| {
+        let snapshot = other.after.as_ref().map(|after| after.snapshot);
         let left = snapshot.and_then(|snapshot| with_state.get_mut(&snapshot));
         let Some(left) = left.filter(|left| **left > 1 && surplus > 0) else {
             return true;

@@ -1,6 +1,6 @@
 //! Stores events that were not accepted: they are in the event graph, but in no timeline.
 
-use super::checks::{CheckedEvent, EventVerdict, RecentRoomEvent};
+use super::verdict::{CheckedEvent, EventVerdict};
 use crate::{
     error::Result,
     matrix::{NotificationCounters, VerifiedEvent},
@@ -9,12 +9,15 @@ use crate::{
             append::{event_visibility, intern_event},
             snapshots,
         },
-        memory::room::{Room, RoomTip},
+        memory::{
+            recent_events::RecentRoomEvent,
+            room::{Room, RoomTip},
+        },
     },
     storage::{
         WriteTx,
         rooms::{
-            events::{self, EventStatus, NewEventRow},
+            events::{self, NewEventRow},
             timeline_gaps,
         },
     },
@@ -27,18 +30,18 @@ pub(crate) async fn store_refused_event(
     room: &Room,
     tip: &mut RoomTip,
     event: &VerifiedEvent,
-    (judged, status): (CheckedEvent, EventStatus),
+    checked: CheckedEvent,
 ) -> Result<Option<i64>> {
     let pdu = event.pdu();
-    let numbers = intern_event(tx, pdu, judged.stored_at).await?;
-    let snapshot = snapshots::store_snapshot(tx, &judged.base, tip.snapshot_chain).await?;
+    let numbers = intern_event(tx, pdu, checked.stored_at).await?;
+    let snapshot = snapshots::store_snapshot(tx, &checked.base, tip.snapshot_chain).await?;
     let mut after = RecentRoomEvent {
-        status,
+        status: checked.verdict.status(),
         snapshot,
-        state: judged.state_before.clone(),
+        state: checked.state_before.clone(),
         prev_events: pdu.prev_events.clone(),
     };
-    if let (EventVerdict::SoftFailed(_), Some(state_key)) = (&judged.verdict, numbers.state_key) {
+    if let (EventVerdict::SoftFailed(_), Some(state_key)) = (&checked.verdict, numbers.state_key) {
         let entry = (numbers.kind, state_key, Some(numbers.stored_at));
         after.snapshot =
             snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
@@ -59,8 +62,8 @@ pub(crate) async fn store_refused_event(
         backfilled: false,
         goes_out: false,
         withheld: false,
-        visibility: event_visibility(&judged.state_before, pdu).number(),
-        status,
+        visibility: event_visibility(&checked.state_before, pdu).number(),
+        status: checked.verdict.status(),
         notified: 0,
         mentioned: 0,
         threaded_counters: NotificationCounters::default(),
@@ -69,14 +72,14 @@ pub(crate) async fn store_refused_event(
         transaction: None,
         json: event.json(),
     };
-    if judged.stored_at.is_some() {
+    if checked.stored_at.is_some() {
         events::set_place(tx, &row).await?;
     } else if !events::insert(tx, &row).await? {
         return Ok(None);
     }
-    if let Some(gap) = judged.gap {
+    if let Some(gap) = checked.gap {
         timeline_gaps::close_gap(tx, room.num, pdu.event_id.as_str()).await?;
-        timeline_gaps::insert(tx, room.num, &judged.missing_prev, gap).await?;
+        timeline_gaps::insert(tx, room.num, &checked.missing_prev, gap).await?;
     }
     if is_placed {
         tip.recent_events.push(pdu.event_id.clone(), after);

@@ -1,0 +1,125 @@
+//! Stores an event that precedes others which are already in the timeline.
+
+use super::verdict::CheckedEvent;
+use crate::{
+    error::Result,
+    matrix::{NotificationCounters, ThreadPosition, VerifiedEvent},
+    rooms::{
+        log::{
+            append::{EventNumbers, event_visibility, intern_event},
+            redactions, relations, snapshots,
+        },
+        memory::room::{Room, RoomTip},
+    },
+    storage::{
+        JournalChange, WriteTx,
+        rooms::{
+            event_graph,
+            events::{self, EventStatus, NewEventRow},
+            timeline_gaps,
+        },
+    },
+};
+
+/// A checked event that belongs in a gap of the timeline.
+pub(crate) struct HistoryEvent<'a> {
+    pub(crate) event: &'a VerifiedEvent,
+    pub(crate) checked: CheckedEvent,
+    /// The place in the timeline before which the event belongs.
+    pub(crate) gap: i64,
+}
+
+/// Stores an event in the gap before a place of the timeline; returns its position.
+pub(crate) async fn store_history_event(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut RoomTip,
+    history: HistoryEvent<'_>,
+) -> Result<Option<i64>> {
+    let HistoryEvent {
+        event,
+        checked,
+        gap,
+    } = history;
+    let before = &checked.state_before;
+    let pdu = event.pdu();
+    let numbers = intern_event(tx, pdu, checked.stored_at).await?;
+    let withheld = redactions::is_withheld(tx, room, before, pdu).await?;
+    let snapshot = snapshots::store_snapshot(tx, &checked.base, tip.snapshot_chain).await?;
+    let mut snapshot_after = snapshot;
+    if let Some(state_key) = numbers.state_key {
+        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+        snapshot_after =
+            snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
+    }
+    let place = find_free_place(tx, room, gap).await?;
+    let thread = match place {
+        Some(_) => {
+            relations::find_thread(tx, room.num, pdu, NotificationCounters::default()).await?
+        }
+        None => None,
+    };
+    let row = NewEventRow {
+        position: numbers.stored_at,
+        room: room.num,
+        event_id: pdu.event_id.as_str(),
+        timeline: place,
+        kind: numbers.kind,
+        state_key: numbers.state_key,
+        sender: numbers.sender,
+        state: Some(snapshot),
+        state_after: Some(snapshot_after),
+        backfilled: true,
+        goes_out: false,
+        withheld,
+        visibility: event_visibility(before, pdu).number(),
+        status: EventStatus::Accepted,
+        notified: 0,
+        mentioned: 0,
+        threaded_counters: NotificationCounters::default(),
+        thread: thread
+            .as_ref()
+            .map(|thread: &ThreadPosition| (thread.root.as_str(), thread.counters)),
+        origin_server_ts: pdu.origin_server_ts.0.into(),
+        transaction: None,
+        json: event.json(),
+    };
+    if checked.stored_at.is_some() {
+        events::set_place(tx, &row).await?;
+    } else if !events::insert(tx, &row).await? {
+        return Ok(None);
+    }
+    timeline_gaps::close_gap(tx, room.num, pdu.event_id.as_str()).await?;
+    if let Some(place) = place {
+        timeline_gaps::insert(tx, room.num, &checked.missing_prev, place).await?;
+        let stored = stored_history_event(room, &numbers, place);
+        relations::store_relation(tx, stored, pdu, thread.as_ref()).await?;
+    }
+    redactions::apply_redactions_on_arrival(tx, room, tip, (pdu, before)).await?;
+    tx.publish(
+        numbers.position,
+        JournalChange::Backfilled { room: room.num },
+    );
+    Ok(Some(numbers.position))
+}
+
+fn stored_history_event(
+    room: &Room,
+    numbers: &EventNumbers,
+    place: i64,
+) -> relations::RelatingEvent {
+    relations::RelatingEvent {
+        room: room.num,
+        position: numbers.stored_at,
+        timeline: place,
+        kind: numbers.kind,
+        sender: numbers.sender,
+    }
+}
+
+/// Returns the place right before another one in a timeline, if it is free.
+async fn find_free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
+    let older = event_graph::place_before(tx, room.num, before).await?;
+    let place = before - 1;
+    Ok((older != Some(place)).then_some(place))
+}
