@@ -6,6 +6,7 @@ mod client_event;
 mod default_push_rules;
 mod event_builder;
 mod event_format;
+mod event_order;
 mod event_template;
 mod filter;
 mod glob;
@@ -36,6 +37,7 @@ pub use self::{
     default_push_rules::default_rules,
     event_builder::{EventContext, EventDraft, authorize, build_event, redact_json},
     event_format::read_event,
+    event_order::sort_topologically,
     event_template::{CompletedEvent, EventTemplate, build_template, complete_template},
     filter::{
         RelationFilter, is_known_format, wants_event, wants_global, wants_room, wants_room_data,
@@ -59,7 +61,7 @@ pub use self::{
     server_keys::{KnownKey, ServerKeys},
     signed_json::{is_equal_without_signatures, is_signed_by_user, user_signature},
     signing_key::SigningKey,
-    state_map::StateMap,
+    state_map::{StateMap, StateMapKey},
     state_resolution::{KnownEvents, ResolutionResult, resolve_state},
     stripped_state::StrippedState,
     timeline_event::{

@@ -16,7 +16,7 @@ use serde::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::RelatesTo;
+use super::relation::{RelatesTo, rel_type};
 use crate::error::{Error, Result};
 
 /// A persistent data unit: an event of a room, without signatures and hashes.
@@ -71,6 +71,12 @@ struct PduFields<'a> {
     redacts: Option<&'a RawValue>,
     content: Box<RawValue>,
     event_id: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct ReplacementContent {
+    #[serde(rename = "m.new_content")]
+    new_content: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// A reference to another event; versions 1 and 2 add its hash.
@@ -256,6 +262,34 @@ fn compute_reference_hash(
     rules: &RoomVersionRules,
 ) -> Result<String> {
     reference_hash(object, rules).map_err(|e| Error::BadJson(format!("not an event: {e}")))
+}
+
+impl Pdu {
+    /// Returns the event to which this one relates with the given type.
+    pub fn relation_target(&self, rel_type: &str) -> Option<&OwnedEventId> {
+        let relates_to = self.relates_to.as_ref()?;
+        (relates_to.rel_type == rel_type).then_some(&relates_to.event_id)
+    }
+
+    /// Returns whether this has the form of a valid replacement. The replaced event is not checked.
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events).
+    pub fn is_edit(&self) -> bool {
+        if self.relation_target(rel_type::M_REPLACE).is_none() || self.state_key.is_some() {
+            return false;
+        }
+        // The new content of an encrypted event is in the ciphertext, which this server cannot read.
+        self.kind == TimelineEventType::RoomEncrypted
+            || self
+                .content_as::<ReplacementContent>()
+                .is_some_and(|content| content.new_content.is_some())
+    }
+}
+
+impl AsRef<Pdu> for Pdu {
+    fn as_ref(&self) -> &Pdu {
+        self
+    }
 }
 
 impl Event for Pdu {

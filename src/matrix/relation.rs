@@ -6,8 +6,6 @@ use ruma::OwnedEventId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Pdu;
-
 /// The relationship types that have a meaning for this server.
 pub mod rel_type {
     /// The event replaces the content of another.
@@ -37,12 +35,6 @@ pub struct RelatesTo {
 struct RelatesToContent {
     #[serde(rename = "m.relates_to")]
     relates_to: serde_json::Map<String, serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct ReplacementContent {
-    #[serde(rename = "m.new_content")]
-    new_content: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl RelatesTo {
@@ -75,28 +67,6 @@ impl RelatesTo {
         let key = self.key.as_deref()?;
         let is_kept = key.len() <= MAX_FIELD_BYTES && !key.contains('\0');
         (self.rel_type == rel_type::M_ANNOTATION && is_kept).then_some(key)
-    }
-}
-
-impl Pdu {
-    /// Returns the event to which this one relates with the given type.
-    pub fn relation_target(&self, rel_type: &str) -> Option<&OwnedEventId> {
-        let relates_to = self.relates_to.as_ref()?;
-        (relates_to.rel_type == rel_type).then_some(&relates_to.event_id)
-    }
-
-    /// Returns whether this has the form of a valid replacement. The replaced event is not checked.
-    ///
-    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#validity-of-replacement-events).
-    pub fn is_edit(&self) -> bool {
-        if self.relation_target(rel_type::M_REPLACE).is_none() || self.state_key.is_some() {
-            return false;
-        }
-        // The new content of an encrypted event is in the ciphertext, which this server cannot read.
-        self.kind == ruma::events::TimelineEventType::RoomEncrypted
-            || self
-                .content_as::<ReplacementContent>()
-                .is_some_and(|content| content.new_content.is_some())
     }
 }
 

@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::Pdu;
 
+/// The type and the state key of a state event.
+pub type StateMapKey = (StateEventType, String);
+
 /// State events by type and state key. A clone is a pointer; a change copies only its path.
 #[derive(Clone, Debug, Default)]
 pub struct StateMap {
@@ -64,7 +67,7 @@ impl StateMap {
     /// Returns the keys under which another state has a different event.
     ///
     /// Types whose maps both states share are skipped without a comparison.
-    pub fn differing_keys(&self, other: &Self) -> Vec<(StateEventType, String)> {
+    pub fn differing_keys(&self, other: &Self) -> Vec<StateMapKey> {
         let mut keys = Vec::new();
         if self.by_type.ptr_eq(&other.by_type) {
             return keys;

@@ -22,7 +22,7 @@ use ruma::{
     state_res::{StateMap as IdMap, utils::event_id_set::EventIdSet},
 };
 
-use super::{Pdu, StateMap, verified_event::auth_types};
+use super::{Pdu, StateMap, state_map::StateMapKey, verified_event::auth_types};
 use crate::error::{Error, Result};
 
 /// The events that are available to a resolution in addition to those in the states themselves.
@@ -40,7 +40,6 @@ pub enum ResolutionResult {
 /// The most states that are resolved together: more than a room has branches.
 const MAX_STATE_SETS: usize = ChainBits::BITS as usize;
 
-type StateMapKey = (StateEventType, String);
 /// The states whose auth chains contain an event: one bit for each state.
 type ChainBits = u64;
 
@@ -133,11 +132,11 @@ impl StateConflict<'_> {
             ChainReach::Whole => self.conflicted_subgraph(&chains),
             ChainReach::Conflict => HashSet::new(),
         };
-        let sets = self.reduced_state_sets(rules, (&difference, &subgraph));
+        let sets = self.reduced_state_sets(rules, &difference, &subgraph);
         if let Some(needs) = self.take_needs() {
             return Ok(ResolutionResult::NeedsEvents(needs));
         }
-        let resolved = self.run_resolution(rules, resolution, &sets, (difference, subgraph))?;
+        let resolved = self.run_resolution(rules, resolution, &sets, difference, subgraph)?;
         if let Some(needs) = self.take_needs() {
             return Ok(ResolutionResult::NeedsEvents(needs));
         }
@@ -334,7 +333,8 @@ impl StateConflict<'_> {
     fn reduced_state_sets(
         &self,
         rules: &RoomVersionRules,
-        (difference, subgraph): (&HashSet<OwnedEventId>, &HashSet<OwnedEventId>),
+        difference: &HashSet<OwnedEventId>,
+        subgraph: &HashSet<OwnedEventId>,
     ) -> Vec<IdMap<OwnedEventId>> {
         let mut keys: HashSet<StateMapKey> = self.conflicted_keys.clone();
         for kind in [
@@ -365,7 +365,8 @@ impl StateConflict<'_> {
         rules: &RoomVersionRules,
         resolution: StateResolutionV2Rules,
         sets: &[IdMap<OwnedEventId>],
-        (difference, subgraph): (HashSet<OwnedEventId>, HashSet<OwnedEventId>),
+        difference: HashSet<OwnedEventId>,
+        subgraph: HashSet<OwnedEventId>,
     ) -> Result<IdMap<OwnedEventId>> {
         let in_states: KnownEvents = self
             .sets

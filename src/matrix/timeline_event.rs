@@ -5,12 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{
-    OwnedEventId,
-    events::{StateEventType, room::member::MembershipState},
-};
+use ruma::{OwnedEventId, events::room::member::MembershipState};
 
-use super::{EventVisibility, Pdu, StateMap};
+use super::{EventVisibility, Pdu, StateMap, StateMapKey};
 
 /// An accepted event and its place in the timeline.
 #[derive(Clone, Debug)]
@@ -57,7 +54,7 @@ pub struct ResolvedState {
     /// The state of the room after the event.
     pub state: StateMap,
     /// The state keys that changed.
-    pub changed_keys: Vec<(StateEventType, String)>,
+    pub changed_keys: Vec<StateMapKey>,
     /// Whether the event follows a gap in the timeline.
     pub after_gap: bool,
 }
@@ -145,7 +142,7 @@ impl TimelineEvent {
     }
 
     /// Returns the keys of the room's state that it changed.
-    pub fn changed_state_keys(&self) -> Vec<(StateEventType, String)> {
+    pub fn changed_state_keys(&self) -> Vec<StateMapKey> {
         let own = self.pdu.state_key.clone();
         let own = own.map(|state_key| (self.pdu.state_type(), state_key));
         let resolved = self

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ruma::{
     OwnedServerName,
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue, redact},
-    events::{StateEventType, TimelineEventType},
+    events::TimelineEventType,
     room_version_rules::RoomVersionRules,
     signatures::{
         PublicKeyMap, Verified as Outcome, required_server_signatures_to_verify_event, verify_event,
@@ -15,7 +15,7 @@ use ruma::{
     state_res::check_state_independent_auth_rules,
 };
 
-use super::{Pdu, StateMap, event_builder::authorize, event_format};
+use super::{Pdu, StateMap, event_builder::authorize, event_format, state_map::StateMapKey};
 use crate::error::{Error, Result};
 
 /// An event that is well formed and signed by the servers that must sign it. It may still be forbidden.
@@ -93,6 +93,12 @@ impl VerifiedEvent {
     }
 }
 
+impl AsRef<Pdu> for VerifiedEvent {
+    fn as_ref(&self) -> &Pdu {
+        &self.pdu
+    }
+}
+
 /// Returns the keys that are needed to verify an event.
 ///
 /// # Errors
@@ -157,7 +163,7 @@ pub fn authorize_by_auth_events(
 /// # Errors
 ///
 /// [`Error::Forbidden`] for an event whose content is too malformed to decide this.
-pub fn auth_types(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Vec<(StateEventType, String)>> {
+pub fn auth_types(pdu: &Pdu, rules: &RoomVersionRules) -> Result<Vec<StateMapKey>> {
     ruma::state_res::auth_types_for_event(
         &pdu.kind,
         &pdu.sender,

@@ -51,26 +51,34 @@ impl RandomRoom {
         let version = self.version;
         self.add_event(
             0,
-            (&founder, "m.room.create", ""),
+            &founder,
+            "m.room.create",
+            "",
             json!({"room_version": version, "creator": founder}),
         );
         let key = founder.to_string();
         self.add_event(
             0,
-            (&founder, "m.room.member", &key),
+            &founder,
+            "m.room.member",
+            &key,
             json!({"membership": "join"}),
         );
-        self.add_event(0, (&founder, "m.room.power_levels", ""), levels);
+        self.add_event(0, &founder, "m.room.power_levels", "", levels);
         self.add_event(
             0,
-            (&founder, "m.room.join_rules", ""),
+            &founder,
+            "m.room.join_rules",
+            "",
             json!({"join_rule": "public"}),
         );
         for n in 1..6 {
             let key = user(n).to_string();
             self.add_event(
                 0,
-                (&user(n), "m.room.member", &key),
+                &user(n),
+                "m.room.member",
+                &key,
                 json!({"membership": "join"}),
             );
         }
@@ -80,7 +88,9 @@ impl RandomRoom {
     fn add_event(
         &mut self,
         line: usize,
-        (sender, kind, key): (&OwnedUserId, &str, &str),
+        sender: &OwnedUserId,
+        kind: &str,
+        key: &str,
         content: Value,
     ) {
         self.event_count += 1;
@@ -126,28 +136,34 @@ impl RandomRoom {
         match self.random.random_range(0..9) {
             0 => self.add_event(
                 line,
-                (&sender, "m.room.member", &own),
+                &sender,
+                "m.room.member",
+                &own,
                 json!({"membership": "join"}),
             ),
             1 => self.add_event(
                 line,
-                (&sender, "m.room.member", &own),
+                &sender,
+                "m.room.member",
+                &own,
                 json!({"membership": "leave"}),
             ),
             2 => {
                 let content = json!({"membership": "ban"});
-                self.add_event(line, (&sender, "m.room.member", target.as_str()), content);
+                self.add_event(line, &sender, "m.room.member", target.as_str(), content);
             }
             3 => {
                 let content = json!({"membership": "leave"});
-                self.add_event(line, (&sender, "m.room.member", target.as_str()), content);
+                self.add_event(line, &sender, "m.room.member", target.as_str(), content);
             }
             4 | 5 => self.change_levels(line, &sender, &target),
             6 => {
                 let rule = ["public", "invite"][self.random.random_range(0..2)];
                 self.add_event(
                     line,
-                    (&sender, "m.room.join_rules", ""),
+                    &sender,
+                    "m.room.join_rules",
+                    "",
                     json!({"join_rule": rule}),
                 );
             }
@@ -158,7 +174,7 @@ impl RandomRoom {
                 } else {
                     "m.room.name"
                 };
-                self.add_event(line, (&sender, kind, ""), topic);
+                self.add_event(line, &sender, kind, "", topic);
             }
         }
     }
@@ -171,7 +187,7 @@ impl RandomRoom {
             return;
         }
         levels["users"][target.as_str()] = json!(level);
-        self.add_event(line, (sender, "m.room.power_levels", ""), levels);
+        self.add_event(line, sender, "m.room.power_levels", "", levels);
     }
 
     /// Resolves states, giving only the events that are asked for.

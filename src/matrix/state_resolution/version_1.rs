@@ -15,8 +15,7 @@ use std::{
 use ruma::{events::StateEventType, room_version_rules::RoomVersionRules};
 use sha1::{Digest, Sha1};
 
-use super::StateMapKey;
-use crate::matrix::{Pdu, StateMap, authorize};
+use crate::matrix::{Pdu, StateMap, authorize, state_map::StateMapKey};
 
 /// The types by which events are authorized, in the order in which they are resolved.
 const AUTH_TYPES: [StateEventType; 3] = [
@@ -109,12 +108,20 @@ mod tests {
 
     use super::*;
 
-    fn event(
-        name: &str,
-        depth: u32,
-        (sender, kind, key): (&str, &str, &str),
-        content: Value,
-    ) -> Arc<Pdu> {
+    /// The sender, the type and the state key of an event.
+    #[derive(Clone, Copy)]
+    struct EventSource<'a> {
+        sender: &'a str,
+        kind: &'a str,
+        key: &'a str,
+    }
+
+    fn source<'a>(sender: &'a str, kind: &'a str, key: &'a str) -> EventSource<'a> {
+        EventSource { sender, kind, key }
+    }
+
+    fn event(name: &str, depth: u32, source: EventSource<'_>, content: Value) -> Arc<Pdu> {
+        let EventSource { sender, kind, key } = source;
         let mut event = json!({
             "type": kind, "sender": sender, "state_key": key, "depth": depth, "room_id": "!r:a",
             "origin_server_ts": 1, "prev_events": [], "auth_events": [], "hashes": { "sha256": "" },
@@ -129,7 +136,7 @@ mod tests {
 
     /// Returns a room in which Alice has all power, and Bob may set the topic.
     fn room() -> StateMap {
-        let create = (ALICE_ID, "m.room.create", "");
+        let create = source(ALICE_ID, "m.room.create", "");
         let levels = json!({ "users": { ALICE_ID: 100, BOB_ID: 50 } });
         let joined = json!({ "membership": "join" });
         let mut state = StateMap::default();
@@ -138,17 +145,22 @@ mod tests {
             event(
                 "alice",
                 2,
-                (ALICE_ID, "m.room.member", ALICE_ID),
+                source(ALICE_ID, "m.room.member", ALICE_ID),
                 joined.clone(),
             ),
-            event("levels", 3, (ALICE_ID, "m.room.power_levels", ""), levels),
+            event(
+                "levels",
+                3,
+                source(ALICE_ID, "m.room.power_levels", ""),
+                levels,
+            ),
             event(
                 "rules",
                 4,
-                (ALICE_ID, "m.room.join_rules", ""),
+                source(ALICE_ID, "m.room.join_rules", ""),
                 json!({ "join_rule": "public" }),
             ),
-            event("bob", 5, (BOB_ID, "m.room.member", BOB_ID), joined),
+            event("bob", 5, source(BOB_ID, "m.room.member", BOB_ID), joined),
         ] {
             state.insert(pdu);
         }
@@ -163,7 +175,7 @@ mod tests {
         state
     }
 
-    fn resolved(sets: &[StateMap], (kind, key): (StateEventType, &str)) -> Option<String> {
+    fn resolved(sets: &[StateMap], kind: &StateEventType, key: &str) -> Option<String> {
         let version = RoomVersionId::V1.rules().unwrap();
         let mut keys = HashSet::new();
         for other in &sets[1..] {
@@ -174,22 +186,22 @@ mod tests {
         turned.reverse();
         let backward = resolve(&version, &turned, &keys);
         assert!(forward.differing_keys(&backward).is_empty());
-        forward.get(&kind, key).map(|pdu| pdu.event_id.to_string())
+        forward.get(kind, key).map(|pdu| pdu.event_id.to_string())
     }
 
     #[test]
     fn the_deepest_event_that_is_allowed_counts() {
-        let topic = (BOB_ID, "m.room.topic", "");
+        let topic = source(BOB_ID, "m.room.topic", "");
         let one = event("one", 6, topic, json!({ "topic": "one" }));
         let two = event("two", 7, topic, json!({ "topic": "two" }));
 
-        let topic = (StateEventType::RoomTopic, "");
+        let kind = StateEventType::RoomTopic;
         assert_eq!(
-            resolved(&[room_with(&[&one]), room_with(&[&two])], topic.clone()).as_deref(),
+            resolved(&[room_with(&[&one]), room_with(&[&two])], &kind, "").as_deref(),
             Some("$two:a")
         );
         assert_eq!(
-            resolved(&[room_with(&[&one]), room()], topic).as_deref(),
+            resolved(&[room_with(&[&one]), room()], &kind, "").as_deref(),
             Some("$one:a")
         );
     }
@@ -197,23 +209,23 @@ mod tests {
     #[test]
     fn an_event_whose_sender_lost_power_does_not_count() {
         let less = json!({ "users": { ALICE_ID: 100 } });
-        let less = event("less", 6, (ALICE_ID, "m.room.power_levels", ""), less);
+        let less = event("less", 6, source(ALICE_ID, "m.room.power_levels", ""), less);
         let by_alice = event(
             "alices",
             6,
-            (ALICE_ID, "m.room.topic", ""),
+            source(ALICE_ID, "m.room.topic", ""),
             json!({ "topic": "a" }),
         );
         let by_bob = event(
             "bobs",
             9,
-            (BOB_ID, "m.room.topic", ""),
+            source(BOB_ID, "m.room.topic", ""),
             json!({ "topic": "b" }),
         );
         let sets = [room_with(&[&less, &by_alice]), room_with(&[&by_bob])];
 
-        let topic = resolved(&sets, (StateEventType::RoomTopic, ""));
-        let levels = resolved(&sets, (StateEventType::RoomPowerLevels, ""));
+        let topic = resolved(&sets, &StateEventType::RoomTopic, "");
+        let levels = resolved(&sets, &StateEventType::RoomPowerLevels, "");
 
         assert_eq!(levels.as_deref(), Some("$less:a"));
         assert_eq!(topic.as_deref(), Some("$alices:a"));
@@ -225,7 +237,7 @@ mod tests {
             event(
                 name,
                 depth,
-                (sender, "m.room.power_levels", ""),
+                source(sender, "m.room.power_levels", ""),
                 json!({ "users": users }),
             )
         };
@@ -238,8 +250,8 @@ mod tests {
             json!({ ALICE_ID: 100, BOB_ID: 50, "@eve:a": 50 }),
         );
 
-        let key = (StateEventType::RoomPowerLevels, "");
-        let found = resolved(&[room_with(&[&less]), room_with(&[&more])], key);
+        let kind = StateEventType::RoomPowerLevels;
+        let found = resolved(&[room_with(&[&less]), room_with(&[&more])], &kind, "");
 
         assert_eq!(found.as_deref(), Some("$less:a"));
     }
@@ -247,12 +259,12 @@ mod tests {
     #[test]
     fn a_ban_outweighs_simultaneous_events_of_the_banned_user() {
         let ban = json!({ "membership": "ban" });
-        let ban = event("ban", 6, (ALICE_ID, "m.room.member", BOB_ID), ban);
+        let ban = event("ban", 6, source(ALICE_ID, "m.room.member", BOB_ID), ban);
         let name = json!({ "membership": "join", "displayname": "B" });
-        let name = event("name", 7, (BOB_ID, "m.room.member", BOB_ID), name);
+        let name = event("name", 7, source(BOB_ID, "m.room.member", BOB_ID), name);
 
-        let key = (StateEventType::RoomMember, BOB_ID);
-        let found = resolved(&[room_with(&[&ban]), room_with(&[&name])], key);
+        let kind = StateEventType::RoomMember;
+        let found = resolved(&[room_with(&[&ban]), room_with(&[&name])], &kind, BOB_ID);
 
         assert_eq!(found.as_deref(), Some("$ban:a"));
     }

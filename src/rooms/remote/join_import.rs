@@ -15,7 +15,7 @@ use tokio::sync::MutexGuard;
 
 use super::{
     RoomImporter,
-    outliers::{self, CheckedOutliers},
+    outliers::{self, CheckedOutlier, CheckedOutliers},
 };
 use crate::{
     error::{Error, Result},
@@ -229,7 +229,7 @@ impl RoomImporter {
             .await?;
         let checked = outliers::check_outliers(rules, events, known.clone()).await?;
         let mut all = known;
-        for (event, status) in &checked.events {
+        for CheckedOutlier { event, status } in &checked.events {
             let mut pdu = event.pdu().clone();
             pdu.rejected = *status == crate::storage::rooms::events::EventStatus::Rejected;
             all.insert(pdu.event_id.clone(), Arc::new(pdu));

@@ -1,7 +1,7 @@
 //! Stores outliers, which have no place in the timeline: auth events, and states that another
 //! server sends.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use ruma::{OwnedEventId, events::TimelineEventType, room_version_rules::RoomVersionRules};
 
@@ -34,10 +34,16 @@ pub enum OutlierOutcome {
     Missing(Vec<OwnedEventId>),
 }
 
+/// A checked outlier, and the status with which it is stored.
+pub(crate) struct CheckedOutlier {
+    pub(crate) event: VerifiedEvent,
+    pub(crate) status: EventStatus,
+}
+
 /// Checked outliers, ordered so that each follows its auth events.
 pub(crate) struct CheckedOutliers {
     /// The events that can be stored.
-    pub(crate) events: Vec<(VerifiedEvent, EventStatus)>,
+    pub(crate) events: Vec<CheckedOutlier>,
     /// The outcome for each event.
     pub(crate) outcomes: BTreeMap<OwnedEventId, OutlierOutcome>,
 }
@@ -96,7 +102,7 @@ impl EventReceiver {
     pub(crate) async fn store_checked_outliers(
         &self,
         room: RoomNum,
-        events: &[(VerifiedEvent, EventStatus)],
+        events: &[CheckedOutlier],
     ) -> Result<()> {
         for chunk in events.chunks(OUTLIERS_PER_TRANSACTION) {
             let mut tx = self.db.write().await?;
@@ -161,7 +167,7 @@ fn check_outliers_blocking(
         };
         known.insert(pdu.event_id.clone(), stored.into());
         outcomes.insert(pdu.event_id.clone(), outcome);
-        accepted.push((event, status));
+        accepted.push(CheckedOutlier { event, status });
     }
     CheckedOutliers {
         events: accepted,
@@ -189,59 +195,32 @@ fn unnamed_create_event(rules: &RoomVersionRules, pdu: &Pdu) -> Option<OwnedEven
 }
 
 /// Orders events so that each comes after its auth events.
-fn sort_in_auth_order(events: Vec<VerifiedEvent>) -> Vec<VerifiedEvent> {
-    let mut waiting: HashMap<OwnedEventId, VerifiedEvent> = HashMap::with_capacity(events.len());
-    let mut ids = Vec::with_capacity(events.len());
-    for event in events {
-        let id = event.pdu().event_id.clone();
-        ids.push((
-            event.pdu().kind != TimelineEventType::RoomCreate,
-            id.clone(),
-        ));
-        waiting.insert(id, event);
-    }
+fn sort_in_auth_order(mut events: Vec<VerifiedEvent>) -> Vec<VerifiedEvent> {
     // Since version 12, no event names the create event, although all depend on it.
-    ids.sort_by_key(|(is_later, _)| *is_later);
-    let mut ordered = Vec::with_capacity(waiting.len());
-    let mut begun: HashSet<OwnedEventId> = HashSet::new();
-    for (_, id) in ids {
-        let mut stack = vec![id];
-        while let Some(id) = stack.last().cloned() {
-            let Some(event) = waiting.get(&id) else {
-                stack.pop();
-                continue;
-            };
-            if begun.insert(id.clone()) {
-                let auth_events = event.pdu().auth_events.iter();
-                stack.extend(auth_events.filter(|id| waiting.contains_key(*id)).cloned());
-                continue;
-            }
-            stack.pop();
-            ordered.extend(waiting.remove(&id));
-        }
-    }
-    ordered
+    events.sort_by_key(|event| event.pdu().kind != TimelineEventType::RoomCreate);
+    matrix::sort_topologically(events, |pdu| &pdu.auth_events)
 }
 
 async fn store_outlier_chunk(
     tx: &mut WriteTx,
     room: RoomNum,
-    events: &[(VerifiedEvent, EventStatus)],
+    events: &[CheckedOutlier],
 ) -> Result<()> {
     let kinds: Vec<String> = events
         .iter()
-        .map(|(event, _)| event.pdu().kind.to_string())
+        .map(|outlier| outlier.event.pdu().kind.to_string())
         .collect();
     let mut texts: Vec<&str> = kinds.iter().map(String::as_str).collect();
-    for (event, _) in events {
-        texts.push(event.pdu().sender.as_str());
-        texts.extend(event.pdu().state_key.as_deref());
+    for outlier in events {
+        let pdu = outlier.event.pdu();
+        texts.push(pdu.sender.as_str());
+        texts.extend(pdu.state_key.as_deref());
     }
     let numbers = tx.intern_all(&texts).await?;
     let number = |text: &str| numbers.get(text).copied().unwrap_or_default();
     let mut rows = Vec::with_capacity(events.len());
-    for ((event, status), kind) in events.iter().zip(&kinds) {
-        let pdu = event.pdu();
+    for (outlier, kind) in events.iter().zip(&kinds) {
+        let pdu = outlier.event.pdu();
         rows.push(Row {
             position: tx.next_position(),
             room,
@@ -249,9 +228,9 @@ async fn store_outlier_chunk(
             kind: number(kind),
             state_key: pdu.state_key.as_deref().map(number),
             sender: number(pdu.sender.as_str()),
-            status: *status,
+            status: outlier.status,
             origin_server_ts: pdu.origin_server_ts.0.into(),
-            json: event.json(),
+            json: outlier.event.json(),
         });
     }
     event_graph::insert_outliers(tx, &rows).await

@@ -24,7 +24,7 @@ use super::{commit_batch::CommitBatch, event_id_of, is_internal};
 use crate::{
     error::{Error, Result},
     federation::{RequestFailure, RequestLimits},
-    matrix::VerifiedEvent,
+    matrix::{self, VerifiedEvent},
     rooms::{PendingOutcome, ReceiveHints, ReceiveOutcome, Room},
     workflows::Workflows,
 };
@@ -474,30 +474,12 @@ fn is_permanent(error: &Error) -> bool {
 }
 
 /// Sorts events so that each follows its prev events among them.
-fn sort_by_prev_events(mut waiting: HashMap<OwnedEventId, VerifiedEvent>) -> Vec<VerifiedEvent> {
-    let mut ids: Vec<(UInt, OwnedEventId)> = waiting
-        .values()
-        .map(|event| (event.pdu().depth, event.pdu().event_id.clone()))
-        .collect();
+fn sort_by_prev_events(found: HashMap<OwnedEventId, VerifiedEvent>) -> Vec<VerifiedEvent> {
+    let mut events: Vec<VerifiedEvent> = found.into_values().collect();
     // A server chooses the depth freely, so it decides only where the prev events do not.
-    ids.sort_unstable();
-    let mut ordered = Vec::with_capacity(waiting.len());
-    let mut begun: HashSet<OwnedEventId> = HashSet::new();
-    for (_, id) in ids {
-        let mut stack = vec![id];
-        while let Some(id) = stack.last().cloned() {
-            let Some(event) = waiting.get(&id) else {
-                stack.pop();
-                continue;
-            };
-            if begun.insert(id.clone()) {
-                let prev_events = event.pdu().prev_events.iter();
-                stack.extend(prev_events.filter(|id| waiting.contains_key(*id)).cloned());
-                continue;
-            }
-            stack.pop();
-            ordered.extend(waiting.remove(&id));
-        }
-    }
-    ordered
+    events.sort_unstable_by(|one, other| {
+        let (one, other) = (one.pdu(), other.pdu());
+        (one.depth, &one.event_id).cmp(&(other.depth, &other.event_id))
+    });
+    matrix::sort_topologically(events, |pdu| &pdu.prev_events)
 }
