@@ -55,6 +55,7 @@ pub use self::{
             verdict::{ReceiveHints, ReceiveOutcome},
         },
         remote_membership::RemoteMembershipEvent,
+        serve_events::MissingEventsQuery,
         serve_state::{StateAnswer, StateAnswerTurn},
         stored_inbox::QueuedEvent,
     },

@@ -17,7 +17,7 @@ use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::{Clock, timestamp},
     error::Result,
-    rooms::{Rooms, ServerHierarchy},
+    rooms::{MissingEventsQuery, Rooms, ServerHierarchy},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -175,10 +175,15 @@ async fn get_missing_events(
         .shared_room(&from, &request.room_id)
         .await?;
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(usize::MAX);
-    let between = (&*request.earliest_events, &*request.latest_events);
+    let query = MissingEventsQuery {
+        earliest: &request.earliest_events,
+        latest: &request.latest_events,
+        min_depth: request.min_depth.into(),
+        limit,
+    };
     let events = rooms
         .federation
-        .missing_events_for_server(&room, &from, between, (request.min_depth.into(), limit))
+        .missing_events_for_server(&room, &from, query)
         .await?;
     Ok(MatrixResponse(get_missing_events::v1::Response::new(
         events,

@@ -131,7 +131,7 @@ async fn write_join(
     let join = taken.event.pdu();
     let answer = rooms
         .federation
-        .join_answer((join, &taken.before), omit_members)
+        .join_answer(join, &taken.before, omit_members)
         .await?;
     let own = to_raw_value(rooms.memory.server_name())?;
     writing.push_text(format!(

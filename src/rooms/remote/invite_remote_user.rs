@@ -54,13 +54,13 @@ impl ResidentServer {
             .map_or(self.memory.server_name(), UserId::server_name)
             .to_owned();
         let accepted = self.log.build_event(&room, &tip, event).await?;
-        let told = tip
+        let shown = tip
             .state
             .iter()
             .filter(|pdu| is_stripped_state_type(&pdu.state_type()))
             .filter(|pdu| pdu.state_key.as_deref() == Some(""))
             .chain(tip.state.get(&StateEventType::RoomMember, sender.as_str()));
-        let told: Vec<OwnedEventId> = told.map(|pdu| pdu.event_id.clone()).collect();
+        let shown: Vec<OwnedEventId> = shown.map(|pdu| pdu.event_id.clone()).collect();
         Ok(DraftInvitation {
             event: CompletedEvent {
                 event_id: accepted.pdu.event_id,
@@ -68,7 +68,7 @@ impl ResidentServer {
             },
             room_state: self
                 .federation
-                .load_events_for_server(&server, &told)
+                .load_events_for_server(&server, &shown)
                 .await?,
             room,
         })
@@ -82,13 +82,13 @@ impl ResidentServer {
     pub async fn accept_invitation(&self, invitation: VerifiedEvent) -> Result<OwnedEventId> {
         let event_id = invitation.pdu().event_id.clone();
         // This server made the event, so it also sends it to the others.
-        let help = ReceiveHints {
+        let hints = ReceiveHints {
             is_passed_on: true,
             ..ReceiveHints::default()
         };
         let received = self
             .receiver
-            .receive(self.memory.server_name(), invitation, help)
+            .receive(self.memory.server_name(), invitation, hints)
             .await?;
         match received {
             ReceiveOutcome::Accepted => Ok(event_id),

@@ -226,7 +226,7 @@ impl ResidentServer {
         let room = self.memory.resident_room(&applicant.room_id).await?;
         let (num, origin) = (room.num, applicant.origin.clone());
         let id = event.pdu().event_id.clone();
-        let help = ReceiveHints {
+        let hints = ReceiveHints {
             is_passed_on: true,
             ..ReceiveHints::default()
         };
@@ -235,7 +235,7 @@ impl ResidentServer {
             .run_to_completion(self, async move |rooms: Self| {
                 rooms
                     .receiver
-                    .receive_with_state(num, &origin, &event, &help)
+                    .receive_with_state(num, &origin, &event, &hints)
                     .await
             })
             .await?;
@@ -301,18 +301,18 @@ impl ResidentServer {
     ///
     /// [Stripped state](https://spec.matrix.org/v1.19/client-server-api/#stripped-state)
     pub fn knock_room_state(&self, state: &StateMap) -> Vec<Box<RawValue>> {
-        let told = state
+        let shown = state
             .iter()
             .filter(|pdu| is_stripped_state_type(&pdu.state_type()));
-        let told = told.filter(|pdu| pdu.state_key.as_deref() == Some(""));
-        told.map(|pdu| matrix::stripped_state_event(pdu)).collect()
+        let shown = shown.filter(|pdu| pdu.state_key.as_deref() == Some(""));
+        shown.map(|pdu| matrix::stripped_state_event(pdu)).collect()
     }
 
     /// Returns the ids of the state events that a user who knocks or is invited may see.
     pub fn stripped_state_ids(&self, state: &StateMap) -> Vec<OwnedEventId> {
-        let told = state.iter().filter(|pdu| {
+        let shown = state.iter().filter(|pdu| {
             pdu.state_key.as_deref() == Some("") && is_stripped_state_type(&pdu.state_type())
         });
-        told.map(|pdu| pdu.event_id.clone()).collect()
+        shown.map(|pdu| pdu.event_id.clone()).collect()
     }
 }

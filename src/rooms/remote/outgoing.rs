@@ -203,7 +203,7 @@ impl FederationReader {
                 })?;
                 if status == EventStatus::Accepted && pdu.sender.server_name() != server {
                     let json = eraser.redact_if_erased(&pdu.event_id, json).await?;
-                    newest.push(outgoing_event(&room, (place, pdu.event_id, json), server));
+                    newest.push(outgoing_event(&room, place, pdu.event_id, json, server));
                 }
             }
             if !newest.is_empty() {
@@ -302,7 +302,7 @@ impl FederationReader {
         let (pdu, json) = parse_sent_event(row)?;
         let servers = self.destinations(room, &pdu, position);
         let is_meant = servers.iter().any(|it| it == server);
-        Ok(is_meant.then(|| outgoing_event(room, (position, pdu.event_id, json), server)))
+        Ok(is_meant.then(|| outgoing_event(room, position, pdu.event_id, json, server)))
     }
 
     /// Returns the destinations of an event: the servers in the room, and the server of the user
@@ -336,7 +336,9 @@ impl FederationReader {
 
 fn outgoing_event(
     room: &Room,
-    (position, event_id, json): (Position, OwnedEventId, Box<RawValue>),
+    position: Position,
+    event_id: OwnedEventId,
+    json: Box<RawValue>,
     server: &ServerName,
 ) -> OutgoingEvent {
     OutgoingEvent {

@@ -168,7 +168,7 @@ impl RemoteMemberships {
         }
         let event = match (leave, self.access.find_membership_event(num, user).await?) {
             (Some(leave), _) => Some(leave.into_parts()),
-            (None, Some(asked)) => Some(self.make_local_leave(&room, &asked, &user_id)?),
+            (None, Some(current)) => Some(self.make_local_leave(&room, &current, &user_id)?),
             (None, None) => None,
         };
         let mut tx = self.db.write().await?;
@@ -221,14 +221,14 @@ impl RemoteMemberships {
             .user_number(&user_id)
             .await?
             .ok_or_else(not_here)?;
-        let asked = self.access.find_membership_event(room.num, user).await?;
-        let asked = asked.filter(|asked| pdu.auth_events.contains(&asked.event_id));
-        let is_asked = match self.memory.rooms_of_user(user).await?.membership(room.num) {
-            MembershipState::Knock => asked.is_some(),
-            MembershipState::Invite => asked.is_some_and(|asked| asked.sender == pdu.sender),
+        let current = self.access.find_membership_event(room.num, user).await?;
+        let current = current.filter(|current| pdu.auth_events.contains(&current.event_id));
+        let is_retractable = match self.memory.rooms_of_user(user).await?.membership(room.num) {
+            MembershipState::Knock => current.is_some(),
+            MembershipState::Invite => current.is_some_and(|current| current.sender == pdu.sender),
             _ => false,
         };
-        if !is_out || !is_asked {
+        if !is_out || !is_retractable {
             return Err(not_here());
         }
         let (num, leave) = (room.num, Some(event.clone()));
@@ -264,18 +264,18 @@ impl RemoteMemberships {
     fn make_local_leave(
         &self,
         room: &Room,
-        asked: &Pdu,
+        current: &Pdu,
         user_id: &UserId,
     ) -> Result<(Pdu, String)> {
         // Before version 3, events name others with their hashes, and have an id of their own.
-        let follows = match &asked.reference_hash {
-            Some(hash) => json!([[asked.event_id, { "sha256": hash }]]),
-            None => json!([asked.event_id]),
+        let follows = match &current.reference_hash {
+            Some(hash) => json!([[current.event_id, { "sha256": hash }]]),
+            None => json!([current.event_id]),
         };
         let mut event = json!({
             "type": "m.room.member", "room_id": room.room_id, "sender": user_id, "state_key": user_id,
             "content": { "membership": "leave" }, "origin_server_ts": self.clock.now(),
-            "depth": asked.depth, "prev_events": follows, "auth_events": follows,
+            "depth": current.depth, "prev_events": follows, "auth_events": follows,
         });
         if let Some(event_id) = self.log.new_event_id(&room.rules)
             && let Some(event) = event.as_object_mut()

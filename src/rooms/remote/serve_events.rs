@@ -44,6 +44,17 @@ struct EventWalk {
     limit: usize,
 }
 
+/// A request for the events between some that a server has.
+#[derive(Clone, Copy, Debug)]
+pub struct MissingEventsQuery<'a> {
+    /// Events that the server has.
+    pub earliest: &'a [OwnedEventId],
+    /// Events whose prev events the server wants.
+    pub latest: &'a [OwnedEventId],
+    pub min_depth: u64,
+    pub limit: usize,
+}
+
 impl FederationReader {
     /// Returns an event to a server that is in its room, redacted if that server may not see it.
     ///
@@ -166,10 +177,14 @@ impl FederationReader {
         &self,
         room: &Room,
         origin: &ServerName,
-        (earliest, latest): (&[OwnedEventId], &[OwnedEventId]),
-        (min_depth, limit): (u64, usize),
+        query: MissingEventsQuery<'_>,
     ) -> Result<Vec<Box<RawValue>>> {
-        let latest: Vec<OwnedEventId> = latest.iter().take(MAX_NAMED_EVENTS).cloned().collect();
+        let latest: Vec<OwnedEventId> = query
+            .latest
+            .iter()
+            .take(MAX_NAMED_EVENTS)
+            .cloned()
+            .collect();
         let start: Vec<OwnedEventId> = {
             let mut conn = self.db.read().await?;
             let nodes =
@@ -181,14 +196,18 @@ impl FederationReader {
             }
             start
         };
-        let mut ends: HashSet<OwnedEventId> =
-            earliest.iter().take(MAX_NAMED_EVENTS).cloned().collect();
+        let mut ends: HashSet<OwnedEventId> = query
+            .earliest
+            .iter()
+            .take(MAX_NAMED_EVENTS)
+            .cloned()
+            .collect();
         ends.extend(latest);
         let walk = EventWalk {
             start,
             stop_at: ends,
-            min_depth,
-            limit: limit.min(MAX_MISSING_EVENTS),
+            min_depth: query.min_depth,
+            limit: query.limit.min(MAX_MISSING_EVENTS),
         };
         let mut events = self.walk_back(room, origin, walk).await?;
         events.reverse();
@@ -216,10 +235,10 @@ impl FederationReader {
                 event_graph::find_nodes(&mut conn, next.drain(..).map(String::from)).await?
             };
             for node in read {
-                let is_told = node.room == room.num && node.state.is_some();
+                let is_served = node.room == room.num && node.state.is_some();
                 let pdu = pdu_from_node(node.clone())?;
                 let depth = u64::from(pdu.depth);
-                if is_told && depth >= walk.min_depth {
+                if is_served && depth >= walk.min_depth {
                     heap.push((depth, pdu.event_id.clone()));
                     let prev_events = pdu.prev_events.clone();
                     nodes.insert(pdu.event_id.clone(), (node, prev_events));

@@ -90,18 +90,18 @@ impl FederationReader {
             });
         };
         let turn = place.acquire().await;
-        let (telling, is_told) = oneshot::channel();
+        let (answer_read, when_read) = oneshot::channel();
         let stopping = self.tasks.stopping().clone();
         drop(self.tasks.spawn(async move {
             tokio::select! {
-                _ = is_told => {}
+                _ = when_read => {}
                 () = tokio::time::sleep(ANSWER_READ_TIMEOUT) => {}
                 () = stopping.cancelled() => {}
             }
             drop(turn);
         }));
         Ok(StateAnswerTurn {
-            _answer_read: telling,
+            _answer_read: answer_read,
         })
     }
 
@@ -111,7 +111,8 @@ impl FederationReader {
     /// no event twice.
     pub async fn join_answer(
         &self,
-        (join, before): (&Pdu, &StateMap),
+        join: &Pdu,
+        before: &StateMap,
         omit_members: bool,
     ) -> Result<StateAnswer> {
         let heroes = if omit_members {
@@ -119,16 +120,16 @@ impl FederationReader {
         } else {
             Vec::new()
         };
-        let is_told = |pdu: &&Arc<Pdu>| {
+        let is_included = |pdu: &&Arc<Pdu>| {
             let is_hero = || heroes.iter().any(|hero| hero.event_id == pdu.event_id);
             !omit_members || pdu.state_type() != StateEventType::RoomMember || is_hero()
         };
-        let told: Vec<Arc<Pdu>> = before.iter().filter(is_told).cloned().collect();
+        let included: Vec<Arc<Pdu>> = before.iter().filter(is_included).cloned().collect();
         let mut chain = self
-            .auth_chain(before, told.iter().map(|pdu| &**pdu).chain([join]))
+            .auth_chain(before, included.iter().map(|pdu| &**pdu).chain([join]))
             .await?;
         let mut answer = StateAnswer {
-            state: told.iter().map(|pdu| pdu.event_id.clone()).collect(),
+            state: included.iter().map(|pdu| pdu.event_id.clone()).collect(),
             members_omitted: omit_members,
             ..StateAnswer::default()
         };

@@ -190,7 +190,7 @@ async fn another_server_can_import_the_join_answer() {
         let before = before.unwrap();
         let whole = rooms
             .federation
-            .join_answer((join.pdu(), &before), false)
+            .join_answer(join.pdu(), &before, false)
             .await
             .unwrap();
         let read = async |ids: &[OwnedEventId]| -> Vec<VerifiedEvent> {
@@ -240,7 +240,7 @@ async fn a_join_answer_without_members_keeps_servers_and_heroes() {
 
     let partial = rooms
         .federation
-        .join_answer((join.pdu(), &before), true)
+        .join_answer(join.pdu(), &before, true)
         .await
         .unwrap();
     let named = EventToSend::state(
@@ -253,7 +253,7 @@ async fn a_join_answer_without_members_keeps_servers_and_heroes() {
     let state = room.view().state.clone();
     let of_named = rooms
         .federation
-        .join_answer((join.pdu(), &state), true)
+        .join_answer(join.pdu(), &state, true)
         .await
         .unwrap();
 

@@ -4,6 +4,7 @@ use super::{
     remote::{RemoteRoom, RemoteServer, text_content},
     *,
 };
+use crate::rooms::MissingEventsQuery;
 
 struct ServingFixture {
     house: TestServer,
@@ -162,12 +163,16 @@ async fn missing_events_are_those_between_earliest_and_latest() {
     let room = shared.room().await;
     let bodies = async |limit| {
         let (earliest, latest) = ([first.clone()], [last.clone()]);
-        let span = (&earliest[..], &latest[..]);
+        let query = MissingEventsQuery {
+            earliest: &earliest,
+            latest: &latest,
+            min_depth: 0,
+            limit,
+        };
         let rooms = shared.rooms();
-        let told =
-            rooms
-                .federation
-                .missing_events_for_server(&room, &shared.there.name, span, (0, limit));
+        let told = rooms
+            .federation
+            .missing_events_for_server(&room, &shared.there.name, query);
         let body = |json: &serde_json::value::RawValue| {
             let event: serde_json::Value = serde_json::from_str(json.get()).unwrap();
             event["content"]["body"].as_str().unwrap().to_owned()
