@@ -13,7 +13,7 @@ use crate::{
     devices::Devices,
     ephemeral::EphemeralState,
     error::{Error, Result},
-    federation::{Federation, FederationSender},
+    federation::{Federation, FederationSender, SenderServices},
     media::{self, Media},
     outbound,
     rooms::Rooms,
@@ -146,9 +146,15 @@ pub(crate) async fn build_app(
         &federation,
     )?;
     let ephemeral = EphemeralState::new(clock.clone(), &tasks);
-    let house = (db.clone(), clock.clone(), tasks.clone());
-    let services = (rooms.clone(), devices.clone(), ephemeral.clone());
-    let sender = FederationSender::start(house, services, &federation, metrics.registry()).await?;
+    let services = SenderServices {
+        db: db.clone(),
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+        rooms: rooms.clone(),
+        devices: devices.clone(),
+        ephemeral: ephemeral.clone(),
+    };
+    let sender = FederationSender::start(services, &federation, metrics.registry()).await?;
     rooms
         .deletion
         .start_deletion_task(move |room| sender.is_room_sent(room));

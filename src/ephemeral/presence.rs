@@ -151,11 +151,11 @@ impl Presence {
         });
         let (watched, stopping) = (presence.clone(), tasks.stopping().clone());
         drop(tasks.spawn(async move {
-            let mut look = tokio::time::interval(CHECK_INTERVAL);
+            let mut ticks = tokio::time::interval(CHECK_INTERVAL);
             loop {
                 tokio::select! {
                     () = stopping.cancelled() => break,
-                    _ = look.tick() => watched.check_timeouts(),
+                    _ = ticks.tick() => watched.check_timeouts(),
                 }
             }
         }));
@@ -342,14 +342,14 @@ impl PresenceRecord {
                     self.state = PresenceState::Online;
                 }
             }
-            PresenceUpdate::Reported(told) => {
-                self.state = told.state;
-                self.status_msg = told.status_msg;
-                if let Some(ago) = told.last_active_ago {
+            PresenceUpdate::Reported(report) => {
+                self.state = report.state;
+                self.status_msg = report.status_msg;
+                if let Some(ago) = report.last_active_ago {
                     self.last_active = now.saturating_sub(ago).max(0);
                 }
                 self.last_sync = now;
-                self.reported_active = Some(told.currently_active);
+                self.reported_active = Some(report.currently_active);
             }
         }
     }
@@ -484,17 +484,20 @@ mod tests {
     #[tokio::test]
     async fn presence_from_a_silent_server_expires() {
         let scene = PresenceScene::new();
-        let told = |state, currently_active| ReportedPresence {
+        let report = |state, currently_active| ReportedPresence {
             state,
             status_msg: Some("tea".to_owned()),
             last_active_ago: Some(5_000),
             currently_active,
         };
 
-        scene.alice(PresenceUpdate::Reported(told(PresenceState::Online, true)));
+        scene.alice(PresenceUpdate::Reported(report(
+            PresenceState::Online,
+            true,
+        )));
         scene.pass(20 * 60);
         assert_eq!(scene.state(), PresenceState::Online);
-        scene.alice(PresenceUpdate::Reported(told(
+        scene.alice(PresenceUpdate::Reported(report(
             PresenceState::Unavailable,
             false,
         )));

@@ -23,8 +23,8 @@ use tokio::time::timeout;
 
 use super::{
     backoff::ServerBackoff,
-    connections::{ServerConnections, read_body},
-    failure::{RequestFailure, invalid_answer, read_refusal, unreachable},
+    connections::{ServerConnections, read_body, read_refusal},
+    failure::{RequestFailure, invalid_answer, unreachable},
     resolve::ServerResolver,
 };
 use crate::{clock::Clock, error::Result, matrix::SigningKey};
@@ -68,6 +68,15 @@ struct FederationClientInner {
     backoff: ServerBackoff,
     /// Callbacks for servers that show signs of life.
     watchers: RwLock<Vec<ContactWatcher>>,
+}
+
+/// The place to which a whole event is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct EventEndpoint<'a> {
+    /// The path, with placeholders for the room and the event.
+    pub path: &'static str,
+    pub room_id: &'a RoomId,
+    pub event_id: &'a EventId,
 }
 
 /// A callback that is notified of servers that show signs of life. It must return quickly.
@@ -188,15 +197,15 @@ impl FederationClient {
     /// # Errors
     ///
     /// As [`FederationClient::send`].
-    #[tracing::instrument(skip_all, fields(server = %server, endpoint = path), err(level = "debug", Debug))]
+    #[tracing::instrument(skip_all, fields(server = %server, endpoint = endpoint.path), err(level = "debug", Debug))]
     pub async fn put_event(
         &self,
         server: &ServerName,
-        (path, room_id, event_id): (&'static str, &RoomId, &EventId),
+        endpoint: EventEndpoint<'_>,
         event: &RawValue,
         allowance: RequestLimits,
     ) -> Result<Bytes, RequestFailure> {
-        let write = self.event_request(server, (path, room_id, event_id), event);
+        let write = self.event_request(server, endpoint, event);
         let exchange = self.receive_response(server, write, allowance.bytes);
         let answer = self.run_request(server, allowance.time, exchange).await?;
         Ok(answer.into_body())
@@ -207,15 +216,15 @@ impl FederationClient {
     /// # Errors
     ///
     /// As [`FederationClient::send_streaming`].
-    #[tracing::instrument(skip_all, fields(server = %server, endpoint = path), err(level = "debug", Debug))]
+    #[tracing::instrument(skip_all, fields(server = %server, endpoint = endpoint.path), err(level = "debug", Debug))]
     pub async fn put_event_streaming(
         &self,
         server: &ServerName,
-        (path, room_id, event_id): (&'static str, &RoomId, &EventId),
+        endpoint: EventEndpoint<'_>,
         event: &RawValue,
         time: Duration,
     ) -> Result<reqwest::Response, RequestFailure> {
-        let write = self.event_request(server, (path, room_id, event_id), event);
+        let write = self.event_request(server, endpoint, event);
         self.run_request(server, time, self.begin_response(server, write))
             .await
     }
@@ -224,13 +233,13 @@ impl FederationClient {
     fn event_request(
         &self,
         server: &ServerName,
-        (path, room_id, event_id): (&'static str, &RoomId, &EventId),
+        endpoint: EventEndpoint<'_>,
         event: &RawValue,
     ) -> impl FnOnce(&str) -> Result<http::Request<Vec<u8>>, IntoHttpError> {
         let input = self.inner.key.signing_input(server);
         move |base| {
-            let args: [&dyn std::fmt::Display; 2] = [&room_id, &event_id];
-            let url = SinglePath::new(path).make_endpoint_url((), base, &args, "")?;
+            let args: [&dyn std::fmt::Display; 2] = [&endpoint.room_id, &endpoint.event_id];
+            let url = SinglePath::new(endpoint.path).make_endpoint_url((), base, &args, "")?;
             let mut request = http::Request::put(url)
                 .header(CONTENT_TYPE, "application/json")
                 .body(event.get().as_bytes().to_vec())?;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HOST, HeaderValue};
-use ruma::exports::http;
+use ruma::{ServerName, exports::http};
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
     dns::{DnsResolver, HostResolver, SrvRecordResolver},
-    failure::RequestFailure,
+    failure::{RemoteRefusal, RequestFailure, shorten},
     resolve::ServerAddress,
 };
 use crate::{
@@ -17,6 +18,9 @@ use crate::{
     error::Result,
     outbound::{self, CertificateTrust, NetworkReach},
 };
+
+/// The longest error response that is read, in bytes.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// The connections to other servers.
 pub(super) struct ServerConnections {
@@ -129,4 +133,32 @@ pub(super) async fn read_body(
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
+}
+
+/// Reads the error response of a server.
+pub(super) async fn read_refusal(
+    server: &ServerName,
+    response: reqwest::Response,
+) -> RequestFailure {
+    let status = response.status();
+    let body = read_body(response, MAX_REFUSAL_BYTES)
+        .await
+        .unwrap_or_default();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (errcode, error) = (text("errcode"), text("error"));
+    if status.is_server_error() || status.is_redirection() {
+        let text = format!("{server} answered {}: {}", status.as_u16(), shorten(error));
+        return RequestFailure::Unreachable(text);
+    }
+    RequestFailure::Refused(Box::new(RemoteRefusal {
+        status: status.as_u16(),
+        errcode: errcode.to_owned(),
+        error: if error.is_empty() {
+            format!("{server} answered {}", status.as_u16())
+        } else {
+            shorten(error)
+        },
+        body,
+    }))
 }

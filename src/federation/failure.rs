@@ -5,13 +5,10 @@ use std::time::Duration;
 use ruma::{RoomVersionId, ServerName};
 use serde_json::Value;
 
-use super::connections::read_body;
 use crate::error::Error;
 
 /// The longest error text of another server that is shown, in characters.
 const MAX_ERROR_CHARS: usize = 500;
-/// The longest error response that is read, in bytes.
-const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// The error with which another server refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,35 +118,8 @@ pub(super) fn invalid_answer(server: &ServerName, error: &impl ToString) -> Requ
     RequestFailure::Unreachable(format!("{server} sent an invalid answer: {text}"))
 }
 
-/// Reads the error response of a server.
-pub(super) async fn read_refusal(
-    server: &ServerName,
-    response: reqwest::Response,
-) -> RequestFailure {
-    let status = response.status();
-    let body = read_body(response, MAX_REFUSAL_BYTES)
-        .await
-        .unwrap_or_default();
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default();
-    let (errcode, error) = (text("errcode"), text("error"));
-    if status.is_server_error() || status.is_redirection() {
-        let text = format!("{server} answered {}: {}", status.as_u16(), shorten(error));
-        return RequestFailure::Unreachable(text);
-    }
-    RequestFailure::Refused(Box::new(RemoteRefusal {
-        status: status.as_u16(),
-        errcode: errcode.to_owned(),
-        error: if error.is_empty() {
-            format!("{server} answered {}", status.as_u16())
-        } else {
-            shorten(error)
-        },
-        body,
-    }))
-}
-
-fn shorten(text: &str) -> String {
+/// Shortens the error text of another server.
+pub(super) fn shorten(text: &str) -> String {
     text.chars().take(MAX_ERROR_CHARS).collect()
 }
 

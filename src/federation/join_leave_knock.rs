@@ -20,7 +20,9 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{Federation, JoinAnswer, RemoteRefusal, RequestFailure, RequestLimits};
+use super::{
+    Federation, JoinAnswer, RemoteRefusal, RequestFailure, RequestLimits, client::EventEndpoint,
+};
 use crate::{
     error::Result,
     matrix::{self, EventDraft, OWNED_STATE_VERSIONS, STABLE_VERSIONS, StrippedState},
@@ -130,7 +132,8 @@ impl Federation {
     pub async fn make_join(
         &self,
         server: &ServerName,
-        (room_id, user_id): (&RoomId, &UserId),
+        room_id: &RoomId,
+        user_id: &UserId,
     ) -> Result<MembershipTemplate, RequestFailure> {
         let mut request =
             prepare_join_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
@@ -151,7 +154,8 @@ impl Federation {
     pub async fn make_knock(
         &self,
         server: &ServerName,
-        (room_id, user_id): (&RoomId, &UserId),
+        room_id: &RoomId,
+        user_id: &UserId,
     ) -> Result<MembershipTemplate, RequestFailure> {
         let mut request =
             prepare_knock_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
@@ -171,7 +175,8 @@ impl Federation {
     pub async fn make_leave(
         &self,
         server: &ServerName,
-        (room_id, user_id): (&RoomId, &UserId),
+        room_id: &RoomId,
+        user_id: &UserId,
         version: &RoomVersionId,
     ) -> Result<MembershipTemplate, RequestFailure> {
         let request = prepare_leave_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
@@ -204,7 +209,7 @@ impl Federation {
             timestamp: self.clock.now(),
             event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
         };
-        matrix::complete_template(&template.event, draft, (member.room_id, rules), &self.key)
+        matrix::complete_template(&template.event, draft, member.room_id, rules, &self.key)
     }
 
     /// Sends a completed join event to the server that made its template, and reads the room's state from the answer.
@@ -216,7 +221,8 @@ impl Federation {
         &self,
         server: &ServerName,
         room_id: &RoomId,
-        (join, template): (&CompletedEvent, &MembershipTemplate),
+        join: &CompletedEvent,
+        template: &MembershipTemplate,
     ) -> Result<JoinAnswer, RequestFailure> {
         let request = create_join_event::v2::Request::new(
             room_id.to_owned(),
@@ -229,7 +235,11 @@ impl Federation {
             .await
         {
             Err(failure) if failure.is_unknown_endpoint() => {
-                let endpoint = (SEND_JOIN_V1_PATH, room_id, &*join.event_id);
+                let endpoint = EventEndpoint {
+                    path: SEND_JOIN_V1_PATH,
+                    room_id,
+                    event_id: &join.event_id,
+                };
                 let client = self.client();
                 let sent = client.put_event_streaming(server, endpoint, &join.event, JOIN_TIMEOUT);
                 sent.await?
@@ -262,7 +272,11 @@ impl Federation {
             .await
         {
             Err(failure) if failure.is_unknown_endpoint() => {
-                let endpoint = (SEND_LEAVE_V1_PATH, room_id, &*leave.event_id);
+                let endpoint = EventEndpoint {
+                    path: SEND_LEAVE_V1_PATH,
+                    room_id,
+                    event_id: &leave.event_id,
+                };
                 let client = self.client();
                 let sent = client.put_event(
                     server,
@@ -308,7 +322,8 @@ impl Federation {
     pub async fn send_invite(
         &self,
         server: &ServerName,
-        (room_id, version): (&RoomId, &RoomVersionId),
+        room_id: &RoomId,
+        version: &RoomVersionId,
         invitation: &CompletedEvent,
         room_state: Vec<Box<RawValue>>,
     ) -> Result<Box<RawValue>, RequestFailure> {
@@ -359,7 +374,11 @@ impl Federation {
             json!({ "invite_room_state": room_state }),
         );
         let event = to_raw_value(&event).map_err(broken)?;
-        let endpoint = (INVITE_V1_PATH, room_id, &*invitation.event_id);
+        let endpoint = EventEndpoint {
+            path: INVITE_V1_PATH,
+            room_id,
+            event_id: &invitation.event_id,
+        };
         let answer = self
             .client()
             .put_event(server, endpoint, &event, INVITE_LIMITS)

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedServerName, UInt,
+    MilliSecondsSinceUnixEpoch, OwnedServerName, OwnedServerSigningKeyId, UInt,
     api::federation::discovery::{
         ServerSigningKeys,
         get_remote_server_keys_batch::v2::{self as batch, QueryCriteria},
@@ -169,8 +169,8 @@ impl KeyRing {
         }
         self.tried.extend(missing.keys().cloned());
         for notary in self.keys.notaries().to_vec() {
-            let told = self.keys.fetch_from_notary(&notary, &missing).await;
-            self.keys.store_documents(&notary, told).await?;
+            let documents = self.keys.fetch_from_notary(&notary, &missing).await;
+            self.keys.store_documents(&notary, documents).await?;
             self.reload_missing_keys(&mut missing).await?;
         }
         let servers = missing.keys().cloned().collect();
@@ -213,8 +213,8 @@ impl KeyRing {
         }
         for document in self.keys.fetch_from_notary(&self.source, missing).await {
             let read = self.keys.read_document(&document);
-            if let Some((server, keys)) = read.filter(|(server, _)| missing.contains_key(server)) {
-                self.known.insert(server, Arc::new(keys));
+            if let Some(read) = read.filter(|read| missing.contains_key(&read.server)) {
+                self.known.insert(read.server, Arc::new(read.keys));
             }
         }
     }
@@ -229,11 +229,12 @@ impl ServerKeyStore {
     ) -> Vec<Raw<ServerSigningKeys>> {
         let servers: Vec<_> = missing.iter().filter(|(name, _)| *name != notary).collect();
         let requests = servers.chunks(SERVERS_PER_REQUEST).map(|some| {
-            let asked = some.iter().map(|(server, wanted)| {
-                let wanted = wanted.iter().filter_map(query_criteria).collect();
+            let queries = some.iter().map(|(server, wanted)| {
+                let criteria = |wanted| Some((key_id_of(wanted)?, query_criteria(wanted)));
+                let wanted = wanted.iter().filter_map(criteria).collect();
                 ((*server).clone(), wanted)
             });
-            batch::Request::new(asked.collect())
+            batch::Request::new(queries.collect())
         });
         let requests: Vec<_> = requests.collect();
         let asking = stream::iter(requests).map(async |request| {
@@ -242,16 +243,16 @@ impl ServerKeyStore {
                 .await
         });
         let mut asking = std::pin::pin!(asking.buffer_unordered(MAX_NOTARY_REQUESTS));
-        let mut told = Vec::new();
+        let mut documents = Vec::new();
         while let Some(answer) = asking.next().await {
             match answer {
-                Ok(answer) => told.extend(answer.server_keys),
+                Ok(answer) => documents.extend(answer.server_keys),
                 Err(failure) => {
                     tracing::debug!(%notary, %failure, "a notary did not answer with keys");
                 }
             }
         }
-        told
+        documents
     }
 
     /// Asks servers for their keys, and stops waiting after a short time.
@@ -267,10 +268,13 @@ impl ServerKeyStore {
     }
 }
 
-fn query_criteria(wanted: &WantedKey) -> Option<(ruma::OwnedServerSigningKeyId, QueryCriteria)> {
-    let key_id = ruma::OwnedServerSigningKeyId::try_from(wanted.key_id.as_str()).ok()?;
+fn key_id_of(wanted: &WantedKey) -> Option<OwnedServerSigningKeyId> {
+    OwnedServerSigningKeyId::try_from(wanted.key_id.as_str()).ok()
+}
+
+fn query_criteria(wanted: &WantedKey) -> QueryCriteria {
     let mut criteria = QueryCriteria::new();
     let valid_at = UInt::new_saturating(u64::try_from(wanted.valid_at).unwrap_or(0));
     criteria.minimum_valid_until_ts = Some(MilliSecondsSinceUnixEpoch(valid_at));
-    Some((key_id, criteria))
+    criteria
 }

@@ -52,7 +52,7 @@ pub use self::{
     keys::{ServerKeyStore, WantedKey},
     multipart::{MultipartPart, MultipartReader},
     send_join_response::JoinAnswer,
-    sender::FederationSender,
+    sender::{FederationSender, SenderServices},
 };
 use self::{connections::ServerConnections, resolve::ServerResolver};
 use crate::{
@@ -170,7 +170,7 @@ impl Federation {
         let (key_id, now) = (proof.key.as_str(), self.clock.now_ms());
         let key = self
             .keys
-            .find_caller_key(origin, (key_id, now), admit)
+            .find_caller_key(origin, key_id, now, admit)
             .await?;
         let key =
             key.ok_or_else(|| unauthorized("the key that signed the request cannot be found"))?;
@@ -180,7 +180,7 @@ impl Federation {
         let is_signed = match proof.verify_http_request(request, own, &keys) {
             Ok(()) => Ok(()),
             Err(error) => {
-                verify_unusual_json::verify_request(proof, request, (own, &keys)).ok_or(error)
+                verify_unusual_json::verify_request(proof, request, own, &keys).ok_or(error)
             }
         };
         is_signed.map_err(|error| unauthorized(error.to_string()))?;
@@ -206,12 +206,16 @@ impl Federation {
     pub async fn notary_keys(
         &self,
         server: &ServerName,
-        wanted: (&BTreeSet<String>, i64),
+        key_ids: &BTreeSet<String>,
+        valid_until_ms: i64,
     ) -> Result<Vec<Raw<ServerSigningKeys>>> {
         if self.is_own(server) {
             return Ok(vec![self.own_keys()?]);
         }
-        let mut documents = self.keys.notary_documents(server, wanted).await?;
+        let mut documents = self
+            .keys
+            .notary_documents(server, key_ids, valid_until_ms)
+            .await?;
         for document in &mut documents {
             self.key.sign(document)?;
         }

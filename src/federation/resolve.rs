@@ -76,11 +76,11 @@ impl ServerResolver {
             .await?;
         let host = server.host().to_ascii_lowercase();
         self.check_reach(server)?;
-        let asked = self
+        let delegation = self
             .delegations
             .get(&host, well_known::fetch_delegation(client, &host))
             .await;
-        match asked {
+        match delegation {
             Some(delegated) => self.check_reach(&delegated),
             // Steps 4 to 6: the host is resolved by SRV records when connecting.
             None => self.check_reach(server),

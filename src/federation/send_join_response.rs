@@ -89,16 +89,16 @@ impl Federation {
         let ring = self.key_ring(server.to_owned()).trusting_source();
         let verifying = verify_received_events(ring, events, rules);
         let all = async { tokio::join!(forward_chunks(response, chunks), reading, verifying) };
-        let Ok((pumped, told, gathered)) = timeout(RESPONSE_TIMEOUT, Box::pin(all)).await else {
+        let Ok((pumped, parsed, gathered)) = timeout(RESPONSE_TIMEOUT, Box::pin(all)).await else {
             return Err(failed("the answer takes too long"));
         };
         let gathered = gathered.map_err(|error| failed(&error))?;
         pumped.map_err(|error| failed(&error))?;
-        let told = told.map_err(|error| failed(&error.to_string()))?;
-        let told = told.map_err(|error| failed(&format!("the answer is invalid: {error}")))?;
+        let parsed = parsed.map_err(|error| failed(&error.to_string()))?;
+        let parsed = parsed.map_err(|error| failed(&format!("the answer is invalid: {error}")))?;
         Ok(JoinAnswer {
-            event: told.event,
-            members_omitted: told.members_omitted,
+            event: parsed.event,
+            members_omitted: parsed.members_omitted,
             ..gathered
         })
     }
@@ -189,13 +189,13 @@ fn parse_response(
         bytes_left: left.clone(),
     };
     let mut deserializer = serde_json::Deserializer::from_reader(body);
-    let told = JoinResponseParser {
+    let parsed = JoinResponseParser {
         parts,
         bytes_left: left,
     }
     .deserialize(&mut deserializer)?;
     deserializer.end()?;
-    Ok(told)
+    Ok(parsed)
 }
 
 /// A body that arrives in chunks.
@@ -249,7 +249,7 @@ impl<'de> Visitor<'de> for JoinResponseParser<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JoinResponseFields, A::Error> {
-        let mut told = JoinResponseFields::default();
+        let mut parsed = JoinResponseFields::default();
         while let Some(key) = map.next_key::<String>()? {
             self.bytes_left.set(MAX_EVENT_BYTES);
             let list = |wrap| EventListParser {
@@ -260,22 +260,22 @@ impl<'de> Visitor<'de> for JoinResponseParser<'_> {
             match &*key {
                 "state" => map.next_value_seed(list(JoinResponseEvent::State))?,
                 "auth_chain" => map.next_value_seed(list(JoinResponseEvent::AuthChain))?,
-                "event" => told.event = map.next_value()?,
-                "members_omitted" => told.members_omitted = map.next_value()?,
+                "event" => parsed.event = map.next_value()?,
+                "members_omitted" => parsed.members_omitted = map.next_value()?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(told)
+        Ok(parsed)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<JoinResponseFields, A::Error> {
         if list.next_element::<u16>()? != Some(200) {
             return Err(A::Error::custom("the list does not begin with 200"));
         }
-        let told = list.next_element_seed(self)?;
-        let told = told.ok_or_else(|| A::Error::custom("the list has no answer"))?;
+        let parsed = list.next_element_seed(self)?;
+        let parsed = parsed.ok_or_else(|| A::Error::custom("the list has no answer"))?;
         match list.next_element::<IgnoredAny>()? {
-            None => Ok(told),
+            None => Ok(parsed),
             Some(_) => Err(A::Error::custom("the list has more than one answer")),
         }
     }
@@ -342,8 +342,8 @@ mod tests {
             }
             (state, chain)
         };
-        let ((), counted, told) = tokio::join!(sending, counting, reading);
-        (told.unwrap().map_err(|error| error.to_string()), counted)
+        let ((), counted, parsed) = tokio::join!(sending, counting, reading);
+        (parsed.unwrap().map_err(|error| error.to_string()), counted)
     }
 
     fn bytes_of(text: &str) -> Vec<Bytes> {
@@ -356,9 +356,9 @@ mod tests {
         let text = r#"{"origin":"x","state":[{"a":1},{"b":[2,{}]}],"other":{"x":[]},"event":{"e":1},
             "members_omitted":false,"auth_chain":[{"c":"\u0041"}]}"#;
 
-        let (told, counted) = read_chunks(bytes_of(text)).await;
+        let (parsed, counted) = read_chunks(bytes_of(text)).await;
 
-        assert_eq!(told.unwrap().event.unwrap().get(), r#"{"e":1}"#);
+        assert_eq!(parsed.unwrap().event.unwrap().get(), r#"{"e":1}"#);
         assert_eq!(counted, (2, 1));
     }
 
@@ -366,9 +366,9 @@ mod tests {
     async fn an_answer_of_the_v1_endpoint_is_read() {
         let text = r#"[200,{"state":[{"a":1}],"auth_chain":[],"event":{"e":1}}]"#;
 
-        let (told, counted) = read_chunks(bytes_of(text)).await;
+        let (parsed, counted) = read_chunks(bytes_of(text)).await;
 
-        assert_eq!(told.unwrap().event.unwrap().get(), r#"{"e":1}"#);
+        assert_eq!(parsed.unwrap().event.unwrap().get(), r#"{"e":1}"#);
         assert_eq!(counted, (1, 0));
     }
 
@@ -395,9 +395,9 @@ mod tests {
         let start = Bytes::from_static(br#"{"state":[{"a":""#);
         let endless = std::iter::once(start).chain(std::iter::repeat_n(long, 100));
 
-        let (told, counted) = read_chunks(endless.collect()).await;
+        let (parsed, counted) = read_chunks(endless.collect()).await;
 
-        assert!(told.err().unwrap().contains("too large"));
+        assert!(parsed.err().unwrap().contains("too large"));
         assert_eq!(counted, (0, 0));
     }
 
@@ -406,10 +406,10 @@ mod tests {
         let event = format!(r#"{{"a":"{}"}}"#, "x".repeat(60_000));
         let list = vec![event; 100].join(",");
 
-        let (told, counted) =
+        let (parsed, counted) =
             read_chunks(vec![Bytes::from(format!(r#"{{"state":[{list}]}}"#))]).await;
 
-        assert!(told.is_ok());
+        assert!(parsed.is_ok());
         assert_eq!(counted, (100, 0));
     }
 }

@@ -24,7 +24,8 @@ const MAX_SIGNED_DEPTH: usize = 1_000_000;
 pub(super) fn verify_request<B: AsRef<[u8]>>(
     proof: &XMatrix,
     request: &Request<B>,
-    (own, keys): (&ServerName, &PublicKeyMap),
+    own: &ServerName,
+    keys: &PublicKeyMap,
 ) -> Option<()> {
     let body = request.body().as_ref();
     if serde_json::from_slice::<CanonicalJsonObject>(body).is_ok() {

@@ -152,14 +152,14 @@ mod tests {
         let tasks = Tasks::default();
         drop(tasks.spawn(async move { axum::serve(listener, router).await }));
         let client = outbound::web_client(NetworkReach::Everywhere).unwrap();
-        let asked =
+        let look_up =
             async |path: &str| fetch_delegation_from(&client, &format!("{base}/{path}")).await;
 
-        let (server, lifetime) = asked("there").await;
+        let (server, lifetime) = look_up("there").await;
         assert_eq!(server.unwrap(), "b.example");
         assert_eq!(lifetime, Duration::from_mins(10));
-        assert_eq!(asked("round").await, (None, FAILURE_LIFETIME));
-        assert_eq!(asked("long").await, (None, ERROR_LIFETIME));
-        assert_eq!(asked("nothing").await, (None, ERROR_LIFETIME));
+        assert_eq!(look_up("round").await, (None, FAILURE_LIFETIME));
+        assert_eq!(look_up("long").await, (None, ERROR_LIFETIME));
+        assert_eq!(look_up("nothing").await, (None, ERROR_LIFETIME));
     }
 }

@@ -190,16 +190,16 @@ pub fn strip_remote_event(event: &RawValue) -> Option<Box<RawValue>> {
         #[serde(default)]
         origin_server_ts: Value,
     }
-    let told: ReceivedStateEvent = serde_json::from_str(event.get()).ok()?;
+    let received: ReceivedStateEvent = serde_json::from_str(event.get()).ok()?;
     let mut json = format!(
         r#"{{"type":{},"sender":{},"state_key":{},"content":{}"#,
-        quoted(&told.kind.to_string()),
-        quoted(told.sender.as_str()),
-        quoted(&told.state_key),
-        Value::Object(told.content),
+        quoted(&received.kind.to_string()),
+        quoted(received.sender.as_str()),
+        quoted(&received.state_key),
+        Value::Object(received.content),
     );
-    let when = told.origin_server_ts.as_u64();
-    if let Some(when) = when.filter(|_| keeps_timestamp(&told.kind)) {
+    let when = received.origin_server_ts.as_u64();
+    if let Some(when) = when.filter(|_| keeps_timestamp(&received.kind)) {
         let _ = write!(json, r#","origin_server_ts":{when}"#);
     }
     json.push('}');
@@ -282,7 +282,7 @@ mod tests {
             })
         };
         let read = |event: Box<RawValue>| serde_json::from_str::<Value>(event.get()).unwrap();
-        let told = |event: &Value| {
+        let stripped = |event: &Value| {
             let event = RawValue::from_string(event.to_string()).unwrap();
             read(strip_remote_event(&event).unwrap())
         };
@@ -298,10 +298,10 @@ mod tests {
                 .get("origin_server_ts")
                 .is_none()
         );
-        assert_eq!(told(&create)["origin_server_ts"], json!(7));
-        assert!(told(&name).get("origin_server_ts").is_none());
+        assert_eq!(stripped(&create)["origin_server_ts"], json!(7));
+        assert!(stripped(&name).get("origin_server_ts").is_none());
         let mut odd = create;
         odd["origin_server_ts"] = json!("now");
-        assert!(told(&odd).get("origin_server_ts").is_none());
+        assert!(stripped(&odd).get("origin_server_ts").is_none());
     }
 }

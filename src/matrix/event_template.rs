@@ -47,7 +47,8 @@ const TEMPLATE_FIELDS: [&str; 3] = ["auth_events", "prev_events", "depth"];
 pub fn complete_template(
     template: &RawValue,
     draft: EventDraft,
-    (room_id, rules): (&RoomId, &RoomVersionRules),
+    room_id: &RoomId,
+    rules: &RoomVersionRules,
     key: &SigningKey,
 ) -> Result<CompletedEvent> {
     let mut template: CanonicalJsonObject = serde_json::from_str(template.get())

@@ -164,8 +164,9 @@ async fn keys_of_servers(
     let wanted: BTreeSet<ServerKeysRequest> = wanted.into_iter().collect();
     let asking = stream::iter(wanted)
         .map(async |wanted| {
-            let keys = (&wanted.key_ids, wanted.valid_until);
-            federation.notary_keys(&wanted.server, keys).await
+            federation
+                .notary_keys(&wanted.server, &wanted.key_ids, wanted.valid_until)
+                .await
         })
         .buffered(MAX_CONCURRENT_SERVERS);
     let found: Vec<Result<Vec<_>>> = asking.collect().await;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::OwnedServerName;
 
-use super::{FederationSenderInner, destination::milliseconds};
+use super::{FederationSenderInner, destination_health::milliseconds};
 use crate::{
     error::Result,
     storage::{devices::device_list_updates, federation::outbox},

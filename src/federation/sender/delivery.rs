@@ -10,9 +10,8 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
-    FederationSenderInner,
-    batch::TransactionBatch,
-    destination::{Destination, MAX_PAUSE},
+    FederationSenderInner, destination::Destination, destination_health::MAX_PAUSE,
+    transaction_batch::TransactionBatch,
 };
 use crate::{
     error::Result,

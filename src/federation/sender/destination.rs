@@ -9,21 +9,17 @@ use std::{
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId};
 use tokio::sync::Notify;
 
-use super::batch::TransactionBatch;
+use super::{
+    destination_health::DestinationHealth,
+    transaction_batch::{ReceiptKey, TransactionBatch, UnsentEvents},
+};
 use crate::storage::{
     Position, Receipt, RoomNum,
     federation::outbox::{DestinationRow, UnsentRoomRow},
 };
 
-/// The first pause after a failure, and the longest one.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-pub(super) const MAX_PAUSE: Duration = Duration::from_hours(1);
 /// The longest duration of a transaction that does not delay others.
 const MAX_QUICK_DURATION: Duration = Duration::from_secs(5);
-/// The pause before a sign of life causes a retry. It grows with the square of the number of failures, up to a limit: a
-/// server may be able to reach this one without being reachable itself.
-const MIN_CONTACT_PAUSE: Duration = Duration::from_millis(300);
-const MAX_CONTACT_PAUSE: Duration = Duration::from_mins(1);
 /// The number of receipts, presence updates and typing users that wait for one server.
 const MAX_RECEIPTS: usize = 1_000;
 const MAX_PRESENCE_UPDATES: usize = 1_000;
@@ -66,79 +62,6 @@ pub(super) struct DestinationState {
     /// Whether a task is sending to it.
     is_delivering: bool,
     is_dirty: bool,
-}
-
-/// The room, the user and the thread of a receipt.
-pub(super) type ReceiptKey = (OwnedRoomId, OwnedUserId, String);
-
-/// The unsent events of a room: positions of its timeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UnsentEvents {
-    pub(super) first: Position,
-    pub(super) last: Position,
-}
-
-/// The health of a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct DestinationHealth {
-    /// The number of consecutive failed transactions.
-    pub(super) failures: u32,
-    /// The time of the first of these failures, in milliseconds since the Unix epoch.
-    pub(super) failing_since: i64,
-    /// The time of the next attempt.
-    pub(super) retry_at: i64,
-    /// The time of the last attempt.
-    last_attempt_at: i64,
-}
-
-impl DestinationHealth {
-    /// Records a failure; `jitter` is between 0 and 1.
-    fn record_failure(&mut self, now: i64, jitter: f64) {
-        if self.failures == 0 {
-            self.failing_since = now;
-        }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16));
-        let pause = pause.min(MAX_PAUSE).mul_f64(0.75 + jitter / 4.0);
-        self.failures = self.failures.saturating_add(1);
-        self.last_attempt_at = now;
-        self.retry_at = now.saturating_add(milliseconds(pause));
-    }
-
-    /// Limits the pause to its maximum, in case the clock was set back.
-    fn limit_pause(&mut self, now: i64) {
-        let latest = now.saturating_add(milliseconds(MAX_PAUSE));
-        self.retry_at = self.retry_at.min(latest);
-        self.last_attempt_at = self.last_attempt_at.min(now);
-    }
-
-    /// Returns the time of the next attempt.
-    pub(super) fn next_attempt(&mut self, now: i64) -> i64 {
-        self.limit_pause(now);
-        self.retry_at
-    }
-
-    /// Records a sign of life; returns whether this makes the next attempt earlier.
-    fn record_contact(&mut self, now: i64) -> bool {
-        self.limit_pause(now);
-        let pause = MIN_CONTACT_PAUSE.saturating_mul(self.failures.saturating_mul(self.failures));
-        let pause = milliseconds(pause.min(MAX_CONTACT_PAUSE));
-        let soonest = self.last_attempt_at.saturating_add(pause);
-        let is_sooner = self.failures > 0 && soonest < self.retry_at;
-        if is_sooner {
-            self.retry_at = soonest;
-        }
-        is_sooner
-    }
-
-    /// Returns whether the stored parts of two states are equal.
-    fn is_stored_as(&self, other: &Self) -> bool {
-        (self.failures, self.failing_since, self.retry_at)
-            == (other.failures, other.failing_since, other.retry_at)
-    }
-}
-
-pub(super) fn milliseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Destination {
@@ -209,7 +132,11 @@ impl DestinationState {
     pub(super) fn queue_receipt(&mut self, room_id: &OwnedRoomId, receipt: &Arc<Receipt>) {
         if self.receipts.len() < MAX_RECEIPTS {
             let user_id = receipt.user_id.clone();
-            let key = (room_id.clone(), user_id, receipt.thread.clone());
+            let key = ReceiptKey {
+                room_id: room_id.clone(),
+                user_id,
+                thread: receipt.thread.clone(),
+            };
             self.receipts.insert(key, receipt.clone());
         }
     }
@@ -309,8 +236,8 @@ impl DestinationState {
     pub(super) fn restore_batch(&mut self, batch: TransactionBatch) {
         self.has_messages |= batch.messages_up_to.is_some();
         self.has_device_lists |= !batch.device_list_updates.is_empty();
-        for (key, receipt) in batch.receipts {
-            self.receipts.entry(key).or_insert(receipt);
+        for queued in batch.receipts {
+            self.receipts.entry(queued.key).or_insert(queued.receipt);
         }
         self.presence.extend(batch.presence);
     }
@@ -431,33 +358,6 @@ mod tests {
 
         assert_eq!((second.unsent.len(), second.sent), (0, vec![1]));
         assert!(second.health.is_none());
-    }
-
-    #[test]
-    fn the_pause_doubles_up_to_an_hour() {
-        let mut health = DestinationHealth::default();
-        let mut pauses = Vec::new();
-        for _ in 0..30 {
-            health.record_failure(1_000, 1.0);
-            pauses.push(health.retry_at - 1_000);
-        }
-
-        assert_eq!(pauses[..4], [1_000, 2_000, 4_000, 8_000]);
-        assert_eq!(pauses[29], 3_600_000);
-        assert_eq!((health.failures, health.failing_since), (30, 1_000));
-    }
-
-    #[test]
-    fn repeated_contacts_shorten_the_pause_only_once() {
-        let mut health = DestinationHealth::default();
-        assert!(!health.record_contact(1_000_000), "nobody waits");
-        for _ in 0..20 {
-            health.record_failure(1_000_000, 1.0);
-        }
-
-        assert!(health.record_contact(1_000_000));
-        assert_eq!(health.retry_at, 1_060_000);
-        assert!(!health.record_contact(1_000_000));
     }
 
     #[test]

@@ -257,14 +257,16 @@ impl FederationSenderInner {
             room,
             user_id,
         } = arrival;
-        let (servers, users) = match self.rooms.memory.room_by_number(room).await {
+        let RoomNewcomers { servers, users } = match self.rooms.memory.room_by_number(room).await {
             // The room was deleted.
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
             Ok(_) if self.rooms.memory.is_local(&user_id) => {
                 let user = self.rooms.memory.user_number(&user_id).await?;
-                let users = user.map(|user| (user, user_id)).into_iter().collect();
-                (self.rooms.federation.other_servers(room).await?, users)
+                RoomNewcomers {
+                    servers: self.rooms.federation.other_servers(room).await?,
+                    users: user.map(|user| (user, user_id)).into_iter().collect(),
+                }
             }
             Ok(room) => find_newcomers(&room, &user_id, position),
         };
@@ -275,10 +277,10 @@ impl FederationSenderInner {
         if servers.is_empty() || users.is_empty() {
             return Ok(());
         }
-        let numbers: Vec<UserNum> = users.iter().map(|(user, _)| *user).collect();
+        let numbers: Vec<UserNum> = users.keys().copied().collect();
         let owed = self.devices.queue_list_updates(&servers, &numbers).await?;
-        let is_there = |(user, _): &&(UserNum, OwnedUserId)| {
-            let presence = self.ephemeral.presence.presence_event(*user);
+        let is_there = |(user, _): &(&UserNum, &OwnedUserId)| {
+            let presence = self.ephemeral.presence.presence_event(**user);
             presence.is_some_and(|event| event.content.presence != PresenceState::Offline)
         };
         let there: Vec<OwnedUserId> = users
@@ -355,9 +357,12 @@ impl FederationSenderInner {
             .filter(|user_id| self.rooms.memory.is_local(user_id))
             .collect();
         let before = held.typing.remove(&room).unwrap_or_default();
-        let changed: Vec<(OwnedUserId, bool)> = now
+        let changed: Vec<TypingChange> = now
             .symmetric_difference(&before)
-            .map(|user_id| (user_id.clone(), now.contains(user_id)))
+            .map(|user_id| TypingChange {
+                user_id: user_id.clone(),
+                is_typing: now.contains(user_id),
+            })
             .collect();
         if !now.is_empty() {
             held.typing.insert(room, now);
@@ -371,15 +376,15 @@ impl FederationSenderInner {
     async fn queue_typing_users(
         self: &Arc<Self>,
         room: RoomNum,
-        typists: &[(OwnedUserId, bool)],
+        changes: &[TypingChange],
     ) -> Result<()> {
         let Some(servers) = self.servers_of(room).await? else {
             return Ok(());
         };
         let room_id = self.rooms.memory.room_id(room).await?;
         self.update_queues(&servers, |state| {
-            for (user_id, is) in typists {
-                state.queue_typing(&room_id, user_id, *is);
+            for change in changes {
+                state.queue_typing(&room_id, &change.user_id, change.is_typing);
             }
         });
         Ok(())
@@ -402,9 +407,12 @@ impl FederationSenderInner {
     /// Repeats which users are still typing and, at a longer interval, which are still online.
     async fn repeat_typing_or_presence(self: &Arc<Self>, held: &mut HeldChanges, rounds: u32) {
         for (room, typists) in &held.typing {
-            let typists: Vec<(OwnedUserId, bool)> = typists
+            let typists: Vec<TypingChange> = typists
                 .iter()
-                .map(|user_id| (user_id.clone(), true))
+                .map(|user_id| TypingChange {
+                    user_id: user_id.clone(),
+                    is_typing: true,
+                })
                 .collect();
             if let Err(error) = self.queue_typing_users(*room, &typists).await {
                 tracing::debug!(%error, "the typing users of a room could not be sent again");
@@ -431,13 +439,26 @@ impl FederationSenderInner {
     }
 }
 
+/// The servers that see users of this server for the first time, and those users.
+#[derive(Default)]
+struct RoomNewcomers {
+    servers: Vec<OwnedServerName>,
+    users: BTreeMap<UserNum, OwnedUserId>,
+}
+
+/// A change in whether a user is typing.
+struct TypingChange {
+    user_id: OwnedUserId,
+    is_typing: bool,
+}
+
 /// Returns the server of a remote user who joined a room, if it was not in the room before, and the local users in the
 /// room.
 fn find_newcomers(
     room: &crate::rooms::Room,
     user_id: &UserId,
     position: Position,
-) -> (Vec<OwnedServerName>, Vec<(UserNum, OwnedUserId)>) {
+) -> RoomNewcomers {
     let view = room.view();
     let server = user_id.server_name();
     let is_new = view
@@ -446,11 +467,14 @@ fn find_newcomers(
         // 0 means that it is not known.
         .is_some_and(|stay| stay.since == 0 || stay.since == position);
     if !is_new {
-        return (Vec::new(), Vec::new());
+        return RoomNewcomers::default();
     }
     let users = view.local_members.iter();
     let users = users.map(|(user, user_id)| (*user, user_id.clone()));
-    (vec![server.to_owned()], users.collect())
+    RoomNewcomers {
+        servers: vec![server.to_owned()],
+        users: users.collect(),
+    }
 }
 
 async fn wait_until(due: Option<Instant>) {

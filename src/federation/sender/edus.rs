@@ -16,8 +16,8 @@ use ruma::{
 
 use super::{
     FederationSenderInner,
-    batch::TransactionBatch,
-    destination::{Destination, DestinationState, ReceiptKey},
+    destination::{Destination, DestinationState},
+    transaction_batch::{QueuedReceipt, ReceiptKey, TransactionBatch},
 };
 use crate::{clock::timestamp, error::Result, storage::Receipt};
 
@@ -104,23 +104,23 @@ async fn gather_device_lists(
     if !std::mem::take(&mut destination.lock().has_device_lists) {
         return Ok(());
     }
-    let tellings = inner
+    let updates = inner
         .devices
         .outgoing_list_updates(&destination.server, MAX_DEVICE_LISTS)
         .await;
-    let tellings = match tellings {
-        Ok(tellings) => tellings,
+    let updates = match updates {
+        Ok(updates) => updates,
         Err(error) => {
             destination.lock().has_device_lists = true;
             return Err(error);
         }
     };
-    for telling in &tellings {
-        batch.edus.extend(telling.edus.iter().cloned());
+    for update in &updates {
+        batch.edus.extend(update.edus.iter().cloned());
     }
     // Whether there are more is only known when these have been recorded as sent.
-    destination.lock().has_device_lists |= !tellings.is_empty();
-    batch.device_list_updates = tellings;
+    destination.lock().has_device_lists |= !updates.is_empty();
+    batch.device_list_updates = updates;
     Ok(())
 }
 
@@ -161,17 +161,16 @@ fn take_presence(state: &mut DestinationState, batch: &mut TransactionBatch) -> 
 }
 
 /// Takes receipts that fit into the EDUs of one transaction. Each EDU can have one receipt per user and room.
-fn take_receipts(
-    waiting: &mut BTreeMap<ReceiptKey, Arc<Receipt>>,
-) -> Vec<(ReceiptKey, Arc<Receipt>)> {
+fn take_receipts(waiting: &mut BTreeMap<ReceiptKey, Arc<Receipt>>) -> Vec<QueuedReceipt> {
     let mut of_user = BTreeMap::<(OwnedRoomId, OwnedUserId), usize>::new();
     let mut taken = Vec::new();
     let mut left = BTreeMap::new();
     for (key, receipt) in std::mem::take(waiting) {
-        let count = of_user.entry((key.0.clone(), key.1.clone())).or_default();
+        let user_in_room = (key.room_id.clone(), key.user_id.clone());
+        let count = of_user.entry(user_in_room).or_default();
         *count += 1;
         if *count <= MAX_RECEIPT_EDUS {
-            taken.push((key, receipt));
+            taken.push(QueuedReceipt { key, receipt });
         } else {
             left.insert(key, receipt);
         }
@@ -181,9 +180,14 @@ fn take_receipts(
 }
 
 /// Writes receipts into EDUs, each with at most one receipt per user and room.
-fn write_receipts(receipts: &[(ReceiptKey, Arc<Receipt>)]) -> Vec<ReceiptContent> {
+fn write_receipts(receipts: &[QueuedReceipt]) -> Vec<ReceiptContent> {
     let mut contents: Vec<ReceiptContent> = Vec::new();
-    for ((room_id, user_id, thread), receipt) in receipts {
+    for QueuedReceipt { key, receipt } in receipts {
+        let ReceiptKey {
+            room_id,
+            user_id,
+            thread,
+        } = key;
         let mut info = ReceiptInfo::new(timestamp(receipt.ts));
         let thread = Some(&**thread).filter(|thread| !thread.is_empty());
         info.thread = ReceiptThread::try_from(thread).unwrap_or_default();
@@ -220,7 +224,11 @@ mod tests {
             ts: 5,
             position: 1,
         };
-        let key = (ruma::owned_room_id!("!r:a"), user_id, thread.to_owned());
+        let key = ReceiptKey {
+            room_id: ruma::owned_room_id!("!r:a"),
+            user_id,
+            thread: thread.to_owned(),
+        };
         (key, receipt.into())
     }
 

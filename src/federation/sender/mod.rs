@@ -11,12 +11,14 @@ mod batch;
 mod cleanup;
 mod delivery;
 mod destination;
+mod destination_health;
 mod distribution;
 mod edus;
 mod metrics;
 mod pending_changes;
 mod queue_persistence;
 mod recent_events;
+mod transaction_batch;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -55,6 +57,16 @@ pub struct FederationSender {
     inner: Arc<FederationSenderInner>,
 }
 
+/// The services that the sender uses.
+pub struct SenderServices {
+    pub db: Db,
+    pub clock: Clock,
+    pub tasks: Tasks,
+    pub rooms: Rooms,
+    pub devices: Devices,
+    pub ephemeral: EphemeralState,
+}
+
 struct FederationSenderInner {
     db: Db,
     clock: Clock,
@@ -88,11 +100,18 @@ impl FederationSender {
     ///
     /// When the queues cannot be read, or the registry already contains these metrics.
     pub async fn start(
-        (db, clock, tasks): (Db, Clock, Tasks),
-        (rooms, devices, ephemeral): (Rooms, Devices, EphemeralState),
+        services: SenderServices,
         federation: &Federation,
         registry: &Registry,
     ) -> Result<Self> {
+        let SenderServices {
+            db,
+            clock,
+            tasks,
+            rooms,
+            devices,
+            ephemeral,
+        } = services;
         let client = federation.client().clone();
         let cursor = {
             let mut db = db.read().await?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, collections::VecDeque, sync::Arc};
 
 use ruma::ServerName;
 
-use super::destination::UnsentEvents;
+use super::transaction_batch::UnsentEvents;
 use crate::{
     rooms::OutgoingEvent,
     storage::{Position, RoomNum},

@@ -82,7 +82,8 @@ impl Workflows {
         let taken = federation
             .send_invite(
                 &server,
-                (room_id, &room.version),
+                room_id,
+                &room.version,
                 &draft.event,
                 draft.room_state,
             )

@@ -242,8 +242,10 @@ impl Workflows {
 
     #[tracing::instrument(skip_all, fields(server = %server, room_id = %join.room_id), err(level = "debug", Debug))]
     async fn join_at(&self, server: &ServerName, join: &RemoteJoin) -> Result<(), JoinFailure> {
-        let about = (&*join.room_id, &*join.user_id);
-        let template = self.federation.make_join(server, about).await?;
+        let template = self
+            .federation
+            .make_join(server, &join.room_id, &join.user_id)
+            .await?;
         let mut content = join.content.clone();
         if let Some(authoriser) = template.authoriser() {
             content.insert(AUTHORISED_VIA.to_owned(), authoriser.to_string().into());
@@ -268,7 +270,7 @@ impl Workflows {
             let (room_id, user_id) = (&*join.room_id, &*join.user_id);
             let federation = &self.federation;
             let template = federation
-                .make_leave(server, (room_id, user_id), version)
+                .make_leave(server, room_id, user_id, version)
                 .await?;
             let change =
                 MemberChange::for_self(user_id, MembershipAction::Leave, MemberProfile::default());
@@ -333,8 +335,10 @@ impl Workflows {
         (signed, template): (CompletedEvent, MembershipTemplate),
     ) -> Result<(), JoinFailure> {
         let room_id = &*join.room_id;
-        let sent = (&signed, &template);
-        let answer = self.federation.send_join(server, room_id, sent).await?;
+        let answer = self
+            .federation
+            .send_join(server, room_id, &signed, &template)
+            .await?;
         if answer.members_omitted {
             return Err(Error::Unreachable(format!(
                 "{server} left out members, which was not requested"

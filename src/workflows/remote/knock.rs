@@ -93,7 +93,7 @@ impl Workflows {
     ) -> Result<(), Result<RequestFailure, Error>> {
         let user_id = change.target.clone();
         let federation = &self.federation;
-        let template = federation.make_knock(server, (room_id, &user_id)).await;
+        let template = federation.make_knock(server, room_id, &user_id).await;
         let template = template.map_err(Ok)?;
         let member = DesiredMembership {
             room_id,

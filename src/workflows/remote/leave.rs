@@ -113,8 +113,9 @@ impl Workflows {
         let user_id = change.target.clone();
         let version = self.rooms.memory.room(room_id).await?.version.clone();
         let federation = &self.federation;
-        let about = (room_id, &*user_id);
-        let template = federation.make_leave(server, about, &version).await?;
+        let template = federation
+            .make_leave(server, room_id, &user_id, &version)
+            .await?;
         let member = DesiredMembership {
             room_id,
             user_id: &user_id,
