@@ -7,7 +7,7 @@ use crate::{
     chat::{new_transaction, percent_encoded, room_path, texts_at, timeline},
     harness::Server,
     parlour_room_deletion::RoomDeletionTest,
-    stored::{DeletionProgress, StoredRows},
+    stored_rows::{DeletionProgress, StoredRows},
 };
 
 impl RoomDeletionTest {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Peer, guest::PeerEvent, transactions::SharedRoom};
+use super::{Peer, peer_user::PeerEvent, transactions::SharedRoom};
 use crate::{
     chat::{ephemeral_content, new_transaction, percent_encoded},
     harness::{Server, User},

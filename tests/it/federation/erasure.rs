@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Network, Peer, guest::PeerArchive};
+use super::{Network, Peer, peer_user::PeerArchive};
 use crate::{
     chat::percent_encoded,
     harness::{Server, User, password_of},

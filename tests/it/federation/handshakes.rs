@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Network, Peer,
-    guest::{PeerEvent, member_event_path},
+    peer_user::{PeerEvent, member_event_path},
 };
 use crate::{
     chat::{event_ids, event_types, find_event, percent_encoded},

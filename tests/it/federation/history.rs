@@ -6,7 +6,7 @@ use super::joining::JoinPeerRoomScene;
 use crate::{
     chat::{event_ids, message_bodies, percent_encoded},
     parlour_room_deletion::send_deletion,
-    stored::StoredRows,
+    stored_rows::StoredRows,
 };
 
 impl JoinPeerRoomScene {

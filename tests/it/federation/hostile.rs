@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 
 use tokio::net::TcpListener;
 
-use super::{FEDERATION_PORT, Peer, guest::PeerEvent, transactions::SharedRoom, unused_address};
+use super::{
+    FEDERATION_PORT, Peer, peer_user::PeerEvent, transactions::SharedRoom, unused_address,
+};
 
 impl SharedRoom {
     /// Asserts that the room still accepts events.

@@ -6,8 +6,8 @@ use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
 use super::{
-    Network, Peer, abroad,
-    guest::{PeerEvent, member_event_path},
+    Network, Peer, peer_room,
+    peer_user::{PeerEvent, member_event_path},
 };
 use crate::{
     chat::{find_event, percent_encoded},
@@ -19,7 +19,7 @@ struct InvitationScene {
     server: Server,
     alice: User,
     peer: Peer,
-    room: abroad::SharedPeerRoom,
+    room: peer_room::SharedPeerRoom,
 }
 
 impl InvitationScene {
@@ -32,7 +32,7 @@ impl InvitationScene {
         let server = network.server_with_config(change).await;
         let alice = server.register("alice").await;
         let peer = network.peer(Router::new()).await;
-        let room = abroad::SharedPeerRoom::new(&peer, version);
+        let room = peer_room::SharedPeerRoom::new(&peer, version);
         Self {
             server,
             alice,

@@ -12,7 +12,7 @@ use parlour::matrix::SigningKey;
 use ruma::{UserId, signatures::Ed25519KeyPair};
 use serde_json::{Value, json};
 
-use super::{Network, Peer, abroad::SharedPeerRoom};
+use super::{Network, Peer, peer_room::SharedPeerRoom};
 use crate::{
     chat::{find_event, message_bodies, percent_encoded, state, timeline},
     harness::{HttpAnswer, Server, User},

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Network,
-    guest::{PeerArchive, PeerEvent},
+    peer_user::{PeerArchive, PeerEvent},
     transactions::SharedRoom,
 };
 use crate::chat::{event_ids, message_bodies, percent_encoded, timeline};

@@ -1,6 +1,5 @@
 //! Tests of servers that talk to each other over TLS, each at its own loopback address, and of peers that a test plays.
 
-pub(crate) mod abroad;
 mod access;
 mod convergence;
 mod directory;
@@ -8,7 +7,6 @@ mod edus;
 mod encryption;
 mod erasure;
 mod gaps;
-mod guest;
 mod handshakes;
 mod history;
 mod hostile;
@@ -20,6 +18,8 @@ mod media;
 mod missing;
 mod nested_json;
 mod outages;
+pub(crate) mod peer_room;
+mod peer_user;
 mod policy;
 mod profile;
 mod redactions;

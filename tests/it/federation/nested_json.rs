@@ -10,7 +10,7 @@ use super::{
     sending::{SendingScene, TransactionAnswer},
     transactions::SharedRoom,
 };
-use crate::{chat::new_transaction, nested_json::nested_object, stored::StoredRows};
+use crate::{chat::new_transaction, nested_json::nested_object, stored_rows::StoredRows};
 
 /// Returns an EDU with a message to all devices of a user.
 fn message_to_all_devices(sender: &str, kind: &str, receiver: &str, content: &Value) -> Value {

@@ -10,7 +10,7 @@ use super::{
     sending::{SendingScene, TransactionAnswer},
     unused_address,
 };
-use crate::{chat::new_transaction, stored::StoredRows};
+use crate::{chat::new_transaction, stored_rows::StoredRows};
 
 /// Sends many messages in the room of a scene, in any order.
 async fn sends_many_messages(scene: &SendingScene, count: usize) {

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{
     Network, Peer,
-    guest::{PeerArchive, PeerUser},
+    peer_user::{PeerArchive, PeerUser},
 };
 use crate::{
     chat::{message_bodies, percent_encoded, room_path},

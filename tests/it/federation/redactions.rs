@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{guest::PeerEvent, transactions::SharedRoom};
+use super::{peer_user::PeerEvent, transactions::SharedRoom};
 use crate::{
     chat::{event_ids, find_event, percent_encoded, room_path, timeline},
     sliding::list_config,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{
     Network, Peer,
     edus::edu,
-    guest::{PeerArchive, PeerUser},
+    peer_user::{PeerArchive, PeerUser},
 };
 use crate::harness::{Server, User};
 

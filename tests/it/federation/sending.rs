@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     Network, Peer,
-    guest::{PeerArchive, PeerUser},
+    peer_user::{PeerArchive, PeerUser},
 };
 use crate::{
     chat::{new_transaction, percent_encoded, texts_at},

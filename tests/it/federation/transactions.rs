@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Network, Peer,
-    guest::{PeerArchive, PeerUser},
+    peer_user::{PeerArchive, PeerUser},
 };
 use crate::{
     chat::{event_ids, message_bodies, percent_encoded, timeline},
