@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
+use super::WorkflowSources;
 use crate::{
     devices::{Devices, RemoteDevice, RemoteDeviceList, SharingChange},
     ephemeral::EphemeralState,
@@ -123,27 +124,24 @@ enum ListRequestOutcome {
 }
 
 impl DeviceListTracker {
-    pub(super) fn start(
-        (devices, rooms): (&Devices, &Rooms),
-        ephemeral: &EphemeralState,
-        federation: &Federation,
-        tasks: &Tasks,
-    ) -> Self {
+    /// Creates the tracker, and starts its background task.
+    pub(super) fn start(sources: &WorkflowSources) -> Self {
         let inner = Arc::new(DeviceListTrackerInner {
-            devices: devices.clone(),
-            rooms: rooms.clone(),
-            ephemeral: ephemeral.clone(),
-            federation: federation.clone(),
-            tasks: tasks.clone(),
+            devices: sources.devices.clone(),
+            rooms: sources.rooms.clone(),
+            ephemeral: sources.ephemeral.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
             changes: Mutex::default(),
             processing: tokio::sync::Mutex::default(),
             changes_pending: Notify::new(),
             servers: Mutex::default(),
             request_permits: Semaphore::new(MAX_CONCURRENT_REQUESTS),
         });
-        devices.add_follower(inner.clone());
+        sources.devices.add_follower(inner.clone());
         let watching = Arc::downgrade(&inner);
-        federation.client().watch_contacts(Box::new(move |server| {
+        let client = sources.federation.client();
+        client.watch_contacts(Box::new(move |server| {
             if let Some(inner) = watching.upgrade()
                 && let Some(wanted) = inner.servers().get(server)
             {
@@ -151,8 +149,8 @@ impl DeviceListTracker {
             }
         }));
         let lists = Self { inner };
-        let (keeper, stopping) = (lists.clone(), tasks.stopping().clone());
-        drop(tasks.spawn(async move {
+        let (keeper, stopping) = (lists.clone(), sources.tasks.stopping().clone());
+        drop(sources.tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = keeper.run_tracker() => {}

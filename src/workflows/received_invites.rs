@@ -14,13 +14,16 @@ use serde_json::{
 };
 
 use super::{
-    Workflows,
+    WorkflowSources,
     join_leave_knock::{SignedEvent, as_invalid_param},
+    remote::RemoteInvitations,
 };
 use crate::{
     error::{Error, Result},
+    federation::Federation,
     matrix::{self, Pdu},
-    rooms::{EventToSend, RemoteMembershipEvent},
+    rooms::{EventToSend, RemoteMembershipEvent, Rooms},
+    users::Users,
 };
 
 /// The largest number of state events that come with an invite.
@@ -43,7 +46,25 @@ struct ThirdPartyInviteContent {
     third_party_invite: Map<String, Value>,
 }
 
-impl Workflows {
+/// Accepts invites of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct InvitationReceiver {
+    users: Users,
+    rooms: Rooms,
+    federation: Federation,
+    remote_invitations: RemoteInvitations,
+}
+
+impl InvitationReceiver {
+    pub(super) fn new(sources: &WorkflowSources, remote_invitations: &RemoteInvitations) -> Self {
+        Self {
+            users: sources.users.clone(),
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            remote_invitations: remote_invitations.clone(),
+        }
+    }
+
     /// Accepts an invite for a user of this server, and returns it with this server's signature.
     ///
     /// # Errors
@@ -130,7 +151,8 @@ impl Workflows {
             invited.as_str(),
             to_raw_value(&told)?,
         );
-        self.invite_remote_user(&request.room_id, invitation)
+        self.remote_invitations
+            .invite_remote_user(&request.room_id, invitation)
             .await?;
         Ok(())
     }

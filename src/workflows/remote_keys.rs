@@ -3,7 +3,10 @@
 mod answer_limits;
 mod received_keys;
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -15,26 +18,24 @@ use ruma::{
         },
         federation::keys::{claim_keys, get_keys},
     },
-    encryption::DeviceKeys,
-    serde::Raw,
 };
 use serde_json::{Value, json};
 
-pub(super) use self::answer_limits::AnswerMemory;
 use self::{
     answer_limits::{
-        AnswerBudget, BYTES_PER_KEY, BYTES_PER_USER, max_answer_bytes, request_limits,
+        AnswerBudget, AnswerMemory, BYTES_PER_KEY, BYTES_PER_USER, max_answer_bytes, request_limits,
     },
-    received_keys::{ReceivedKeys, ReceivedOneTimeKeys},
+    received_keys::{DevicesOfUser, ReceivedKeys, ReceivedOneTimeKeys},
 };
-use super::Workflows;
+use super::{WorkflowSources, device_list_tracker::DeviceListTracker};
 use crate::{
     devices::{
-        KeyViewer, ListRequestTicket, RemoteDevice, RemoteDeviceList, check_user_count,
+        Devices, KeyViewer, ListRequestTicket, RemoteDevice, RemoteDeviceList, check_user_count,
         is_one_time_key,
     },
     error::{Error, Result},
-    federation::RequestFailure,
+    federation::{Federation, RequestFailure},
+    rooms::Rooms,
 };
 
 /// The number of servers that are asked at the same time.
@@ -45,7 +46,6 @@ const LISTS_PER_READ: usize = 32;
 type QueriedDevices = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// The claimed one-time keys: an algorithm for each device of each user.
 type ClaimedAlgorithms = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
-type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
 
 /// The state of a query for users of other servers.
 #[derive(Default)]
@@ -59,7 +59,28 @@ struct KeyQuery {
     known: HashSet<OwnedUserId>,
 }
 
-impl Workflows {
+/// Queries and claims keys of users of any server. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyQueries {
+    devices: Devices,
+    rooms: Rooms,
+    federation: Federation,
+    device_list_tracker: DeviceListTracker,
+    /// The memory limit for other servers' answers about keys.
+    answer_memory: Arc<AnswerMemory>,
+}
+
+impl KeyQueries {
+    pub(super) fn new(sources: &WorkflowSources, device_list_tracker: &DeviceListTracker) -> Self {
+        Self {
+            devices: sources.devices.clone(),
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            device_list_tracker: device_list_tracker.clone(),
+            answer_memory: Arc::default(),
+        }
+    }
+
     /// Returns the keys of devices and users of any server. Servers that could not answer are listed as failures.
     ///
     /// For users of other servers who share a room with local users, fresh stored lists are used.

@@ -34,6 +34,7 @@ async fn invite(
     limits.check_invitations(&from.user_id, [&*body.user_id])?;
     let until = (&body.user_id, body.expires_at);
     let event_id = workflows
+        .invitations
         .invite_until(&from, &room_id, until, body.reason)
         .await?;
     Ok(Json(json!({ "event_id": event_id })))

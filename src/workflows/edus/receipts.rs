@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ruma::{
@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use super::{is_joined_user_of, parse};
+use super::origin::{EduOrigins, is_joined_user_of, parse};
 use crate::{
     error::Result,
-    rooms::ReceiptUpdate,
+    rooms::{ReceiptUpdate, Rooms},
     storage::{JournalChange, JournalFollower, Position, UserNum},
-    workflows::Workflows,
+    workflows::WorkflowSources,
 };
 
 /// The number of receipts in one EDU that are processed.
@@ -73,7 +73,34 @@ impl ReceivedReceipt {
     }
 }
 
-impl Workflows {
+/// Receives EDUs about receipts. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct ReceiptEdus {
+    rooms: Rooms,
+    origins: EduOrigins,
+    /// Receipts that arrived before their events.
+    early_receipts: Arc<EarlyReceipts>,
+}
+
+impl ReceiptEdus {
+    /// Creates the service, and starts its background task.
+    pub(super) fn new(sources: &WorkflowSources, origins: &EduOrigins) -> Self {
+        let service = Self {
+            rooms: sources.rooms.clone(),
+            origins: origins.clone(),
+            early_receipts: Arc::default(),
+        };
+        sources.devices.add_follower(service.early_receipts.clone());
+        let (storing, stopping) = (service.clone(), sources.tasks.stopping().clone());
+        drop(sources.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = storing.store_early_receipts() => {}
+            }
+        }));
+        service
+    }
+
     /// Processes `m.receipt`.
     pub(super) async fn receive_receipts(
         &self,
@@ -104,7 +131,7 @@ impl Workflows {
         left: &mut usize,
     ) -> Result<Vec<ReceivedReceipt>> {
         let mut told = Vec::new();
-        let Some(room) = self.room_shared_with(origin, room_id).await? else {
+        let Some(room) = self.origins.room_shared_with(origin, room_id).await? else {
             return Ok(told);
         };
         for (user_id, of_user) in of_room.read {
@@ -163,7 +190,7 @@ impl Workflows {
     }
 
     /// Stores kept receipts whose events have arrived.
-    pub(in super::super) async fn store_early_receipts(&self) {
+    async fn store_early_receipts(&self) {
         loop {
             self.early_receipts.receipts_ready.notified().await;
             for (room_id, told) in self.early_receipts.take_ready() {
@@ -188,7 +215,7 @@ fn parse_thread(thread_id: Option<String>) -> Option<String> {
 
 /// Receipts whose events are missing.
 #[derive(Default)]
-pub(in super::super) struct EarlyReceipts {
+struct EarlyReceipts {
     waiting: Mutex<WaitingReceipts>,
     receipts_ready: Notify,
 }

@@ -1,16 +1,18 @@
 //! Transactions of other servers: their events are added to their rooms, missing events are fetched, and each event
 //! gets its own result.
 //!
-//! `pending_events` limits the work in progress. `missing_events` fetches prev events and auth events, and `state` the
-//! state where a gap remains. `policy` asks policy servers. `commit_batch` writes events of a room to disk together.
+//! `pending_events` limits the work in progress. `event_reception` adds an event to its room. `missing_events` fetches
+//! prev events and auth events, and `state` the state where a gap remains. `policy` asks policy servers. `commit_batch` writes events of a room to disk together.
 //! `unanswered_transactions` stores the events for which the answer does not wait.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
 mod commit_batch;
+mod event_reception;
 mod missing_events;
 mod pending_events;
 mod policy;
+mod single_events;
 mod state;
 mod unanswered_transactions;
 
@@ -30,20 +32,25 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::{
     commit_batch::CommitBatch,
-    pending_events::{FetchQueues, PendingEvents, PendingEventsGuard},
+    pending_events::{PendingEvents, PendingEventsGuard},
 };
-use super::{Workflows, guests::admits_guests};
+pub(super) use self::{event_reception::EventReception, state::StateFetchLimit};
+use super::{
+    WorkflowSources,
+    edus::EduReceiver,
+    guests::{RoomGuests, admits_guests},
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    federation::LookupCache,
-    matrix::{Pdu, VerifiedEvent, read_event},
-    rooms::{PendingOutcome, ReceiveOutcome, Room},
+    federation::{Federation, LookupCache},
+    matrix::{Pdu, read_event},
+    rooms::{ReceiveOutcome, Room, Rooms},
     storage::{Position, RoomNum},
+    tasks::Tasks,
 };
 
 /// The largest number of PDUs and EDUs of one transaction.
@@ -51,8 +58,6 @@ const MAX_PDUS: usize = 50;
 const MAX_EDUS: usize = 100;
 /// The longest event with its unsigned data, in bytes.
 const MAX_PDU_BYTES: usize = 128 * 1024;
-/// The number of room states that are fetched at the same time, over all servers.
-const MAX_STATE_FETCHES: usize = 3;
 /// The time that an answer waits for the events, and then for the EDUs. Slower work continues after the answer.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(20);
 const EDUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,33 +79,6 @@ pub struct ReceivedTransaction {
 
 /// The results of a transaction's events: success, or the reason why an event was refused.
 pub type PduResults = BTreeMap<OwnedEventId, Result<(), String>>;
-
-/// The answers to transactions, and the limits of the work in progress.
-pub(super) struct TransactionInbox {
-    clock: Clock,
-    answers: LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>,
-    pending_events: PendingEvents,
-    fetch_queues: FetchQueues,
-    state_permits: Semaphore,
-}
-
-impl TransactionInbox {
-    pub(super) fn new(clock: &Clock) -> Self {
-        Self {
-            clock: clock.clone(),
-            answers: LookupCache::new(clock, MAX_REMEMBERED_ANSWERS),
-            pending_events: PendingEvents::default(),
-            fetch_queues: FetchQueues::default(),
-            state_permits: Semaphore::new(MAX_STATE_FETCHES),
-        }
-    }
-
-    /// Waits for permission to fetch the state of a room, which may be large.
-    pub(super) async fn acquire_state_permit(&self) -> Result<SemaphorePermit<'_>> {
-        let turn = self.state_permits.acquire().await;
-        turn.map_err(|source| Error::internal("wait for a turn", source))
-    }
-}
 
 /// An event of a transaction.
 struct ArrivingEvent {
@@ -138,7 +116,40 @@ struct ContentField {
     content: Box<RawValue>,
 }
 
-impl Workflows {
+/// Receives the transactions of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct TransactionInbox {
+    rooms: Rooms,
+    federation: Federation,
+    tasks: Tasks,
+    clock: Clock,
+    events: EventReception,
+    edus: EduReceiver,
+    guests: RoomGuests,
+    answers: Arc<LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>>,
+    pending_events: PendingEvents,
+}
+
+impl TransactionInbox {
+    pub(super) fn new(
+        sources: &WorkflowSources,
+        events: &EventReception,
+        edus: &EduReceiver,
+        guests: &RoomGuests,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
+            clock: sources.clock.clone(),
+            events: events.clone(),
+            edus: edus.clone(),
+            guests: guests.clone(),
+            answers: Arc::new(LookupCache::new(&sources.clock, MAX_REMEMBERED_ANSWERS)),
+            pending_events: PendingEvents::default(),
+        }
+    }
+
     /// Processes a transaction, and returns the results of its events.
     ///
     /// A repeated transaction gets the remembered answer. Processing continues even if the other server disconnects.
@@ -158,15 +169,14 @@ impl Workflows {
             )));
         }
         let underway = self
-            .inbox
             .pending_events
             .admit(&transaction.origin, transaction.pdus.len())?;
-        let workflows = self.clone();
+        let service = self.clone();
         let taking = self.tasks.spawn(async move {
             let key = (transaction.origin.clone(), transaction.id.clone());
-            let answers = &workflows.inbox.answers;
+            let answers = &service.answers;
             let take = async {
-                let outcomes = workflows.process_transaction(transaction, underway).await;
+                let outcomes = service.process_transaction(transaction, underway).await;
                 match outcomes {
                     Ok(outcomes) => (Some(Arc::new(outcomes)), ANSWER_LIFETIME),
                     Err(error) => {
@@ -199,11 +209,11 @@ impl Workflows {
         let underway = Arc::new(underway);
         let mut rooms = Vec::new();
         for of_room in self.group_by_room(pdus, &notes).await? {
-            let (workflows, origin) = (self.clone(), origin.clone());
+            let (service, origin) = (self.clone(), origin.clone());
             let (notes, underway) = (notes.clone(), underway.clone());
             rooms.push(self.tasks.spawn(async move {
-                let stopping = workflows.tasks.stopping().clone();
-                let taking = workflows.process_room_events(&origin, of_room, &notes);
+                let stopping = service.tasks.stopping().clone();
+                let taking = service.process_room_events(&origin, of_room, &notes);
                 if stopping.run_until_cancelled(taking).await.is_none() {
                     lock_progress(&notes).has_internal_error = true;
                 }
@@ -219,10 +229,10 @@ impl Workflows {
         }
         if !edus.is_empty() {
             // EDUs come after the events, because receipts refer to events.
-            let workflows = self.clone();
+            let service = self.clone();
             let edus = self
                 .tasks
-                .spawn(async move { workflows.receive_edus(&origin, edus).await });
+                .spawn(async move { service.edus.receive_edus(&origin, edus).await });
             let taken = self.with_time_limit(EDUS_TIMEOUT, edus).await;
             // To-device messages are not repeated by any other means, so the transaction must be sent again.
             lock_progress(&notes).has_internal_error |= !matches!(taken, Some(Ok(Ok(()))));
@@ -242,7 +252,7 @@ impl Workflows {
         patience: Duration,
         something: impl Future<Output = T>,
     ) -> Option<T> {
-        let clock = &self.inbox.clock;
+        let clock = &self.clock;
         let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
         let until = clock.now_ms().saturating_add(patience);
         tokio::select! {
@@ -339,7 +349,11 @@ impl Workflows {
                 break;
             };
             let taken = match checked {
-                Ok(event) => self.process_event(origin, room, event, &mut line).await,
+                Ok(event) => {
+                    self.events
+                        .process_event(origin, room, event, &mut line)
+                        .await
+                }
                 Err(error) => Err(error),
             };
             match taken {
@@ -352,7 +366,7 @@ impl Workflows {
         }
         if admitted_guests
             && !admits_guests(room)
-            && let Err(error) = self.expel_guests(&room.room_id).await
+            && let Err(error) = self.guests.expel_guests(&room.room_id).await
         {
             tracing::warn!(room_id = %room.room_id, %error, "guests could not be removed from a room");
         }
@@ -380,42 +394,6 @@ impl Workflows {
         lock_progress(notes)
             .outcomes
             .insert(event_id.clone(), Err(problem));
-    }
-
-    /// Adds an event to its room, and fetches the events it lacks. Returns the result when it is on disk.
-    pub(super) async fn receive_event(
-        &self,
-        origin: &ServerName,
-        room: &Arc<Room>,
-        event: VerifiedEvent,
-    ) -> Result<ReceiveOutcome> {
-        let mut line = CommitBatch::new(&self.rooms);
-        let taken = self.process_event(origin, room, event, &mut line).await?;
-        line.allow_commit();
-        taken.wait_until_durable().await
-    }
-
-    /// Adds an event to its room, and fetches the events it lacks.
-    async fn process_event(
-        &self,
-        origin: &ServerName,
-        room: &Arc<Room>,
-        event: VerifiedEvent,
-        line: &mut CommitBatch<'_>,
-    ) -> Result<PendingOutcome> {
-        let help = self.ask_policy_server(room, &event, line).await;
-        line.delay_commit();
-        let taken = self
-            .rooms
-            .receiver
-            .receive_without_flush(origin, event.clone(), help.clone())
-            .await?;
-        if !matches!(taken.outcome(), ReceiveOutcome::Missing { .. }) {
-            return Ok(taken);
-        }
-        line.allow_commit();
-        let received = self.process_after_fetch(origin, room, event, help).await?;
-        Ok(received.into())
     }
 }
 

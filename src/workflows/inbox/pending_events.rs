@@ -29,7 +29,7 @@ const MAX_WAITING_PER_SERVER: usize = 4;
 const MAX_POSTPONED_EVENTS: usize = 500;
 
 /// Counts the events in progress.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct PendingEvents {
     counts: Arc<Mutex<PendingEventCounts>>,
 }

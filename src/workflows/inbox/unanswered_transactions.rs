@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 
 use ruma::{OwnedEventId, ServerName};
 
-use super::{SharedProgress, is_internal, lock_progress};
+use super::{SharedProgress, TransactionInbox, is_internal, lock_progress};
 use crate::{
     error::{Error, Result},
     rooms::QueuedEvent,
     storage::Position,
-    workflows::Workflows,
 };
 
-impl Workflows {
+impl TransactionInbox {
     /// Stores the events of a transaction that are still being processed.
     pub(super) async fn store_unfinished_events(
         &self,
@@ -58,10 +57,10 @@ impl Workflows {
 
     /// Processes the events that were stored when the server stopped, in the background.
     pub fn process_stored_events(&self) {
-        let workflows = self.clone();
+        let service = self.clone();
         drop(self.tasks.spawn(async move {
-            let stopping = workflows.tasks.stopping().clone();
-            let taking = Box::pin(workflows.process_all_stored());
+            let stopping = service.tasks.stopping().clone();
+            let taking = Box::pin(service.process_all_stored());
             if let Some(Err(error)) = stopping.run_until_cancelled(taking).await {
                 tracing::error!(%error, "stored events of other servers could not be processed");
             }
@@ -104,7 +103,10 @@ impl Workflows {
             .federation
             .verify_event(&arrived.json, &room.rules)
             .await?;
-        let received = self.receive_event(&arrived.origin, &room, event).await?;
+        let received = self
+            .events
+            .receive_event(&arrived.origin, &room, event)
+            .await?;
         tracing::debug!(?received, "a stored event was processed");
         Ok(())
     }

@@ -26,10 +26,10 @@ use tokio::time::timeout;
 
 use crate::{
     error::{Error, Result},
-    federation::RequestLimits,
+    federation::{Federation, RequestLimits},
     matrix::VerifiedEvent,
-    rooms::{ReceiveOutcome, Room, TimelineGap, UserAccess},
-    workflows::Workflows,
+    rooms::{ReceiveOutcome, Room, Rooms, TimelineGap, UserAccess},
+    workflows::{WorkflowSources, inbox::StateFetchLimit},
 };
 
 /// The time that a reader waits for other servers. After that the reader gets the available events.
@@ -53,7 +53,26 @@ const STATE_LIMITS: RequestLimits = RequestLimits {
     bytes: 64 * 1024 * 1024,
 };
 
-impl Workflows {
+/// Fetches the history of rooms from other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct HistoryFetcher {
+    rooms: Rooms,
+    federation: Federation,
+    state_fetches: StateFetchLimit,
+}
+
+impl HistoryFetcher {
+    pub(in crate::workflows) fn new(
+        sources: &WorkflowSources,
+        state_fetches: &StateFetchLimit,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            state_fetches: state_fetches.clone(),
+        }
+    }
+
     /// Fetches missing history in a range of a room's timeline, from after one position up to another. Returns `true`
     /// if there are new events, so that the range should be read again.
     ///
@@ -301,7 +320,7 @@ impl Workflows {
         server: &ServerName,
         event_id: &OwnedEventId,
     ) -> Result<Vec<OwnedEventId>> {
-        let _turn = self.inbox.acquire_state_permit().await?;
+        let _turn = self.state_fetches.acquire().await?;
         let client = self.federation.client();
         let (id, room_id) = (event_id.clone(), room.room_id.clone());
         let request = get_room_state_ids::v1::Request::new(id.clone(), room_id.clone());

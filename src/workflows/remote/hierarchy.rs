@@ -15,11 +15,12 @@ use ruma::{
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use super::candidates::ServerFinder;
 use crate::{
     error::{Error, Result},
     federation::{Federation, LookupCache, RequestFailure, RequestLimits},
-    rooms::{HierarchyPage, HierarchyRequest, HierarchyToken, RoomPreview, SpaceRoom},
-    workflows::Workflows,
+    rooms::{HierarchyPage, HierarchyRequest, HierarchyToken, RoomPreview, Rooms, SpaceRoom},
+    workflows::WorkflowSources,
 };
 
 /// The time for which answers of other servers are cached, and the pause after no server could be reached.
@@ -37,24 +38,10 @@ const MAX_ROOMS: usize = 5_000;
 
 /// A room as another server described it.
 #[derive(Debug)]
-pub(super) struct RemoteRoomDescription {
+struct RemoteRoomDescription {
     room: SpaceRoom,
     children: HashMap<OwnedRoomId, RoomPreview>,
     inaccessible: HashSet<OwnedRoomId>,
-}
-
-/// Descriptions of rooms by other servers.
-#[derive(Clone)]
-pub(in super::super) struct RemoteDescriptions {
-    descriptions: Arc<LookupCache<OwnedRoomId, Option<Arc<RemoteRoomDescription>>>>,
-}
-
-impl RemoteDescriptions {
-    pub(in super::super) fn new(federation: &Federation) -> Self {
-        Self {
-            descriptions: Arc::new(federation.cache(MAX_CACHED_SPACES)),
-        }
-    }
 }
 
 /// A room that is still to be examined.
@@ -66,7 +53,26 @@ struct PendingSpaceRoom {
     summary: Option<RoomPreview>,
 }
 
-impl Workflows {
+/// Reads spaces with rooms of any server. Cheap to clone.
+#[derive(Clone)]
+pub struct SpaceReader {
+    rooms: Rooms,
+    federation: Federation,
+    servers: ServerFinder,
+    /// Descriptions of rooms by other servers.
+    descriptions: Arc<LookupCache<OwnedRoomId, Option<Arc<RemoteRoomDescription>>>>,
+}
+
+impl SpaceReader {
+    pub(in crate::workflows) fn new(sources: &WorkflowSources, servers: &ServerFinder) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            servers: servers.clone(),
+            descriptions: Arc::new(sources.federation.cache(MAX_CACHED_SPACES)),
+        }
+    }
+
     /// Returns a page of a space, with the rooms that a user may see.
     ///
     /// # Errors
@@ -190,7 +196,7 @@ impl Workflows {
     }
 
     /// Returns whether a room without local members permits guests, if a server says so.
-    pub(super) async fn remote_room_admits_guests(
+    pub(in crate::workflows) async fn remote_room_admits_guests(
         &self,
         room_id: &RoomId,
         via: &[OwnedServerName],
@@ -207,7 +213,7 @@ impl Workflows {
         room_id: &RoomId,
         via: &[OwnedServerName],
     ) -> Option<Arc<RemoteRoomDescription>> {
-        let mut candidates = self.candidates();
+        let mut candidates = self.servers.candidates();
         candidates.add(via.iter().cloned());
         candidates.servers.truncate(MAX_SERVERS_PER_ROOM);
         if candidates.servers.is_empty() {
@@ -242,10 +248,7 @@ impl Workflows {
                 },
             )
         };
-        self.remote_descriptions
-            .descriptions
-            .get(&room_id.to_owned(), asking)
-            .await
+        self.descriptions.get(&room_id.to_owned(), asking).await
     }
 }
 

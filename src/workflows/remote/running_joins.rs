@@ -27,7 +27,7 @@ pub(super) struct RunningJoin {
 
 /// The running joins: one per room, because a second local user no longer needs another server.
 #[derive(Clone, Default)]
-pub(in crate::workflows) struct RunningJoins {
+pub(super) struct RunningJoins {
     by_room: Arc<Mutex<HashMap<OwnedRoomId, RunningJoin>>>,
 }
 

@@ -23,7 +23,7 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 const TOTAL_ANSWERS_KIB: usize = 128 * 1024;
 
 /// The memory that is available for answers.
-pub(in crate::workflows) struct AnswerMemory {
+pub(super) struct AnswerMemory {
     free_kib: Semaphore,
 }
 
