@@ -40,7 +40,8 @@ impl RoomInvitations {
         &self,
         session: &Session,
         room_id: &RoomId,
-        (user_id, expires_at): (&OwnedUserId, i64),
+        user_id: &OwnedUserId,
+        expires_at: i64,
         reason: Option<String>,
     ) -> Result<OwnedEventId> {
         let profile = self.profiles.member_profile(user_id).await;

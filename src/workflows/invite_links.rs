@@ -143,9 +143,9 @@ impl LinkRedemption {
                 .change_membership_in_background(&room.room_id, invitation)
                 .await?;
         }
-        let wish = MembershipRequest::new(user_id.clone(), MembershipAction::Join, None);
+        let request = MembershipRequest::new(user_id.clone(), MembershipAction::Join, None);
         self.memberships
-            .change_membership(session, &room.room_id, wish)
+            .change_membership(session, &room.room_id, request)
             .await?;
         self.upgrades
             .copy_predecessor_settings(session, &room.room_id)

@@ -77,9 +77,9 @@ impl MembershipChanges {
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: MembershipRequest,
+        request: MembershipRequest,
     ) -> Result<()> {
-        if wish.action == MembershipAction::Leave {
+        if request.action == MembershipAction::Leave {
             self.notices.check_leave(session, room_id).await?;
             if self
                 .leaves
@@ -88,28 +88,28 @@ impl MembershipChanges {
             {
                 return self
                     .leaves
-                    .leave_remote_room(session, room_id, wish.reason)
+                    .leave_remote_room(session, room_id, request.reason)
                     .await;
             }
         }
         let is_shown = matches!(
-            wish.action,
+            request.action,
             MembershipAction::Join | MembershipAction::Invite | MembershipAction::Knock
         );
         let profile = if is_shown {
-            self.profiles.member_profile(&wish.target).await
+            self.profiles.member_profile(&request.target).await
         } else {
             MemberProfile::default()
         };
-        let (target, is_gone) = (wish.target.clone(), !is_shown);
+        let (target, is_gone) = (request.target.clone(), !is_shown);
         let change = MemberChange {
             sender: session.user_id.clone(),
-            target: wish.target,
-            action: wish.action,
+            target: request.target,
+            action: request.action,
             profile,
-            reason: wish.reason,
+            reason: request.reason,
             is_direct: false,
-            extra: wish.extra,
+            extra: request.extra,
         };
         let is_remote = !self.rooms.memory.is_local(&change.target);
         if change.action == MembershipAction::Invite && is_remote {

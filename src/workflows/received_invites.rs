@@ -100,7 +100,7 @@ impl InvitationReceiver {
             self.users.user_num(user_id).await?;
         }
         room_state.truncate(MAX_STATE_EVENTS);
-        self.check_room_state(&room_state, (pdu, &signed.origin), &rules)
+        self.check_room_state(&room_state, pdu, &signed.origin, &rules)
             .await?;
         let from = RemoteMembershipEvent {
             version,
@@ -140,16 +140,17 @@ impl InvitationReceiver {
             .federation
             .room_open_to(origin, &request.room_id)
             .await?;
-        let told: ThirdPartyInviteContent = serde_json::from_str(request.content.json().get())
-            .map_err(|error| Error::BadJson(error.to_string()))?;
-        if told.membership != MembershipState::Invite {
+        let content: ThirdPartyInviteContent =
+            serde_json::from_str(request.content.json().get())
+                .map_err(|error| Error::BadJson(error.to_string()))?;
+        if content.membership != MembershipState::Invite {
             return Err(Error::invalid_param("the membership is not invite"));
         }
         let invitation = EventToSend::state(
             sender.clone(),
             &StateEventType::RoomMember,
             invited.as_str(),
-            to_raw_value(&told)?,
+            to_raw_value(&content)?,
         );
         self.remote_invitations
             .invite_remote_user(&request.room_id, invitation)
@@ -162,7 +163,8 @@ impl InvitationReceiver {
     async fn check_room_state(
         &self,
         room_state: &[Box<RawValue>],
-        (invitation, origin): (&Pdu, &ServerName),
+        invitation: &Pdu,
+        origin: &ServerName,
         rules: &RoomVersionRules,
     ) -> Result<()> {
         if !rules.authorization.room_create_event_id_as_room_id {

@@ -32,7 +32,8 @@ async fn knock_room(
         .knocks
         .knock(
             &from,
-            (&request.room_id_or_alias, request.via),
+            &request.room_id_or_alias,
+            request.via,
             request.reason,
         )
         .await?;

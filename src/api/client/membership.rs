@@ -61,7 +61,8 @@ async fn join_room_by_id(
         .joins
         .join(
             &from,
-            ((&*request.room_id).into(), Vec::new()),
+            (&*request.room_id).into(),
+            Vec::new(),
             request.reason,
             body,
         )
@@ -89,7 +90,8 @@ async fn join_room_by_id_or_alias(
         .joins
         .join(
             &from,
-            (&request.room_id_or_alias, request.via),
+            &request.room_id_or_alias,
+            request.via,
             request.reason,
             body,
         )

@@ -352,7 +352,7 @@ async fn get_event_by_timestamp(
         .await?;
     let (event_id, ts) = workflows
         .history
-        .event_at_time(&room, &access, (request.ts, request.dir))
+        .event_at_time(&room, &access, request.ts, request.dir)
         .await?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(u64::try_from(ts).unwrap_or(0)));
     let response = get_event_by_timestamp::v1::Response::new(event_id, ts);

@@ -113,10 +113,10 @@ impl ReceiptEdus {
                 let (Ok(room_id), Some(of_room)) = (RoomId::parse(room_id), parse(&of_room)) else {
                     continue;
                 };
-                let told = self
+                let receipts = self
                     .permitted_receipts(origin, &room_id, of_room, &mut left)
                     .await?;
-                self.store_receipts(&room_id, told).await?;
+                self.store_receipts(&room_id, receipts).await?;
             }
         }
         Ok(())
@@ -130,9 +130,9 @@ impl ReceiptEdus {
         of_room: RoomReceipts,
         left: &mut usize,
     ) -> Result<Vec<ReceivedReceipt>> {
-        let mut told = Vec::new();
+        let mut receipts = Vec::new();
         let Some(room) = self.origins.room_shared_with(origin, room_id).await? else {
-            return Ok(told);
+            return Ok(receipts);
         };
         for (user_id, of_user) in of_room.read {
             let (Ok(user_id), Some(of_user)) = (
@@ -152,7 +152,7 @@ impl ReceiptEdus {
             };
             for event_id in of_user.event_ids.into_iter().take(*left) {
                 *left -= 1;
-                told.push(ReceivedReceipt {
+                receipts.push(ReceivedReceipt {
                     user,
                     user_id: user_id.clone(),
                     thread: thread.clone(),
@@ -161,27 +161,30 @@ impl ReceiptEdus {
                 });
             }
         }
-        Ok(told)
+        Ok(receipts)
     }
 
     /// Stores receipts, and keeps those whose events are missing.
-    async fn store_receipts(&self, room_id: &RoomId, told: Vec<ReceivedReceipt>) -> Result<()> {
-        if told.is_empty() {
+    async fn store_receipts(&self, room_id: &RoomId, receipts: Vec<ReceivedReceipt>) -> Result<()> {
+        if receipts.is_empty() {
             return Ok(());
         }
         let room = self.rooms.memory.room(room_id).await?;
-        let new = told.iter().map(ReceivedReceipt::as_new_receipt).collect();
+        let new = receipts
+            .iter()
+            .map(ReceivedReceipt::as_new_receipt)
+            .collect();
         let unknown = self.rooms.unread.receive_receipts(&room, new).await?;
         if unknown.is_empty() {
             return Ok(());
         }
         for new in &unknown {
-            let is_it = |told: &&ReceivedReceipt| {
-                (&*told.event_id, &told.user_id) == (new.event_id, new.user_id)
-                    && told.thread == new.thread
+            let is_it = |receipt: &&ReceivedReceipt| {
+                (&*receipt.event_id, &receipt.user_id) == (new.event_id, new.user_id)
+                    && receipt.thread == new.thread
             };
-            if let Some(told) = told.iter().find(is_it) {
-                self.early_receipts.add_receipt(room_id, told.clone());
+            if let Some(receipt) = receipts.iter().find(is_it) {
+                self.early_receipts.add_receipt(room_id, receipt.clone());
             }
         }
         // The event may have arrived in between.
@@ -193,8 +196,8 @@ impl ReceiptEdus {
     async fn store_early_receipts(&self) {
         loop {
             self.early_receipts.receipts_ready.notified().await;
-            for (room_id, told) in self.early_receipts.take_ready() {
-                if let Err(error) = self.store_receipts(&room_id, told).await {
+            for early in self.early_receipts.take_ready() {
+                if let Err(error) = self.store_receipts(&early.room_id, early.receipts).await {
                     tracing::debug!(%error, "receipts that arrived before their events could not be stored");
                 }
             }
@@ -220,13 +223,19 @@ struct EarlyReceipts {
     receipts_ready: Notify,
 }
 
+/// Receipts for one missing event of a room.
+struct EarlyRoomReceipts {
+    room_id: OwnedRoomId,
+    receipts: Vec<ReceivedReceipt>,
+}
+
 #[derive(Default)]
 struct WaitingReceipts {
-    by_event: HashMap<OwnedEventId, (OwnedRoomId, Vec<ReceivedReceipt>)>,
+    by_event: HashMap<OwnedEventId, EarlyRoomReceipts>,
     /// The missing events, the oldest entry first.
     order: VecDeque<OwnedEventId>,
     /// The receipts whose events have arrived.
-    ready: Vec<(OwnedRoomId, Vec<ReceivedReceipt>)>,
+    ready: Vec<EarlyRoomReceipts>,
 }
 
 impl EarlyReceipts {
@@ -234,12 +243,12 @@ impl EarlyReceipts {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add_receipt(&self, room_id: &RoomId, told: ReceivedReceipt) {
+    fn add_receipt(&self, room_id: &RoomId, receipt: ReceivedReceipt) {
         let mut waiting = self.waiting();
-        let event_id = told.event_id.clone();
-        if let Some((_, known)) = waiting.by_event.get_mut(&event_id) {
-            if known.len() < MAX_RECEIPTS_PER_EVENT {
-                known.push(told);
+        let event_id = receipt.event_id.clone();
+        if let Some(known) = waiting.by_event.get_mut(&event_id) {
+            if known.receipts.len() < MAX_RECEIPTS_PER_EVENT {
+                known.receipts.push(receipt);
             }
             return;
         }
@@ -249,8 +258,11 @@ impl EarlyReceipts {
             waiting.by_event.remove(&oldest);
         }
         waiting.order.push_back(event_id.clone());
-        let kept = (room_id.to_owned(), vec![told]);
-        waiting.by_event.insert(event_id, kept);
+        let early = EarlyRoomReceipts {
+            room_id: room_id.to_owned(),
+            receipts: vec![receipt],
+        };
+        waiting.by_event.insert(event_id, early);
         // Events that have arrived are still in the order.
         if waiting.order.len() > 2 * MAX_WAITING_EVENTS {
             let WaitingReceipts {
@@ -260,7 +272,7 @@ impl EarlyReceipts {
         }
     }
 
-    fn take_ready(&self) -> Vec<(OwnedRoomId, Vec<ReceivedReceipt>)> {
+    fn take_ready(&self) -> Vec<EarlyRoomReceipts> {
         std::mem::take(&mut self.waiting().ready)
     }
 }
@@ -272,8 +284,8 @@ impl JournalFollower for EarlyReceipts {
                 continue;
             };
             let mut waiting = self.waiting();
-            if let Some(kept) = waiting.by_event.remove(&event.pdu.event_id) {
-                waiting.ready.push(kept);
+            if let Some(early) = waiting.by_event.remove(&event.pdu.event_id) {
+                waiting.ready.push(early);
                 self.receipts_ready.notify_one();
             }
         }

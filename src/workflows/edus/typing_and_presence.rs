@@ -108,15 +108,17 @@ impl EphemeralEdus {
                 else {
                     continue;
                 };
-                let told = ReportedPresence {
+                let reported = ReportedPresence {
                     state: one.presence,
                     status_msg: one.status_msg.filter(|text| text.len() <= MAX_STATUS_BYTES),
                     last_active_ago: one.last_active_ago.filter(|ago| *ago >= 0),
                     currently_active: one.currently_active,
                 };
-                self.ephemeral
-                    .presence
-                    .update(user, &one.user_id, PresenceUpdate::Reported(told));
+                self.ephemeral.presence.update(
+                    user,
+                    &one.user_id,
+                    PresenceUpdate::Reported(reported),
+                );
             }
         }
         Ok(())

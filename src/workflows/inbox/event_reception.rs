@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{
     commit_batch::CommitBatch,
     missing_events::MissingEventsFetcher,
-    pending_events::FetchQueues,
+    pending_events::{FetchQueues, PostponedEvent},
     policy::ask_policy_server,
     single_events::EventSource,
     state::{StateFetchLimit, StateFetcher},
@@ -56,10 +56,10 @@ impl EventReception {
         room: &Arc<Room>,
         event: VerifiedEvent,
     ) -> Result<ReceiveOutcome> {
-        let mut line = CommitBatch::new(&self.rooms);
-        let taken = self.process_event(origin, room, event, &mut line).await?;
-        line.allow_commit();
-        taken.wait_until_durable().await
+        let mut batch = CommitBatch::new(&self.rooms);
+        let outcome = self.process_event(origin, room, event, &mut batch).await?;
+        batch.allow_commit();
+        outcome.wait_until_durable().await
     }
 
     /// Adds an event to its room, and fetches the events it lacks.
@@ -68,20 +68,20 @@ impl EventReception {
         origin: &ServerName,
         room: &Arc<Room>,
         event: VerifiedEvent,
-        line: &mut CommitBatch<'_>,
+        batch: &mut CommitBatch<'_>,
     ) -> Result<PendingOutcome> {
-        let help = ask_policy_server(&self.federation, room, &event, line).await;
-        line.delay_commit();
-        let taken = self
+        let hints = ask_policy_server(&self.federation, room, &event, batch).await;
+        batch.delay_commit();
+        let outcome = self
             .rooms
             .receiver
-            .receive_without_flush(origin, event.clone(), help.clone())
+            .receive_without_flush(origin, event.clone(), hints.clone())
             .await?;
-        if !matches!(taken.outcome(), ReceiveOutcome::Missing { .. }) {
-            return Ok(taken);
+        if !matches!(outcome.outcome(), ReceiveOutcome::Missing { .. }) {
+            return Ok(outcome);
         }
-        line.allow_commit();
-        let received = self.process_after_fetch(origin, room, event, help).await?;
+        batch.allow_commit();
+        let received = self.process_after_fetch(origin, room, event, hints).await?;
         Ok(received.into())
     }
 
@@ -91,7 +91,7 @@ impl EventReception {
         origin: &ServerName,
         room: &Arc<Room>,
         event: VerifiedEvent,
-        help: ReceiveHints,
+        hints: ReceiveHints,
     ) -> Result<ReceiveOutcome> {
         let Some(place) = self.fetch_queues.enqueue(room.num, origin, &event) else {
             return Err(Error::LimitExceeded {
@@ -112,31 +112,32 @@ impl EventReception {
                 fetch_limit: &self.state_fetches,
             },
         };
-        let taking = Box::pin(search.process_event(event, help));
-        let taken = timeout(FETCH_TIMEOUT, taking).await;
+        let processing = Box::pin(search.process_event(event, hints));
+        let outcome = timeout(FETCH_TIMEOUT, processing).await;
         drop(turn);
         self.process_postponed(room);
-        taken.map_err(|_| {
+        outcome.map_err(|_| {
             Error::Unreachable("the event's prev_events could not be fetched in time".to_owned())
         })?
     }
 
     /// Processes an event of a room for which the queue had no place, in the background.
     fn process_postponed(&self, room: &Arc<Room>) {
-        let Some((origin, event)) = self.fetch_queues.take_postponed(room.num) else {
+        let Some(PostponedEvent { origin, event }) = self.fetch_queues.take_postponed(room.num)
+        else {
             return;
         };
         let (service, room) = (self.clone(), room.clone());
         // Boxed as a trait object, because the task ends by starting the next one.
-        let taking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        let processing: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let stopping = service.tasks.stopping().clone();
-            let taking = service.receive_event(&origin, &room, event);
-            let taken = stopping.run_until_cancelled(taking).await;
+            let processing = service.receive_event(&origin, &room, event);
+            let outcome = stopping.run_until_cancelled(processing).await;
             tracing::debug!(
-                ?taken,
+                ?outcome,
                 "an event that had waited for a place in the queue is finished"
             );
         });
-        drop(self.tasks.spawn(taking));
+        drop(self.tasks.spawn(processing));
     }
 }

@@ -13,7 +13,7 @@ use ruma::{
 };
 
 use super::{
-    commit_batch::CommitBatch,
+    commit_batch::{CommitBatch, StoredEventOutcome},
     event_id_of, is_internal,
     policy::ask_policy_server,
     single_events::{EventSource, MAX_SINGLE_EVENTS, SingleEvents},
@@ -71,12 +71,12 @@ impl MissingEventsFetcher<'_> {
     pub(super) async fn process_event(
         &self,
         event: VerifiedEvent,
-        mut help: ReceiveHints,
+        mut hints: ReceiveHints,
     ) -> Result<ReceiveOutcome> {
         let mut refused: Option<HashSet<OwnedEventId>> = None;
-        let mut has_founded = false;
+        let mut has_fetched_auth = false;
         loop {
-            let received = self.receive(&event, help.clone()).await?;
+            let received = self.receive(&event, hints.clone()).await?;
             let ReceiveOutcome::Missing { prev, auth } = &received else {
                 return Ok(received);
             };
@@ -84,15 +84,16 @@ impl MissingEventsFetcher<'_> {
                 None if !prev.is_empty() => refused = Some(self.fetch_prev_events(&event).await?),
                 // The server returned the prev events, but none of them can be accepted, now or later.
                 Some(refused)
-                    if help.state_before.is_none()
+                    if hints.state_before.is_none()
                         && !prev.is_empty()
                         && prev.iter().all(|id| refused.contains(id)) =>
                 {
-                    help.state_before = Some(self.state.fetch_state_before(&event, refused).await?);
+                    hints.state_before =
+                        Some(self.state.fetch_state_before(&event, refused).await?);
                 }
-                _ if !auth.is_empty() && !has_founded => {
-                    has_founded = true;
-                    help.auth_events_are_lost =
+                _ if !auth.is_empty() && !has_fetched_auth => {
+                    has_fetched_auth = true;
+                    hints.auth_events_are_lost =
                         self.fetch_auth_events(&event, auth).await? == AuthEventsStatus::Lost;
                 }
                 _ => return Ok(received),
@@ -100,11 +101,11 @@ impl MissingEventsFetcher<'_> {
         }
     }
 
-    async fn receive(&self, event: &VerifiedEvent, help: ReceiveHints) -> Result<ReceiveOutcome> {
+    async fn receive(&self, event: &VerifiedEvent, hints: ReceiveHints) -> Result<ReceiveOutcome> {
         let rooms = &self.source.rooms;
         rooms
             .receiver
-            .receive(self.source.origin, event.clone(), help)
+            .receive(self.source.origin, event.clone(), hints)
             .await
     }
 
@@ -113,14 +114,14 @@ impl MissingEventsFetcher<'_> {
     async fn fetch_prev_events(&self, event: &VerifiedEvent) -> Result<HashSet<OwnedEventId>> {
         let FetchedEvents { found, mut refused } = self.fetch_events_before(event).await?;
         let mut gaps = 0;
-        let mut line = CommitBatch::new(&self.source.rooms);
+        let mut batch = CommitBatch::new(&self.source.rooms);
         for event in sort_by_prev_events(found) {
             let event_id = event.pdu().event_id.clone();
             match self
-                .process_missing_event(event, (&mut gaps, &refused), &mut line)
+                .process_missing_event(event, &mut gaps, &refused, &mut batch)
                 .await
             {
-                Ok(taken) => line.push(event_id, taken),
+                Ok(outcome) => batch.push(event_id, outcome),
                 Err(error) if is_internal(&error) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%event_id, %error, "a missing event was not accepted");
@@ -130,8 +131,8 @@ impl MissingEventsFetcher<'_> {
                 }
             }
         }
-        for (event_id, received) in line.wait_until_stored().await {
-            let received = received?;
+        for StoredEventOutcome { event_id, outcome } in batch.wait_until_stored().await {
+            let received = outcome?;
             tracing::debug!(%event_id, ?received, "a missing event was processed");
         }
         Ok(refused)
@@ -141,8 +142,9 @@ impl MissingEventsFetcher<'_> {
     async fn process_missing_event(
         &self,
         event: VerifiedEvent,
-        (gaps, refused): (&mut usize, &HashSet<OwnedEventId>),
-        line: &mut CommitBatch<'_>,
+        gaps: &mut usize,
+        refused: &HashSet<OwnedEventId>,
+        batch: &mut CommitBatch<'_>,
     ) -> Result<PendingOutcome> {
         let EventSource {
             rooms,
@@ -150,27 +152,28 @@ impl MissingEventsFetcher<'_> {
             origin,
             room,
         } = self.source;
-        let mut help = ask_policy_server(federation, room, &event, line).await;
-        let mut has_founded = false;
+        let mut hints = ask_policy_server(federation, room, &event, batch).await;
+        let mut has_fetched_auth = false;
         loop {
-            line.delay_commit();
-            let taking = rooms
-                .receiver
-                .receive_without_flush(origin, event.clone(), help.clone());
-            let taken = taking.await?;
-            let ReceiveOutcome::Missing { prev, auth } = taken.outcome() else {
-                return Ok(taken);
+            batch.delay_commit();
+            let receiving =
+                rooms
+                    .receiver
+                    .receive_without_flush(origin, event.clone(), hints.clone());
+            let outcome = receiving.await?;
+            let ReceiveOutcome::Missing { prev, auth } = outcome.outcome() else {
+                return Ok(outcome);
             };
-            line.allow_commit();
-            if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_STATE_GAPS {
+            batch.allow_commit();
+            if !prev.is_empty() && hints.state_before.is_none() && *gaps < MAX_STATE_GAPS {
                 *gaps += 1;
-                help.state_before = Some(self.state.fetch_state_before(&event, refused).await?);
-            } else if !auth.is_empty() && !has_founded {
-                has_founded = true;
-                help.auth_events_are_lost =
+                hints.state_before = Some(self.state.fetch_state_before(&event, refused).await?);
+            } else if !auth.is_empty() && !has_fetched_auth {
+                has_fetched_auth = true;
+                hints.auth_events_are_lost =
                     self.fetch_auth_events(&event, auth).await? == AuthEventsStatus::Lost;
             } else {
-                return Ok(taken);
+                return Ok(outcome);
             }
         }
     }
@@ -308,9 +311,9 @@ impl MissingEventsFetcher<'_> {
         mut ids: Vec<OwnedEventId>,
     ) -> Result<SingleEvents> {
         let mut all = SingleEvents::default();
-        let mut asked: HashSet<OwnedEventId> = HashSet::new();
+        let mut requested: HashSet<OwnedEventId> = HashSet::new();
         for _ in 0..MAX_AUTH_LEVELS {
-            ids.retain(|id| asked.insert(id.clone()));
+            ids.retain(|id| requested.insert(id.clone()));
             ids.truncate(MAX_SINGLE_EVENTS.saturating_sub(all.events.len()));
             if ids.is_empty() {
                 break;

@@ -34,7 +34,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use self::{
-    commit_batch::CommitBatch,
+    commit_batch::{CommitBatch, StoredEventOutcome},
     pending_events::{PendingEvents, PendingEventsGuard},
 };
 pub(super) use self::{event_reception::EventReception, state::StateFetchLimit};
@@ -168,15 +168,15 @@ impl TransactionInbox {
                 "a transaction may have at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs"
             )));
         }
-        let underway = self
+        let guard = self
             .pending_events
             .admit(&transaction.origin, transaction.pdus.len())?;
         let service = self.clone();
-        let taking = self.tasks.spawn(async move {
+        let processing = self.tasks.spawn(async move {
             let key = (transaction.origin.clone(), transaction.id.clone());
             let answers = &service.answers;
             let take = async {
-                let outcomes = service.process_transaction(transaction, underway).await;
+                let outcomes = service.process_transaction(transaction, guard).await;
                 match outcomes {
                     Ok(outcomes) => (Some(Arc::new(outcomes)), ANSWER_LIFETIME),
                     Err(error) => {
@@ -187,7 +187,7 @@ impl TransactionInbox {
             };
             answers.get(&key, take).await
         });
-        let outcomes = taking
+        let outcomes = processing
             .await
             .map_err(|source| Error::internal("process a transaction", source))?;
         outcomes.ok_or_else(|| {
@@ -200,24 +200,24 @@ impl TransactionInbox {
     async fn process_transaction(
         &self,
         transaction: ReceivedTransaction,
-        underway: PendingEventsGuard,
+        guard: PendingEventsGuard,
     ) -> Result<PduResults> {
         let ReceivedTransaction {
             origin, pdus, edus, ..
         } = transaction;
-        let notes = SharedProgress::default();
-        let underway = Arc::new(underway);
+        let progress = SharedProgress::default();
+        let guard = Arc::new(guard);
         let mut rooms = Vec::new();
-        for of_room in self.group_by_room(pdus, &notes).await? {
+        for of_room in self.group_by_room(pdus, &progress).await? {
             let (service, origin) = (self.clone(), origin.clone());
-            let (notes, underway) = (notes.clone(), underway.clone());
+            let (progress, guard) = (progress.clone(), guard.clone());
             rooms.push(self.tasks.spawn(async move {
                 let stopping = service.tasks.stopping().clone();
-                let taking = service.process_room_events(&origin, of_room, &notes);
-                if stopping.run_until_cancelled(taking).await.is_none() {
-                    lock_progress(&notes).has_internal_error = true;
+                let processing = service.process_room_events(&origin, of_room, &progress);
+                if stopping.run_until_cancelled(processing).await.is_none() {
+                    lock_progress(&progress).has_internal_error = true;
                 }
-                drop(underway);
+                drop(guard);
             }));
         }
         if self
@@ -225,7 +225,7 @@ impl TransactionInbox {
             .await
             .is_none()
         {
-            self.store_unfinished_events(&origin, &notes).await?;
+            self.store_unfinished_events(&origin, &progress).await?;
         }
         if !edus.is_empty() {
             // EDUs come after the events, because receipts refer to events.
@@ -233,30 +233,30 @@ impl TransactionInbox {
             let edus = self
                 .tasks
                 .spawn(async move { service.edus.receive_edus(&origin, edus).await });
-            let taken = self.with_time_limit(EDUS_TIMEOUT, edus).await;
+            let outcome = self.with_time_limit(EDUS_TIMEOUT, edus).await;
             // To-device messages are not repeated by any other means, so the transaction must be sent again.
-            lock_progress(&notes).has_internal_error |= !matches!(taken, Some(Ok(Ok(()))));
+            lock_progress(&progress).has_internal_error |= !matches!(outcome, Some(Ok(Ok(()))));
         }
-        let notes = lock_progress(&notes);
-        if notes.has_internal_error {
+        let progress = lock_progress(&progress);
+        if progress.has_internal_error {
             return Err(Error::Unavailable(
                 "the transaction was only partly stored".to_owned(),
             ));
         }
-        Ok(notes.outcomes.clone())
+        Ok(progress.outcomes.clone())
     }
 
     /// Waits for a future, up to a time limit.
     async fn with_time_limit<T>(
         &self,
-        patience: Duration,
-        something: impl Future<Output = T>,
+        limit: Duration,
+        future: impl Future<Output = T>,
     ) -> Option<T> {
         let clock = &self.clock;
-        let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
-        let until = clock.now_ms().saturating_add(patience);
+        let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let until = clock.now_ms().saturating_add(limit);
         tokio::select! {
-            came = something => Some(came),
+            output = future => Some(output),
             () = clock.sleep_until(until) => None,
         }
     }
@@ -265,7 +265,7 @@ impl TransactionInbox {
     async fn group_by_room(
         &self,
         pdus: Vec<Box<RawValue>>,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) -> Result<Vec<ArrivingRoomEvents>> {
         let mut rooms: Vec<ArrivingRoomEvents> = Vec::new();
         let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
@@ -278,9 +278,9 @@ impl TransactionInbox {
                 tracing::debug!("an event without a room is dropped");
                 continue;
             };
-            let held = rooms.iter().position(|of| of.room.room_id == room_id);
-            let held = match held {
-                Some(held) => Some(held),
+            let index = rooms.iter().position(|of| of.room.room_id == room_id);
+            let index = match index {
+                Some(index) => Some(index),
                 None if unknown.contains_key(&room_id) => None,
                 None => match self.rooms.memory.room(&room_id).await {
                     Ok(room) => {
@@ -295,7 +295,7 @@ impl TransactionInbox {
                     Err(error) => return Err(error),
                 },
             };
-            let of_room = held.and_then(|held| rooms.get_mut(held));
+            let of_room = index.and_then(|index| rooms.get_mut(index));
             // The version of an unknown room is not known; most rooms have the latest rules for ids.
             let rules = of_room
                 .as_ref()
@@ -308,12 +308,12 @@ impl TransactionInbox {
                 Some(reason) => Err(reason.clone()),
                 None => Ok(()),
             };
-            let mut notes = lock_progress(notes);
-            notes.outcomes.insert(event_id.clone(), outcome);
+            let mut progress = lock_progress(progress);
+            progress.outcomes.insert(event_id.clone(), outcome);
             if let Some(of_room) = of_room {
                 let json: Arc<RawValue> = json.into();
                 let waiting = (of_room.room.num, json.clone());
-                notes.unfinished.insert(event_id.clone(), waiting);
+                progress.unfinished.insert(event_id.clone(), waiting);
                 of_room.events.push(ArrivingEvent { event_id, json });
             }
         }
@@ -325,7 +325,7 @@ impl TransactionInbox {
         &self,
         origin: &ServerName,
         of_room: ArrivingRoomEvents,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) {
         let ArrivingRoomEvents { room, events } = of_room;
         let room = &room;
@@ -337,32 +337,32 @@ impl TransactionInbox {
             })
             .buffered(MAX_CONCURRENT_VERIFICATIONS);
         let mut checking = std::pin::pin!(checking);
-        let mut line = CommitBatch::new(&self.rooms);
+        let mut batch = CommitBatch::new(&self.rooms);
         loop {
             let next = if let Some(next) = checking.next().now_or_never() {
                 next
             } else {
-                line.allow_commit();
+                batch.allow_commit();
                 checking.next().await
             };
             let Some((event_id, checked)) = next else {
                 break;
             };
-            let taken = match checked {
+            let outcome = match checked {
                 Ok(event) => {
                     self.events
-                        .process_event(origin, room, event, &mut line)
+                        .process_event(origin, room, event, &mut batch)
                         .await
                 }
                 Err(error) => Err(error),
             };
-            match taken {
-                Ok(taken) => line.push(event_id, taken),
-                Err(error) => self.record_result(&event_id, Err(error), notes).await,
+            match outcome {
+                Ok(outcome) => batch.push(event_id, outcome),
+                Err(error) => self.record_result(&event_id, Err(error), progress).await,
             }
         }
-        for (event_id, received) in line.wait_until_stored().await {
-            self.record_result(&event_id, received, notes).await;
+        for StoredEventOutcome { event_id, outcome } in batch.wait_until_stored().await {
+            self.record_result(&event_id, outcome, progress).await;
         }
         if admitted_guests
             && !admits_guests(room)
@@ -377,21 +377,21 @@ impl TransactionInbox {
         &self,
         event_id: &OwnedEventId,
         received: Result<ReceiveOutcome>,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) {
         let problem = match received {
             Ok(received) => reported_problem(&received),
             Err(error) if is_internal(&error) => {
                 // It is sent again, or was stored and is processed when the server starts again.
-                lock_progress(notes).has_internal_error = true;
+                lock_progress(progress).has_internal_error = true;
                 return;
             }
             Err(error) => Some(error.to_string()),
         };
-        self.finish_event(event_id, notes).await;
+        self.finish_event(event_id, progress).await;
         let Some(problem) = problem else { return };
         tracing::debug!(%event_id, problem, "an event was not accepted");
-        lock_progress(notes)
+        lock_progress(progress)
             .outcomes
             .insert(event_id.clone(), Err(problem));
     }
@@ -445,6 +445,6 @@ fn readable_fields(json: &RawValue) -> Option<CanonicalJsonObject> {
     Some(readable.collect())
 }
 
-fn lock_progress(notes: &SharedProgress) -> std::sync::MutexGuard<'_, TransactionProgress> {
-    notes.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_progress(progress: &SharedProgress) -> std::sync::MutexGuard<'_, TransactionProgress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }

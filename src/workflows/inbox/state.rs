@@ -86,16 +86,16 @@ impl StateFetcher<'_> {
         let request =
             get_room_state_ids::Request::new(at.clone(), self.source.room.room_id.clone());
         let client = self.source.federation.client();
-        let told = client
+        let answer = client
             .send(self.source.origin, request, STATE_IDS_LIMITS)
             .await?;
         // A refused event changes no state.
         let only = only.filter(|id| !refused.contains(id));
-        let mut state = told.pdu_ids;
+        let mut state = answer.pdu_ids;
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         state.retain(|id| seen.insert(id.clone()));
         let mut needed = state.clone();
-        let of_chain = told.auth_chain_ids.into_iter();
+        let of_chain = answer.auth_chain_ids.into_iter();
         needed.extend(of_chain.filter(|id| seen.insert(id.clone())));
         needed.extend(only.clone().filter(|id| seen.insert(id.clone())));
         self.fetch_missing_state(at, &needed).await?;
@@ -119,10 +119,10 @@ impl StateFetcher<'_> {
         }
         let request = get_room_state::Request::new(at.clone(), self.source.room.room_id.clone());
         let client = self.source.federation.client();
-        let told = client
+        let answer = client
             .send(self.source.origin, request, STATE_LIMITS)
             .await?;
-        let events = told.auth_chain.into_iter().chain(told.pdus);
+        let events = answer.auth_chain.into_iter().chain(answer.pdus);
         let events = self.source.verify_for_room(events).await;
         self.source.store_outliers(events).await?;
         // The response does not include the event whose state it is.

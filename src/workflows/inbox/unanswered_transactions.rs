@@ -17,22 +17,22 @@ impl TransactionInbox {
     pub(super) async fn store_unfinished_events(
         &self,
         origin: &ServerName,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) -> Result<()> {
-        let waiting = lock_progress(notes).unfinished.clone();
+        let waiting = lock_progress(progress).unfinished.clone();
         let (ids, events): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let positions = self
             .rooms
             .receiver
             .store_queued_events(origin, &events)
             .await?;
-        let kept: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
+        let stored: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
         let mut done = Vec::new();
         {
-            let mut notes = lock_progress(notes);
-            for (event_id, position) in kept {
-                if notes.unfinished.contains_key(&event_id) {
-                    notes.stored.insert(event_id, position);
+            let mut progress = lock_progress(progress);
+            for (event_id, position) in stored {
+                if progress.unfinished.contains_key(&event_id) {
+                    progress.stored.insert(event_id, position);
                 } else {
                     done.push(position);
                 }
@@ -42,13 +42,13 @@ impl TransactionInbox {
     }
 
     /// Records that an event is no longer being processed.
-    pub(super) async fn finish_event(&self, event_id: &OwnedEventId, notes: &SharedProgress) {
-        let kept = {
-            let mut notes = lock_progress(notes);
-            notes.unfinished.remove(event_id);
-            notes.stored.remove(event_id)
+    pub(super) async fn finish_event(&self, event_id: &OwnedEventId, progress: &SharedProgress) {
+        let stored = {
+            let mut progress = lock_progress(progress);
+            progress.unfinished.remove(event_id);
+            progress.stored.remove(event_id)
         };
-        let Some(position) = kept else { return };
+        let Some(position) = stored else { return };
         if let Err(error) = self.rooms.receiver.remove_queued_events(&[position]).await {
             // It will be processed once more, which is harmless.
             tracing::warn!(%error, "a processed event could not be removed from the stored events");
@@ -60,8 +60,8 @@ impl TransactionInbox {
         let service = self.clone();
         drop(self.tasks.spawn(async move {
             let stopping = service.tasks.stopping().clone();
-            let taking = Box::pin(service.process_all_stored());
-            if let Some(Err(error)) = stopping.run_until_cancelled(taking).await {
+            let processing = Box::pin(service.process_all_stored());
+            if let Some(Err(error)) = stopping.run_until_cancelled(processing).await {
                 tracing::error!(%error, "stored events of other servers could not be processed");
             }
         }));
@@ -81,8 +81,8 @@ impl TransactionInbox {
                     Err(error) if is_internal(&error) => {
                         tracing::warn!(%error, "a stored event could not be processed");
                     }
-                    taken => {
-                        tracing::debug!(?taken, "a stored event is finished");
+                    outcome => {
+                        tracing::debug!(?outcome, "a stored event is finished");
                         self.rooms
                             .receiver
                             .remove_queued_events(&[position])

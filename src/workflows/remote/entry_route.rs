@@ -53,7 +53,8 @@ impl EntryRoutes {
         &self,
         room_id: &RoomId,
         session: &Session,
-        (action, mut candidates): (MembershipAction, CandidateServers),
+        action: MembershipAction,
+        mut candidates: CandidateServers,
     ) -> Result<EntryRoute> {
         let user_id = &*session.user_id;
         let room = match self.rooms.memory.room(room_id).await {

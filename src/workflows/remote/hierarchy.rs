@@ -44,6 +44,23 @@ struct RemoteRoomDescription {
     inaccessible: HashSet<OwnedRoomId>,
 }
 
+/// A room of a space that the user may see.
+struct ExaminedRoom {
+    room: SpaceRoom,
+    /// Another server's description of its children.
+    description: Option<Arc<RemoteRoomDescription>>,
+}
+
+impl ExaminedRoom {
+    /// Returns a room whose children no other server describes.
+    fn without_description(room: SpaceRoom) -> Self {
+        Self {
+            room,
+            description: None,
+        }
+    }
+}
+
 /// A room that is still to be examined.
 struct PendingSpaceRoom {
     room_id: OwnedRoomId,
@@ -106,7 +123,9 @@ impl SpaceReader {
                 continue;
             }
             let depth = next.depth;
-            let Some((room, told)) = self.examine_room(user_id, next, (start, until)).await? else {
+            let Some(ExaminedRoom { room, description }) =
+                self.examine_room(user_id, next, start, until).await?
+            else {
                 if depth == 0 {
                     return Err(Error::forbidden("you are not allowed to see this space"));
                 }
@@ -117,7 +136,7 @@ impl SpaceReader {
                 break;
             }
             if depth < start.max_depth {
-                waiting.extend(children_of(&room, told.as_deref(), depth + 1));
+                waiting.extend(children_of(&room, description.as_deref(), depth + 1));
             }
             found += 1;
             if found > start.skip {
@@ -132,8 +151,9 @@ impl SpaceReader {
         &self,
         user_id: &UserId,
         next: PendingSpaceRoom,
-        (start, until): (HierarchyToken, Instant),
-    ) -> Result<Option<(SpaceRoom, Option<Arc<RemoteRoomDescription>>)>> {
+        start: HierarchyToken,
+        until: Instant,
+    ) -> Result<Option<ExaminedRoom>> {
         let room_id = &next.room_id;
         let (rooms, suggested_only) = (&self.rooms, start.suggested_only);
         if rooms.memory.resident_room(room_id).await.is_ok() {
@@ -141,31 +161,34 @@ impl SpaceReader {
                 .previews
                 .find_space_room(user_id, room_id, suggested_only)
                 .await?;
-            return Ok(room.map(|room| (room, None)));
+            return Ok(room.map(ExaminedRoom::without_description));
         }
-        if let Some(told) = next.summary.filter(|told| !told.is_space()) {
+        if let Some(summary) = next.summary.filter(|summary| !summary.is_space()) {
             let may_know = rooms
                 .previews
-                .may_preview_remote(Some(user_id), &told)
+                .may_preview_remote(Some(user_id), &summary)
                 .await?;
-            let room = SpaceRoom::from_remote_summary(told, Vec::new());
-            return Ok(may_know.then_some((room, None)));
+            let room = SpaceRoom::from_remote_summary(summary, Vec::new());
+            return Ok(may_know.then(|| ExaminedRoom::without_description(room)));
         }
         let asking = self.fetch_description(room_id, &next.via);
-        let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
+        let Some(description) = timeout_at(until, asking).await.ok().flatten() else {
             // Outdated local information from an earlier membership is better than none.
             let room = rooms
                 .previews
                 .find_space_room(user_id, room_id, suggested_only)
                 .await?;
-            return Ok(room.map(|room| (room, None)));
+            return Ok(room.map(ExaminedRoom::without_description));
         };
         let may_know = rooms
             .previews
-            .may_preview_remote(Some(user_id), told.room.summary())
+            .may_preview_remote(Some(user_id), description.room.summary())
             .await?;
-        let room = told.room.filter_suggested(suggested_only);
-        Ok(may_know.then_some((room, Some(told))))
+        let room = description.room.filter_suggested(suggested_only);
+        Ok(may_know.then_some(ExaminedRoom {
+            room,
+            description: Some(description),
+        }))
     }
 
     /// Returns the summary of a room without local members, if the user may see it.
@@ -183,10 +206,10 @@ impl SpaceReader {
         let via: Vec<OwnedServerName> = via.iter().cloned().chain(own).collect();
         let until = Instant::now() + PAGE_TIMEOUT;
         let asking = self.fetch_description(room_id, &via);
-        let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
+        let Some(description) = timeout_at(until, asking).await.ok().flatten() else {
             return Ok(None);
         };
-        let summary = told.room.summary();
+        let summary = description.room.summary();
         let may_know = self
             .rooms
             .previews
@@ -203,8 +226,8 @@ impl SpaceReader {
     ) -> Option<bool> {
         let until = Instant::now() + PAGE_TIMEOUT;
         let asking = self.fetch_description(room_id, via);
-        let told = timeout_at(until, asking).await.ok().flatten()?;
-        Some(told.room.summary().guest_can_join)
+        let description = timeout_at(until, asking).await.ok().flatten()?;
+        Some(description.room.summary().guest_can_join)
     }
 
     /// Asks servers to describe a room; the answer is cached.
@@ -254,16 +277,18 @@ impl SpaceReader {
 
 fn children_of(
     room: &SpaceRoom,
-    told: Option<&RemoteRoomDescription>,
+    description: Option<&RemoteRoomDescription>,
     depth: u64,
 ) -> Vec<PendingSpaceRoom> {
     let children = room.children().into_iter().rev();
-    let is_accessible =
-        |room_id: &OwnedRoomId| told.is_none_or(|told| !told.inaccessible.contains(room_id));
+    let is_accessible = |room_id: &OwnedRoomId| {
+        description.is_none_or(|description| !description.inaccessible.contains(room_id))
+    };
     children
         .filter(|(room_id, _)| is_accessible(room_id))
         .map(|(room_id, via)| PendingSpaceRoom {
-            summary: told.and_then(|told| told.children.get(&room_id).cloned()),
+            summary: description
+                .and_then(|description| description.children.get(&room_id).cloned()),
             room_id,
             depth,
             via,
@@ -296,6 +321,6 @@ fn read_description(answer: get_hierarchy::v1::Response) -> Option<RemoteRoomDes
     })
 }
 
-fn to_summary(told: &RoomSummary) -> Option<RoomPreview> {
-    serde_json::from_value(serde_json::to_value(told).ok()?).ok()
+fn to_summary(summary: &RoomSummary) -> Option<RoomPreview> {
+    serde_json::from_value(serde_json::to_value(summary).ok()?).ok()
 }

@@ -90,7 +90,7 @@ impl RemoteInvitations {
         }
         let draft = self.rooms.resident.draft_invitation(room_id, event).await?;
         let (room, federation) = (&draft.room, &self.federation);
-        let taken = federation
+        let accepted = federation
             .send_invite(
                 &server,
                 (room_id, &room.version),
@@ -98,7 +98,7 @@ impl RemoteInvitations {
                 draft.room_state,
             )
             .await;
-        let event = taken.map_err(invite_error)?;
+        let event = accepted.map_err(invite_error)?;
         let event = federation
             .with_policy_signature(room, event.get().to_owned())
             .await?;

@@ -90,27 +90,28 @@ impl RoomJoins {
     pub async fn join(
         &self,
         session: &Session,
-        (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
+        room: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
         reason: Option<String>,
         extra: Map<String, Value>,
     ) -> Result<OwnedRoomId> {
         let (room_id, named) = self.entry.servers.resolve_room(room, via).await?;
-        let wish = MembershipRequest {
+        let request = MembershipRequest {
             extra,
             ..MembershipRequest::new(session.user_id.clone(), MembershipAction::Join, reason)
         };
         for _ in 0..MAX_WAITS {
             let known = named.clone();
-            let way = self
+            let route = self
                 .entry
                 .routes
-                .choose_route(&room_id, session, (MembershipAction::Join, known))
+                .choose_route(&room_id, session, MembershipAction::Join, known)
                 .await?;
-            let EntryRoute::Remote(servers) = way else {
+            let EntryRoute::Remote(servers) = route else {
                 self.guests.check_guest(session, &room_id).await?;
                 self.entry
                     .memberships
-                    .change_membership(session, &room_id, wish.clone())
+                    .change_membership(session, &room_id, request.clone())
                     .await?;
                 self.upgrades
                     .copy_predecessor_settings(session, &room_id)
@@ -121,13 +122,13 @@ impl RoomJoins {
                 .check_remote_guest(session, &room_id, &servers.all())
                 .await?;
             let join = self
-                .prepare_remote_join(session, &room_id, &wish, servers)
+                .prepare_remote_join(session, &room_id, &request, servers)
                 .await?;
             let (service, room) = (self.clone(), room_id.clone());
             let work = async move { service.join_remotely(join).await };
-            let joining =
-                self.running_joins
-                    .start_join(&self.tasks, (&room, &session.user_id), work);
+            let joining = self
+                .running_joins
+                .start_join(&self.tasks, &room, &session.user_id, work);
             let is_own = joining.user_id == session.user_id;
             let outcome = joining.wait_for_end().await;
             if is_own {
@@ -147,13 +148,13 @@ impl RoomJoins {
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: &MembershipRequest,
+        request: &MembershipRequest,
         candidates: CandidateServers,
     ) -> Result<RemoteJoin> {
         let profile = self.entry.profiles.member_profile(&session.user_id).await;
         let mut change = MemberChange::for_self(&session.user_id, MembershipAction::Join, profile);
-        change.reason.clone_from(&wish.reason);
-        change.extra.clone_from(&wish.extra);
+        change.reason.clone_from(&request.reason);
+        change.extra.clone_from(&request.extra);
         Ok(RemoteJoin {
             room_id: room_id.to_owned(),
             user_id: session.user_id.clone(),
@@ -208,7 +209,7 @@ impl RoomJoins {
         };
         let signed = self.federation.complete_template(&template, &member)?;
         let version = template.version.clone();
-        let joined = self.send_join(server, join, (signed, template)).await;
+        let joined = self.send_join(server, join, signed, template).await;
         if let Err(JoinFailure::Undone(_)) = &joined {
             self.undo_join(server, join, &version).await;
         }
@@ -283,7 +284,8 @@ impl RoomJoins {
         &self,
         server: &ServerName,
         join: &RemoteJoin,
-        (signed, template): (CompletedEvent, MembershipTemplate),
+        signed: CompletedEvent,
+        template: MembershipTemplate,
     ) -> Result<(), JoinFailure> {
         let room_id = &*join.room_id;
         let sent = (&signed, &template);

@@ -46,25 +46,27 @@ impl RoomKnocks {
     pub async fn knock(
         &self,
         session: &Session,
-        (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
+        room: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<OwnedRoomId> {
         let (room_id, candidates) = self.entry.servers.resolve_room(room, via).await?;
-        let wish = MembershipRequest::new(session.user_id.clone(), MembershipAction::Knock, reason);
-        let way = self
+        let request =
+            MembershipRequest::new(session.user_id.clone(), MembershipAction::Knock, reason);
+        let route = self
             .entry
             .routes
-            .choose_route(&room_id, session, (MembershipAction::Knock, candidates))
+            .choose_route(&room_id, session, MembershipAction::Knock, candidates)
             .await?;
-        match way {
+        match route {
             EntryRoute::Local => {
                 self.entry
                     .memberships
-                    .change_membership(session, &room_id, wish)
+                    .change_membership(session, &room_id, request)
                     .await?
             }
             EntryRoute::Remote(candidates) => {
-                self.knock_remotely(session, &room_id, wish, candidates)
+                self.knock_remotely(session, &room_id, request, candidates)
                     .await?;
             }
         }
@@ -76,12 +78,12 @@ impl RoomKnocks {
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: MembershipRequest,
+        request: MembershipRequest,
         candidates: CandidateServers,
     ) -> Result<()> {
         let profile = self.entry.profiles.member_profile(&session.user_id).await;
         let mut change = MemberChange::for_self(&session.user_id, MembershipAction::Knock, profile);
-        change.reason = wish.reason;
+        change.reason = request.reason;
         let (service, room_id) = (self.clone(), room_id.to_owned());
         let before = self
             .entry
@@ -140,8 +142,8 @@ impl RoomKnocks {
         let knock = federation
             .complete_template(&template, &member)
             .map_err(Err)?;
-        let told = federation.send_knock(server, room_id, &knock).await;
-        let stripped_state = told.map_err(Ok)?;
+        let answer = federation.send_knock(server, room_id, &knock).await;
+        let stripped_state = answer.map_err(Ok)?;
         let event = federation.verify_event(&knock.event, &template.rules).await;
         let knock = RemoteMembershipEvent {
             version: template.version,

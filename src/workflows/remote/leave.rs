@@ -69,9 +69,9 @@ impl RemoteLeaves {
             .rooms_of_user(session.user)
             .await?
             .membership(room.num);
-        let is_asked = matches!(membership, MembershipState::Invite | MembershipState::Knock);
+        let is_requested = matches!(membership, MembershipState::Invite | MembershipState::Knock);
         let is_resident = !room.view().local_members.is_empty();
-        Ok(is_asked
+        Ok(is_requested
             && !is_resident
             && !self
                 .routes
@@ -107,8 +107,8 @@ impl RemoteLeaves {
                 .servers
                 .add_known_servers(&mut candidates, &room_id, &user_id)
                 .await?;
-            let telling = service.send_leave_event(&room_id, &user_id, reason, &candidates);
-            let leave = timeout(LEAVE_TIMEOUT, telling).await.ok().flatten();
+            let sending = service.send_leave_event(&room_id, &user_id, reason, &candidates);
+            let leave = timeout(LEAVE_TIMEOUT, sending).await.ok().flatten();
             service
                 .rooms
                 .remote_memberships

@@ -49,7 +49,8 @@ impl RunningJoins {
     pub(super) fn start_join(
         &self,
         tasks: &Tasks,
-        (room_id, user_id): (&RoomId, &UserId),
+        room_id: &RoomId,
+        user_id: &UserId,
         join: impl Future<Output = Result<()>> + Send + 'static,
     ) -> RunningJoin {
         let mut by_room = self.lock();
