@@ -51,6 +51,15 @@ fn check_tombstone(room_id: &RoomId, content: &RawValue) -> Result<()> {
     }
 }
 
+/// A state event that a user wants to send.
+#[derive(Debug)]
+pub struct StateEventRequest {
+    pub room_id: OwnedRoomId,
+    pub kind: StateEventType,
+    pub state_key: String,
+    pub content: Box<RawValue>,
+}
+
 /// Checks and sends the state events of local users. Cheap to clone.
 #[derive(Clone)]
 pub struct StateEvents {
@@ -74,18 +83,7 @@ impl StateEvents {
             guests: guests.clone(),
         }
     }
-}
 
-/// A state event that a user wants to send.
-#[derive(Debug)]
-pub struct StateEventRequest {
-    pub room_id: OwnedRoomId,
-    pub kind: StateEventType,
-    pub state_key: String,
-    pub content: Box<RawValue>,
-}
-
-impl StateEvents {
     /// Checks and sends a state event, and does what follows from it.
     ///
     /// # Errors

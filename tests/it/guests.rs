@@ -6,7 +6,7 @@ use parlour::clock::Clock;
 use serde_json::json;
 
 use crate::{
-    chat::in_room,
+    chat::room_path,
     harness::{Server, User},
 };
 
@@ -96,12 +96,12 @@ async fn a_delayed_change_of_the_guest_access_removes_guests() {
     let closed = json!({ "guest_access": "forbidden" });
     let state = format!("state/{GUEST_ACCESS}/?org.matrix.msc4140.delay=1000");
 
-    let delayed = alice.client.put(&in_room(&room, &state), closed).await;
+    let delayed = alice.client.put(&room_path(&room, &state), closed).await;
     delayed.expect_ok();
     clock.advance(Duration::from_secs(2));
 
     while sync["rooms"]["leave"][&room].is_null() {
-        sync = guest.waits_after(&sync).await;
+        sync = guest.long_polls_after(&sync).await;
     }
     let member = alice.member(&room, &guest).await;
     assert_eq!(member["membership"], "leave");

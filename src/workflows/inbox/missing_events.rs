@@ -102,7 +102,7 @@ impl MissingEventsFetcher<'_> {
     }
 
     async fn receive(&self, event: &VerifiedEvent, hints: ReceiveHints) -> Result<ReceiveOutcome> {
-        let rooms = &self.source.rooms;
+        let rooms = self.source.rooms;
         rooms
             .receiver
             .receive(self.source.origin, event.clone(), hints)
@@ -114,7 +114,7 @@ impl MissingEventsFetcher<'_> {
     async fn fetch_prev_events(&self, event: &VerifiedEvent) -> Result<HashSet<OwnedEventId>> {
         let FetchedEvents { found, mut refused } = self.fetch_events_before(event).await?;
         let mut gaps = 0;
-        let mut batch = CommitBatch::new(&self.source.rooms);
+        let mut batch = CommitBatch::new(self.source.rooms);
         for event in sort_by_prev_events(found) {
             let event_id = event.pdu().event_id.clone();
             match self

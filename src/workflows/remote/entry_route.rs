@@ -2,15 +2,12 @@
 
 use ruma::{RoomId, UserId};
 
-use super::{
-    candidates::{CandidateServers, ServerFinder},
-    membership_locks::MembershipLocks,
-};
+use super::candidates::{CandidateServers, ServerFinder};
 use crate::{
     error::{Error, Result},
     rooms::{MembershipAction, Room, Rooms},
     users::Session,
-    workflows::{WorkflowSources, memberships::MembershipChanges, profiles::UserProfiles},
+    workflows::WorkflowSources,
 };
 
 /// The way in which a user joins a room or knocks on it.
@@ -35,19 +32,7 @@ impl EntryRoutes {
             servers: servers.clone(),
         }
     }
-}
 
-/// The services that joins and knocks have in common. Cheap to clone.
-#[derive(Clone)]
-pub(in crate::workflows) struct EntryServices {
-    pub(in crate::workflows) profiles: UserProfiles,
-    pub(in crate::workflows) servers: ServerFinder,
-    pub(in crate::workflows) locks: MembershipLocks,
-    pub(in crate::workflows) routes: EntryRoutes,
-    pub(in crate::workflows) memberships: MembershipChanges,
-}
-
-impl EntryRoutes {
     /// Returns the way in which a user joins a room or knocks on it.
     pub(super) async fn choose_route(
         &self,

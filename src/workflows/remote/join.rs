@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{
     candidates::{CandidateErrors, CandidateServers, is_final},
-    entry_route::{EntryRoute, EntryServices},
+    entry_route::EntryRoute,
+    entry_services::EntryServices,
     running_joins::RunningJoins,
 };
 use crate::{

@@ -7,7 +7,8 @@ use ruma::{
 
 use super::{
     candidates::{CandidateErrors, CandidateServers, is_final},
-    entry_route::{EntryRoute, EntryServices},
+    entry_route::EntryRoute,
+    entry_services::EntryServices,
 };
 use crate::{
     error::{Error, Result},

@@ -5,6 +5,7 @@
 mod backfill;
 mod candidates;
 mod entry_route;
+mod entry_services;
 mod hierarchy;
 mod invite;
 mod join;
@@ -18,7 +19,6 @@ pub use self::{
     knock::RoomKnocks, leave::RemoteLeaves,
 };
 pub(super) use self::{
-    candidates::ServerFinder,
-    entry_route::{EntryRoutes, EntryServices},
+    candidates::ServerFinder, entry_route::EntryRoutes, entry_services::EntryServices,
     membership_locks::MembershipLocks,
 };
