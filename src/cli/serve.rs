@@ -21,7 +21,7 @@ use crate::{
     sync::{Sync, SyncSources},
     tasks::Tasks,
     users::Users,
-    workflows::Workflows,
+    workflows::{WorkflowSources, Workflows},
 };
 
 /// The time for which a stop waits for running tasks. The process must exit within ten seconds.
@@ -158,14 +158,16 @@ pub(crate) async fn build_app(
     rooms
         .deletion
         .start_deletion_task(move |room| sender.is_room_sent(room));
-    let workflows = Workflows::new(
-        (users.clone(), devices.clone()),
-        rooms.clone(),
-        ephemeral.clone(),
-        federation.clone(),
-        (tasks.clone(), &clock),
-    );
-    workflows.process_stored_events();
+    let workflows = Workflows::new(&WorkflowSources {
+        users: users.clone(),
+        devices: devices.clone(),
+        rooms: rooms.clone(),
+        ephemeral: ephemeral.clone(),
+        federation: federation.clone(),
+        tasks: tasks.clone(),
+        clock: clock.clone(),
+    });
+    workflows.inbox.process_stored_events();
     let sources = SyncSources {
         db: db.clone(),
         clock: clock.clone(),

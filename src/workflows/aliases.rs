@@ -12,17 +12,31 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::Workflows;
+use super::WorkflowSources;
 use crate::{
     error::Result,
-    federation::RequestLimits,
-    rooms::{DirectoryPage, DirectorySearch, Room},
+    federation::{Federation, RequestLimits},
+    rooms::{DirectoryPage, DirectorySearch, Room, Rooms},
 };
 
 /// The largest number of servers in an answer. To join, a client needs only one that responds.
 const MAX_SERVERS: usize = 50;
 
-impl Workflows {
+/// Resolves aliases, and fetches the public room lists of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct RemoteDirectory {
+    rooms: Rooms,
+    federation: Federation,
+}
+
+impl RemoteDirectory {
+    pub(super) fn new(sources: &WorkflowSources) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+        }
+    }
+
     /// Returns the room that an alias points to, and servers that are in it.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 
+use super::WorkflowSources;
 use crate::{
     devices::{Devices, RemoteDevice, RemoteDeviceList, SharingChange},
     ephemeral::EphemeralState,
@@ -123,27 +124,24 @@ enum ListRequestOutcome {
 }
 
 impl DeviceListTracker {
-    pub(super) fn start(
-        (devices, rooms): (&Devices, &Rooms),
-        ephemeral: &EphemeralState,
-        federation: &Federation,
-        tasks: &Tasks,
-    ) -> Self {
+    /// Creates the tracker, and starts its background task.
+    pub(super) fn start(sources: &WorkflowSources) -> Self {
         let inner = Arc::new(DeviceListTrackerInner {
-            devices: devices.clone(),
-            rooms: rooms.clone(),
-            ephemeral: ephemeral.clone(),
-            federation: federation.clone(),
-            tasks: tasks.clone(),
+            devices: sources.devices.clone(),
+            rooms: sources.rooms.clone(),
+            ephemeral: sources.ephemeral.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
             changes: Mutex::default(),
             processing: tokio::sync::Mutex::default(),
             changes_pending: Notify::new(),
             servers: Mutex::default(),
             request_permits: Semaphore::new(MAX_CONCURRENT_REQUESTS),
         });
-        devices.add_follower(inner.clone());
+        sources.devices.add_follower(inner.clone());
         let watching = Arc::downgrade(&inner);
-        federation.client().watch_contacts(Box::new(move |server| {
+        let client = sources.federation.client();
+        client.watch_contacts(Box::new(move |server| {
             if let Some(inner) = watching.upgrade()
                 && let Some(wanted) = inner.servers().get(server)
             {
@@ -151,8 +149,8 @@ impl DeviceListTracker {
             }
         }));
         let lists = Self { inner };
-        let (keeper, stopping) = (lists.clone(), tasks.stopping().clone());
-        drop(tasks.spawn(async move {
+        let (keeper, stopping) = (lists.clone(), sources.tasks.stopping().clone());
+        drop(sources.tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = keeper.run_tracker() => {}
@@ -199,62 +197,65 @@ impl DeviceListTracker {
         let _turn = self.inner.processing.lock().await;
         loop {
             let batch: Vec<SharedRoomChange> = {
-                let moved = self.inner.changes();
-                moved.iter().take(CHANGES_PER_BATCH).copied().collect()
+                let changes = self.inner.changes();
+                changes.iter().take(CHANGES_PER_BATCH).copied().collect()
             };
             if batch.is_empty() {
                 return Ok(());
             }
-            let moves = self.evaluate_changes(&batch).await?;
-            self.inner.devices.apply_sharing_changes(&moves).await?;
+            let sharing_changes = self.evaluate_changes(&batch).await?;
+            self.inner
+                .devices
+                .apply_sharing_changes(&sharing_changes)
+                .await?;
             drop(self.inner.changes().drain(..batch.len()));
-            let came = moves.iter().filter_map(|each| match each {
+            let started = sharing_changes.iter().filter_map(|each| match each {
                 SharingChange::Started(users) => Some(users),
                 _ => None,
             });
-            let came: Vec<UserNum> = came.flatten().copied().collect();
-            self.request_lists(self.inner.rooms.memory.user_ids(&came).await?);
+            let started: Vec<UserNum> = started.flatten().copied().collect();
+            self.request_lists(self.inner.rooms.memory.user_ids(&started).await?);
         }
     }
 
     async fn evaluate_changes(&self, batch: &[SharedRoomChange]) -> Result<Vec<SharingChange>> {
-        let mut crowds: HashMap<RoomNum, usize> = HashMap::new();
-        for moved in batch {
-            if let SharedRoomChange::RemoteUserJoined(_, room) = moved {
-                *crowds.entry(*room).or_default() += 1;
+        let mut joins_by_room: HashMap<RoomNum, usize> = HashMap::new();
+        for change in batch {
+            if let SharedRoomChange::RemoteUserJoined(_, room) = change {
+                *joins_by_room.entry(*room).or_default() += 1;
             }
         }
-        let is_crowd = |room| {
-            crowds
+        let is_mass_join = |room| {
+            joins_by_room
                 .get(&room)
                 .is_some_and(|users| *users > MAX_SIMULTANEOUS_JOINS)
         };
         let rooms = &self.inner.rooms;
-        let mut moves = Vec::new();
-        for moved in batch {
-            match *moved {
-                SharedRoomChange::RemoteUserJoined(user, room) if is_crowd(room) => {
-                    moves.push(SharingChange::Ended(vec![user]))
+        let mut sharing_changes = Vec::new();
+        for change in batch {
+            match *change {
+                SharedRoomChange::RemoteUserJoined(user, room) if is_mass_join(room) => {
+                    sharing_changes.push(SharingChange::Ended(vec![user]))
                 }
                 SharedRoomChange::RemoteUserJoined(user, room) => {
                     if self.is_encrypted(room).await? && self.is_newly_shared(user, room).await? {
-                        moves.push(SharingChange::Started(vec![user]));
+                        sharing_changes.push(SharingChange::Started(vec![user]));
                     }
                 }
                 SharedRoomChange::RemoteUserLeft(user, room) => {
                     if !rooms.memory.shares_room_with_us(user, Some(room)).await? {
-                        moves.push(SharingChange::Ended(vec![user]));
+                        sharing_changes.push(SharingChange::Ended(vec![user]));
                     }
                 }
                 SharedRoomChange::LocalUserLeft(room) => {
                     if !self.has_local_members(room).await? {
-                        moves.push(SharingChange::RoomLeft(room));
+                        sharing_changes.push(SharingChange::RoomLeft(room));
                     }
                 }
-                SharedRoomChange::RoomDeleted => moves.push(SharingChange::Unclear),
+                SharedRoomChange::RoomDeleted => sharing_changes.push(SharingChange::Unclear),
             }
         }
-        Ok(moves)
+        Ok(sharing_changes)
     }
 
     /// Returns whether local users are in a room.
@@ -372,18 +373,17 @@ impl DeviceListTracker {
         }
         let request = get_devices::v1::Request::new(user_id.to_owned());
         let client = inner.federation.client();
-        let answer = client.send_expecting(
+        let answer = client.send_expecting::<DeviceListAnswer, _>(
             user_id.server_name(),
             request,
             RequestLimits::LARGE_RESPONSE,
         );
         match answer.await {
-            Ok(told) => {
-                let told: DeviceListAnswer = told;
-                if told.user_id != user_id {
+            Ok(answer) => {
+                if answer.user_id != user_id {
                     return Ok(ListRequestOutcome::Unanswered);
                 }
-                let lists = vec![(user_id.to_owned(), read_answer(told))];
+                let lists = vec![(user_id.to_owned(), read_answer(answer))];
                 let doubtful = inner.devices.store_lists(&ticket, lists).await?;
                 Ok(if doubtful.is_empty() {
                     ListRequestOutcome::Done
@@ -409,9 +409,9 @@ impl DeviceListTracker {
     }
 }
 
-fn read_answer(told: DeviceListAnswer) -> RemoteDeviceList {
-    let user_id = told.user_id;
-    let devices = told.devices.into_iter().filter_map(|device| {
+fn read_answer(answer: DeviceListAnswer) -> RemoteDeviceList {
+    let user_id = answer.user_id;
+    let devices = answer.devices.into_iter().filter_map(|device| {
         let keys = device.keys.as_deref().map(RawValue::get);
         RemoteDevice::read(
             &user_id,
@@ -421,10 +421,10 @@ fn read_answer(told: DeviceListAnswer) -> RemoteDeviceList {
         )
     });
     RemoteDeviceList {
-        stream_id: Some(told.stream_id.into()),
+        stream_id: Some(answer.stream_id.into()),
         devices: devices.collect(),
-        master_key: told.master_key,
-        self_signing_key: told.self_signing_key,
+        master_key: answer.master_key,
+        self_signing_key: answer.self_signing_key,
     }
 }
 
@@ -437,8 +437,8 @@ impl DeviceListTrackerInner {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record_change(&self, moved: SharedRoomChange) {
-        self.changes().push_back(moved);
+    fn record_change(&self, change: SharedRoomChange) {
+        self.changes().push_back(change);
         self.changes_pending.notify_one();
     }
 }

@@ -6,25 +6,20 @@
 //! See [EDUs](https://spec.matrix.org/v1.19/server-server-api/#edus).
 
 mod device_edus;
+mod origin;
 mod receipts;
 mod typing_and_presence;
 
-use std::sync::Arc;
-
-use ruma::{
-    OwnedUserId, RoomId, ServerName, UserId, api::federation::transactions::edu::Edu,
-    events::room::member::MembershipState, serde::Raw,
-};
-use serde::{Deserialize, de::DeserializeOwned};
+use ruma::{ServerName, api::federation::transactions::edu::Edu, serde::Raw};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-pub(super) use self::receipts::EarlyReceipts;
-use super::Workflows;
-use crate::{
-    error::{Error, Result},
-    matrix::canonical_object,
-    rooms::Room,
+use self::{
+    device_edus::DeviceEdus, origin::EduOrigins, receipts::ReceiptEdus,
+    typing_and_presence::EphemeralEdus,
 };
+use super::{WorkflowSources, device_list_tracker::DeviceListTracker};
+use crate::{error::Result, matrix::canonical_object};
 
 /// "The list must not be more than 100 EDUs."
 const MAX_EDUS: usize = 100;
@@ -47,14 +42,35 @@ struct EdusByType {
     signing_keys: Vec<Box<RawValue>>,
 }
 
-impl Workflows {
+/// Receives EDUs of other servers. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct EduReceiver {
+    device_edus: DeviceEdus,
+    ephemeral_edus: EphemeralEdus,
+    receipt_edus: ReceiptEdus,
+}
+
+impl EduReceiver {
+    pub(super) fn new(sources: &WorkflowSources, device_list_tracker: &DeviceListTracker) -> Self {
+        let origins = EduOrigins::new(sources);
+        Self {
+            device_edus: DeviceEdus::new(sources, device_list_tracker, &origins),
+            ephemeral_edus: EphemeralEdus::new(sources, &origins),
+            receipt_edus: ReceiptEdus::new(sources, &origins),
+        }
+    }
+
     /// Processes the EDUs of another server. Malformed ones are ignored.
     ///
     /// # Errors
     ///
     /// When they cannot be stored: the server has to send them again.
     #[tracing::instrument(skip_all, fields(server = %origin, count = edus.len()), err(level = "debug"))]
-    pub async fn receive_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Result<()> {
+    pub(super) async fn receive_edus(
+        &self,
+        origin: &ServerName,
+        edus: Vec<Raw<Edu>>,
+    ) -> Result<()> {
         let mut sorted = EdusByType::default();
         for edu in edus.iter().take(MAX_EDUS) {
             let Ok(envelope) = serde_json::from_str::<EduEnvelope<'_>>(edu.json().get()) else {
@@ -78,52 +94,23 @@ impl Workflows {
                 tracing::debug!(edu_type, "dropped an EDU that is nested too deeply");
             }
         }
-        self.receive_messages(origin, &sorted.to_device).await?;
-        self.receive_device_lists(origin, &sorted.device_lists)
+        self.device_edus
+            .receive_messages(origin, &sorted.to_device)
             .await?;
-        self.receive_signing_keys(origin, &sorted.signing_keys)
+        self.device_edus
+            .receive_device_lists(origin, &sorted.device_lists)
             .await?;
-        self.receive_typing(origin, &sorted.typing).await?;
-        self.receive_presence(origin, &sorted.presence).await?;
-        self.receive_receipts(origin, &sorted.receipts).await
+        self.device_edus
+            .receive_signing_keys(origin, &sorted.signing_keys)
+            .await?;
+        self.ephemeral_edus
+            .receive_typing(origin, &sorted.typing)
+            .await?;
+        self.ephemeral_edus
+            .receive_presence(origin, &sorted.presence)
+            .await?;
+        self.receipt_edus
+            .receive_receipts(origin, &sorted.receipts)
+            .await
     }
-
-    /// Returns a room about which a server may send EDUs; `None` for any other.
-    async fn room_shared_with(
-        &self,
-        origin: &ServerName,
-        room_id: &RoomId,
-    ) -> Result<Option<Arc<Room>>> {
-        match self.rooms.federation.shared_room(origin, room_id).await {
-            Ok(room) => Ok(Some(room)),
-            Err(Error::NotFound(_) | Error::Forbidden(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Returns the number of a user of a server who shares a room with local users; `None` for any other.
-    async fn user_sharing_a_room(
-        &self,
-        origin: &ServerName,
-        user_id: &UserId,
-    ) -> Result<Option<i64>> {
-        if user_id.server_name() != origin {
-            return Ok(None);
-        }
-        let Some(user) = self.rooms.memory.user_number(user_id).await? else {
-            return Ok(None);
-        };
-        let shares = self.rooms.memory.shares_room_with_us(user, None).await?;
-        Ok(shares.then_some(user))
-    }
-}
-
-/// Returns whether a user belongs to a server and has joined a room.
-fn is_joined_user_of(origin: &ServerName, room: &Room, user_id: &OwnedUserId) -> bool {
-    user_id.server_name() == origin
-        && room.view().state.membership(user_id) == MembershipState::Join
-}
-
-fn parse<T: DeserializeOwned>(content: &RawValue) -> Option<T> {
-    serde_json::from_str(content.get()).ok()
 }

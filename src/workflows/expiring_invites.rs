@@ -2,14 +2,34 @@
 
 use ruma::{OwnedEventId, OwnedUserId, RoomId};
 
-use super::Workflows;
+use super::{WorkflowSources, profiles::UserProfiles, remote::RemoteInvitations};
 use crate::{
     error::Result,
-    rooms::{MemberChange, MembershipAction},
+    rooms::{MemberChange, MembershipAction, Rooms},
     users::Session,
 };
 
-impl Workflows {
+/// Sends invites that expire. Cheap to clone.
+#[derive(Clone)]
+pub struct RoomInvitations {
+    rooms: Rooms,
+    profiles: UserProfiles,
+    remote_invitations: RemoteInvitations,
+}
+
+impl RoomInvitations {
+    pub(super) fn new(
+        sources: &WorkflowSources,
+        profiles: &UserProfiles,
+        remote_invitations: &RemoteInvitations,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            profiles: profiles.clone(),
+            remote_invitations: remote_invitations.clone(),
+        }
+    }
+
     /// Invites a user to a room until a time; returns the event id of the invite.
     ///
     /// # Errors
@@ -20,10 +40,11 @@ impl Workflows {
         &self,
         session: &Session,
         room_id: &RoomId,
-        (user_id, expires_at): (&OwnedUserId, i64),
+        user_id: &OwnedUserId,
+        expires_at: i64,
         reason: Option<String>,
     ) -> Result<OwnedEventId> {
-        let profile = self.member_profile(user_id).await;
+        let profile = self.profiles.member_profile(user_id).await;
         let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
         invitation.sender.clone_from(&session.user_id);
         invitation.reason = reason;
@@ -32,7 +53,10 @@ impl Workflows {
                 .rooms
                 .invitations
                 .expiring_invitation_event(invitation, expires_at)?;
-            return self.invite_remote_user(room_id, event).await;
+            return self
+                .remote_invitations
+                .invite_remote_user(room_id, event)
+                .await;
         }
         self.rooms
             .invitations

@@ -8,11 +8,16 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{MembershipRequest, Workflows};
+use super::{
+    WorkflowSources,
+    memberships::{MembershipChanges, MembershipRequest},
+    profiles::UserProfiles,
+    upgrade::RoomUpgrades,
+};
 use crate::{
     error::{Error, Result},
-    rooms::{InviteLink, MemberChange, MembershipAction, Room},
-    users::{RegisteredAccount, Session},
+    rooms::{InviteLink, MemberChange, MembershipAction, Room, Rooms},
+    users::{RegisteredAccount, Session, Users},
 };
 
 /// The information that a link shows to anyone who has it.
@@ -28,7 +33,32 @@ pub struct LinkPreview {
     pub registration: bool,
 }
 
-impl Workflows {
+/// Lets people use links to rooms. Cheap to clone.
+#[derive(Clone)]
+pub struct LinkRedemption {
+    users: Users,
+    rooms: Rooms,
+    profiles: UserProfiles,
+    memberships: MembershipChanges,
+    upgrades: RoomUpgrades,
+}
+
+impl LinkRedemption {
+    pub(super) fn new(
+        sources: &WorkflowSources,
+        profiles: &UserProfiles,
+        memberships: &MembershipChanges,
+        upgrades: &RoomUpgrades,
+    ) -> Self {
+        Self {
+            users: sources.users.clone(),
+            rooms: sources.rooms.clone(),
+            profiles: profiles.clone(),
+            memberships: memberships.clone(),
+            upgrades: upgrades.clone(),
+        }
+    }
+
     /// Returns the information that a link shows to anyone who has it.
     ///
     /// # Errors
@@ -105,7 +135,7 @@ impl Workflows {
             .await?;
         let is_invited = room.view().state.membership(user_id) == MembershipState::Invite;
         if !is_invited && !room.is_public() {
-            let profile = self.member_profile(user_id).await;
+            let profile = self.profiles.member_profile(user_id).await;
             let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
             invitation.sender.clone_from(&link.creator);
             self.rooms
@@ -113,9 +143,13 @@ impl Workflows {
                 .change_membership_in_background(&room.room_id, invitation)
                 .await?;
         }
-        let wish = MembershipRequest::new(user_id.clone(), MembershipAction::Join, None);
-        self.change_membership(session, &room.room_id, wish).await?;
-        self.copy_predecessor_settings(session, &room.room_id).await
+        let request = MembershipRequest::new(user_id.clone(), MembershipAction::Join, None);
+        self.memberships
+            .change_membership(session, &room.room_id, request)
+            .await?;
+        self.upgrades
+            .copy_predecessor_settings(session, &room.room_id)
+            .await
     }
 
     /// Returns the room of a link, whose creator must still be permitted to invite to it.

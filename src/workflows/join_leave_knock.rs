@@ -8,11 +8,12 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::Workflows;
+use super::WorkflowSources;
 use crate::{
     error::{Error, Result},
+    federation::Federation,
     matrix::{StateMap, VerifiedEvent, read_event},
-    rooms::{MembershipHandshake, RemoteApplicant, Room},
+    rooms::{MembershipHandshake, RemoteApplicant, Room, Rooms},
 };
 
 /// An event that another server has signed, and the parameters of its request.
@@ -34,7 +35,21 @@ pub struct AcceptedSignedEvent {
     pub before: StateMap,
 }
 
-impl Workflows {
+/// Accepts events that other servers have signed. Cheap to clone.
+#[derive(Clone)]
+pub struct SignedEventReceiver {
+    rooms: Rooms,
+    federation: Federation,
+}
+
+impl SignedEventReceiver {
+    pub(super) fn new(sources: &WorkflowSources) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+        }
+    }
+
     /// Accepts an event with which a user of another server joins, leaves, or knocks.
     ///
     /// # Errors

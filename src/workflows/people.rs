@@ -2,10 +2,11 @@
 
 use ruma::presence::PresenceState;
 
-use super::Workflows;
+use super::WorkflowSources;
 use crate::{
+    ephemeral::EphemeralState,
     error::Result,
-    users::{ListedUser, Session, UserListRequest},
+    users::{ListedUser, Session, UserListRequest, Users},
 };
 
 /// A user of this server, with the user's presence.
@@ -28,7 +29,21 @@ pub struct PeopleWithPresence {
     pub total: u64,
 }
 
-impl Workflows {
+/// Lists the users of this server with their presence. Cheap to clone.
+#[derive(Clone)]
+pub struct PeopleList {
+    users: Users,
+    ephemeral: EphemeralState,
+}
+
+impl PeopleList {
+    pub(super) fn new(sources: &WorkflowSources) -> Self {
+        Self {
+            users: sources.users.clone(),
+            ephemeral: sources.ephemeral.clone(),
+        }
+    }
+
     /// Returns a page of the users of this server, by name and then by id.
     ///
     /// # Errors

@@ -5,10 +5,31 @@ use ruma::{
     profile::{ProfileFieldName, ProfileFieldValue, UserProfile},
 };
 
-use super::Workflows;
-use crate::error::{Error, Result};
+use super::WorkflowSources;
+use crate::{
+    error::{Error, Result},
+    federation::Federation,
+    rooms::{MemberProfile, Rooms},
+    users::{ProfileChange, Session, Users},
+};
 
-impl Workflows {
+/// Reads the profiles of users of any server, and publishes those of local users. Cheap to clone.
+#[derive(Clone)]
+pub struct UserProfiles {
+    users: Users,
+    rooms: Rooms,
+    federation: Federation,
+}
+
+impl UserProfiles {
+    pub(super) fn new(sources: &WorkflowSources) -> Self {
+        Self {
+            users: sources.users.clone(),
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+        }
+    }
+
     /// Returns the profile of a user of any server.
     ///
     /// # Errors
@@ -25,7 +46,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// As [`Workflows::profile`]; [`Error::NotFound`] when the field is not set.
+    /// As [`UserProfiles::profile`]; [`Error::NotFound`] when the field is not set.
     pub async fn profile_field(
         &self,
         user_id: &UserId,
@@ -44,5 +65,40 @@ impl Workflows {
         ProfileFieldValue::new(field.as_str(), value.clone()).map_err(|error| {
             Error::Unreachable(format!("the other server sent an invalid answer: {error}"))
         })
+    }
+
+    /// Publishes a changed profile in the rooms of the user.
+    pub async fn publish_profile(
+        &self,
+        session: &Session,
+        change: Option<ProfileChange>,
+    ) -> Result<()> {
+        let is_shown = change
+            .is_some_and(|change| matches!(change.field.as_str(), "displayname" | "avatar_url"));
+        if !is_shown {
+            return Ok(());
+        }
+        let profile = self.member_profile(&session.user_id).await;
+        self.rooms
+            .memberships
+            .update_profile(session.user, &session.user_id, profile)
+            .await
+    }
+
+    /// Returns the profile that a user has in rooms; an empty one for users of other servers.
+    pub(super) async fn member_profile(&self, user_id: &UserId) -> MemberProfile {
+        let Ok(profile) = self.users.profile(user_id).await else {
+            return MemberProfile::default();
+        };
+        let text = |field: &str| {
+            profile
+                .get(field)
+                .and_then(|value| value.as_str())
+                .map(ToOwned::to_owned)
+        };
+        MemberProfile {
+            displayname: text("displayname"),
+            avatar_url: text("avatar_url").map(Into::into),
+        }
     }
 }

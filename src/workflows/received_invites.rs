@@ -14,13 +14,16 @@ use serde_json::{
 };
 
 use super::{
-    Workflows,
+    WorkflowSources,
     join_leave_knock::{SignedEvent, as_invalid_param},
+    remote::RemoteInvitations,
 };
 use crate::{
     error::{Error, Result},
+    federation::Federation,
     matrix::{self, Pdu},
-    rooms::{EventToSend, RemoteMembershipEvent},
+    rooms::{EventToSend, RemoteMembershipEvent, Rooms},
+    users::Users,
 };
 
 /// The largest number of state events that come with an invite.
@@ -43,7 +46,25 @@ struct ThirdPartyInviteContent {
     third_party_invite: Map<String, Value>,
 }
 
-impl Workflows {
+/// Accepts invites of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct InvitationReceiver {
+    users: Users,
+    rooms: Rooms,
+    federation: Federation,
+    remote_invitations: RemoteInvitations,
+}
+
+impl InvitationReceiver {
+    pub(super) fn new(sources: &WorkflowSources, remote_invitations: &RemoteInvitations) -> Self {
+        Self {
+            users: sources.users.clone(),
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            remote_invitations: remote_invitations.clone(),
+        }
+    }
+
     /// Accepts an invite for a user of this server, and returns it with this server's signature.
     ///
     /// # Errors
@@ -79,7 +100,7 @@ impl Workflows {
             self.users.user_num(user_id).await?;
         }
         room_state.truncate(MAX_STATE_EVENTS);
-        self.check_room_state(&room_state, (pdu, &signed.origin), &rules)
+        self.check_room_state(&room_state, pdu, &signed.origin, &rules)
             .await?;
         let from = RemoteMembershipEvent {
             version,
@@ -119,18 +140,20 @@ impl Workflows {
             .federation
             .room_open_to(origin, &request.room_id)
             .await?;
-        let told: ThirdPartyInviteContent = serde_json::from_str(request.content.json().get())
-            .map_err(|error| Error::BadJson(error.to_string()))?;
-        if told.membership != MembershipState::Invite {
+        let content: ThirdPartyInviteContent =
+            serde_json::from_str(request.content.json().get())
+                .map_err(|error| Error::BadJson(error.to_string()))?;
+        if content.membership != MembershipState::Invite {
             return Err(Error::invalid_param("the membership is not invite"));
         }
         let invitation = EventToSend::state(
             sender.clone(),
             &StateEventType::RoomMember,
             invited.as_str(),
-            to_raw_value(&told)?,
+            to_raw_value(&content)?,
         );
-        self.invite_remote_user(&request.room_id, invitation)
+        self.remote_invitations
+            .invite_remote_user(&request.room_id, invitation)
             .await?;
         Ok(())
     }
@@ -140,7 +163,8 @@ impl Workflows {
     async fn check_room_state(
         &self,
         room_state: &[Box<RawValue>],
-        (invitation, origin): (&Pdu, &ServerName),
+        invitation: &Pdu,
+        origin: &ServerName,
         rules: &RoomVersionRules,
     ) -> Result<()> {
         if !rules.authorization.room_create_event_id_as_room_id {

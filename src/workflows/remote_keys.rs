@@ -3,7 +3,10 @@
 mod answer_limits;
 mod received_keys;
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt, stream};
 use ruma::{
@@ -15,37 +18,41 @@ use ruma::{
         },
         federation::keys::{claim_keys, get_keys},
     },
-    encryption::DeviceKeys,
-    serde::Raw,
 };
 use serde_json::{Value, json};
 
-pub(super) use self::answer_limits::AnswerMemory;
 use self::{
     answer_limits::{
-        AnswerBudget, BYTES_PER_KEY, BYTES_PER_USER, max_answer_bytes, request_limits,
+        AnswerBudget, AnswerMemory, BYTES_PER_KEY, BYTES_PER_USER, max_answer_bytes, request_limits,
     },
-    received_keys::{ReceivedKeys, ReceivedOneTimeKeys},
+    received_keys::{DevicesOfUser, ReceivedKeys, ReceivedOneTimeKeys},
 };
-use super::Workflows;
+use super::{WorkflowSources, device_list_tracker::DeviceListTracker};
 use crate::{
     devices::{
-        KeyViewer, ListRequestTicket, RemoteDevice, RemoteDeviceList, check_user_count,
+        Devices, KeyViewer, ListRequestTicket, RemoteDevice, RemoteDeviceList, check_user_count,
         is_one_time_key,
     },
     error::{Error, Result},
-    federation::RequestFailure,
+    federation::{Federation, RequestFailure},
+    rooms::Rooms,
 };
 
 /// The number of servers that are asked at the same time.
 const MAX_CONCURRENT_SERVERS: usize = 32;
 /// The number of users whose stored lists are read together: at most 2 MiB each.
 const LISTS_PER_READ: usize = 32;
-/// The queried devices by user. An empty list stands for all devices.
+/// The queried devices by user. An empty list means all devices.
 type QueriedDevices = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 /// The claimed one-time keys: an algorithm for each device of each user.
 type ClaimedAlgorithms = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>;
-type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
+
+/// A query that is sent to another server.
+struct ServerKeyQuery {
+    server: OwnedServerName,
+    wanted: QueriedDevices,
+    ticket: ListRequestTicket,
+}
 
 /// The state of a query for users of other servers.
 #[derive(Default)]
@@ -59,7 +66,28 @@ struct KeyQuery {
     known: HashSet<OwnedUserId>,
 }
 
-impl Workflows {
+/// Queries and claims keys of users of any server. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyQueries {
+    devices: Devices,
+    rooms: Rooms,
+    federation: Federation,
+    device_list_tracker: DeviceListTracker,
+    /// The memory limit for other servers' answers about keys.
+    answer_memory: Arc<AnswerMemory>,
+}
+
+impl KeyQueries {
+    pub(super) fn new(sources: &WorkflowSources, device_list_tracker: &DeviceListTracker) -> Self {
+        Self {
+            devices: sources.devices.clone(),
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            device_list_tracker: device_list_tracker.clone(),
+            answer_memory: Arc::default(),
+        }
+    }
+
     /// Returns the keys of devices and users of any server. Servers that could not answer are listed as failures.
     ///
     /// For users of other servers who share a room with local users, fresh stored lists are used.
@@ -78,10 +106,10 @@ impl Workflows {
         // unreliable.
         let mut tickets: BTreeMap<OwnedServerName, ListRequestTicket> = remote
             .iter()
-            .map(|(server, asked)| {
+            .map(|(server, requested)| {
                 let ticket = self
                     .devices
-                    .begin_list_request(asked.keys().map(|id| &**id));
+                    .begin_list_request(requested.keys().map(|id| &**id));
                 (server.clone(), ticket)
             })
             .collect();
@@ -90,19 +118,28 @@ impl Workflows {
         let to_ask = std::mem::take(&mut query.to_ask).into_iter();
         let to_ask = to_ask.filter_map(|(server, wanted)| {
             let ticket = tickets.remove(&server)?;
-            Some((server, wanted, ticket))
+            Some(ServerKeyQuery {
+                server,
+                wanted,
+                ticket,
+            })
         });
-        let to_ask: Vec<(OwnedServerName, QueriedDevices, ListRequestTicket)> = to_ask.collect();
+        let to_ask: Vec<ServerKeyQuery> = to_ask.collect();
         // The remaining servers need not be asked.
         drop(tickets);
         let bytes_for = |wanted: &QueriedDevices| max_answer_bytes(wanted.len(), BYTES_PER_USER);
         let mut budget =
-            AnswerBudget::for_answers(to_ask.iter().map(|(_, wanted, _)| bytes_for(wanted)));
+            AnswerBudget::for_answers(to_ask.iter().map(|query| bytes_for(&query.wanted)));
         let client = self.federation.client();
-        let asking = stream::iter(to_ask).map(async |(server, wanted, ticket)| {
-            let asked = get_keys::v1::Request::new(wanted.clone());
+        let asking = stream::iter(to_ask).map(async |server_query| {
+            let ServerKeyQuery {
+                server,
+                wanted,
+                ticket,
+            } = server_query;
+            let requested = get_keys::v1::Request::new(wanted.clone());
             let allowance = request_limits(request.timeout, bytes_for(&wanted));
-            let asking = client.send_expecting::<ReceivedKeys, _>(&server, asked, allowance);
+            let asking = client.send_expecting::<ReceivedKeys, _>(&server, requested, allowance);
             let (answer, room) = self.answer_memory.run_request(allowance, asking).await;
             (server, wanted, answer, (ticket, room))
         });
@@ -114,8 +151,7 @@ impl Workflows {
             });
             match answer {
                 Ok(answer) => {
-                    let answer = (wanted, answer);
-                    self.process_answer(&mut query, answer, &ticket, &mut found)
+                    self.process_answer(&mut query, wanted, answer, &ticket, &mut found)
                         .await?;
                 }
                 Err(failure) => {
@@ -136,15 +172,15 @@ impl Workflows {
     /// Answers from stored lists of users of other servers, and collects the users whose servers must be asked.
     async fn answer_from_stored_lists(
         &self,
-        asked: QueriedDevices,
+        requested: QueriedDevices,
         found: &mut Found,
     ) -> Result<KeyQuery> {
         self.device_list_tracker.process_changes().await?;
         let mut query = KeyQuery::default();
         let mut budget = AnswerBudget::for_stored_lists();
-        let mut asked = asked.into_iter();
+        let mut requested = requested.into_iter();
         loop {
-            let some: QueriedDevices = asked.by_ref().take(LISTS_PER_READ).collect();
+            let some: QueriedDevices = requested.by_ref().take(LISTS_PER_READ).collect();
             if some.is_empty() {
                 return Ok(query);
             }
@@ -155,14 +191,14 @@ impl Workflows {
 
     async fn answer_some_from_stored_lists(
         &self,
-        asked: QueriedDevices,
+        requested: QueriedDevices,
         budget: &mut AnswerBudget,
         query: &mut KeyQuery,
         found: &mut Found,
     ) -> Result<()> {
-        let user_ids: Vec<&UserId> = asked.keys().map(|id| &**id).collect();
+        let user_ids: Vec<&UserId> = requested.keys().map(|id| &**id).collect();
         let mut known = self.devices.stored_lists(&user_ids).await?;
-        for (user_id, device_ids) in asked {
+        for (user_id, device_ids) in requested {
             let shares = match self.rooms.memory.user_number(&user_id).await? {
                 Some(user) => self.rooms.memory.shares_room_with_us(user, None).await?,
                 None => false,
@@ -208,7 +244,8 @@ impl Workflows {
     async fn process_answer(
         &self,
         query: &mut KeyQuery,
-        (wanted, mut answer): (QueriedDevices, ReceivedKeys),
+        wanted: QueriedDevices,
+        mut answer: ReceivedKeys,
         ticket: &ListRequestTicket,
         found: &mut Found,
     ) -> Result<()> {
@@ -281,9 +318,10 @@ impl Workflows {
         let mut budget = AnswerBudget::for_answers(remote.values().map(bytes_for));
         let client = self.federation.client();
         let asking = stream::iter(remote).map(async |(server, wanted)| {
-            let asked = claim_keys::v1::Request::new(wanted.clone());
+            let requested = claim_keys::v1::Request::new(wanted.clone());
             let allowance = request_limits(request.timeout, bytes_for(&wanted));
-            let asking = client.send_expecting::<ReceivedOneTimeKeys, _>(&server, asked, allowance);
+            let asking =
+                client.send_expecting::<ReceivedOneTimeKeys, _>(&server, requested, allowance);
             let (answer, room) = self.answer_memory.run_request(allowance, asking).await;
             (server, wanted, answer, room)
         });
@@ -312,18 +350,18 @@ impl Workflows {
     /// Splits the requested users into those of this server, and those of others by server.
     fn split_by_server<T: Clone>(
         &self,
-        asked: &BTreeMap<OwnedUserId, T>,
+        requested: &BTreeMap<OwnedUserId, T>,
     ) -> (
         BTreeMap<OwnedUserId, T>,
         BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, T>>,
     ) {
         let (mut local, mut remote) = (BTreeMap::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
-        for (user_id, asked) in asked {
+        for (user_id, requested) in requested {
             if self.rooms.memory.is_local(user_id) {
-                local.insert(user_id.clone(), asked.clone());
+                local.insert(user_id.clone(), requested.clone());
             } else {
                 let of_server = remote.entry(user_id.server_name().to_owned()).or_default();
-                of_server.insert(user_id.clone(), asked.clone());
+                of_server.insert(user_id.clone(), requested.clone());
             }
         }
         (local, remote)
@@ -362,9 +400,9 @@ fn size_of_all<'a>(devices: impl IntoIterator<Item = &'a DevicesOfUser>) -> usiz
 }
 
 /// Returns the requested devices of a user.
-fn requested_devices(mut devices: DevicesOfUser, asked: &[OwnedDeviceId]) -> DevicesOfUser {
-    let asked: HashSet<&OwnedDeviceId> = asked.iter().collect();
-    devices.retain(|device_id, _| asked.is_empty() || asked.contains(device_id));
+fn requested_devices(mut devices: DevicesOfUser, requested: &[OwnedDeviceId]) -> DevicesOfUser {
+    let requested: HashSet<&OwnedDeviceId> = requested.iter().collect();
+    devices.retain(|device_id, _| requested.is_empty() || requested.contains(device_id));
     devices
 }
 
@@ -379,21 +417,21 @@ fn read_devices(user_id: &UserId, devices: &DevicesOfUser) -> Vec<RemoteDevice> 
 fn requested_users(
     answer: BTreeMap<OwnedUserId, DevicesOfUser>,
     wanted: &QueriedDevices,
-) -> Vec<(OwnedUserId, DevicesOfUser)> {
-    let mut found = Vec::new();
+) -> BTreeMap<OwnedUserId, DevicesOfUser> {
+    let mut found = BTreeMap::new();
     for (user_id, mut devices) in answer {
-        let Some(asked) = wanted.get(&user_id) else {
+        let Some(requested) = wanted.get(&user_id) else {
             continue;
         };
-        let asked: HashSet<&OwnedDeviceId> = asked.iter().collect();
+        let requested: HashSet<&OwnedDeviceId> = requested.iter().collect();
         devices.retain(|device_id, keys| {
-            let is_asked = asked.is_empty() || asked.contains(device_id);
-            is_asked
+            let is_requested = requested.is_empty() || requested.contains(device_id);
+            is_requested
                 && keys
                     .deserialize()
                     .is_ok_and(|keys| (&keys.user_id, &keys.device_id) == (&user_id, device_id))
         });
-        found.push((user_id, devices));
+        found.insert(user_id, devices);
     }
     found
 }

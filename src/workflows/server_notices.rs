@@ -2,7 +2,7 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#server-notices).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
@@ -11,15 +11,18 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{json, value::RawValue};
+use tokio::sync::Mutex;
 
-use super::Workflows;
+use super::{WorkflowSources, profiles::UserProfiles};
 use crate::{
     error::{Error, Result},
     rooms::{
         ClientTransaction, CreateRoom, EventToSend, MemberChange, MemberProfile, MembershipAction,
+        Rooms,
     },
     storage::UserNum,
-    users::Session,
+    tasks::Tasks,
+    users::{Session, Users},
 };
 
 /// The name of the sender and of the rooms.
@@ -36,7 +39,28 @@ pub struct ServerNotice {
     pub txn_id: Option<String>,
 }
 
-impl Workflows {
+/// Sends notices of the server to its users. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerNotices {
+    users: Users,
+    rooms: Rooms,
+    tasks: Tasks,
+    profiles: UserProfiles,
+    /// Held while a server notice looks up or creates its room.
+    room_lock: Arc<Mutex<()>>,
+}
+
+impl ServerNotices {
+    pub(super) fn new(sources: &WorkflowSources, profiles: &UserProfiles) -> Self {
+        Self {
+            users: sources.users.clone(),
+            rooms: sources.rooms.clone(),
+            tasks: sources.tasks.clone(),
+            profiles: profiles.clone(),
+            room_lock: Arc::default(),
+        }
+    }
+
     /// Sends a notice to a user, on behalf of an administrator. The user is invited to the room for their notices.
     ///
     /// # Errors
@@ -95,19 +119,15 @@ impl Workflows {
         user: UserNum,
         user_id: &UserId,
     ) -> Result<OwnedRoomId> {
-        let (workflows, sender, user_id) = (self.clone(), sender.to_owned(), user_id.to_owned());
+        let (service, sender, user_id) = (self.clone(), sender.to_owned(), user_id.to_owned());
         // In a task of its own: if the client disconnects now, the new room must still be recorded.
         let settling = self.tasks.spawn(async move {
-            let _turn = workflows.notice_room_lock.lock().await;
-            let room_id = match workflows.users.notice_room(user).await? {
-                Some(room) => workflows.rooms.memory.room_id(room).await?,
-                None => {
-                    workflows
-                        .create_notice_room(&sender, user, &user_id)
-                        .await?
-                }
+            let _turn = service.room_lock.lock().await;
+            let room_id = match service.users.notice_room(user).await? {
+                Some(room) => service.rooms.memory.room_id(room).await?,
+                None => service.create_notice_room(&sender, user, &user_id).await?,
             };
-            workflows
+            service
                 .invite_to_notices(&sender, &user_id, &room_id)
                 .await?;
             Ok(room_id)
@@ -136,7 +156,10 @@ impl Workflows {
         };
         let profiles = HashMap::from([
             (sender.to_owned(), shown),
-            (user_id.to_owned(), self.member_profile(user_id).await),
+            (
+                user_id.to_owned(),
+                self.profiles.member_profile(user_id).await,
+            ),
         ]);
         let created = CreateRoom {
             creator: sender.to_owned(),
@@ -160,7 +183,7 @@ impl Workflows {
         if matches!(membership, MembershipState::Join | MembershipState::Invite) {
             return Ok(());
         }
-        let profile = self.member_profile(user_id).await;
+        let profile = self.profiles.member_profile(user_id).await;
         let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
         sender.clone_into(&mut invitation.sender);
         self.rooms

@@ -3,11 +3,11 @@
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, events::StateEventType};
 use serde::Deserialize;
 
-use super::Workflows;
+use super::{WorkflowSources, profiles::UserProfiles};
 use crate::{
     error::{Error, Result},
-    rooms::RoomUpgrade,
-    users::Session,
+    rooms::{RoomUpgrade, Rooms},
+    users::{Session, Users},
 };
 
 #[derive(Deserialize)]
@@ -20,7 +20,23 @@ struct Predecessor {
     room_id: OwnedRoomId,
 }
 
-impl Workflows {
+/// Replaces rooms by rooms of another version. Cheap to clone.
+#[derive(Clone)]
+pub struct RoomUpgrades {
+    users: Users,
+    rooms: Rooms,
+    profiles: UserProfiles,
+}
+
+impl RoomUpgrades {
+    pub(super) fn new(sources: &WorkflowSources, profiles: &UserProfiles) -> Self {
+        Self {
+            users: sources.users.clone(),
+            rooms: sources.rooms.clone(),
+            profiles: profiles.clone(),
+        }
+    }
+
     /// Replaces a room by one of another version.
     ///
     /// # Errors
@@ -35,7 +51,7 @@ impl Workflows {
     ) -> Result<OwnedRoomId> {
         let upgrade = RoomUpgrade {
             user_id: session.user_id.clone(),
-            profile: self.member_profile(&session.user_id).await,
+            profile: self.profiles.member_profile(&session.user_id).await,
             version,
             additional_creators,
         };

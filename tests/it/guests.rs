@@ -1,8 +1,14 @@
 //! The permissions of guests, and the rooms that they may join.
 
+use std::time::Duration;
+
+use parlour::clock::Clock;
 use serde_json::json;
 
-use crate::harness::{Server, User};
+use crate::{
+    chat::room_path,
+    harness::{Server, User},
+};
 
 const GUEST_ACCESS: &str = "m.room.guest_access";
 
@@ -75,4 +81,28 @@ async fn guests_cannot_use_endpoints_for_full_accounts() {
     let path = format!("{profile}/displayname");
     let set = guest.client.put(&path, name).await;
     set.expect_ok();
+}
+
+#[tokio::test]
+async fn a_delayed_change_of_the_guest_access_removes_guests() {
+    let clock = Clock::manual(1_700_000_000_000);
+    let server = Server::with_clock(clock.clone(), |config| config.registration.guests = true);
+    let server = server.await;
+    let alice = server.register("alice").await;
+    let guest = server.register_guest().await;
+    let room = room_for_guests(&alice, "can_join").await;
+    guest.joins(&room).await;
+    let mut sync = guest.syncs().await;
+    let closed = json!({ "guest_access": "forbidden" });
+    let state = format!("state/{GUEST_ACCESS}/?org.matrix.msc4140.delay=1000");
+
+    let delayed = alice.client.put(&room_path(&room, &state), closed).await;
+    delayed.expect_ok();
+    clock.advance(Duration::from_secs(2));
+
+    while sync["rooms"]["leave"][&room].is_null() {
+        sync = guest.long_polls_after(&sync).await;
+    }
+    let member = alice.member(&room, &guest).await;
+    assert_eq!(member["membership"], "leave");
 }

@@ -75,7 +75,7 @@ async fn deactivate(
         .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
         .await;
     asked.store_for_session(&users, shown)?;
-    workflows.deactivate(&from, request.erase).await?;
+    workflows.accounts.deactivate(&from, request.erase).await?;
     // This server has no third-party identifiers to remove from an identity server.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
     Ok(MatrixResponse(response))

@@ -111,7 +111,12 @@ async fn complete_stage(
         }
         AuthStage::RegistrationToken => {
             let token = form.token.trim().to_owned();
-            if !app.workflows.registration_token_is_valid(&token).await? {
+            if !app
+                .workflows
+                .invite_links
+                .registration_token_is_valid(&token)
+                .await?
+            {
                 app.limits.check(RequestClass::WrongToken, peer)?;
                 return Err(Error::forbidden("the registration token is not valid"));
             }

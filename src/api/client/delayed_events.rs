@@ -8,12 +8,9 @@ use axum::{
     extract::{FromRequestParts, State},
     http::request::Parts,
 };
-use ruma::{
-    api::client::delayed_events::{
-        get_all_delayed_events, get_delayed_event, send_delayed_event,
-        update_delayed_event::{UpdateAction, unstable_v1, unstable_v2},
-    },
-    events::StateEventType,
+use ruma::api::client::delayed_events::{
+    get_all_delayed_events, get_delayed_event, send_delayed_event,
+    update_delayed_event::{UpdateAction, unstable_v1, unstable_v2},
 };
 use serde_json::{Value, json};
 
@@ -70,20 +67,11 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn send_delayed_event(
-    State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
     State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<send_delayed_event::unstable::Request>,
 ) -> Result<Json<Value>> {
     limits.check(RequestClass::Send, &*from.user_id)?;
-    if let Some(state_key) = &request.state_key {
-        let kind = StateEventType::from(request.event_type.to_string());
-        let key = (&kind, state_key.as_str());
-        let content = request.content.json();
-        workflows
-            .check_state(&from, &request.room_id, key, content)
-            .await?;
-    }
     let delay = DelayRequest {
         user: from.user,
         user_id: from.user_id.clone(),
@@ -94,9 +82,9 @@ async fn send_delayed_event(
         content: request.content.into_json(),
         delay_ms: i64::try_from(request.delay.as_millis()).unwrap_or(i64::MAX),
     };
-    let delay_id = rooms
-        .delayed_events
-        .schedule_event(&request.room_id, delay)
+    let delay_id = workflows
+        .state_events
+        .schedule_event(&from, &request.room_id, delay)
         .await?;
     Ok(Json(json!({ "delay_id": delay_id })))
 }

@@ -70,7 +70,10 @@ async fn get_alias(
     MatrixRequest { request, .. }: MatrixRequest<get_alias::v3::Request>,
 ) -> Result<MatrixResponse<get_alias::v3::Response>> {
     asker.check_limit()?;
-    let (room_id, servers) = workflows.resolve_alias(&request.room_alias).await?;
+    let (room_id, servers) = workflows
+        .directory
+        .resolve_alias(&request.room_alias)
+        .await?;
     Ok(MatrixResponse(get_alias::v3::Response::new(
         room_id, servers,
     )))
@@ -189,6 +192,7 @@ async fn list_public_rooms(
         Some(server) => {
             app.limits.check(RequestClass::Lookup, asker)?;
             app.workflows
+                .directory
                 .fetch_public_rooms(&server, search, network)
                 .await?
         }

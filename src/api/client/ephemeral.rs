@@ -94,6 +94,7 @@ async fn create_typing_event(
 ) -> Result<MatrixResponse<create_typing_event::v3::Response>> {
     from.must_be_user(&request.user_id)?;
     workflows
+        .activity
         .set_typing(&from, &request.room_id, request.typing_timeout)
         .await?;
     Ok(MatrixResponse(create_typing_event::v3::Response::new()))
@@ -108,6 +109,7 @@ async fn create_receipt(
 ) -> Result<MatrixResponse<create_receipt::v3::Response>> {
     let kind = request.receipt_type.to_string();
     workflows
+        .activity
         .mark_read(
             &from,
             &request.room_id,
@@ -135,6 +137,7 @@ async fn set_read_marker(
         if let Some(event_id) = event_id {
             let thread = ReceiptThread::Unthreaded;
             workflows
+                .activity
                 .mark_read(&from, &request.room_id, kind, &event_id, &thread)
                 .await?;
         }

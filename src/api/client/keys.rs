@@ -63,7 +63,7 @@ async fn get_keys(
         user: from.user,
         user_id: &from.user_id,
     };
-    let response = workflows.query_keys(viewer, &request).await?;
+    let response = workflows.keys.query_keys(viewer, &request).await?;
     Ok(CompleteResponse(response))
 }
 
@@ -74,7 +74,7 @@ async fn claim_keys(
     State(workflows): State<Workflows>,
     MatrixRequest { request, .. }: MatrixRequest<claim_keys::v3::Request>,
 ) -> Result<CompleteResponse<claim_keys::v3::Response>> {
-    Ok(CompleteResponse(workflows.claim_keys(&request).await?))
+    Ok(CompleteResponse(workflows.keys.claim_keys(&request).await?))
 }
 
 /// `GET /_matrix/client/*/keys/changes`

@@ -29,9 +29,11 @@ async fn knock_room(
     limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let room_id = workflows
+        .knocks
         .knock(
             &from,
-            (&request.room_id_or_alias, request.via),
+            &request.room_id_or_alias,
+            request.via,
             request.reason,
         )
         .await?;

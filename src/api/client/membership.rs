@@ -58,9 +58,11 @@ async fn join_room_by_id(
     let sending = sync.begin_send(from.device);
     limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows
+        .joins
         .join(
             &from,
-            ((&*request.room_id).into(), Vec::new()),
+            (&*request.room_id).into(),
+            Vec::new(),
             request.reason,
             body,
         )
@@ -85,9 +87,11 @@ async fn join_room_by_id_or_alias(
     let sending = sync.begin_send(from.device);
     limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows
+        .joins
         .join(
             &from,
-            (&request.room_id_or_alias, request.via),
+            &request.room_id_or_alias,
+            request.via,
             request.reason,
             body,
         )
@@ -115,6 +119,7 @@ async fn invite_user(
     limits.check_invitations(&from.user_id, [&*invited.user_id])?;
     let wish = MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
     workflows
+        .memberships
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = invite_user::v3::Response::new();
@@ -136,6 +141,7 @@ async fn leave_room(
         request.reason,
     );
     workflows
+        .memberships
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = leave_room::v3::Response::new();
@@ -153,6 +159,7 @@ async fn kick_user(
     let sending = sync.begin_send(from.device);
     let wish = MembershipRequest::new(request.user_id, MembershipAction::Kick, request.reason);
     workflows
+        .memberships
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = kick_user::v3::Response::new();
@@ -170,6 +177,7 @@ async fn ban_user(
     let sending = sync.begin_send(from.device);
     let wish = MembershipRequest::new(request.user_id, MembershipAction::Ban, request.reason);
     workflows
+        .memberships
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = ban_user::v3::Response::new();
@@ -187,6 +195,7 @@ async fn unban_user(
     let sending = sync.begin_send(from.device);
     let wish = MembershipRequest::new(request.user_id, MembershipAction::Unban, request.reason);
     workflows
+        .memberships
         .change_membership(&from, &request.room_id, wish)
         .await?;
     let response = unban_user::v3::Response::new();

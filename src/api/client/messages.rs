@@ -163,7 +163,7 @@ async fn read_page_with_backfill(
         .await?;
     for _ in 0..MAX_BACKFILLS {
         let (after, up_to) = backfill_range(request, &page);
-        if !workflows.fill_history(room, after, up_to).await? {
+        if !workflows.history.fill_history(room, after, up_to).await? {
             break;
         }
         page = rooms
@@ -172,7 +172,7 @@ async fn read_page_with_backfill(
             .await?;
     }
     if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())
-        && workflows.lacks_history(room, last.timeline).await?
+        && workflows.history.lacks_history(room, last.timeline).await?
     {
         // No server sends the earlier events now; the client may ask again later.
         page.end = Some(last.timeline - 1);
@@ -261,7 +261,7 @@ async fn read_context_with_backfill(
         .await?;
     let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
     let place = context.event.timeline;
-    if limit > 1 && workflows.fill_history(room, stop, place).await? {
+    if limit > 1 && workflows.history.fill_history(room, stop, place).await? {
         return rooms
             .timeline
             .load_context(room, access, event_id, limit, wanted)
@@ -351,7 +351,8 @@ async fn get_event_by_timestamp(
         .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
     let (event_id, ts) = workflows
-        .event_at_time(&room, &access, (request.ts, request.dir))
+        .history
+        .event_at_time(&room, &access, request.ts, request.dir)
         .await?;
     let ts = MilliSecondsSinceUnixEpoch(UInt::new_saturating(u64::try_from(ts).unwrap_or(0)));
     let response = get_event_by_timestamp::v1::Response::new(event_id, ts);

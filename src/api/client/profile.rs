@@ -42,7 +42,7 @@ async fn get_profile(
     MatrixRequest { request, .. }: MatrixRequest<get_profile::v3::Request>,
 ) -> Result<MatrixResponse<get_profile::v3::Response>> {
     asker.check_limit()?;
-    let profile = workflows.profile(&request.user_id).await?;
+    let profile = workflows.profiles.profile(&request.user_id).await?;
     Ok(MatrixResponse(profile.into()))
 }
 
@@ -56,6 +56,7 @@ async fn get_profile_field(
 ) -> Result<MatrixResponse<get_profile_field::v3::Response>> {
     asker.check_limit()?;
     let value = workflows
+        .profiles
         .profile_field(&request.user_id, &request.field)
         .await?;
     Ok(MatrixResponse(get_profile_field::v3::Response::new(value)))
@@ -80,7 +81,7 @@ async fn set_profile_field(
     if change.is_some() {
         cost.keep();
     }
-    workflows.publish_profile(&from, change).await?;
+    workflows.profiles.publish_profile(&from, change).await?;
     Ok(MatrixResponse(set_profile_field::v3::Response::new()))
 }
 
@@ -102,7 +103,7 @@ async fn delete_profile_field(
     if change.is_some() {
         cost.keep();
     }
-    workflows.publish_profile(&from, change).await?;
+    workflows.profiles.publish_profile(&from, change).await?;
     Ok(MatrixResponse(delete_profile_field::v3::Response::new()))
 }
 

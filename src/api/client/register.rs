@@ -67,7 +67,7 @@ async fn register(
     let account = is_complete.then(|| limits.charge(RequestClass::Register, &peer));
     let account = account.transpose()?;
     let shows_token = matches!(request.auth, Some(AuthData::RegistrationToken(_)));
-    let registered = workflows.register(request).await;
+    let registered = workflows.invite_links.register(request).await;
     if shows_token && is_token_wrong(&registered) {
         limits.check(RequestClass::WrongToken, &peer)?;
     }
@@ -121,6 +121,7 @@ async fn check_registration_token_validity(
     MatrixRequest { request, .. }: MatrixRequest<check_registration_token_validity::v1::Request>,
 ) -> Result<MatrixResponse<check_registration_token_validity::v1::Response>> {
     let is_valid = workflows
+        .invite_links
         .registration_token_is_valid(&request.token)
         .await?;
     if !is_valid {

@@ -37,7 +37,7 @@ async fn create_room(
         &from.user_id,
         request.invite.iter().map(|user_id| &**user_id),
     )?;
-    let room_id = workflows.create_room(&from, request).await?;
+    let room_id = workflows.creation.create_room(&from, request).await?;
     let response = create_room::v3::Response::new(room_id);
     Ok(InFlightResponse(sending, MatrixResponse(response)))
 }

@@ -15,7 +15,7 @@ use ruma::{
         error::DeserializationError,
         path_builder::SinglePath,
     },
-    events::{StateEventType, TimelineEventType},
+    events::TimelineEventType,
 };
 use serde::Deserialize;
 use serde_json::{json, value::to_raw_value};
@@ -26,11 +26,11 @@ use crate::{
         App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
         RequestWithOptionalBody, endpoint,
     },
-    ephemeral::{EphemeralState, PresenceUpdate},
     error::Result,
     rooms::{ClientTransaction, DelayRequest, EventToSend, Rooms},
     sync::Sync,
     users::Session,
+    workflows::{StateEventRequest, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -50,7 +50,7 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidsendeventtypetxnid).
 async fn send_message_event(
     State(rooms): State<Rooms>,
-    State(ephemeral): State<EphemeralState>,
+    State(workflows): State<Workflows>,
     State(limits): State<RateLimits>,
     State(sync): State<Sync>,
     DelayMs(delay_ms): DelayMs,
@@ -62,7 +62,7 @@ async fn send_message_event(
 ) -> Result<Response> {
     limits.check(RequestClass::Send, &*from.user_id)?;
     let sending = sync.begin_send(from.device);
-    record_activity(&ephemeral, &from);
+    workflows.activity.record_activity(&from);
     if let Some(delay_ms) = delay_ms {
         let delay = DelayRequest {
             user: from.user,
@@ -81,7 +81,7 @@ async fn send_message_event(
                 .await?;
             return Ok(Json(json!({ "delay_id": delay_id })).into_response());
         }
-        return delay_event(&rooms, &request.room_id, delay).await;
+        return delay_event(&workflows, &from, &request.room_id, delay).await;
     }
     let event = EventToSend::message(
         from.user_id.clone(),
@@ -115,13 +115,10 @@ async fn send_state_event(
 ) -> Result<Response> {
     app.limits.check(RequestClass::Send, &*from.user_id)?;
     let sending = app.sync.begin_send(from.device);
-    record_activity(&app.ephemeral, &from);
+    app.workflows.activity.record_activity(&from);
     let content = request.body.into_json();
     let key = (&request.event_type, request.state_key.as_str());
     app.limits.check_state(&from.user_id, key, &content)?;
-    app.workflows
-        .check_state(&from, &request.room_id, key, &content)
-        .await?;
     if let Some(delay_ms) = delay_ms {
         let delay = DelayRequest {
             user: from.user,
@@ -133,14 +130,19 @@ async fn send_state_event(
             content,
             delay_ms,
         };
-        return delay_event(&app.rooms, &request.room_id, delay).await;
+        return delay_event(&app.workflows, &from, &request.room_id, delay).await;
     }
-    let sender = from.user_id.clone();
-    let event = EventToSend::state(sender, &request.event_type, &request.state_key, content);
-    let event_id: OwnedEventId = app.workflows.send_event(&request.room_id, event).await?;
-    if request.event_type == StateEventType::RoomGuestAccess {
-        app.workflows.expel_guests(&request.room_id).await?;
-    }
+    let request = StateEventRequest {
+        room_id: request.room_id,
+        kind: request.event_type,
+        state_key: request.state_key,
+        content,
+    };
+    let event_id = app
+        .workflows
+        .state_events
+        .send_state_event(&from, request)
+        .await?;
     let response = MatrixResponse(send_state_event::v3::Response::new(event_id));
     Ok(InFlightResponse(sending, response).into_response())
 }
@@ -264,13 +266,15 @@ async fn must_be_own_event(
     Ok(())
 }
 
-async fn delay_event(rooms: &Rooms, room_id: &RoomId, delay: DelayRequest) -> Result<Response> {
-    let delay_id = rooms.delayed_events.schedule_event(room_id, delay).await?;
+async fn delay_event(
+    workflows: &Workflows,
+    session: &Session,
+    room_id: &RoomId,
+    delay: DelayRequest,
+) -> Result<Response> {
+    let delay_id = workflows
+        .state_events
+        .schedule_event(session, room_id, delay)
+        .await?;
     Ok(Json(json!({ "delay_id": delay_id })).into_response())
-}
-
-fn record_activity(ephemeral: &EphemeralState, session: &Session) {
-    ephemeral
-        .presence
-        .update(session.user, &session.user_id, PresenceUpdate::Active);
 }

@@ -79,6 +79,10 @@ async fn send(
         content: body.content,
         txn_id,
     };
-    let event_id = app.workflows.send_server_notice(from, notice).await?;
+    let event_id = app
+        .workflows
+        .notices
+        .send_server_notice(from, notice)
+        .await?;
     Ok(Json(json!({ "event_id": event_id })))
 }

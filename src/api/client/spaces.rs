@@ -47,6 +47,7 @@ async fn get_hierarchy(
         suggested_only: request.suggested_only,
     };
     let page = workflows
+        .spaces
         .hierarchy(&from.user_id, &request.room_id, &wish)
         .await?;
     let mut body = json!({ "rooms": page.rooms });
@@ -72,7 +73,7 @@ async fn get_summary(
     let (room_id, mut via) = match <&RoomId>::try_from(&*request.room_id_or_alias) {
         Ok(room_id) => (room_id.to_owned(), Vec::new()),
         Err(alias) => {
-            let found = workflows.resolve_alias(alias).await;
+            let found = workflows.directory.resolve_alias(alias).await;
             found.map_err(|_| unknown())?
         }
     };
@@ -119,7 +120,10 @@ async fn summary_elsewhere(
     workflows: &Workflows,
     (user_id, room_id, via): (Option<&UserId>, &RoomId, &[OwnedServerName]),
 ) -> Result<Option<RoomPreview>> {
-    let told = workflows.remote_summary(user_id, room_id, via).await?;
+    let told = workflows
+        .spaces
+        .remote_summary(user_id, room_id, via)
+        .await?;
     if told.is_some() {
         return Ok(told);
     }

@@ -72,6 +72,7 @@ async fn upgrade_room(
     from.must_not_be_guest()?;
     let creators = request.additional_creators;
     let new = workflows
+        .upgrades
         .upgrade_room(&from, &request.room_id, request.new_version, creators)
         .await?;
     let response = upgrade_room::v3::Response::new(new);

@@ -79,7 +79,10 @@ async fn create_invite(
         },
         room_state: body.invite_room_state.0,
     };
-    let event = workflows.receive_invitation(invitation).await?;
+    let event = workflows
+        .received_invitations
+        .receive_invitation(invitation)
+        .await?;
     Ok(MatrixResponse(create_invite::v2::Response::new(event)))
 }
 
@@ -107,7 +110,10 @@ async fn create_invite_v1(
         },
         room_state: told.unsigned.invite_room_state.0,
     };
-    let event = workflows.receive_invitation(invitation).await?;
+    let event = workflows
+        .received_invitations
+        .receive_invitation(invitation)
+        .await?;
     Ok(Json(json!([200, { "event": event }])))
 }
 

@@ -126,6 +126,7 @@ async fn write_join(
     writing: &mut StreamedResponse,
 ) -> Result<()> {
     let taken = workflows
+        .signed_events
         .accept_signed_event(MembershipHandshake::Join, join)
         .await?;
     let join = taken.event.pdu();
@@ -186,6 +187,7 @@ async fn create_leave_event(
         event: request.pdu,
     };
     workflows
+        .signed_events
         .accept_signed_event(MembershipHandshake::Leave, leave)
         .await?;
     Ok(MatrixResponse(create_leave_event::v2::Response::new()))
@@ -200,6 +202,7 @@ async fn create_leave_event_v1(
 ) -> Result<Json<Value>> {
     let leave = signed_event(signed)?;
     workflows
+        .signed_events
         .accept_signed_event(MembershipHandshake::Leave, leave)
         .await?;
     Ok(Json(json!([200, {}])))
@@ -240,6 +243,7 @@ async fn create_knock_event(
         event: request.pdu,
     };
     let taken = workflows
+        .signed_events
         .accept_signed_event(MembershipHandshake::Knock, knock)
         .await?;
     let told = rooms

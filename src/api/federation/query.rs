@@ -78,7 +78,7 @@ async fn get_room_information(
     if alias.server_name() != rooms.memory.server_name() {
         return Err(Error::invalid_param("the alias belongs to another server"));
     }
-    let (room_id, servers) = workflows.resolve_alias(alias).await?;
+    let (room_id, servers) = workflows.directory.resolve_alias(alias).await?;
     let response = get_room_information::v1::Response::new(room_id, servers);
     Ok(MatrixResponse(response))
 }

@@ -25,6 +25,7 @@ async fn exchange_invite(
     MatrixRequest { from, request }: MatrixRequest<exchange_invite::v1::Request>,
 ) -> Result<MatrixResponse<exchange_invite::v1::Response>> {
     workflows
+        .received_invitations
         .exchange_third_party_invite(&from, request)
         .await?;
     Ok(MatrixResponse(exchange_invite::v1::Response::new()))

@@ -65,7 +65,7 @@ async fn send_transaction_message(
         pdus: signed.body.pdus.unwrap_or_default(),
         edus: signed.body.edus.unwrap_or_default(),
     };
-    let outcomes = workflows.receive_transaction(transaction).await?;
+    let outcomes = workflows.inbox.receive_transaction(transaction).await?;
     let outcomes: BTreeMap<_, _> = (*outcomes).clone();
     Ok(MatrixResponse(send_transaction::Response::new(outcomes)))
 }

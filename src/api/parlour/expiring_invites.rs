@@ -32,9 +32,9 @@ async fn invite(
 ) -> Result<Json<Value>> {
     limits.check(RequestClass::Send, &*from.user_id)?;
     limits.check_invitations(&from.user_id, [&*body.user_id])?;
-    let until = (&body.user_id, body.expires_at);
     let event_id = workflows
-        .invite_until(&from, &room_id, until, body.reason)
+        .invitations
+        .invite_until(&from, &room_id, &body.user_id, body.expires_at, body.reason)
         .await?;
     Ok(Json(json!({ "event_id": event_id })))
 }

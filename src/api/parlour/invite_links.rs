@@ -117,7 +117,7 @@ async fn preview_link(
     InviteLinkToken(token): InviteLinkToken,
 ) -> Result<Json<Value>> {
     limits.check(RequestClass::Lookup, &peer)?;
-    let preview = workflows.preview_link(&token).await;
+    let preview = workflows.invite_links.preview_link(&token).await;
     if matches!(preview, Err(Error::NotFound(_))) {
         limits.check(RequestClass::WrongToken, &peer)?;
     }
@@ -145,7 +145,7 @@ async fn redeem_link(
     ParlourRequest { from, .. }: ParlourRequest<EmptyBody>,
 ) -> Result<Json<Value>> {
     limits.check(RequestClass::Send, &*from.user_id)?;
-    let room_id = workflows.redeem_link(&from, &token).await;
+    let room_id = workflows.invite_links.redeem_link(&from, &token).await;
     if matches!(room_id, Err(Error::NotFound(_))) {
         limits.check(RequestClass::WrongToken, &*from.user_id)?;
     }

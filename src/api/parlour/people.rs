@@ -34,7 +34,7 @@ async fn list_people(
         from: request.from,
         limit: request.limit,
     };
-    let page = workflows.list_people(&session, &request).await?;
+    let page = workflows.people.list_people(&session, &request).await?;
     let users: Vec<Value> = page.people.iter().map(person_json).collect();
     let mut answer = json!({ "users": users, "total": page.total });
     if let Some(answer) = answer.as_object_mut() {

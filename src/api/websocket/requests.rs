@@ -20,6 +20,7 @@ use crate::{
     rooms::{ClientTransaction, EventToSend},
     sync::{SendInFlight, SyncToken},
     users::Session,
+    workflows::StateEventRequest,
 };
 
 /// The maximum length of a request id, which is also a transaction id.
@@ -224,7 +225,7 @@ async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Valu
     session.must_not_be_suspended()?;
     let transaction = call.transaction(session)?;
     let params: SendParams = call.params()?;
-    record_activity(app, session);
+    app.workflows.activity.record_activity(session);
     let sender = session.user_id.clone();
     let event = EventToSend::message(sender, params.event_type, params.content, Some(transaction));
     let event_id = app.rooms.sender.send(&params.room_id, event).await?;
@@ -235,24 +236,21 @@ async fn state(app: &App, session: &Session, call: &ClientRequest) -> Result<Val
     app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let params: StateParams = call.params()?;
-    record_activity(app, session);
+    app.workflows.activity.record_activity(session);
     let key = (&params.event_type, params.state_key.as_str());
     app.limits
         .check_state(&session.user_id, key, &params.content)?;
-    app.workflows
-        .check_state(session, &params.room_id, key, &params.content)
+    let request = StateEventRequest {
+        room_id: params.room_id,
+        kind: params.event_type,
+        state_key: params.state_key,
+        content: params.content,
+    };
+    let event_id = app
+        .workflows
+        .state_events
+        .send_state_event(session, request)
         .await?;
-    let sender = session.user_id.clone();
-    let event = EventToSend::state(
-        sender,
-        &params.event_type,
-        &params.state_key,
-        params.content,
-    );
-    let event_id = app.workflows.send_event(&params.room_id, event).await?;
-    if params.event_type == StateEventType::RoomGuestAccess {
-        app.workflows.expel_guests(&params.room_id).await?;
-    }
     Ok(json!({ "event_id": event_id }))
 }
 
@@ -264,6 +262,7 @@ async fn typing(app: &App, session: &Session, call: &ClientRequest) -> Result<Va
             .map_or(DEFAULT_TYPING_TIMEOUT, Duration::from_millis)
     });
     app.workflows
+        .activity
         .set_typing(session, &params.room_id, lasting)
         .await?;
     Ok(json!({}))
@@ -273,6 +272,7 @@ async fn receipt(app: &App, session: &Session, call: &ClientRequest) -> Result<V
     let params: ReceiptParams = call.params()?;
     let (kind, thread) = (&params.receipt_type, &params.thread_id);
     app.workflows
+        .activity
         .mark_read(session, &params.room_id, kind, &params.event_id, thread)
         .await?;
     Ok(json!({}))
@@ -292,10 +292,4 @@ async fn ack(app: &App, session: &Session, call: &ClientRequest) -> Result<Value
     let token: SyncToken = params.since.parse()?;
     app.sync.acknowledge(session, &token).await?;
     Ok(json!({}))
-}
-
-fn record_activity(app: &App, session: &Session) {
-    app.ephemeral
-        .presence
-        .update(session.user, &session.user_id, PresenceUpdate::Active);
 }

@@ -399,12 +399,6 @@ impl DelayRequest {
                 "an m.room.create event cannot be delayed",
             ));
         }
-        // When the guest access changes, guests have to leave at the request of the user who changes it.
-        if self.kind == TimelineEventType::RoomGuestAccess.to_string() {
-            return Err(Error::invalid_param(
-                "an m.room.guest_access event cannot be delayed",
-            ));
-        }
         Ok(())
     }
 }

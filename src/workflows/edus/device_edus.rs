@@ -8,17 +8,40 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::parse;
+use super::origin::{EduOrigins, parse};
 use crate::{
-    devices::{RemoteDevice, RemoteListUpdate},
+    devices::{Devices, RemoteDevice, RemoteListUpdate},
     error::Result,
-    workflows::Workflows,
+    federation::Federation,
+    workflows::{WorkflowSources, device_list_tracker::DeviceListTracker},
 };
 
 /// The number of previous list versions that one update may name. Servers give up long before they reach it.
 const MAX_PREV_IDS: usize = 1_000;
 
-impl Workflows {
+/// Receives EDUs about devices and their keys. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct DeviceEdus {
+    devices: Devices,
+    federation: Federation,
+    device_list_tracker: DeviceListTracker,
+    origins: EduOrigins,
+}
+
+impl DeviceEdus {
+    pub(super) fn new(
+        sources: &WorkflowSources,
+        device_list_tracker: &DeviceListTracker,
+        origins: &EduOrigins,
+    ) -> Self {
+        Self {
+            devices: sources.devices.clone(),
+            federation: sources.federation.clone(),
+            device_list_tracker: device_list_tracker.clone(),
+            origins: origins.clone(),
+        }
+    }
+
     /// Processes `m.direct_to_device`.
     pub(super) async fn receive_messages(
         &self,
@@ -54,6 +77,7 @@ impl Workflows {
                 continue;
             };
             if self
+                .origins
                 .user_sharing_a_room(origin, &content.user_id)
                 .await?
                 .is_some()
@@ -80,6 +104,7 @@ impl Workflows {
                 continue;
             };
             if self
+                .origins
                 .user_sharing_a_room(origin, &content.user_id)
                 .await?
                 .is_none()

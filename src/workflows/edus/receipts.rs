@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ruma::{
@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use super::{is_joined_user_of, parse};
+use super::origin::{EduOrigins, is_joined_user_of, parse};
 use crate::{
     error::Result,
-    rooms::ReceiptUpdate,
+    rooms::{ReceiptUpdate, Rooms},
     storage::{JournalChange, JournalFollower, Position, UserNum},
-    workflows::Workflows,
+    workflows::WorkflowSources,
 };
 
 /// The number of receipts in one EDU that are processed.
@@ -73,7 +73,34 @@ impl ReceivedReceipt {
     }
 }
 
-impl Workflows {
+/// Receives EDUs about receipts. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct ReceiptEdus {
+    rooms: Rooms,
+    origins: EduOrigins,
+    /// Receipts that arrived before their events.
+    early_receipts: Arc<EarlyReceipts>,
+}
+
+impl ReceiptEdus {
+    /// Creates the service, and starts its background task.
+    pub(super) fn new(sources: &WorkflowSources, origins: &EduOrigins) -> Self {
+        let service = Self {
+            rooms: sources.rooms.clone(),
+            origins: origins.clone(),
+            early_receipts: Arc::default(),
+        };
+        sources.devices.add_follower(service.early_receipts.clone());
+        let (storing, stopping) = (service.clone(), sources.tasks.stopping().clone());
+        drop(sources.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = storing.store_early_receipts() => {}
+            }
+        }));
+        service
+    }
+
     /// Processes `m.receipt`.
     pub(super) async fn receive_receipts(
         &self,
@@ -86,10 +113,10 @@ impl Workflows {
                 let (Ok(room_id), Some(of_room)) = (RoomId::parse(room_id), parse(&of_room)) else {
                     continue;
                 };
-                let told = self
+                let receipts = self
                     .permitted_receipts(origin, &room_id, of_room, &mut left)
                     .await?;
-                self.store_receipts(&room_id, told).await?;
+                self.store_receipts(&room_id, receipts).await?;
             }
         }
         Ok(())
@@ -103,9 +130,9 @@ impl Workflows {
         of_room: RoomReceipts,
         left: &mut usize,
     ) -> Result<Vec<ReceivedReceipt>> {
-        let mut told = Vec::new();
-        let Some(room) = self.room_shared_with(origin, room_id).await? else {
-            return Ok(told);
+        let mut receipts = Vec::new();
+        let Some(room) = self.origins.room_shared_with(origin, room_id).await? else {
+            return Ok(receipts);
         };
         for (user_id, of_user) in of_room.read {
             let (Ok(user_id), Some(of_user)) = (
@@ -125,7 +152,7 @@ impl Workflows {
             };
             for event_id in of_user.event_ids.into_iter().take(*left) {
                 *left -= 1;
-                told.push(ReceivedReceipt {
+                receipts.push(ReceivedReceipt {
                     user,
                     user_id: user_id.clone(),
                     thread: thread.clone(),
@@ -134,27 +161,30 @@ impl Workflows {
                 });
             }
         }
-        Ok(told)
+        Ok(receipts)
     }
 
     /// Stores receipts, and keeps those whose events are missing.
-    async fn store_receipts(&self, room_id: &RoomId, told: Vec<ReceivedReceipt>) -> Result<()> {
-        if told.is_empty() {
+    async fn store_receipts(&self, room_id: &RoomId, receipts: Vec<ReceivedReceipt>) -> Result<()> {
+        if receipts.is_empty() {
             return Ok(());
         }
         let room = self.rooms.memory.room(room_id).await?;
-        let new = told.iter().map(ReceivedReceipt::as_new_receipt).collect();
+        let new = receipts
+            .iter()
+            .map(ReceivedReceipt::as_new_receipt)
+            .collect();
         let unknown = self.rooms.unread.receive_receipts(&room, new).await?;
         if unknown.is_empty() {
             return Ok(());
         }
         for new in &unknown {
-            let is_it = |told: &&ReceivedReceipt| {
-                (&*told.event_id, &told.user_id) == (new.event_id, new.user_id)
-                    && told.thread == new.thread
+            let is_it = |receipt: &&ReceivedReceipt| {
+                (&*receipt.event_id, &receipt.user_id) == (new.event_id, new.user_id)
+                    && receipt.thread == new.thread
             };
-            if let Some(told) = told.iter().find(is_it) {
-                self.early_receipts.add_receipt(room_id, told.clone());
+            if let Some(receipt) = receipts.iter().find(is_it) {
+                self.early_receipts.add_receipt(room_id, receipt.clone());
             }
         }
         // The event may have arrived in between.
@@ -163,11 +193,11 @@ impl Workflows {
     }
 
     /// Stores kept receipts whose events have arrived.
-    pub(in super::super) async fn store_early_receipts(&self) {
+    async fn store_early_receipts(&self) {
         loop {
             self.early_receipts.receipts_ready.notified().await;
-            for (room_id, told) in self.early_receipts.take_ready() {
-                if let Err(error) = self.store_receipts(&room_id, told).await {
+            for early in self.early_receipts.take_ready() {
+                if let Err(error) = self.store_receipts(&early.room_id, early.receipts).await {
                     tracing::debug!(%error, "receipts that arrived before their events could not be stored");
                 }
             }
@@ -188,18 +218,24 @@ fn parse_thread(thread_id: Option<String>) -> Option<String> {
 
 /// Receipts whose events are missing.
 #[derive(Default)]
-pub(in super::super) struct EarlyReceipts {
+struct EarlyReceipts {
     waiting: Mutex<WaitingReceipts>,
     receipts_ready: Notify,
 }
 
+/// Receipts for one missing event of a room.
+struct EarlyRoomReceipts {
+    room_id: OwnedRoomId,
+    receipts: Vec<ReceivedReceipt>,
+}
+
 #[derive(Default)]
 struct WaitingReceipts {
-    by_event: HashMap<OwnedEventId, (OwnedRoomId, Vec<ReceivedReceipt>)>,
+    by_event: HashMap<OwnedEventId, EarlyRoomReceipts>,
     /// The missing events, the oldest entry first.
     order: VecDeque<OwnedEventId>,
     /// The receipts whose events have arrived.
-    ready: Vec<(OwnedRoomId, Vec<ReceivedReceipt>)>,
+    ready: Vec<EarlyRoomReceipts>,
 }
 
 impl EarlyReceipts {
@@ -207,12 +243,12 @@ impl EarlyReceipts {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add_receipt(&self, room_id: &RoomId, told: ReceivedReceipt) {
+    fn add_receipt(&self, room_id: &RoomId, receipt: ReceivedReceipt) {
         let mut waiting = self.waiting();
-        let event_id = told.event_id.clone();
-        if let Some((_, known)) = waiting.by_event.get_mut(&event_id) {
-            if known.len() < MAX_RECEIPTS_PER_EVENT {
-                known.push(told);
+        let event_id = receipt.event_id.clone();
+        if let Some(known) = waiting.by_event.get_mut(&event_id) {
+            if known.receipts.len() < MAX_RECEIPTS_PER_EVENT {
+                known.receipts.push(receipt);
             }
             return;
         }
@@ -222,8 +258,11 @@ impl EarlyReceipts {
             waiting.by_event.remove(&oldest);
         }
         waiting.order.push_back(event_id.clone());
-        let kept = (room_id.to_owned(), vec![told]);
-        waiting.by_event.insert(event_id, kept);
+        let early = EarlyRoomReceipts {
+            room_id: room_id.to_owned(),
+            receipts: vec![receipt],
+        };
+        waiting.by_event.insert(event_id, early);
         // Events that have arrived are still in the order.
         if waiting.order.len() > 2 * MAX_WAITING_EVENTS {
             let WaitingReceipts {
@@ -233,7 +272,7 @@ impl EarlyReceipts {
         }
     }
 
-    fn take_ready(&self) -> Vec<(OwnedRoomId, Vec<ReceivedReceipt>)> {
+    fn take_ready(&self) -> Vec<EarlyRoomReceipts> {
         std::mem::take(&mut self.waiting().ready)
     }
 }
@@ -245,8 +284,8 @@ impl JournalFollower for EarlyReceipts {
                 continue;
             };
             let mut waiting = self.waiting();
-            if let Some(kept) = waiting.by_event.remove(&event.pdu.event_id) {
-                waiting.ready.push(kept);
+            if let Some(early) = waiting.by_event.remove(&event.pdu.event_id) {
+                waiting.ready.push(early);
                 self.receipts_ready.notify_one();
             }
         }

@@ -9,11 +9,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{is_joined_user_of, parse};
+use super::origin::{EduOrigins, is_joined_user_of, parse};
 use crate::{
-    ephemeral::{PresenceUpdate, ReportedPresence},
+    ephemeral::{EphemeralState, PresenceUpdate, ReportedPresence},
     error::Result,
-    workflows::Workflows,
+    workflows::WorkflowSources,
 };
 
 /// The time for which a user is typing without a further EDU. Servers repeat them sooner.
@@ -40,7 +40,21 @@ struct PresenceEntry {
     currently_active: bool,
 }
 
-impl Workflows {
+/// Receives EDUs about typing and presence. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct EphemeralEdus {
+    ephemeral: EphemeralState,
+    origins: EduOrigins,
+}
+
+impl EphemeralEdus {
+    pub(super) fn new(sources: &WorkflowSources, origins: &EduOrigins) -> Self {
+        Self {
+            ephemeral: sources.ephemeral.clone(),
+            origins: origins.clone(),
+        }
+    }
+
     /// Processes `m.typing`.
     pub(super) async fn receive_typing(
         &self,
@@ -51,7 +65,11 @@ impl Workflows {
             let Some(content) = parse::<TypingContent>(edu) else {
                 continue;
             };
-            let Some(room) = self.room_shared_with(origin, &content.room_id).await? else {
+            let Some(room) = self
+                .origins
+                .room_shared_with(origin, &content.room_id)
+                .await?
+            else {
                 continue;
             };
             if is_joined_user_of(origin, &room, &content.user_id) {
@@ -83,18 +101,24 @@ impl Workflows {
                 if !is_known {
                     continue;
                 }
-                let Some(user) = self.user_sharing_a_room(origin, &one.user_id).await? else {
+                let Some(user) = self
+                    .origins
+                    .user_sharing_a_room(origin, &one.user_id)
+                    .await?
+                else {
                     continue;
                 };
-                let told = ReportedPresence {
+                let reported = ReportedPresence {
                     state: one.presence,
                     status_msg: one.status_msg.filter(|text| text.len() <= MAX_STATUS_BYTES),
                     last_active_ago: one.last_active_ago.filter(|ago| *ago >= 0),
                     currently_active: one.currently_active,
                 };
-                self.ephemeral
-                    .presence
-                    .update(user, &one.user_id, PresenceUpdate::Reported(told));
+                self.ephemeral.presence.update(
+                    user,
+                    &one.user_id,
+                    PresenceUpdate::Reported(reported),
+                );
             }
         }
         Ok(())

@@ -8,6 +8,12 @@ use crate::{
     storage::WriteIntent,
 };
 
+/// The outcome of an event, as soon as it is on disk.
+pub(super) struct StoredEventOutcome {
+    pub(super) event_id: OwnedEventId,
+    pub(super) outcome: Result<ReceiveOutcome>,
+}
+
 /// Events that are in their room, and not yet on disk.
 pub(super) struct CommitBatch<'a> {
     rooms: &'a Rooms,
@@ -37,16 +43,19 @@ impl<'a> CommitBatch<'a> {
     }
 
     /// Adds an event that is in its room.
-    pub(super) fn push(&mut self, event_id: OwnedEventId, taken: PendingOutcome) {
-        self.events.push((event_id, taken));
+    pub(super) fn push(&mut self, event_id: OwnedEventId, pending: PendingOutcome) {
+        self.events.push((event_id, pending));
     }
 
     /// Returns the results of the events, as soon as all of them are on disk.
-    pub(super) async fn wait_until_stored(mut self) -> Vec<(OwnedEventId, Result<ReceiveOutcome>)> {
+    pub(super) async fn wait_until_stored(mut self) -> Vec<StoredEventOutcome> {
         self.allow_commit();
         let mut outcomes = Vec::with_capacity(self.events.len());
-        for (event_id, taken) in self.events {
-            outcomes.push((event_id, taken.wait_until_durable().await));
+        for (event_id, pending) in self.events {
+            outcomes.push(StoredEventOutcome {
+                event_id,
+                outcome: pending.wait_until_durable().await,
+            });
         }
         outcomes
     }

@@ -2,35 +2,30 @@
 //!
 //! See [Backfilling and retrieving missing events](https://spec.matrix.org/v1.19/server-server-api/#backfilling-and-retrieving-missing-events).
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use futures_util::{StreamExt, stream};
 use ruma::{
     OwnedEventId, OwnedServerName, ServerName, UInt,
     api::federation::{
         authorization::get_event_authorization::v1 as get_event_auth,
-        event::{get_event::v1 as get_event, get_missing_events::v1 as get_missing_events},
+        event::get_missing_events::v1 as get_missing_events,
     },
 };
-use serde_json::value::RawValue;
-use tokio::time::timeout;
 
-use super::{commit_batch::CommitBatch, event_id_of, is_internal};
+use super::{
+    commit_batch::{CommitBatch, StoredEventOutcome},
+    event_id_of, is_internal,
+    policy::ask_policy_server,
+    single_events::{EventSource, MAX_SINGLE_EVENTS, SingleEvents},
+    state::StateFetcher,
+};
 use crate::{
     error::{Error, Result},
-    federation::{RequestFailure, RequestLimits},
+    federation::RequestLimits,
     matrix::{self, VerifiedEvent},
-    rooms::{PendingOutcome, ReceiveHints, ReceiveOutcome, Room},
-    workflows::Workflows,
+    rooms::{PendingOutcome, ReceiveHints, ReceiveOutcome},
 };
 
-/// The time limit for all requests on behalf of one event.
-const FETCH_TIMEOUT: Duration = Duration::from_mins(2);
 /// The number of requests for earlier events. The number of events in each grows after the first.
 const MAX_ROUNDS: usize = 30;
 /// The number of events in the first request, and in each further one. Most servers return no more than this.
@@ -43,9 +38,7 @@ const MAX_EVENTS_PER_ANSWER: usize = 50;
 const MAX_EDGE_EVENTS: usize = 20;
 /// The number of gaps at which the state is requested from another server, for one event.
 const MAX_STATE_GAPS: usize = 3;
-/// The limits for events requested one by one: at the same time, in total, and in levels of their auth events.
-const EVENTS_AT_ONCE: usize = 8;
-pub(super) const MAX_SINGLE_EVENTS: usize = 500;
+/// The number of levels of auth events that are requested one by one.
 const MAX_AUTH_LEVELS: usize = 20;
 
 /// Whether the auth events of an event were found.
@@ -58,11 +51,10 @@ enum AuthEventsStatus {
     Unreachable,
 }
 
-/// The context for fetching events of a room.
+/// Fetches the events that an event of a room lacks.
 pub(super) struct MissingEventsFetcher<'a> {
-    pub(super) workflows: &'a Workflows,
-    pub(super) origin: &'a ServerName,
-    pub(super) room: &'a Arc<Room>,
+    pub(super) source: EventSource<'a>,
+    pub(super) state: StateFetcher<'a>,
 }
 
 /// Events between the known ones and a received one.
@@ -72,76 +64,19 @@ struct FetchedEvents {
     refused: HashSet<OwnedEventId>,
 }
 
-/// Events that were requested one by one.
-#[derive(Default)]
-pub(super) struct SingleEvents {
-    pub(super) events: Vec<VerifiedEvent>,
-    /// Whether some could not be requested.
-    pub(super) is_unreachable: bool,
-}
-
-impl Workflows {
-    /// Processes an event that lacks others, after fetching these.
-    pub(super) async fn process_after_fetch(
-        &self,
-        origin: &ServerName,
-        room: &Arc<Room>,
-        event: VerifiedEvent,
-        help: ReceiveHints,
-    ) -> Result<ReceiveOutcome> {
-        let Some(place) = self.inbox.fetch_queues.enqueue(room.num, origin, &event) else {
-            return Err(Error::LimitExceeded {
-                retry_after: FETCH_TIMEOUT,
-            });
-        };
-        let turn = place.acquire().await;
-        let search = MissingEventsFetcher {
-            workflows: self,
-            origin,
-            room,
-        };
-        let taking = Box::pin(search.process_event(event, help));
-        let taken = timeout(FETCH_TIMEOUT, taking).await;
-        drop(turn);
-        self.process_postponed(room);
-        taken.map_err(|_| {
-            Error::Unreachable("the event's prev_events could not be fetched in time".to_owned())
-        })?
-    }
-
-    /// Processes an event of a room for which the queue had no place, in the background.
-    fn process_postponed(&self, room: &Arc<Room>) {
-        let Some((origin, event)) = self.inbox.fetch_queues.take_postponed(room.num) else {
-            return;
-        };
-        let (workflows, room) = (self.clone(), room.clone());
-        // Boxed as a trait object, because the task ends by starting the next one.
-        let taking: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            let stopping = workflows.tasks.stopping().clone();
-            let taking = workflows.receive_event(&origin, &room, event);
-            let taken = stopping.run_until_cancelled(taking).await;
-            tracing::debug!(
-                ?taken,
-                "an event that had waited for a place in the queue is finished"
-            );
-        });
-        drop(self.tasks.spawn(taking));
-    }
-}
-
 impl MissingEventsFetcher<'_> {
     /// Processes an event that was sent in a transaction. The sending server has its prev events, so they must be
     /// fetched themselves. Otherwise the event could become the only forward extremity, and the state that its server
     /// claims before it would become the state of the room.
-    async fn process_event(
+    pub(super) async fn process_event(
         &self,
         event: VerifiedEvent,
-        mut help: ReceiveHints,
+        mut hints: ReceiveHints,
     ) -> Result<ReceiveOutcome> {
         let mut refused: Option<HashSet<OwnedEventId>> = None;
-        let mut has_founded = false;
+        let mut has_fetched_auth = false;
         loop {
-            let received = self.receive(&event, help.clone()).await?;
+            let received = self.receive(&event, hints.clone()).await?;
             let ReceiveOutcome::Missing { prev, auth } = &received else {
                 return Ok(received);
             };
@@ -149,15 +84,16 @@ impl MissingEventsFetcher<'_> {
                 None if !prev.is_empty() => refused = Some(self.fetch_prev_events(&event).await?),
                 // The server returned the prev events, but none of them can be accepted, now or later.
                 Some(refused)
-                    if help.state_before.is_none()
+                    if hints.state_before.is_none()
                         && !prev.is_empty()
                         && prev.iter().all(|id| refused.contains(id)) =>
                 {
-                    help.state_before = Some(self.fetch_state_before(&event, refused).await?);
+                    hints.state_before =
+                        Some(self.state.fetch_state_before(&event, refused).await?);
                 }
-                _ if !auth.is_empty() && !has_founded => {
-                    has_founded = true;
-                    help.auth_events_are_lost =
+                _ if !auth.is_empty() && !has_fetched_auth => {
+                    has_fetched_auth = true;
+                    hints.auth_events_are_lost =
                         self.fetch_auth_events(&event, auth).await? == AuthEventsStatus::Lost;
                 }
                 _ => return Ok(received),
@@ -165,11 +101,11 @@ impl MissingEventsFetcher<'_> {
         }
     }
 
-    async fn receive(&self, event: &VerifiedEvent, help: ReceiveHints) -> Result<ReceiveOutcome> {
-        let rooms = &self.workflows.rooms;
+    async fn receive(&self, event: &VerifiedEvent, hints: ReceiveHints) -> Result<ReceiveOutcome> {
+        let rooms = self.source.rooms;
         rooms
             .receiver
-            .receive(self.origin, event.clone(), help)
+            .receive(self.source.origin, event.clone(), hints)
             .await
     }
 
@@ -178,14 +114,14 @@ impl MissingEventsFetcher<'_> {
     async fn fetch_prev_events(&self, event: &VerifiedEvent) -> Result<HashSet<OwnedEventId>> {
         let FetchedEvents { found, mut refused } = self.fetch_events_before(event).await?;
         let mut gaps = 0;
-        let mut line = CommitBatch::new(&self.workflows.rooms);
+        let mut batch = CommitBatch::new(self.source.rooms);
         for event in sort_by_prev_events(found) {
             let event_id = event.pdu().event_id.clone();
             match self
-                .process_missing_event(event, (&mut gaps, &refused), &mut line)
+                .process_missing_event(event, &mut gaps, &refused, &mut batch)
                 .await
             {
-                Ok(taken) => line.push(event_id, taken),
+                Ok(outcome) => batch.push(event_id, outcome),
                 Err(error) if is_internal(&error) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%event_id, %error, "a missing event was not accepted");
@@ -195,8 +131,8 @@ impl MissingEventsFetcher<'_> {
                 }
             }
         }
-        for (event_id, received) in line.wait_until_stored().await {
-            let received = received?;
+        for StoredEventOutcome { event_id, outcome } in batch.wait_until_stored().await {
+            let received = outcome?;
             tracing::debug!(%event_id, ?received, "a missing event was processed");
         }
         Ok(refused)
@@ -206,33 +142,38 @@ impl MissingEventsFetcher<'_> {
     async fn process_missing_event(
         &self,
         event: VerifiedEvent,
-        (gaps, refused): (&mut usize, &HashSet<OwnedEventId>),
-        line: &mut CommitBatch<'_>,
+        gaps: &mut usize,
+        refused: &HashSet<OwnedEventId>,
+        batch: &mut CommitBatch<'_>,
     ) -> Result<PendingOutcome> {
-        let workflows = self.workflows;
-        let mut help = workflows.ask_policy_server(self.room, &event, line).await;
-        let mut has_founded = false;
+        let EventSource {
+            rooms,
+            federation,
+            origin,
+            room,
+        } = self.source;
+        let mut hints = ask_policy_server(federation, room, &event, batch).await;
+        let mut has_fetched_auth = false;
         loop {
-            line.delay_commit();
-            let taking = workflows.rooms.receiver.receive_without_flush(
-                self.origin,
-                event.clone(),
-                help.clone(),
-            );
-            let taken = taking.await?;
-            let ReceiveOutcome::Missing { prev, auth } = taken.outcome() else {
-                return Ok(taken);
+            batch.delay_commit();
+            let receiving =
+                rooms
+                    .receiver
+                    .receive_without_flush(origin, event.clone(), hints.clone());
+            let outcome = receiving.await?;
+            let ReceiveOutcome::Missing { prev, auth } = outcome.outcome() else {
+                return Ok(outcome);
             };
-            line.allow_commit();
-            if !prev.is_empty() && help.state_before.is_none() && *gaps < MAX_STATE_GAPS {
+            batch.allow_commit();
+            if !prev.is_empty() && hints.state_before.is_none() && *gaps < MAX_STATE_GAPS {
                 *gaps += 1;
-                help.state_before = Some(self.fetch_state_before(&event, refused).await?);
-            } else if !auth.is_empty() && !has_founded {
-                has_founded = true;
-                help.auth_events_are_lost =
+                hints.state_before = Some(self.state.fetch_state_before(&event, refused).await?);
+            } else if !auth.is_empty() && !has_fetched_auth {
+                has_fetched_auth = true;
+                hints.auth_events_are_lost =
                     self.fetch_auth_events(&event, auth).await? == AuthEventsStatus::Lost;
             } else {
-                return Ok(taken);
+                return Ok(outcome);
             }
         }
     }
@@ -240,10 +181,10 @@ impl MissingEventsFetcher<'_> {
     /// Returns the events before an event, back to known ones, or as far as the other server returns them.
     async fn fetch_events_before(&self, event: &VerifiedEvent) -> Result<FetchedEvents> {
         let earliest = self
-            .workflows
+            .source
             .rooms
             .memory
-            .forward_extremities(self.room)
+            .forward_extremities(self.source.room)
             .await?;
         let mut latest = vec![event.pdu().event_id.clone()];
         let mut found: HashMap<OwnedEventId, VerifiedEvent> = HashMap::new();
@@ -251,14 +192,14 @@ impl MissingEventsFetcher<'_> {
         let mut limit = FIRST_REQUEST_LIMIT;
         for _ in 0..MAX_ROUNDS {
             let mut request = get_missing_events::Request::new(
-                self.room.room_id.clone(),
+                self.source.room.room_id.clone(),
                 earliest.clone(),
                 latest,
             );
             request.limit = UInt::from(limit);
-            let client = self.workflows.federation.client();
+            let client = self.source.federation.client();
             let answer = client
-                .send(self.origin, request, RequestLimits::LARGE_RESPONSE)
+                .send(self.source.origin, request, RequestLimits::LARGE_RESPONSE)
                 .await;
             let mut events = match answer {
                 Ok(answer) => answer.events,
@@ -271,8 +212,8 @@ impl MissingEventsFetcher<'_> {
             let is_full = events.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
             let before = found.len();
             let ids = events.iter();
-            refused.extend(ids.filter_map(|event| event_id_of(event, &self.room.rules)));
-            for event in self.verify_for_room(events).await {
+            refused.extend(ids.filter_map(|event| event_id_of(event, &self.source.room.rules)));
+            for event in self.source.verify_for_room(events).await {
                 found.insert(event.pdu().event_id.clone(), event);
             }
             // A server that returns fewer events than requested has no more.
@@ -303,10 +244,10 @@ impl MissingEventsFetcher<'_> {
         }
         let ids: Vec<OwnedEventId> = outside.keys().map(|id| (*id).clone()).collect();
         let placed = self
-            .workflows
+            .source
             .rooms
             .receiver
-            .events_with_state(self.room, &ids)
+            .events_with_state(self.source.room, &ids)
             .await?;
         outside.retain(|id, _| !placed.contains(*id));
         let edge: HashSet<&OwnedEventId> = outside.into_values().flatten().collect();
@@ -322,39 +263,29 @@ impl MissingEventsFetcher<'_> {
         let mut is_unreachable = false;
         for server in self.servers_with_auth_events(event) {
             let request = get_event_auth::Request::new(
-                self.room.room_id.clone(),
+                self.source.room.room_id.clone(),
                 event.pdu().event_id.clone(),
             );
-            let client = self.workflows.federation.client();
+            let client = self.source.federation.client();
             match client
                 .send(&server, request, RequestLimits::LARGE_RESPONSE)
                 .await
             {
                 Ok(answer) => {
-                    let events = self.verify_for_room(answer.auth_chain).await;
-                    self.store_outliers(events).await?;
+                    let events = self.source.verify_for_room(answer.auth_chain).await;
+                    self.source.store_outliers(events).await?;
                 }
                 Err(failure) => tracing::debug!(%failure, "an auth chain cannot be fetched"),
             }
-            let missing = self
-                .workflows
-                .rooms
-                .receiver
-                .unknown_events(missing)
-                .await?;
+            let missing = self.source.rooms.receiver.unknown_events(missing).await?;
             if missing.is_empty() {
                 return Ok(AuthEventsStatus::Found);
             }
             let singles = self.fetch_singly_with_auth_events(&server, missing).await?;
             is_unreachable |= singles.is_unreachable;
-            self.store_outliers(singles.events).await?;
+            self.source.store_outliers(singles.events).await?;
         }
-        let missing = self
-            .workflows
-            .rooms
-            .receiver
-            .unknown_events(missing)
-            .await?;
+        let missing = self.source.rooms.receiver.unknown_events(missing).await?;
         Ok(match (missing.is_empty(), is_unreachable) {
             (true, _) => AuthEventsStatus::Found,
             (false, true) => AuthEventsStatus::Unreachable,
@@ -366,8 +297,8 @@ impl MissingEventsFetcher<'_> {
     /// it.
     fn servers_with_auth_events(&self, event: &VerifiedEvent) -> Vec<OwnedServerName> {
         let maker = event.pdu().sender.server_name();
-        let mut servers = vec![self.origin.to_owned()];
-        if maker != self.origin && maker != self.workflows.rooms.memory.server_name() {
+        let mut servers = vec![self.source.origin.to_owned()];
+        if maker != self.source.origin && maker != self.source.rooms.memory.server_name() {
             servers.push(maker.to_owned());
         }
         servers
@@ -380,14 +311,14 @@ impl MissingEventsFetcher<'_> {
         mut ids: Vec<OwnedEventId>,
     ) -> Result<SingleEvents> {
         let mut all = SingleEvents::default();
-        let mut asked: HashSet<OwnedEventId> = HashSet::new();
+        let mut requested: HashSet<OwnedEventId> = HashSet::new();
         for _ in 0..MAX_AUTH_LEVELS {
-            ids.retain(|id| asked.insert(id.clone()));
+            ids.retain(|id| requested.insert(id.clone()));
             ids.truncate(MAX_SINGLE_EVENTS.saturating_sub(all.events.len()));
             if ids.is_empty() {
                 break;
             }
-            let singles = self.fetch_singly(server, ids).await;
+            let singles = self.source.fetch_singly(server, ids).await;
             all.is_unreachable |= singles.is_unreachable;
             let mut further: HashSet<OwnedEventId> = HashSet::new();
             for event in &singles.events {
@@ -395,73 +326,9 @@ impl MissingEventsFetcher<'_> {
             }
             all.events.extend(singles.events);
             let further: Vec<OwnedEventId> = further.into_iter().collect();
-            ids = self
-                .workflows
-                .rooms
-                .receiver
-                .unknown_events(&further)
-                .await?;
+            ids = self.source.rooms.receiver.unknown_events(&further).await?;
         }
         Ok(all)
-    }
-
-    /// Fetches events one by one.
-    pub(super) async fn fetch_singly(
-        &self,
-        server: &ServerName,
-        ids: Vec<OwnedEventId>,
-    ) -> SingleEvents {
-        let client = self.workflows.federation.client();
-        let asking = stream::iter(ids).map(async |id| {
-            let request = get_event::Request::new(id.clone());
-            (
-                id,
-                client
-                    .send(server, request, RequestLimits::QUICK_RESPONSE)
-                    .await,
-            )
-        });
-        let mut asking = std::pin::pin!(asking.buffer_unordered(EVENTS_AT_ONCE));
-        let mut singles = SingleEvents::default();
-        while let Some((id, answer)) = asking.next().await {
-            let event = match answer {
-                Ok(answer) => answer.pdu,
-                Err(failure) => {
-                    singles.is_unreachable |= matches!(failure, RequestFailure::Unreachable(_));
-                    continue;
-                }
-            };
-            let verified = self.verify_for_room([event]).await;
-            let is_it = |event: &VerifiedEvent| event.pdu().event_id == id;
-            singles.events.extend(verified.into_iter().filter(is_it));
-        }
-        singles
-    }
-
-    /// Returns the events that are properly signed and belong to the room.
-    pub(super) async fn verify_for_room(
-        &self,
-        events: impl IntoIterator<Item = Box<RawValue>>,
-    ) -> Vec<VerifiedEvent> {
-        let federation = &self.workflows.federation;
-        let mut verified = federation.verify_events(events, &self.room.rules).await;
-        verified.retain(|event| event.pdu().room_id == self.room.room_id);
-        verified
-    }
-
-    /// Stores events as outliers, if the auth rules permit them as far as that can be checked.
-    pub(super) async fn store_outliers(&self, events: Vec<VerifiedEvent>) -> Result<()> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let outcomes = self
-            .workflows
-            .rooms
-            .receiver
-            .store_outliers(self.room, events);
-        let outcomes = outcomes.await?;
-        tracing::debug!(?outcomes, "auth events were stored");
-        Ok(())
     }
 }
 

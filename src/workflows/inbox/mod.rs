@@ -1,16 +1,18 @@
 //! Transactions of other servers: their events are added to their rooms, missing events are fetched, and each event
 //! gets its own result.
 //!
-//! `pending_events` limits the work in progress. `missing_events` fetches prev events and auth events, and `state` the
-//! state where a gap remains. `policy` asks policy servers. `commit_batch` writes events of a room to disk together.
+//! `pending_events` limits the work in progress. `event_reception` adds an event to its room. `missing_events` fetches
+//! prev events and auth events, and `state` the state where a gap remains. `policy` asks policy servers. `commit_batch` writes events of a room to disk together.
 //! `unanswered_transactions` stores the events for which the answer does not wait.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
 mod commit_batch;
+mod event_reception;
 mod missing_events;
 mod pending_events;
 mod policy;
+mod single_events;
 mod state;
 mod unanswered_transactions;
 
@@ -30,20 +32,25 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::{
-    commit_batch::CommitBatch,
-    pending_events::{FetchQueues, PendingEvents, PendingEventsGuard},
+    commit_batch::{CommitBatch, StoredEventOutcome},
+    pending_events::{PendingEvents, PendingEventsGuard},
 };
-use super::{Workflows, guests::admits_guests};
+pub(super) use self::{event_reception::EventReception, state::StateFetchLimit};
+use super::{
+    WorkflowSources,
+    edus::EduReceiver,
+    guests::{RoomGuests, admits_guests},
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    federation::LookupCache,
-    matrix::{Pdu, VerifiedEvent, read_event},
-    rooms::{PendingOutcome, ReceiveOutcome, Room},
+    federation::{Federation, LookupCache},
+    matrix::{Pdu, read_event},
+    rooms::{ReceiveOutcome, Room, Rooms},
     storage::{Position, RoomNum},
+    tasks::Tasks,
 };
 
 /// The largest number of PDUs and EDUs of one transaction.
@@ -51,8 +58,6 @@ const MAX_PDUS: usize = 50;
 const MAX_EDUS: usize = 100;
 /// The longest event with its unsigned data, in bytes.
 const MAX_PDU_BYTES: usize = 128 * 1024;
-/// The number of room states that are fetched at the same time, over all servers.
-const MAX_STATE_FETCHES: usize = 3;
 /// The time that an answer waits for the events, and then for the EDUs. Slower work continues after the answer.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(20);
 const EDUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,33 +79,6 @@ pub struct ReceivedTransaction {
 
 /// The results of a transaction's events: success, or the reason why an event was refused.
 pub type PduResults = BTreeMap<OwnedEventId, Result<(), String>>;
-
-/// The answers to transactions, and the limits of the work in progress.
-pub(super) struct TransactionInbox {
-    clock: Clock,
-    answers: LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>,
-    pending_events: PendingEvents,
-    fetch_queues: FetchQueues,
-    state_permits: Semaphore,
-}
-
-impl TransactionInbox {
-    pub(super) fn new(clock: &Clock) -> Self {
-        Self {
-            clock: clock.clone(),
-            answers: LookupCache::new(clock, MAX_REMEMBERED_ANSWERS),
-            pending_events: PendingEvents::default(),
-            fetch_queues: FetchQueues::default(),
-            state_permits: Semaphore::new(MAX_STATE_FETCHES),
-        }
-    }
-
-    /// Waits for permission to fetch the state of a room, which may be large.
-    pub(super) async fn acquire_state_permit(&self) -> Result<SemaphorePermit<'_>> {
-        let turn = self.state_permits.acquire().await;
-        turn.map_err(|source| Error::internal("wait for a turn", source))
-    }
-}
 
 /// An event of a transaction.
 struct ArrivingEvent {
@@ -138,7 +116,40 @@ struct ContentField {
     content: Box<RawValue>,
 }
 
-impl Workflows {
+/// Receives the transactions of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct TransactionInbox {
+    rooms: Rooms,
+    federation: Federation,
+    tasks: Tasks,
+    clock: Clock,
+    events: EventReception,
+    edus: EduReceiver,
+    guests: RoomGuests,
+    answers: Arc<LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>>,
+    pending_events: PendingEvents,
+}
+
+impl TransactionInbox {
+    pub(super) fn new(
+        sources: &WorkflowSources,
+        events: &EventReception,
+        edus: &EduReceiver,
+        guests: &RoomGuests,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
+            clock: sources.clock.clone(),
+            events: events.clone(),
+            edus: edus.clone(),
+            guests: guests.clone(),
+            answers: Arc::new(LookupCache::new(&sources.clock, MAX_REMEMBERED_ANSWERS)),
+            pending_events: PendingEvents::default(),
+        }
+    }
+
     /// Processes a transaction, and returns the results of its events.
     ///
     /// A repeated transaction gets the remembered answer. Processing continues even if the other server disconnects.
@@ -157,16 +168,15 @@ impl Workflows {
                 "a transaction may have at most {MAX_PDUS} PDUs and {MAX_EDUS} EDUs"
             )));
         }
-        let underway = self
-            .inbox
+        let guard = self
             .pending_events
             .admit(&transaction.origin, transaction.pdus.len())?;
-        let workflows = self.clone();
-        let taking = self.tasks.spawn(async move {
+        let service = self.clone();
+        let processing = self.tasks.spawn(async move {
             let key = (transaction.origin.clone(), transaction.id.clone());
-            let answers = &workflows.inbox.answers;
+            let answers = &service.answers;
             let take = async {
-                let outcomes = workflows.process_transaction(transaction, underway).await;
+                let outcomes = service.process_transaction(transaction, guard).await;
                 match outcomes {
                     Ok(outcomes) => (Some(Arc::new(outcomes)), ANSWER_LIFETIME),
                     Err(error) => {
@@ -177,7 +187,7 @@ impl Workflows {
             };
             answers.get(&key, take).await
         });
-        let outcomes = taking
+        let outcomes = processing
             .await
             .map_err(|source| Error::internal("process a transaction", source))?;
         outcomes.ok_or_else(|| {
@@ -190,24 +200,24 @@ impl Workflows {
     async fn process_transaction(
         &self,
         transaction: ReceivedTransaction,
-        underway: PendingEventsGuard,
+        guard: PendingEventsGuard,
     ) -> Result<PduResults> {
         let ReceivedTransaction {
             origin, pdus, edus, ..
         } = transaction;
-        let notes = SharedProgress::default();
-        let underway = Arc::new(underway);
+        let progress = SharedProgress::default();
+        let guard = Arc::new(guard);
         let mut rooms = Vec::new();
-        for of_room in self.group_by_room(pdus, &notes).await? {
-            let (workflows, origin) = (self.clone(), origin.clone());
-            let (notes, underway) = (notes.clone(), underway.clone());
+        for of_room in self.group_by_room(pdus, &progress).await? {
+            let (service, origin) = (self.clone(), origin.clone());
+            let (progress, guard) = (progress.clone(), guard.clone());
             rooms.push(self.tasks.spawn(async move {
-                let stopping = workflows.tasks.stopping().clone();
-                let taking = workflows.process_room_events(&origin, of_room, &notes);
-                if stopping.run_until_cancelled(taking).await.is_none() {
-                    lock_progress(&notes).has_internal_error = true;
+                let stopping = service.tasks.stopping().clone();
+                let processing = service.process_room_events(&origin, of_room, &progress);
+                if stopping.run_until_cancelled(processing).await.is_none() {
+                    lock_progress(&progress).has_internal_error = true;
                 }
-                drop(underway);
+                drop(guard);
             }));
         }
         if self
@@ -215,38 +225,38 @@ impl Workflows {
             .await
             .is_none()
         {
-            self.store_unfinished_events(&origin, &notes).await?;
+            self.store_unfinished_events(&origin, &progress).await?;
         }
         if !edus.is_empty() {
             // EDUs come after the events, because receipts refer to events.
-            let workflows = self.clone();
+            let service = self.clone();
             let edus = self
                 .tasks
-                .spawn(async move { workflows.receive_edus(&origin, edus).await });
-            let taken = self.with_time_limit(EDUS_TIMEOUT, edus).await;
+                .spawn(async move { service.edus.receive_edus(&origin, edus).await });
+            let outcome = self.with_time_limit(EDUS_TIMEOUT, edus).await;
             // To-device messages are not repeated by any other means, so the transaction must be sent again.
-            lock_progress(&notes).has_internal_error |= !matches!(taken, Some(Ok(Ok(()))));
+            lock_progress(&progress).has_internal_error |= !matches!(outcome, Some(Ok(Ok(()))));
         }
-        let notes = lock_progress(&notes);
-        if notes.has_internal_error {
+        let progress = lock_progress(&progress);
+        if progress.has_internal_error {
             return Err(Error::Unavailable(
                 "the transaction was only partly stored".to_owned(),
             ));
         }
-        Ok(notes.outcomes.clone())
+        Ok(progress.outcomes.clone())
     }
 
     /// Waits for a future, up to a time limit.
     async fn with_time_limit<T>(
         &self,
-        patience: Duration,
-        something: impl Future<Output = T>,
+        limit: Duration,
+        future: impl Future<Output = T>,
     ) -> Option<T> {
-        let clock = &self.inbox.clock;
-        let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
-        let until = clock.now_ms().saturating_add(patience);
+        let clock = &self.clock;
+        let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let until = clock.now_ms().saturating_add(limit);
         tokio::select! {
-            came = something => Some(came),
+            output = future => Some(output),
             () = clock.sleep_until(until) => None,
         }
     }
@@ -255,7 +265,7 @@ impl Workflows {
     async fn group_by_room(
         &self,
         pdus: Vec<Box<RawValue>>,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) -> Result<Vec<ArrivingRoomEvents>> {
         let mut rooms: Vec<ArrivingRoomEvents> = Vec::new();
         let mut unknown: HashMap<OwnedRoomId, String> = HashMap::new();
@@ -268,9 +278,9 @@ impl Workflows {
                 tracing::debug!("an event without a room is dropped");
                 continue;
             };
-            let held = rooms.iter().position(|of| of.room.room_id == room_id);
-            let held = match held {
-                Some(held) => Some(held),
+            let index = rooms.iter().position(|of| of.room.room_id == room_id);
+            let index = match index {
+                Some(index) => Some(index),
                 None if unknown.contains_key(&room_id) => None,
                 None => match self.rooms.memory.room(&room_id).await {
                     Ok(room) => {
@@ -285,7 +295,7 @@ impl Workflows {
                     Err(error) => return Err(error),
                 },
             };
-            let of_room = held.and_then(|held| rooms.get_mut(held));
+            let of_room = index.and_then(|index| rooms.get_mut(index));
             // The version of an unknown room is not known; most rooms have the latest rules for ids.
             let rules = of_room
                 .as_ref()
@@ -298,12 +308,12 @@ impl Workflows {
                 Some(reason) => Err(reason.clone()),
                 None => Ok(()),
             };
-            let mut notes = lock_progress(notes);
-            notes.outcomes.insert(event_id.clone(), outcome);
+            let mut progress = lock_progress(progress);
+            progress.outcomes.insert(event_id.clone(), outcome);
             if let Some(of_room) = of_room {
                 let json: Arc<RawValue> = json.into();
                 let waiting = (of_room.room.num, json.clone());
-                notes.unfinished.insert(event_id.clone(), waiting);
+                progress.unfinished.insert(event_id.clone(), waiting);
                 of_room.events.push(ArrivingEvent { event_id, json });
             }
         }
@@ -315,7 +325,7 @@ impl Workflows {
         &self,
         origin: &ServerName,
         of_room: ArrivingRoomEvents,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) {
         let ArrivingRoomEvents { room, events } = of_room;
         let room = &room;
@@ -327,32 +337,36 @@ impl Workflows {
             })
             .buffered(MAX_CONCURRENT_VERIFICATIONS);
         let mut checking = std::pin::pin!(checking);
-        let mut line = CommitBatch::new(&self.rooms);
+        let mut batch = CommitBatch::new(&self.rooms);
         loop {
             let next = if let Some(next) = checking.next().now_or_never() {
                 next
             } else {
-                line.allow_commit();
+                batch.allow_commit();
                 checking.next().await
             };
             let Some((event_id, checked)) = next else {
                 break;
             };
-            let taken = match checked {
-                Ok(event) => self.process_event(origin, room, event, &mut line).await,
+            let outcome = match checked {
+                Ok(event) => {
+                    self.events
+                        .process_event(origin, room, event, &mut batch)
+                        .await
+                }
                 Err(error) => Err(error),
             };
-            match taken {
-                Ok(taken) => line.push(event_id, taken),
-                Err(error) => self.record_result(&event_id, Err(error), notes).await,
+            match outcome {
+                Ok(outcome) => batch.push(event_id, outcome),
+                Err(error) => self.record_result(&event_id, Err(error), progress).await,
             }
         }
-        for (event_id, received) in line.wait_until_stored().await {
-            self.record_result(&event_id, received, notes).await;
+        for StoredEventOutcome { event_id, outcome } in batch.wait_until_stored().await {
+            self.record_result(&event_id, outcome, progress).await;
         }
         if admitted_guests
             && !admits_guests(room)
-            && let Err(error) = self.expel_guests(&room.room_id).await
+            && let Err(error) = self.guests.expel_guests(&room.room_id).await
         {
             tracing::warn!(room_id = %room.room_id, %error, "guests could not be removed from a room");
         }
@@ -363,59 +377,23 @@ impl Workflows {
         &self,
         event_id: &OwnedEventId,
         received: Result<ReceiveOutcome>,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) {
         let problem = match received {
             Ok(received) => reported_problem(&received),
             Err(error) if is_internal(&error) => {
                 // It is sent again, or was stored and is processed when the server starts again.
-                lock_progress(notes).has_internal_error = true;
+                lock_progress(progress).has_internal_error = true;
                 return;
             }
             Err(error) => Some(error.to_string()),
         };
-        self.finish_event(event_id, notes).await;
+        self.finish_event(event_id, progress).await;
         let Some(problem) = problem else { return };
         tracing::debug!(%event_id, problem, "an event was not accepted");
-        lock_progress(notes)
+        lock_progress(progress)
             .outcomes
             .insert(event_id.clone(), Err(problem));
-    }
-
-    /// Adds an event to its room, and fetches the events it lacks. Returns the result when it is on disk.
-    pub(super) async fn receive_event(
-        &self,
-        origin: &ServerName,
-        room: &Arc<Room>,
-        event: VerifiedEvent,
-    ) -> Result<ReceiveOutcome> {
-        let mut line = CommitBatch::new(&self.rooms);
-        let taken = self.process_event(origin, room, event, &mut line).await?;
-        line.allow_commit();
-        taken.wait_until_durable().await
-    }
-
-    /// Adds an event to its room, and fetches the events it lacks.
-    async fn process_event(
-        &self,
-        origin: &ServerName,
-        room: &Arc<Room>,
-        event: VerifiedEvent,
-        line: &mut CommitBatch<'_>,
-    ) -> Result<PendingOutcome> {
-        let help = self.ask_policy_server(room, &event, line).await;
-        line.delay_commit();
-        let taken = self
-            .rooms
-            .receiver
-            .receive_without_flush(origin, event.clone(), help.clone())
-            .await?;
-        if !matches!(taken.outcome(), ReceiveOutcome::Missing { .. }) {
-            return Ok(taken);
-        }
-        line.allow_commit();
-        let received = self.process_after_fetch(origin, room, event, help).await?;
-        Ok(received.into())
     }
 }
 
@@ -467,6 +445,6 @@ fn readable_fields(json: &RawValue) -> Option<CanonicalJsonObject> {
     Some(readable.collect())
 }
 
-fn lock_progress(notes: &SharedProgress) -> std::sync::MutexGuard<'_, TransactionProgress> {
-    notes.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_progress(progress: &SharedProgress) -> std::sync::MutexGuard<'_, TransactionProgress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }

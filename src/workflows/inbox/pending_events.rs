@@ -29,7 +29,7 @@ const MAX_WAITING_PER_SERVER: usize = 4;
 const MAX_POSTPONED_EVENTS: usize = 500;
 
 /// Counts the events in progress.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct PendingEvents {
     counts: Arc<Mutex<PendingEventCounts>>,
 }
@@ -88,6 +88,12 @@ pub(super) struct FetchQueues {
     rooms: KeyedSemaphore<RoomNum>,
     servers: KeyedSemaphore<(RoomNum, OwnedServerName)>,
     postponed: Mutex<BTreeMap<(RoomNum, OwnedServerName), VerifiedEvent>>,
+}
+
+/// An event for which the queue had no place, with the server that sent it.
+pub(super) struct PostponedEvent {
+    pub(super) origin: OwnedServerName,
+    pub(super) event: VerifiedEvent,
 }
 
 /// A place in the queue of a room, and among those of one server.
@@ -149,11 +155,14 @@ impl FetchQueues {
     }
 
     /// Takes a kept event of a room, with the server that sent it.
-    pub(super) fn take_postponed(&self, room: RoomNum) -> Option<(OwnedServerName, VerifiedEvent)> {
+    pub(super) fn take_postponed(&self, room: RoomNum) -> Option<PostponedEvent> {
         let mut left = self.postponed();
         let key = left.keys().find(|(of_room, _)| *of_room == room)?.clone();
         let event = left.remove(&key)?;
-        Some((key.1, event))
+        Some(PostponedEvent {
+            origin: key.1,
+            event,
+        })
     }
 
     fn postponed(&self) -> MutexGuard<'_, BTreeMap<(RoomNum, OwnedServerName), VerifiedEvent>> {
@@ -173,17 +182,17 @@ mod tests {
 
     #[test]
     fn a_server_with_too_many_pending_events_is_refused() {
-        let crowd = PendingEvents::default();
+        let pending = PendingEvents::default();
         let (one, other) = (server("one"), server("other"));
-        let underway: Vec<_> = (0..4).map(|_| crowd.admit(&one, 50).unwrap()).collect();
+        let guards: Vec<_> = (0..4).map(|_| pending.admit(&one, 50).unwrap()).collect();
 
         assert!(matches!(
-            crowd.admit(&one, 1),
+            pending.admit(&one, 1),
             Err(Error::LimitExceeded { .. })
         ));
-        assert!(crowd.admit(&other, 50).is_ok());
-        drop(underway);
-        assert!(crowd.admit(&one, 50).is_ok());
+        assert!(pending.admit(&other, 50).is_ok());
+        drop(guards);
+        assert!(pending.admit(&one, 50).is_ok());
     }
 
     #[tokio::test]

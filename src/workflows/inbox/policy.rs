@@ -4,30 +4,26 @@
 
 use super::commit_batch::CommitBatch;
 use crate::{
+    federation::Federation,
     matrix::VerifiedEvent,
     rooms::{PolicyServerClient, ReceiveHints, Room},
-    workflows::Workflows,
 };
 
-impl Workflows {
-    /// Asks the policy server of a room, if it has one, whether it recommends an event.
-    pub(super) async fn ask_policy_server(
-        &self,
-        room: &Room,
-        event: &VerifiedEvent,
-        line: &mut CommitBatch<'_>,
-    ) -> ReceiveHints {
-        let mut help = ReceiveHints::default();
-        if let Some(policy) = room.policy_server() {
-            line.allow_commit();
-            let asking = self
-                .federation
-                .request_signature(&policy, &room.rules, event.json());
-            if let Err(error) = asking.await {
-                tracing::debug!(%error, "the policy server refused an event");
-                help.is_not_recommended = true;
-            }
+/// Asks the policy server of a room, if it has one, whether it recommends an event.
+pub(super) async fn ask_policy_server(
+    federation: &Federation,
+    room: &Room,
+    event: &VerifiedEvent,
+    batch: &mut CommitBatch<'_>,
+) -> ReceiveHints {
+    let mut hints = ReceiveHints::default();
+    if let Some(policy) = room.policy_server() {
+        batch.allow_commit();
+        let signature = federation.request_signature(&policy, &room.rules, event.json());
+        if let Err(error) = signature.await {
+            tracing::debug!(%error, "the policy server refused an event");
+            hints.is_not_recommended = true;
         }
-        help
     }
+    hints
 }

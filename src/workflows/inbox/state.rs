@@ -2,7 +2,7 @@
 //!
 //! See [`GET /state_ids`](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1state_idsroomid).
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ruma::{
     OwnedEventId,
@@ -10,8 +10,9 @@ use ruma::{
         get_room_state::v1 as get_room_state, get_room_state_ids::v1 as get_room_state_ids,
     },
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::missing_events::{MAX_SINGLE_EVENTS, MissingEventsFetcher};
+use super::single_events::{EventSource, MAX_SINGLE_EVENTS};
 use crate::{
     error::{Error, Result},
     federation::RequestLimits,
@@ -30,7 +31,38 @@ const STATE_LIMITS: RequestLimits = RequestLimits {
 /// State events are fetched one by one if at most one in this number is missing.
 const SINGLE_FETCH_RATIO: usize = 10;
 
-impl MissingEventsFetcher<'_> {
+/// The number of room states that are fetched at the same time, over all servers.
+const MAX_STATE_FETCHES: usize = 3;
+
+/// The limit for fetching room states, which may be large. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::workflows) struct StateFetchLimit {
+    permits: Arc<Semaphore>,
+}
+
+impl Default for StateFetchLimit {
+    fn default() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(MAX_STATE_FETCHES)),
+        }
+    }
+}
+
+impl StateFetchLimit {
+    /// Waits for permission to fetch the state of a room.
+    pub(in crate::workflows) async fn acquire(&self) -> Result<SemaphorePermit<'_>> {
+        let permit = self.permits.acquire().await;
+        permit.map_err(|source| Error::internal("wait for a turn", source))
+    }
+}
+
+/// Fetches the state before an event.
+pub(super) struct StateFetcher<'a> {
+    pub(super) source: EventSource<'a>,
+    pub(super) fetch_limit: &'a StateFetchLimit,
+}
+
+impl StateFetcher<'_> {
     /// Returns the state before an event, after storing all of its events. `refused` contains the prev events that this
     /// server cannot accept.
     ///
@@ -42,7 +74,7 @@ impl MissingEventsFetcher<'_> {
         event: &VerifiedEvent,
         refused: &HashSet<OwnedEventId>,
     ) -> Result<Vec<OwnedEventId>> {
-        let _turn = self.workflows.inbox.acquire_state_permit().await?;
+        let _turn = self.fetch_limit.acquire().await?;
         let pdu = event.pdu();
         // The server knows the state before a single prev event as reliably as the state before this event. With
         // several prev events, only the server can resolve their states.
@@ -51,16 +83,19 @@ impl MissingEventsFetcher<'_> {
             _ => None,
         };
         let at = only.clone().unwrap_or_else(|| pdu.event_id.clone());
-        let request = get_room_state_ids::Request::new(at.clone(), self.room.room_id.clone());
-        let client = self.workflows.federation.client();
-        let told = client.send(self.origin, request, STATE_IDS_LIMITS).await?;
+        let request =
+            get_room_state_ids::Request::new(at.clone(), self.source.room.room_id.clone());
+        let client = self.source.federation.client();
+        let answer = client
+            .send(self.source.origin, request, STATE_IDS_LIMITS)
+            .await?;
         // A refused event changes no state.
         let only = only.filter(|id| !refused.contains(id));
-        let mut state = told.pdu_ids;
+        let mut state = answer.pdu_ids;
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         state.retain(|id| seen.insert(id.clone()));
         let mut needed = state.clone();
-        let of_chain = told.auth_chain_ids.into_iter();
+        let of_chain = answer.auth_chain_ids.into_iter();
         needed.extend(of_chain.filter(|id| seen.insert(id.clone())));
         needed.extend(only.clone().filter(|id| seen.insert(id.clone())));
         self.fetch_missing_state(at, &needed).await?;
@@ -72,25 +107,27 @@ impl MissingEventsFetcher<'_> {
 
     /// Fetches the missing events of a state and of its auth chain.
     async fn fetch_missing_state(&self, at: OwnedEventId, needed: &[OwnedEventId]) -> Result<()> {
-        let missing = self.workflows.rooms.receiver.unknown_events(needed).await?;
+        let missing = self.source.rooms.receiver.unknown_events(needed).await?;
         if missing.is_empty() {
             return Ok(());
         }
         if missing.len() <= MAX_SINGLE_EVENTS
             && missing.len().saturating_mul(SINGLE_FETCH_RATIO) <= needed.len()
         {
-            let singles = self.fetch_singly(self.origin, missing).await;
-            return self.store_outliers(singles.events).await;
+            let singles = self.source.fetch_singly(self.source.origin, missing).await;
+            return self.source.store_outliers(singles.events).await;
         }
-        let request = get_room_state::Request::new(at.clone(), self.room.room_id.clone());
-        let client = self.workflows.federation.client();
-        let told = client.send(self.origin, request, STATE_LIMITS).await?;
-        let events = told.auth_chain.into_iter().chain(told.pdus);
-        let events = self.verify_for_room(events).await;
-        self.store_outliers(events).await?;
+        let request = get_room_state::Request::new(at.clone(), self.source.room.room_id.clone());
+        let client = self.source.federation.client();
+        let answer = client
+            .send(self.source.origin, request, STATE_LIMITS)
+            .await?;
+        let events = answer.auth_chain.into_iter().chain(answer.pdus);
+        let events = self.source.verify_for_room(events).await;
+        self.source.store_outliers(events).await?;
         // The response does not include the event whose state it is.
         if self
-            .workflows
+            .source
             .rooms
             .receiver
             .unknown_events(std::slice::from_ref(&at))
@@ -99,8 +136,8 @@ impl MissingEventsFetcher<'_> {
         {
             return Ok(());
         }
-        let singles = self.fetch_singly(self.origin, vec![at]).await;
-        self.store_outliers(singles.events).await
+        let singles = self.source.fetch_singly(self.source.origin, vec![at]).await;
+        self.source.store_outliers(singles.events).await
     }
 
     /// Adds an event to the state before it, to get the state after it.
@@ -110,7 +147,7 @@ impl MissingEventsFetcher<'_> {
         state: &mut Vec<OwnedEventId>,
     ) -> Result<()> {
         let unknown = self
-            .workflows
+            .source
             .rooms
             .receiver
             .unknown_events(std::slice::from_ref(&event_id));

@@ -5,35 +5,34 @@ use std::collections::BTreeMap;
 
 use ruma::{OwnedEventId, ServerName};
 
-use super::{SharedProgress, is_internal, lock_progress};
+use super::{SharedProgress, TransactionInbox, is_internal, lock_progress};
 use crate::{
     error::{Error, Result},
     rooms::QueuedEvent,
     storage::Position,
-    workflows::Workflows,
 };
 
-impl Workflows {
+impl TransactionInbox {
     /// Stores the events of a transaction that are still being processed.
     pub(super) async fn store_unfinished_events(
         &self,
         origin: &ServerName,
-        notes: &SharedProgress,
+        progress: &SharedProgress,
     ) -> Result<()> {
-        let waiting = lock_progress(notes).unfinished.clone();
+        let waiting = lock_progress(progress).unfinished.clone();
         let (ids, events): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let positions = self
             .rooms
             .receiver
             .store_queued_events(origin, &events)
             .await?;
-        let kept: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
+        let stored: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
         let mut done = Vec::new();
         {
-            let mut notes = lock_progress(notes);
-            for (event_id, position) in kept {
-                if notes.unfinished.contains_key(&event_id) {
-                    notes.stored.insert(event_id, position);
+            let mut progress = lock_progress(progress);
+            for (event_id, position) in stored {
+                if progress.unfinished.contains_key(&event_id) {
+                    progress.stored.insert(event_id, position);
                 } else {
                     done.push(position);
                 }
@@ -43,13 +42,13 @@ impl Workflows {
     }
 
     /// Records that an event is no longer being processed.
-    pub(super) async fn finish_event(&self, event_id: &OwnedEventId, notes: &SharedProgress) {
-        let kept = {
-            let mut notes = lock_progress(notes);
-            notes.unfinished.remove(event_id);
-            notes.stored.remove(event_id)
+    pub(super) async fn finish_event(&self, event_id: &OwnedEventId, progress: &SharedProgress) {
+        let stored = {
+            let mut progress = lock_progress(progress);
+            progress.unfinished.remove(event_id);
+            progress.stored.remove(event_id)
         };
-        let Some(position) = kept else { return };
+        let Some(position) = stored else { return };
         if let Err(error) = self.rooms.receiver.remove_queued_events(&[position]).await {
             // It will be processed once more, which is harmless.
             tracing::warn!(%error, "a processed event could not be removed from the stored events");
@@ -58,11 +57,11 @@ impl Workflows {
 
     /// Processes the events that were stored when the server stopped, in the background.
     pub fn process_stored_events(&self) {
-        let workflows = self.clone();
+        let service = self.clone();
         drop(self.tasks.spawn(async move {
-            let stopping = workflows.tasks.stopping().clone();
-            let taking = Box::pin(workflows.process_all_stored());
-            if let Some(Err(error)) = stopping.run_until_cancelled(taking).await {
+            let stopping = service.tasks.stopping().clone();
+            let processing = Box::pin(service.process_all_stored());
+            if let Some(Err(error)) = stopping.run_until_cancelled(processing).await {
                 tracing::error!(%error, "stored events of other servers could not be processed");
             }
         }));
@@ -82,8 +81,8 @@ impl Workflows {
                     Err(error) if is_internal(&error) => {
                         tracing::warn!(%error, "a stored event could not be processed");
                     }
-                    taken => {
-                        tracing::debug!(?taken, "a stored event is finished");
+                    outcome => {
+                        tracing::debug!(?outcome, "a stored event is finished");
                         self.rooms
                             .receiver
                             .remove_queued_events(&[position])
@@ -104,7 +103,10 @@ impl Workflows {
             .federation
             .verify_event(&arrived.json, &room.rules)
             .await?;
-        let received = self.receive_event(&arrived.origin, &room, event).await?;
+        let received = self
+            .events
+            .receive_event(&arrived.origin, &room, event)
+            .await?;
         tracing::debug!(?received, "a stored event was processed");
         Ok(())
     }

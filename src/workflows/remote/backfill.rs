@@ -26,10 +26,10 @@ use tokio::time::timeout;
 
 use crate::{
     error::{Error, Result},
-    federation::RequestLimits,
+    federation::{Federation, RequestLimits},
     matrix::VerifiedEvent,
-    rooms::{ReceiveOutcome, Room, TimelineGap, UserAccess},
-    workflows::Workflows,
+    rooms::{ReceiveOutcome, Room, Rooms, TimelineGap, UserAccess},
+    workflows::{WorkflowSources, inbox::StateFetchLimit},
 };
 
 /// The time that a reader waits for other servers. After that the reader gets the available events.
@@ -53,7 +53,32 @@ const STATE_LIMITS: RequestLimits = RequestLimits {
     bytes: 64 * 1024 * 1024,
 };
 
-impl Workflows {
+/// Fetches the history of rooms from other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct HistoryFetcher {
+    rooms: Rooms,
+    federation: Federation,
+    state_fetches: StateFetchLimit,
+}
+
+/// An event close to a time, as another server returned it.
+struct RemoteEventAtTime {
+    event_id: OwnedEventId,
+    ts: i64,
+}
+
+impl HistoryFetcher {
+    pub(in crate::workflows) fn new(
+        sources: &WorkflowSources,
+        state_fetches: &StateFetchLimit,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            state_fetches: state_fetches.clone(),
+        }
+    }
+
     /// Fetches missing history in a range of a room's timeline, from after one position up to another. Returns `true`
     /// if there are new events, so that the range should be read again.
     ///
@@ -84,7 +109,8 @@ impl Workflows {
         &self,
         room: &Arc<Room>,
         access: &UserAccess,
-        (ts, dir): (MilliSecondsSinceUnixEpoch, Direction),
+        ts: MilliSecondsSinceUnixEpoch,
+        dir: Direction,
     ) -> Result<(OwnedEventId, i64)> {
         let here = self
             .rooms
@@ -101,12 +127,12 @@ impl Workflows {
             return here;
         }
         let asking = self.fetch_event_at_time(room, ts, dir);
-        let Some(told) = timeout(HISTORY_TIMEOUT, asking).await.ok().flatten() else {
+        let Some(remote) = timeout(HISTORY_TIMEOUT, asking).await.ok().flatten() else {
             return here;
         };
         let distance = |at: i64| at.abs_diff(ts.0.into());
         if let Ok((_, at)) = &here
-            && distance(*at) <= distance(told.1)
+            && distance(*at) <= distance(remote.ts)
         {
             return here;
         }
@@ -116,7 +142,7 @@ impl Workflows {
                 let is_here = self
                     .rooms
                     .receiver
-                    .unknown_events(std::slice::from_ref(&told.0))
+                    .unknown_events(std::slice::from_ref(&remote.event_id))
                     .await?
                     .is_empty();
                 if is_here || !self.fill_newest_gap(room, i64::MIN, i64::MAX).await? {
@@ -134,8 +160,8 @@ impl Workflows {
             .find_event_at_time(room, access, ts.0.into(), dir)
             .await
         {
-            Ok((id, at)) if distance(at) <= distance(told.1) => Ok((id, at)),
-            Ok(_) | Err(Error::NotFound(_)) => Ok(told),
+            Ok((id, at)) if distance(at) <= distance(remote.ts) => Ok((id, at)),
+            Ok(_) | Err(Error::NotFound(_)) => Ok((remote.event_id, remote.ts)),
             Err(error) => Err(error),
         }
     }
@@ -145,7 +171,7 @@ impl Workflows {
         room: &Room,
         ts: MilliSecondsSinceUnixEpoch,
         dir: Direction,
-    ) -> Option<(OwnedEventId, i64)> {
+    ) -> Option<RemoteEventAtTime> {
         for server in self.history_servers(room) {
             let request = get_event_by_timestamp::v1::Request::new(room.room_id.clone(), ts, dir);
             let client = self.federation.client();
@@ -160,7 +186,10 @@ impl Workflows {
                         Direction::Backward => at <= ts,
                     };
                     if is_there {
-                        return Some((found.event_id, at.0.into()));
+                        return Some(RemoteEventAtTime {
+                            event_id: found.event_id,
+                            ts: at.0.into(),
+                        });
                     }
                 }
                 Err(error) => {
@@ -234,7 +263,7 @@ impl Workflows {
             return Ok(first.stored);
         }
         let states = self
-            .fetch_states_before(room, server, (&events, &first.missing))
+            .fetch_states_before(room, server, &events, &first.missing)
             .await?;
         let second = self
             .rooms
@@ -267,9 +296,10 @@ impl Workflows {
         &self,
         room: &Room,
         server: &ServerName,
-        (events, missing): (&[VerifiedEvent], &[(OwnedEventId, ReceiveOutcome)]),
+        events: &[VerifiedEvent],
+        missing: &[(OwnedEventId, ReceiveOutcome)],
     ) -> Result<HashMap<OwnedEventId, Vec<OwnedEventId>>> {
-        let came: HashSet<&OwnedEventId> = events.iter().map(|e| &e.pdu().event_id).collect();
+        let received: HashSet<&OwnedEventId> = events.iter().map(|e| &e.pdu().event_id).collect();
         let mut states = HashMap::new();
         let mut lacking: Vec<OwnedEventId> = Vec::new();
         for (event_id, why) in missing {
@@ -277,8 +307,8 @@ impl Workflows {
                 continue;
             };
             lacking.extend(auth.iter().cloned());
-            let stands_alone = prev.iter().any(|id| !came.contains(id));
-            if stands_alone && states.len() < MAX_STATES {
+            let lacks_state = prev.iter().any(|id| !received.contains(id));
+            if lacks_state && states.len() < MAX_STATES {
                 let state = self.fetch_state_before(room, server, event_id).await?;
                 states.insert(event_id.clone(), state);
             }
@@ -301,7 +331,7 @@ impl Workflows {
         server: &ServerName,
         event_id: &OwnedEventId,
     ) -> Result<Vec<OwnedEventId>> {
-        let _turn = self.inbox.acquire_state_permit().await?;
+        let _turn = self.state_fetches.acquire().await?;
         let client = self.federation.client();
         let (id, room_id) = (event_id.clone(), room.room_id.clone());
         let request = get_room_state_ids::v1::Request::new(id.clone(), room_id.clone());

@@ -15,11 +15,12 @@ use ruma::{
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use super::candidates::ServerFinder;
 use crate::{
     error::{Error, Result},
     federation::{Federation, LookupCache, RequestFailure, RequestLimits},
-    rooms::{HierarchyPage, HierarchyRequest, HierarchyToken, RoomPreview, SpaceRoom},
-    workflows::Workflows,
+    rooms::{HierarchyPage, HierarchyRequest, HierarchyToken, RoomPreview, Rooms, SpaceRoom},
+    workflows::WorkflowSources,
 };
 
 /// The time for which answers of other servers are cached, and the pause after no server could be reached.
@@ -37,22 +38,25 @@ const MAX_ROOMS: usize = 5_000;
 
 /// A room as another server described it.
 #[derive(Debug)]
-pub(super) struct RemoteRoomDescription {
+struct RemoteRoomDescription {
     room: SpaceRoom,
     children: HashMap<OwnedRoomId, RoomPreview>,
     inaccessible: HashSet<OwnedRoomId>,
 }
 
-/// Descriptions of rooms by other servers.
-#[derive(Clone)]
-pub(in super::super) struct RemoteDescriptions {
-    descriptions: Arc<LookupCache<OwnedRoomId, Option<Arc<RemoteRoomDescription>>>>,
+/// A room of a space that the user may see.
+struct ExaminedRoom {
+    room: SpaceRoom,
+    /// Another server's description of its children.
+    description: Option<Arc<RemoteRoomDescription>>,
 }
 
-impl RemoteDescriptions {
-    pub(in super::super) fn new(federation: &Federation) -> Self {
+impl ExaminedRoom {
+    /// Returns a room whose children no other server describes.
+    fn without_description(room: SpaceRoom) -> Self {
         Self {
-            descriptions: Arc::new(federation.cache(MAX_CACHED_SPACES)),
+            room,
+            description: None,
         }
     }
 }
@@ -66,7 +70,26 @@ struct PendingSpaceRoom {
     summary: Option<RoomPreview>,
 }
 
-impl Workflows {
+/// Reads spaces with rooms of any server. Cheap to clone.
+#[derive(Clone)]
+pub struct SpaceReader {
+    rooms: Rooms,
+    federation: Federation,
+    servers: ServerFinder,
+    /// Descriptions of rooms by other servers.
+    descriptions: Arc<LookupCache<OwnedRoomId, Option<Arc<RemoteRoomDescription>>>>,
+}
+
+impl SpaceReader {
+    pub(in crate::workflows) fn new(sources: &WorkflowSources, servers: &ServerFinder) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            servers: servers.clone(),
+            descriptions: Arc::new(sources.federation.cache(MAX_CACHED_SPACES)),
+        }
+    }
+
     /// Returns a page of a space, with the rooms that a user may see.
     ///
     /// # Errors
@@ -100,7 +123,9 @@ impl Workflows {
                 continue;
             }
             let depth = next.depth;
-            let Some((room, told)) = self.examine_room(user_id, next, (start, until)).await? else {
+            let Some(ExaminedRoom { room, description }) =
+                self.examine_room(user_id, next, start, until).await?
+            else {
                 if depth == 0 {
                     return Err(Error::forbidden("you are not allowed to see this space"));
                 }
@@ -111,7 +136,7 @@ impl Workflows {
                 break;
             }
             if depth < start.max_depth {
-                waiting.extend(children_of(&room, told.as_deref(), depth + 1));
+                waiting.extend(children_of(&room, description.as_deref(), depth + 1));
             }
             found += 1;
             if found > start.skip {
@@ -126,8 +151,9 @@ impl Workflows {
         &self,
         user_id: &UserId,
         next: PendingSpaceRoom,
-        (start, until): (HierarchyToken, Instant),
-    ) -> Result<Option<(SpaceRoom, Option<Arc<RemoteRoomDescription>>)>> {
+        start: HierarchyToken,
+        until: Instant,
+    ) -> Result<Option<ExaminedRoom>> {
         let room_id = &next.room_id;
         let (rooms, suggested_only) = (&self.rooms, start.suggested_only);
         if rooms.memory.resident_room(room_id).await.is_ok() {
@@ -135,31 +161,34 @@ impl Workflows {
                 .previews
                 .find_space_room(user_id, room_id, suggested_only)
                 .await?;
-            return Ok(room.map(|room| (room, None)));
+            return Ok(room.map(ExaminedRoom::without_description));
         }
-        if let Some(told) = next.summary.filter(|told| !told.is_space()) {
+        if let Some(summary) = next.summary.filter(|summary| !summary.is_space()) {
             let may_know = rooms
                 .previews
-                .may_preview_remote(Some(user_id), &told)
+                .may_preview_remote(Some(user_id), &summary)
                 .await?;
-            let room = SpaceRoom::from_remote_summary(told, Vec::new());
-            return Ok(may_know.then_some((room, None)));
+            let room = SpaceRoom::from_remote_summary(summary, Vec::new());
+            return Ok(may_know.then(|| ExaminedRoom::without_description(room)));
         }
         let asking = self.fetch_description(room_id, &next.via);
-        let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
+        let Some(description) = timeout_at(until, asking).await.ok().flatten() else {
             // Outdated local information from an earlier membership is better than none.
             let room = rooms
                 .previews
                 .find_space_room(user_id, room_id, suggested_only)
                 .await?;
-            return Ok(room.map(|room| (room, None)));
+            return Ok(room.map(ExaminedRoom::without_description));
         };
         let may_know = rooms
             .previews
-            .may_preview_remote(Some(user_id), told.room.summary())
+            .may_preview_remote(Some(user_id), description.room.summary())
             .await?;
-        let room = told.room.filter_suggested(suggested_only);
-        Ok(may_know.then_some((room, Some(told))))
+        let room = description.room.filter_suggested(suggested_only);
+        Ok(may_know.then_some(ExaminedRoom {
+            room,
+            description: Some(description),
+        }))
     }
 
     /// Returns the summary of a room without local members, if the user may see it.
@@ -177,10 +206,10 @@ impl Workflows {
         let via: Vec<OwnedServerName> = via.iter().cloned().chain(own).collect();
         let until = Instant::now() + PAGE_TIMEOUT;
         let asking = self.fetch_description(room_id, &via);
-        let Some(told) = timeout_at(until, asking).await.ok().flatten() else {
+        let Some(description) = timeout_at(until, asking).await.ok().flatten() else {
             return Ok(None);
         };
-        let summary = told.room.summary();
+        let summary = description.room.summary();
         let may_know = self
             .rooms
             .previews
@@ -190,15 +219,15 @@ impl Workflows {
     }
 
     /// Returns whether a room without local members permits guests, if a server says so.
-    pub(super) async fn remote_room_admits_guests(
+    pub(in crate::workflows) async fn remote_room_admits_guests(
         &self,
         room_id: &RoomId,
         via: &[OwnedServerName],
     ) -> Option<bool> {
         let until = Instant::now() + PAGE_TIMEOUT;
         let asking = self.fetch_description(room_id, via);
-        let told = timeout_at(until, asking).await.ok().flatten()?;
-        Some(told.room.summary().guest_can_join)
+        let description = timeout_at(until, asking).await.ok().flatten()?;
+        Some(description.room.summary().guest_can_join)
     }
 
     /// Asks servers to describe a room; the answer is cached.
@@ -207,7 +236,7 @@ impl Workflows {
         room_id: &RoomId,
         via: &[OwnedServerName],
     ) -> Option<Arc<RemoteRoomDescription>> {
-        let mut candidates = self.candidates();
+        let mut candidates = self.servers.candidates();
         candidates.add(via.iter().cloned());
         candidates.servers.truncate(MAX_SERVERS_PER_ROOM);
         if candidates.servers.is_empty() {
@@ -242,25 +271,24 @@ impl Workflows {
                 },
             )
         };
-        self.remote_descriptions
-            .descriptions
-            .get(&room_id.to_owned(), asking)
-            .await
+        self.descriptions.get(&room_id.to_owned(), asking).await
     }
 }
 
 fn children_of(
     room: &SpaceRoom,
-    told: Option<&RemoteRoomDescription>,
+    description: Option<&RemoteRoomDescription>,
     depth: u64,
 ) -> Vec<PendingSpaceRoom> {
     let children = room.children().into_iter().rev();
-    let is_accessible =
-        |room_id: &OwnedRoomId| told.is_none_or(|told| !told.inaccessible.contains(room_id));
+    let is_accessible = |room_id: &OwnedRoomId| {
+        description.is_none_or(|description| !description.inaccessible.contains(room_id))
+    };
     children
         .filter(|(room_id, _)| is_accessible(room_id))
         .map(|(room_id, via)| PendingSpaceRoom {
-            summary: told.and_then(|told| told.children.get(&room_id).cloned()),
+            summary: description
+                .and_then(|description| description.children.get(&room_id).cloned()),
             room_id,
             depth,
             via,
@@ -293,6 +321,6 @@ fn read_description(answer: get_hierarchy::v1::Response) -> Option<RemoteRoomDes
     })
 }
 
-fn to_summary(told: &RoomSummary) -> Option<RoomPreview> {
-    serde_json::from_value(serde_json::to_value(told).ok()?).ok()
+fn to_summary(summary: &RoomSummary) -> Option<RoomPreview> {
+    serde_json::from_value(serde_json::to_value(summary).ok()?).ok()
 }

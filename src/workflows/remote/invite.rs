@@ -10,28 +10,39 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+use super::membership_locks::MembershipLocks;
 use crate::{
     error::{Error, Result},
-    federation::RequestFailure,
+    federation::{Federation, RequestFailure},
     matrix::Pdu,
-    rooms::{EventToSend, MemberChange, MemberProfile, MembershipAction},
+    rooms::{EventToSend, MemberChange, MemberProfile, MembershipAction, Rooms},
+    tasks::Tasks,
     users::Session,
-    workflows::Workflows,
+    workflows::WorkflowSources,
 };
 
-impl Workflows {
-    /// Sends an event to a room. An invite of a user of another server is first sent to that server.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::rooms::Rooms::send_event`]; and [`Error::Unreachable`] when the server of the invited user does not
-    /// answer.
-    pub async fn send_event(&self, room_id: &RoomId, event: EventToSend) -> Result<OwnedEventId> {
-        let is_invitation = event.membership() == Some(MembershipState::Invite);
-        if is_invitation && self.remote_invitee(&event).is_some() {
-            return self.invite_remote_user(room_id, event).await;
+/// Invites users of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct RemoteInvitations {
+    rooms: Rooms,
+    federation: Federation,
+    tasks: Tasks,
+    locks: MembershipLocks,
+}
+
+impl RemoteInvitations {
+    pub(in crate::workflows) fn new(sources: &WorkflowSources, locks: &MembershipLocks) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
+            locks: locks.clone(),
         }
-        self.rooms.sender.send(room_id, event).await
+    }
+
+    /// Returns whether an event invites a user of another server.
+    pub(in super::super) fn is_remote_invitation(&self, event: &EventToSend) -> bool {
+        event.membership() == Some(MembershipState::Invite) && self.remote_invitee(event).is_some()
     }
 
     async fn member_event(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<Arc<Pdu>>> {
@@ -51,11 +62,11 @@ impl Workflows {
         room_id: &RoomId,
         event: EventToSend,
     ) -> Result<OwnedEventId> {
-        let (workflows, room_id) = (self.clone(), room_id.to_owned());
+        let (service, room_id) = (self.clone(), room_id.to_owned());
         // In a task of its own: an invite that the other server has accepted must also be added to the room.
         let inviting = self
             .tasks
-            .spawn(async move { workflows.invite_in_turn(&room_id, event).await });
+            .spawn(async move { service.invite_in_turn(&room_id, event).await });
         inviting
             .await
             .map_err(|source| Error::internal("invite a user of another server", source))?
@@ -68,7 +79,7 @@ impl Workflows {
         })?;
         let server = invited.server_name().to_owned();
         let before = self.member_event(room_id, invited).await?;
-        let _turn = self.lock_membership(room_id, invited).await?;
+        let _turn = self.locks.lock_membership(room_id, invited).await?;
         if let Some(now) = self.member_event(room_id, invited).await?
             && before.is_none_or(|before| before.event_id != now.event_id)
             && now.sender == event.sender
@@ -79,7 +90,7 @@ impl Workflows {
         }
         let draft = self.rooms.resident.draft_invitation(room_id, event).await?;
         let (room, federation) = (&draft.room, &self.federation);
-        let taken = federation
+        let accepted = federation
             .send_invite(
                 &server,
                 room_id,
@@ -88,7 +99,7 @@ impl Workflows {
                 draft.room_state,
             )
             .await;
-        let event = taken.map_err(invite_error)?;
+        let event = accepted.map_err(invite_error)?;
         let event = federation
             .with_policy_signature(room, event.get().to_owned())
             .await?;
@@ -98,7 +109,7 @@ impl Workflows {
     }
 
     /// Returns the invites of users of other servers in a request to create a room.
-    pub(in super::super) fn remote_invitations(
+    pub(in super::super) fn draft_remote_invitations(
         &self,
         session: &Session,
         request: &create_room::v3::Request,

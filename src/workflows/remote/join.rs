@@ -4,25 +4,34 @@
 
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, RoomVersionId, ServerName,
-    UserId,
     events::{StateEventType, room::guest_access::GuestAccess},
     room::{AllowRule, JoinRule},
 };
 use serde_json::{Map, Value};
 
-use super::{CandidateErrors, CandidateServers, is_final};
+use super::{
+    candidates::{CandidateErrors, CandidateServers, is_final},
+    entry_route::EntryRoute,
+    entry_services::EntryServices,
+    running_joins::RunningJoins,
+};
 use crate::{
     error::{Error, Result},
     federation::{
-        CompletedEvent, DesiredMembership, JoinAnswer, MembershipTemplate, RequestFailure,
+        CompletedEvent, DesiredMembership, Federation, JoinAnswer, MembershipTemplate,
+        RequestFailure,
     },
     matrix::VerifiedEvent,
     rooms::{
-        ImportOutcome, MemberChange, MemberProfile, MembershipAction, ReceiveOutcome, Room,
-        RoomImport,
+        ImportOutcome, MemberChange, MemberProfile, MembershipAction, ReceiveOutcome, RoomImport,
+        Rooms,
     },
+    tasks::Tasks,
     users::Session,
-    workflows::{MembershipRequest, Workflows},
+    workflows::{
+        WorkflowSources, guests::RoomGuests, inbox::EventReception, memberships::MembershipRequest,
+        upgrade::RoomUpgrades,
+    },
 };
 
 /// The number of times that a user waits for another user's join. After each wait the room is here, or it is this
@@ -30,14 +39,6 @@ use crate::{
 const MAX_WAITS: usize = 16;
 /// The field with the user who authorises the join of a restricted room.
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
-
-/// The way in which a user joins a room or knocks on it.
-pub(super) enum EntryRoute {
-    /// With an event that this server creates.
-    Local,
-    /// Through one of these servers.
-    Remote(CandidateServers),
-}
 
 /// A join of a room on other servers.
 struct RemoteJoin {
@@ -48,7 +49,39 @@ struct RemoteJoin {
     is_guest: bool,
 }
 
-impl Workflows {
+/// Lets users join rooms. Cheap to clone.
+#[derive(Clone)]
+pub struct RoomJoins {
+    rooms: Rooms,
+    federation: Federation,
+    tasks: Tasks,
+    running_joins: RunningJoins,
+    entry: EntryServices,
+    guests: RoomGuests,
+    upgrades: RoomUpgrades,
+    events: EventReception,
+}
+
+impl RoomJoins {
+    pub(in crate::workflows) fn new(
+        sources: &WorkflowSources,
+        entry: &EntryServices,
+        guests: &RoomGuests,
+        upgrades: &RoomUpgrades,
+        events: &EventReception,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
+            running_joins: RunningJoins::default(),
+            entry: entry.clone(),
+            guests: guests.clone(),
+            upgrades: upgrades.clone(),
+            events: events.clone(),
+        }
+    }
+
     /// Lets a user join a room, given by its id or an alias, with servers that may be in it.
     ///
     /// # Errors
@@ -58,41 +91,52 @@ impl Workflows {
     pub async fn join(
         &self,
         session: &Session,
-        (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
+        room: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
         reason: Option<String>,
         extra: Map<String, Value>,
     ) -> Result<OwnedRoomId> {
-        let (room_id, named) = self.resolve_room(room, via).await?;
-        let wish = MembershipRequest {
+        let (room_id, named) = self.entry.servers.resolve_room(room, via).await?;
+        let request = MembershipRequest {
             extra,
             ..MembershipRequest::new(session.user_id.clone(), MembershipAction::Join, reason)
         };
         for _ in 0..MAX_WAITS {
             let known = named.clone();
-            let way = self
-                .choose_route(&room_id, session, (MembershipAction::Join, known))
+            let route = self
+                .entry
+                .routes
+                .choose_route(&room_id, session, MembershipAction::Join, known)
                 .await?;
-            let EntryRoute::Remote(servers) = way else {
-                self.check_guest(session, &room_id).await?;
-                self.change_membership(session, &room_id, wish.clone())
+            let EntryRoute::Remote(servers) = route else {
+                self.guests.check_guest(session, &room_id).await?;
+                self.entry
+                    .memberships
+                    .change_membership(session, &room_id, request.clone())
                     .await?;
-                self.copy_predecessor_settings(session, &room_id).await?;
+                self.upgrades
+                    .copy_predecessor_settings(session, &room_id)
+                    .await?;
                 return Ok(room_id);
             };
-            self.check_remote_guest(session, &room_id, &servers).await?;
-            let join = self
-                .prepare_remote_join(session, &room_id, &wish, servers)
+            self.guests
+                .check_remote_guest(session, &room_id, &servers.all())
                 .await?;
-            let (workflows, room) = (self.clone(), room_id.clone());
-            let work = async move { workflows.join_remotely(join).await };
-            let joining =
-                self.running_joins
-                    .start_join(&self.tasks, (&room, &session.user_id), work);
+            let join = self
+                .prepare_remote_join(session, &room_id, &request, servers)
+                .await?;
+            let (service, room) = (self.clone(), room_id.clone());
+            let work = async move { service.join_remotely(join).await };
+            let joining = self
+                .running_joins
+                .start_join(&self.tasks, &room, &session.user_id, work);
             let is_own = joining.user_id == session.user_id;
             let outcome = joining.wait_for_end().await;
             if is_own {
                 outcome?;
-                self.copy_predecessor_settings(session, &room_id).await?;
+                self.upgrades
+                    .copy_predecessor_settings(session, &room_id)
+                    .await?;
                 return Ok(room_id);
             }
         }
@@ -101,80 +145,17 @@ impl Workflows {
         ))
     }
 
-    /// Returns the way in which a user joins a room or knocks on it.
-    pub(super) async fn choose_route(
-        &self,
-        room_id: &RoomId,
-        session: &Session,
-        (action, mut candidates): (MembershipAction, CandidateServers),
-    ) -> Result<EntryRoute> {
-        let user_id = &*session.user_id;
-        let room = match self.rooms.memory.room(room_id).await {
-            Err(Error::NotFound(_)) => None,
-            room => Some(room?),
-        };
-        let Some(room) = room else {
-            self.add_known_servers(&mut candidates, room_id, user_id)
-                .await?;
-            return Ok(if candidates.is_empty() {
-                EntryRoute::Local
-            } else {
-                EntryRoute::Remote(candidates)
-            });
-        };
-        if !room.view().local_members.is_empty() {
-            let servers = match action {
-                MembershipAction::Join => {
-                    self.rooms
-                        .join_rules
-                        .find_authorising_servers(&room, user_id)
-                        .await?
-                }
-                _ => Vec::new(),
-            };
-            if servers.is_empty() {
-                return Ok(EntryRoute::Local);
-            }
-            candidates.add(servers);
-            return Ok(EntryRoute::Remote(candidates));
-        }
-        if self.is_copy_complete(&room, user_id).await? {
-            return Ok(EntryRoute::Local);
-        }
-        self.add_known_servers(&mut candidates, room_id, user_id)
-            .await?;
-        Ok(EntryRoute::Remote(candidates))
-    }
-
-    /// Returns whether the copy of a room without local members is complete, because all users have left the room. It
-    /// is not if a user of another server has since come back and sent an invite.
-    pub(super) async fn is_copy_complete(&self, room: &Room, user_id: &UserId) -> Result<bool> {
-        let is_left = {
-            let view = room.view();
-            view.servers.is_empty() && view.state.iter().next().is_some()
-        };
-        if !is_left {
-            return Ok(false);
-        }
-        let inviter = self
-            .rooms
-            .access
-            .find_inviter(&room.room_id, user_id)
-            .await?;
-        Ok(inviter.is_none_or(|inviter| self.rooms.memory.is_local(&inviter)))
-    }
-
     async fn prepare_remote_join(
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: &MembershipRequest,
+        request: &MembershipRequest,
         candidates: CandidateServers,
     ) -> Result<RemoteJoin> {
-        let profile = self.member_profile(&session.user_id).await;
+        let profile = self.entry.profiles.member_profile(&session.user_id).await;
         let mut change = MemberChange::for_self(&session.user_id, MembershipAction::Join, profile);
-        change.reason.clone_from(&wish.reason);
-        change.extra.clone_from(&wish.extra);
+        change.reason.clone_from(&request.reason);
+        change.extra.clone_from(&request.extra);
         Ok(RemoteJoin {
             room_id: room_id.to_owned(),
             user_id: session.user_id.clone(),
@@ -182,32 +163,6 @@ impl Workflows {
             candidates,
             is_guest: session.is_guest,
         })
-    }
-
-    /// Checks whether a room without local members permits guests, as far as that is known before the join.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::GuestAccessForbidden`].
-    async fn check_remote_guest(
-        &self,
-        session: &Session,
-        room_id: &RoomId,
-        candidates: &CandidateServers,
-    ) -> Result<()> {
-        if !session.is_guest {
-            return Ok(());
-        }
-        if self.rooms.memory.resident_room(room_id).await.is_ok() {
-            return self.check_guest(session, room_id).await;
-        }
-        let servers = candidates.servers.iter().chain(&candidates.others);
-        let servers: Vec<OwnedServerName> = servers.cloned().collect();
-        match self.remote_room_admits_guests(room_id, &servers).await {
-            Some(false) => Err(Error::GuestAccessForbidden),
-            // If the server does not say so, it is checked in the state after the join.
-            Some(true) | None => Ok(()),
-        }
     }
 
     /// Asks servers, one after another, to accept a join.
@@ -257,7 +212,7 @@ impl Workflows {
         };
         let signed = self.federation.complete_template(&template, &member)?;
         let version = template.version.clone();
-        let joined = self.send_join(server, join, (signed, template)).await;
+        let joined = self.send_join(server, join, signed, template).await;
         if let Err(JoinFailure::Undone(_)) = &joined {
             self.undo_join(server, join, &version).await;
         }
@@ -332,7 +287,8 @@ impl Workflows {
         &self,
         server: &ServerName,
         join: &RemoteJoin,
-        (signed, template): (CompletedEvent, MembershipTemplate),
+        signed: CompletedEvent,
+        template: MembershipTemplate,
     ) -> Result<(), JoinFailure> {
         let room_id = &*join.room_id;
         let answer = self
@@ -356,7 +312,7 @@ impl Workflows {
         if let Ok(room) = self.rooms.memory.resident_room(room_id).await {
             // Another local user has joined in the meantime, so the join is processed like any other event.
             let event_id = event.pdu().event_id.clone();
-            return match self.receive_event(server, &room, event).await? {
+            return match self.events.receive_event(server, &room, event).await? {
                 ReceiveOutcome::Accepted => Ok(()),
                 ReceiveOutcome::Duplicate => {
                     Ok(self.rooms.receiver.check_accepted(&event_id).await?)

@@ -5,37 +5,69 @@ use ruma::{
     events::room::member::MembershipState,
 };
 
-use super::{CandidateErrors, CandidateServers, is_final, join::EntryRoute};
+use super::{
+    candidates::{CandidateErrors, CandidateServers, is_final},
+    entry_route::EntryRoute,
+    entry_services::EntryServices,
+};
 use crate::{
     error::{Error, Result},
-    federation::{DesiredMembership, RequestFailure},
-    rooms::{MemberChange, MembershipAction, RemoteMembershipEvent},
+    federation::{DesiredMembership, Federation, RequestFailure},
+    rooms::{MemberChange, MembershipAction, RemoteMembershipEvent, Rooms},
+    tasks::Tasks,
     users::Session,
-    workflows::{MembershipRequest, Workflows},
+    workflows::{WorkflowSources, memberships::MembershipRequest},
 };
 
-impl Workflows {
+/// Lets users knock on rooms. Cheap to clone.
+#[derive(Clone)]
+pub struct RoomKnocks {
+    rooms: Rooms,
+    federation: Federation,
+    tasks: Tasks,
+    entry: EntryServices,
+}
+
+impl RoomKnocks {
+    pub(in crate::workflows) fn new(sources: &WorkflowSources, entry: &EntryServices) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
+            entry: entry.clone(),
+        }
+    }
+
     /// Lets a user knock on a room, given by its id or an alias.
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`Workflows::join`] for a room without
+    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`super::RoomJoins::join`] for a room without
     /// local members.
     pub async fn knock(
         &self,
         session: &Session,
-        (room, via): (&RoomOrAliasId, Vec<OwnedServerName>),
+        room: &RoomOrAliasId,
+        via: Vec<OwnedServerName>,
         reason: Option<String>,
     ) -> Result<OwnedRoomId> {
-        let (room_id, candidates) = self.resolve_room(room, via).await?;
-        let wish = MembershipRequest::new(session.user_id.clone(), MembershipAction::Knock, reason);
-        let way = self
-            .choose_route(&room_id, session, (MembershipAction::Knock, candidates))
+        let (room_id, candidates) = self.entry.servers.resolve_room(room, via).await?;
+        let request =
+            MembershipRequest::new(session.user_id.clone(), MembershipAction::Knock, reason);
+        let route = self
+            .entry
+            .routes
+            .choose_route(&room_id, session, MembershipAction::Knock, candidates)
             .await?;
-        match way {
-            EntryRoute::Local => self.change_membership(session, &room_id, wish).await?,
+        match route {
+            EntryRoute::Local => {
+                self.entry
+                    .memberships
+                    .change_membership(session, &room_id, request)
+                    .await?
+            }
             EntryRoute::Remote(candidates) => {
-                self.knock_remotely(session, &room_id, wish, candidates)
+                self.knock_remotely(session, &room_id, request, candidates)
                     .await?;
             }
         }
@@ -47,18 +79,26 @@ impl Workflows {
         &self,
         session: &Session,
         room_id: &RoomId,
-        wish: MembershipRequest,
+        request: MembershipRequest,
         candidates: CandidateServers,
     ) -> Result<()> {
-        let profile = self.member_profile(&session.user_id).await;
+        let profile = self.entry.profiles.member_profile(&session.user_id).await;
         let mut change = MemberChange::for_self(&session.user_id, MembershipAction::Knock, profile);
-        change.reason = wish.reason;
-        let (workflows, room_id) = (self.clone(), room_id.to_owned());
-        let before = self.known_membership(session.user, &room_id).await?;
+        change.reason = request.reason;
+        let (service, room_id) = (self.clone(), room_id.to_owned());
+        let before = self
+            .entry
+            .locks
+            .known_membership(session.user, &room_id)
+            .await?;
         let (user, user_id) = (session.user, session.user_id.clone());
         let knocking = self.tasks.spawn(async move {
-            let _turn = workflows.lock_membership(&room_id, &user_id).await?;
-            let now = workflows.known_membership(user, &room_id).await?;
+            let _turn = service
+                .entry
+                .locks
+                .lock_membership(&room_id, &user_id)
+                .await?;
+            let now = service.entry.locks.known_membership(user, &room_id).await?;
             if now != before && now == MembershipState::Knock {
                 // An equal request was faster.
                 return Ok(());
@@ -71,7 +111,7 @@ impl Workflows {
                 if n >= servers.len() && !refusals.has_reached_none() {
                     break;
                 }
-                match workflows.knock_at(server, &room_id, change.clone()).await {
+                match service.knock_at(server, &room_id, change.clone()).await {
                     Ok(()) => return Ok(()),
                     Err(Ok(failure)) if is_final(&failure) => return Err(failure.into()),
                     Err(Ok(failure)) => refusals.add(failure.into()),
@@ -103,8 +143,8 @@ impl Workflows {
         let knock = federation
             .complete_template(&template, &member)
             .map_err(Err)?;
-        let told = federation.send_knock(server, room_id, &knock).await;
-        let stripped_state = told.map_err(Ok)?;
+        let answer = federation.send_knock(server, room_id, &knock).await;
+        let stripped_state = answer.map_err(Ok)?;
         let event = federation.verify_event(&knock.event, &template.rules).await;
         let knock = RemoteMembershipEvent {
             version: template.version,

@@ -7,20 +7,52 @@ use std::time::Duration;
 use ruma::{RoomId, ServerName, UserId, events::room::member::MembershipState};
 use tokio::time::timeout;
 
-use super::CandidateServers;
+use super::{
+    candidates::{CandidateServers, ServerFinder},
+    entry_route::EntryRoutes,
+    membership_locks::MembershipLocks,
+};
 use crate::{
     error::{Error, Result},
-    federation::DesiredMembership,
+    federation::{DesiredMembership, Federation},
     matrix::VerifiedEvent,
-    rooms::{MemberChange, MemberProfile, MembershipAction},
+    rooms::{MemberChange, MemberProfile, MembershipAction, Rooms},
+    tasks::Tasks,
     users::Session,
-    workflows::Workflows,
+    workflows::WorkflowSources,
 };
 
 /// The time limit for all servers. After it the user still leaves locally, so an invite can always be rejected.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-impl Workflows {
+/// Lets users leave rooms of other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct RemoteLeaves {
+    rooms: Rooms,
+    federation: Federation,
+    tasks: Tasks,
+    servers: ServerFinder,
+    locks: MembershipLocks,
+    routes: EntryRoutes,
+}
+
+impl RemoteLeaves {
+    pub(in crate::workflows) fn new(
+        sources: &WorkflowSources,
+        servers: &ServerFinder,
+        locks: &MembershipLocks,
+        routes: &EntryRoutes,
+    ) -> Self {
+        Self {
+            rooms: sources.rooms.clone(),
+            federation: sources.federation.clone(),
+            tasks: sources.tasks.clone(),
+            servers: servers.clone(),
+            locks: locks.clone(),
+            routes: routes.clone(),
+        }
+    }
+
     /// Returns whether a user is invited to a room without local members, or has knocked on it.
     pub(in super::super) async fn has_remote_invite_or_knock(
         &self,
@@ -37,9 +69,14 @@ impl Workflows {
             .rooms_of_user(session.user)
             .await?
             .membership(room.num);
-        let is_asked = matches!(membership, MembershipState::Invite | MembershipState::Knock);
+        let is_requested = matches!(membership, MembershipState::Invite | MembershipState::Knock);
         let is_resident = !room.view().local_members.is_empty();
-        Ok(is_asked && !is_resident && !self.is_copy_complete(&room, &session.user_id).await?)
+        Ok(is_requested
+            && !is_resident
+            && !self
+                .routes
+                .is_copy_complete(&room, &session.user_id)
+                .await?)
     }
 
     /// Makes a user leave a room without local members. The event is sent to the inviter's server, or to another server
@@ -50,28 +87,29 @@ impl Workflows {
         room_id: &RoomId,
         reason: Option<String>,
     ) -> Result<()> {
-        let (workflows, room_id) = (self.clone(), room_id.to_owned());
+        let (service, room_id) = (self.clone(), room_id.to_owned());
         let (user, user_id) = (session.user, session.user_id.clone());
         let leaving = self.tasks.spawn(async move {
-            let _turn = workflows.lock_membership(&room_id, &user_id).await?;
-            if workflows.known_membership(user, &room_id).await? == MembershipState::Leave {
+            let _turn = service.locks.lock_membership(&room_id, &user_id).await?;
+            if service.locks.known_membership(user, &room_id).await? == MembershipState::Leave {
                 // An equal request was faster.
                 return Ok(());
             }
-            let mut candidates = workflows.candidates();
+            let mut candidates = service.servers.candidates();
             candidates.add(
-                workflows
+                service
                     .rooms
                     .remote_memberships
                     .servers_from_stripped_state(&room_id, user)
                     .await?,
             );
-            workflows
+            service
+                .servers
                 .add_known_servers(&mut candidates, &room_id, &user_id)
                 .await?;
-            let telling = workflows.send_leave_event(&room_id, &user_id, reason, &candidates);
-            let leave = timeout(LEAVE_TIMEOUT, telling).await.ok().flatten();
-            workflows
+            let sending = service.send_leave_event(&room_id, &user_id, reason, &candidates);
+            let leave = timeout(LEAVE_TIMEOUT, sending).await.ok().flatten();
+            service
                 .rooms
                 .remote_memberships
                 .leave_remote_room(&room_id, &user_id, leave)

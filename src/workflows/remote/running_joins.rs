@@ -27,7 +27,7 @@ pub(super) struct RunningJoin {
 
 /// The running joins: one per room, because a second local user no longer needs another server.
 #[derive(Clone, Default)]
-pub(in crate::workflows) struct RunningJoins {
+pub(super) struct RunningJoins {
     by_room: Arc<Mutex<HashMap<OwnedRoomId, RunningJoin>>>,
 }
 
@@ -49,7 +49,8 @@ impl RunningJoins {
     pub(super) fn start_join(
         &self,
         tasks: &Tasks,
-        (room_id, user_id): (&RoomId, &UserId),
+        room_id: &RoomId,
+        user_id: &UserId,
         join: impl Future<Output = Result<()>> + Send + 'static,
     ) -> RunningJoin {
         let mut by_room = self.lock();

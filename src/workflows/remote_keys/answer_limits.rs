@@ -23,7 +23,7 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 const TOTAL_ANSWERS_KIB: usize = 128 * 1024;
 
 /// The memory that is available for answers.
-pub(in crate::workflows) struct AnswerMemory {
+pub(super) struct AnswerMemory {
     free_kib: Semaphore,
 }
 
@@ -125,14 +125,14 @@ mod tests {
     async fn an_answer_waits_for_memory_until_its_timeout() {
         let answers = AnswerMemory::default();
         let large = request_limits(None, MAX_ANSWER_BYTES);
-        let mut held = Vec::new();
+        let mut running = Vec::new();
         for _ in 0..TOTAL_ANSWERS_KIB * 1024 / MAX_ANSWER_BYTES {
-            held.push(answers.run_request(large, async { Ok(()) }).await);
+            running.push(answers.run_request(large, async { Ok(()) }).await);
         }
-        assert!(held.iter().all(|(answer, _)| answer.is_ok()));
+        assert!(running.iter().all(|(answer, _)| answer.is_ok()));
 
         let (refused, _) = answers.run_request(large, async { Ok(()) }).await;
-        held.pop();
+        running.pop();
         let (answer, _room) = answers.run_request(large, async { Ok(()) }).await;
 
         assert!(refused.is_err());

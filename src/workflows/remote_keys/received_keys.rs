@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 
 use ruma::{
     OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId,
-    encryption::{CrossSigningKey, OneTimeKey},
+    encryption::{CrossSigningKey, DeviceKeys, OneTimeKey},
     serde::Raw,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::DevicesOfUser;
 use crate::matrix::signed_object;
+
+/// The keys of the devices of a user.
+pub(super) type DevicesOfUser = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
 
 /// The keys of devices and users.
 ///
