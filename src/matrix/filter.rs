@@ -140,7 +140,106 @@ fn has_url(pdu: &Pdu) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+    use ruma::{OwnedRoomId, api::client::filter::FilterDefinition};
+    use serde_json::json;
+
     use super::*;
+    use crate::matrix::glob;
+
+    fn any_types() -> impl Strategy<Value = Vec<String>> {
+        vec("(m\\.)?[ab*]{0,3}", 0..3)
+    }
+
+    fn any_users() -> impl Strategy<Value = Vec<OwnedUserId>> {
+        vec("@[ab]:[xy]", 0..3).prop_map(|users| {
+            let users = users.into_iter();
+            users.map(|user| user.try_into().unwrap()).collect()
+        })
+    }
+
+    fn any_rooms() -> impl Strategy<Value = Vec<OwnedRoomId>> {
+        vec("![ab]:[xy]", 0..3).prop_map(|rooms| {
+            let rooms = rooms.into_iter();
+            rooms.map(|room| room.try_into().unwrap()).collect()
+        })
+    }
+
+    prop_compose! {
+        fn any_filter()(
+            types in option::of(any_types()),
+            not_types in any_types(),
+            rooms in option::of(any_rooms()),
+            not_rooms in any_rooms(),
+            senders in option::of(any_users()),
+            not_senders in any_users(),
+            has_url in option::of(any::<bool>()),
+        ) -> RoomEventFilter {
+            let mut filter = RoomEventFilter::default();
+            (filter.types, filter.not_types) = (types, not_types);
+            (filter.rooms, filter.not_rooms) = (rooms, not_rooms);
+            (filter.senders, filter.not_senders) = (senders, not_senders);
+            filter.url_filter = has_url.map(|has_url| match has_url {
+                true => UrlFilter::EventsWithUrl,
+                false => UrlFilter::EventsWithoutUrl,
+            });
+            filter
+        }
+    }
+
+    prop_compose! {
+        fn any_event()(
+            kind in "(m\\.)?[ab]{1,3}",
+            sender in "@[ab]:[xy]",
+            room_id in "![ab]:[xy]",
+            has_url: bool,
+        ) -> Pdu {
+            let content = if has_url { json!({ "url": "mxc://x/y" }) } else { json!({}) };
+            let event = json!({
+                "room_id": room_id, "sender": sender, "type": kind, "depth": 1, "content": content,
+                "origin_server_ts": 1, "prev_events": [], "auth_events": [],
+            });
+            Pdu::parse("$event".try_into().unwrap(), &event.to_string()).unwrap()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 128,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn a_filter_means_the_same_after_it_was_stored(filter in any_filter(), pdu in any_event()) {
+            let mut definition = FilterDefinition::default();
+            definition.room.timeline = filter.clone();
+            let json = serde_json::to_value(&definition).unwrap();
+
+            let stored: FilterDefinition = serde_json::from_value(json.clone()).unwrap();
+
+            let timeline = &stored.room.timeline;
+            prop_assert_eq!(wants_event(timeline, &pdu), wants_event(&filter, &pdu));
+            prop_assert_eq!(serde_json::to_value(&stored).unwrap(), json);
+        }
+
+        #[test]
+        fn an_empty_filter_wants_everything(pdu in any_event()) {
+            let filter: FilterDefinition = serde_json::from_value(json!({})).unwrap();
+            let kind = pdu.kind.to_string();
+
+            prop_assert!(wants_event(&filter.room.timeline, &pdu));
+            prop_assert!(wants_room(&filter.room, &pdu.room_id));
+            prop_assert!(wants_room_data(&filter.room.ephemeral, &pdu.room_id, &kind));
+            prop_assert!(wants_global(&filter.presence, &kind, Some(&pdu.sender)));
+            prop_assert!(RelationFilter::default().wants_event(&pdu));
+        }
+
+        #[test]
+        fn a_pattern_of_types_is_a_glob_pattern(pattern in "[ab*]{0,6}", kind in "[ab]{0,6}") {
+            prop_assert_eq!(matches_type(&pattern, &kind), glob::matches(&pattern, &kind));
+        }
+    }
 
     #[test]
     fn a_star_matches_any_text() {

@@ -34,7 +34,44 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::matches;
+
+    /// Matches by trying every length that a star may cover.
+    fn slowly_matches(pattern: &[char], text: &[char]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, _) => text.is_empty(),
+            (Some((&'*', pattern)), _) => {
+                (0..=text.len()).any(|covered| slowly_matches(pattern, &text[covered..]))
+            }
+            (Some((wanted, pattern)), Some((c, text))) => {
+                (*wanted == '?' || wanted == c) && slowly_matches(pattern, text)
+            }
+            (Some(_), None) => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn a_pattern_matches_as_in_a_slow_search(pattern in "[ab?*]{0,6}", text in "[ab]{0,6}") {
+            let (slow_pattern, slow_text): (Vec<_>, Vec<_>) =
+                (pattern.chars().collect(), text.chars().collect());
+
+            prop_assert_eq!(matches(&pattern, &text), slowly_matches(&slow_pattern, &slow_text));
+        }
+
+        #[test]
+        fn a_text_without_wildcards_matches_only_itself(pattern in "[abc]{0,3}", text in "[abc]{0,3}") {
+            prop_assert_eq!(matches(&pattern, &text), pattern == text);
+        }
+    }
 
     #[test]
     fn stars_match_any_text_but_question_marks_one_character() {

@@ -7,15 +7,19 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    SyncInner, event_fields,
-    room_view::{SyncViewer, room_id},
-    snapshot::RoomSnapshot,
-    timeline_token,
+    SyncEnvironment, event_fields, snapshot::RoomSnapshot, sync_viewer::SyncViewer, timeline_token,
 };
 use crate::{
     error::Result,
+    rooms::Rooms,
     storage::{Position, RoomNum, RoomRemoval, UserNum},
 };
+
+/// Finds deleted rooms, and reports them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct RemovedRoomReader {
+    rooms: Rooms,
+}
 
 /// Returns a deleted room for a user who was in it: the event by which they left.
 pub(super) fn removed_room(
@@ -35,34 +39,35 @@ pub(super) fn removed_room(
     Ok(left)
 }
 
-impl SyncInner {
+impl RemovedRoomReader {
+    pub(super) fn new(environment: &SyncEnvironment) -> Self {
+        Self {
+            rooms: environment.rooms.clone(),
+        }
+    }
+
     /// Returns whether a room was deleted in which the user had a membership.
     pub(super) async fn is_removed(&self, user: UserNum, room: RoomNum) -> Result<bool> {
-        Ok(self
-            .rooms
-            .memory
-            .rooms_of_user(user)
-            .await?
-            .removal(room)
-            .is_some())
+        let user_rooms = self.rooms.memory.rooms_of_user(user).await?;
+        Ok(user_rooms.removal(room).is_some())
     }
 
     /// Corrects the response for a room that was deleted while it was read: the data that was read may be incomplete.
-    pub(super) async fn correct_deleted_room(
+    pub(super) async fn correct_response(
         &self,
         viewer: &SyncViewer<'_>,
-        moment: &RoomSnapshot,
+        snapshot: &RoomSnapshot,
         added: Result<()>,
         response: &mut Response,
     ) -> Result<()> {
-        if moment.contents.is_none() {
-            return added;
-        }
-        let mine = self.rooms.memory.rooms_of_user(viewer.session.user).await?;
-        let Some((left_at, removed)) = mine.removal(moment.num) else {
+        let Some(contents) = &snapshot.contents else {
             return added;
         };
-        let room_id = room_id(self, moment).await?;
+        let user_rooms = self.rooms.memory.rooms_of_user(viewer.session.user).await?;
+        let Some((left_at, removed)) = user_rooms.removal(snapshot.num) else {
+            return added;
+        };
+        let room_id = contents.room.room_id.clone();
         response.rooms.join.remove(&room_id);
         let left = removed_room(viewer, left_at, &removed)?;
         response.rooms.leave.insert(room_id, left);

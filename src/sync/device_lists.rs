@@ -1,5 +1,4 @@
-//! The parts of a sync for end-to-end encryption: the users whose keys changed, the users with whom a room is now or no
-//! longer shared, and the counts of the device's own remaining keys.
+//! The device lists: the users whose keys changed, and the users with whom a room is now or no longer shared.
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync).
 
@@ -10,29 +9,41 @@ use std::{
 
 use ruma::{
     OwnedUserId, UserId,
-    api::client::{
-        filter::FilterDefinition,
-        sync::sync_events::{DeviceLists, v3::Response},
-    },
+    api::client::{filter::FilterDefinition, sync::sync_events::DeviceLists},
     events::{StateEventType, room::member::MembershipState},
     presence::PresenceState,
 };
 
 use super::{
-    Sync, SyncInner, SyncRequest, SyncToken,
-    room_view::SyncViewer,
-    snapshot::{RoomContents, RoomSnapshot, SyncSnapshot},
+    SyncEnvironment, SyncRequest, SyncToken,
+    deleted_rooms::RemovedRoomReader,
+    recent_changes::{DeviceListChange, RecentChanges},
+    snapshot::{RoomContents, RoomSnapshot, SnapshotReader, SyncSnapshot},
+    token_reader::TokenReader,
 };
 use crate::{
+    devices::Devices,
     error::{Error, Result},
     matrix::{StateMap, TimelineEvent},
-    rooms::Room,
-    storage::{Position, UserNum},
+    rooms::{Room, Rooms},
+    storage::{Db, Position, UserNum},
     users::Session,
 };
 
 /// The number of changed lists that are checked one by one. For more, one query reads them from the database.
 const MAX_LISTS_CHECKED_SINGLY: usize = 64;
+
+/// Reads the changes of the device lists that concern a user. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct DeviceListReader {
+    db: Db,
+    devices: Devices,
+    rooms: Rooms,
+    recent_changes: Arc<RecentChanges>,
+    tokens: TokenReader,
+    snapshots: SnapshotReader,
+    removed_rooms: RemovedRoomReader,
+}
 
 /// The users who joined or left a room between two positions, as far as that concerns the requesting user.
 #[derive(Debug, Default)]
@@ -73,17 +84,30 @@ impl TouchedMembers {
     }
 }
 
-impl Sync {
-    /// Returns the users whose keys changed since a token, and those with whom the user no longer shares a room.
-    ///
-    /// Changes after `to` may be included: a client that receives them twice loses nothing.
-    ///
-    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3keyschanges).
+impl DeviceListReader {
+    pub(super) fn new(
+        environment: &SyncEnvironment,
+        tokens: &TokenReader,
+        snapshots: &SnapshotReader,
+        removed_rooms: &RemovedRoomReader,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            devices: environment.devices.clone(),
+            rooms: environment.rooms.clone(),
+            recent_changes: environment.recent_changes.clone(),
+            tokens: tokens.clone(),
+            snapshots: snapshots.clone(),
+            removed_rooms: removed_rooms.clone(),
+        }
+    }
+
+    /// Returns the changes between two tokens.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when `to` is before `from`.
-    pub async fn key_changes(
+    pub(super) async fn key_changes(
         &self,
         session: &Session,
         from: SyncToken,
@@ -92,57 +116,54 @@ impl Sync {
         if to.position < from.position {
             return Err(Error::invalid_param("to must not be before from"));
         }
+        self.changes_since(session, self.tokens.clamp(from)).await
+    }
+
+    /// Returns the changes since a token, in a snapshot of its own.
+    pub(super) async fn changes_since(
+        &self,
+        session: &Session,
+        since: SyncToken,
+    ) -> Result<DeviceLists> {
         let request = SyncRequest {
-            since: Some(from),
+            since: Some(since),
             filter: Arc::new(FilterDefinition::default()),
             full_state: false,
             timeout: std::time::Duration::ZERO,
             set_presence: PresenceState::Offline,
             use_state_after: false,
         };
-        let request = self.inner.clamped(&request);
-        let moment = self.inner.take_snapshot(session, &request).await?;
-        let since = request.since.map_or(0, |since| since.position);
-        self.inner.device_lists(session, &moment, since).await
-    }
-}
-
-impl SyncInner {
-    /// Adds the parts for end-to-end encryption; returns whether the device has lost a key that it should replace.
-    pub(super) async fn add_encryption(
-        &self,
-        viewer: &SyncViewer<'_>,
-        moment: &SyncSnapshot,
-        response: &mut Response,
-    ) -> Result<bool> {
-        let left = self.devices.remaining_keys(viewer.session.device).await?;
-        response.device_one_time_keys_count = left.one_time_counts();
-        response.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
-        let Some(since) = viewer.request.since else {
-            return Ok(false);
-        };
-        let lists = self.device_lists(viewer.session, moment, since.position);
-        response.device_lists = lists.await?;
-        Ok(left.claimed_at > since.position)
+        let snapshot = self.snapshots.take_snapshot(session, &request).await?;
+        self.device_lists(session, &snapshot, since.position).await
     }
 
     /// Returns the users whose keys changed since a position, and those with whom the user no longer shares a room.
     pub(super) async fn device_lists(
         &self,
         session: &Session,
-        moment: &SyncSnapshot,
+        snapshot: &SyncSnapshot,
         since: Position,
     ) -> Result<DeviceLists> {
         let changed = self
-            .changed_device_lists(session.user, since, moment.now)
+            .changed_device_lists(session.user, since, snapshot.now)
             .await?;
         let mut lists = DeviceLists::new();
         lists.changed = self.user_ids(changed).await?;
         let mut turnover = MembershipTurnover::default();
-        for room in &moment.rooms {
-            let of_room = match self.membership_turnover(session, moment, room, since).await {
+        for room in &snapshot.rooms {
+            let of_room = match self
+                .membership_turnover(session, snapshot, room, since)
+                .await
+            {
                 // The members of a deleted room are no longer known.
-                Err(_) if self.is_removed(session.user, room.num).await? => continue,
+                Err(_)
+                    if self
+                        .removed_rooms
+                        .is_removed(session.user, room.num)
+                        .await? =>
+                {
+                    continue;
+                }
                 of_room => of_room?,
             };
             turnover.joined.extend(of_room.joined);
@@ -152,8 +173,8 @@ impl SyncInner {
         lists.changed.extend(turnover.joined);
         lists.changed.sort_unstable();
         lists.changed.dedup();
-        let went: HashSet<OwnedUserId> = turnover.left.into_iter().collect();
-        lists.left = self.users_sharing_no_room(session, went).await?;
+        let left: HashSet<OwnedUserId> = turnover.left.into_iter().collect();
+        lists.left = self.users_sharing_no_room(session, left).await?;
         lists.left.sort_unstable();
         Ok(lists)
     }
@@ -172,13 +193,13 @@ impl SyncInner {
             return self.devices.lists_changed(user, since, now).await;
         };
         let mut changed = Vec::new();
-        for (whose, watcher) in recent {
-            let concerns = match watcher {
+        for DeviceListChange { owner, watcher } in recent {
+            let concerns_user = match watcher {
                 Some(watcher) => watcher == user,
-                None => whose == user || self.rooms.memory.share_a_room(user, whose).await?,
+                None => owner == user || self.rooms.memory.share_a_room(user, owner).await?,
             };
-            if concerns {
-                changed.push(whose);
+            if concerns_user {
+                changed.push(owner);
             }
         }
         Ok(changed)
@@ -200,16 +221,16 @@ impl SyncInner {
     async fn membership_turnover(
         &self,
         session: &Session,
-        moment: &SyncSnapshot,
+        snapshot: &SyncSnapshot,
         room: &RoomSnapshot,
         since: Position,
     ) -> Result<MembershipTurnover> {
-        let is_in = room.mine.membership == MembershipState::Join;
-        let has_moved = room.mine.position > since;
-        if (!is_in && !has_moved) || room.mine.removed.is_some() {
+        let is_in = room.user_room.membership == MembershipState::Join;
+        let has_moved = room.user_room.position > since;
+        if (!is_in && !has_moved) || room.user_room.removed.is_some() {
             return Ok(MembershipTurnover::default());
         }
-        let Some(inside) = &room.contents else {
+        let Some(contents) = &room.contents else {
             // A user who is only invited may have been in the room before.
             let known = match self.rooms.memory.room_by_number(room.num).await {
                 Err(Error::NotFound(_)) => return Ok(MembershipTurnover::default()),
@@ -219,44 +240,44 @@ impl SyncInner {
             return Ok(MembershipTurnover::between_states(session, &before, None));
         };
         if !is_in {
-            let before = self.rooms.state.state_at(&inside.room, since).await?;
+            let before = self.rooms.state.state_at(&contents.room, since).await?;
             return Ok(MembershipTurnover::between_states(session, &before, None));
         }
-        let touched = self.touched_members(moment, inside, since).await?;
+        let touched = self.touched_members(snapshot, contents, since).await?;
         if touched.users.is_empty() && !has_moved {
             return Ok(MembershipTurnover::default());
         }
-        let before = self.rooms.state.state_at(&inside.room, since).await?;
+        let before = self.rooms.state.state_at(&contents.room, since).await?;
         let was_in = before.membership(&session.user_id) == MembershipState::Join;
         if has_moved && (!was_in || touched.left_between.contains(&session.user_id)) {
             return Ok(MembershipTurnover::between_states(
                 session,
                 &before,
-                Some(&inside.state),
+                Some(&contents.state),
             ));
         }
         Ok(MembershipTurnover::from_touched(
             &touched,
             &before,
-            &inside.state,
+            &contents.state,
         ))
     }
 
     /// Returns the users whose member events in a room are newer than a position.
     async fn touched_members(
         &self,
-        moment: &SyncSnapshot,
-        inside: &RoomContents,
+        snapshot: &SyncSnapshot,
+        contents: &RoomContents,
         since: Position,
     ) -> Result<TouchedMembers> {
-        if inside.is_complete {
-            return Ok(TouchedMembers::from_events(&inside.latest_events));
+        if contents.is_complete {
+            return Ok(TouchedMembers::from_events(&contents.latest_events));
         }
-        let room: &Room = &inside.room;
+        let room: &Room = &contents.room;
         let changed = self
             .rooms
             .state
-            .state_changes(room, &inside.state, since, moment.now)
+            .state_changes(room, &contents.state, since, snapshot.now)
             .await?;
         let users = changed
             .iter()

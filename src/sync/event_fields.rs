@@ -8,12 +8,12 @@ pub(super) fn keep_fields(event: Box<RawValue>, fields: Option<&[String]>) -> Bo
     let Ok(Value::Object(whole)) = serde_json::from_str(event.get()) else {
         return event;
     };
-    let mut kept = Map::new();
+    let mut selected = Map::new();
     for field in fields {
         let path = split_path(field);
-        copy_path(&whole, &mut kept, &path);
+        copy_path(&whole, &mut selected, &path);
     }
-    serde_json::value::to_raw_value(&kept).unwrap_or(event)
+    serde_json::value::to_raw_value(&selected).unwrap_or(event)
 }
 
 fn split_path(field: &str) -> Vec<String> {

@@ -26,6 +26,13 @@ pub(super) struct EventFormatter<'a> {
     pub(super) sources: &'a EventSources,
 }
 
+/// The recipient of an event, and their access to its room.
+#[derive(Clone, Copy)]
+pub struct EventRecipient<'a> {
+    pub session: &'a Session,
+    pub access: &'a UserAccess,
+}
+
 /// Writes an event in the format that clients receive outside of `/sync`.
 pub fn client_event(
     event: &TimelineEvent,
@@ -34,26 +41,27 @@ pub fn client_event(
     bundles: &AggregationsByEvent,
     now_ms: i64,
 ) -> Box<RawValue> {
-    let as_client = EventSources::default();
-    event_in_format(event, (session, access), (bundles, &as_client), now_ms)
+    let recipient = EventRecipient { session, access };
+    event_in_format(event, recipient, bundles, &EventSources::default(), now_ms)
 }
 
 /// Like [`client_event`], but an event that is in `sources` is written in the federation format.
 pub fn event_in_format(
     event: &TimelineEvent,
-    (session, access): (&Session, &UserAccess),
-    (bundles, sources): (&AggregationsByEvent, &EventSources),
+    recipient: EventRecipient<'_>,
+    bundles: &AggregationsByEvent,
+    sources: &EventSources,
     now_ms: i64,
 ) -> Box<RawValue> {
-    let showing = EventFormatter {
-        session,
-        access: Some(access),
+    let formatter = EventFormatter {
+        session: recipient.session,
+        access: Some(recipient.access),
         bundles,
         now_ms,
         room_id: Some(&event.pdu.room_id),
         sources,
     };
-    showing.format_event(event)
+    formatter.format_event(event)
 }
 
 impl EventFormatter<'_> {

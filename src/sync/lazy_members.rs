@@ -34,14 +34,14 @@ impl LazyMembers {
         known_at: Position,
         now: Position,
     ) -> bool {
-        let mut given = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        if given.len() >= MAX_LAZY_DEVICES && !given.contains_key(&device) {
-            given.clear();
+        let mut devices = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if devices.len() >= MAX_LAZY_DEVICES && !devices.contains_key(&device) {
+            devices.clear();
         }
-        let events = given.entry(device).or_default();
+        let events = devices.entry(device).or_default();
         if events
             .get(event_id)
-            .is_some_and(|given_at| *given_at <= known_at)
+            .is_some_and(|sent_at| *sent_at <= known_at)
         {
             return false;
         }

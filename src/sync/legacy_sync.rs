@@ -17,12 +17,15 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-    MAX_SYNC_TIMEOUT, StateAfterName, Sync, SyncAnswer, SyncRequest, SyncToken, client_event,
-    timeline_token, write_response,
+    MAX_SYNC_TIMEOUT, StateAfterName, SyncAnswer, SyncEnvironment, SyncRequest, SyncToken,
+    client_event, remote_echo::PendingSends, response::ResponseBuilder, sync_waiters::SyncWaiters,
+    timeline_token, token_reader::TokenReader, write_response,
 };
 use crate::{
+    clock::Clock,
     error::{Error, Result},
-    rooms::{AggregationViewer, PageRequest},
+    rooms::{AggregationViewer, PageRequest, Room, Rooms, TimelinePage, UserAccess},
+    tasks::Tasks,
     users::Session,
 };
 
@@ -32,9 +35,37 @@ const MAX_LIMIT: u32 = 1_000;
 /// The largest number of events of each room in one response.
 const MAX_EVENTS_PER_ROOM: u32 = 100;
 
-impl Sync {
+/// Answers the older endpoints. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct LegacySync {
+    clock: Clock,
+    rooms: Rooms,
+    waiters: Arc<SyncWaiters>,
+    sends: PendingSends,
+    tasks: Tasks,
+    tokens: TokenReader,
+    responses: ResponseBuilder,
+}
+
+impl LegacySync {
+    pub(super) fn new(
+        environment: &SyncEnvironment,
+        tokens: &TokenReader,
+        responses: &ResponseBuilder,
+    ) -> Self {
+        Self {
+            clock: environment.clock.clone(),
+            rooms: environment.rooms.clone(),
+            waiters: environment.waiters.clone(),
+            sends: environment.sends.clone(),
+            tasks: environment.tasks.clone(),
+            tokens: tokens.clone(),
+            responses: responses.clone(),
+        }
+    }
+
     /// Returns the rooms of a user with their latest messages, the presence and the account data.
-    pub async fn initial_sync(
+    pub(super) async fn initial_sync(
         &self,
         session: &Session,
         limit: Option<u32>,
@@ -46,7 +77,7 @@ impl Sync {
         filter.room.include_leave = with_left;
         let SyncAnswer {
             response, token, ..
-        } = self.changes(session, &request).await?;
+        } = self.responses.respond(session, &request).await?;
         let end = with_to_device_position(token, 0).to_string();
         let answer = response_value(&response)?;
         let mut rooms = Vec::new();
@@ -70,36 +101,38 @@ impl Sync {
         let Ok(room_id) = <&RoomId>::try_from(room_id) else {
             return Ok("private");
         };
-        let room = match self.inner.rooms.memory.room(room_id).await {
+        let room = match self.rooms.memory.room(room_id).await {
             // The room was deleted in the meantime.
             Err(Error::NotFound(_)) => return Ok("private"),
             room => room?,
         };
-        let is_public = self.inner.rooms.directory.is_published(&room).await?;
+        let is_public = self.rooms.directory.is_published(&room).await?;
         Ok(if is_public { "public" } else { "private" })
     }
 
     /// Returns the events since a token, and waits for one if there is none.
-    pub async fn events(
+    pub(super) async fn events(
         &self,
         session: &Session,
         from: Option<SyncToken>,
         timeout: Duration,
     ) -> Result<Value> {
-        let since = from.unwrap_or_else(|| self.current_token());
+        let since = from.unwrap_or_else(|| self.tokens.current_token());
         let request = legacy_request(Some(since), MAX_EVENTS_PER_ROOM);
         let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         loop {
-            let mut news = self.inner.waiters.register(session.user);
+            let mut waiter = self.waiters.register(session.user);
             let SyncAnswer {
                 response,
                 token,
-                has_own_events: shows_own,
+                has_own_events,
                 ..
-            } = self.changes(session, &request).await?;
-            self.wait_for_send_responses(session, shows_own).await;
+            } = self.responses.respond(session, &request).await?;
+            if has_own_events {
+                self.sends.wait_for_responses(session.device).await;
+            }
             let chunk = flatten_events(&response_value(&response)?);
-            let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
+            let is_over = Instant::now() >= deadline || self.tasks.stopping().is_cancelled();
             if !chunk.is_empty() || is_over {
                 let end = with_to_device_position(token, since.to_device);
                 return Ok(json!({
@@ -107,9 +140,9 @@ impl Sync {
                 }));
             }
             tokio::select! {
-                () = news.wait_for_change() => {}
+                () = waiter.wait_for_change() => {}
                 () = tokio::time::sleep_until(deadline) => {}
-                () = self.inner.tasks.stopping().cancelled() => {}
+                () = self.tasks.stopping().cancelled() => {}
             }
         }
     }
@@ -120,14 +153,14 @@ impl Sync {
     /// # Errors
     ///
     /// [`crate::error::Error::Forbidden`] for a room that the user may not read.
-    pub async fn peek_room(
+    pub(super) async fn peek_room(
         &self,
         session: &Session,
         room_id: &RoomId,
         from: Option<i64>,
         timeout: Duration,
     ) -> Result<Value> {
-        let rooms = &self.inner.rooms;
+        let rooms = &self.rooms;
         let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         let mut from = from;
         loop {
@@ -135,7 +168,7 @@ impl Sync {
                 .access
                 .load_readable_room(room_id, session.user, &session.user_id)
                 .await?;
-            let news = self.inner.waiters.watch_room(room.num);
+            let change = self.waiters.watch_room(room.num);
             let start = *from.get_or_insert_with(|| room.view().newest_place());
             let page = PageRequest {
                 from: start,
@@ -153,43 +186,48 @@ impl Sync {
                 // Skip past the events that the user may not see.
                 from = Some(end);
             }
-            let is_over = Instant::now() >= deadline || self.inner.tasks.stopping().is_cancelled();
+            let is_over = Instant::now() >= deadline || self.tasks.stopping().is_cancelled();
             if !page.events.is_empty() || is_over {
-                let audience = AggregationViewer {
-                    access: Some(&access),
-                    user: session.user,
-                    user_id: &session.user_id,
-                };
-                let bundles = rooms
-                    .relations
-                    .load_aggregations(&room, audience, &page.events)
-                    .await?;
-                let now = self.inner.clock.now_ms();
-                let chunk = page.events.iter();
-                let chunk: Vec<_> = chunk
-                    .map(|event| client_event(event, session, &access, &bundles, now))
-                    .collect();
-                let end = page.events.last().map_or(start, |event| event.timeline);
-                return Ok(json!({
-                    "start": timeline_token(start), "end": timeline_token(end), "chunk": chunk,
-                }));
+                return self
+                    .peeked_events(session, &room, &access, &page, start)
+                    .await;
             }
             tokio::select! {
-                () = news => {}
+                () = change => {}
                 () = tokio::time::sleep_until(deadline) => {}
-                () = self.inner.tasks.stopping().cancelled() => {}
+                () = self.tasks.stopping().cancelled() => {}
             }
         }
     }
 
-    /// Returns the token for the current position.
-    fn current_token(&self) -> SyncToken {
-        SyncToken {
-            position: self.inner.db.journal().published_position(),
-            to_device: 0,
-            tick: self.inner.ephemeral.newest_tick(),
-            boot: self.inner.ephemeral.run_id(),
-        }
+    /// Writes a page of events of a room, which starts at a point of its timeline.
+    async fn peeked_events(
+        &self,
+        session: &Session,
+        room: &Arc<Room>,
+        access: &UserAccess,
+        page: &TimelinePage,
+        start: i64,
+    ) -> Result<Value> {
+        let viewer = AggregationViewer {
+            access: Some(access),
+            user: session.user,
+            user_id: &session.user_id,
+        };
+        let bundles = self
+            .rooms
+            .relations
+            .load_aggregations(room, viewer, &page.events)
+            .await?;
+        let now = self.clock.now_ms();
+        let chunk = page.events.iter();
+        let chunk: Vec<_> = chunk
+            .map(|event| client_event(event, session, access, &bundles, now))
+            .collect();
+        let end = page.events.last().map_or(start, |event| event.timeline);
+        Ok(json!({
+            "start": timeline_token(start), "end": timeline_token(end), "chunk": chunk,
+        }))
     }
 }
 

@@ -19,13 +19,14 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{Sync, SyncInner, event_format::EventFormatter, timeline_token};
+use super::{SyncEnvironment, event_format::EventFormatter, timeline_token};
 use crate::{
+    clock::Clock,
     error::Result,
     matrix::{self, Pdu, RoomFacts, TimelineEvent, UnsignedFields},
-    rooms::{AggregationsByEvent, EventSources, PageRequest, Room, UserAccess, UserRooms},
+    rooms::{AggregationsByEvent, EventSources, PageRequest, Room, Rooms, UserAccess, UserRooms},
     storage::RoomNum,
-    users::Session,
+    users::{Session, Users},
 };
 
 /// The number of notifications when the client sets no limit, and the largest limit.
@@ -35,6 +36,14 @@ const MAX_LIMIT: usize = 100;
 const MAX_EXAMINED_EVENTS: usize = 1_000;
 /// The number of events of a room that are read at a time.
 const EVENTS_PER_PAGE: usize = 32;
+
+/// Reads the notifications of users. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct NotificationReader {
+    clock: Clock,
+    users: Users,
+    rooms: Rooms,
+}
 
 /// The selection of notifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,20 +75,26 @@ struct ExaminedRoom {
 
 /// The events of all rooms of a user, the newest first.
 struct NotificationFeed<'a> {
-    inner: &'a SyncInner,
+    reader: &'a NotificationReader,
     session: &'a Session,
-    mine: Arc<UserRooms>,
+    user_rooms: Arc<UserRooms>,
     rules: Ruleset,
     cursors: BinaryHeap<RoomCursor>,
     examined_rooms: HashMap<RoomNum, ExaminedRoom>,
     examined_events: usize,
 }
 
-impl Sync {
+impl NotificationReader {
+    pub(super) fn new(environment: &SyncEnvironment) -> Self {
+        Self {
+            clock: environment.clock.clone(),
+            users: environment.users.clone(),
+            rooms: environment.rooms.clone(),
+        }
+    }
+
     /// Returns the events of which a user was notified, the newest first, up to a point in the journal.
-    ///
-    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3notifications).
-    pub async fn notifications(
+    pub(super) async fn notifications(
         &self,
         session: &Session,
         from: Option<i64>,
@@ -91,12 +106,11 @@ impl Sync {
                 .unwrap_or(MAX_LIMIT)
                 .clamp(1, MAX_LIMIT)
         });
-        let mut feed =
-            NotificationFeed::open(&self.inner, session, from.unwrap_or(i64::MAX)).await?;
+        let mut feed = NotificationFeed::open(self, session, from.unwrap_or(i64::MAX)).await?;
         let mut response = Response::new(Vec::new());
-        while let Some(head) = feed.cursors.pop() {
-            if let Some(event) = feed.next_event(head).await?
-                && let Some(found) = feed.notification(head.room, &event, only).await
+        while let Some(cursor) = feed.cursors.pop() {
+            if let Some(event) = feed.next_event(cursor).await?
+                && let Some(found) = feed.notification(cursor.room, &event, only).await
             {
                 response.notifications.push(found);
             }
@@ -112,58 +126,58 @@ impl Sync {
 }
 
 impl<'a> NotificationFeed<'a> {
-    async fn open(inner: &'a SyncInner, session: &'a Session, from: i64) -> Result<Self> {
-        let mine = inner.rooms.memory.rooms_of_user(session.user).await?;
-        let newest = inner
+    async fn open(reader: &'a NotificationReader, session: &'a Session, from: i64) -> Result<Self> {
+        let user_rooms = reader.rooms.memory.rooms_of_user(session.user).await?;
+        let newest = reader
             .rooms
             .memory
-            .last_positions(&mine.joined_rooms())
+            .last_positions(&user_rooms.joined_rooms())
             .await?;
-        let heads = newest.into_iter().map(|(room, last)| RoomCursor {
+        let cursors = newest.into_iter().map(|(room, last)| RoomCursor {
             place: last.min(from),
             room,
         });
         Ok(Self {
-            inner,
+            reader,
             session,
-            cursors: heads.collect(),
-            rules: inner
+            cursors: cursors.collect(),
+            rules: reader
                 .users
                 .push_rules(session.user, &session.user_id)
                 .await?,
-            mine,
+            user_rooms,
             examined_rooms: HashMap::new(),
             examined_events: 0,
         })
     }
 
     /// Returns the event at a cursor, if there is one, and adds the next cursor of its room.
-    async fn next_event(&mut self, head: RoomCursor) -> Result<Option<Arc<TimelineEvent>>> {
-        let mut opened = match self.examined_rooms.remove(&head.room) {
-            Some(opened) => opened,
-            None => self.open_room(head).await?,
+    async fn next_event(&mut self, cursor: RoomCursor) -> Result<Option<Arc<TimelineEvent>>> {
+        let mut examined = match self.examined_rooms.remove(&cursor.room) {
+            Some(examined) => examined,
+            None => self.open_room(cursor).await?,
         };
-        if opened.events.is_empty()
-            && let Some(from) = opened.next_from.take()
+        if examined.events.is_empty()
+            && let Some(from) = examined.next_from.take()
         {
             self.examined_events += EVENTS_PER_PAGE;
-            self.read_events(&mut opened, from).await?;
+            self.read_events(&mut examined, from).await?;
         }
-        let event = opened
+        let event = examined
             .events
-            .pop_front_if(|event| event.timeline == head.place);
-        let next = opened.events.front().map(|event| event.timeline);
-        if let Some(place) = next.or(opened.next_from) {
-            let room = head.room;
+            .pop_front_if(|event| event.timeline == cursor.place);
+        let next = examined.events.front().map(|event| event.timeline);
+        if let Some(place) = next.or(examined.next_from) {
+            let room = cursor.room;
             self.cursors.push(RoomCursor { place, room });
         }
-        self.examined_rooms.insert(head.room, opened);
+        self.examined_rooms.insert(cursor.room, examined);
         Ok(event)
     }
 
-    async fn open_room(&self, head: RoomCursor) -> Result<ExaminedRoom> {
-        let (rooms, session) = (&self.inner.rooms, self.session);
-        let room = rooms.memory.room_by_number(head.room).await?;
+    async fn open_room(&self, cursor: RoomCursor) -> Result<ExaminedRoom> {
+        let (rooms, session) = (&self.reader.rooms, self.session);
+        let room = rooms.memory.room_by_number(cursor.room).await?;
         let access = rooms
             .access
             .load_access(&room, session.user, &session.user_id)
@@ -186,29 +200,29 @@ impl<'a> NotificationFeed<'a> {
             access,
             display_name: name,
             events: VecDeque::new(),
-            next_from: Some(head.place),
+            next_from: Some(cursor.place),
         })
     }
 
     /// Reads the next events of a room, except the user's own.
-    async fn read_events(&self, opened: &mut ExaminedRoom, from: i64) -> Result<()> {
+    async fn read_events(&self, examined: &mut ExaminedRoom, from: i64) -> Result<()> {
         let request = PageRequest {
             from,
             to: None,
             dir: Direction::Backward,
             limit: EVENTS_PER_PAGE,
         };
-        let me = &self.session.user_id;
-        let wanted = |pdu: &Pdu| pdu.sender != *me;
-        let (room, access) = (&opened.room, &opened.access);
+        let user_id = &self.session.user_id;
+        let wanted = |pdu: &Pdu| pdu.sender != *user_id;
+        let (room, access) = (&examined.room, &examined.access);
         let page = self
-            .inner
+            .reader
             .rooms
             .timeline
             .load_page(room, access, request, &wanted)
             .await?;
-        opened.events = page.events.into();
-        opened.next_from = page.end;
+        examined.events = page.events.into();
+        examined.next_from = page.end;
         Ok(())
     }
 
@@ -219,21 +233,21 @@ impl<'a> NotificationFeed<'a> {
         event: &TimelineEvent,
         only: NotificationSelection,
     ) -> Option<Notification> {
-        let opened = self.examined_rooms.get(&num)?;
-        let (session, membership) = (self.session, opened.access.membership_at(event.timeline));
+        let examined = self.examined_rooms.get(&num)?;
+        let (session, membership) = (self.session, examined.access.membership_at(event.timeline));
         let own_key = session.user_id.as_str();
-        let concerns_me = event.pdu.is_state(&TimelineEventType::RoomMember, own_key);
-        if membership != MembershipState::Join && !concerns_me {
+        let is_own_membership = event.pdu.is_state(&TimelineEventType::RoomMember, own_key);
+        if membership != MembershipState::Join && !is_own_membership {
             return None;
         }
-        let room_id = &opened.room.room_id;
+        let room_id = &examined.room.room_id;
         let json = matrix::client_event(&event.head, room_id.as_str(), &UnsignedFields::default());
         let actions = matrix::push_actions(
             &self.rules,
             &session.user_id,
-            &opened.display_name,
+            &examined.display_name,
             &json,
-            &opened.facts,
+            &examined.facts,
         )
         .await;
         let is_highlight = actions.iter().any(Action::is_highlight);
@@ -242,17 +256,17 @@ impl<'a> NotificationFeed<'a> {
         {
             return None;
         }
-        let showing = EventFormatter {
+        let formatter = EventFormatter {
             session,
-            access: Some(&opened.access),
+            access: Some(&examined.access),
             // A list of notifications does not need the later edits and reactions.
             bundles: &AggregationsByEvent::default(),
-            now_ms: self.inner.clock.now_ms(),
+            now_ms: self.reader.clock.now_ms(),
             room_id: None,
             sources: &EventSources::default(),
         };
-        let shown = showing.format_event(event);
-        let read = self.mine.get(num)?.marker.timeline >= event.timeline;
+        let shown = formatter.format_event(event);
+        let read = self.user_rooms.get(num)?.marker.timeline >= event.timeline;
         Some(Notification::new(
             actions.to_vec(),
             Raw::from_json(shown),

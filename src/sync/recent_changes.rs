@@ -29,8 +29,14 @@ struct ChangeLog {
     lists_after: Position,
 }
 
-/// A user whose keys changed, and the only user to notify; `None` means everyone who shares a room with them.
-pub(super) type DeviceListChange = (UserNum, Option<UserNum>);
+/// A change of a user's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DeviceListChange {
+    /// The user whose keys changed.
+    pub(super) owner: UserNum,
+    /// The only user to notify; `None` means everyone who shares a room with the owner.
+    pub(super) watcher: Option<UserNum>,
+}
 
 /// The position of the latest change of one kind, by user.
 struct LatestPositions {
@@ -140,7 +146,11 @@ impl JournalFollower for RecentChanges {
                     }
                 }
                 JournalChange::DeviceList { user, watcher } => {
-                    log.record_device_list(*position, (*user, *watcher));
+                    let change = DeviceListChange {
+                        owner: *user,
+                        watcher: *watcher,
+                    };
+                    log.record_device_list(*position, change);
                 }
                 JournalChange::ThreadSubscription { user } => {
                     log.subscriptions.record_change(*position, *user)

@@ -3,25 +3,36 @@
 //! The journal is held still while the snapshot is taken, so that no change between two tokens is missed or sent twice.
 //! Rooms that are not in memory are loaded before.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use ruma::{OwnedUserId, events::room::member::MembershipState};
 
-use super::{SyncInner, SyncRequest, SyncToken};
+use super::{
+    SyncEnvironment, SyncRequest, SyncToken,
+    changed_rooms::{ChangedRoomReader, OlderChanges},
+    token_reader::TokenReader,
+};
 use crate::{
-    ephemeral::EphemeralTick,
+    ephemeral::{EphemeralState, EphemeralTick},
     error::{Error, Result},
     matrix::{NotificationCounters, StateMap, TimelineEvent},
-    rooms::{Room, UserRoom, UserRooms},
-    storage::{Position, Receipt, RoomNum, UserNum},
+    rooms::{Room, Rooms, UserRoom, UserRooms},
+    storage::{Db, Position, Receipt, RoomNum, UserNum},
     users::Session,
 };
 
 /// The number of times that rooms are loaded again because memory has dropped them in the meantime.
 pub(super) const MAX_SNAPSHOT_ATTEMPTS: usize = 16;
+
+/// Takes snapshots. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct SnapshotReader {
+    db: Db,
+    rooms: Rooms,
+    ephemeral: EphemeralState,
+    tokens: TokenReader,
+    changed_rooms: ChangedRoomReader,
+}
 
 /// The state of a user's rooms at one position.
 #[derive(Debug)]
@@ -39,7 +50,7 @@ pub(super) struct SyncSnapshot {
 pub(super) struct RoomSnapshot {
     pub(super) num: RoomNum,
     /// The user's membership and unread state in the room.
-    pub(super) mine: UserRoom,
+    pub(super) user_room: UserRoom,
     /// `None` for a room that the user is only invited to or knocks on: this server may not know its state.
     pub(super) contents: Option<RoomContents>,
 }
@@ -64,7 +75,21 @@ pub(super) struct RoomContents {
     pub(super) typing: Option<Vec<OwnedUserId>>,
 }
 
-impl SyncInner {
+impl SnapshotReader {
+    pub(super) fn new(
+        environment: &SyncEnvironment,
+        tokens: &TokenReader,
+        changed_rooms: &ChangedRoomReader,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            rooms: environment.rooms.clone(),
+            ephemeral: environment.ephemeral.clone(),
+            tokens: tokens.clone(),
+            changed_rooms: changed_rooms.clone(),
+        }
+    }
+
     /// Takes the snapshot for a user: of every room, or of those that changed since a token.
     ///
     /// It includes rooms that the user has left only if they left after the token, or with `include_leave`.
@@ -74,21 +99,21 @@ impl SyncInner {
         request: &SyncRequest,
     ) -> Result<SyncSnapshot> {
         let since = request.since.as_ref();
-        let older = self.changed_long_ago(session, since).await?;
+        let older = self.changed_rooms.changed_long_ago(session, since).await?;
         for _ in 0..MAX_SNAPSHOT_ATTEMPTS {
-            let mine = self.rooms.memory.rooms_of_user(session.user).await?;
+            let user_rooms = self.rooms.memory.rooms_of_user(session.user).await?;
             // Loads the rooms that are not in memory, and keeps them there until the snapshot is taken.
-            let asked = SnapshotRequest {
+            let wanted = SnapshotRequest {
                 since,
                 older: &older,
                 all_rooms: since.is_none() || request.full_state,
                 with_left: request.filter.room.include_leave,
             };
-            let held = self.load_rooms(&mine, &asked).await?;
-            if let Some(moment) = self.try_snapshot(session.user, &mine, &asked) {
-                return Ok(moment);
+            let loaded_rooms = self.load_rooms(&user_rooms, &wanted).await?;
+            if let Some(snapshot) = self.try_snapshot(session.user, &user_rooms, &wanted) {
+                return Ok(snapshot);
             }
-            drop(held);
+            drop(loaded_rooms);
         }
         Err(Error::Unavailable(
             "the rooms could not be kept in memory, try again".to_owned(),
@@ -98,108 +123,44 @@ impl SyncInner {
     /// Loads the rooms of the snapshot. A room that was deleted in the meantime is skipped.
     async fn load_rooms(
         &self,
-        mine: &UserRooms,
-        asked: &SnapshotRequest<'_>,
+        user_rooms: &UserRooms,
+        wanted: &SnapshotRequest<'_>,
     ) -> Result<Vec<Arc<Room>>> {
-        let mut held = Vec::new();
-        for (num, room) in self.wanted_rooms(mine, asked) {
+        let mut loaded_rooms = Vec::new();
+        for (num, room) in self.wanted_rooms(user_rooms, wanted) {
             if !has_room_access(&room) {
                 continue;
             }
             match self.rooms.memory.room_by_number(num).await {
                 Err(Error::NotFound(_)) => {}
-                room => held.push(room?),
+                room => loaded_rooms.push(room?),
             }
         }
-        Ok(held)
-    }
-
-    /// Returns the rooms that changed before the period that memory covers.
-    pub(super) async fn changed_long_ago(
-        &self,
-        session: &Session,
-        since: Option<&SyncToken>,
-    ) -> Result<OlderChanges> {
-        let Some(since) = since else {
-            return Ok(OlderChanges::default());
-        };
-        let user = session.user;
-        let up_to = self.db.journal().published_position();
-        if self
-            .recent_changes
-            .rooms_changed_after(since.position)
-            .is_some()
-        {
-            return Ok(OlderChanges {
-                up_to: since.position,
-                rooms: Vec::new(),
-            });
-        }
-        let rooms = self
-            .rooms
-            .memory
-            .rooms_changed_since(user, since.position)
-            .await?;
-        let with_account_data = self
-            .users
-            .account_data_changed(user, since.position, up_to)
-            .await?;
-        let rooms = rooms
-            .into_iter()
-            .chain(with_account_data.into_iter().filter_map(|data| data.room()));
-        Ok(OlderChanges {
-            up_to,
-            rooms: rooms.collect(),
-        })
-    }
-
-    /// Returns all rooms that changed since a token, including those that the user is not in.
-    pub(super) fn changed_rooms(
-        &self,
-        since: &SyncToken,
-        older: &OlderChanges,
-    ) -> HashSet<RoomNum> {
-        let mut changed: HashSet<RoomNum> = older.rooms.iter().copied().collect();
-        changed.extend(
-            self.recent_changes
-                .rooms_changed_after(older.up_to)
-                .unwrap_or_default(),
-        );
-        changed.extend(self.ephemeral.typing.changed_rooms(self.tick_of(since)));
-        changed
-    }
-
-    /// Returns the tick of a token. A token of an earlier run of the server has seen no tick of this run.
-    pub(super) fn tick_of(&self, since: &SyncToken) -> EphemeralTick {
-        if since.boot == self.ephemeral.run_id() {
-            since.tick
-        } else {
-            0
-        }
+        Ok(loaded_rooms)
     }
 
     /// Returns the user's rooms that belong to the snapshot.
     fn wanted_rooms(
         &self,
-        mine: &UserRooms,
-        asked: &SnapshotRequest<'_>,
+        user_rooms: &UserRooms,
+        wanted: &SnapshotRequest<'_>,
     ) -> HashMap<RoomNum, UserRoom> {
-        let all = mine.all();
+        let all = user_rooms.all();
         let is_wanted = |room: &UserRoom| {
             let has_left = matches!(
                 room.membership,
                 MembershipState::Leave | MembershipState::Ban
             );
-            let is_news = asked
+            let is_news = wanted
                 .since
                 .is_some_and(|since| room.position > since.position);
             // Each device must learn that the user left a room, even if the user has forgotten it in the meantime.
-            !has_left || is_news || (asked.all_rooms && asked.with_left && !room.forgotten)
+            !has_left || is_news || (wanted.all_rooms && wanted.with_left && !room.forgotten)
         };
-        let found: HashMap<RoomNum, UserRoom> = match asked.since.filter(|_| !asked.all_rooms) {
+        let found: HashMap<RoomNum, UserRoom> = match wanted.since.filter(|_| !wanted.all_rooms) {
             None => all.iter().map(|(num, room)| (*num, room.clone())).collect(),
             Some(since) => {
-                let changed = self.changed_rooms(since, asked.older);
+                let changed = self.changed_rooms.changed_rooms(since, wanted.older);
                 changed
                     .into_iter()
                     .filter_map(|num| Some((num, all.get(&num)?.clone())))
@@ -216,15 +177,15 @@ impl SyncInner {
     fn try_snapshot(
         &self,
         user: UserNum,
-        mine: &Arc<UserRooms>,
-        asked: &SnapshotRequest<'_>,
+        user_rooms: &Arc<UserRooms>,
+        wanted: &SnapshotRequest<'_>,
     ) -> Option<SyncSnapshot> {
-        let _still = self.db.journal().hold_announcements();
+        let _held = self.db.journal().hold_announcements();
         let is_current = self
             .rooms
             .memory
             .peek_user(user)
-            .is_some_and(|current| Arc::ptr_eq(&current, mine));
+            .is_some_and(|current| Arc::ptr_eq(&current, user_rooms));
         if !is_current {
             return None;
         }
@@ -233,16 +194,16 @@ impl SyncInner {
             self.ephemeral.newest_tick(),
         );
         let mut rooms = Vec::new();
-        for (num, mine) in self.wanted_rooms(mine, asked) {
-            let inside = if has_room_access(&mine) {
-                Some(self.take_room_contents(num, asked.since, tick)?)
+        for (num, user_room) in self.wanted_rooms(user_rooms, wanted) {
+            let contents = if has_room_access(&user_room) {
+                Some(self.take_room_contents(num, wanted.since, tick)?)
             } else {
                 None
             };
             rooms.push(RoomSnapshot {
                 num,
-                mine,
-                contents: inside,
+                user_room,
+                contents,
             });
         }
         Some(SyncSnapshot { now, tick, rooms })
@@ -280,19 +241,12 @@ impl SyncInner {
                 .collect(),
             typing: self.ephemeral.typing.changed_users(
                 num,
-                since.map_or(0, |since| self.tick_of(since)),
+                since.map_or(0, |since| self.tokens.tick_of(since)),
                 tick,
             ),
             room: room.clone(),
         })
     }
-}
-
-/// The rooms that changed before the period that memory covers, and the position up to which the database was read.
-#[derive(Debug, Default)]
-pub(super) struct OlderChanges {
-    up_to: Position,
-    rooms: Vec<RoomNum>,
 }
 
 /// The parameters of a snapshot.

@@ -26,20 +26,20 @@ pub(super) fn changes_summary(events: &[Arc<TimelineEvent>]) -> bool {
 
 /// Returns the summary of a room. See the
 /// [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
-pub(super) fn summary(inside: &RoomContents, user_id: &UserId) -> RoomSummary {
+pub(super) fn summary(contents: &RoomContents, user_id: &UserId) -> RoomSummary {
     let mut summary = RoomSummary::new();
     let count = |number: i64| u64::try_from(number).ok().map(UInt::new_saturating);
-    summary.joined_member_count = count(inside.joined_members);
-    summary.invited_member_count = count(inside.invited_members);
+    summary.joined_member_count = count(contents.joined_members);
+    summary.invited_member_count = count(contents.invited_members);
     let has = |kind: StateEventType, field: &str| {
-        inside
+        contents
             .state
             .get(&kind, "")
             .and_then(|pdu| pdu.content_str(field))
             .is_some_and(|text| !text.is_empty())
     };
     if !has(StateEventType::RoomName, "name") && !has(StateEventType::RoomCanonicalAlias, "alias") {
-        summary.heroes = heroes(&inside.state, user_id);
+        summary.heroes = heroes(&contents.state, user_id);
     }
     summary
 }

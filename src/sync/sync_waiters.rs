@@ -57,17 +57,17 @@ impl SyncWaiters {
             device_lists_notify: Notify::new(),
         });
         let listener = Arc::downgrade(&waiters);
-        ephemeral.add_listener(Arc::new(move |stir| {
+        ephemeral.add_listener(Arc::new(move |change| {
             if let Some(waiters) = listener.upgrade() {
-                waiters.handle_ephemeral_change(stir);
+                waiters.handle_ephemeral_change(change);
             }
         }));
-        let (teller, stopping) = (waiters.clone(), tasks.stopping().clone());
+        let (waker, stopping) = (waiters.clone(), tasks.stopping().clone());
         drop(tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = teller.wake_for_presence() => {}
-                () = teller.wake_for_device_lists() => {}
+                () = waker.wake_for_presence() => {}
+                () = waker.wake_for_device_lists() => {}
             }
         }));
         waiters
@@ -189,8 +189,8 @@ impl SyncWaiters {
         }
     }
 
-    fn handle_ephemeral_change(&self, stir: EphemeralChange) {
-        match stir {
+    fn handle_ephemeral_change(&self, change: EphemeralChange) {
+        match change {
             EphemeralChange::Typing(room) => self.wake_room(room),
             EphemeralChange::Presence(user) => {
                 self.changed_presence

@@ -27,7 +27,7 @@ pub(super) struct TimelineSlice {
 /// Returns the newest events in memory that the viewer wants, the newest first. `wants` returns `None` for an event
 /// that the viewer may not see. The events stop before one that one of them has replaced.
 pub(super) fn newest_events(
-    inside: &RoomContents,
+    contents: &RoomContents,
     since: Option<Position>,
     limit: usize,
     wants: impl Fn(&TimelineEvent) -> Option<bool>,
@@ -36,7 +36,7 @@ pub(super) fn newest_events(
     let mut events = Vec::new();
     let mut hidden = HiddenEvents::default();
     let mut end = None;
-    for event in inside.latest_events.iter().rev() {
+    for event in contents.latest_events.iter().rev() {
         if event.position <= lower || events.len() == limit {
             break;
         }
@@ -84,10 +84,10 @@ impl TimelineSlice {
 }
 
 /// Returns whether a timeline starts with the creation of the room and the viewer joined for the first time.
-pub(super) fn is_whole_timeline(span: &TimelineSlice) -> bool {
-    let first = span.events.first().map(|event| &event.pdu);
+pub(super) fn is_whole_timeline(slice: &TimelineSlice) -> bool {
+    let first = slice.events.first().map(|event| &event.pdu);
     let begins = first.is_some_and(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, ""));
-    let stays = span
+    let stays = slice
         .access
         .as_ref()
         .map_or(1, UserAccess::count_join_periods);

@@ -47,7 +47,39 @@ impl FromStr for SyncToken {
             };
             parts.next().is_none().then_some(token)
         };
-        parse().ok_or_else(|| Error::invalid_param("this is not a sync token of this server"))
+        // Only the text that this server writes is a token: no plus signs, leading zeros or capital letters.
+        let token = parse().filter(|token| token.to_string() == text);
+        token.ok_or_else(|| Error::invalid_param("this is not a sync token of this server"))
+    }
+}
+
+/// The position up to which a client of sliding sync has received everything, and the number of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlidingToken {
+    pub(super) position: Position,
+    pub(super) response: u64,
+}
+
+impl fmt::Display for SlidingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { position, response } = self;
+        write!(f, "p{position}_{response:x}")
+    }
+}
+
+impl FromStr for SlidingToken {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let (position, response) = text.strip_prefix('p')?.split_once('_')?;
+            Some(Self {
+                position: position.parse().ok()?,
+                response: u64::from_str_radix(response, 16).ok()?,
+            })
+        };
+        let token = parse().filter(|token| token.to_string() == text);
+        token.ok_or(Error::UnknownPos)
     }
 }
 
@@ -62,22 +94,88 @@ pub fn timeline_token(place: i64) -> String {
 ///
 /// [`Error::InvalidParam`] for a token that is not from this server.
 pub fn parse_timeline_token(token: &str) -> Result<i64> {
-    let number = |text: &str| {
-        let number = text.parse();
-        number.map_err(|_| Error::invalid_param("this is not a token of this server"))
-    };
     if let Some(place) = token.strip_prefix('t') {
-        return number(place);
+        let number = place.parse().ok();
+        let number = number.filter(|number| timeline_token(*number) == token);
+        return number.ok_or_else(|| Error::invalid_param("this is not a token of this server"));
     }
-    if let Some((position, _)) = token.strip_prefix('p').and_then(|pos| pos.split_once('_')) {
-        return number(position);
+    if token.starts_with('p') {
+        let sliding = token.parse::<SlidingToken>();
+        let position = sliding.map(|token| token.position);
+        return position.map_err(|_| Error::invalid_param("this is not a token of this server"));
     }
     token.parse::<SyncToken>().map(|token| token.position)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 256,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn any_sync_token_parses_back_to_itself(
+            position: Position,
+            to_device: Position,
+            tick: EphemeralTick,
+            boot: u32,
+        ) {
+            let token = SyncToken { position, to_device, tick, boot };
+
+            prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
+            prop_assert_eq!(parse_timeline_token(&token.to_string()).unwrap(), position);
+        }
+
+        #[test]
+        fn any_sliding_token_parses_back_to_itself(position: Position, response: u64) {
+            let token = SlidingToken { position, response };
+
+            prop_assert_eq!(token.to_string().parse::<SlidingToken>().unwrap(), token);
+            prop_assert_eq!(parse_timeline_token(&token.to_string()).unwrap(), position);
+        }
+
+        #[test]
+        fn any_place_in_a_timeline_parses_back_to_itself(place: i64) {
+            prop_assert_eq!(parse_timeline_token(&timeline_token(place)).unwrap(), place);
+        }
+
+        #[test]
+        fn a_text_that_is_a_sync_token_is_printed_as_it_was(
+            text in "s[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
+        ) {
+            if let Ok(token) = text.parse::<SyncToken>() {
+                prop_assert_eq!(token.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_text_that_is_a_sliding_token_is_printed_as_it_was(
+            text in "p[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
+        ) {
+            if let Ok(token) = text.parse::<SlidingToken>() {
+                prop_assert_eq!(token.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn a_text_that_is_a_timeline_token_is_printed_as_it_was(text in "t[+-]?[0-9]{1,2}") {
+            if let Ok(place) = parse_timeline_token(&text) {
+                prop_assert_eq!(timeline_token(place), text);
+            }
+        }
+
+        #[test]
+        fn no_text_breaks_the_parser(text in "[stp]?[-+0-9a-f_]{0,12}|.{0,8}") {
+            let _ = parse_timeline_token(&text);
+        }
+    }
 
     #[test]
     fn a_token_survives_writing_and_parsing() {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ruma::{
@@ -14,20 +14,27 @@ use ruma::{
     api::client::sync::sync_events::{UnreadNotificationsCount, v3::JoinedRoom},
 };
 
-use super::{SyncInner, room_view::SyncViewer, snapshot::RoomContents};
+use super::{SyncEnvironment, snapshot::RoomContents, sync_viewer::SyncViewer};
 use crate::{
     error::Result,
     matrix::NotificationCounters,
-    rooms::{Room, RoomView, ThreadCount, UserRoom},
+    rooms::{Room, RoomView, Rooms, ThreadCount, UserRoom},
     storage::{RoomNum, UserNum},
 };
 
 /// The number of rooms of users for which the unread threads are remembered.
 const MAX_CACHED_ROOMS: usize = 10_000;
 
+/// Reads unread counts. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct UnreadReader {
+    rooms: Rooms,
+    threads: Arc<ThreadCache>,
+}
+
 /// The unread threads of the users who ask for them.
 #[derive(Default)]
-pub(super) struct ThreadCache {
+struct ThreadCache {
     by_user_and_room: Mutex<HashMap<(UserNum, RoomNum), UnreadThreads>>,
 }
 
@@ -122,14 +129,22 @@ impl ThreadCache {
     }
 }
 
-impl SyncInner {
+impl UnreadReader {
+    pub(super) fn new(environment: &SyncEnvironment) -> Self {
+        Self {
+            rooms: environment.rooms.clone(),
+            threads: Arc::default(),
+        }
+    }
+
     /// Adds the unread counts of a room or, where the client asks for it, of its main timeline and of each thread.
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications).
     pub(super) async fn add_unread(
         &self,
         viewer: &SyncViewer<'_>,
-        (mine, inside): (&UserRoom, &RoomContents),
+        user_room: &UserRoom,
+        contents: &RoomContents,
         joined: &mut JoinedRoom,
     ) -> Result<()> {
         if !viewer
@@ -139,20 +154,28 @@ impl SyncInner {
             .timeline
             .unread_thread_notifications
         {
-            joined.unread_notifications = unread_counts(mine.unread_counts(inside.counters));
+            let (notifications, highlights) = user_room.unread_counts(contents.counters);
+            joined.unread_notifications = write_counts(notifications, highlights);
             return Ok(());
         }
-        let main = inside.counters - inside.thread_counters;
-        joined.unread_notifications = unread_counts(mine.unread_in_main(main));
+        let main = contents.counters - contents.thread_counters;
+        let (notifications, highlights) = user_room.unread_in_main(main);
+        joined.unread_notifications = write_counts(notifications, highlights);
         let known = self
-            .unread_threads(viewer.session.user, &inside.room, mine.marker.timeline)
+            .unread_threads(
+                viewer.session.user,
+                &contents.room,
+                user_room.marker.timeline,
+            )
             .await?;
         for (thread_root, thread) in known.threads {
-            let unread = mine.unread_in_thread(&thread_root, thread.now, thread.base);
-            if unread != (0, 0) {
+            let (notifications, highlights) =
+                user_room.unread_in_thread(&thread_root, thread.now, thread.base);
+            if notifications != 0 || highlights != 0 {
+                let counts = write_counts(notifications, highlights);
                 joined
                     .unread_thread_notifications
-                    .insert(thread_root, unread_counts(unread));
+                    .insert(thread_root, counts);
             }
         }
         Ok(())
@@ -180,7 +203,7 @@ impl SyncInner {
     }
 }
 
-fn unread_counts((notifications, highlights): (u64, u64)) -> UnreadNotificationsCount {
+fn write_counts(notifications: u64, highlights: u64) -> UnreadNotificationsCount {
     let mut count = UnreadNotificationsCount::new();
     count.notification_count = Some(UInt::new_saturating(notifications));
     count.highlight_count = Some(UInt::new_saturating(highlights));

@@ -33,7 +33,7 @@ use crate::{
         AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelineContext, TimelinePage,
         UserAccess,
     },
-    sync::{client_event, event_in_format, parse_timeline_token, timeline_token},
+    sync::{EventRecipient, client_event, event_in_format, parse_timeline_token, timeline_token},
     users::Session,
     workflows::Workflows,
 };
@@ -131,8 +131,12 @@ async fn get_message_events(
     let members = sender_members(&state, filter, page.events.iter());
     let sources = event_sources(&rooms, query, (page.events.iter(), members.iter())).await?;
     let now = clock.now_ms();
+    let recipient = EventRecipient {
+        session: &from,
+        access: &access,
+    };
     let show = |event: &Arc<TimelineEvent>| {
-        let written = event_in_format(event, (&from, &access), (&bundles, &sources), now);
+        let written = event_in_format(event, recipient, &bundles, &sources, now);
         Raw::from_json(written)
     };
     let mut response = get_message_events::v3::Response::new();
@@ -224,8 +228,12 @@ async fn get_context(
     let state = context_state(&state, filter, all.clone());
     let query = query.as_deref().unwrap_or_default();
     let sources = event_sources(&rooms, query, (all, state.iter())).await?;
+    let recipient = EventRecipient {
+        session: &from,
+        access: &access,
+    };
     let show = |event: &Arc<TimelineEvent>| {
-        let written = event_in_format(event, (&from, &access), (&bundles, &sources), now);
+        let written = event_in_format(event, recipient, &bundles, &sources, now);
         Raw::from_json(written)
     };
     let mut response = get_context::v3::Response::new();

@@ -1,5 +1,6 @@
+use proptest::{collection::vec, prelude::*};
 use ruma::canonical_json::CanonicalJsonValue;
-use serde_json::Value;
+use serde_json::{Map, Number, Value};
 
 use super::*;
 
@@ -160,4 +161,93 @@ fn only_objects_of_limited_depth_are_accepted_from_servers() {
     assert_eq!(taken("[]"), None);
     assert_eq!(taken("\"{\""), None);
     assert_eq!(taken(&objects(MAX_JSON_DEPTH + 1)), None);
+}
+
+/// The largest integer that canonical JSON allows.
+const MAX_INTEGER: i64 = (1 << 53) - 1;
+
+/// Returns any JSON whose numbers are integers.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        (-MAX_INTEGER..=MAX_INTEGER).prop_map(|number| Value::Number(Number::from(number))),
+        any::<String>().prop_map(Value::String),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        let members = vec(("[a-cA-C\\x00-\\x{ff}😀]{0,3}", inner.clone()), 0..4);
+        prop_oneof![
+            vec(inner, 0..4).prop_map(Value::Array),
+            members.prop_map(|members| Value::Object(Map::from_iter(members))),
+        ]
+    })
+}
+
+/// Writes JSON with spaces, and with the keys of its objects in ascending or descending order.
+fn write_in_order(value: &Value, is_descending: bool) -> String {
+    match value {
+        Value::Array(list) => {
+            let list = list
+                .iter()
+                .map(|value| write_in_order(value, is_descending));
+            format!("[ {} ]", list.collect::<Vec<_>>().join(" , "))
+        }
+        Value::Object(members) => {
+            let member = |(key, value): (&String, &Value)| {
+                let key = Value::String(key.clone());
+                format!("{key} : {}", write_in_order(value, is_descending))
+            };
+            let mut members: Vec<String> = members.iter().map(member).collect();
+            if is_descending {
+                members.reverse();
+            }
+            format!("{{ {} }}", members.join(",\n"))
+        }
+        flat => flat.to_string(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_order_of_keys_does_not_change_the_canonical_form(value in any_json()) {
+        let ascending = canonical(&write_in_order(&value, false));
+        let descending = canonical(&write_in_order(&value, true));
+
+        prop_assert_eq!(ascending, descending);
+    }
+
+    #[test]
+    fn the_canonical_form_of_any_json_is_its_own_canonical_form(value in any_json()) {
+        let text = canonical(&value.to_string());
+
+        prop_assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        prop_assert_eq!(canonical(&text), text);
+    }
+
+    #[test]
+    fn the_canonical_form_of_any_json_equals_that_of_ruma(value in any_json()) {
+        let expected: CanonicalJsonValue = serde_json::from_value(value.clone()).unwrap();
+        let expected = serde_json::to_string(&expected).unwrap();
+
+        prop_assert_eq!(canonical(&write_in_order(&value, true)), expected);
+    }
+
+    #[test]
+    fn a_signed_object_has_only_integers_that_canonical_json_allows(
+        number in prop_oneof![any::<i64>(), MAX_INTEGER - 2..MAX_INTEGER + 3],
+        sign in prop_oneof![Just(1), Just(-1)],
+    ) {
+        let number = number.saturating_mul(sign);
+        let text = format!(r#"{{"number":{number}}}"#);
+        let is_allowed = (-MAX_INTEGER..=MAX_INTEGER).contains(&number);
+
+        prop_assert_eq!(canonical(&text), text.clone());
+        prop_assert_eq!(signed_object(&text).is_ok(), is_allowed);
+    }
 }

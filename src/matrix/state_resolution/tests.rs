@@ -1,6 +1,7 @@
 //! The result of a resolution is that of `ruma` for the whole sets, although only a part of them is
 //! read.
 
+use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId};
 use serde_json::{Value, json};
@@ -294,6 +295,37 @@ fn a_resolution_equals_that_of_the_whole_sets() {
             }
         }
         assert!(conflicts > 100, "{conflicts} conflicts are too few to tell");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn neither_order_nor_repetition_of_states_changes_the_result(
+        version in prop_oneof![Just("2"), Just("6"), Just("10"), Just("12")],
+        seed: u64,
+        steps in 0_usize..32,
+        order in Just([0_usize, 1, 2, 3]).prop_shuffle(),
+        repeated in 0_usize..4,
+    ) {
+        let mut graph = RandomRoom::new(version, seed);
+        let first = graph.branches[0].clone();
+        graph.branches = vec![first; 4];
+        for step in 0..steps {
+            graph.add_random_event(step % 4);
+        }
+        let sets = graph.branches.clone();
+        let mut shuffled: Vec<StateMap> = order.iter().map(|line| sets[*line].clone()).collect();
+        let expected = graph.resolved(&sets);
+
+        prop_assert!(expected.differing_keys(&graph.resolved(&shuffled)).is_empty());
+        shuffled.push(sets[repeated].clone());
+        prop_assert!(expected.differing_keys(&graph.resolved(&shuffled)).is_empty());
     }
 }
 

@@ -128,22 +128,22 @@ impl RequestParameters {
 
 impl ConnectionState {
     /// Records what the client has received of a room.
-    pub(super) fn record_room(&mut self, room: RoomNum, told: SentRoom) {
+    pub(super) fn record_room(&mut self, room: RoomNum, sent: SentRoom) {
         let before = self.rooms.get(&room);
         self.member_count -= before.map_or(0, |before| before.members.len());
-        self.member_count += told.members.len();
-        self.rooms.insert_mut(room, told);
+        self.member_count += sent.members.len();
+        self.rooms.insert_mut(room, sent);
     }
 
     /// Records which required states were requested.
     pub(super) fn record_required_states<'a>(
         &mut self,
-        asked: impl Iterator<Item = &'a Arc<CombinedRequiredState>>,
+        requested: impl Iterator<Item = &'a Arc<CombinedRequiredState>>,
     ) {
         let mut added: Vec<Arc<CombinedRequiredState>> = Vec::new();
-        for required in asked {
-            let is_it = |known: &Arc<CombinedRequiredState>| Arc::ptr_eq(known, required);
-            if !self.required_states.iter().any(is_it) && !added.iter().any(is_it) {
+        for required in requested {
+            let is_same = |known: &Arc<CombinedRequiredState>| Arc::ptr_eq(known, required);
+            if !self.required_states.iter().any(is_same) && !added.iter().any(is_same) {
                 added.push(required.clone());
             }
         }
@@ -156,7 +156,7 @@ impl ConnectionState {
             let used = self
                 .rooms
                 .values()
-                .map(|told| Arc::as_ptr(&told.required_state));
+                .map(|sent| Arc::as_ptr(&sent.required_state));
             let used: HashSet<*const CombinedRequiredState> = used.collect();
             known.retain(|required| used.contains(&Arc::as_ptr(required)));
         }
@@ -220,29 +220,29 @@ mod tests {
     #[test]
     fn remembered_members_are_bounded() {
         let member = |n: usize| OwnedUserId::try_from(format!("@u{n}:a")).unwrap();
-        let mut told = SentRoom::default();
+        let mut sent = SentRoom::default();
 
-        told.add_members((0..MAX_MEMBERS_PER_ROOM).map(member));
-        assert!(told.has_member(&member(0)));
-        told.add_members((0..3).map(member));
-        assert_eq!(told.members.len(), MAX_MEMBERS_PER_ROOM);
-        told.add_members([member(MAX_MEMBERS_PER_ROOM)].into_iter());
+        sent.add_members((0..MAX_MEMBERS_PER_ROOM).map(member));
+        assert!(sent.has_member(&member(0)));
+        sent.add_members((0..3).map(member));
+        assert_eq!(sent.members.len(), MAX_MEMBERS_PER_ROOM);
+        sent.add_members([member(MAX_MEMBERS_PER_ROOM)].into_iter());
 
-        assert!(told.has_member(&member(MAX_MEMBERS_PER_ROOM)) && !told.has_member(&member(0)));
+        assert!(sent.has_member(&member(MAX_MEMBERS_PER_ROOM)) && !sent.has_member(&member(0)));
     }
 
     #[test]
     fn the_weight_counts_rooms_with_their_members() {
         let mut state = ConnectionState::default();
-        let told = |members: usize| SentRoom {
+        let sent = |members: usize| SentRoom {
             members: Arc::new(vec![ruma::user_id!("@u:a").to_owned(); members]),
             ..SentRoom::default()
         };
 
-        state.record_room(1, told(70));
-        state.record_room(2, told(0));
+        state.record_room(1, sent(70));
+        state.record_room(2, sent(0));
         assert_eq!(state.weight(), 3 + 70 * BYTES_PER_MEMBER / BYTES_PER_ROOM);
-        state.record_room(1, told(0));
+        state.record_room(1, sent(0));
         assert_eq!(state.weight(), 3);
     }
 
@@ -252,11 +252,11 @@ mod tests {
         let required: Vec<_> = (0..=MAX_REQUIRED_STATES)
             .map(|_| Arc::<CombinedRequiredState>::default())
             .collect();
-        let kept = SentRoom {
+        let sent = SentRoom {
             required_state: required[0].clone(),
             ..SentRoom::default()
         };
-        state.record_room(1, kept);
+        state.record_room(1, sent);
 
         state.record_required_states(required.iter());
 
@@ -265,14 +265,14 @@ mod tests {
 
     #[test]
     fn a_client_lacks_only_history_beyond_its_events() {
-        let told = SentRoom {
+        let sent = SentRoom {
             timeline_limit: 1,
             event_count: 3,
             ..SentRoom::default()
         };
 
-        assert!(told.lacks_history(4));
-        assert!(!told.lacks_history(3));
-        assert!(!told.lacks_history(1));
+        assert!(sent.lacks_history(4));
+        assert!(!sent.lacks_history(3));
+        assert!(!sent.lacks_history(1));
     }
 }

@@ -18,6 +18,7 @@ use super::connection_state::ConnectionState;
 use crate::{
     error::{Error, Result},
     storage::{DeviceNum, JournalChange, JournalFollower, Position},
+    sync::token::SlidingToken,
 };
 
 /// The number of connections of a device. An app has two or three, and some that are short-lived.
@@ -105,16 +106,16 @@ impl SlidingConnections {
             store.open(&key, request);
             return store.running_request(key, ConnectionState::default());
         };
-        let answer = parse_pos(pos).ok_or(Error::UnknownPos)?;
+        let token: SlidingToken = pos.parse()?;
         let connection = store.connections.get_mut(&key).ok_or(Error::UnknownPos)?;
-        let is_it = |saved: &SavedState| saved.response == answer;
-        if connection.unconfirmed.as_ref().is_some_and(is_it) {
+        let is_confirmed = |saved: &SavedState| saved.response == token.response;
+        if connection.unconfirmed.as_ref().is_some_and(is_confirmed) {
             connection.acknowledged = connection.unconfirmed.take();
         }
         let acknowledged = connection
             .acknowledged
             .as_ref()
-            .filter(|saved| is_it(saved));
+            .filter(|saved| is_confirmed(saved));
         let state = acknowledged.ok_or(Error::UnknownPos)?.state.clone();
         connection.request = request;
         std::mem::take(&mut connection.superseded).cancel();
@@ -123,23 +124,23 @@ impl SlidingConnections {
 
     /// Saves the state after a response and returns the position with which the client can continue. Returns `None`
     /// when another request has arrived, so that no client waits for this response.
-    pub(super) fn finish_request(&self, turn: RunningRequest) -> Option<String> {
-        let answer = self.last_response.fetch_add(1, Ordering::Relaxed);
-        let position = turn.state.since.map_or(0, |since| since.position);
+    pub(super) fn finish_request(&self, finished: RunningRequest) -> Option<String> {
+        let response = self.last_response.fetch_add(1, Ordering::Relaxed);
+        let position = finished.state.since.map_or(0, |since| since.position);
         let mut store = self.store();
-        let connection = store.connections.get_mut(&turn.key)?;
-        if connection.request != turn.request {
+        let connection = store.connections.get_mut(&finished.key)?;
+        if connection.request != finished.request {
             return None;
         }
-        let weight = turn.state.weight();
+        let weight = finished.state.weight();
         let before = std::mem::replace(&mut connection.weight, weight);
         connection.unconfirmed = Some(SavedState {
-            response: answer,
-            state: turn.state,
+            response,
+            state: finished.state,
         });
         store.rooms = store.rooms + weight - before;
-        store.evict_connections(&turn.key);
-        Some(format_pos(position, answer))
+        store.evict_connections(&finished.key);
+        Some(SlidingToken { position, response }.to_string())
     }
 }
 
@@ -147,14 +148,14 @@ impl ConnectionStore {
     /// Opens a connection and closes an earlier one of the same name.
     fn open(&mut self, key: &ConnectionKey, request: u64) {
         self.close(key);
-        let of_device: Vec<(u64, ConnectionKey)> = self
+        let same_device: Vec<(u64, ConnectionKey)> = self
             .connections
             .iter()
             .filter(|((device, _), _)| *device == key.0)
             .map(|(key, connection)| (connection.request, key.clone()))
             .collect();
-        if of_device.len() >= MAX_CONNECTIONS_PER_DEVICE
-            && let Some((_, oldest)) = of_device.into_iter().min()
+        if same_device.len() >= MAX_CONNECTIONS_PER_DEVICE
+            && let Some((_, oldest)) = same_device.into_iter().min()
         {
             self.close(&oldest);
         }
@@ -227,15 +228,6 @@ impl JournalFollower for SlidingConnections {
     fn failed(&self) {}
 }
 
-fn format_pos(position: Position, answer: u64) -> String {
-    format!("p{position}_{answer:x}")
-}
-
-fn parse_pos(pos: &str) -> Option<u64> {
-    let (_, answer) = pos.strip_prefix('p')?.split_once('_')?;
-    u64::from_str_radix(answer, 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,10 +248,10 @@ mod tests {
         pos: Option<&str>,
         position: Position,
     ) -> Result<(String, Option<Position>)> {
-        let mut turn = connections.begin_request(PHONE_DEVICE, conn_id, pos)?;
-        let before = turn.state.since.map(|since| since.position);
-        turn.state = state(position);
-        Ok((connections.finish_request(turn).unwrap(), before))
+        let mut running = connections.begin_request(PHONE_DEVICE, conn_id, pos)?;
+        let before = running.state.since.map(|since| since.position);
+        running.state = state(position);
+        Ok((connections.finish_request(running).unwrap(), before))
     }
 
     #[test]

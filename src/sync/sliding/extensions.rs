@@ -10,30 +10,30 @@ use std::sync::Arc;
 
 use ruma::{
     UInt,
-    api::client::{
-        filter::FilterDefinition,
-        sync::sync_events::v5::{request, response::Extensions},
-    },
-    events::AnyGlobalAccountDataEvent,
-    presence::PresenceState,
-    serde::Raw,
+    api::client::sync::sync_events::v5::{request, response::Extensions},
 };
-use serde_json::value::RawValue;
 
 use super::{
+    SlidingSections,
     connection_state::RequestParameters,
+    context::SlidingContext,
     request::SlidingSyncRequest,
     response::{AllExtensions, ToDevice},
-    room::SlidingContext,
 };
 use crate::{
+    devices::Devices,
     error::{Error, Result},
-    storage::Position,
+    rooms::Rooms,
+    storage::{Db, Position},
     sync::{
-        SyncInner, SyncRequest,
-        response::{MAX_TO_DEVICE_MESSAGES, PUSH_RULES_TYPE, account_data_event},
+        SyncEnvironment,
+        account_data::AccountDataReader,
+        device_lists::DeviceListReader,
+        device_sections::{DeviceSections, MAX_TO_DEVICE_MESSAGES, ToDeviceRequest},
+        recent_changes::RecentChanges,
         thread_subscriptions::split_subscription_changes,
         timeline_token,
+        token_reader::TokenReader,
     },
     users::Session,
 };
@@ -41,7 +41,33 @@ use crate::{
 /// The largest number of thread subscriptions in one response.
 const MAX_THREAD_SUBSCRIPTIONS: usize = 100;
 
-impl SyncInner {
+/// Reads the extensions that do not concern single rooms. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct ExtensionReader {
+    db: Db,
+    devices: Devices,
+    rooms: Rooms,
+    recent_changes: Arc<RecentChanges>,
+    tokens: TokenReader,
+    account_data: AccountDataReader,
+    device_sections: DeviceSections,
+    device_lists: DeviceListReader,
+}
+
+impl ExtensionReader {
+    pub(super) fn new(environment: &SyncEnvironment, sections: &SlidingSections) -> Self {
+        Self {
+            db: environment.db.clone(),
+            devices: environment.devices.clone(),
+            rooms: environment.rooms.clone(),
+            recent_changes: environment.recent_changes.clone(),
+            tokens: sections.tokens.clone(),
+            account_data: sections.account_data.clone(),
+            device_sections: sections.devices.clone(),
+            device_lists: sections.device_lists.clone(),
+        }
+    }
+
     /// Records that a client has received the to-device messages before its token.
     pub(super) async fn acknowledge_to_device(
         &self,
@@ -59,153 +85,108 @@ impl SyncInner {
     /// Adds these extensions; returns whether they have any changes for the client.
     pub(super) async fn add_extensions(
         &self,
-        eye: &SlidingContext<'_>,
-        asked_before: &RequestParameters,
-        AllExtensions { to_device, others }: &mut AllExtensions,
+        context: &SlidingContext<'_>,
+        previous: &RequestParameters,
+        extensions: &mut AllExtensions,
     ) -> Result<bool> {
-        let asked = &eye.request.extensions;
-        let mut is_news = false;
-        if is_enabled(asked.to_device.enabled) {
-            let told = self.to_device(eye, &asked.to_device).await?;
-            is_news |= !told.events.is_empty();
-            *to_device = Some(told);
+        let requested = &context.request.extensions;
+        let others = &mut extensions.others;
+        let mut has_changes = false;
+        if is_enabled(requested.to_device.enabled) {
+            let to_device = self.to_device(context, &requested.to_device).await?;
+            has_changes |= !to_device.events.is_empty();
+            extensions.to_device = Some(to_device);
         }
-        if is_enabled(asked.e2ee.enabled) {
-            is_news |= self.add_keys(eye, others).await?;
+        if is_enabled(requested.e2ee.enabled) {
+            has_changes |= self.add_keys(context, others).await?;
         }
         // A client that enables an extension for the first time receives all of its data.
         let since = |was_enabled: Option<bool>| {
-            let since = eye.since.filter(|_| is_enabled(was_enabled));
+            let since = context.since.filter(|_| is_enabled(was_enabled));
             since.map(|since| since.position)
         };
-        if is_enabled(asked.account_data.enabled) {
-            let since = since(asked_before.extensions.account_data.enabled);
-            others.account_data.global = self.global_account_data(eye, since).await?;
-            is_news |= !others.account_data.global.is_empty();
-        }
-        let threads = &asked.thread_subscriptions;
-        if is_enabled(threads.enabled) {
-            let since = since(asked_before.extensions.thread_subscriptions.enabled);
-            self.add_thread_subscriptions(eye, since.unwrap_or(0), others)
+        if is_enabled(requested.account_data.enabled) {
+            let since = since(previous.extensions.account_data.enabled);
+            let account_data = &self.account_data;
+            others.account_data.global = account_data
+                .global_events(context.session, since, context.plan.now.position)
                 .await?;
-            is_news |= !others.thread_subscriptions.is_empty();
+            has_changes |= !others.account_data.global.is_empty();
         }
-        Ok(is_news)
+        if is_enabled(requested.thread_subscriptions.enabled) {
+            let since = since(previous.extensions.thread_subscriptions.enabled);
+            self.add_thread_subscriptions(context, since.unwrap_or(0), others)
+                .await?;
+            has_changes |= !others.thread_subscriptions.is_empty();
+        }
+        Ok(has_changes)
     }
 
     async fn to_device(
         &self,
-        eye: &SlidingContext<'_>,
-        asked: &request::ToDevice,
+        context: &SlidingContext<'_>,
+        requested: &request::ToDevice,
     ) -> Result<ToDevice> {
         let now = self.db.journal().published_position();
-        let after = to_device_since(asked)?.min(now);
-        let limit = clamp_limit(asked.limit, MAX_TO_DEVICE_MESSAGES);
-        let pending = self
-            .devices
-            .pending_messages(eye.session.device, after, now, limit)
-            .await?;
-        let up_to = match pending.last() {
-            Some(last) if pending.len() == limit => last.position,
-            _ => now,
+        let request = ToDeviceRequest {
+            device: context.session.device,
+            after: to_device_since(requested)?.min(now),
+            up_to: now,
+            limit: clamp_limit(requested.limit, MAX_TO_DEVICE_MESSAGES),
         };
-        let mut events = Vec::with_capacity(pending.len());
-        for message in pending {
-            let message = RawValue::from_string(message.message)?;
-            events.push(Raw::from_json(message));
-        }
+        let page = self.device_sections.to_device(request).await?;
         Ok(ToDevice {
-            next_batch: up_to.to_string(),
-            events,
+            next_batch: page.up_to.to_string(),
+            events: page.events,
         })
     }
 
     /// Adds the parts for end-to-end encryption; returns whether there are changes.
     async fn add_keys(
         &self,
-        eye: &SlidingContext<'_>,
+        context: &SlidingContext<'_>,
         extensions: &mut Extensions,
     ) -> Result<bool> {
-        let left = self.devices.remaining_keys(eye.session.device).await?;
+        let session = context.session;
+        let left = self.devices.remaining_keys(session.device).await?;
         let e2ee = &mut extensions.e2ee;
         e2ee.device_one_time_keys_count = left.one_time_counts();
         e2ee.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
-        let Some(since) = eye.since else {
+        let Some(since) = context.since else {
             return Ok(false);
         };
         // Changes after the plan was made may be sent twice, which does no harm.
-        let request = SyncRequest {
-            since: Some(self.token_at(since)),
-            filter: Arc::new(FilterDefinition::default()),
-            full_state: false,
-            timeout: std::time::Duration::ZERO,
-            set_presence: PresenceState::Offline,
-            use_state_after: false,
-        };
-        let moment = self.take_snapshot(eye.session, &request).await?;
-        let lists = self.device_lists(eye.session, &moment, since.position);
-        e2ee.device_lists = lists.await?;
+        let token = self.tokens.token_at(since.position, since.tick);
+        e2ee.device_lists = self.device_lists.changes_since(session, token).await?;
         Ok(!e2ee.device_lists.is_empty() || left.claimed_at > since.position)
-    }
-
-    async fn global_account_data(
-        &self,
-        eye: &SlidingContext<'_>,
-        since: Option<Position>,
-    ) -> Result<Vec<Raw<AnyGlobalAccountDataEvent>>> {
-        let user = eye.session.user;
-        if since.is_some_and(|since| !self.recent_changes.account_data_changed(user, since)) {
-            return Ok(Vec::new());
-        }
-        let now = eye.plan.now.position;
-        let changed = self
-            .users
-            .account_data_changed(user, since.unwrap_or(0), now)
-            .await?;
-        let global = changed.iter().filter(|data| data.room().is_none());
-        let mut told: Vec<_> = global
-            .filter_map(|data| {
-                Some(Raw::from_json(account_data_event(
-                    &data.kind,
-                    &data.content,
-                )?))
-            })
-            .collect();
-        let has_rules = changed
-            .iter()
-            .any(|data| data.room().is_none() && data.kind == PUSH_RULES_TYPE);
-        if since.is_none() && !has_rules {
-            told.push(self.push_rules(eye.session).await?);
-        }
-        Ok(told)
     }
 
     async fn add_thread_subscriptions(
         &self,
-        eye: &SlidingContext<'_>,
+        context: &SlidingContext<'_>,
         since: Position,
         extensions: &mut Extensions,
     ) -> Result<()> {
-        let user = eye.session.user;
+        let user = context.session.user;
         if since > 0 && !self.recent_changes.subscriptions_changed(user, since) {
             return Ok(());
         }
         let limit = clamp_limit(
-            eye.request.extensions.thread_subscriptions.limit,
+            context.request.extensions.thread_subscriptions.limit,
             MAX_THREAD_SUBSCRIPTIONS,
         );
-        let span = (eye.plan.now.position + 1, since);
+        let slice = (context.plan.now.position + 1, since);
         let mut changes = self
             .rooms
             .relations
-            .load_subscription_changes(user, span, limit + 1)
+            .load_subscription_changes(user, slice, limit + 1)
             .await?;
-        let told = &mut extensions.thread_subscriptions;
+        let sent = &mut extensions.thread_subscriptions;
         if changes.len() > limit {
             changes.truncate(limit);
-            told.prev_batch = changes.last().map(|last| timeline_token(last.position));
+            sent.prev_batch = changes.last().map(|last| timeline_token(last.position));
         }
-        (told.subscribed, told.unsubscribed) = split_subscription_changes(changes);
+        (sent.subscribed, sent.unsubscribed) = split_subscription_changes(changes);
         Ok(())
     }
 }
@@ -222,8 +203,8 @@ fn clamp_limit(limit: Option<UInt>, most: usize) -> usize {
 }
 
 /// Returns the position up to which a client has received its to-device messages.
-fn to_device_since(asked: &request::ToDevice) -> Result<Position> {
-    let Some(since) = asked.since.as_deref() else {
+fn to_device_since(requested: &request::ToDevice) -> Result<Position> {
+    let Some(since) = requested.since.as_deref() else {
         return Ok(0);
     };
     let since: Option<Position> = since.parse().ok();

@@ -1,15 +1,18 @@
 //! Sliding sync: a client says which rooms it displays, and receives the changes of those.
 //!
 //! `request` is the request of a client and `required_state` the state that it asks for. `room_index` sorts a user's
-//! rooms. `response_plan` finds the rooms to read, `room` and `room_description` write the changes of one, and
-//! `extensions` and `room_extensions` write the extensions. `connection_state` is what a client has received, and
-//! `connections` keeps it.
+//! rooms, and `room_indexes` keeps those of all users. `response_plan` finds the rooms to read, and `planner` takes
+//! their snapshots. `room`, `changed_state` and `room_description` write the changes of one, and `extensions` and
+//! `room_extensions` write the extensions. `connection_state` is what a client has received, and `connections` keeps it.
 //!
 //! See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 
+mod changed_state;
 mod connection_state;
 mod connections;
+mod context;
 mod extensions;
+mod planner;
 mod request;
 mod required_state;
 mod response;
@@ -18,6 +21,7 @@ mod room;
 mod room_description;
 mod room_extensions;
 mod room_index;
+mod room_indexes;
 
 use std::{
     sync::{
@@ -30,23 +34,61 @@ use std::{
 use tokio::time::Instant;
 
 use self::{
-    connection_state::ConnectionState, connections::SlidingConnections, response::ListResult,
-    response_plan::ResponsePlan, room::SlidingContext, room_index::RoomIndexes,
+    connection_state::ConnectionState,
+    connections::SlidingConnections,
+    context::SlidingContext,
+    extensions::ExtensionReader,
+    planner::{PlannedResponse, ResponsePlanner},
+    response::ListResult,
+    response_plan::ResponsePlan,
+    room::SlidingRoomReader,
+    room_extensions::{ExtensionRoom, RoomExtensionReader},
 };
 pub use self::{request::SlidingSyncRequest, response::SlidingSyncResponse};
-use super::{MAX_SYNC_TIMEOUT, Sync, SyncInner};
+use super::{
+    MAX_SYNC_TIMEOUT, PendingSends, SyncEnvironment, SyncWaiters,
+    account_data::AccountDataReader,
+    changed_rooms::ChangedRoomReader,
+    device_lists::DeviceListReader,
+    device_sections::DeviceSections,
+    snapshot::{RoomSnapshot, SnapshotReader},
+    timeline_reader::TimelineReader,
+    token_reader::TokenReader,
+};
 use crate::{
-    ephemeral::PresenceUpdate,
+    clock::Clock,
+    ephemeral::{EphemeralState, PresenceUpdate},
     error::{Error, Result},
-    storage::Journal,
+    rooms::Rooms,
+    tasks::Tasks,
     users::Session,
 };
 
-/// The state of sliding sync, which is kept in memory only.
-#[derive(Default)]
+/// Sliding sync. Its state is kept in memory only. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct SlidingSync {
+    clock: Clock,
+    rooms: Rooms,
+    ephemeral: EphemeralState,
+    waiters: Arc<SyncWaiters>,
+    sends: PendingSends,
+    tasks: Tasks,
     connections: Arc<SlidingConnections>,
-    room_indexes: RoomIndexes,
+    planner: ResponsePlanner,
+    room_reader: SlidingRoomReader,
+    extensions: ExtensionReader,
+    room_extensions: RoomExtensionReader,
+}
+
+/// The services that sliding sync shares with `/sync`.
+pub(super) struct SlidingSections {
+    pub(super) tokens: TokenReader,
+    pub(super) changed_rooms: ChangedRoomReader,
+    pub(super) snapshots: SnapshotReader,
+    pub(super) account_data: AccountDataReader,
+    pub(super) devices: DeviceSections,
+    pub(super) device_lists: DeviceListReader,
+    pub(super) timelines: TimelineReader,
 }
 
 /// A response and the state of the connection after it.
@@ -61,61 +103,64 @@ struct SlidingAnswer {
 
 impl SlidingSync {
     /// Starts to follow the journal.
-    pub(super) fn start(journal: &Journal) -> Self {
-        let sliding = Self::default();
-        journal.add_follower(sliding.connections.clone());
-        sliding
+    pub(super) fn start(environment: &SyncEnvironment, sections: &SlidingSections) -> Self {
+        let connections = Arc::new(SlidingConnections::default());
+        environment.db.journal().add_follower(connections.clone());
+        Self {
+            clock: environment.clock.clone(),
+            rooms: environment.rooms.clone(),
+            ephemeral: environment.ephemeral.clone(),
+            waiters: environment.waiters.clone(),
+            sends: environment.sends.clone(),
+            tasks: environment.tasks.clone(),
+            connections,
+            planner: ResponsePlanner::new(environment, sections),
+            room_reader: SlidingRoomReader::new(environment, sections),
+            extensions: ExtensionReader::new(environment, sections),
+            room_extensions: RoomExtensionReader::new(environment, sections),
+        }
     }
-}
 
-impl Sync {
     /// Returns the changes of the rooms that a client displays, and waits for a change if there is none.
-    ///
-    /// See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownPos`] when the connection is unknown, or was forgotten; [`Error::InvalidParam`] when the client
-    /// asks for too much.
-    pub async fn sliding_sync(
+    pub(super) async fn sync(
         &self,
         session: &Session,
         request: SlidingSyncRequest,
     ) -> Result<SlidingSyncResponse> {
         request.check()?;
-        let inner = &self.inner;
         let update = PresenceUpdate::set_by_sync(request.presence())?;
-        let presence = &inner.ephemeral.presence;
+        let presence = &self.ephemeral.presence;
         presence.update(session.user, &session.user_id, update);
         let _waiting = presence.keep_online(session.user);
         let conn_id = request.conn_id.as_deref().unwrap_or_default();
-        let connections = &inner.sliding.connections;
-        let mut turn =
+        let connections = &self.connections;
+        let mut running =
             connections.begin_request(session.device, conn_id, request.pos.as_deref())?;
-        inner.acknowledge_to_device(session, &request).await?;
+        self.extensions
+            .acknowledge_to_device(session, &request)
+            .await?;
         let timeout = Duration::from_millis(request.timeout.unwrap_or(0));
         let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         let answer = loop {
-            let mut news = inner.waiters.register(session.user);
-            let answer = inner
-                .compute_sliding_response(session, &request, &turn.state)
-                .await?;
-            let is_first = turn.state.since.is_none();
+            let mut waiter = self.waiters.register(session.user);
+            let answer = self.respond(session, &request, &running.state).await?;
+            let is_first = running.state.since.is_none();
             if is_first || answer.has_changes || Instant::now() >= deadline {
                 break answer;
             }
             tokio::select! {
-                () = news.wait_for_change() => {}
+                () = waiter.wait_for_change() => {}
                 () = tokio::time::sleep_until(deadline) => break answer,
-                () = inner.tasks.stopping().cancelled() => break answer,
-                () = turn.superseded.cancelled() => break answer,
+                () = self.tasks.stopping().cancelled() => break answer,
+                () = running.superseded.cancelled() => break answer,
             }
         };
-        self.wait_for_send_responses(session, answer.has_own_events)
-            .await;
+        if answer.has_own_events {
+            self.sends.wait_for_responses(session.device).await;
+        }
         let mut response = answer.response;
-        turn.state = answer.state;
-        match (connections.finish_request(turn), request.pos) {
+        running.state = answer.state;
+        match (connections.finish_request(running), request.pos) {
             (Some(pos), _) => response.pos = pos,
             // The client has sent another request and does not wait for this one: the response is empty and keeps the
             // position.
@@ -129,18 +174,17 @@ impl Sync {
         }
         Ok(response)
     }
-}
 
-impl SyncInner {
     /// Returns the changes for a client that has received what `before` says.
-    async fn compute_sliding_response(
+    async fn respond(
         &self,
         session: &Session,
         request: &SlidingSyncRequest,
         before: &ConnectionState,
     ) -> Result<SlidingAnswer> {
-        let (plan, moments) = self.plan_response(session, request, before).await?;
-        let eye = SlidingContext {
+        let PlannedResponse { plan, snapshots } =
+            self.planner.plan_response(session, request, before).await?;
+        let context = SlidingContext {
             session,
             request,
             plan: &plan,
@@ -151,36 +195,63 @@ impl SyncInner {
         };
         let mut response = SlidingSyncResponse::default();
         let mut state = before.clone();
-        let data = self.load_room_account_data(&eye).await?;
-        let extensions = &mut response.extensions.others;
-        for (look, moment) in plan.planned_rooms.iter().zip(&moments) {
-            let (room, mut told) = self.read_room(&eye, look, moment).await?;
-            self.add_room_extensions(&eye, (look, moment), &data, &mut told, extensions);
-            state.record_room(look.room, told);
-            if let Some(room) = room {
-                response.rooms.insert(look.room_id.clone(), room);
-            }
-        }
-        let has_beside = !extensions.account_data.is_empty()
+        self.read_rooms(&context, &snapshots, &mut response, &mut state)
+            .await?;
+        let extensions = &response.extensions.others;
+        let has_room_extensions = !extensions.account_data.is_empty()
             || !extensions.receipts.is_empty()
             || !extensions.typing.is_empty();
-        let extensions = &mut response.extensions;
-        let has_more = self
-            .add_extensions(&eye, &before.request_parameters, extensions)
+        let has_extensions = self
+            .extensions
+            .add_extensions(
+                &context,
+                &before.request_parameters,
+                &mut response.extensions,
+            )
             .await?;
         let counts = plan.counts.iter();
         response.lists = counts
             .map(|(name, count)| (name.clone(), ListResult { count: *count }))
             .collect();
-        let has_counted = *before.counts != plan.counts;
-        let shows_own = eye.has_own_events.load(Ordering::Relaxed);
+        let has_other_counts = *before.counts != plan.counts;
+        let has_own_events = context.has_own_events.load(Ordering::Relaxed);
         state.advance_past(plan);
         Ok(SlidingAnswer {
-            has_changes: has_beside || has_more || has_counted || !response.rooms.is_empty(),
+            has_changes: has_room_extensions
+                || has_extensions
+                || has_other_counts
+                || !response.rooms.is_empty(),
             response,
             state,
-            has_own_events: shows_own,
+            has_own_events,
         })
+    }
+    /// Adds the planned rooms with their extensions, and records what the client then has.
+    async fn read_rooms(
+        &self,
+        context: &SlidingContext<'_>,
+        snapshots: &[RoomSnapshot],
+        response: &mut SlidingSyncResponse,
+        state: &mut ConnectionState,
+    ) -> Result<()> {
+        let data = self.room_extensions.load_room_account_data(context).await?;
+        let extensions = &mut response.extensions.others;
+        for (planned, snapshot) in context.plan.planned_rooms.iter().zip(snapshots) {
+            let update = self.room_reader.read_room(context, planned, snapshot);
+            let mut update = update.await?;
+            let room = ExtensionRoom {
+                context,
+                planned,
+                snapshot,
+            };
+            self.room_extensions
+                .add_room_extensions(&room, &data, &mut update.sent, extensions);
+            state.record_room(planned.room, update.sent);
+            if let Some(room) = update.room {
+                response.rooms.insert(planned.room_id.clone(), room);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -190,19 +261,19 @@ impl ConnectionState {
         let gone: Vec<_> = self
             .rooms
             .iter()
-            .filter(|(room, told)| {
-                told.out_of_view_since.is_none() && !plan.rooms_in_view.contains_key(room)
+            .filter(|(room, sent)| {
+                sent.out_of_view_since.is_none() && !plan.rooms_in_view.contains_key(room)
             })
-            .map(|(room, told)| (*room, told.clone()))
+            .map(|(room, sent)| (*room, sent.clone()))
             .collect();
-        for (room, mut told) in gone {
-            told.out_of_view_since = self.since;
-            self.record_room(room, told);
+        for (room, mut sent) in gone {
+            sent.out_of_view_since = self.since;
+            self.record_room(room, sent);
         }
         self.record_required_states(
             plan.planned_rooms
                 .iter()
-                .map(|look| &look.parameters.required_state),
+                .map(|planned| &planned.parameters.required_state),
         );
         self.since = Some(plan.now);
         self.request_parameters = plan.request_parameters;

@@ -109,18 +109,18 @@ impl From<RequiredStateJson> for RequiredState {
 }
 
 impl RequiredStateElement {
-    fn matches(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
+    fn matches(&self, kind: &StateEventType, state_key: &str, user_id: &UserId) -> bool {
         self.kind.as_ref().is_none_or(|wanted| wanted == kind)
             && self
-                .wanted_state_key(me)
+                .wanted_state_key(user_id)
                 .is_none_or(|wanted| wanted == state_key)
     }
 
     /// Returns the state key that is wanted; `None` means every one.
-    fn wanted_state_key<'a>(&'a self, me: &'a UserId) -> Option<&'a str> {
+    fn wanted_state_key<'a>(&'a self, user_id: &'a UserId) -> Option<&'a str> {
         match &self.state_key {
             StateKeyPattern::Any => None,
-            StateKeyPattern::Me => Some(me.as_str()),
+            StateKeyPattern::Me => Some(user_id.as_str()),
             StateKeyPattern::Exactly(state_key) => Some(state_key),
         }
     }
@@ -138,18 +138,18 @@ impl RequiredState {
         self.include.len() + self.exclude.len()
     }
 
-    fn wants(&self, kind: &StateEventType, state_key: &str, me: &UserId) -> bool {
+    fn wants(&self, kind: &StateEventType, state_key: &str, user_id: &UserId) -> bool {
         let is_member = *kind == StateEventType::RoomMember;
         // With lazy loading, a wildcard does not include the members: the timeline decides which are needed.
         let counts = |element: &&RequiredStateElement| {
             !(is_member && self.lazy_members && element.matches_all_members())
         };
         let mut include = self.include.iter().filter(counts);
-        include.any(|element| element.matches(kind, state_key, me))
+        include.any(|element| element.matches(kind, state_key, user_id))
             && !self
                 .exclude
                 .iter()
-                .any(|element| element.matches(kind, state_key, me))
+                .any(|element| element.matches(kind, state_key, user_id))
     }
 }
 
@@ -193,22 +193,22 @@ impl CombinedRequiredState {
     }
 
     /// Returns whether a state event is wanted even if the timeline does not need it.
-    pub(super) fn wants(&self, pdu: &Pdu, me: &UserId) -> bool {
+    pub(super) fn wants(&self, pdu: &Pdu, user_id: &UserId) -> bool {
         let (kind, state_key) = (pdu.state_type(), pdu.state_key.as_deref());
         let state_key = state_key.unwrap_or_default();
         self.parts
             .iter()
-            .any(|part| part.wants(&kind, state_key, me))
+            .any(|part| part.wants(&kind, state_key, user_id))
     }
 
     /// Returns the wanted part of a state. Only wildcards need a search of the state; other elements are looked up.
-    pub(super) fn select(&self, state: &StateMap, me: &UserId) -> Vec<Arc<Pdu>> {
+    pub(super) fn select(&self, state: &StateMap, user_id: &UserId) -> Vec<Arc<Pdu>> {
         let mut found: Vec<Arc<Pdu>> = Vec::new();
         let mut seen: HashSet<&EventId> = HashSet::new();
         let include = self.parts.iter().flat_map(|part| &part.include);
         for element in include {
             let matching: Box<dyn Iterator<Item = &Arc<Pdu>>> =
-                match (&element.kind, element.wanted_state_key(me)) {
+                match (&element.kind, element.wanted_state_key(user_id)) {
                     (Some(kind), Some(state_key)) => {
                         Box::new(state.get(kind, state_key).into_iter())
                     }
@@ -216,7 +216,7 @@ impl CombinedRequiredState {
                     (None, _) => Box::new(state.iter()),
                 };
             for pdu in matching {
-                if self.wants(pdu, me) && seen.insert(&pdu.event_id) {
+                if self.wants(pdu, user_id) && seen.insert(&pdu.event_id) {
                     found.push(pdu.clone());
                 }
             }
@@ -298,8 +298,8 @@ mod tests {
 
     #[test]
     fn lazy_loading_excludes_members_from_wildcards() {
-        let me = json!({ "type": "m.room.member", "state_key": "@me:a" });
-        let lazily = json!({ "include": [{}, me], "lazy_members": true });
+        let own_member = json!({ "type": "m.room.member", "state_key": "@me:a" });
+        let lazily = json!({ "include": [{}, own_member], "lazy_members": true });
         assert_eq!(
             selected(&[lazily]),
             [

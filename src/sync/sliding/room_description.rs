@@ -1,23 +1,27 @@
 //! The description of a room: its name, members, unread counts and latest activity.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use ruma::{
     JsOption,
-    events::{StateEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 
 use super::{
     connection_state::SentDescription,
+    context::ReadableRoom,
     response::{Hero, SlidingRoom},
-    room::bumps_room,
 };
 use crate::{
+    matrix::IgnoreSettings,
     storage::Position,
     sync::{
-        room_view::SyncViewer,
-        snapshot::{RoomContents, RoomSnapshot},
+        snapshot::RoomContents,
         summary::{changes_summary, heroes},
+        sync_viewer::SyncViewer,
         timeline_slice::TimelineSlice,
     },
 };
@@ -36,90 +40,97 @@ impl JoinedRoomDescription {
     /// Returns the description of a room; `before` is the record of what the client has received.
     pub(super) fn from_contents(
         viewer: &SyncViewer<'_>,
-        (moment, inside): (&RoomSnapshot, &RoomContents),
-        is_dm: bool,
+        room: ReadableRoom<'_>,
         before: Option<&SentDescription>,
-        span: &TimelineSlice,
+        slice: &TimelineSlice,
     ) -> Self {
-        let name = state_text(inside, &StateEventType::RoomName, "name");
-        let avatar = state_text(inside, &StateEventType::RoomAvatar, "url");
+        let ReadableRoom {
+            planned,
+            user_room,
+            contents,
+        } = room;
+        let name = state_text(contents, &StateEventType::RoomName, "name");
+        let avatar = state_text(contents, &StateEventType::RoomAvatar, "url");
         // Finding the heroes requires a search of all members, so it is done only if they may differ.
         let may_differ = before.is_none()
-            || span.is_limited
-            || !inside.is_complete
-            || changes_summary(&inside.latest_events);
+            || slice.is_limited
+            || !contents.is_complete
+            || changes_summary(&contents.latest_events);
         let heroes = match &name {
             Some(_) => Some(Vec::new()),
-            None => may_differ.then(|| named_heroes(viewer, inside)),
+            None => may_differ.then(|| named_heroes(viewer, contents)),
         };
         let same_heroes = before.map_or(0, |before| before.heroes);
-        let digest = SentDescription {
+        let description = SentDescription {
             membership: Some(MembershipState::Join),
-            member_since: moment.mine.position,
+            member_since: user_room.position,
             name: hash_value(&name),
             avatar: hash_value(&avatar),
             heroes: heroes.as_ref().map_or(same_heroes, hash_value),
-            is_dm,
-            joined: inside.joined_members,
-            invited: inside.invited_members,
-            bump_stamp: bump_stamp(viewer, inside, before),
-            unread: moment.mine.unread_counts(inside.counters),
+            is_dm: planned.is_dm,
+            joined: contents.joined_members,
+            invited: contents.invited_members,
+            bump_stamp: bump_stamp(viewer, contents, before),
+            unread: user_room.unread_counts(contents.counters),
         };
         Self {
             name,
             avatar,
             heroes,
-            sent_description: digest,
+            sent_description: description,
         }
     }
 
     /// Writes the fields that the client does not have yet, and always the unread counts and the bump stamp.
     pub(super) fn write_changes(self, room: &mut SlidingRoom, before: Option<&SentDescription>) {
-        let digest = self.sent_description;
-        let (notifications, highlights) = digest.unread;
+        let description = self.sent_description;
+        let (notifications, highlights) = description.unread;
         room.notification_count = Some(notifications);
         room.highlight_count = Some(highlights);
-        room.bump_stamp = Some(digest.bump_stamp);
-        let differs =
-            |is: fn(&SentDescription) -> u64| before.is_none_or(|before| is(before) != is(&digest));
+        room.bump_stamp = Some(description.bump_stamp);
+        let differs = |is: fn(&SentDescription) -> u64| {
+            before.is_none_or(|before| is(before) != is(&description))
+        };
         let known = |text: Option<String>| match (text, before) {
             (Some(text), _) => JsOption::Some(text),
             // For a client that receives the room for the first time, a field that is left out is not set.
             (None, None) => JsOption::Undefined,
             (None, Some(_)) => JsOption::Null,
         };
-        if differs(|digest| digest.name) {
+        if differs(|description| description.name) {
             room.name = known(self.name);
         }
-        if differs(|digest| digest.avatar) {
+        if differs(|description| description.avatar) {
             room.avatar = known(self.avatar);
         }
-        if differs(|digest| digest.heroes) {
+        if differs(|description| description.heroes) {
             room.heroes = self.heroes.filter(|heroes| !heroes.is_empty());
         }
-        if before.map_or(digest.is_dm, |before| before.is_dm != digest.is_dm) {
-            room.is_dm = Some(digest.is_dm);
+        if before.map_or(description.is_dm, |before| {
+            before.is_dm != description.is_dm
+        }) {
+            room.is_dm = Some(description.is_dm);
         }
         let has_moved = |before: &SentDescription| {
-            (before.joined, before.invited) != (digest.joined, digest.invited)
+            (before.joined, before.invited) != (description.joined, description.invited)
         };
         if before.is_none_or(has_moved) {
-            room.joined_count = Some(digest.joined);
-            room.invited_count = Some(digest.invited);
+            room.joined_count = Some(description.joined);
+            room.invited_count = Some(description.invited);
         }
     }
 }
 
 /// Returns a text from the room's state, unless it is empty.
-fn state_text(inside: &RoomContents, kind: &StateEventType, field: &str) -> Option<String> {
-    let pdu = inside.state.get(kind, "")?;
+fn state_text(contents: &RoomContents, kind: &StateEventType, field: &str) -> Option<String> {
+    let pdu = contents.state.get(kind, "")?;
     pdu.content_str(field).filter(|text| !text.is_empty())
 }
 
-fn named_heroes(viewer: &SyncViewer<'_>, inside: &RoomContents) -> Vec<Hero> {
-    let heroes = heroes(&inside.state, &viewer.session.user_id).into_iter();
+fn named_heroes(viewer: &SyncViewer<'_>, contents: &RoomContents) -> Vec<Hero> {
+    let heroes = heroes(&contents.state, &viewer.session.user_id).into_iter();
     let named = heroes.map(|user_id| {
-        let member = inside.state.member(&user_id);
+        let member = contents.state.member(&user_id);
         let field = |name| member.and_then(|pdu| pdu.content_str(name));
         Hero {
             displayname: field("displayname"),
@@ -133,17 +144,16 @@ fn named_heroes(viewer: &SyncViewer<'_>, inside: &RoomContents) -> Vec<Hero> {
 /// Returns the position of the latest event that bumps the room, as far as memory reaches back.
 fn bump_stamp(
     viewer: &SyncViewer<'_>,
-    inside: &RoomContents,
+    contents: &RoomContents,
     before: Option<&SentDescription>,
 ) -> Position {
-    let mut ring = inside.latest_events.iter().rev();
+    let mut ring = contents.latest_events.iter().rev();
     let last = ring.find(|event| {
-        let hides =
-            |shield: &std::sync::Arc<crate::matrix::IgnoreSettings>| shield.hides_event(&event.pdu);
+        let hides = |settings: &Arc<IgnoreSettings>| settings.hides_event(&event.pdu);
         bumps_room(&event.pdu.kind) && !viewer.ignore_settings.as_ref().is_some_and(hides)
     });
     let oldest = || {
-        inside
+        contents
             .latest_events
             .first()
             .map_or(1, |event| event.position)
@@ -153,6 +163,22 @@ fn bump_stamp(
         (None, Some(before)) => before.bump_stamp,
         (None, None) => oldest(),
     }
+}
+
+/// Returns whether an event of this type moves the room up in a list of rooms.
+fn bumps_room(kind: &TimelineEventType) -> bool {
+    const BUMP_EVENT_TYPES: [&str; 9] = [
+        "m.room.create",
+        "m.room.message",
+        "m.room.encrypted",
+        "m.sticker",
+        "m.call.invite",
+        "m.poll.start",
+        "org.matrix.msc3381.poll.start",
+        "m.beacon_info",
+        "org.matrix.msc3672.beacon_info",
+    ];
+    BUMP_EVENT_TYPES.contains(&kind.to_string().as_str())
 }
 
 fn hash_value(value: &impl Hash) -> u64 {

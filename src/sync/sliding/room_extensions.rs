@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
-    EventId,
+    EventId, OwnedUserId,
     api::client::sync::sync_events::v5::{request::ExtensionRoomConfig, response::Extensions},
     events::room::member::MembershipState,
     serde::Raw,
@@ -15,17 +15,20 @@ use ruma::{
 use serde_json::{json, value::to_raw_value};
 
 use super::{
+    SlidingSections,
     connection_state::{SentRoom, SyncPosition},
+    context::SlidingContext,
     extensions::is_enabled,
     response_plan::{PlannedRoom, SUBSCRIBED_BIT},
-    room::SlidingContext,
 };
 use crate::{
+    ephemeral::EphemeralState,
     error::Result,
     storage::{Position, Receipt, users::account_data::AccountData},
     sync::{
-        SyncInner,
-        response::{account_data_event, receipt_content},
+        SyncEnvironment,
+        account_data::{AccountDataReader, account_data_event},
+        ephemeral_events::receipt_content,
         snapshot::RoomSnapshot,
     },
 };
@@ -34,6 +37,21 @@ use crate::{
 const ACCOUNT_DATA_BIT: u8 = 1;
 const RECEIPTS_BIT: u8 = 2;
 const TYPING_BIT: u8 = 4;
+
+/// Reads the extensions for rooms. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct RoomExtensionReader {
+    ephemeral: EphemeralState,
+    account_data: AccountDataReader,
+}
+
+/// A room for which extensions are written.
+#[derive(Clone, Copy)]
+pub(super) struct ExtensionRoom<'a> {
+    pub(super) context: &'a SlidingContext<'a>,
+    pub(super) planned: &'a PlannedRoom,
+    pub(super) snapshot: &'a RoomSnapshot,
+}
 
 /// The room account data of a user.
 #[derive(Default)]
@@ -53,15 +71,22 @@ enum ExtensionScope {
     Since(SyncPosition),
 }
 
-impl SyncInner {
+impl RoomExtensionReader {
+    pub(super) fn new(environment: &SyncEnvironment, sections: &SlidingSections) -> Self {
+        Self {
+            ephemeral: environment.ephemeral.clone(),
+            account_data: sections.account_data.clone(),
+        }
+    }
+
     /// Returns the account data that the response may contain.
     pub(super) async fn load_room_account_data(
         &self,
-        eye: &SlidingContext<'_>,
+        context: &SlidingContext<'_>,
     ) -> Result<RoomAccountData> {
         let (mut needs_all, mut since) = (false, None);
-        for look in &eye.plan.planned_rooms {
-            match extension_scope(eye, look, ACCOUNT_DATA_BIT) {
+        for planned in &context.plan.planned_rooms {
+            match extension_scope(context, planned, ACCOUNT_DATA_BIT) {
                 ExtensionScope::Nothing => {}
                 ExtensionScope::All => needs_all = true,
                 ExtensionScope::Since(known) => {
@@ -70,15 +95,13 @@ impl SyncInner {
                 }
             }
         }
-        let (user, now) = (eye.session.user, eye.plan.now.position);
+        let (user, now) = (context.session.user, context.plan.now.position);
         let mut data = RoomAccountData::default();
         if needs_all {
-            data.all = self.users.account_data_changed(user, 0, now).await?;
+            data.all = self.account_data.changes(user, None, now).await?;
         }
-        if let Some(since) =
-            since.filter(|since| self.recent_changes.account_data_changed(user, *since))
-        {
-            data.changed = self.users.account_data_changed(user, since, now).await?;
+        if let Some(since) = since {
+            data.changed = self.account_data.changes(user, Some(since), now).await?;
         }
         Ok(data)
     }
@@ -86,97 +109,98 @@ impl SyncInner {
     /// Adds the extensions for a room, and records which were sent.
     pub(super) fn add_room_extensions(
         &self,
-        eye: &SlidingContext<'_>,
-        (look, moment): (&PlannedRoom, &RoomSnapshot),
+        room: &ExtensionRoom<'_>,
         data: &RoomAccountData,
-        told: &mut SentRoom,
+        sent: &mut SentRoom,
         extensions: &mut Extensions,
     ) {
-        told.extensions = 0;
-        let mut tells = |bit: u8| {
-            let telling = extension_scope(eye, look, bit);
-            if !matches!(telling, ExtensionScope::Nothing) {
-                told.extensions |= bit;
+        let ExtensionRoom {
+            context,
+            planned,
+            snapshot,
+        } = *room;
+        sent.extensions = 0;
+        let mut scope_of = |bit: u8| {
+            let scope = extension_scope(context, planned, bit);
+            if !matches!(scope, ExtensionScope::Nothing) {
+                sent.extensions |= bit;
             }
-            telling
+            scope
         };
-        let (account_data, of_receipts, of_typing) = (
-            tells(ACCOUNT_DATA_BIT),
-            tells(RECEIPTS_BIT),
-            tells(TYPING_BIT),
-        );
-        let of_room = data.for_room(look, &account_data);
-        if !of_room.is_empty() {
-            let events = of_room.iter();
-            let events = events.filter_map(|data| {
-                Some(Raw::from_json(account_data_event(
-                    &data.kind,
-                    &data.content,
-                )?))
-            });
+        let account_data_scope = scope_of(ACCOUNT_DATA_BIT);
+        let receipt_scope = scope_of(RECEIPTS_BIT);
+        let typing_scope = scope_of(TYPING_BIT);
+        let room_data = data.for_room(planned, &account_data_scope);
+        if !room_data.is_empty() {
+            let events = room_data.into_iter().filter_map(account_data_event);
             let rooms = &mut extensions.account_data.rooms;
-            rooms.insert(look.room_id.clone(), events.collect());
+            rooms.insert(planned.room_id.clone(), events.collect());
         }
-        if moment.mine.membership != MembershipState::Join {
+        if snapshot.user_room.membership != MembershipState::Join {
             return;
         }
-        let receipts = receipt_content(
-            eye.session,
-            &recent_receipts(eye, moment, told.event_count, &of_receipts),
-        );
-        if let Some(content) = receipts {
+        let receipts = recent_receipts(context, snapshot, sent.event_count, &receipt_scope);
+        if let Some(content) = receipt_content(context.session, &receipts) {
             let event = json!({ "type": "m.receipt", "content": content });
             if let Ok(event) = to_raw_value(&event) {
                 let rooms = &mut extensions.receipts.rooms;
-                rooms.insert(look.room_id.clone(), Raw::from_json(event));
+                rooms.insert(planned.room_id.clone(), Raw::from_json(event));
             }
         }
-        let after = match of_typing {
-            ExtensionScope::Nothing => return,
-            ExtensionScope::All => None,
-            ExtensionScope::Since(since) => Some(since.tick),
-        };
-        let now = eye.plan.now.tick;
-        let typing = &self.ephemeral.typing;
-        let typing = typing.changed_users(look.room, after.unwrap_or(0), now);
-        // If the client had nothing before, an empty list of typing users is no change.
-        let typing = typing.filter(|users| after.is_some() || !users.is_empty());
-        if let Some(users) = typing {
+        if let Some(users) = self.changed_typing(room, &typing_scope) {
             let event = json!({ "type": "m.typing", "content": { "user_ids": users } });
             if let Ok(event) = to_raw_value(&event) {
                 let rooms = &mut extensions.typing.rooms;
-                rooms.insert(look.room_id.clone(), Raw::from_json(event));
+                rooms.insert(planned.room_id.clone(), Raw::from_json(event));
             }
         }
+    }
+
+    /// Returns the users who are typing in a room, if that changed for the client.
+    fn changed_typing(
+        &self,
+        room: &ExtensionRoom<'_>,
+        scope: &ExtensionScope,
+    ) -> Option<Vec<OwnedUserId>> {
+        let after = match scope {
+            ExtensionScope::Nothing => return None,
+            ExtensionScope::All => None,
+            ExtensionScope::Since(since) => Some(since.tick),
+        };
+        let now = room.context.plan.now.tick;
+        let typing = &self.ephemeral.typing;
+        let typing = typing.changed_users(room.planned.room, after.unwrap_or(0), now);
+        // If the client had nothing before, an empty list of typing users is no change.
+        typing.filter(|users| after.is_some() || !users.is_empty())
     }
 }
 
 impl RoomAccountData {
-    fn for_room(&self, look: &PlannedRoom, telling: &ExtensionScope) -> Vec<&AccountData> {
-        let (data, after) = match telling {
+    fn for_room(&self, planned: &PlannedRoom, scope: &ExtensionScope) -> Vec<&AccountData> {
+        let (data, after) = match scope {
             ExtensionScope::Nothing => return Vec::new(),
             ExtensionScope::All => (&self.all, 0),
             ExtensionScope::Since(since) => (&self.changed, since.position),
         };
         data.iter()
-            .filter(|data| data.room() == Some(look.room) && data.position > after)
+            .filter(|data| data.room() == Some(planned.room) && data.position > after)
             .collect()
     }
 }
 
 /// Returns the new receipts. A client that has none of a room receives those at the events that it has, and its own.
 fn recent_receipts(
-    eye: &SlidingContext<'_>,
-    moment: &RoomSnapshot,
+    context: &SlidingContext<'_>,
+    snapshot: &RoomSnapshot,
     count: u32,
-    telling: &ExtensionScope,
+    scope: &ExtensionScope,
 ) -> Vec<Arc<Receipt>> {
-    let Some(inside) = &moment.contents else {
+    let Some(contents) = &snapshot.contents else {
         return Vec::new();
     };
-    let now = eye.plan.now.position;
-    let view = inside.room.view();
-    match telling {
+    let now = context.plan.now.position;
+    let view = contents.room.view();
+    match scope {
         ExtensionScope::Nothing => Vec::new(),
         ExtensionScope::Since(since) => {
             let later = view
@@ -192,7 +216,7 @@ fn recent_receipts(
                 .map(|event| &*event.pdu.event_id)
                 .collect();
             let is_wanted = |receipt: &&Arc<Receipt>| {
-                receipt.user_id == eye.session.user_id || shown.contains(&*receipt.event_id)
+                receipt.user_id == context.session.user_id || shown.contains(&*receipt.event_id)
             };
             let all = view.receipts.range(..=now).map(|(_, receipt)| receipt);
             all.filter(is_wanted).cloned().collect()
@@ -201,30 +225,30 @@ fn recent_receipts(
 }
 
 /// Returns which part of an extension's data is sent for a room.
-fn extension_scope(eye: &SlidingContext<'_>, look: &PlannedRoom, bit: u8) -> ExtensionScope {
-    let asked = &eye.request.extensions;
+fn extension_scope(context: &SlidingContext<'_>, planned: &PlannedRoom, bit: u8) -> ExtensionScope {
+    let requested = &context.request.extensions;
     let (enabled, lists, rooms) = match bit {
         ACCOUNT_DATA_BIT => {
-            let asked = &asked.account_data;
-            (asked.enabled, &asked.lists, &asked.rooms)
+            let requested = &requested.account_data;
+            (requested.enabled, &requested.lists, &requested.rooms)
         }
         RECEIPTS_BIT => {
-            let asked = &asked.receipts;
-            (asked.enabled, &asked.lists, &asked.rooms)
+            let requested = &requested.receipts;
+            (requested.enabled, &requested.lists, &requested.rooms)
         }
         _ => (
-            asked.typing.enabled,
-            &asked.typing.lists,
-            &asked.typing.rooms,
+            requested.typing.enabled,
+            &requested.typing.lists,
+            &requested.typing.rooms,
         ),
     };
     let is_meant = is_enabled(enabled)
-        && (is_selected_by_lists(eye, look, lists.as_deref())
-            || is_selected_by_rooms(look, rooms.as_deref()));
-    let told = look.sent.as_ref();
-    match (is_meant, look.since) {
+        && (is_selected_by_lists(context, planned, lists.as_deref())
+            || is_selected_by_rooms(planned, rooms.as_deref()));
+    let sent = planned.sent.as_ref();
+    match (is_meant, planned.since) {
         (false, _) => ExtensionScope::Nothing,
-        (true, Some(since)) if told.is_some_and(|told| told.extensions & bit != 0) => {
+        (true, Some(since)) if sent.is_some_and(|sent| sent.extensions & bit != 0) => {
             ExtensionScope::Since(since)
         }
         (true, _) => ExtensionScope::All,
@@ -233,28 +257,28 @@ fn extension_scope(eye: &SlidingContext<'_>, look: &PlannedRoom, bit: u8) -> Ext
 
 /// An extension without `lists` applies to all of them.
 fn is_selected_by_lists(
-    eye: &SlidingContext<'_>,
-    look: &PlannedRoom,
+    context: &SlidingContext<'_>,
+    planned: &PlannedRoom,
     lists: Option<&[String]>,
 ) -> bool {
     let Some(lists) = lists else {
-        return look.lists & !SUBSCRIBED_BIT != 0;
+        return planned.lists & !SUBSCRIBED_BIT != 0;
     };
-    let named = eye.request.lists.keys().enumerate();
+    let named = context.request.lists.keys().enumerate();
     let is_named = |name: &String| lists.iter().any(|list| list == name || list == "*");
     let mut named = named.filter(|(_, name)| is_named(name));
-    named.any(|(bit, _)| look.lists & (1 << bit) != 0)
+    named.any(|(bit, _)| planned.lists & (1 << bit) != 0)
 }
 
 /// An extension without `rooms` applies to all room subscriptions.
-fn is_selected_by_rooms(look: &PlannedRoom, rooms: Option<&[ExtensionRoomConfig]>) -> bool {
-    let is_subscribed = look.lists & SUBSCRIBED_BIT != 0;
+fn is_selected_by_rooms(planned: &PlannedRoom, rooms: Option<&[ExtensionRoomConfig]>) -> bool {
+    let is_subscribed = planned.lists & SUBSCRIBED_BIT != 0;
     let Some(rooms) = rooms else {
         return is_subscribed;
     };
     rooms.iter().any(|room| match room {
         ExtensionRoomConfig::AllSubscribed => is_subscribed,
-        ExtensionRoomConfig::Room(room_id) => *room_id == look.room_id,
+        ExtensionRoomConfig::Room(room_id) => *room_id == planned.room_id,
         _ => false,
     })
 }

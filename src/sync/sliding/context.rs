@@ -1,0 +1,78 @@
+//! The user and the request of a response, and the rooms that it reads.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use ruma::events::room::member::MembershipState;
+
+use super::{
+    connection_state::{SentRoom, SyncPosition},
+    request::SlidingSyncRequest,
+    response::SlidingRoom,
+    response_plan::{PlannedRoom, ResponsePlan},
+};
+use crate::{
+    matrix::IgnoreSettings,
+    rooms::UserRoom,
+    sync::{SyncRequest, snapshot::RoomContents, sync_viewer::SyncViewer},
+    users::Session,
+};
+
+/// The user, the request and the plan of a response.
+pub(super) struct SlidingContext<'a> {
+    pub(super) session: &'a Session,
+    pub(super) request: &'a SlidingSyncRequest,
+    pub(super) plan: &'a ResponsePlan,
+    /// The position up to which the client has received everything.
+    pub(super) since: Option<SyncPosition>,
+    pub(super) now_ms: i64,
+    pub(super) ignore_settings: Option<Arc<IgnoreSettings>>,
+    /// Whether the response contains events that the client's user has sent.
+    pub(super) has_own_events: AtomicBool,
+}
+
+/// A room to read, with its contents.
+#[derive(Clone, Copy)]
+pub(super) struct ReadableRoom<'a> {
+    pub(super) planned: &'a PlannedRoom,
+    pub(super) user_room: &'a UserRoom,
+    pub(super) contents: &'a RoomContents,
+}
+
+impl SlidingContext<'_> {
+    pub(super) fn viewer<'a>(&'a self, request: &'a SyncRequest) -> SyncViewer<'a> {
+        SyncViewer {
+            session: self.session,
+            request,
+            now: self.plan.now.position,
+            now_ms: self.now_ms,
+            ignore_settings: self.ignore_settings.clone(),
+            has_own_events: &self.has_own_events,
+        }
+    }
+
+    /// Returns a room with the fields that every room has.
+    pub(super) fn new_room(
+        &self,
+        planned: &PlannedRoom,
+        membership: &MembershipState,
+    ) -> SlidingRoom {
+        let lists = self.request.lists.keys().enumerate();
+        let lists = lists.filter(|(bit, _)| planned.lists & (1 << bit) != 0);
+        SlidingRoom {
+            initial: planned.sent.is_none(),
+            membership: Some(membership.to_string()),
+            lists: lists.map(|(_, name)| name.clone()).collect(),
+            ..SlidingRoom::default()
+        }
+    }
+
+    /// Returns the record of the room after this response, apart from the timeline and the description.
+    pub(super) fn new_sent_room(&self, planned: &PlannedRoom) -> SentRoom {
+        let mut sent = planned.sent.clone().unwrap_or_default();
+        sent.lists = sent.lists(self.plan.generation) | planned.lists;
+        sent.generation = self.plan.generation;
+        sent.out_of_view_since = None;
+        sent.required_state = planned.parameters.required_state.clone();
+        sent
+    }
+}
