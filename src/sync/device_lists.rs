@@ -115,7 +115,11 @@ impl SyncInner {
         moment: &SyncSnapshot,
         response: &mut Response,
     ) -> Result<bool> {
-        let left = self.devices.remaining_keys(viewer.session.device).await?;
+        let left = self
+            .devices
+            .key_counts
+            .of_device(viewer.session.device)
+            .await?;
         response.device_one_time_keys_count = left.one_time_counts();
         response.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
         let Some(since) = viewer.request.since else {
@@ -169,7 +173,11 @@ impl SyncInner {
     ) -> Result<Vec<UserNum>> {
         let recent = self.recent_changes.device_list_changes(since, now);
         let Some(recent) = recent.filter(|recent| recent.len() <= MAX_LISTS_CHECKED_SINGLY) else {
-            return self.devices.lists_changed(user, since, now).await;
+            return self
+                .devices
+                .key_queries
+                .lists_changed(user, since, now)
+                .await;
         };
         let mut changed = Vec::new();
         for (whose, watcher) in recent {

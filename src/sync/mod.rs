@@ -221,6 +221,7 @@ impl Sync {
     pub async fn acknowledge(&self, session: &Session, token: &SyncToken) -> Result<()> {
         self.inner
             .devices
+            .to_device
             .acknowledge(session.device, token.to_device)
             .await
     }
@@ -254,6 +255,7 @@ impl SyncInner {
             .update(session.user, &session.user_id, update);
         if let Some(since) = &request.since {
             self.devices
+                .to_device
                 .acknowledge(session.device, since.to_device)
                 .await
         } else {

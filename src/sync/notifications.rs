@@ -129,7 +129,8 @@ impl<'a> NotificationFeed<'a> {
             cursors: heads.collect(),
             rules: inner
                 .users
-                .push_rules(session.user, &session.user_id)
+                .push_rules
+                .all(session.user, &session.user_id)
                 .await?,
             mine,
             examined_rooms: HashMap::new(),

@@ -115,7 +115,8 @@ impl SyncInner {
             return Ok(Vec::new());
         }
         self.users
-            .account_data_changed(user, after.unwrap_or(0), viewer.now)
+            .account_data
+            .changed_between(user, after.unwrap_or(0), viewer.now)
             .await
     }
 
@@ -216,7 +217,8 @@ impl SyncInner {
     ) -> Result<Raw<AnyGlobalAccountDataEvent>> {
         let rules = self
             .users
-            .push_rules(session.user, &session.user_id)
+            .push_rules
+            .all(session.user, &session.user_id)
             .await?;
         let rules = write_push_rules(&rules)?;
         let event = json!({ "type": PUSH_RULES_TYPE, "content": { "global": rules } });
@@ -281,7 +283,8 @@ impl SyncInner {
         let after = viewer.request.since.map_or(0, |since| since.to_device);
         let pending = self
             .devices
-            .pending_messages(
+            .to_device
+            .pending(
                 viewer.session.device,
                 after,
                 viewer.now,

@@ -38,7 +38,7 @@ impl Workflows {
         }
         let members = room.view().local_members.clone();
         let numbers: Vec<_> = members.keys().copied().collect();
-        let guests = self.users.guests_among(&numbers).await?;
+        let guests = self.users.lookup.guests_among(&numbers).await?;
         let workflows = self.clone();
         // In a task of its own: if the client disconnects, the remaining guests must still be
         // removed.

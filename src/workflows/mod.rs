@@ -239,7 +239,7 @@ impl Workflows {
 
     /// Deactivates an account, and makes the user leave all rooms.
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
-        self.users.deactivate(session, erase).await?;
+        self.users.account.deactivate(session, erase).await?;
         self.leave_all_remote_rooms(session).await?;
         self.rooms
             .memberships
@@ -300,7 +300,13 @@ impl Workflows {
             ));
         }
         match kind {
-            "m.fully_read" => return self.users.set_fully_read(session, room.num, event_id).await,
+            "m.fully_read" => {
+                return self
+                    .users
+                    .account_data
+                    .set_fully_read(session, room.num, event_id)
+                    .await;
+            }
             "m.read" | "m.read.private" => {}
             other => {
                 return Err(Error::invalid_param(format!(
@@ -328,7 +334,7 @@ impl Workflows {
 
     /// Returns the profile that a user has in rooms; an empty one for users of other servers.
     async fn member_profile(&self, user_id: &UserId) -> MemberProfile {
-        let Ok(profile) = self.users.profile(user_id).await else {
+        let Ok(profile) = self.users.profiles.get(user_id).await else {
             return MemberProfile::default();
         };
         let text = |field: &str| {

@@ -16,7 +16,7 @@ impl Workflows {
     /// [`Error::NotFound`] when the user does not exist; [`Error::Unreachable`] when their server does not answer.
     pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
         if self.rooms.memory.is_local(user_id) {
-            return self.users.profile(user_id).await;
+            return self.users.profiles.get(user_id).await;
         }
         self.federation.fetch_profile(user_id, None).await
     }
@@ -32,7 +32,7 @@ impl Workflows {
         field: &ProfileFieldName,
     ) -> Result<ProfileFieldValue> {
         if self.rooms.memory.is_local(user_id) {
-            return self.users.profile_field(user_id, field).await;
+            return self.users.profiles.field(user_id, field).await;
         }
         let profile = self
             .federation

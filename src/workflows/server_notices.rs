@@ -48,10 +48,10 @@ impl Workflows {
         session: &Session,
         notice: ServerNotice,
     ) -> Result<OwnedEventId> {
-        let sender = self.users.notices_sender().ok_or_else(|| {
+        let sender = self.users.notices.sender().ok_or_else(|| {
             Error::Unrecognized("no sender of server notices is configured".to_owned())
         })?;
-        let user = self.users.user_num(&notice.user_id).await?;
+        let user = self.users.lookup.user_num(&notice.user_id).await?;
         let room_id = self
             .find_or_create_notice_room(sender, user, &notice.user_id)
             .await?;
@@ -69,7 +69,7 @@ impl Workflows {
     ///
     /// [`Error::CannotLeaveServerNoticeRoom`].
     pub(super) async fn check_leave(&self, session: &Session, room_id: &RoomId) -> Result<()> {
-        if self.users.notices_sender().is_none() {
+        if self.users.notices.sender().is_none() {
             return Ok(());
         }
         let Ok(room) = self.rooms.memory.room_number(room_id).await else {
@@ -82,7 +82,7 @@ impl Workflows {
             .await?
             .get(room);
         let is_invited = mine.is_some_and(|mine| mine.membership == MembershipState::Invite);
-        if is_invited && self.users.is_notice_room(room).await? {
+        if is_invited && self.users.notices.is_notice_room(room).await? {
             return Err(Error::CannotLeaveServerNoticeRoom);
         }
         Ok(())
@@ -99,7 +99,7 @@ impl Workflows {
         // In a task of its own: if the client disconnects now, the new room must still be recorded.
         let settling = self.tasks.spawn(async move {
             let _turn = workflows.notice_room_lock.lock().await;
-            let room_id = match workflows.users.notice_room(user).await? {
+            let room_id = match workflows.users.notices.room_of(user).await? {
                 Some(room) => workflows.rooms.memory.room_id(room).await?,
                 None => {
                     workflows
@@ -144,7 +144,7 @@ impl Workflows {
             profiles,
         };
         let room_id = self.rooms.creation.create_room(created).await?;
-        self.users.set_notice_room(user, &room_id).await?;
+        self.users.notices.set_room(user, &room_id).await?;
         Ok(room_id)
     }
 

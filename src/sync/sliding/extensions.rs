@@ -53,7 +53,10 @@ impl SyncInner {
             return Ok(());
         }
         let up_to = since.min(self.db.journal().published_position());
-        self.devices.acknowledge(session.device, up_to).await
+        self.devices
+            .to_device
+            .acknowledge(session.device, up_to)
+            .await
     }
 
     /// Adds these extensions; returns whether they have any changes for the client.
@@ -103,7 +106,8 @@ impl SyncInner {
         let limit = clamp_limit(asked.limit, MAX_TO_DEVICE_MESSAGES);
         let pending = self
             .devices
-            .pending_messages(eye.session.device, after, now, limit)
+            .to_device
+            .pending(eye.session.device, after, now, limit)
             .await?;
         let up_to = match pending.last() {
             Some(last) if pending.len() == limit => last.position,
@@ -126,7 +130,11 @@ impl SyncInner {
         eye: &SlidingContext<'_>,
         extensions: &mut Extensions,
     ) -> Result<bool> {
-        let left = self.devices.remaining_keys(eye.session.device).await?;
+        let left = self
+            .devices
+            .key_counts
+            .of_device(eye.session.device)
+            .await?;
         let e2ee = &mut extensions.e2ee;
         e2ee.device_one_time_keys_count = left.one_time_counts();
         e2ee.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
@@ -160,7 +168,8 @@ impl SyncInner {
         let now = eye.plan.now.position;
         let changed = self
             .users
-            .account_data_changed(user, since.unwrap_or(0), now)
+            .account_data
+            .changed_between(user, since.unwrap_or(0), now)
             .await?;
         let global = changed.iter().filter(|data| data.room().is_none());
         let mut told: Vec<_> = global

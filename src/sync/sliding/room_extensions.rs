@@ -73,12 +73,20 @@ impl SyncInner {
         let (user, now) = (eye.session.user, eye.plan.now.position);
         let mut data = RoomAccountData::default();
         if needs_all {
-            data.all = self.users.account_data_changed(user, 0, now).await?;
+            data.all = self
+                .users
+                .account_data
+                .changed_between(user, 0, now)
+                .await?;
         }
         if let Some(since) =
             since.filter(|since| self.recent_changes.account_data_changed(user, *since))
         {
-            data.changed = self.users.account_data_changed(user, since, now).await?;
+            data.changed = self
+                .users
+                .account_data
+                .changed_between(user, since, now)
+                .await?;
         }
         Ok(data)
     }

@@ -264,7 +264,10 @@ impl SyncInner {
                 .recent_changes
                 .account_data_changed(session.user, after)
         {
-            let data = self.users.account_data_changed(session.user, after, now);
+            let data = self
+                .users
+                .account_data
+                .changed_between(session.user, after, now);
             for data in data.await? {
                 roster.apply_account_data(&data);
             }
