@@ -132,7 +132,7 @@ impl Workflows {
     ///
     /// # Errors
     ///
-    /// As [`crate::users::Users::register`]; and [`Error::Forbidden`] for a link that is no longer valid.
+    /// As [`crate::users::AccountRegistration::register`]; and [`Error::Forbidden`] for a link that is no longer valid.
     pub async fn register(&self, request: Request) -> Result<RegisteredAccount> {
         if let Some(AuthData::RegistrationToken(shown)) = &request.auth
             && !self.is_link_usable(&shown.token).await?
