@@ -141,12 +141,12 @@ pub(super) async fn authenticate_session(
     parts: &Parts,
     token: &str,
 ) -> Result<Arc<Session>> {
-    let session = app.users.authenticate(token).await?;
+    let session = app.users.sessions.authenticate(token).await?;
     account_restrictions::check(&session, parts)?;
     if !parts.method.is_safe() {
         app.limits.check(RequestClass::Write, &*session.user_id)?;
     }
     let ClientAddress(address) = ClientAddress::from_parts(parts);
-    app.users.record_seen(&session, address).await;
+    app.users.sessions.record_seen(&session, address).await;
     Ok(session)
 }

@@ -81,7 +81,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
     probed.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build_app(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
-    let registration_token = app.users.first_admin_token().await?;
+    let registration_token = app.users.registration_tokens.first_admin_token().await?;
 
     let stopping = tasks.stopping().clone();
     let largest_body = max_body_bytes(&app.config);
@@ -131,7 +131,7 @@ pub(crate) async fn build_app(
 ) -> Result<App> {
     let limits = RateLimits::new(&config.limits, clock.clone());
     let users = Users::new(&db, &clock, &config, &tasks);
-    users.set_missing_list_keys().await?;
+    users.user_list.set_missing_list_keys().await?;
     let devices = Devices::new(&db, &config);
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();

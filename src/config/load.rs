@@ -49,6 +49,13 @@ pub enum ConfigError {
     Wrong(String),
 }
 
+/// An environment variable that sets a key.
+#[derive(Clone, Debug)]
+pub struct ConfigVariable {
+    pub name: String,
+    pub value: String,
+}
+
 impl Config {
     /// Reads `file`, if given, and the environment.
     ///
@@ -75,16 +82,16 @@ impl Config {
     pub fn from_sources(
         file: &str,
         text: &str,
-        mut variables: Vec<(String, String)>,
+        mut variables: Vec<ConfigVariable>,
     ) -> Result<Self, ConfigError> {
         let mut table: Table = text.parse().map_err(|source| ConfigError::Syntax {
             file: file.to_owned(),
             source: Box::new(source),
         })?;
         // A whole list must precede its items, and item 9 must precede item 10.
-        variables.sort_by_key(|(name, _)| (name.len(), name.clone()));
+        variables.sort_by_key(|variable| (variable.name.len(), variable.name.clone()));
         let mut origins = BTreeMap::new();
-        for (name, value) in variables {
+        for ConfigVariable { name, value } in variables {
             let key = set_from_variable(&mut table, &name, &value)?;
             origins.insert(key, name);
         }
@@ -122,7 +129,7 @@ impl Config {
 }
 
 /// Returns the environment variables that set keys.
-fn parlour_variables() -> Result<Vec<(String, String)>, ConfigError> {
+fn parlour_variables() -> Result<Vec<ConfigVariable>, ConfigError> {
     let mut found = Vec::new();
     for (name, value) in std::env::vars_os() {
         let Some(name) = name
@@ -134,7 +141,10 @@ fn parlour_variables() -> Result<Vec<(String, String)>, ConfigError> {
         let value = value
             .into_string()
             .map_err(|_| ConfigError::Wrong(format!("{name}: expected UTF-8")))?;
-        found.push((name.to_owned(), value));
+        found.push(ConfigVariable {
+            name: name.to_owned(),
+            value,
+        });
     }
     Ok(found)
 }

@@ -13,7 +13,7 @@ mod values;
 use std::path::PathBuf;
 
 pub use self::{
-    load::ConfigError,
+    load::{ConfigError, ConfigVariable},
     sections::{
         Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
         LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,

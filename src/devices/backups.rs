@@ -8,11 +8,11 @@ use ruma::{OwnedRoomId, UInt, api::client::backup::KeyBackupData, serde::Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{Devices, check_text};
+use super::{DeviceEnvironment, check_text};
 use crate::{
     error::{Error, Result},
     storage::{
-        ReadAccess, UserNum, WriteTx,
+        Db, ReadAccess, UserNum, WriteTx,
         devices::key_backups::{self, BackupKeyRow, BackupKeySelection, BackupRow},
     },
 };
@@ -76,14 +76,27 @@ struct ShownDefinition<'a> {
     auth_data: &'a RawValue,
 }
 
-impl Devices {
+/// The backups of room keys.
+#[derive(Clone)]
+pub struct KeyBackups {
+    db: Db,
+}
+
+impl KeyBackups {
+    /// Creates the service.
+    pub(super) fn new(environment: &DeviceEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+        }
+    }
+
     /// Creates a new version of a user's backup and returns its version string; `definition` is the body of the
     /// request.
     ///
     /// # Errors
     ///
     /// [`Error::BadJson`] for an invalid definition, [`Error::InvalidParam`] when the user has too many versions.
-    pub async fn create_backup(&self, user: UserNum, definition: &str) -> Result<String> {
+    pub async fn create(&self, user: UserNum, definition: &str) -> Result<String> {
         let (definition, auth_data) = read_definition(definition)?;
         let mut tx = self.db.write().await?;
         if key_backups::count(&mut tx, user).await? >= MAX_BACKUP_VERSIONS {
@@ -103,7 +116,7 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none.
-    pub async fn backup(&self, user: UserNum, version: Option<&str>) -> Result<BackupVersion> {
+    pub async fn get(&self, user: UserNum, version: Option<&str>) -> Result<BackupVersion> {
         let mut db = self.db.read().await?;
         let row = match version {
             Some(version) => load_existing_version(&mut db, user, version).await?,
@@ -111,13 +124,13 @@ impl Devices {
                 .await?
                 .ok_or_else(unknown_version)?,
         };
-        let shown = ShownDefinition {
+        let definition = ShownDefinition {
             algorithm: &row.algorithm,
             auth_data: serde_json::from_str(&row.auth_data)?,
         };
         Ok(BackupVersion {
             version: row.version.to_string(),
-            definition: serde_json::to_string(&shown)?,
+            definition: serde_json::to_string(&definition)?,
             state: backup_state(row.etag, row.key_count),
         })
     }
@@ -127,7 +140,7 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when the body names another algorithm or version.
-    pub async fn update_backup(&self, user: UserNum, version: &str, body: &str) -> Result<()> {
+    pub async fn update(&self, user: UserNum, version: &str, body: &str) -> Result<()> {
         let (definition, auth_data) = read_definition(body)?;
         if definition.version.is_some_and(|named| named != version) {
             return Err(Error::invalid_param(
@@ -148,7 +161,7 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there never was such a version.
-    pub async fn delete_backup(&self, user: UserNum, version: &str) -> Result<()> {
+    pub async fn delete(&self, user: UserNum, version: &str) -> Result<()> {
         let number = parse_version(version)?;
         let mut tx = self.db.write().await?;
         let row = key_backups::get(&mut tx, user, number).await?;
@@ -165,7 +178,7 @@ impl Devices {
     ///
     /// [`Error::WrongRoomKeysVersion`] when the version is not the current one, [`Error::BadJson`],
     /// [`Error::TooLarge`] or [`Error::InvalidParam`] for keys that are malformed, too large or too many.
-    pub async fn store_backup_keys(
+    pub async fn store_keys(
         &self,
         user: UserNum,
         version: &str,
@@ -174,18 +187,17 @@ impl Devices {
         let offered = read_keys(keys)?;
         let mut tx = self.db.write().await?;
         let row = load_current_version(&mut tx, user, version).await?;
-        let (better, added) = better_keys(&mut tx, user, row.version, offered).await?;
-        let (mut etag, mut count) = (row.etag, row.key_count);
-        if better.is_empty() {
-            return Ok(backup_state(etag, count));
+        let better = find_better_keys(&mut tx, user, row.version, offered).await?;
+        if better.keys.is_empty() {
+            return Ok(backup_state(row.etag, row.key_count));
         }
-        (etag, count) = (etag + 1, count + added);
+        let (etag, count) = (row.etag + 1, row.key_count + better.added);
         if count > MAX_BACKUP_KEYS {
             return Err(Error::invalid_param(format!(
                 "the backup would hold more than {MAX_BACKUP_KEYS} keys"
             )));
         }
-        key_backups::set_keys(&mut tx, user, row.version, &better).await?;
+        key_backups::set_keys(&mut tx, user, row.version, &better.keys).await?;
         key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
         tx.commit().await?;
         Ok(backup_state(etag, count))
@@ -196,7 +208,7 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such version.
-    pub async fn load_backup_keys(
+    pub async fn load_keys(
         &self,
         user: UserNum,
         version: &str,
@@ -221,7 +233,7 @@ impl Devices {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such version.
-    pub async fn delete_backup_keys(
+    pub async fn delete_keys(
         &self,
         user: UserNum,
         version: &str,
@@ -377,13 +389,20 @@ fn client_key(row: BackupKeyRow) -> Result<Raw<KeyBackupData>> {
     Ok(Raw::from_json_string(serde_json::to_string(&key)?)?)
 }
 
-/// Returns the offered keys that are better than the stored ones, and the number of them that are for new sessions.
-async fn better_keys(
+/// The offered keys that are better than the stored ones.
+struct BetterKeys {
+    keys: Vec<BackupKeyRow>,
+    /// The number of them that are for new sessions.
+    added: i64,
+}
+
+/// Finds the offered keys that are better than the stored ones.
+async fn find_better_keys(
     tx: &mut WriteTx,
     user: UserNum,
     version: i64,
     offered: Vec<BackupKeyRow>,
-) -> Result<(Vec<BackupKeyRow>, i64)> {
+) -> Result<BetterKeys> {
     let mut known = Vec::new();
     for chunk in offered.chunks(KEYS_PER_LOOKUP) {
         let mut room_ids: Vec<&str> = chunk.iter().map(|key| key.room_id.as_str()).collect();
@@ -408,7 +427,10 @@ async fn better_keys(
             }
         }
     }
-    Ok((better, added))
+    Ok(BetterKeys {
+        keys: better,
+        added,
+    })
 }
 
 /// "if the keys have different values for `is_verified`, then it will keep the key that has `is_verified` set to

@@ -5,19 +5,19 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ruma::{
-    OwnedUserId, UserId,
+    OwnedServerName, OwnedUserId, UserId,
     api::client::keys::upload_signing_keys::v3::Request,
     canonical_json::CanonicalJsonObject,
     encryption::{CrossSigningKey, KeyUsage},
     serde::{Base64, Raw, base64::Standard},
 };
 
-use super::{DeviceOwner, Devices};
+use super::{DeviceEnvironment, DeviceOwner};
 use crate::{
     error::{Error, Result},
     matrix::{self, signed_object},
     storage::{
-        ReadAccess, UserNum, WriteTx,
+        Db, ReadAccess, UserNum, WriteTx,
         devices::{
             cross_signing::{self, CrossSigningKeyRow},
             device_list_changes, device_table,
@@ -46,15 +46,26 @@ pub(super) struct NewKey {
     object: CanonicalJsonObject,
 }
 
-impl Devices {
+/// The cross-signing keys of users.
+#[derive(Clone)]
+pub struct CrossSigningKeys {
+    db: Db,
+    server_name: OwnedServerName,
+}
+
+impl CrossSigningKeys {
+    /// Creates the service.
+    pub(super) fn new(environment: &DeviceEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            server_name: environment.server_name.clone(),
+        }
+    }
+
     /// Returns whether an upload of cross-signing keys needs more than an access token.
     ///
     /// The first upload does not, nor does one without new keys.
-    pub async fn signing_keys_need_proof(
-        &self,
-        owner: &DeviceOwner<'_>,
-        request: &Request,
-    ) -> Result<bool> {
+    pub async fn need_proof(&self, owner: &DeviceOwner<'_>, request: &Request) -> Result<bool> {
         let new = read_request_keys(owner.user_id, request)?;
         let mut db = self.db.read().await?;
         let stored = load_signing_keys(&mut db, owner.user).await?;
@@ -68,7 +79,7 @@ impl Devices {
     /// [`Error::InvalidSignature`] for keys that the master key did not sign, [`Error::MissingParam`] without a master
     /// key, [`Error::Forbidden`] for a key named like a device, or when interactive authentication is missing.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
-    pub async fn upload_signing_keys(
+    pub async fn upload(
         &self,
         owner: &DeviceOwner<'_>,
         request: &Request,
@@ -97,12 +108,10 @@ impl Devices {
         .await?;
         tx.commit().await
     }
-}
 
-impl Devices {
     /// Stores the cross-signing keys of users of other servers, as their servers reported them, so that local users can
     /// sign them. Keys that are malformed, or not signed by the master key, are ignored.
-    pub async fn store_remote_signing_keys(
+    pub async fn store_remote(
         &self,
         masters: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
         self_signing: BTreeMap<OwnedUserId, Raw<CrossSigningKey>>,
@@ -134,7 +143,7 @@ impl Devices {
         }
         let mut tx = self.db.write().await?;
         let user = tx.intern(user_id.as_str()).await?;
-        store_reported_keys(&mut tx, (user, user_id), new).await?;
+        store_reported_keys(&mut tx, user, user_id, new).await?;
         tx.commit().await
     }
 }
@@ -145,11 +154,12 @@ pub(super) fn read_reported_keys(
     master: Option<&Raw<CrossSigningKey>>,
     self_signing: Option<&Raw<CrossSigningKey>>,
 ) -> Vec<NewKey> {
-    let told = [
+    let reported = [
         (KeyUsage::Master, master),
         (KeyUsage::SelfSigning, self_signing),
     ];
-    told.into_iter()
+    reported
+        .into_iter()
         .filter_map(|(usage, raw)| read_signing_key(user_id, usage, raw?).ok())
         .collect()
 }
@@ -157,7 +167,8 @@ pub(super) fn read_reported_keys(
 /// Stores the keys of a user of another server that the master key signed. Returns whether any of them changed.
 pub(super) async fn store_reported_keys(
     tx: &mut WriteTx,
-    (user, user_id): (UserNum, &UserId),
+    user: UserNum,
+    user_id: &UserId,
     new: &[NewKey],
 ) -> Result<bool> {
     let stored = load_signing_keys(tx, user).await?;
@@ -185,12 +196,12 @@ pub(super) async fn load_signing_keys(
 }
 
 fn read_request_keys(user_id: &UserId, request: &Request) -> Result<Vec<NewKey>> {
-    let given = [
+    let uploaded = [
         (KeyUsage::Master, &request.master_key),
         (KeyUsage::SelfSigning, &request.self_signing_key),
         (KeyUsage::UserSigning, &request.user_signing_key),
     ];
-    given
+    uploaded
         .into_iter()
         .filter_map(|(usage, raw)| Some(read_signing_key(user_id, usage, raw.as_ref()?)))
         .collect()
@@ -306,9 +317,9 @@ async fn store_signing_keys(
     changed: &[&NewKey],
 ) -> Result<()> {
     let is_new = |usage: &str| changed.iter().any(|key| key.usage.as_str() == usage);
-    let all_go = is_new(KeyUsage::Master.as_str());
+    let removes_all = is_new(KeyUsage::Master.as_str());
     for row in stored.values() {
-        if all_go || is_new(&row.usage) {
+        if removes_all || is_new(&row.usage) {
             cross_signing::remove_key(tx, user, &row.usage, &row.public_key).await?;
         }
     }

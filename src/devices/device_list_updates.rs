@@ -6,19 +6,16 @@ use std::collections::BTreeMap;
 
 use ruma::{
     OwnedDeviceId, OwnedServerName, UInt, UserId,
-    api::federation::transactions::edu::{
-        DeviceListUpdateContent, DirectDeviceContent, DirectDeviceMessages, Edu,
-        SigningKeyUpdateContent,
-    },
+    api::federation::transactions::edu::{DeviceListUpdateContent, Edu, SigningKeyUpdateContent},
     serde::Raw,
 };
 use serde_json::json;
 
-use super::Devices;
+use super::{DeviceEnvironment, KeyQueries};
 use crate::{
     error::{Error, Result},
     storage::{
-        JournalChange, Position, UserNum, WriteTx,
+        Db, Position, UserNum,
         devices::{
             device_list_changes,
             device_list_updates::{self, NOTHING_SENT, QueuedDeviceListUpdate},
@@ -30,13 +27,13 @@ use crate::{
 
 /// The number of devices that are sent to a server that has no updates of a user yet: it requests the whole list then.
 const MAX_FIRST_DEVICES: usize = 20;
-/// The approximate largest size of a to-device EDU for another server, in bytes. One for a single device may be larger.
-const MAX_EDU_BYTES: usize = 48 * 1024;
-/// The time for which messages wait for a server, and their number. A server that is away longer misses some.
+/// The time for which messages wait for a server. A server that is away longer misses some.
 const MESSAGE_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1000;
-const MAX_MESSAGES_PER_SERVER: i64 = 10_000;
 /// The number of messages that are removed in one transaction.
 const MESSAGES_PER_TRANSACTION: i64 = 500;
+
+/// The number of pairs of server and user in one transaction.
+const PAIRS_PER_TRANSACTION: usize = 500;
 
 /// The device list updates of a user that a server must be sent.
 #[derive(Debug)]
@@ -50,7 +47,31 @@ pub struct OutgoingListUpdates {
     pub stream_id: i64,
 }
 
-impl Devices {
+/// A to-device message for users of another server.
+#[derive(Debug)]
+pub struct OutgoingMessage {
+    pub position: Position,
+    pub edu: Raw<Edu>,
+}
+
+/// The EDUs about devices that wait for other servers.
+#[derive(Clone)]
+pub struct OutgoingDeviceEdus {
+    db: Db,
+    server_name: OwnedServerName,
+    key_queries: KeyQueries,
+}
+
+impl OutgoingDeviceEdus {
+    /// Creates the service.
+    pub(super) fn new(environment: &DeviceEnvironment, key_queries: &KeyQueries) -> Self {
+        Self {
+            db: environment.db.clone(),
+            server_name: environment.server_name.clone(),
+            key_queries: key_queries.clone(),
+        }
+    }
+
     /// Queues device list updates of local users for servers. Returns the servers that must be sent something.
     pub async fn queue_list_updates(
         &self,
@@ -61,14 +82,15 @@ impl Devices {
         let pairs: Vec<(&str, UserNum)> = servers
             .flat_map(|server| users.iter().map(move |user| (server, *user)))
             .collect();
-        let mut owed = Vec::new();
-        for some in pairs.chunks(PAIRS_PER_TRANSACTION) {
+        let mut affected = Vec::new();
+        for chunk in pairs.chunks(PAIRS_PER_TRANSACTION) {
             let mut tx = self.db.write().await?;
             let position = tx.next_position();
-            owed.extend(device_list_updates::queue_updates(&mut tx, some, position).await?);
+            affected.extend(device_list_updates::queue_updates(&mut tx, chunk, position).await?);
             tx.commit().await?;
         }
-        owed.into_iter()
+        affected
+            .into_iter()
             .map(|server| parse_server_name(&server))
             .collect()
     }
@@ -80,69 +102,69 @@ impl Devices {
     }
 
     /// Returns the device list updates for a server, in at most `limit` EDUs.
-    pub async fn outgoing_list_updates(
+    pub async fn list_updates(
         &self,
         server: &OwnedServerName,
         limit: usize,
     ) -> Result<Vec<OutgoingListUpdates>> {
         let limited = i64::try_from(limit).unwrap_or(i64::MAX);
-        let owed = {
+        let all_queued = {
             let mut db = self.db.read().await?;
             device_list_updates::queued_updates(&mut db, server.as_str(), limited).await?
         };
-        let (mut tellings, mut left) = (Vec::new(), limit);
-        for owed in owed {
+        let (mut updates, mut remaining) = (Vec::new(), limit);
+        for queued in all_queued {
             // The first updates of a user, and those of the user's own keys, are not split.
-            if left < MAX_FIRST_DEVICES + 2 && !tellings.is_empty() {
+            if remaining < MAX_FIRST_DEVICES + 2 && !updates.is_empty() {
                 break;
             }
-            let telling = self.list_updates_of(owed, left).await?;
-            left = left.saturating_sub(telling.edus.len());
-            tellings.push(telling);
+            let update = self.list_updates_of(queued, remaining).await?;
+            remaining = remaining.saturating_sub(update.edus.len());
+            updates.push(update);
         }
-        Ok(tellings)
+        Ok(updates)
     }
 
     async fn list_updates_of(
         &self,
-        owed: QueuedDeviceListUpdate,
+        queued: QueuedDeviceListUpdate,
         limit: usize,
     ) -> Result<OutgoingListUpdates> {
         let user_id = {
             let mut db = self.db.read().await?;
-            self.db.strings.text_of(&mut db, owed.user_num).await?
+            self.db.strings.text_of(&mut db, queued.user_num).await?
         };
         let user_id =
             UserId::parse(&*user_id).map_err(|source| Error::internal("read a user id", source))?;
         if user_id.server_name() != self.server_name {
             return Ok(OutgoingListUpdates {
-                user: owed.user_num,
+                user: queued.user_num,
                 edus: Vec::new(),
-                position: owed.changed,
-                stream_id: owed.stream_id,
+                position: queued.changed,
+                stream_id: queued.stream_id,
             });
         }
-        if owed.told == NOTHING_SENT {
-            self.first_list_updates(owed, &user_id).await
+        if queued.told == NOTHING_SENT {
+            self.first_list_updates(queued, &user_id).await
         } else {
-            self.list_updates_since(owed, &user_id, limit).await
+            self.list_updates_since(queued, &user_id, limit).await
         }
     }
 
     /// Returns the first updates of a user. The server will request the list, because these have no previous id.
     async fn first_list_updates(
         &self,
-        owed: QueuedDeviceListUpdate,
+        queued: QueuedDeviceListUpdate,
         user_id: &UserId,
     ) -> Result<OutgoingListUpdates> {
         let (devices, newest) = {
             let mut db = self.db.read().await?;
             let newest =
-                device_list_changes::last_device_or_key_change(&mut db, owed.user_num).await?;
-            let devices = device_table::of_user(&mut db, owed.user_num).await?;
+                device_list_changes::last_device_or_key_change(&mut db, queued.user_num).await?;
+            let devices = device_table::of_user(&mut db, queued.user_num).await?;
             (devices, newest.unwrap_or_default())
         };
-        let list = self.federation_devices(user_id).await?;
+        let list = self.key_queries.federation_devices(user_id).await?;
         let mut keys: BTreeMap<_, _> = list
             .devices
             .into_iter()
@@ -164,9 +186,9 @@ impl Devices {
             edus.extend(signing_key_edus(content)?);
         }
         Ok(OutgoingListUpdates {
-            user: owed.user_num,
+            user: queued.user_num,
             edus,
-            position: owed.changed.max(newest),
+            position: queued.changed.max(newest),
             stream_id: i64::from(list.stream_id),
         })
     }
@@ -174,16 +196,16 @@ impl Devices {
     /// Returns the changes since the last updates that a server was sent.
     async fn list_updates_since(
         &self,
-        owed: QueuedDeviceListUpdate,
+        queued: QueuedDeviceListUpdate,
         user_id: &UserId,
         limit: usize,
     ) -> Result<OutgoingListUpdates> {
         let limit = i64::try_from(limit.saturating_sub(1)).unwrap_or(i64::MAX);
         let (changes, devices) = {
             let mut db = self.db.read().await?;
-            let user = owed.user_num;
+            let user = queued.user_num;
             let changes =
-                device_list_changes::devices_changed_after(&mut db, user, owed.told, limit);
+                device_list_changes::devices_changed_after(&mut db, user, queued.told, limit);
             let changes = changes.await?;
             (changes, device_table::of_user(&mut db, user).await?)
         };
@@ -193,25 +215,25 @@ impl Devices {
             .map(|device| (device.device_id.clone(), device))
             .collect();
         // Read after the changes: the list may be newer than they are, but never older.
-        let list = self.federation_devices(user_id).await?;
+        let list = self.key_queries.federation_devices(user_id).await?;
         let mut keys: BTreeMap<_, _> = list
             .devices
             .into_iter()
             .map(|device| (device.device_id, device.keys))
             .collect();
-        let mut telling = OutgoingListUpdates {
-            user: owed.user_num,
+        let mut updates = OutgoingListUpdates {
+            user: queued.user_num,
             edus: Vec::new(),
-            position: if is_all { owed.changed } else { owed.told },
-            stream_id: owed.stream_id,
+            position: if is_all { queued.changed } else { queued.told },
+            stream_id: queued.stream_id,
         };
         for (device_id, position) in changes {
-            telling.position = telling.position.max(position);
+            updates.position = updates.position.max(position);
             if device_id == device_list_changes::CROSS_SIGNING_DEVICE_ID {
                 let mut content = SigningKeyUpdateContent::new(user_id.to_owned());
                 content.master_key.clone_from(&list.master_key);
                 content.self_signing_key.clone_from(&list.self_signing_key);
-                telling.edus.extend(signing_key_edus(content)?);
+                updates.edus.extend(signing_key_edus(content)?);
                 continue;
             }
             let device = devices.remove(&device_id);
@@ -221,30 +243,35 @@ impl Devices {
                 device_id,
                 position_number(position),
             );
-            content.prev_id = vec![position_number(telling.stream_id)];
+            content.prev_id = vec![position_number(updates.stream_id)];
             content.deleted = device.is_none().then_some(true);
             content.keys = keys.remove(&content.device_id);
             content.device_display_name = device.and_then(|device| device.display_name);
-            telling.stream_id = position;
-            telling
+            updates.stream_id = position;
+            updates
                 .edus
                 .push(serialize_edu(&Edu::DeviceListUpdate(content))?);
         }
-        Ok(telling)
+        Ok(updates)
     }
 
     /// Returns the oldest to-device messages for a server, except those that have expired.
-    pub async fn messages_for_server(
+    pub async fn messages(
         &self,
         server: &OwnedServerName,
         now_ms: i64,
         limit: i64,
-    ) -> Result<Vec<(Position, Raw<Edu>)>> {
+    ) -> Result<Vec<OutgoingMessage>> {
         let since = now_ms.saturating_sub(MESSAGE_LIFETIME_MS);
         let mut db = self.db.read().await?;
         let rows = outbox::messages(&mut db, server.as_str(), since, limit).await?;
         rows.into_iter()
-            .map(|(position, json)| Ok((position, Raw::from_json_string(json)?)))
+            .map(|(position, json)| {
+                Ok(OutgoingMessage {
+                    position,
+                    edu: Raw::from_json_string(json)?,
+                })
+            })
             .collect()
     }
 
@@ -267,84 +294,18 @@ impl Devices {
         &self,
         server: &OwnedServerName,
         messages: Option<Position>,
-        tellings: &[OutgoingListUpdates],
+        updates: &[OutgoingListUpdates],
     ) -> Result<()> {
         let mut tx = self.db.write().await?;
         if let Some(up_to) = messages {
             outbox::remove_messages(&mut tx, server.as_str(), up_to).await?;
         }
-        for telling in tellings {
-            let (user, told) = (telling.user, (telling.position, telling.stream_id));
-            device_list_updates::set_sent_position(&mut tx, server.as_str(), user, told).await?;
+        for update in updates {
+            let (user, sent) = (update.user, (update.position, update.stream_id));
+            device_list_updates::set_sent_position(&mut tx, server.as_str(), user, sent).await?;
         }
         tx.commit().await
     }
-}
-
-/// The number of pairs of server and user in one transaction.
-const PAIRS_PER_TRANSACTION: usize = 500;
-
-/// To-device messages to users of one other server.
-pub(super) struct RemoteServerMessages {
-    server: OwnedServerName,
-    edus: Vec<String>,
-}
-
-/// Serializes the messages of one user to devices of other servers: some EDUs for each server.
-pub(super) fn serialize_for_servers(
-    sender: &UserId,
-    kind: &str,
-    messages: BTreeMap<OwnedServerName, DirectDeviceMessages>,
-) -> Result<Vec<RemoteServerMessages>> {
-    let mut letters = Vec::new();
-    for (server, messages) in messages {
-        let mut edus = Vec::new();
-        let mut piece = DirectDeviceMessages::new();
-        let mut size = 0;
-        for (user_id, of_user) in messages {
-            for (device, content) in of_user {
-                let length = content.json().get().len();
-                if size > 0 && size + length > MAX_EDU_BYTES {
-                    edus.push(to_device_edu(sender, kind, std::mem::take(&mut piece))?);
-                    size = 0;
-                }
-                size += length;
-                let of_user = piece.entry(user_id.clone()).or_default();
-                of_user.insert(device, content);
-            }
-        }
-        if !piece.is_empty() {
-            edus.push(to_device_edu(sender, kind, piece)?);
-        }
-        letters.push(RemoteServerMessages { server, edus });
-    }
-    Ok(letters)
-}
-
-/// Stores messages for other servers, in the transaction that stores the rest of the request. If too many wait for a
-/// server, the oldest are removed.
-pub(super) async fn store_remote_messages(
-    tx: &mut WriteTx,
-    letters: &[RemoteServerMessages],
-    now_ms: i64,
-) -> Result<()> {
-    for RemoteServerMessages { server, edus } in letters {
-        for edu in edus {
-            let position = tx.next_position();
-            outbox::insert_message(tx, position, server.as_str(), (edu, now_ms)).await?;
-            let server = server.clone();
-            tx.publish(position, JournalChange::ToServer { server });
-        }
-        outbox::keep_newest_messages(tx, server.as_str(), MAX_MESSAGES_PER_SERVER).await?;
-    }
-    Ok(())
-}
-
-fn to_device_edu(sender: &UserId, kind: &str, messages: DirectDeviceMessages) -> Result<String> {
-    let message_id = format!("{:032x}", rand::random::<u128>());
-    let mut content = DirectDeviceContent::new(sender.to_owned(), kind.into(), message_id.into());
-    content.messages = messages;
-    Ok(serde_json::to_string(&Edu::DirectToDevice(content))?)
 }
 
 /// Returns the EDUs of a user's cross-signing keys: of the specified type, and of the older unstable type.

@@ -7,11 +7,11 @@ use std::{
 
 use ruma::{OneTimeKeyAlgorithm, UInt};
 
-use super::Devices;
+use super::DeviceEnvironment;
 use crate::{
     error::Result,
     storage::{
-        DeviceNum, JournalChange, JournalFollower, KeyCounts, Position, devices::one_time_keys,
+        Db, DeviceNum, JournalChange, JournalFollower, KeyCounts, Position, devices::one_time_keys,
     },
 };
 
@@ -52,27 +52,44 @@ pub(super) fn one_time_counts(counts: &KeyCounts) -> BTreeMap<OneTimeKeyAlgorith
     [usual].into_iter().chain(counts).collect()
 }
 
-impl Devices {
+/// The keys that devices have left for others to claim.
+#[derive(Clone)]
+pub struct RemainingKeyCounts {
+    db: Db,
+    cache: Arc<KeyCountCache>,
+}
+
+impl RemainingKeyCounts {
+    /// Creates the service, which follows the journal.
+    pub(super) fn new(environment: &DeviceEnvironment) -> Self {
+        let cache = Arc::new(KeyCountCache::default());
+        environment.db.journal().add_follower(cache.clone());
+        Self {
+            db: environment.db.clone(),
+            cache,
+        }
+    }
+
     /// Returns the keys that a device has left, from memory if possible.
-    pub async fn remaining_keys(&self, device: DeviceNum) -> Result<RemainingKeys> {
-        let (generation, known) = self.key_counts.get(device);
+    pub async fn of_device(&self, device: DeviceNum) -> Result<RemainingKeys> {
+        let (generation, known) = self.cache.get(device);
         if let Some(known) = known {
             return Ok(known);
         }
         let mut db = self.db.read().await?;
         let mut counts = one_time_keys::counts(&mut db, &[device]).await?;
-        let left = RemainingKeys {
+        let remaining = RemainingKeys {
             counts: Arc::new(counts.remove(&device).unwrap_or_default()),
             claimed_at: 0,
         };
-        self.key_counts.remember(generation, device, left.clone());
-        Ok(left)
+        self.cache.remember(generation, device, remaining.clone());
+        Ok(remaining)
     }
 }
 
 /// The remembered counts of devices.
 #[derive(Default)]
-pub(super) struct KeyCountCache {
+struct KeyCountCache {
     cached: Mutex<CachedKeyCounts>,
 }
 
@@ -89,24 +106,24 @@ impl KeyCountCache {
     }
 
     fn get(&self, device: DeviceNum) -> (u64, Option<RemainingKeys>) {
-        let known = self.lock();
-        (known.generation, known.by_device.get(&device).cloned())
+        let cached = self.lock();
+        (cached.generation, cached.by_device.get(&device).cloned())
     }
 
-    fn remember(&self, generation: u64, device: DeviceNum, left: RemainingKeys) {
-        let mut known = self.lock();
-        if known.generation == generation {
-            known.insert(device, left);
+    fn remember(&self, generation: u64, device: DeviceNum, remaining: RemainingKeys) {
+        let mut cached = self.lock();
+        if cached.generation == generation {
+            cached.insert(device, remaining);
         }
     }
 }
 
 impl CachedKeyCounts {
-    fn insert(&mut self, device: DeviceNum, left: RemainingKeys) {
+    fn insert(&mut self, device: DeviceNum, remaining: RemainingKeys) {
         if self.by_device.len() >= MAX_CACHED_DEVICES {
             self.by_device.clear();
         }
-        self.by_device.insert(device, left);
+        self.by_device.insert(device, remaining);
     }
 }
 
@@ -120,23 +137,23 @@ impl JournalFollower for KeyCountCache {
                     claimed,
                     ..
                 } => {
-                    let mut known = self.lock();
-                    known.generation += 1;
-                    let before = known
+                    let mut cached = self.lock();
+                    cached.generation += 1;
+                    let before = cached
                         .by_device
                         .get(device)
-                        .map_or(0, |left| left.claimed_at);
-                    let left = RemainingKeys {
+                        .map_or(0, |keys| keys.claimed_at);
+                    let remaining = RemainingKeys {
                         counts: counts.clone(),
                         claimed_at: if *claimed { *position } else { before },
                     };
-                    known.insert(*device, left);
+                    cached.insert(*device, remaining);
                 }
                 JournalChange::SessionsEnded { devices, .. } => {
-                    let mut known = self.lock();
-                    known.generation += 1;
+                    let mut cached = self.lock();
+                    cached.generation += 1;
                     for device in devices {
-                        known.by_device.remove(device);
+                        cached.by_device.remove(device);
                     }
                 }
                 _ => {}
@@ -177,9 +194,9 @@ mod tests {
         memory.committed(&[(4, change(2, true)), (5, change(9, false))]);
         memory.remember(generation, 1, RemainingKeys::default());
 
-        let left = memory.get(1).1.unwrap();
-        assert_eq!(left.counts, counted(9));
-        assert_eq!(left.claimed_at, 4);
+        let remaining = memory.get(1).1.unwrap();
+        assert_eq!(remaining.counts, counted(9));
+        assert_eq!(remaining.claimed_at, 4);
         let ended = JournalChange::SessionsEnded {
             user: 1,
             devices: vec![1],

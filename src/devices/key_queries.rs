@@ -8,18 +8,18 @@ use std::{
 };
 
 use ruma::{
-    OwnedDeviceId, OwnedUserId, UInt, UserId,
+    OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UInt, UserId,
     api::{client::keys::get_keys::v3::Response, federation::device::get_devices},
     serde::Raw,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::to_raw_value};
 
-use super::Devices;
+use super::DeviceEnvironment;
 use crate::{
     error::{Error, Result},
     storage::{
-        Position, UserNum,
+        Db, Position, UserNum,
         devices::{
             cross_signing::{self, CrossSigningKeyRow, SignatureRow},
             device_keys::{self, DeviceKeysRow},
@@ -71,19 +71,37 @@ struct UnsignedPart {
     device_display_name: Option<String>,
 }
 
-impl Devices {
+/// Queries for keys.
+#[derive(Clone)]
+pub struct KeyQueries {
+    db: Db,
+    server_name: OwnedServerName,
+}
+
+impl KeyQueries {
+    /// Creates the service.
+    pub(super) fn new(environment: &DeviceEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            server_name: environment.server_name.clone(),
+        }
+    }
+
     /// Returns the keys of devices and users as a user may see them.
     ///
     /// The response includes local users without keys, but not users who do not exist, nor users of other servers.
     /// Without a viewer it contains the keys that other servers may see.
-    pub async fn query_keys(
+    pub async fn query(
         &self,
         viewer: Option<KeyViewer<'_>>,
         requested: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
     ) -> Result<Response> {
-        let wanted = self.local_users(requested);
+        let local_requests = local_users(&self.server_name, requested);
         let mut response = Response::new();
-        let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
+        let user_ids: Vec<&str> = local_requests
+            .keys()
+            .map(|user_id| user_id.as_str())
+            .collect();
         let mut db = self.db.snapshot().await?;
         let users = self.db.strings.find_numbers(&mut db, &user_ids).await?;
         let texts = self.db.strings.find_texts(&mut db, &users).await?;
@@ -102,14 +120,14 @@ impl Devices {
                 continue;
             };
             let device_id = OwnedDeviceId::from(row.device_id.as_str());
-            let asked = wanted.get(&**owner);
-            if asked.is_some_and(|ids| ids.is_empty() || ids.contains(&device_id)) {
+            let requested_ids = local_requests.get(&**owner);
+            if requested_ids.is_some_and(|ids| ids.is_empty() || ids.contains(&device_id)) {
                 let keys = visible_device_keys(row, owner, viewer, &signatures)?;
                 let of_user = response.device_keys.entry(owner.clone()).or_default();
                 of_user.insert(device_id, keys);
             }
         }
-        self.add_signing_keys(viewer, wanted.keys().copied(), &mut response)
+        self.add_signing_keys(viewer, local_requests.keys().copied(), &mut response)
             .await?;
         Ok(response)
     }
@@ -143,18 +161,18 @@ impl Devices {
 
     /// Returns the devices of a local user with their keys, as other servers receive them.
     pub async fn federation_devices(&self, user_id: &UserId) -> Result<get_devices::v1::Response> {
-        let asked = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
+        let requested = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
         // Read before the keys: a later change is then reported again, and none is missed.
         let stream_id = self.list_stream_id(user_id).await?;
-        let mut found = self.query_keys(None, &asked).await?;
+        let mut found = self.query(None, &requested).await?;
         let stream_id = UInt::try_from(stream_id).unwrap_or_default();
         let mut response = get_devices::v1::Response::new(user_id.to_owned(), stream_id);
         response.master_key = found.master_keys.remove(user_id);
         response.self_signing_key = found.self_signing_keys.remove(user_id);
         for (device_id, keys) in found.device_keys.remove(user_id).unwrap_or_default() {
-            let shown: ServerAddedFields = serde_json::from_str(keys.json().get())?;
+            let fields: ServerAddedFields = serde_json::from_str(keys.json().get())?;
             let mut device = get_devices::v1::UserDevice::new(device_id, keys);
-            device.device_display_name = shown.unsigned.device_display_name;
+            device.device_display_name = fields.unsigned.device_display_name;
             response.devices.push(device);
         }
         Ok(response)
@@ -186,6 +204,17 @@ impl Devices {
         let mut db = self.db.read().await?;
         device_list_changes::users_changed_between(&mut db, user, after, until).await
     }
+}
+
+/// Returns the entries for users of this server.
+pub(super) fn local_users<'a, T>(
+    server_name: &ServerName,
+    by_user: &'a BTreeMap<OwnedUserId, T>,
+) -> BTreeMap<&'a UserId, &'a T> {
+    let local = by_user
+        .iter()
+        .filter(|(user_id, _)| user_id.server_name() == server_name);
+    local.map(|(user_id, entry)| (&**user_id, entry)).collect()
 }
 
 fn viewer_num(viewer: Option<KeyViewer<'_>>) -> UserNum {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use ruma::{
-    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UInt, UserId,
+    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedServerName, OwnedUserId,
+    UInt, UserId,
     api::client::keys::{claim_keys::v3::OneTimeKeys, upload_keys::v3::Request as UploadRequest},
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     encryption::{DeviceKeys, OneTimeKey},
@@ -17,12 +18,14 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Devices, check_text, key_counts};
+use super::{
+    DeviceEnvironment, RemainingKeyCounts, check_text, key_counts, key_queries::local_users,
+};
 use crate::{
     error::{Error, Result},
     matrix,
     storage::{
-        DeviceNum, JournalChange, KeyCounts, UserNum, WriteTx,
+        Db, DeviceNum, JournalChange, KeyCounts, UserNum, WriteTx,
         devices::{
             cross_signing, device_keys, device_list_changes, device_table,
             one_time_keys::{self, KeyRow},
@@ -65,7 +68,24 @@ impl UploadedKey {
     }
 }
 
-impl Devices {
+/// The encryption keys of devices.
+#[derive(Clone)]
+pub struct EncryptionKeys {
+    db: Db,
+    server_name: OwnedServerName,
+    key_counts: RemainingKeyCounts,
+}
+
+impl EncryptionKeys {
+    /// Creates the service.
+    pub(super) fn new(environment: &DeviceEnvironment, key_counts: &RemainingKeyCounts) -> Self {
+        Self {
+            db: environment.db.clone(),
+            server_name: environment.server_name.clone(),
+            key_counts: key_counts.clone(),
+        }
+    }
+
     /// Stores the keys of a device, and returns the resulting number of its one-time keys.
     ///
     /// # Errors
@@ -73,7 +93,7 @@ impl Devices {
     /// [`Error::BadJson`] or [`Error::InvalidParam`] for keys that are malformed, too many, of another device, or have
     /// the id of a different key; [`Error::TooLarge`] for keys that are too large.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id, device_id = %owner.device_id), err(level = "debug"))]
-    pub async fn upload_keys(
+    pub async fn upload(
         &self,
         owner: &DeviceOwner<'_>,
         request: &UploadRequest,
@@ -86,7 +106,11 @@ impl Devices {
         let fallback = read_keys(&request.fallback_keys)?;
         check_fallback_keys(&fallback)?;
         if device_keys.is_none() && one_time.is_empty() && fallback.is_empty() {
-            return Ok(self.remaining_keys(owner.device).await?.one_time_counts());
+            return Ok(self
+                .key_counts
+                .of_device(owner.device)
+                .await?
+                .one_time_counts());
         }
         let mut tx = self.db.write().await?;
         if device_table::get(&mut tx, owner.device).await?.is_none() {
@@ -99,8 +123,8 @@ impl Devices {
         store_fallback_keys(&mut tx, owner.device, &fallback).await?;
         let counts = publish_counts(&mut tx, &[(owner.user, owner.device)], false).await?;
         let counts = counts.get(&owner.device).cloned().unwrap_or_default();
-        let left: i64 = counts.one_time.iter().map(|(_, count)| *count).sum();
-        if left > MAX_ONE_TIME_KEYS {
+        let remaining: i64 = counts.one_time.iter().map(|(_, count)| *count).sum();
+        if remaining > MAX_ONE_TIME_KEYS {
             return Err(Error::invalid_param(format!(
                 "the device has more than {MAX_ONE_TIME_KEYS} one-time keys"
             )));
@@ -114,54 +138,41 @@ impl Devices {
     /// Each one-time key is given out only once: it is removed in the same transaction. Keys of users of other servers
     /// are left out.
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn claim_keys(
+    pub async fn claim(
         &self,
         requested: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
     ) -> Result<BTreeMap<OwnedUserId, OneTimeKeys>> {
-        let wanted = self.local_users(requested);
-        let mut given = BTreeMap::new();
-        if wanted.is_empty() {
-            return Ok(given);
+        let local_requests = local_users(&self.server_name, requested);
+        let mut claimed_by_user = BTreeMap::new();
+        if local_requests.is_empty() {
+            return Ok(claimed_by_user);
         }
         let mut tx = self.db.write().await?;
-        let found = self.find_claimed_devices(&mut tx, &wanted).await?;
-        let mut touched = Vec::new();
-        for (algorithm, named) in found {
-            let nums: Vec<DeviceNum> = named.keys().copied().collect();
+        let found = self.find_claimed_devices(&mut tx, &local_requests).await?;
+        let mut changed = Vec::new();
+        for (algorithm, requested) in found {
+            let nums: Vec<DeviceNum> = requested.keys().copied().collect();
             let mut claimed = one_time_keys::claim(&mut tx, &nums, &algorithm).await?;
-            let left: Vec<DeviceNum> = nums
+            let without_key: Vec<DeviceNum> = nums
                 .into_iter()
                 .filter(|num| !claimed.iter().any(|(device, ..)| device == num))
                 .collect();
-            claimed.extend(one_time_keys::claim_fallback(&mut tx, &left, &algorithm).await?);
+            claimed.extend(one_time_keys::claim_fallback(&mut tx, &without_key, &algorithm).await?);
             for (device, key_id, key) in claimed {
-                let Some(named) = named.get(&device) else {
+                let Some(owner) = requested.get(&device) else {
                     continue;
                 };
-                touched.push((named.user, device));
-                let of_user = given.entry(named.user_id.clone()).or_default();
-                add_key(of_user, named, &format!("{algorithm}:{key_id}"), key)?;
+                changed.push((owner.user, device));
+                let of_user = claimed_by_user.entry(owner.user_id.clone()).or_default();
+                add_key(of_user, owner, &format!("{algorithm}:{key_id}"), key)?;
             }
         }
-        if touched.is_empty() {
-            return Ok(given);
+        if changed.is_empty() {
+            return Ok(claimed_by_user);
         }
-        publish_counts(&mut tx, &touched, true).await?;
+        publish_counts(&mut tx, &changed, true).await?;
         tx.commit().await?;
-        Ok(given)
-    }
-
-    /// Returns the entries for users of this server.
-    pub(super) fn local_users<'a, T>(
-        &self,
-        by_user: &'a BTreeMap<OwnedUserId, T>,
-    ) -> BTreeMap<&'a UserId, &'a T> {
-        let of_this = by_user
-            .iter()
-            .filter(|(user_id, _)| user_id.server_name() == self.server_name);
-        of_this
-            .map(|(user_id, asked)| (&**user_id, asked))
-            .collect()
+        Ok(claimed_by_user)
     }
 
     /// Returns the devices whose keys are claimed, by algorithm.
@@ -178,19 +189,20 @@ impl Devices {
             let user_id = texts
                 .get(&user)
                 .and_then(|id| <&UserId>::try_from(&**id).ok());
-            let Some((user_id, asked)) = user_id.and_then(|id| Some((id, wanted.get(id)?))) else {
+            let Some((user_id, requested)) = user_id.and_then(|id| Some((id, wanted.get(id)?)))
+            else {
                 continue;
             };
             let device_id = OwnedDeviceId::from(device_id);
-            if let Some(algorithm) = asked.get(&device_id) {
+            if let Some(algorithm) = requested.get(&device_id) {
                 check_text("the algorithm", algorithm.as_str())?;
-                let named = ClaimedDevice {
+                let claimed = ClaimedDevice {
                     user,
                     user_id: user_id.to_owned(),
                     device_id,
                 };
                 let of_algorithm = found.entry(algorithm.to_string()).or_default();
-                of_algorithm.insert(device, named);
+                of_algorithm.insert(device, claimed);
             }
         }
         Ok(found)
@@ -206,7 +218,7 @@ struct ClaimedDevice {
 
 fn add_key(
     of_user: &mut OneTimeKeys,
-    named: &ClaimedDevice,
+    claimed: &ClaimedDevice,
     key_id: &str,
     key: String,
 ) -> Result<()> {
@@ -214,7 +226,7 @@ fn add_key(
         .map_err(|source| Error::internal("read the id of a stored key", source))?;
     let key = Raw::from_json_string(key)?;
     of_user
-        .entry(named.device_id.clone())
+        .entry(claimed.device_id.clone())
         .or_default()
         .insert(key_id, key);
     Ok(())

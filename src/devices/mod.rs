@@ -5,75 +5,105 @@
 mod backups;
 mod cross_signing;
 mod device_list_updates;
+mod empty_queues;
 mod key_counts;
 mod key_queries;
 mod keys;
+mod list_requests;
+mod management;
+mod message_delivery;
+mod remote_device;
 mod remote_device_lists;
+mod remote_list_updater;
+mod remote_messages;
 mod signatures;
 mod to_device;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
-use ruma::{DeviceId, OwnedServerName, api::client::device::Device as DeviceInfo};
+use ruma::OwnedServerName;
 
 pub use self::{
-    backups::{BackedUpKeys, BackupPart, BackupState, BackupVersion},
-    cross_signing::UiaProof,
-    device_list_updates::OutgoingListUpdates,
-    key_counts::RemainingKeys,
-    key_queries::{KeyViewer, check_user_count},
-    keys::{DeviceOwner, is_one_time_key},
-    remote_device_lists::{
-        ListRequestTicket, RemoteDevice, RemoteDeviceList, RemoteListUpdate, SharingChange,
-        StoredDeviceList,
-    },
-    to_device::PendingMessage,
-};
-use self::{
-    key_counts::KeyCountCache, remote_device_lists::ListRequests, to_device::EmptyQueueCache,
+    backups::{BackedUpKeys, BackupPart, BackupState, BackupVersion, KeyBackups},
+    cross_signing::{CrossSigningKeys, UiaProof},
+    device_list_updates::{OutgoingDeviceEdus, OutgoingListUpdates, OutgoingMessage},
+    key_counts::{RemainingKeyCounts, RemainingKeys},
+    key_queries::{KeyQueries, KeyViewer, check_user_count},
+    keys::{DeviceOwner, EncryptionKeys, is_one_time_key},
+    list_requests::ListRequestTicket,
+    management::DeviceManagement,
+    remote_device::{RemoteDevice, RemoteDeviceList, RemoteListUpdate},
+    remote_device_lists::{ListToRequest, RemoteDeviceLists, SharingChange, StoredDeviceList},
+    signatures::KeySignatures,
+    to_device::{PendingMessage, ToDeviceMessages},
 };
 use crate::{
-    clock::timestamp,
     config::Config,
     error::{Error, Result},
-    storage::{
-        Db, JournalFollower, UserNum,
-        devices::{
-            device_keys, device_list_changes,
-            device_table::{self, Device},
-        },
-    },
+    storage::{Db, JournalFollower},
 };
 
 /// The longest device id and device name, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// The service for the devices of this server's users.
+/// The devices of this server's users: one service for each kind of data. Cheap to clone.
 #[derive(Clone)]
 pub struct Devices {
+    db: Db,
+    services: Arc<DeviceServices>,
+}
+
+/// The services of [`Devices`], each built on those above it.
+pub struct DeviceServices {
+    /// Lists, names and deletion of devices.
+    pub management: DeviceManagement,
+    /// Messages that wait for devices.
+    pub to_device: ToDeviceMessages,
+    /// The numbers of keys that are left to claim.
+    pub key_counts: RemainingKeyCounts,
+    /// Uploads and claims of keys.
+    pub keys: EncryptionKeys,
+    /// The keys of users as others see them.
+    pub key_queries: KeyQueries,
+    /// Cross-signing keys.
+    pub cross_signing: CrossSigningKeys,
+    /// Signatures of keys.
+    pub signatures: KeySignatures,
+    /// Backups of room keys.
+    pub backups: KeyBackups,
+    /// EDUs about devices for other servers.
+    pub outgoing: OutgoingDeviceEdus,
+    /// Device lists of users of other servers.
+    pub remote_lists: RemoteDeviceLists,
+}
+
+impl Deref for Devices {
+    type Target = DeviceServices;
+
+    fn deref(&self) -> &DeviceServices {
+        &self.services
+    }
+}
+
+/// The resources that all services of devices share.
+struct DeviceEnvironment {
     db: Db,
     server_name: OwnedServerName,
     /// Whether federation is enabled.
     federates: bool,
-    empty_queues: Arc<EmptyQueueCache>,
-    key_counts: Arc<KeyCountCache>,
-    list_requests: Arc<ListRequests>,
 }
 
 impl Devices {
-    /// Creates the service for the devices in a database.
+    /// Creates the services for the devices in a database.
     pub fn new(db: &Db, config: &Config) -> Self {
-        let queues = Arc::new(EmptyQueueCache::default());
-        db.journal().add_follower(queues.clone());
-        let key_counts = Arc::new(KeyCountCache::default());
-        db.journal().add_follower(key_counts.clone());
-        Self {
+        let environment = DeviceEnvironment {
             db: db.clone(),
             server_name: config.server.name.clone(),
             federates: config.federation.enabled,
-            empty_queues: queues,
-            key_counts,
-            list_requests: Arc::default(),
+        };
+        Self {
+            db: db.clone(),
+            services: Arc::new(DeviceServices::new(&environment)),
         }
     }
 
@@ -81,81 +111,27 @@ impl Devices {
     pub fn add_follower(&self, follower: Arc<dyn JournalFollower>) {
         self.db.journal().add_follower(follower);
     }
-
-    /// Returns the devices of a user.
-    pub async fn list(&self, user: UserNum) -> Result<Vec<DeviceInfo>> {
-        let mut db = self.db.read().await?;
-        let devices = device_table::of_user(&mut db, user).await?;
-        Ok(devices.into_iter().map(device_info).collect())
-    }
-
-    /// Returns a device of a user.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] when the user has no such device.
-    pub async fn get(&self, user: UserNum, device_id: &DeviceId) -> Result<DeviceInfo> {
-        check_text("device_id", device_id.as_str())?;
-        let mut db = self.db.read().await?;
-        let device = device_table::find(&mut db, user, device_id.as_str()).await?;
-        device.map(device_info).ok_or_else(unknown_device)
-    }
-
-    /// Renames a device of a user; without a name nothing changes.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] when the user has no such device.
-    pub async fn rename(
-        &self,
-        user: UserNum,
-        device_id: &DeviceId,
-        display_name: Option<String>,
-    ) -> Result<()> {
-        let Some(display_name) = display_name else {
-            return self.get(user, device_id).await.map(drop);
-        };
-        check_text("device_id", device_id.as_str())?;
-        check_text("display_name", &display_name)?;
-        let mut tx = self.db.write().await?;
-        let device = device_table::find(&mut tx, user, device_id.as_str()).await?;
-        let device = device.ok_or_else(unknown_device)?;
-        if device.display_name.as_deref() == Some(&*display_name) {
-            return Ok(());
-        }
-        device_table::rename(&mut tx, user, device_id.as_str(), Some(display_name)).await?;
-        // The name is shown with the device's keys.
-        if device_keys::get(&mut tx, device.num).await?.is_some() {
-            device_list_changes::record_device_changes(&mut tx, user, &[device_id]).await?;
-        }
-        tx.commit().await
-    }
-
-    /// Deletes devices of a user, with all their data. Devices that the user does not have are ignored.
-    ///
-    /// The caller must have checked interactive authentication.
-    pub async fn delete(&self, user: UserNum, device_ids: &[&DeviceId]) -> Result<()> {
-        let ids: Vec<&str> = device_ids.iter().map(|id| id.as_str()).collect();
-        let mut tx = self.db.write().await?;
-        let found = device_table::find_all(&mut tx, user, &ids).await?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        device_table::delete(&mut tx, user, found).await?;
-        tx.commit().await
-    }
 }
 
-fn unknown_device() -> Error {
-    Error::not_found("the device does not exist")
-}
-
-fn device_info(device: Device) -> DeviceInfo {
-    let mut info = DeviceInfo::new(device.device_id.into());
-    info.display_name = device.display_name;
-    info.last_seen_ip = device.last_seen_ip;
-    info.last_seen_ts = Some(timestamp(device.last_seen_ts));
-    info
+impl DeviceServices {
+    /// Builds the services, each from those above it.
+    fn new(environment: &DeviceEnvironment) -> Self {
+        let to_device = ToDeviceMessages::new(environment);
+        let key_counts = RemainingKeyCounts::new(environment);
+        let key_queries = KeyQueries::new(environment);
+        Self {
+            management: DeviceManagement::new(environment),
+            keys: EncryptionKeys::new(environment, &key_counts),
+            cross_signing: CrossSigningKeys::new(environment),
+            signatures: KeySignatures::new(environment),
+            backups: KeyBackups::new(environment),
+            outgoing: OutgoingDeviceEdus::new(environment, &key_queries),
+            remote_lists: RemoteDeviceLists::new(environment),
+            to_device,
+            key_counts,
+            key_queries,
+        }
+    }
 }
 
 /// Checks a text that is stored and looked up unchanged: its length, and that the database accepts it.
@@ -166,82 +142,4 @@ fn check_text(name: &str, text: &str) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use ruma::device_id;
-
-    use super::*;
-    use crate::storage::{
-        JournalChange, JournalFollower, Position, testing::TestDb, users::tokens,
-    };
-
-    #[derive(Default)]
-    struct EndedDevices(Mutex<Vec<i64>>);
-
-    impl JournalFollower for EndedDevices {
-        fn committed(&self, changes: &[(Position, JournalChange)]) {
-            for (_, change) in changes {
-                if let JournalChange::SessionsEnded { devices, .. } = change {
-                    self.0.lock().unwrap().extend(devices);
-                }
-            }
-        }
-        fn failed(&self) {}
-    }
-
-    #[tokio::test]
-    async fn devices_are_listed_renamed_and_deleted() {
-        let test = TestDb::new().await;
-        let service = Devices::new(&test.db, &Config::default());
-        let mut tx = test.db.write().await.unwrap();
-        device_table::upsert(&mut tx, 1, "A", Some("Phone".into()), 5)
-            .await
-            .unwrap();
-        device_table::upsert(&mut tx, 2, "B", None, 5)
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
-
-        let a = device_id!("A");
-        assert_eq!(service.list(1).await.unwrap().len(), 1);
-        service.rename(1, a, None).await.unwrap();
-        service.rename(1, a, Some("Desk".into())).await.unwrap();
-        let device = service.get(1, a).await.unwrap();
-        assert_eq!(device.display_name.as_deref(), Some("Desk"));
-        assert_eq!(device.last_seen_ts, Some(timestamp(5)));
-        service.delete(1, &[a, device_id!("B")]).await.unwrap();
-
-        assert!(matches!(service.get(1, a).await, Err(Error::NotFound(_))));
-        let renamed = service.rename(1, a, Some("x".into())).await;
-        assert!(matches!(renamed, Err(Error::NotFound(_))));
-        let others = service.get(2, device_id!("B")).await;
-        assert!(others.is_ok());
-    }
-
-    #[tokio::test]
-    async fn deleting_a_device_deletes_its_tokens_and_is_published() {
-        let test = TestDb::new().await;
-        let service = Devices::new(&test.db, &Config::default());
-        let ended = Arc::new(EndedDevices::default());
-        test.db.journal().add_follower(ended.clone());
-        let mut tx = test.db.write().await.unwrap();
-        let num = device_table::upsert(&mut tx, 1, "A", None, 5)
-            .await
-            .unwrap();
-        tokens::insert_access(&mut tx, &[1; 32], num, None)
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
-
-        service.delete(1, &[device_id!("A")]).await.unwrap();
-
-        let mut db = test.db.read().await.unwrap();
-        let token = tokens::find_access(&mut db, &[1; 32]).await.unwrap();
-        assert_eq!(token, None);
-        assert_eq!(*ended.0.lock().unwrap(), [num]);
-    }
 }

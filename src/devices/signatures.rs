@@ -13,14 +13,14 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    DeviceOwner, Devices,
+    DeviceEnvironment, DeviceOwner,
     cross_signing::{SigningKeysByUsage, load_signing_keys},
 };
 use crate::{
     error::{Error, Result},
     matrix,
     storage::{
-        UserNum, WriteTx,
+        Db, UserNum, WriteTx,
         devices::{
             cross_signing::{self, SignatureRow},
             device_keys, device_list_changes,
@@ -48,14 +48,23 @@ struct SignedKey<'a> {
     signed: CanonicalJsonObject,
 }
 
-impl Devices {
+/// The signatures that users add to keys.
+#[derive(Clone)]
+pub struct KeySignatures {
+    db: Db,
+}
+
+impl KeySignatures {
+    /// Creates the service.
+    pub(super) fn new(environment: &DeviceEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+        }
+    }
+
     /// Stores signatures by a user. The response lists the rejected ones by user and key.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
-    pub async fn upload_signatures(
-        &self,
-        owner: &DeviceOwner<'_>,
-        request: &Request,
-    ) -> Result<Response> {
+    pub async fn upload(&self, owner: &DeviceOwner<'_>, request: &Request) -> Result<Response> {
         let signed = request.signed_keys.values();
         let signed = signed.map(|keys| keys.iter().count().max(1));
         if signed.sum::<usize>() > MAX_SIGNED_KEYS {
@@ -65,25 +74,27 @@ impl Devices {
         }
         let mut response = Response::new();
         let mut tx = self.db.write().await?;
-        let desk = SignatureContext::load(&mut tx, owner).await?;
+        let context = SignatureContext::load(&mut tx, owner).await?;
         for (user_id, keys) in &request.signed_keys {
             let user = self
                 .db
                 .strings
                 .find_number(&mut tx, user_id.as_str())
                 .await?;
-            let theirs = match user {
+            let signing_keys = match user {
                 Some(user) => load_signing_keys(&mut tx, user).await?,
                 None => SigningKeysByUsage::new(),
             };
             let mut rows = Vec::new();
             for (key_id, key) in keys {
-                match desk.check(user, user_id, (key_id, key), &theirs) {
+                let checked = SignedKey::read(user, user_id, key_id, key)
+                    .and_then(|target| context.check(&target, &signing_keys));
+                match checked {
                     Ok(found) => rows.extend(found),
                     Err(error) => record_failure(&mut response.failures, user_id, key_id, error)?,
                 }
             }
-            desk.store(&mut tx, &rows).await?;
+            context.store(&mut tx, &rows).await?;
         }
         tx.commit().await?;
         Ok(response)
@@ -107,34 +118,24 @@ impl<'a> SignatureContext<'a> {
     /// Returns the new signatures of a key, all of which must be valid.
     fn check(
         &self,
-        user: Option<UserNum>,
-        user_id: &UserId,
-        (key_id, key): (&str, &RawValue),
-        theirs: &SigningKeysByUsage,
+        target: &SignedKey<'_>,
+        signing_keys: &SigningKeysByUsage,
     ) -> Result<Vec<SignatureRow>> {
-        let user = user.ok_or_else(unknown_key)?;
-        let signed: CanonicalJsonObject = serde_json::from_str(key.get())
-            .map_err(|error| Error::BadJson(format!("the key cannot be read: {error}")))?;
-        let target = SignedKey {
-            user,
-            user_id,
-            key_id,
-            signed,
-        };
-        let master = theirs
+        let (user_id, key_id) = (target.user_id, target.key_id);
+        let master = signing_keys
             .get(KeyUsage::Master.as_str())
             .filter(|row| row.public_key == key_id);
         if let Some(master) = master {
             target.must_match(&serde_json::from_str(&master.key)?)?;
             if user_id == self.owner.user_id {
-                return self.device_signatures(&target);
+                return self.device_signatures(target);
             }
-            return self.own_key_signatures(&target, &KeyUsage::UserSigning);
+            return self.own_key_signatures(target, &KeyUsage::UserSigning);
         }
         let device = self.devices.get(key_id);
         let device = device.filter(|_| user_id == self.owner.user_id);
         target.must_match(device.ok_or_else(unknown_key)?)?;
-        self.own_key_signatures(&target, &KeyUsage::SelfSigning)
+        self.own_key_signatures(target, &KeyUsage::SelfSigning)
     }
 
     /// Returns the signature that the signer made with a cross-signing key.
@@ -218,7 +219,22 @@ impl<'a> SignatureContext<'a> {
     }
 }
 
-impl SignedKey<'_> {
+impl<'a> SignedKey<'a> {
+    fn read(
+        user: Option<UserNum>,
+        user_id: &'a UserId,
+        key_id: &'a str,
+        key: &RawValue,
+    ) -> Result<Self> {
+        Ok(Self {
+            user: user.ok_or_else(unknown_key)?,
+            user_id,
+            key_id,
+            signed: serde_json::from_str(key.get())
+                .map_err(|error| Error::BadJson(format!("the key cannot be read: {error}")))?,
+        })
+    }
+
     /// "The signed JSON object must match the key previously uploaded or retrieved for the given key ID, with the
     /// exception of the `signatures` property."
     fn must_match(&self, known: &CanonicalJsonObject) -> Result<()> {
@@ -273,11 +289,11 @@ mod tests {
     #[test]
     fn an_internal_error_is_not_reported_as_an_invalid_signature() {
         let mut failures = BTreeMap::new();
-        let mut noted =
+        let mut record =
             |error: Error| record_failure(&mut failures, user_id!("@a:b"), "KEY", error);
 
-        assert!(noted(invalid_signature()).is_ok());
-        let broken = noted(Error::internal("read a key", "it is broken"));
+        assert!(record(invalid_signature()).is_ok());
+        let broken = record(Error::internal("read a key", "it is broken"));
 
         assert!(matches!(broken, Err(Error::Internal { .. })));
         let failure = serde_json::to_value(&failures).unwrap();

@@ -10,7 +10,8 @@ use ruma::{OwnedMxcUri, ServerName};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Media, UploadMetadata, clean_content_type, clean_file_name, is_media_id, new_media_id,
+    FileDescription, Media, MediaAddress, UploadMetadata, clean_content_type, clean_file_name,
+    is_media_id, new_media_id,
 };
 use crate::{
     error::{Error, Result},
@@ -41,7 +42,7 @@ impl Media {
     pub async fn reserve_media_id(&self, uploader: UserNum) -> Result<(OwnedMxcUri, i64)> {
         let now = self.clock.now_ms();
         let lifetime = i64::try_from(RESERVATION_LIFETIME.as_millis()).unwrap_or(i64::MAX);
-        let promise = MediaReservation {
+        let reservation = MediaReservation {
             uploader,
             expires_ts: now.saturating_add(lifetime),
         };
@@ -52,10 +53,10 @@ impl Media {
                 retry_after: RETRY_AFTER,
             });
         }
-        reserved_media_ids::insert(&mut tx, &media_id, promise, now).await?;
+        reserved_media_ids::insert(&mut tx, &media_id, reservation, now).await?;
         tx.commit().await?;
         let address = format!("mxc://{}/{media_id}", self.server_name);
-        Ok((address.into(), promise.expires_ts))
+        Ok((address.into(), reservation.expires_ts))
     }
 
     /// Stores a file under an id that is reserved for the uploader.
@@ -67,14 +68,14 @@ impl Media {
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn upload_reserved<E>(
         &self,
-        address: (&ServerName, &str),
+        address: MediaAddress<'_>,
         upload: UploadMetadata<'_>,
         parts: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<()>
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let (server, media_id) = address;
+        let MediaAddress { server, media_id } = address;
         self.check_reservation(server, media_id, upload.uploader)
             .await?;
         self.check_announced_size(&upload)?;
@@ -90,10 +91,13 @@ impl Media {
             if !reserved_media_ids::remove(&mut tx, &media_id).await? {
                 return Err(already_uploaded_error());
             }
-            let described = (content_type.as_str(), file_name.as_deref());
-            let address = (&*media.server_name, media_id.as_str());
+            let description = FileDescription {
+                content_type: &content_type,
+                file_name: file_name.as_deref(),
+            };
+            let address = media.own_address(&media_id);
             media
-                .store_metadata(&mut tx, address, Some(uploader), stored, described)
+                .store_metadata(&mut tx, address, Some(uploader), stored, description)
                 .await?;
             tx.commit().await?;
             media.arrived.notify_waiters();
@@ -115,12 +119,12 @@ impl Media {
             return Err(unknown());
         }
         // Read before the row, as in `await_upload`.
-        let promise = self.find_reservation(media_id).await?;
+        let reservation = self.find_reservation(media_id).await?;
         if self.load_row(server, media_id).await?.is_some() {
             return Err(already_uploaded_error());
         }
-        let promise = promise.ok_or_else(unknown)?;
-        if promise.uploader != uploader {
+        let reservation = reservation.ok_or_else(unknown)?;
+        if reservation.uploader != uploader {
             return Err(Error::forbidden("this id is reserved for another user"));
         }
         Ok(())
@@ -145,11 +149,11 @@ impl Media {
             arrival.as_mut().enable();
             // Read before the row. An upload stores the row and removes the reservation in one transaction; in the
             // other order, both could be missed.
-            let promise = self.find_reservation(media_id).await?;
+            let reservation = self.find_reservation(media_id).await?;
             if let Some(row) = self.load_row(server, media_id).await? {
                 return Ok(row);
             }
-            if promise.is_none() {
+            if reservation.is_none() {
                 return Err(Error::not_found("there is no media with this id"));
             }
             if timeout_at(until, arrival).await.is_err() {

@@ -216,8 +216,8 @@ fn storage_error(source: io::Error) -> Error {
 fn prepare_folders(directory: &Path) -> io::Result<()> {
     let arriving = directory.join(INCOMPLETE_FOLDER);
     make_folder(&arriving)?;
-    for left in fs::read_dir(&arriving)? {
-        fs::remove_file(left?.path())?;
+    for entry in fs::read_dir(&arriving)? {
+        fs::remove_file(entry?.path())?;
     }
     sync_folder(directory)
 }

@@ -65,14 +65,14 @@ impl AccessRecorder {
 
     /// Writes the recorded accesses.
     pub(super) async fn write_accesses(&self) -> Result<()> {
-        let noted =
+        let waiting =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        if noted.is_empty() {
+        if waiting.is_empty() {
             return Ok(());
         }
-        let noted: Vec<i64> = noted.into_iter().collect();
+        let media: Vec<i64> = waiting.into_iter().collect();
         let mut tx = self.db.write().await?;
-        media_table::set_last_access(&mut tx, &noted, self.clock.now_ms()).await?;
+        media_table::set_last_access(&mut tx, &media, self.clock.now_ms()).await?;
         tx.commit().await
     }
 }

@@ -109,6 +109,19 @@ pub struct UploadMetadata<'a> {
     pub announced_size: Option<u64>,
 }
 
+/// The address of media: the server that stores it, and its id there.
+#[derive(Clone, Copy, Debug)]
+pub struct MediaAddress<'a> {
+    pub server: &'a ServerName,
+    pub media_id: &'a str,
+}
+
+/// The stored description of a file.
+struct FileDescription<'a> {
+    content_type: &'a str,
+    file_name: Option<&'a str>,
+}
+
 /// A file to serve.
 #[derive(Debug)]
 pub struct MediaContent {
@@ -180,11 +193,14 @@ impl Media {
         let keeping = self.tasks.spawn(async move {
             let stored = arriving.finish().await?;
             let media_id = new_media_id();
-            let described = (content_type.as_str(), file_name.as_deref());
+            let description = FileDescription {
+                content_type: &content_type,
+                file_name: file_name.as_deref(),
+            };
             let mut tx = media.db.write().await?;
-            let address = (&*media.server_name, media_id.as_str());
+            let address = media.own_address(&media_id);
             media
-                .store_metadata(&mut tx, address, Some(uploader), stored, described)
+                .store_metadata(&mut tx, address, Some(uploader), stored, description)
                 .await?;
             tx.commit().await?;
             Ok(format!("mxc://{}/{media_id}", media.server_name).into())
@@ -216,7 +232,9 @@ impl Media {
         wait: Duration,
         remote: RemoteMediaPolicy,
     ) -> Result<MediaContent> {
-        let row = self.find_media((server, media_id), wait, remote).await?;
+        let row = self
+            .find_media(MediaAddress { server, media_id }, wait, remote)
+            .await?;
         let stored = stored_content(&row.sha256, row.size)?;
         Ok(MediaContent {
             file: self.files.open_content(stored).await?,
@@ -254,11 +272,11 @@ impl Media {
     ///
     /// [`Error::NotFound`]; [`Error::CannotThumbnail`] and [`Error::TooLarge`] because of the image;
     /// [`Error::LimitExceeded`] when too many thumbnails are being made.
-    #[tracing::instrument(skip_all, fields(server = %address.0), err(level = "debug"))]
+    #[tracing::instrument(skip_all, fields(server = %address.server), err(level = "debug"))]
     pub async fn thumbnail(
         &self,
-        address: (&ServerName, &str),
-        wanted: ThumbnailRequest,
+        address: MediaAddress<'_>,
+        request: ThumbnailRequest,
         animated: bool,
         wait: Duration,
         remote: RemoteMediaPolicy,
@@ -267,7 +285,7 @@ impl Media {
         let original = stored_content(&row.sha256, row.size)?;
         let thumbnail = self
             .thumbnails
-            .find_or_make(&row, original, wanted, animated)
+            .find_or_make(&row, original, request, animated)
             .await?;
         let stored = stored_content(&thumbnail.sha256, thumbnail.size)?;
         Ok(MediaContent {
@@ -281,10 +299,11 @@ impl Media {
 
     async fn find_media(
         &self,
-        (server, media_id): (&ServerName, &str),
+        address: MediaAddress<'_>,
         wait: Duration,
         remote: RemoteMediaPolicy,
     ) -> Result<MediaRow> {
+        let MediaAddress { server, media_id } = address;
         let row = match self.load_row(server, media_id).await? {
             Some(row) => row,
             None if server == self.server_name => self.await_upload(server, media_id, wait).await?,
@@ -295,6 +314,14 @@ impl Media {
         };
         self.accesses.record_access(&row);
         Ok(row)
+    }
+
+    /// Returns the address of media of this server.
+    fn own_address<'a>(&'a self, media_id: &'a str) -> MediaAddress<'a> {
+        MediaAddress {
+            server: &self.server_name,
+            media_id,
+        }
     }
 
     async fn load_row(&self, server: &ServerName, media_id: &str) -> Result<Option<MediaRow>> {
@@ -345,20 +372,20 @@ impl Media {
     async fn store_metadata(
         &self,
         tx: &mut WriteTx,
-        (server, media_id): (&ServerName, &str),
+        address: MediaAddress<'_>,
         uploader: Option<UserNum>,
         stored: StoredContent,
-        (content_type, file_name): (&str, Option<&str>),
+        description: FileDescription<'_>,
     ) -> Result<()> {
-        let server = tx.intern(server.as_str()).await?;
+        let server = tx.intern(address.server.as_str()).await?;
         let media = NewMedia {
             server,
-            media_id,
+            media_id: address.media_id,
             uploader,
             sha256: stored.hash.as_bytes(),
             size: i64::try_from(stored.size).unwrap_or(i64::MAX),
-            content_type,
-            file_name,
+            content_type: description.content_type,
+            file_name: description.file_name,
             created_ts: self.clock.now_ms(),
         };
         rows::insert(tx, &media).await
@@ -378,8 +405,8 @@ fn stored_content(sha256: &[u8], size: i64) -> Result<StoredContent> {
 }
 
 fn new_media_id() -> String {
-    let letters = rand::rng().sample_iter(Alphanumeric).map(char::from);
-    letters.take(MEDIA_ID_LENGTH).collect()
+    let characters = rand::rng().sample_iter(Alphanumeric).map(char::from);
+    characters.take(MEDIA_ID_LENGTH).collect()
 }
 
 /// "allowing only alphanumeric (`A-Za-z0-9`), `_` and `-` characters in the `media-id` segment"
@@ -392,12 +419,12 @@ fn is_media_id(text: &str) -> bool {
 
 /// Returns the content type if it can be sent as a header, otherwise the default one.
 fn clean_content_type(content_type: Option<&str>) -> String {
-    let is_sane = |text: &&str| {
+    let is_valid = |text: &&str| {
         (1..=MAX_CONTENT_TYPE_LENGTH).contains(&text.len())
             && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
     };
-    let sane = content_type.map(str::trim).filter(is_sane);
-    sane.unwrap_or(DEFAULT_CONTENT_TYPE).to_owned()
+    let valid = content_type.map(str::trim).filter(is_valid);
+    valid.unwrap_or(DEFAULT_CONTENT_TYPE).to_owned()
 }
 
 /// Returns the name without control characters; `None` if nothing is left.

@@ -25,7 +25,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Media, MediaRow, clean_content_type, clean_file_name, is_media_id};
+use super::{
+    FileDescription, Media, MediaAddress, MediaRow, clean_content_type, clean_file_name,
+    is_media_id,
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -182,9 +185,13 @@ impl Media {
         let content_type = clean_content_type(content_type.as_deref());
         let file_name = clean_file_name(file_name.as_deref());
         let stored = arriving.finish().await?;
-        let described = (content_type.as_str(), file_name.as_deref());
+        let address = MediaAddress { server, media_id };
+        let description = FileDescription {
+            content_type: &content_type,
+            file_name: file_name.as_deref(),
+        };
         let mut tx = self.db.write().await?;
-        self.store_metadata(&mut tx, (server, media_id), None, stored, described)
+        self.store_metadata(&mut tx, address, None, stored, description)
             .await?;
         tx.commit().await
     }

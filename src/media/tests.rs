@@ -143,12 +143,12 @@ async fn concurrent_requests_make_a_thumbnail_once() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
     let uri = upload(&media, &png(640, 480)).await;
-    let (server, id) = uri.parts().unwrap();
+    let (server, media_id) = uri.parts().unwrap();
     let wanted = ThumbnailRequest::new(300, 200, None).unwrap();
 
     let asking = (0..8).map(|_| {
         media.thumbnail(
-            (server, id),
+            MediaAddress { server, media_id },
             wanted,
             false,
             Duration::ZERO,
@@ -164,7 +164,7 @@ async fn concurrent_requests_make_a_thumbnail_once() {
     fs::write(media.files.content_path(original.hash), "broken").unwrap();
     let again = media
         .thumbnail(
-            (server, id),
+            MediaAddress { server, media_id },
             wanted,
             false,
             Duration::ZERO,
@@ -182,12 +182,16 @@ async fn the_access_time_is_stored_to_the_hour() {
     let clock = Clock::manual(1_000_000);
     let media = open(&test, &clock);
     let uri = upload(&media, b"text").await;
-    let (server, id) = uri.parts().unwrap();
+    let (server, media_id) = uri.parts().unwrap();
 
     content(&media, &uri).await;
     media.accesses.write_accesses().await.unwrap();
     let soon = media
-        .find_media((server, id), Duration::ZERO, RemoteMediaPolicy::LocalOnly)
+        .find_media(
+            MediaAddress { server, media_id },
+            Duration::ZERO,
+            RemoteMediaPolicy::LocalOnly,
+        )
         .await
         .unwrap()
         .last_access_ts;
@@ -195,7 +199,11 @@ async fn the_access_time_is_stored_to_the_hour() {
     content(&media, &uri).await;
     media.accesses.write_accesses().await.unwrap();
     let later = media
-        .find_media((server, id), Duration::ZERO, RemoteMediaPolicy::LocalOnly)
+        .find_media(
+            MediaAddress { server, media_id },
+            Duration::ZERO,
+            RemoteMediaPolicy::LocalOnly,
+        )
         .await
         .unwrap()
         .last_access_ts;

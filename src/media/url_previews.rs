@@ -17,7 +17,7 @@ use reqwest::{Client, Response, Url, header::CONTENT_TYPE};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use super::{Media, clean_content_type, new_media_id, open_graph};
+use super::{FileDescription, Media, clean_content_type, new_media_id, open_graph};
 use crate::{
     config::UrlPreviewsSection,
     error::{Error, Result},
@@ -230,8 +230,12 @@ impl Media {
         let stored = arriving.finish().await?;
         let (media_id, content_type) = (new_media_id(), clean_content_type(Some(content_type)));
         let mut tx = self.db.write().await?;
-        let address = (&*self.server_name, &*media_id);
-        self.store_metadata(&mut tx, address, None, stored, (&content_type, None))
+        let description = FileDescription {
+            content_type: &content_type,
+            file_name: None,
+        };
+        let address = self.own_address(&media_id);
+        self.store_metadata(&mut tx, address, None, stored, description)
             .await?;
         tx.commit().await?;
         Ok(format!("mxc://{}/{media_id}", self.server_name))
@@ -277,10 +281,10 @@ fn content_type(response: &Response) -> String {
 
 /// Decodes a page, by the encoding in its content type or in the page itself.
 fn decode_page(page: &[u8], content_type: &str) -> String {
-    let told = content_type.split_once("charset=").map(|(_, label)| label);
-    let told = told.map(|label| label.trim_matches(['"', '\'', ' ']).to_owned());
-    let told = told.or_else(|| declared_charset(page));
-    let encoding = told.and_then(|label| Encoding::for_label(label.as_bytes()));
+    let charset = content_type.split_once("charset=").map(|(_, label)| label);
+    let charset = charset.map(|label| label.trim_matches(['"', '\'', ' ']).to_owned());
+    let charset = charset.or_else(|| declared_charset(page));
+    let encoding = charset.and_then(|label| Encoding::for_label(label.as_bytes()));
     let (text, _, _) = encoding.unwrap_or(UTF_8).decode(page);
     text.into_owned()
 }

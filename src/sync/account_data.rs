@@ -53,7 +53,8 @@ impl AccountDataReader {
             return Ok(Vec::new());
         }
         self.users
-            .account_data_changed(user, after.unwrap_or(0), up_to)
+            .account_data
+            .changed_between(user, after.unwrap_or(0), up_to)
             .await
     }
 
@@ -104,7 +105,8 @@ impl AccountDataReader {
     async fn push_rules_event(&self, session: &Session) -> Result<Raw<AnyGlobalAccountDataEvent>> {
         let rules = self
             .users
-            .push_rules(session.user, &session.user_id)
+            .push_rules
+            .all(session.user, &session.user_id)
             .await?;
         let rules = write_push_rules(&rules)?;
         let event = json!({ "type": PUSH_RULES_TYPE, "content": { "global": rules } });

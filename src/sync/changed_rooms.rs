@@ -69,7 +69,8 @@ impl ChangedRoomReader {
             .await?;
         let with_account_data = self
             .users
-            .account_data_changed(user, since.position, up_to)
+            .account_data
+            .changed_between(user, since.position, up_to)
             .await?;
         let rooms = rooms
             .into_iter()

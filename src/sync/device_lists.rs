@@ -190,7 +190,11 @@ impl DeviceListReader {
     ) -> Result<Vec<UserNum>> {
         let recent = self.recent_changes.device_list_changes(since, now);
         let Some(recent) = recent.filter(|recent| recent.len() <= MAX_LISTS_CHECKED_SINGLY) else {
-            return self.devices.lists_changed(user, since, now).await;
+            return self
+                .devices
+                .key_queries
+                .lists_changed(user, since, now)
+                .await;
         };
         let mut changed = Vec::new();
         for DeviceListChange { owner, watcher } in recent {

@@ -58,7 +58,8 @@ impl DeviceSections {
         } = request;
         let pending = self
             .devices
-            .pending_messages(device, after, up_to, limit)
+            .to_device
+            .pending(device, after, up_to, limit)
             .await?;
         let up_to = match pending.last() {
             Some(last) if pending.len() == limit => last.position,
@@ -95,7 +96,11 @@ impl DeviceSections {
         snapshot: &SyncSnapshot,
         response: &mut Response,
     ) -> Result<bool> {
-        let left = self.devices.remaining_keys(viewer.session.device).await?;
+        let left = self
+            .devices
+            .key_counts
+            .of_device(viewer.session.device)
+            .await?;
         response.device_one_time_keys_count = left.one_time_counts();
         response.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());
         let Some(since) = viewer.request.since else {

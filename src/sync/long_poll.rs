@@ -83,6 +83,7 @@ impl LongPoll {
             .update(session.user, &session.user_id, update);
         if let Some(since) = &request.since {
             self.devices
+                .to_device
                 .acknowledge(session.device, since.to_device)
                 .await
         } else {

@@ -221,6 +221,7 @@ impl Sync {
     pub async fn acknowledge(&self, session: &Session, token: &SyncToken) -> Result<()> {
         self.services
             .devices
+            .to_device
             .acknowledge(session.device, token.to_device)
             .await
     }

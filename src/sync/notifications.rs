@@ -143,7 +143,8 @@ impl<'a> NotificationFeed<'a> {
             cursors: cursors.collect(),
             rules: reader
                 .users
-                .push_rules(session.user, &session.user_id)
+                .push_rules
+                .all(session.user, &session.user_id)
                 .await?,
             user_rooms,
             examined_rooms: HashMap::new(),

@@ -1,32 +1,43 @@
-//! Logging out, changing the password, and deactivating an account.
+//! Changing the password of an account, and deactivating it.
+
+use std::sync::Arc;
 
 use ruma::api::client::account::change_password;
 use serde_json::json;
 
-use super::{Session, Users, passwords::Passwords};
+use super::{
+    InteractiveAuth, Session, UserEnvironment, passwords::Passwords,
+    sessions::delete_devices_except,
+};
 use crate::{
+    clock::Clock,
     error::Result,
     storage::{
-        JournalChange, UserNum, WriteTx,
-        devices::{cross_signing, device_list_changes, device_table, key_backups},
+        Db, JournalChange,
+        devices::{cross_signing, device_list_changes, key_backups},
         rooms::{delayed_events, invite_links},
         users::{account_data, accounts, profiles, short_lived_tokens},
     },
 };
 
-impl Users {
-    /// Logs a device out, and deletes it with its tokens and messages.
-    pub async fn logout(&self, session: &Session) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
-        device_table::delete(&mut tx, session.user, vec![session.device]).await?;
-        tx.commit().await
-    }
+/// Changes of an account by its user.
+#[derive(Clone)]
+pub struct AccountChanges {
+    db: Db,
+    clock: Clock,
+    passwords: Arc<Passwords>,
+    uia: InteractiveAuth,
+}
 
-    /// Logs out every device of a user.
-    pub async fn logout_all(&self, session: &Session) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
-        delete_devices_except(&mut tx, session.user, None).await?;
-        tx.commit().await
+impl AccountChanges {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment, uia: &InteractiveAuth) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            passwords: environment.passwords.clone(),
+            uia: uia.clone(),
+        }
     }
 
     /// Changes a user's password, after the user has authenticated with the old one.
@@ -43,10 +54,11 @@ impl Users {
         session.must_not_be_guest()?;
         Passwords::check(&request.new_password)?;
         let parameters = json!([request.new_password, request.logout_devices]);
-        self.reauthenticate("password", session, &parameters, request.auth.as_ref())
+        self.uia
+            .reauthenticate("password", session, &parameters, request.auth.as_ref())
             .await?;
-        let hash = self.inner.passwords.hash(request.new_password).await?;
-        let mut tx = self.inner.db.write().await?;
+        let hash = self.passwords.hash(request.new_password).await?;
+        let mut tx = self.db.write().await?;
         accounts::set_password(&mut tx, session.user, &hash).await?;
         if request.logout_devices {
             delete_devices_except(&mut tx, session.user, Some(session)).await?;
@@ -60,7 +72,7 @@ impl Users {
     #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
         let user = session.user;
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let position = erase.then(|| tx.next_position());
         accounts::deactivate(&mut tx, user, position).await?;
         if let Some(position) = position {
@@ -81,30 +93,17 @@ impl Users {
         profiles::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         invite_links::remove_of_creator(&mut tx, user).await?;
-        delayed_events::cancel_of_user(&mut tx, user, self.inner.clock.now_ms()).await?;
+        delayed_events::cancel_of_user(&mut tx, user, self.clock.now_ms()).await?;
         tx.commit().await?;
         tracing::info!(user_id = %session.user_id, "account deactivated");
         Ok(())
     }
 }
 
-async fn delete_devices_except(
-    tx: &mut WriteTx,
-    user: UserNum,
-    kept: Option<&Session>,
-) -> Result<()> {
-    let kept = kept.map(|session| session.device);
-    let devices = device_table::of_user(tx, user).await?.into_iter();
-    let ended = devices
-        .map(|device| device.num)
-        .filter(|num| Some(*num) != kept);
-    device_table::delete(tx, user, ended.collect()).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Error, users::testing::TestUsers};
+    use crate::{error::Error, storage::devices::device_table, users::testing::TestUsers};
 
     fn change(new: &str, old: &str) -> change_password::v3::Request {
         let mut request = change_password::v3::Request::new(new.to_owned());
@@ -131,7 +130,11 @@ mod tests {
             request.logout_devices = false;
             request
         };
-        test.users.change_password(&alice, kept).await.unwrap();
+        test.users
+            .account
+            .change_password(&alice, kept)
+            .await
+            .unwrap();
         let count = async || {
             let mut db = test.test.db.read().await.unwrap();
             device_table::of_user(&mut db, alice.user)
@@ -142,16 +145,22 @@ mod tests {
         assert_eq!(count().await, 2);
         let refused = test
             .users
+            .account
             .change_password(&alice, change("x", "password"))
             .await;
         assert!(matches!(refused, Err(Error::Uia(_))));
         test.users
+            .account
             .change_password(&alice, change("third", "second"))
             .await
             .unwrap();
         assert_eq!(count().await, 1);
 
-        let login = test.users.check_password("alice", "third".into()).await;
+        let login = test
+            .users
+            .password_check
+            .check("alice", "third".into())
+            .await;
         assert!(login.is_ok());
     }
 
@@ -161,35 +170,24 @@ mod tests {
         let login = test.register("alice").await;
         let alice = test
             .users
+            .sessions
             .authenticate(&login.tokens.access_token)
             .await
             .unwrap();
 
-        test.users.deactivate(&alice, true).await.unwrap();
+        test.users.account.deactivate(&alice, true).await.unwrap();
 
         let token = &login.tokens.access_token;
-        assert!(test.users.authenticate(token).await.is_err());
-        let refused = test.users.check_password("alice", "password".into()).await;
-        assert!(matches!(refused, Err(Error::UserDeactivated)));
-        let refused = test.users.available_user_id("alice").await;
-        assert!(matches!(refused, Err(Error::UserInUse)));
-        let profile = test.users.profile(&alice.user_id).await;
-        assert!(matches!(profile, Err(Error::NotFound(_))));
-    }
-
-    #[tokio::test]
-    async fn logging_out_everywhere_ends_every_session() {
-        let test = TestUsers::new(|_| {}).await;
-        let login = test.register("alice").await;
-        let alice = test
+        assert!(test.users.sessions.authenticate(token).await.is_err());
+        let refused = test
             .users
-            .authenticate(&login.tokens.access_token)
-            .await
-            .unwrap();
-
-        test.users.logout_all(&alice).await.unwrap();
-
-        let token = &login.tokens.access_token;
-        assert!(test.users.authenticate(token).await.is_err());
+            .password_check
+            .check("alice", "password".into())
+            .await;
+        assert!(matches!(refused, Err(Error::UserDeactivated)));
+        let refused = test.users.usernames.available_user_id("alice").await;
+        assert!(matches!(refused, Err(Error::UserInUse)));
+        let profile = test.users.profiles.get(&alice.user_id).await;
+        assert!(matches!(profile, Err(Error::NotFound(_))));
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#account-moderation).
 
-use ruma::UserId;
+use ruma::{OwnedServerName, UserId};
 
-use super::{Session, Users};
+use super::{AccountLookup, Session, UserEnvironment};
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     storage::{
-        UserNum,
+        Db, UserNum,
         devices::device_table,
         rooms::delayed_events,
         users::accounts::{self, Account},
@@ -24,7 +25,26 @@ pub enum AccountRestriction {
     Locked,
 }
 
-impl Users {
+/// Moderation of accounts by administrators.
+#[derive(Clone)]
+pub struct AccountModeration {
+    db: Db,
+    clock: Clock,
+    server_name: OwnedServerName,
+    lookup: AccountLookup,
+}
+
+impl AccountModeration {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment, lookup: &AccountLookup) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            server_name: environment.server_name.clone(),
+            lookup: lookup.clone(),
+        }
+    }
+
     /// Returns whether an account has a restriction, for an administrator.
     ///
     /// # Errors
@@ -37,7 +57,7 @@ impl Users {
         user_id: &UserId,
         restriction: AccountRestriction,
     ) -> Result<bool> {
-        let (_, account) = self.moderated_account(session, user_id).await?;
+        let account = self.moderated_account(session, user_id).await?;
         Ok(match restriction {
             AccountRestriction::Suspended => account.suspended,
             AccountRestriction::Locked => account.locked,
@@ -49,7 +69,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// Like [`Users::restriction`].
+    /// Like [`AccountModeration::restriction`].
     #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
     pub async fn set_restriction(
         &self,
@@ -58,14 +78,14 @@ impl Users {
         restriction: AccountRestriction,
         is_on: bool,
     ) -> Result<()> {
-        let (user, _) = self.moderated_account(session, user_id).await?;
-        let mut tx = self.inner.db.write().await?;
+        let user = self.moderated_account(session, user_id).await?.user_num;
+        let mut tx = self.db.write().await?;
         match restriction {
             AccountRestriction::Suspended => accounts::set_suspended(&mut tx, user, is_on).await?,
             AccountRestriction::Locked => accounts::set_locked(&mut tx, user, is_on).await?,
         }
         if is_on {
-            delayed_events::cancel_of_user(&mut tx, user, self.inner.clock.now_ms()).await?;
+            delayed_events::cancel_of_user(&mut tx, user, self.clock.now_ms()).await?;
         }
         let devices = device_table::of_user(&mut tx, user).await?;
         let devices = devices.into_iter().map(|device| device.num).collect();
@@ -86,29 +106,24 @@ impl Users {
         if session.user_id != user_id && !session.is_admin {
             return Err(Error::forbidden("only administrators may do this"));
         }
-        self.active_user_num(user_id).await
+        self.lookup.user_num(user_id).await
     }
 
     /// Returns the account that an administrator moderates.
-    async fn moderated_account(
-        &self,
-        session: &Session,
-        user_id: &UserId,
-    ) -> Result<(UserNum, Account)> {
+    async fn moderated_account(&self, session: &Session, user_id: &UserId) -> Result<Account> {
         // This check comes first, so that nobody else learns which accounts exist.
         if !session.is_admin {
             return Err(Error::forbidden("only administrators may do this"));
         }
-        if user_id.server_name() != self.inner.server_name {
+        if user_id.server_name() != self.server_name {
             return Err(Error::invalid_param("the user belongs to another server"));
         }
-        let user = self.active_user_num(user_id).await?;
-        let mut db = self.inner.db.read().await?;
-        let account = accounts::find(&mut db, user).await?;
+        let account = self.lookup.account(user_id).await?;
+        let account = account.filter(|account| !account.deactivated);
         let account = account.ok_or_else(|| Error::not_found("there is no such user"))?;
         if account.admin {
             return Err(Error::forbidden("administrators cannot be restricted"));
         }
-        Ok((user, account))
+        Ok(account)
     }
 }

@@ -4,11 +4,11 @@
 
 use ruma::{UserId, api::client::filter::FilterDefinition, canonical_json::to_canonical_value};
 
-use super::{Session, Users};
+use super::{Session, UserEnvironment};
 use crate::{
     error::{Error, Result},
     matrix::is_known_format,
-    storage::{UserNum, users::filters},
+    storage::{Db, UserNum, users::filters},
 };
 
 /// The largest number of filters of a user. Clients store one or two for each of their versions.
@@ -16,13 +16,26 @@ const MAX_FILTERS_PER_USER: i64 = 200;
 /// The largest filter, in bytes.
 const MAX_FILTER_BYTES: usize = 64 * 1024;
 
-impl Users {
+/// The stored filters of users.
+#[derive(Clone)]
+pub struct StoredFilters {
+    db: Db,
+}
+
+impl StoredFilters {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+        }
+    }
+
     /// Stores a filter and returns its id. Equal filters have the same id.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when it is too large, or the user has too many; [`Error::Forbidden`] for another user.
-    pub async fn create_filter(
+    pub async fn create(
         &self,
         session: &Session,
         owner: &UserId,
@@ -41,7 +54,7 @@ impl Users {
             return Err(Error::invalid_param("the filter is too large"));
         }
         let user = session.user;
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         if let Some(id) = filters::find(&mut tx, user, &definition).await? {
             return Ok(id.to_string());
         }
@@ -59,10 +72,10 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none with this id.
-    pub async fn filter(&self, user: UserNum, id: &str) -> Result<FilterDefinition> {
+    pub async fn get(&self, user: UserNum, id: &str) -> Result<FilterDefinition> {
         let unknown = || Error::not_found("there is no such filter");
         let id: i64 = id.parse().map_err(|_| unknown())?;
-        let mut db = self.inner.db.read().await?;
+        let mut db = self.db.read().await?;
         let definition = filters::get(&mut db, user, id).await?;
         Ok(serde_json::from_str(&definition.ok_or_else(unknown)?)?)
     }
@@ -86,29 +99,32 @@ mod tests {
 
         let first = test
             .users
-            .create_filter(&alice, &alice.user_id, &one)
+            .filters
+            .create(&alice, &alice.user_id, &one)
             .await
             .unwrap();
         let again = test
             .users
-            .create_filter(&alice, &alice.user_id, &one)
+            .filters
+            .create(&alice, &alice.user_id, &one)
             .await
             .unwrap();
         let second = test
             .users
-            .create_filter(&alice, &alice.user_id, &other)
+            .filters
+            .create(&alice, &alice.user_id, &other)
             .await
             .unwrap();
 
         assert_eq!(first, again);
         assert_ne!(first, second);
-        let stored = test.users.filter(alice.user, &second).await.unwrap();
+        let stored = test.users.filters.get(alice.user, &second).await.unwrap();
         assert_eq!(stored.room.timeline.limit, other.room.timeline.limit);
         for id in ["999", "x", ""] {
-            let none = test.users.filter(alice.user, id).await;
+            let none = test.users.filters.get(alice.user, id).await;
             assert!(matches!(none, Err(Error::NotFound(_))));
         }
-        let bobs = test.users.filter(bob.user, &first).await;
+        let bobs = test.users.filters.get(bob.user, &first).await;
         assert!(matches!(bobs, Err(Error::NotFound(_))));
     }
 }

@@ -2,58 +2,61 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#login).
 
-use ruma::{OwnedDeviceId, OwnedUserId, api::client::session::login};
+use std::time::Duration;
 
-use super::{IssuedTokens, Users, check_text, secrets, usernames};
-use crate::{
-    error::{Error, Result},
-    storage::{
-        UserNum, WriteTx,
-        devices::device_table,
-        users::{accounts, tokens},
+use ruma::{
+    OwnedServerName, OwnedUserId,
+    api::client::{
+        session::{get_login_token, login},
+        uiaa::AuthData,
     },
 };
 
-/// The longest device id, in bytes.
-const DEVICE_ID_BYTES: usize = 255;
-/// The largest number of a user's devices. Beyond it, those that were not seen for the longest time are logged out.
-const MAX_DEVICES: i64 = 1_000;
-/// The longest display name of a device, in bytes.
-pub(crate) const DEVICE_NAME_BYTES: usize = 255;
+use super::{
+    InteractiveAuth, NewDevice, Session, StartedSession, UserEnvironment, VerifiedUser,
+    password_check::PasswordCheck, short_lived_tokens::ShortLivedTokens, usernames,
+};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    storage::{
+        Db,
+        users::{accounts, short_lived_tokens::TokenPurpose},
+    },
+};
 
-/// The device for a login or registration.
-#[derive(Debug, Default)]
-pub struct NewDevice {
-    /// The device id. An existing device of the user gets new tokens. Without an id the server generates one.
-    pub device_id: Option<OwnedDeviceId>,
-    /// The display name, which is used only for a new device.
-    pub display_name: Option<String>,
-    /// Whether the client supports refresh tokens.
-    pub refresh_token: bool,
+/// The lifetime of a login token, as the specification recommends.
+const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_mins(2);
+
+/// Logs devices in.
+#[derive(Clone)]
+pub struct UserLogin {
+    db: Db,
+    clock: Clock,
+    server_name: OwnedServerName,
+    password_check: PasswordCheck,
+    uia: InteractiveAuth,
+    tokens: ShortLivedTokens,
 }
 
-/// A session that was started.
-#[derive(Clone, Debug)]
-pub struct StartedSession {
-    pub user_id: OwnedUserId,
-    pub device_id: OwnedDeviceId,
-    pub tokens: IssuedTokens,
-}
-
-impl NewDevice {
-    /// Checks the device id and the display name.
-    pub(super) fn check(&self) -> Result<()> {
-        if let Some(device_id) = &self.device_id {
-            check_text("device_id", device_id.as_str(), DEVICE_ID_BYTES)?;
+impl UserLogin {
+    /// Creates the service.
+    pub(super) fn new(
+        environment: &UserEnvironment,
+        password_check: &PasswordCheck,
+        uia: &InteractiveAuth,
+        tokens: &ShortLivedTokens,
+    ) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            server_name: environment.server_name.clone(),
+            password_check: password_check.clone(),
+            uia: uia.clone(),
+            tokens: tokens.clone(),
         }
-        if let Some(name) = &self.display_name {
-            check_text("initial_device_display_name", name, DEVICE_NAME_BYTES)?;
-        }
-        Ok(())
     }
-}
 
-impl Users {
     /// Logs a device in.
     ///
     /// # Errors
@@ -62,36 +65,34 @@ impl Users {
     /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Refused`] for login types other than a password or a
     /// login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn login(&self, request: login::v3::Request) -> Result<StartedSession> {
+    pub async fn log_in(&self, request: login::v3::Request) -> Result<StartedSession> {
         let device = NewDevice {
             device_id: request.device_id.filter(|id| !id.as_str().is_empty()),
             display_name: request.initial_device_display_name,
             refresh_token: request.refresh_token,
         };
         device.check()?;
-        let (user, user_id) = match request.login_info {
+        let user = match request.login_info {
             login::v3::LoginInfo::Password(credentials) => {
                 let name = named_user(&credentials)?;
-                self.check_password(&name, credentials.password).await?
+                self.password_check
+                    .check(&name, credentials.password)
+                    .await?
             }
-            login::v3::LoginInfo::Token(login) => self.redeem_login_token(&login.token).await?,
+            login::v3::LoginInfo::Token(login) => self.redeem_token(&login.token).await?,
             _ => return Err(Error::Refused("unknown login type".to_owned())),
         };
-        let now = self.inner.clock.now_ms();
-        let mut tx = self.inner.db.write().await?;
+        let now = self.clock.now_ms();
+        let mut tx = self.db.write().await?;
         // The account may have been deactivated while the password was checked.
-        match accounts::find(&mut tx, user).await? {
+        match accounts::find(&mut tx, user.user_num).await? {
             Some(account) if account.locked => return Err(Error::UserLocked),
             Some(account) if !account.deactivated => {}
             _ => return Err(Error::UserDeactivated),
         }
-        let (device_id, issued) = begin_session(&mut tx, user, device, now).await?;
+        let started = StartedSession::start(&mut tx, user, device, now).await?;
         tx.commit().await?;
-        Ok(StartedSession {
-            user_id,
-            device_id,
-            tokens: issued,
-        })
+        Ok(started)
     }
 
     /// Returns the user id in a login by password, whether or not there is such an account.
@@ -100,43 +101,38 @@ impl Users {
             return None;
         };
         let name = named_user(credentials).ok()?;
-        usernames::named_user_id(&name, &self.inner.server_name)
+        usernames::named_user_id(&name, &self.server_name)
     }
 
-    /// Returns the user with this name, if the password is correct.
-    pub(super) async fn check_password(
+    /// Issues a token with which another device can log in once, and returns its lifetime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] until the user has authenticated with the password, which is needed for each token.
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token).
+    pub async fn issue_token(
         &self,
-        name: &str,
-        password: String,
-    ) -> Result<(UserNum, OwnedUserId)> {
-        let wrong = || Error::forbidden("the user name or the password is wrong");
-        let account = match usernames::named_user_id(name, &self.inner.server_name) {
-            Some(user_id) => self.load_account(&user_id).await?.map(|a| (a, user_id)),
-            None => None,
-        };
-        let hash = account
-            .as_ref()
-            .and_then(|(account, _)| account.password_hash.clone());
-        let is_right = self.inner.passwords.verify(password, hash).await?;
-        let (account, user_id) = account.ok_or_else(wrong)?;
-        if account.deactivated {
-            // The password is deleted. It is no secret that the name is taken, because it can never be registered
-            // again.
-            return Err(Error::UserDeactivated);
-        }
-        if !is_right {
-            return Err(wrong());
-        }
-        Ok((account.user_num, user_id))
+        session: &Session,
+        auth: Option<&AuthData>,
+    ) -> Result<get_login_token::v1::Response> {
+        self.uia
+            .reauthenticate("login/get_token", session, &(), auth)
+            .await?;
+        let token = self
+            .tokens
+            .issue(session.user, TokenPurpose::Login, LOGIN_TOKEN_LIFETIME)
+            .await?;
+        Ok(get_login_token::v1::Response::new(
+            LOGIN_TOKEN_LIFETIME,
+            token,
+        ))
     }
 
-    async fn load_account(&self, user_id: &OwnedUserId) -> Result<Option<accounts::Account>> {
-        let mut db = self.inner.db.read().await?;
-        let strings = &self.inner.db.strings;
-        match strings.find_number(&mut db, user_id.as_str()).await? {
-            Some(user) => accounts::find(&mut db, user).await,
-            None => Ok(None),
-        }
+    /// Redeems a login token and returns its user.
+    async fn redeem_token(&self, token: &str) -> Result<VerifiedUser> {
+        let user = self.tokens.redeem(token, TokenPurpose::Login).await?;
+        user.ok_or_else(|| Error::forbidden("the login token is not valid"))
     }
 }
 
@@ -163,37 +159,16 @@ fn named_user(credentials: &login::v3::Password) -> Result<String> {
     }
 }
 
-/// Starts a session of a device. Earlier tokens of the device are revoked.
-pub(super) async fn begin_session(
-    tx: &mut WriteTx,
-    user: UserNum,
-    wanted: NewDevice,
-    now: i64,
-) -> Result<(OwnedDeviceId, IssuedTokens)> {
-    let device_id = wanted
-        .device_id
-        .unwrap_or_else(|| secrets::random_device_id().into());
-    if let Some(known) = device_table::find(tx, user, device_id.as_str()).await? {
-        tokens::delete_of_devices(tx, &[known.num]).await?;
-        device_table::announce_ended_sessions(tx, user, vec![known.num]);
-    }
-    let name = wanted.display_name;
-    let device = device_table::upsert(tx, user, device_id.as_str(), name, now).await?;
-    // Scripts that log in repeatedly and never log out lose their old devices.
-    let mut forgotten = device_table::least_recently_seen(tx, user, MAX_DEVICES).await?;
-    forgotten.retain(|forgotten| *forgotten != device);
-    device_table::delete(tx, user, forgotten).await?;
-    let issued = IssuedTokens::issue(tx, device, wanted.refresh_token, now).await?;
-    Ok((device_id, issued))
-}
-
 #[cfg(test)]
 mod tests {
     use ruma::api::IncomingRequestExt;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::users::testing::TestUsers;
+    use crate::{
+        storage::devices::device_table,
+        users::{new_session::MAX_DEVICES, testing::TestUsers},
+    };
 
     fn request(body: &Value) -> login::v3::Request {
         let body = serde_json::to_vec(body).unwrap();
@@ -219,7 +194,7 @@ mod tests {
             by_name("@Alice:localhost", "password"),
             request(&old),
         ] {
-            let login = test.users.login(request).await.unwrap();
+            let login = test.users.login.log_in(request).await.unwrap();
             assert_eq!(login.user_id, "@alice:localhost");
         }
     }
@@ -239,7 +214,8 @@ mod tests {
 
         let login = test
             .users
-            .login(by_name("alice", "password"))
+            .login
+            .log_in(by_name("alice", "password"))
             .await
             .unwrap();
 
@@ -262,7 +238,7 @@ mod tests {
             ("@alice:elsewhere.org", "password"),
             ("a b\0", "password"),
         ] {
-            let refused = test.users.login(by_name(name, password)).await;
+            let refused = test.users.login.log_in(by_name(name, password)).await;
             assert!(matches!(refused, Err(Error::Forbidden(_))), "{name}");
         }
     }
@@ -272,16 +248,16 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let first = test.register("alice").await;
         let token = first.tokens.access_token;
-        test.users.authenticate(&token).await.unwrap();
+        test.users.sessions.authenticate(&token).await.unwrap();
 
         let mut again = by_name("alice", "password");
         again.device_id = Some(first.device_id.clone());
-        let second = test.users.login(again).await.unwrap();
+        let second = test.users.login.log_in(again).await.unwrap();
 
         assert_eq!(second.device_id, first.device_id);
-        assert!(test.users.authenticate(&token).await.is_err());
+        assert!(test.users.sessions.authenticate(&token).await.is_err());
         let token = second.tokens.access_token;
-        assert!(test.users.authenticate(&token).await.is_ok());
+        assert!(test.users.sessions.authenticate(&token).await.is_ok());
     }
 
     #[tokio::test]
@@ -289,7 +265,7 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let request = request(&json!({"type": "org.example.smile"}));
 
-        let refused = test.users.login(request).await;
+        let refused = test.users.login.log_in(request).await;
 
         assert!(matches!(refused, Err(Error::Refused(_))));
     }

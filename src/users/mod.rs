@@ -6,138 +6,238 @@
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#client-authentication).
 
 mod account;
+mod account_creation;
 mod account_data;
+mod account_lookup;
 mod account_restrictions;
 mod filters;
+mod guest_registration;
+mod last_seen;
 mod login;
+mod new_session;
+mod openid;
+mod password_check;
 mod passwords;
 mod profile;
 mod push_rules;
 mod pushers;
 mod refresh_tokens;
 mod register;
+mod registration_auth;
+mod registration_tokens;
 mod remote_users;
+mod room_tags;
 mod secrets;
 mod server_notices;
 mod sessions;
 mod shared_secret;
 mod short_lived_tokens;
+mod stored_account_data;
 mod uia;
 mod upgraded_rooms;
 mod user_directory;
 mod user_list;
 mod usernames;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
 pub use self::{
-    account_restrictions::AccountRestriction,
-    login::{NewDevice, StartedSession},
-    profile::ProfileChange,
-    push_rules::write_push_rules,
-    refresh_tokens::{ACCESS_TOKEN_LIFETIME, IssuedTokens},
-    register::RegisteredAccount,
-    sessions::Session,
-    shared_secret::SharedSecretRegistration,
-    uia::StageInput,
-    user_directory::DirectoryUser,
-    user_list::{ListedUser, UserListPage, UserListRequest},
+    account::AccountChanges,
+    account_creation::RegisteredAccount,
+    account_data::AccountDataEntries,
+    account_lookup::AccountLookup,
+    account_restrictions::{AccountModeration, AccountRestriction},
+    filters::StoredFilters,
+    login::UserLogin,
+    new_session::{NewDevice, StartedSession},
+    openid::{OpenIdToken, OpenIdTokens},
+    profile::{ProfileChange, UserProfiles},
+    push_rules::{UserPushRules, write_push_rules},
+    pushers::UserPushers,
+    refresh_tokens::{ACCESS_TOKEN_LIFETIME, IssuedTokens, RefreshTokens},
+    register::AccountRegistration,
+    registration_tokens::RegistrationTokens,
+    room_tags::RoomTags,
+    server_notices::NoticeRooms,
+    sessions::{Session, UserSessions},
+    shared_secret::{SharedSecretAccounts, SharedSecretRegistration},
+    uia::{InteractiveAuth, StageInput, UiaPages},
+    upgraded_rooms::UpgradedRoomSettings,
+    user_directory::{DirectoryUser, UserDirectory, UserSearchPage},
+    user_list::{ListedUser, UserList, UserListPage, UserListRequest},
+    usernames::UserNames,
 };
 use self::{
-    passwords::Passwords, sessions::LastSeenWriter, sessions::SessionCache,
-    shared_secret::RegistrationNonces, uia::UiaSessions,
+    account_creation::AccountCreation,
+    guest_registration::RegistrationParts,
+    password_check::{PasswordCheck, VerifiedUser},
+    passwords::Passwords,
+    registration_auth::RegistrationAuth,
+    short_lived_tokens::ShortLivedTokens,
+    uia::UiaSessions,
 };
 use crate::{
     clock::Clock,
-    config::{Config, RegistrationSection},
+    config::{Config, DirectorySection, RegistrationSection},
     error::{Error, Result},
-    storage::{Db, UserNum},
+    storage::Db,
     tasks::Tasks,
 };
 
-/// The accounts of this server. Cheap to clone.
+/// The accounts of this server: one service for each kind of data. Cheap to clone.
 #[derive(Clone)]
 pub struct Users {
-    inner: Arc<UsersInner>,
+    services: Arc<UserServices>,
 }
 
-struct UsersInner {
+/// The services of [`Users`], each built on those above it.
+pub struct UserServices {
+    /// Accounts by user id, and their properties.
+    pub lookup: AccountLookup,
+    /// The sessions of logged-in devices.
+    pub sessions: UserSessions,
+    /// New tokens for refresh tokens.
+    pub refresh_tokens: RefreshTokens,
+    /// Proofs of identity for other services.
+    pub openid: OpenIdTokens,
+    /// User names and whether they can be registered.
+    pub usernames: UserNames,
+    /// Tokens with which users can register.
+    pub registration_tokens: RegistrationTokens,
+    /// User-interactive authentication of requests.
+    pub uia: InteractiveAuth,
+    /// Web pages for stages of the authentication.
+    pub uia_pages: UiaPages,
+    /// Logins.
+    pub login: UserLogin,
+    /// Registration of accounts.
+    pub registration: AccountRegistration,
+    /// Profiles of the users of this server.
+    pub profiles: UserProfiles,
+    /// Registration with the shared secret.
+    pub shared_secret: SharedSecretAccounts,
+    /// Changes of passwords, and deactivation.
+    pub account: AccountChanges,
+    /// Suspension and locking by administrators.
+    pub moderation: AccountModeration,
+    /// Push rules.
+    pub push_rules: UserPushRules,
+    /// Pushers.
+    pub pushers: UserPushers,
+    /// Account data, global and of rooms.
+    pub account_data: AccountDataEntries,
+    /// Tags of rooms.
+    pub room_tags: RoomTags,
+    /// Settings for rooms that were upgraded.
+    pub upgraded_rooms: UpgradedRoomSettings,
+    /// Filters for `/sync` and `/messages`.
+    pub filters: StoredFilters,
+    /// Rooms for server notices.
+    pub notices: NoticeRooms,
+    /// Searches for users.
+    pub directory: UserDirectory,
+    /// The list of this server's users.
+    pub user_list: UserList,
+    /// Checks of passwords.
+    #[cfg(test)]
+    password_check: PasswordCheck,
+}
+
+impl Deref for Users {
+    type Target = UserServices;
+
+    fn deref(&self) -> &UserServices {
+        &self.services
+    }
+}
+
+/// The resources that all services of users share.
+struct UserEnvironment {
     db: Db,
     clock: Clock,
+    tasks: Tasks,
     server_name: OwnedServerName,
     registration: RegistrationSection,
-    all_users_searchable: bool,
-    all_users_listed: bool,
+    directory: DirectorySection,
+    /// The user who sends server notices.
     notices_sender: Option<OwnedUserId>,
-    passwords: Passwords,
-    sessions: Arc<SessionCache>,
-    last_seen: LastSeenWriter,
-    uia: UiaSessions,
-    nonces: RegistrationNonces,
-    tasks: Tasks,
-    /// Held while users of other servers are added to the directory.
-    remote_users_lock: tokio::sync::Mutex<()>,
+    passwords: Arc<Passwords>,
 }
 
 impl Users {
     /// Starts to serve the accounts in a database.
     pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks) -> Self {
-        let sessions = Arc::new(SessionCache::default());
-        db.journal().add_follower(sessions.clone());
+        let environment = UserEnvironment {
+            db: db.clone(),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            server_name: config.server.name.clone(),
+            registration: config.registration.clone(),
+            directory: config.directory.clone(),
+            notices_sender: notices_sender(config),
+            passwords: Arc::new(Passwords::new(&config.passwords)),
+        };
         Self {
-            inner: Arc::new(UsersInner {
-                db: db.clone(),
-                clock: clock.clone(),
-                server_name: config.server.name.clone(),
-                registration: config.registration.clone(),
-                notices_sender: notices_sender(config),
-                all_users_searchable: config.directory.all_users_searchable,
-                all_users_listed: config.directory.all_users_listed,
-                passwords: Passwords::new(&config.passwords),
-                sessions,
-                last_seen: LastSeenWriter::start(db, tasks),
-                uia: UiaSessions::default(),
-                nonces: RegistrationNonces::default(),
-                tasks: tasks.clone(),
-                remote_users_lock: tokio::sync::Mutex::default(),
-            }),
+            services: Arc::new(UserServices::new(&environment)),
         }
     }
+}
 
-    /// Returns those of the users who are guests.
-    pub async fn guests_among(&self, users: &[UserNum]) -> Result<Vec<UserNum>> {
-        let mut db = self.inner.db.read().await?;
-        crate::storage::users::accounts::guests_among(&mut db, users).await
-    }
-
-    /// Returns whether an account is active and not a guest's, suspended or locked.
-    pub async fn may_act(&self, user: UserNum) -> Result<bool> {
-        let mut db = self.inner.db.read().await?;
-        let account = crate::storage::users::accounts::find(&mut db, user).await?;
-        Ok(account.is_some_and(|account| {
-            !(account.deactivated || account.suspended || account.locked || account.guest)
-        }))
-    }
-
-    /// Returns the number of a user of this server whose account is active.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotFound`] for all other users.
-    async fn active_user_num(&self, user_id: &UserId) -> Result<UserNum> {
-        let unknown = || Error::not_found("there is no such user");
-        if user_id.server_name() != self.inner.server_name {
-            return Err(unknown());
-        }
-        let mut db = self.inner.db.read().await?;
-        let strings = &self.inner.db.strings;
-        let user = strings.find_number(&mut db, user_id.as_str()).await?;
-        let user = user.ok_or_else(unknown)?;
-        match crate::storage::users::accounts::find(&mut db, user).await? {
-            Some(account) if !account.deactivated => Ok(user),
-            _ => Err(unknown()),
+impl UserServices {
+    /// Builds the services, each from those above it.
+    fn new(environment: &UserEnvironment) -> Self {
+        let lookup = AccountLookup::new(environment);
+        let sessions = UserSessions::start(environment);
+        let tokens = ShortLivedTokens::new(environment);
+        let usernames = UserNames::new(environment);
+        let registration_tokens = RegistrationTokens::new(environment);
+        let password_check = PasswordCheck::new(environment, &lookup);
+        let uia_sessions = Arc::new(UiaSessions::default());
+        let uia = InteractiveAuth::new(
+            environment,
+            &uia_sessions,
+            &password_check,
+            &registration_tokens,
+        );
+        let creation = AccountCreation::new(environment, &registration_tokens);
+        let auth = RegistrationAuth::new(environment, &uia);
+        let parts = RegistrationParts {
+            usernames: &usernames,
+            sessions: &sessions,
+            auth: &auth,
+            tokens: &registration_tokens,
+            creation: &creation,
+        };
+        let profiles = UserProfiles::new(environment, &lookup);
+        let push_rules = UserPushRules::new(environment);
+        Self {
+            refresh_tokens: RefreshTokens::new(environment),
+            openid: OpenIdTokens::new(&tokens),
+            uia_pages: UiaPages::new(environment, &uia_sessions, &password_check),
+            login: UserLogin::new(environment, &password_check, &uia, &tokens),
+            registration: AccountRegistration::new(environment, &parts),
+            shared_secret: SharedSecretAccounts::new(environment, &parts, &profiles),
+            account: AccountChanges::new(environment, &uia),
+            moderation: AccountModeration::new(environment, &lookup),
+            pushers: UserPushers::new(environment),
+            account_data: AccountDataEntries::new(environment, &push_rules),
+            room_tags: RoomTags::new(environment),
+            upgraded_rooms: UpgradedRoomSettings::new(environment),
+            filters: StoredFilters::new(environment),
+            notices: NoticeRooms::new(environment),
+            directory: UserDirectory::new(environment),
+            user_list: UserList::new(environment),
+            lookup,
+            sessions,
+            usernames,
+            registration_tokens,
+            uia,
+            profiles,
+            push_rules,
+            #[cfg(test)]
+            password_check,
         }
     }
 }
@@ -166,8 +266,10 @@ fn check_text(name: &str, text: &str, max_bytes: usize) -> Result<()> {
 pub(crate) mod testing {
     use std::time::Duration;
 
+    use ruma::{RoomId, room_id};
+
     use super::*;
-    use crate::storage::testing::TestDb;
+    use crate::storage::{rooms::room_table, testing::TestDb};
 
     /// Users with their own database, a clock that only advances on request, and cheap password hashes.
     pub(crate) struct TestUsers {
@@ -205,14 +307,28 @@ pub(crate) mod testing {
             &self,
             body: serde_json::Value,
         ) -> Result<StartedSession> {
-            let registered = self.users.register(register_request(&body)).await?;
+            let registered = self
+                .users
+                .registration
+                .register(register_request(&body))
+                .await?;
             Ok(registered.login.expect("did not inhibit the login"))
+        }
+
+        /// Creates a room that this server knows.
+        pub(crate) async fn room(&self) -> &'static RoomId {
+            let room_id = room_id!("!a:localhost");
+            let mut tx = self.test.db.write().await.unwrap();
+            let made = room_table::insert(&mut tx, room_id.as_str(), "12").await;
+            assert!(made.unwrap().is_some());
+            tx.commit().await.unwrap();
+            room_id
         }
 
         pub(crate) async fn session(&self, name: &str) -> Arc<Session> {
             let login = self.register(name).await;
             let token = login.tokens.access_token;
-            self.users.authenticate(&token).await.unwrap()
+            self.users.sessions.authenticate(&token).await.unwrap()
         }
     }
 

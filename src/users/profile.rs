@@ -8,10 +8,13 @@ use ruma::{
 };
 use serde_json::Value;
 
-use super::{Session, Users, check_text};
+use super::{AccountLookup, Session, UserEnvironment, check_text};
 use crate::{
     error::{Error, Result},
-    storage::users::{profiles, user_directory},
+    storage::{
+        Db,
+        users::{profiles, user_directory},
+    },
 };
 
 /// "The whole profile MUST NOT exceed 64 KiB as canonical JSON."
@@ -31,15 +34,30 @@ pub struct ProfileChange {
     pub value: Option<Value>,
 }
 
-impl Users {
+/// The profiles of the users of this server.
+#[derive(Clone)]
+pub struct UserProfiles {
+    db: Db,
+    lookup: AccountLookup,
+}
+
+impl UserProfiles {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment, lookup: &AccountLookup) -> Self {
+        Self {
+            db: environment.db.clone(),
+            lookup: lookup.clone(),
+        }
+    }
+
     /// Returns the profile of a user of this server.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such user.
-    pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
-        let user = self.active_user_num(user_id).await?;
-        let mut db = self.inner.db.read().await?;
+    pub async fn get(&self, user_id: &UserId) -> Result<UserProfile> {
+        let user = self.lookup.user_num(user_id).await?;
+        let mut db = self.db.read().await?;
         let mut profile = UserProfile::new();
         for (field, value) in profiles::of_user(&mut db, user).await? {
             profile.set(field, serde_json::from_str(&value)?);
@@ -52,14 +70,14 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is no such user, or the field is not set.
-    pub async fn profile_field(
+    pub async fn field(
         &self,
         user_id: &UserId,
         field: &ProfileFieldName,
     ) -> Result<ProfileFieldValue> {
         check_text("keyName", field.as_str(), KEY_BYTES)?;
-        let user = self.active_user_num(user_id).await?;
-        let mut db = self.inner.db.read().await?;
+        let user = self.lookup.user_num(user_id).await?;
+        let mut db = self.db.read().await?;
         let value = profiles::field(&mut db, user, field.as_str()).await?;
         let value = value.ok_or_else(|| Error::not_found("the profile has no such field"))?;
         let value = serde_json::from_str(&value)?;
@@ -73,7 +91,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Forbidden`] for the profile of another user, [`Error::ProfileTooLarge`], [`Error::KeyTooLarge`].
-    pub async fn set_profile_field(
+    pub async fn set_field(
         &self,
         session: &Session,
         user_id: &UserId,
@@ -82,12 +100,12 @@ impl Users {
         let field = value.field_name();
         check_grammar(&field)?;
         if check_value(value)? == ValueEffect::Remove {
-            return self.remove_profile_field(session, user_id, field).await;
+            return self.remove_field(session, user_id, field).await;
         }
         session.must_be_user(user_id)?;
         let value = value.value().into_owned();
         let json = serde_json::to_string(&value)?;
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let fields = profiles::of_user(&mut tx, session.user).await?;
         if fields
             .iter()
@@ -120,7 +138,7 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Forbidden`] for the profile of another user.
-    pub async fn remove_profile_field(
+    pub async fn remove_field(
         &self,
         session: &Session,
         user_id: &UserId,
@@ -128,7 +146,7 @@ impl Users {
     ) -> Result<Option<ProfileChange>> {
         session.must_be_user(user_id)?;
         check_key(&field)?;
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         if !profiles::remove(&mut tx, session.user, field.as_str()).await? {
             return Ok(None);
         }
@@ -207,7 +225,10 @@ mod tests {
         let alice = test.session("alice").await;
         let set = async |field: &str, new: Value| {
             let value = value(field, new);
-            let set = test.users.set_profile_field(&alice, &alice.user_id, &value);
+            let set = test
+                .users
+                .profiles
+                .set_field(&alice, &alice.user_id, &value);
             set.await.unwrap()
         };
 
@@ -215,14 +236,15 @@ mod tests {
         assert_eq!(change.field, ProfileFieldName::DisplayName);
         assert_eq!(change.value, Some(json!("Alice")));
         assert_eq!(set("displayname", json!("Alice")).await, None);
-        let profile = test.users.profile(&alice.user_id).await.unwrap();
+        let profile = test.users.profiles.get(&alice.user_id).await.unwrap();
         assert_eq!(profile.get("displayname"), Some(&json!("Alice")));
 
         let removed = set("displayname", json!("")).await.unwrap();
         assert_eq!(removed.value, None);
         let field = test
             .users
-            .profile_field(&alice.user_id, &removed.field)
+            .profiles
+            .field(&alice.user_id, &removed.field)
             .await;
         assert!(matches!(field, Err(Error::NotFound(_))));
     }
@@ -234,7 +256,8 @@ mod tests {
         let set = async |field: &str, new: Value| {
             let value = value(field, new);
             test.users
-                .set_profile_field(&alice, &alice.user_id, &value)
+                .profiles
+                .set_field(&alice, &alice.user_id, &value)
                 .await
         };
 
@@ -269,7 +292,8 @@ mod tests {
         let name = value("displayname", json!("Bob"));
         let refused = test
             .users
-            .set_profile_field(&alice, &bob.user_id, &name)
+            .profiles
+            .set_field(&alice, &bob.user_id, &name)
             .await;
 
         assert!(matches!(refused, Err(Error::Forbidden(_))));

@@ -17,13 +17,13 @@ use ruma::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Session, Users,
-    account_data::{PUSH_RULES_TYPE, store_account_data},
+    Session, UserEnvironment,
+    stored_account_data::{self, PUSH_RULES_TYPE},
 };
 use crate::{
     error::{Error, Result},
     matrix,
-    storage::{ReadAccess, UserNum, users::account_data},
+    storage::{Db, ReadAccess, UserNum, users::account_data},
 };
 
 /// The largest set of rules, in bytes. Every event is matched with all of them.
@@ -31,10 +31,23 @@ pub(super) const MAX_RULES_BYTES: usize = 256 * 1024;
 /// The kinds of push rules.
 const RULE_KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
 
-impl Users {
+/// The push rules of users.
+#[derive(Clone)]
+pub struct UserPushRules {
+    db: Db,
+}
+
+impl UserPushRules {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+        }
+    }
+
     /// Returns the push rules of a user.
-    pub async fn push_rules(&self, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
-        let mut db = self.inner.db.read().await?;
+    pub async fn all(&self, user: UserNum, user_id: &UserId) -> Result<Ruleset> {
+        let mut db = self.db.read().await?;
         read_push_rules(&mut db, user, user_id).await
     }
 
@@ -43,13 +56,13 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none.
-    pub async fn push_rule(
+    pub async fn rule(
         &self,
         session: &Session,
         kind: RuleKind,
         rule_id: &str,
     ) -> Result<AnyPushRule> {
-        let rules = self.push_rules(session.user, &session.user_id).await?;
+        let rules = self.all(session.user, &session.user_id).await?;
         let rule = rules.get(kind, rule_id).ok_or_else(unknown_rule)?;
         Ok(rule.to_owned())
     }
@@ -59,19 +72,15 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when its id or its place is not allowed.
-    pub async fn set_push_rule(
-        &self,
-        session: &Session,
-        request: set_pushrule::v3::Request,
-    ) -> Result<()> {
+    pub async fn set(&self, session: &Session, request: set_pushrule::v3::Request) -> Result<()> {
         let set_pushrule::v3::Request {
             rule,
             before,
             after,
             ..
         } = request;
-        self.change_push_rules(session, |rules| {
-            insert_rule(rules, rule, (after.as_deref(), before.as_deref()))
+        self.change(session, |rules| {
+            insert_rule(rules, rule, after.as_deref(), before.as_deref())
         })
         .await
     }
@@ -81,13 +90,8 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none, [`Error::InvalidParam`] for a default rule of the server.
-    pub async fn remove_push_rule(
-        &self,
-        session: &Session,
-        kind: RuleKind,
-        rule_id: &str,
-    ) -> Result<()> {
-        self.change_push_rules(session, |rules| {
+    pub async fn remove(&self, session: &Session, kind: RuleKind, rule_id: &str) -> Result<()> {
+        self.change(session, |rules| {
             rules.remove(kind, rule_id).map_err(|error| match error {
                 RemovePushRuleError::NotFound => unknown_rule(),
                 error => Error::invalid_param(error.to_string()),
@@ -101,14 +105,14 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none.
-    pub async fn enable_push_rule(
+    pub async fn enable(
         &self,
         session: &Session,
         kind: RuleKind,
         rule_id: &str,
         enabled: bool,
     ) -> Result<()> {
-        self.change_push_rules(session, |rules| {
+        self.change(session, |rules| {
             let set = rules.set_enabled(kind, rule_id, enabled);
             set.map_err(|_| unknown_rule())
         })
@@ -120,26 +124,26 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none.
-    pub async fn set_push_rule_actions(
+    pub async fn set_actions(
         &self,
         session: &Session,
         kind: RuleKind,
         rule_id: &str,
         actions: Vec<Action>,
     ) -> Result<()> {
-        self.change_push_rules(session, |rules| {
+        self.change(session, |rules| {
             let set = rules.set_actions(kind, rule_id, actions);
             set.map_err(|_| unknown_rule())
         })
         .await
     }
 
-    async fn change_push_rules(
+    async fn change(
         &self,
         session: &Session,
         change: impl FnOnce(&mut Ruleset) -> Result<()>,
     ) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         let mut rules = read_push_rules(&mut tx, session.user, &session.user_id).await?;
         change(&mut rules)?;
         matrix::check_push_rules(&rules)?;
@@ -147,7 +151,7 @@ impl Users {
         if content.len() > MAX_RULES_BYTES {
             return Err(Error::TooLarge("the push rules are too large".to_owned()));
         }
-        store_account_data(&mut tx, session, None, PUSH_RULES_TYPE, &content).await?;
+        stored_account_data::store(&mut tx, session.user, None, PUSH_RULES_TYPE, &content).await?;
         tx.commit().await
     }
 }
@@ -156,7 +160,8 @@ impl Users {
 fn insert_rule(
     rules: &mut Ruleset,
     rule: NewPushRule,
-    (after, before): (Option<&str>, Option<&str>),
+    after: Option<&str>,
+    before: Option<&str>,
 ) -> Result<()> {
     let (kind, rule_id) = (rule.kind(), rule.rule_id().to_owned());
     if [after, before].contains(&Some(&*rule_id)) {
@@ -164,8 +169,8 @@ fn insert_rule(
             "before and after must not name the rule itself",
         ));
     }
-    let known = rules.get(kind.clone(), &rule_id);
-    let was_enabled = known.map(AnyPushRuleRef::enabled);
+    let existing = rules.get(kind.clone(), &rule_id);
+    let was_enabled = existing.map(AnyPushRuleRef::enabled);
     if was_enabled.is_some() && (after.is_some() || before.is_some()) {
         // ruma cannot move a rule after the last one.
         let removed = rules.remove(kind.clone(), &rule_id);
@@ -244,11 +249,19 @@ mod tests {
         let users = &test.users;
         let default = matrix::default_rules(&alice.user_id);
 
-        let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
+        let rules = users
+            .push_rules
+            .all(alice.user, &alice.user_id)
+            .await
+            .unwrap();
         assert_eq!(rules.iter().count(), default.iter().count());
 
-        users.set_push_rule(&alice, rule("cake")).await.unwrap();
-        let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
+        users.push_rules.set(&alice, rule("cake")).await.unwrap();
+        let rules = users
+            .push_rules
+            .all(alice.user, &alice.user_id)
+            .await
+            .unwrap();
         assert_eq!(rules.iter().count(), default.iter().count() + 1);
     }
 
@@ -258,26 +271,30 @@ mod tests {
         let alice = test.session("alice").await;
         let users = &test.users;
         for id in ["one", "two", "three"] {
-            users.set_push_rule(&alice, rule(id)).await.unwrap();
+            users.push_rules.set(&alice, rule(id)).await.unwrap();
         }
-        let moved = async |id: &str, after: Option<&str>, before: Option<&str>| {
+        let move_rule = async |id: &str, after: Option<&str>, before: Option<&str>| {
             let mut request = rule(id);
             request.after = after.map(ToOwned::to_owned);
             request.before = before.map(ToOwned::to_owned);
-            users.set_push_rule(&alice, request).await
+            users.push_rules.set(&alice, request).await
         };
         let order = async || {
-            let rules = users.push_rules(alice.user, &alice.user_id).await.unwrap();
+            let rules = users
+                .push_rules
+                .all(alice.user, &alice.user_id)
+                .await
+                .unwrap();
             let own = rules.content.iter().filter(|rule| !rule.default);
             own.map(|rule| rule.rule_id.clone()).collect::<Vec<_>>()
         };
         assert_eq!(order().await, ["three", "two", "one"]);
 
-        moved("three", Some("one"), None).await.unwrap();
+        move_rule("three", Some("one"), None).await.unwrap();
         assert_eq!(order().await, ["two", "one", "three"]);
-        moved("three", None, Some("two")).await.unwrap();
+        move_rule("three", None, Some("two")).await.unwrap();
         assert_eq!(order().await, ["three", "two", "one"]);
-        let beside_itself = moved("two", Some("two"), None).await;
+        let beside_itself = move_rule("two", Some("two"), None).await;
         assert!(matches!(beside_itself, Err(Error::NotFound(_))));
         assert_eq!(order().await, ["three", "two", "one"]);
     }
@@ -289,23 +306,30 @@ mod tests {
         let users = &test.users;
         let content = || RuleKind::Content;
 
-        users.set_push_rule(&alice, rule("cake")).await.unwrap();
+        users.push_rules.set(&alice, rule("cake")).await.unwrap();
         users
-            .enable_push_rule(&alice, content(), "cake", false)
+            .push_rules
+            .enable(&alice, content(), "cake", false)
             .await
             .unwrap();
         users
-            .set_push_rule_actions(&alice, content(), "cake", vec![])
+            .push_rules
+            .set_actions(&alice, content(), "cake", vec![])
             .await
             .unwrap();
-        let stored = users.push_rule(&alice, content(), "cake").await.unwrap();
+        let stored = users
+            .push_rules
+            .rule(&alice, content(), "cake")
+            .await
+            .unwrap();
         assert!(!stored.enabled() && stored.actions().is_empty());
         users
-            .remove_push_rule(&alice, content(), "cake")
+            .push_rules
+            .remove(&alice, content(), "cake")
             .await
             .unwrap();
 
-        let gone = users.push_rule(&alice, content(), "cake").await;
+        let gone = users.push_rules.rule(&alice, content(), "cake").await;
         assert!(matches!(gone, Err(Error::NotFound(_))));
     }
 
@@ -315,13 +339,17 @@ mod tests {
         let alice = test.session("alice").await;
         let users = &test.users;
 
-        let replaced = users.set_push_rule(&alice, rule(".m.rule.master")).await;
+        let replaced = users.push_rules.set(&alice, rule(".m.rule.master")).await;
         assert!(matches!(replaced, Err(Error::InvalidParam(_))));
         let kind = RuleKind::Override;
-        let removed = users.remove_push_rule(&alice, kind, ".m.rule.master").await;
+        let removed = users
+            .push_rules
+            .remove(&alice, kind, ".m.rule.master")
+            .await;
         assert!(matches!(removed, Err(Error::InvalidParam(_))));
         let unknown = users
-            .enable_push_rule(&alice, RuleKind::Override, "x", true)
+            .push_rules
+            .enable(&alice, RuleKind::Override, "x", true)
             .await;
         assert!(matches!(unknown, Err(Error::NotFound(_))));
     }

@@ -7,10 +7,10 @@
 use ruma::api::client::push::{Pusher, PusherKind, set_pusher::v3::PusherAction};
 use url::Url;
 
-use super::{Session, Users, check_text};
+use super::{Session, UserEnvironment, check_text};
 use crate::{
     error::{Error, Result},
-    storage::users::pushers,
+    storage::{Db, users::pushers},
 };
 
 /// The longest pushkey, in bytes.
@@ -24,10 +24,23 @@ const MAX_PUSHERS_PER_USER: usize = 200;
 /// The path of a push gateway.
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
 
-impl Users {
+/// The pushers of users.
+#[derive(Clone)]
+pub struct UserPushers {
+    db: Db,
+}
+
+impl UserPushers {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+        }
+    }
+
     /// Returns the pushers of a user.
-    pub async fn pushers(&self, session: &Session) -> Result<Vec<Pusher>> {
-        let mut db = self.inner.db.read().await?;
+    pub async fn list(&self, session: &Session) -> Result<Vec<Pusher>> {
+        let mut db = self.db.read().await?;
         let stored = pushers::of_user(&mut db, session.user).await?;
         let read = |json: &String| Ok(serde_json::from_str(json)?);
         stored.iter().map(read).collect()
@@ -38,12 +51,12 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a pusher that this server could never use, or if the user has too many.
-    pub async fn set_pusher(&self, session: &Session, action: PusherAction) -> Result<()> {
+    pub async fn set(&self, session: &Session, action: PusherAction) -> Result<()> {
         match action {
-            PusherAction::Post(data) => self.add_pusher(session, &data.pusher, data.append).await,
+            PusherAction::Post(data) => self.add(session, &data.pusher, data.append).await,
             PusherAction::Delete(ids) => {
                 check_ids(&ids.app_id, &ids.pushkey)?;
-                let mut tx = self.inner.db.write().await?;
+                let mut tx = self.db.write().await?;
                 pushers::remove(&mut tx, session.user, &ids.app_id, &ids.pushkey).await?;
                 tx.commit().await
             }
@@ -51,7 +64,7 @@ impl Users {
         }
     }
 
-    async fn add_pusher(&self, session: &Session, pusher: &Pusher, append: bool) -> Result<()> {
+    async fn add(&self, session: &Session, pusher: &Pusher, append: bool) -> Result<()> {
         let (app_id, pushkey) = (&*pusher.ids.app_id, &*pusher.ids.pushkey);
         check_ids(app_id, pushkey)?;
         check_kind(&pusher.kind)?;
@@ -62,7 +75,7 @@ impl Users {
             ));
         }
         let (user, device) = (session.user, session.device);
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         pushers::remove(&mut tx, user, app_id, pushkey).await?;
         if pushers::of_user(&mut tx, user).await?.len() >= MAX_PUSHERS_PER_USER {
             return Err(Error::invalid_param("there are too many pushers"));

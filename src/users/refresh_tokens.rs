@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use super::{Users, secrets};
+use super::{UserEnvironment, secrets};
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     storage::{
-        DeviceNum, JournalChange, WriteTx,
+        Db, DeviceNum, JournalChange, WriteTx,
         devices::device_table,
         users::{
             accounts,
@@ -56,7 +57,22 @@ impl IssuedTokens {
     }
 }
 
-impl Users {
+/// Exchanges refresh tokens for new tokens.
+#[derive(Clone)]
+pub struct RefreshTokens {
+    db: Db,
+    clock: Clock,
+}
+
+impl RefreshTokens {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+        }
+    }
+
     /// Exchanges a refresh token for a new access token and a new refresh token.
     ///
     /// "The old refresh token remains valid until the new access token or refresh token is used, at which point the old
@@ -67,8 +83,8 @@ impl Users {
     /// [`Error::UnknownToken`] when the refresh token is not, or no longer, valid; [`Error::UserLocked`].
     pub async fn refresh(&self, refresh_token: &str) -> Result<IssuedTokens> {
         let hash = secrets::hash_token(refresh_token);
-        let now = self.inner.clock.now_ms();
-        let mut tx = self.inner.db.write().await?;
+        let now = self.clock.now_ms();
+        let mut tx = self.db.write().await?;
         let Some(old) = tokens::find_refresh(&mut tx, &hash).await? else {
             return Err(Error::UnknownToken { soft_logout: false });
         };
@@ -100,24 +116,20 @@ impl Users {
         tx.commit().await?;
         Ok(issued)
     }
+}
 
-    /// Records the first use of an access token, which revokes the tokens that it replaces.
-    pub(super) async fn record_first_use(
-        &self,
-        device: DeviceNum,
-        access: &TokenHash,
-    ) -> Result<()> {
-        let mut db = self.inner.db.read().await?;
-        let replaces = tokens::predecessor(&mut db, device, access).await?;
-        drop(db);
-        if replaces.is_none() {
-            return Ok(());
-        }
-        let mut tx = self.inner.db.write().await?;
-        revoke_predecessor(&mut tx, device, access).await?;
-        publish_token_change(&mut tx, device);
-        tx.commit().await
+/// Records the first use of an access token, which revokes the tokens that it replaces.
+pub(super) async fn record_first_use(db: &Db, device: DeviceNum, access: &TokenHash) -> Result<()> {
+    let mut reading = db.read().await?;
+    let replaces = tokens::predecessor(&mut reading, device, access).await?;
+    drop(reading);
+    if replaces.is_none() {
+        return Ok(());
     }
+    let mut tx = db.write().await?;
+    revoke_predecessor(&mut tx, device, access).await?;
+    publish_token_change(&mut tx, device);
+    tx.commit().await
 }
 
 /// Removes the tokens of a device from the cache once the change is committed.
@@ -161,53 +173,154 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let issued = refreshable(&test).await;
         assert_eq!(issued.expires_in, Some(ACCESS_TOKEN_LIFETIME));
-        test.users.authenticate(&issued.access_token).await.unwrap();
+        test.users
+            .sessions
+            .authenticate(&issued.access_token)
+            .await
+            .unwrap();
 
         test.advance(ACCESS_TOKEN_LIFETIME);
 
-        let refused = test.users.authenticate(&issued.access_token).await;
+        let refused = test.users.sessions.authenticate(&issued.access_token).await;
         let soft = matches!(refused, Err(Error::UnknownToken { soft_logout: true }));
         assert!(soft);
-        assert!(test.users.refresh(refresh_token(&issued)).await.is_ok());
+        assert!(
+            test.users
+                .refresh_tokens
+                .refresh(refresh_token(&issued))
+                .await
+                .is_ok()
+        );
     }
 
     #[tokio::test]
     async fn old_tokens_are_valid_until_the_new_one_is_used() {
         let test = TestUsers::new(|_| {}).await;
         let old = refreshable(&test).await;
-        let new = test.users.refresh(refresh_token(&old)).await.unwrap();
+        let new = test
+            .users
+            .refresh_tokens
+            .refresh(refresh_token(&old))
+            .await
+            .unwrap();
 
-        assert!(test.users.authenticate(&old.access_token).await.is_ok());
-        assert!(test.users.authenticate(&new.access_token).await.is_ok());
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&old.access_token)
+                .await
+                .is_ok()
+        );
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&new.access_token)
+                .await
+                .is_ok()
+        );
 
-        assert!(test.users.authenticate(&old.access_token).await.is_err());
-        assert!(test.users.refresh(refresh_token(&old)).await.is_err());
-        assert!(test.users.refresh(refresh_token(&new)).await.is_ok());
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&old.access_token)
+                .await
+                .is_err()
+        );
+        assert!(
+            test.users
+                .refresh_tokens
+                .refresh(refresh_token(&old))
+                .await
+                .is_err()
+        );
+        assert!(
+            test.users
+                .refresh_tokens
+                .refresh(refresh_token(&new))
+                .await
+                .is_ok()
+        );
     }
 
     #[tokio::test]
     async fn a_lost_refresh_response_can_be_requested_again() {
         let test = TestUsers::new(|_| {}).await;
         let old = refreshable(&test).await;
-        let lost = test.users.refresh(refresh_token(&old)).await.unwrap();
+        let lost = test
+            .users
+            .refresh_tokens
+            .refresh(refresh_token(&old))
+            .await
+            .unwrap();
 
-        let again = test.users.refresh(refresh_token(&old)).await.unwrap();
+        let again = test
+            .users
+            .refresh_tokens
+            .refresh(refresh_token(&old))
+            .await
+            .unwrap();
 
-        assert!(test.users.authenticate(&lost.access_token).await.is_err());
-        assert!(test.users.authenticate(&again.access_token).await.is_ok());
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&lost.access_token)
+                .await
+                .is_err()
+        );
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&again.access_token)
+                .await
+                .is_ok()
+        );
     }
 
     #[tokio::test]
     async fn using_a_new_refresh_token_revokes_the_old_one() {
         let test = TestUsers::new(|_| {}).await;
         let first = refreshable(&test).await;
-        let second = test.users.refresh(refresh_token(&first)).await.unwrap();
+        let second = test
+            .users
+            .refresh_tokens
+            .refresh(refresh_token(&first))
+            .await
+            .unwrap();
 
-        let third = test.users.refresh(refresh_token(&second)).await.unwrap();
+        let third = test
+            .users
+            .refresh_tokens
+            .refresh(refresh_token(&second))
+            .await
+            .unwrap();
 
-        assert!(test.users.refresh(refresh_token(&first)).await.is_err());
-        assert!(test.users.authenticate(&first.access_token).await.is_err());
-        assert!(test.users.authenticate(&second.access_token).await.is_ok());
-        assert!(test.users.authenticate(&third.access_token).await.is_ok());
+        assert!(
+            test.users
+                .refresh_tokens
+                .refresh(refresh_token(&first))
+                .await
+                .is_err()
+        );
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&first.access_token)
+                .await
+                .is_err()
+        );
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&second.access_token)
+                .await
+                .is_ok()
+        );
+        assert!(
+            test.users
+                .sessions
+                .authenticate(&third.access_token)
+                .await
+                .is_ok()
+        );
     }
 }

@@ -3,19 +3,20 @@
 //! The profiles are read from their member events, and only when someone searches the directory. So a join, or
 //! receiving a room with many members, does not wait for it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use ruma::UserId;
+use ruma::{OwnedServerName, UserId};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, time::timeout};
 
-use super::{Users, profile::NAME_BYTES};
+use super::{UserEnvironment, profile::NAME_BYTES};
 use crate::{
     error::{Error, Result},
     storage::{
-        WriteTx, backfilled_tables,
+        Db, WriteTx, backfilled_tables,
         users::user_directory::{self, RemoteUserProfile, StoredMember},
     },
+    tasks::Tasks,
 };
 
 /// The number of users that are added in one transaction.
@@ -38,33 +39,50 @@ struct MemberProfileContent {
     avatar_url: Option<String>,
 }
 
-impl Users {
+/// Adds users of other servers to the directory.
+#[derive(Clone)]
+pub(super) struct RemoteUsers {
+    db: Db,
+    server_name: OwnedServerName,
+    tasks: Tasks,
+    /// Held while users are added.
+    lock: Arc<Mutex<()>>,
+}
+
+impl RemoteUsers {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            server_name: environment.server_name.clone(),
+            tasks: environment.tasks.clone(),
+            lock: Arc::default(),
+        }
+    }
+
     /// Adds the profiles of users of other servers who have joined rooms, or have changed their profile, since the last
     /// search.
-    pub(super) async fn add_remote_users(&self) -> Result<()> {
+    pub(super) async fn add_new_users(&self) -> Result<()> {
         let users = self.clone();
-        let listing = self
-            .inner
-            .tasks
-            .spawn(async move { users.add_all_remote_users().await });
+        let listing = self.tasks.spawn(async move { users.add_all_users().await });
         match timeout(MAX_WAIT, listing).await {
             // The task continues in the background.
             Err(_) => Ok(()),
             Ok(listed) => {
-                listed.map_err(|source| Error::internal("list people of other servers", source))?
+                listed.map_err(|source| Error::internal("list users of other servers", source))?
             }
         }
     }
 
-    async fn add_all_remote_users(&self) -> Result<()> {
-        let _turn = self.inner.remote_users_lock.lock().await;
-        let mut db = self.inner.db.read().await?;
+    async fn add_all_users(&self) -> Result<()> {
+        let _turn = self.lock.lock().await;
+        let mut db = self.db.read().await?;
         let done = backfilled_tables::progress(&mut db, PROGRESS_NAME).await?;
         let mut done = done.map_or(0, |(done, _)| done);
         drop(db);
-        while !self.inner.tasks.stopping().is_cancelled() {
+        while !self.tasks.stopping().is_cancelled() {
             let up_to = {
-                let mut db = self.inner.db.read().await?;
+                let mut db = self.db.read().await?;
                 user_directory::batch_end_position(&mut db, done, MEMBERSHIPS_PER_STEP).await?
             };
             if up_to <= done {
@@ -78,28 +96,28 @@ impl Users {
 
     async fn add_users_joined_between(&self, after: i64, up_to: i64) -> Result<()> {
         let users = {
-            let mut db = self.inner.db.read().await?;
+            let mut db = self.db.read().await?;
             user_directory::joined_between(&mut db, (after, up_to)).await?
         };
         for users in users.chunks(USERS_PER_TRANSACTION) {
             let members = {
-                let mut db = self.inner.db.read().await?;
+                let mut db = self.db.read().await?;
                 user_directory::member_events_between(&mut db, users, (after, up_to)).await?
             };
-            let mut tx = self.inner.db.write().await?;
+            let mut tx = self.db.write().await?;
             for member in &members {
                 self.add_member(&mut tx, member).await?;
             }
             tx.commit().await?;
         }
-        let mut tx = self.inner.db.write().await?;
+        let mut tx = self.db.write().await?;
         backfilled_tables::set_progress(&mut tx, PROGRESS_NAME, up_to).await?;
         tx.commit().await
     }
 
     async fn add_member(&self, tx: &mut WriteTx, member: &StoredMember) -> Result<()> {
         let is_remote = <&UserId>::try_from(member.user_id.as_str())
-            .is_ok_and(|user_id| user_id.server_name() != self.inner.server_name);
+            .is_ok_and(|user_id| user_id.server_name() != self.server_name);
         let Some(event) = serde_json::from_str::<MemberEvent>(&member.json)
             .ok()
             .filter(|_| is_remote)
@@ -111,13 +129,13 @@ impl Users {
             short(event.content.displayname),
             short(event.content.avatar_url),
         );
-        let person = RemoteUserProfile {
+        let profile = RemoteUserProfile {
             user: member.user_num,
             user_id: &member.user_id,
             position: member.position,
             displayname: name.as_deref(),
             avatar_url: avatar.as_deref(),
         };
-        user_directory::set_remote_profile(tx, &person).await
+        user_directory::set_remote_profile(tx, &profile).await
     }
 }

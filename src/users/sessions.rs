@@ -7,20 +7,23 @@ use std::{
 };
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
-use tokio::sync::mpsc;
 
-use super::{Users, secrets};
+use super::{
+    UserEnvironment,
+    last_seen::{DeviceSeen, LastSeenWriter, write_batch},
+    refresh_tokens, secrets,
+};
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     storage::{
-        Db, DeviceNum, JournalChange, JournalFollower, Position, ReadSnapshot, UserNum,
+        Db, DeviceNum, JournalChange, JournalFollower, Position, ReadSnapshot, UserNum, WriteTx,
         devices::device_table,
         users::{
             accounts,
             tokens::{self, TokenHash},
         },
     },
-    tasks::Tasks,
 };
 
 /// The largest number of sessions in the cache. Beyond it, the cache is emptied.
@@ -29,11 +32,6 @@ const MAX_CACHED_SESSIONS: usize = 100_000;
 const LAST_SEEN_INTERVAL_MS: i64 = 5 * 60 * 1000;
 /// The interval for storing a new address of a device, in milliseconds: phones change between networks.
 const ADDRESS_INTERVAL_MS: i64 = 60 * 1000;
-/// The number of updates that may wait to be written. Beyond it, a device is updated at a later request.
-const MAX_QUEUED_UPDATES: usize = 4096;
-/// The number of updates in one write.
-const UPDATES_PER_WRITE: usize = 64;
-
 /// A logged-in device and its user.
 #[expect(
     clippy::struct_excessive_bools,
@@ -112,9 +110,9 @@ impl Session {
 
     /// Records a request at this time from this address; returns the kind of update that it needs.
     fn record_request(&self, now: i64, ip: IpAddr) -> LastSeenUpdate {
-        let mut noted = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let age_ms = now.saturating_sub(noted.ts);
-        let sight = match noted.ip {
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let age_ms = now.saturating_sub(recorded.ts);
+        let update = match recorded.ip {
             None => LastSeenUpdate::First,
             Some(known) if known == ip && age_ms < LAST_SEEN_INTERVAL_MS => {
                 LastSeenUpdate::NotNeeded
@@ -122,13 +120,13 @@ impl Session {
             Some(known) if known != ip && age_ms < ADDRESS_INTERVAL_MS => LastSeenUpdate::NotNeeded,
             Some(_) => LastSeenUpdate::Later,
         };
-        if sight != LastSeenUpdate::NotNeeded {
-            *noted = RecordedAccess {
+        if update != LastSeenUpdate::NotNeeded {
+            *recorded = RecordedAccess {
                 ts: now,
                 ip: Some(ip),
             };
         }
-        sight
+        update
     }
 
     fn check_expiry(&self, now: i64) -> Result<()> {
@@ -140,7 +138,28 @@ impl Session {
     }
 }
 
-impl Users {
+/// The sessions of logged-in devices.
+#[derive(Clone)]
+pub struct UserSessions {
+    db: Db,
+    clock: Clock,
+    cache: Arc<SessionCache>,
+    last_seen: Arc<LastSeenWriter>,
+}
+
+impl UserSessions {
+    /// Starts the service, which follows the journal.
+    pub(super) fn start(environment: &UserEnvironment) -> Self {
+        let (db, cache) = (&environment.db, Arc::new(SessionCache::default()));
+        db.journal().add_follower(cache.clone());
+        Self {
+            db: db.clone(),
+            clock: environment.clock.clone(),
+            cache,
+            last_seen: Arc::new(LastSeenWriter::start(db, &environment.tasks)),
+        }
+    }
+
     /// Returns the session of an access token. For a session in use, nothing is read from the database.
     ///
     /// # Errors
@@ -148,26 +167,24 @@ impl Users {
     /// [`Error::UnknownToken`] when there is no session, or the token has expired.
     pub async fn authenticate(&self, token: &str) -> Result<Arc<Session>> {
         let hash = secrets::hash_token(token);
-        let now = self.inner.clock.now_ms();
-        if let Some(session) = self.inner.sessions.get(&hash) {
+        let now = self.clock.now_ms();
+        if let Some(session) = self.cache.get(&hash) {
             session.check_expiry(now)?;
             return Ok(session);
         }
-        let generation = self.inner.sessions.generation();
+        let generation = self.cache.generation();
         let session = self.load_session(&hash).await?;
         let session = Arc::new(session.ok_or(Error::UnknownToken { soft_logout: false })?);
         session.check_expiry(now)?;
-        self.record_first_use(session.device, &hash).await?;
-        self.inner
-            .sessions
-            .remember(generation, hash, session.clone());
+        refresh_tokens::record_first_use(&self.db, session.device, &hash).await?;
+        self.cache.remember(generation, hash, session.clone());
         Ok(session)
     }
 
     /// Records that a device made a request. The first address of a device is stored before this returns. Later ones
     /// are written every few minutes, after the request.
     pub async fn record_seen(&self, session: &Session, ip: IpAddr) {
-        let now = self.inner.clock.now_ms();
+        let now = self.clock.now_ms();
         let seen = DeviceSeen {
             device: session.device,
             ts: now,
@@ -175,13 +192,27 @@ impl Users {
         };
         match session.record_request(now, ip) {
             LastSeenUpdate::NotNeeded => {}
-            LastSeenUpdate::First => write_batch(&self.inner.db, &mut vec![seen]).await,
-            LastSeenUpdate::Later => self.inner.last_seen.queue_update(seen),
+            LastSeenUpdate::First => write_batch(&self.db, &mut vec![seen]).await,
+            LastSeenUpdate::Later => self.last_seen.queue_update(seen),
         }
     }
 
+    /// Logs a device out, and deletes it with its tokens and messages.
+    pub async fn logout(&self, session: &Session) -> Result<()> {
+        let mut tx = self.db.write().await?;
+        device_table::delete(&mut tx, session.user, vec![session.device]).await?;
+        tx.commit().await
+    }
+
+    /// Logs out every device of a user.
+    pub async fn logout_all(&self, session: &Session) -> Result<()> {
+        let mut tx = self.db.write().await?;
+        delete_devices_except(&mut tx, session.user, None).await?;
+        tx.commit().await
+    }
+
     async fn load_session(&self, hash: &TokenHash) -> Result<Option<Session>> {
-        let mut db = self.inner.db.snapshot().await?;
+        let mut db = self.db.snapshot().await?;
         let Some((num, expires_ts)) = tokens::find_access(&mut db, hash).await? else {
             return Ok(None);
         };
@@ -213,9 +244,23 @@ impl Users {
     }
 
     async fn user_id_of(&self, db: &mut ReadSnapshot, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.inner.db.strings.text_of(db, user).await?;
+        let text = self.db.strings.text_of(db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
+}
+
+/// Deletes the devices of a user, with their tokens and messages, except one.
+pub(super) async fn delete_devices_except(
+    tx: &mut WriteTx,
+    user: UserNum,
+    kept: Option<&Session>,
+) -> Result<()> {
+    let kept = kept.map(|session| session.device);
+    let devices = device_table::of_user(tx, user).await?.into_iter();
+    let ended = devices
+        .map(|device| device.num)
+        .filter(|num| Some(*num) != kept);
+    device_table::delete(tx, user, ended.collect()).await
 }
 
 /// The cached sessions.
@@ -250,27 +295,27 @@ impl SessionCache {
     }
 
     fn remember(&self, generation: u64, hash: TokenHash, session: Arc<Session>) {
-        let mut known = self.write();
-        if known.generation != generation {
+        let mut cached = self.write();
+        if cached.generation != generation {
             return;
         }
-        if known.by_hash.len() >= MAX_CACHED_SESSIONS {
-            known.by_hash.clear();
-            known.by_device.clear();
+        if cached.by_hash.len() >= MAX_CACHED_SESSIONS {
+            cached.by_hash.clear();
+            cached.by_device.clear();
         }
         let device = session.device;
-        if known.by_hash.insert(hash, session).is_none() {
-            known.by_device.entry(device).or_default().push(hash);
+        if cached.by_hash.insert(hash, session).is_none() {
+            cached.by_device.entry(device).or_default().push(hash);
         }
     }
 
     /// Removes the sessions of devices from the cache, so that their next requests read the database.
     pub(super) fn forget(&self, devices: &[DeviceNum]) {
-        let mut known = self.write();
-        known.generation += 1;
+        let mut cached = self.write();
+        cached.generation += 1;
         for device in devices {
-            for hash in known.by_device.remove(device).unwrap_or_default() {
-                known.by_hash.remove(&hash);
+            for hash in cached.by_device.remove(device).unwrap_or_default() {
+                cached.by_hash.remove(&hash);
             }
         }
     }
@@ -292,63 +337,6 @@ impl JournalFollower for SessionCache {
     }
 }
 
-/// The time and address of a device's latest request.
-struct DeviceSeen {
-    device: DeviceNum,
-    ts: i64,
-    ip: IpAddr,
-}
-
-/// Writes when devices were last seen, outside of the requests.
-pub(super) struct LastSeenWriter {
-    queue: mpsc::Sender<DeviceSeen>,
-}
-
-impl LastSeenWriter {
-    /// Starts the task that writes.
-    pub(super) fn start(db: &Db, tasks: &Tasks) -> Self {
-        let (queue, waiting) = mpsc::channel(MAX_QUEUED_UPDATES);
-        let stopping = tasks.stopping().clone();
-        let db = db.clone();
-        drop(tasks.spawn(async move {
-            tokio::select! {
-                () = write_seen(&db, waiting) => {}
-                () = stopping.cancelled() => {}
-            }
-        }));
-        Self { queue }
-    }
-
-    fn queue_update(&self, seen: DeviceSeen) {
-        // If the queue is full, only a time is lost.
-        let _ = self.queue.try_send(seen);
-    }
-}
-
-async fn write_seen(db: &Db, mut waiting: mpsc::Receiver<DeviceSeen>) {
-    let mut batch = Vec::with_capacity(UPDATES_PER_WRITE);
-    while waiting.recv_many(&mut batch, UPDATES_PER_WRITE).await > 0 {
-        write_batch(db, &mut batch).await;
-        batch.clear();
-    }
-}
-
-/// Writes when devices were seen. A failure is logged and does not fail a request.
-async fn write_batch(db: &Db, batch: &mut Vec<DeviceSeen>) {
-    if let Err(error) = try_write_batch(db, batch).await {
-        tracing::warn!(%error, "could not store when devices were last seen");
-    }
-}
-
-async fn try_write_batch(db: &Db, batch: &mut Vec<DeviceSeen>) -> Result<()> {
-    let mut tx = db.write().await?;
-    for seen in batch.drain(..) {
-        let ip = Some(seen.ip.to_string());
-        device_table::set_last_seen(&mut tx, seen.device, seen.ts, ip).await?;
-    }
-    tx.commit().await
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -361,14 +349,14 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let login = test.register("alice").await;
         let token = &login.tokens.access_token;
-        let session = test.users.authenticate(token).await.unwrap();
+        let session = test.users.sessions.authenticate(token).await.unwrap();
 
         test.test.db.close().await;
 
-        let again = test.users.authenticate(token).await.unwrap();
+        let again = test.users.sessions.authenticate(token).await.unwrap();
         assert!(Arc::ptr_eq(&session, &again));
         assert_eq!(again.user_id, login.user_id);
-        assert!(test.users.authenticate("unknown").await.is_err());
+        assert!(test.users.sessions.authenticate("unknown").await.is_err());
     }
 
     #[tokio::test]
@@ -376,11 +364,11 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let login = test.register("alice").await;
         let token = &login.tokens.access_token;
-        let session = test.users.authenticate(token).await.unwrap();
+        let session = test.users.sessions.authenticate(token).await.unwrap();
 
-        test.users.logout(&session).await.unwrap();
+        test.users.sessions.logout(&session).await.unwrap();
 
-        let refused = test.users.authenticate(token).await;
+        let refused = test.users.sessions.authenticate(token).await;
         let hard = Error::UnknownToken { soft_logout: false };
         assert_eq!(refused.unwrap_err().to_string(), hard.to_string());
     }
@@ -427,19 +415,36 @@ mod tests {
             (found.last_seen_ts, found.last_seen_ip.unwrap_or_default())
         };
 
-        test.users.record_seen(&session, home).await;
+        test.users.sessions.record_seen(&session, home).await;
         assert_eq!(seen().await, (1_000_000, home.to_string()));
-        test.users.record_seen(&session, work).await;
+        test.users.sessions.record_seen(&session, work).await;
         assert_eq!(
             session.record_request(1_000_000, work),
             LastSeenUpdate::NotNeeded
         );
         test.advance(Duration::from_mins(10));
-        test.users.record_seen(&session, work).await;
+        test.users.sessions.record_seen(&session, work).await;
 
         // The write runs in the background; the loop waits for it.
         while seen().await != (1_600_000, work.to_string()) {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn logging_out_everywhere_ends_every_session() {
+        let test = TestUsers::new(|_| {}).await;
+        let login = test.register("alice").await;
+        let alice = test
+            .users
+            .sessions
+            .authenticate(&login.tokens.access_token)
+            .await
+            .unwrap();
+
+        test.users.sessions.logout_all(&alice).await.unwrap();
+
+        let token = &login.tokens.access_token;
+        assert!(test.users.sessions.authenticate(token).await.is_err());
     }
 }

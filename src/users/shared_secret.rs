@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -13,9 +13,17 @@ use serde::Deserialize;
 use sha1::Sha1;
 
 use super::{
-    NewDevice, RegisteredAccount, Users, passwords::Passwords, register::NewAccount, secrets,
+    NewDevice, UserEnvironment, UserNames, UserProfiles, UserSessions,
+    account_creation::{AccountCreation, NewAccount, RegisteredAccount},
+    guest_registration::RegistrationParts,
+    passwords::Passwords,
+    secrets,
 };
-use crate::error::{Error, Result};
+use crate::{
+    clock::Clock,
+    config::SecretString,
+    error::{Error, Result},
+};
 
 /// The lifetime of a nonce, in milliseconds.
 const NONCE_LIFETIME_MS: i64 = 60 * 1000;
@@ -39,7 +47,7 @@ pub struct SharedSecretRegistration {
 
 /// The nonces that were issued.
 #[derive(Default)]
-pub(super) struct RegistrationNonces {
+struct RegistrationNonces {
     expire_ms: Mutex<HashMap<String, i64>>,
 }
 
@@ -68,15 +76,49 @@ impl RegistrationNonces {
     }
 }
 
-impl Users {
+/// Registers users for clients that know the shared secret.
+#[derive(Clone)]
+pub struct SharedSecretAccounts {
+    clock: Clock,
+    /// The secret, if it is configured and not empty.
+    secret: Option<SecretString>,
+    nonces: Arc<RegistrationNonces>,
+    passwords: Arc<Passwords>,
+    usernames: UserNames,
+    creation: AccountCreation,
+    sessions: UserSessions,
+    profiles: UserProfiles,
+}
+
+impl SharedSecretAccounts {
+    /// Creates the service.
+    pub(super) fn new(
+        environment: &UserEnvironment,
+        parts: &RegistrationParts<'_>,
+        profiles: &UserProfiles,
+    ) -> Self {
+        let secret = environment.registration.shared_secret.as_ref();
+        let secret = secret.filter(|secret| !secret.expose().is_empty());
+        Self {
+            clock: environment.clock.clone(),
+            secret: secret.cloned(),
+            nonces: Arc::default(),
+            passwords: environment.passwords.clone(),
+            usernames: parts.usernames.clone(),
+            creation: parts.creation.clone(),
+            sessions: parts.sessions.clone(),
+            profiles: profiles.clone(),
+        }
+    }
+
     /// Returns a nonce for one registration with the shared secret.
     ///
     /// # Errors
     ///
     /// [`Error::Unrecognized`] when the server has no shared secret.
-    pub fn shared_secret_nonce(&self) -> Result<String> {
+    pub fn issue_nonce(&self) -> Result<String> {
         self.shared_secret()?;
-        self.inner.nonces.issue(self.inner.clock.now_ms())
+        self.nonces.issue(self.clock.now_ms())
     }
 
     /// Registers a user for a client that knows the shared secret.
@@ -84,21 +126,18 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::Unrecognized`] when the server has none, [`Error::Forbidden`] when the MAC is wrong.
-    pub async fn register_with_shared_secret(
-        &self,
-        request: SharedSecretRegistration,
-    ) -> Result<RegisteredAccount> {
+    pub async fn register(&self, request: SharedSecretRegistration) -> Result<RegisteredAccount> {
         let secret = self.shared_secret()?;
-        let now = self.inner.clock.now_ms();
-        if !self.inner.nonces.redeem(&request.nonce, now) {
+        let now = self.clock.now_ms();
+        if !self.nonces.redeem(&request.nonce, now) {
             return Err(Error::invalid_param("the nonce is unknown or has expired"));
         }
         if !is_authentic(secret, &request) {
             return Err(Error::forbidden("the MAC is wrong"));
         }
-        let user_id = self.available_user_id(&request.username).await?;
+        let user_id = self.usernames.available_user_id(&request.username).await?;
         Passwords::check(&request.password)?;
-        let hash = self.inner.passwords.hash(request.password).await?;
+        let hash = self.passwords.hash(request.password).await?;
         let account = NewAccount {
             user_id,
             password_hash: Some(hash),
@@ -106,21 +145,23 @@ impl Users {
             guest: false,
             device: Some(NewDevice::default()),
         };
-        let registered = self.create_account(account, None).await?;
+        let registered = self.creation.create(account, None).await?;
         if let (Some(name), Some(login)) = (request.displayname, &registered.login) {
-            let session = self.authenticate(&login.tokens.access_token).await?;
+            let session = self
+                .sessions
+                .authenticate(&login.tokens.access_token)
+                .await?;
             let name = ProfileFieldValue::DisplayName(name);
-            self.set_profile_field(&session, &session.user_id, &name)
+            self.profiles
+                .set_field(&session, &session.user_id, &name)
                 .await?;
         }
         Ok(registered)
     }
 
     fn shared_secret(&self) -> Result<&str> {
-        let secret = self.inner.registration.shared_secret.as_ref();
-        let secret = secret.map(crate::config::SecretString::expose);
-        let known = secret.filter(|secret| !secret.is_empty());
-        known.ok_or_else(|| Error::Unrecognized("there is no such endpoint".to_owned()))
+        let secret = self.secret.as_ref().map(SecretString::expose);
+        secret.ok_or_else(|| Error::Unrecognized("there is no such endpoint".to_owned()))
     }
 }
 
@@ -161,7 +202,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{config::SecretString, users::testing::TestUsers};
+    use crate::users::testing::TestUsers;
 
     async fn with_secret() -> TestUsers {
         TestUsers::new(|config| {
@@ -190,33 +231,43 @@ mod tests {
     #[tokio::test]
     async fn the_shared_secret_registers_an_administrator() {
         let test = with_secret().await;
-        let nonce = test.users.shared_secret_nonce().unwrap();
+        let nonce = test.users.shared_secret.issue_nonce().unwrap();
 
         let registered = test
             .users
-            .register_with_shared_secret(request(&nonce, "swordfish", true));
+            .shared_secret
+            .register(request(&nonce, "swordfish", true));
         let registered = registered.await.unwrap();
 
         let token = registered.login.unwrap().tokens.access_token;
-        let session = test.users.authenticate(&token).await.unwrap();
+        let session = test.users.sessions.authenticate(&token).await.unwrap();
         assert!(session.is_admin);
-        let profile = test.users.profile(&session.user_id).await.unwrap();
+        let profile = test.users.profiles.get(&session.user_id).await.unwrap();
         assert_eq!(profile.get("displayname"), Some(&json!("Alice")));
-        assert_eq!(test.users.first_admin_token().await.unwrap(), None);
+        assert_eq!(
+            test.users
+                .registration_tokens
+                .first_admin_token()
+                .await
+                .unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
     async fn a_wrong_secret_or_a_used_nonce_is_refused() {
         let test = with_secret().await;
-        let nonce = test.users.shared_secret_nonce().unwrap();
+        let nonce = test.users.shared_secret.issue_nonce().unwrap();
 
         let wrong = test
             .users
-            .register_with_shared_secret(request(&nonce, "guess", true));
+            .shared_secret
+            .register(request(&nonce, "guess", true));
         assert!(matches!(wrong.await, Err(Error::Forbidden(_))));
         let again = test
             .users
-            .register_with_shared_secret(request(&nonce, "swordfish", true));
+            .shared_secret
+            .register(request(&nonce, "swordfish", true));
         assert!(matches!(again.await, Err(Error::InvalidParam(_))));
     }
 
@@ -224,7 +275,7 @@ mod tests {
     async fn the_endpoint_does_not_exist_without_a_secret() {
         let test = TestUsers::new(|_| {}).await;
 
-        let refused = test.users.shared_secret_nonce();
+        let refused = test.users.shared_secret.issue_nonce();
 
         assert!(matches!(refused, Err(Error::Unrecognized(_))));
     }

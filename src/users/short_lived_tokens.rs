@@ -2,109 +2,99 @@
 
 use std::time::Duration;
 
-use ruma::{
-    OwnedUserId, UserId,
-    api::client::{session::get_login_token, uiaa::AuthData},
-};
+use ruma::{OwnedUserId, UserId};
 
-use super::{Session, Users, secrets};
+use super::{UserEnvironment, VerifiedUser, secrets};
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     storage::{
-        UserNum,
+        Db, ReadAccess, UserNum,
         users::short_lived_tokens::{self, TokenPurpose},
     },
 };
 
-/// The lifetime of a login token, as the specification recommends.
-const LOGIN_TOKEN_LIFETIME: Duration = Duration::from_mins(2);
-/// The lifetime of an `OpenID` token.
-const OPENID_TOKEN_LIFETIME: Duration = Duration::from_hours(1);
 /// The largest number of valid tokens of a user.
 const MAX_TOKENS_PER_USER: i64 = 100;
+/// The time after which a user with too many tokens may try again.
+const RETRY_INTERVAL: Duration = Duration::from_mins(2);
 
-impl Users {
-    /// Issues a token with which another device can log in once, and returns its lifetime.
+/// Issues and checks short-lived tokens.
+#[derive(Clone)]
+pub(super) struct ShortLivedTokens {
+    db: Db,
+    clock: Clock,
+}
+
+impl ShortLivedTokens {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+        }
+    }
+
+    /// Issues a token of a user.
     ///
     /// # Errors
     ///
-    /// [`Error::Uia`] until the user has authenticated with the password, which is needed for each token.
-    ///
-    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token).
-    pub async fn login_token(
+    /// [`Error::LimitExceeded`] when the user has too many.
+    pub(super) async fn issue(
         &self,
-        session: &Session,
-        auth: Option<&AuthData>,
-    ) -> Result<get_login_token::v1::Response> {
-        self.reauthenticate("login/get_token", session, &(), auth)
-            .await?;
-        let token = self
-            .issue_token(session, TokenPurpose::Login, LOGIN_TOKEN_LIFETIME)
-            .await?;
-        Ok(get_login_token::v1::Response::new(
-            LOGIN_TOKEN_LIFETIME,
-            token,
-        ))
-    }
-
-    /// Issues a token that proves the user's identity to another service, and returns its lifetime.
-    ///
-    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#openid).
-    pub async fn openid_token(&self, session: &Session) -> Result<(String, Duration)> {
-        let token = self
-            .issue_token(session, TokenPurpose::Openid, OPENID_TOKEN_LIFETIME)
-            .await?;
-        Ok((token, OPENID_TOKEN_LIFETIME))
-    }
-
-    /// Returns the user whose token another service presents.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnknownToken`] when the token is unknown or has expired.
-    pub async fn openid_user(&self, token: &str) -> Result<OwnedUserId> {
-        let (hash, now) = (secrets::hash_token(token), self.inner.clock.now_ms());
-        let mut db = self.inner.db.read().await?;
-        let user = short_lived_tokens::find(&mut db, &hash, TokenPurpose::Openid, now).await?;
-        let user = user.ok_or(Error::UnknownToken { soft_logout: false })?;
-        let text = self.inner.db.strings.text_of(&mut db, user).await?;
-        UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
-    }
-
-    /// Redeems a login token and returns its user.
-    pub(super) async fn redeem_login_token(&self, token: &str) -> Result<(UserNum, OwnedUserId)> {
-        let (hash, now) = (secrets::hash_token(token), self.inner.clock.now_ms());
-        let mut tx = self.inner.db.write().await?;
-        let user = short_lived_tokens::consume(&mut tx, &hash, TokenPurpose::Login, now).await?;
-        let user = user.ok_or_else(|| Error::forbidden("the login token is not valid"))?;
-        let text = self.inner.db.strings.text_of(&mut tx, user).await?;
-        tx.commit().await?;
-        let user_id = UserId::parse(&*text);
-        Ok((
-            user,
-            user_id.map_err(|e| Error::internal("read a stored user id", e))?,
-        ))
-    }
-
-    async fn issue_token(
-        &self,
-        session: &Session,
+        user: UserNum,
         purpose: TokenPurpose,
-        lasts: Duration,
+        lifetime: Duration,
     ) -> Result<String> {
         let token = secrets::random_token();
-        let now = self.inner.clock.now_ms();
-        let lasts = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
-        let times = (now, now.saturating_add(lasts));
-        let mut tx = self.inner.db.write().await?;
-        if short_lived_tokens::count(&mut tx, session.user, now).await? >= MAX_TOKENS_PER_USER {
+        let now = self.clock.now_ms();
+        let lifetime = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+        let times = (now, now.saturating_add(lifetime));
+        let mut tx = self.db.write().await?;
+        if short_lived_tokens::count(&mut tx, user, now).await? >= MAX_TOKENS_PER_USER {
             return Err(Error::LimitExceeded {
-                retry_after: LOGIN_TOKEN_LIFETIME,
+                retry_after: RETRY_INTERVAL,
             });
         }
         let hash = secrets::hash_token(&token);
-        short_lived_tokens::insert(&mut tx, &hash, purpose, session.user, times).await?;
+        short_lived_tokens::insert(&mut tx, &hash, purpose, user, times).await?;
         tx.commit().await?;
         Ok(token)
+    }
+
+    /// Returns the user of a valid token.
+    pub(super) async fn user_of(
+        &self,
+        token: &str,
+        purpose: TokenPurpose,
+    ) -> Result<Option<OwnedUserId>> {
+        let (hash, now) = (secrets::hash_token(token), self.clock.now_ms());
+        let mut db = self.db.read().await?;
+        match short_lived_tokens::find(&mut db, &hash, purpose, now).await? {
+            Some(user) => self.user_id(&mut db, user).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Consumes a valid token, and returns its user.
+    pub(super) async fn redeem(
+        &self,
+        token: &str,
+        purpose: TokenPurpose,
+    ) -> Result<Option<VerifiedUser>> {
+        let (hash, now) = (secrets::hash_token(token), self.clock.now_ms());
+        let mut tx = self.db.write().await?;
+        let Some(user_num) = short_lived_tokens::consume(&mut tx, &hash, purpose, now).await?
+        else {
+            return Ok(None);
+        };
+        let user_id = self.user_id(&mut tx, user_num).await?;
+        tx.commit().await?;
+        Ok(Some(VerifiedUser { user_num, user_id }))
+    }
+
+    async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<OwnedUserId> {
+        let text = self.db.strings.text_of(db, user).await?;
+        UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }

@@ -9,38 +9,49 @@ use ruma::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Users,
-    account_data::{PUSH_RULES_TYPE, TAG_TYPE, store_account_data_for},
+    UserEnvironment,
     push_rules::{self, MAX_RULES_BYTES},
+    stored_account_data::{self, PUSH_RULES_TYPE, TAG_TYPE},
 };
 use crate::{
     error::Result,
-    storage::{RoomNum, UserNum, WriteTx, rooms::room_table, users::account_data},
+    storage::{Db, RoomNum, UserNum, WriteTx, rooms::room_table, users::account_data},
 };
 
 /// The account data type that lists direct chats by user.
 const DIRECT_CHATS_TYPE: &str = "m.direct";
 
-impl Users {
+/// The settings of users for rooms that were upgraded.
+#[derive(Clone)]
+pub struct UpgradedRoomSettings {
+    db: Db,
+}
+
+impl UpgradedRoomSettings {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+        }
+    }
+
     /// Copies a user's settings for a room to the room that replaces it.
     ///
     /// Settings that the user already has for the new room stay unchanged.
-    pub async fn copy_room_settings(
+    pub async fn copy_settings(
         &self,
         user: UserNum,
         user_id: &UserId,
         old: &RoomId,
         new: &RoomId,
     ) -> Result<()> {
-        let mut tx = self.inner.db.write().await?;
-        let numbers = (
-            room_table::find_number(&mut tx, old.as_str()).await?,
-            room_table::find_number(&mut tx, new.as_str()).await?,
-        );
-        if let (Some(old), Some(new)) = numbers {
+        let mut tx = self.db.write().await?;
+        let old_num = room_table::find_number(&mut tx, old.as_str()).await?;
+        let new_num = room_table::find_number(&mut tx, new.as_str()).await?;
+        if let (Some(old), Some(new)) = (old_num, new_num) {
             copy_tags(&mut tx, user, old, new).await?;
         }
-        copy_push_rules(&mut tx, user, user_id, (old, new)).await?;
+        copy_push_rules(&mut tx, user, user_id, old, new).await?;
         copy_direct_chat(&mut tx, user, old, new).await?;
         tx.commit().await
     }
@@ -53,7 +64,7 @@ async fn copy_tags(tx: &mut WriteTx, user: UserNum, old: RoomNum, new: RoomNum) 
     if let Some(tags) = account_data::get(tx, user, Some(old), TAG_TYPE).await?
         && !is_tagged
     {
-        store_account_data_for(tx, user, Some(new), TAG_TYPE, &tags).await?;
+        stored_account_data::store(tx, user, Some(new), TAG_TYPE, &tags).await?;
     }
     Ok(())
 }
@@ -62,7 +73,8 @@ async fn copy_push_rules(
     tx: &mut WriteTx,
     user: UserNum,
     user_id: &UserId,
-    (old, new): (&RoomId, &RoomId),
+    old: &RoomId,
+    new: &RoomId,
 ) -> Result<()> {
     let mut rules = push_rules::read_push_rules(tx, user, user_id).await?;
     let has_room = copy_room_rule(&mut rules, old, new);
@@ -72,7 +84,7 @@ async fn copy_push_rules(
     }
     let content = push_rules::push_rules_content(&rules)?;
     if content.len() <= MAX_RULES_BYTES {
-        store_account_data_for(tx, user, None, PUSH_RULES_TYPE, &content).await?;
+        stored_account_data::store(tx, user, None, PUSH_RULES_TYPE, &content).await?;
     }
     Ok(())
 }
@@ -127,7 +139,7 @@ async fn copy_direct_chat(
     }
     if is_changed {
         let content = serde_json::to_string(&direct)?;
-        store_account_data_for(tx, user, None, DIRECT_CHATS_TYPE, &content).await?;
+        stored_account_data::store(tx, user, None, DIRECT_CHATS_TYPE, &content).await?;
     }
     Ok(())
 }

@@ -5,11 +5,11 @@ use ruma::{
     serde::{Base64, base64::UrlSafe},
 };
 
-use super::{Session, Users, check_text};
+use super::{Session, UserEnvironment, check_text};
 use crate::{
     error::{Error, Result},
     storage::{
-        UserNum,
+        Db, UserNum,
         users::user_directory::{self, ListedUserRow, UserListQuery},
     },
 };
@@ -57,7 +57,25 @@ pub struct ListedUser {
     pub last_seen_ts: Option<i64>,
 }
 
-impl Users {
+/// The list of the users of this server.
+#[derive(Clone)]
+pub struct UserList {
+    db: Db,
+    notices_sender: Option<OwnedUserId>,
+    lists_everybody: bool,
+}
+
+impl UserList {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            notices_sender: environment.notices_sender.clone(),
+            lists_everybody: environment.directory.all_users_listed
+                || environment.directory.all_users_searchable,
+        }
+    }
+
     /// Returns a page of the users of this server, sorted by name and then by user id.
     ///
     /// If the configuration does not list all users, the list contains the requesting user and the users that they can
@@ -66,20 +84,15 @@ impl Users {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a token that is not from this server, and when the search text is too long.
-    pub async fn list_users(
-        &self,
-        session: &Session,
-        request: &UserListRequest,
-    ) -> Result<UserListPage> {
+    pub async fn page(&self, session: &Session, request: &UserListRequest) -> Result<UserListPage> {
         let term = request.search.as_deref().unwrap_or_default();
         check_text("search", term, MAX_TERM_BYTES)?;
         let limit = request.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
         let limit = usize::try_from(limit).unwrap_or(1);
-        let mut db = self.inner.db.read().await?;
-        let except = match &self.inner.notices_sender {
+        let mut db = self.db.read().await?;
+        let except = match &self.notices_sender {
             Some(sender) => {
-                self.inner
-                    .db
+                self.db
                     .strings
                     .find_number(&mut db, sender.as_str())
                     .await?
@@ -89,7 +102,7 @@ impl Users {
         let query = UserListQuery {
             requester: session.user,
             term: term.trim().to_lowercase(),
-            everybody: self.inner.all_users_listed || self.inner.all_users_searchable,
+            everybody: self.lists_everybody,
             except: except.unwrap_or_default(),
             after: request
                 .from
@@ -112,7 +125,7 @@ impl Users {
     /// Sets the list key of accounts that are older than the list.
     pub async fn set_missing_list_keys(&self) -> Result<()> {
         loop {
-            let mut tx = self.inner.db.write().await?;
+            let mut tx = self.db.write().await?;
             let unlisted =
                 user_directory::unlisted_users(&mut tx, ACCOUNTS_PER_TRANSACTION).await?;
             if unlisted.is_empty() {
@@ -176,9 +189,9 @@ mod tests {
         tx.commit().await.unwrap();
         let request = UserListRequest::default();
 
-        let before = test.users.list_users(&alice, &request).await.unwrap();
-        test.users.set_missing_list_keys().await.unwrap();
-        let after = test.users.list_users(&alice, &request).await.unwrap();
+        let before = test.users.user_list.page(&alice, &request).await.unwrap();
+        test.users.user_list.set_missing_list_keys().await.unwrap();
+        let after = test.users.user_list.page(&alice, &request).await.unwrap();
 
         assert!(before.users.is_empty());
         assert_eq!(after.users[0].user_id, alice.user_id);

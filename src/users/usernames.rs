@@ -2,15 +2,66 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/appendices/#user-identifiers).
 
-use ruma::{OwnedUserId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use super::secrets;
-use crate::error::{Error, Result};
+use super::{UserEnvironment, secrets};
+use crate::{
+    error::{Error, Result},
+    storage::{Db, users::accounts},
+};
 
 /// The longest user id in bytes, with the sigil and the server name.
 const MAX_USER_ID_BYTES: usize = 255;
 /// The length of a user name that the server generates.
 const GENERATED_LETTERS: usize = 16;
+
+/// The user names of this server.
+#[derive(Clone)]
+pub struct UserNames {
+    db: Db,
+    server_name: OwnedServerName,
+    notices_sender: Option<OwnedUserId>,
+}
+
+impl UserNames {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            server_name: environment.server_name.clone(),
+            notices_sender: environment.notices_sender.clone(),
+        }
+    }
+
+    /// Returns the user id for a user name that can be registered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidUsername`] or [`Error::UserInUse`] when it cannot.
+    pub async fn available_user_id(&self, name: &str) -> Result<OwnedUserId> {
+        let user_id = registrable_user_id(name, &self.server_name)?;
+        if self.notices_sender.as_ref() == Some(&user_id) {
+            return Err(Error::UserInUse);
+        }
+        let mut db = self.db.read().await?;
+        let strings = &self.db.strings;
+        let Some(user) = strings.find_number(&mut db, user_id.as_str()).await? else {
+            return Ok(user_id);
+        };
+        match accounts::find(&mut db, user).await? {
+            Some(_) => Err(Error::UserInUse),
+            None => Ok(user_id),
+        }
+    }
+
+    /// Returns a user id with a generated name.
+    pub(super) fn generated_user_id(&self) -> Result<OwnedUserId> {
+        registrable_user_id(
+            &secrets::random_letters(b'a', GENERATED_LETTERS),
+            &self.server_name,
+        )
+    }
+}
 
 /// Returns the user id for a user name to register.
 ///
@@ -19,7 +70,7 @@ const GENERATED_LETTERS: usize = 16;
 /// # Errors
 ///
 /// [`Error::InvalidUsername`] unless the localpart follows the grammar of new user ids.
-pub(super) fn registrable_user_id(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
+fn registrable_user_id(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
     let localpart = name.to_ascii_lowercase();
     // "The localpart of a user ID MUST NOT be empty."
     if localpart.is_empty() {
@@ -42,14 +93,6 @@ pub(super) fn registrable_user_id(name: &str, server_name: &ServerName) -> Resul
         .map_err(|e| Error::InvalidUsername(format!("the user name is not allowed: {e}")))
 }
 
-/// Returns a user id with a generated name.
-pub(super) fn generated_user_id(server_name: &ServerName) -> Result<OwnedUserId> {
-    registrable_user_id(
-        &secrets::random_letters(b'a', GENERATED_LETTERS),
-        server_name,
-    )
-}
-
 /// Returns the user of this server that a login names by localpart or user id, if the name is valid.
 pub(super) fn named_user_id(name: &str, server_name: &ServerName) -> Option<OwnedUserId> {
     let name = name.to_ascii_lowercase();
@@ -66,6 +109,7 @@ mod tests {
     use ruma::server_name;
 
     use super::*;
+    use crate::users::testing::TestUsers;
 
     #[test]
     fn upper_case_letters_become_lower_case() {
@@ -108,8 +152,10 @@ mod tests {
         assert_eq!(named_user_id("@alice", server), None);
     }
 
-    #[test]
-    fn a_generated_name_is_registrable() {
-        assert!(generated_user_id(server_name!("a.b")).is_ok());
+    #[tokio::test]
+    async fn a_generated_name_is_registrable() {
+        let test = TestUsers::new(|_| {}).await;
+
+        assert!(test.users.usernames.generated_user_id().is_ok());
     }
 }

@@ -26,7 +26,7 @@ impl AccountRemoval {
 
     /// Deactivates an account, and makes the user leave all rooms.
     pub async fn deactivate(&self, session: &Session, erase: bool) -> Result<()> {
-        self.users.deactivate(session, erase).await?;
+        self.users.account.deactivate(session, erase).await?;
         self.leaves.leave_all_remote_rooms(session).await?;
         self.rooms
             .memberships

@@ -85,7 +85,13 @@ impl UserActivity {
             ));
         }
         match kind {
-            "m.fully_read" => return self.users.set_fully_read(session, room.num, event_id).await,
+            "m.fully_read" => {
+                return self
+                    .users
+                    .account_data
+                    .set_fully_read(session, room.num, event_id)
+                    .await;
+            }
             "m.read" | "m.read.private" => {}
             other => {
                 return Err(Error::invalid_param(format!(

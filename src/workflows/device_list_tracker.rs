@@ -175,6 +175,7 @@ impl DeviceListTracker {
     async fn restore_wanted_lists(&self) -> Result<()> {
         self.inner
             .devices
+            .remote_lists
             .apply_sharing_changes(&[SharingChange::Unclear])
             .await?;
         let mut after = 0;
@@ -182,13 +183,14 @@ impl DeviceListTracker {
             let page = self
                 .inner
                 .devices
+                .remote_lists
                 .lists_to_request(after, LISTS_PER_PAGE)
                 .await?;
-            let Some((last, _)) = page.last() else {
+            let Some(last) = page.last() else {
                 return Ok(());
             };
-            after = *last;
-            self.request_lists(page.into_iter().map(|(_, user_id)| user_id));
+            after = last.user;
+            self.request_lists(page.into_iter().map(|list| list.user_id));
         }
     }
 
@@ -206,6 +208,7 @@ impl DeviceListTracker {
             let sharing_changes = self.evaluate_changes(&batch).await?;
             self.inner
                 .devices
+                .remote_lists
                 .apply_sharing_changes(&sharing_changes)
                 .await?;
             drop(self.inner.changes().drain(..batch.len()));
@@ -282,7 +285,12 @@ impl DeviceListTracker {
 
     /// Returns whether a user shares no other room, and has no stored list.
     async fn is_newly_shared(&self, user: UserNum, room: RoomNum) -> Result<bool> {
-        let unknown = self.inner.devices.users_without_list(&[user]).await?;
+        let unknown = self
+            .inner
+            .devices
+            .remote_lists
+            .users_without_list(&[user])
+            .await?;
         Ok(!unknown.is_empty()
             && !self
                 .inner
@@ -356,18 +364,19 @@ impl DeviceListTracker {
         let _permit = permit.map_err(|source| Error::internal("ask for devices", source))?;
         self.process_changes().await?;
         // Before the check for a shared room: a leave after it makes the answer unreliable.
-        let ticket = inner.devices.begin_list_request([user_id]);
+        let ticket = inner.devices.remote_lists.begin_list_request([user_id]);
         let Some(user) = inner.rooms.memory.user_number(user_id).await? else {
             return Ok(ListRequestOutcome::Done);
         };
         if !inner.rooms.memory.shares_room_with_us(user, None).await? {
             inner
                 .devices
+                .remote_lists
                 .apply_sharing_changes(&[SharingChange::Ended(vec![user])])
                 .await?;
             return Ok(ListRequestOutcome::Done);
         }
-        let known = inner.devices.stored_lists(&[user_id]).await?;
+        let known = inner.devices.remote_lists.stored_lists(&[user_id]).await?;
         if known.get(user_id).is_none_or(|known| known.is_fresh) {
             return Ok(ListRequestOutcome::Done);
         }
@@ -384,7 +393,11 @@ impl DeviceListTracker {
                     return Ok(ListRequestOutcome::Unanswered);
                 }
                 let lists = vec![(user_id.to_owned(), read_answer(answer))];
-                let doubtful = inner.devices.store_lists(&ticket, lists).await?;
+                let doubtful = inner
+                    .devices
+                    .remote_lists
+                    .store_lists(&ticket, lists)
+                    .await?;
                 Ok(if doubtful.is_empty() {
                     ListRequestOutcome::Done
                 } else {
@@ -395,13 +408,18 @@ impl DeviceListTracker {
             Err(RequestFailure::Refused(refusal)) if refusal.status != 429 => {
                 inner
                     .devices
+                    .remote_lists
                     .apply_sharing_changes(&[SharingChange::Ended(vec![user])])
                     .await?;
                 Ok(ListRequestOutcome::Done)
             }
             Err(_) => {
                 if ticket.has_changed(user_id) {
-                    inner.devices.record_failed_requests(&[user_id]).await?;
+                    inner
+                        .devices
+                        .remote_lists
+                        .record_failed_requests(&[user_id])
+                        .await?;
                 }
                 Ok(ListRequestOutcome::Unanswered)
             }
@@ -461,17 +479,17 @@ impl JournalFollower for DeviceListTrackerInner {
                         self.record_change(SharedRoomChange::RemoteUserJoined(*user, *room))
                     }
                     (false, _) => {
-                        self.devices.record_list_change(user_id);
+                        self.devices.remote_lists.record_list_change(user_id);
                         self.ephemeral.typing.set_typing(*room, user_id, None);
                         self.record_change(SharedRoomChange::RemoteUserLeft(*user, *room));
                     }
                     (true, _) => {
-                        self.devices.record_unseen_changes();
+                        self.devices.remote_lists.record_unseen_changes();
                         self.record_change(SharedRoomChange::LocalUserLeft(*room));
                     }
                 },
                 JournalChange::RoomDeleted { .. } => {
-                    self.devices.record_unseen_changes();
+                    self.devices.remote_lists.record_unseen_changes();
                     self.record_change(SharedRoomChange::RoomDeleted);
                 }
                 _ => {}

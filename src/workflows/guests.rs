@@ -121,7 +121,7 @@ impl RoomGuests {
         }
         let members = room.view().local_members.clone();
         let numbers: Vec<_> = members.keys().copied().collect();
-        let guests = self.users.guests_among(&numbers).await?;
+        let guests = self.users.lookup.guests_among(&numbers).await?;
         for user_id in guests.iter().filter_map(|guest| members.get(guest)) {
             let leave =
                 MemberChange::for_self(user_id, MembershipAction::Leave, MemberProfile::default());

@@ -82,7 +82,7 @@ impl LinkRedemption {
             inviter_name: member.and_then(|member| member.content_str("displayname")),
             inviter: link.creator,
             expires_at: link.row.expires_ts,
-            registration: self.users.accepts_invite_links(),
+            registration: self.users.registration.accepts_invite_links(),
             room,
         })
     }
@@ -154,7 +154,7 @@ impl LinkRedemption {
 
     /// Returns the room of a link, whose creator must still be permitted to invite to it.
     async fn room_of_link(&self, link: &InviteLink) -> Result<Arc<Room>> {
-        if !self.users.may_act(link.row.creator).await? {
+        if !self.users.lookup.may_act(link.row.creator).await? {
             return Err(Error::forbidden(
                 "the creator of this link may no longer invite",
             ));
@@ -166,7 +166,7 @@ impl LinkRedemption {
     ///
     /// # Errors
     ///
-    /// As [`crate::users::Users::register`]; and [`Error::Forbidden`] for a link that is no longer valid.
+    /// As [`crate::users::AccountRegistration::register`]; and [`Error::Forbidden`] for a link that is no longer valid.
     pub async fn register(&self, request: Request) -> Result<RegisteredAccount> {
         if let Some(AuthData::RegistrationToken(shown)) = &request.auth
             && !self.is_link_usable(&shown.token).await?
@@ -175,12 +175,12 @@ impl LinkRedemption {
                 "the creator of this link may no longer invite",
             ));
         }
-        self.users.register(request).await
+        self.users.registration.register(request).await
     }
 
     /// Returns whether a token permits registration.
     pub async fn registration_token_is_valid(&self, token: &str) -> Result<bool> {
-        Ok(self.users.is_registration_token_valid(token).await?
+        Ok(self.users.registration_tokens.is_valid(token).await?
             && self.is_link_usable(token).await?)
     }
 

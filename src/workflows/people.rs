@@ -54,7 +54,7 @@ impl PeopleList {
         session: &Session,
         request: &UserListRequest,
     ) -> Result<PeopleWithPresence> {
-        let page = self.users.list_users(session, request).await?;
+        let page = self.users.user_list.page(session, request).await?;
         let people = page
             .users
             .into_iter()

@@ -37,7 +37,7 @@ impl UserProfiles {
     /// [`Error::NotFound`] when the user does not exist; [`Error::Unreachable`] when their server does not answer.
     pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
         if self.rooms.memory.is_local(user_id) {
-            return self.users.profile(user_id).await;
+            return self.users.profiles.get(user_id).await;
         }
         self.federation.fetch_profile(user_id, None).await
     }
@@ -53,7 +53,7 @@ impl UserProfiles {
         field: &ProfileFieldName,
     ) -> Result<ProfileFieldValue> {
         if self.rooms.memory.is_local(user_id) {
-            return self.users.profile_field(user_id, field).await;
+            return self.users.profiles.field(user_id, field).await;
         }
         let profile = self
             .federation
@@ -87,7 +87,7 @@ impl UserProfiles {
 
     /// Returns the profile that a user has in rooms; an empty one for users of other servers.
     pub(super) async fn member_profile(&self, user_id: &UserId) -> MemberProfile {
-        let Ok(profile) = self.users.profile(user_id).await else {
+        let Ok(profile) = self.users.profiles.get(user_id).await else {
             return MemberProfile::default();
         };
         let text = |field: &str| {

@@ -97,7 +97,7 @@ impl InvitationReceiver {
             .member()
             .filter(|user_id| self.rooms.memory.is_local(user_id))
         {
-            self.users.user_num(user_id).await?;
+            self.users.lookup.user_num(user_id).await?;
         }
         room_state.truncate(MAX_STATE_EVENTS);
         self.check_room_state(&room_state, pdu, &signed.origin, &rules)

@@ -98,7 +98,7 @@ impl KeyQueries {
     pub async fn query_keys(&self, viewer: KeyViewer<'_>, request: &QueryRequest) -> Result<Found> {
         check_user_count(&request.device_keys)?;
         let (local, remote) = self.split_by_server(&request.device_keys);
-        let mut found = self.devices.query_keys(Some(viewer), &local).await?;
+        let mut found = self.devices.key_queries.query(Some(viewer), &local).await?;
         if remote.is_empty() {
             return Ok(found);
         }
@@ -109,6 +109,7 @@ impl KeyQueries {
             .map(|(server, requested)| {
                 let ticket = self
                     .devices
+                    .remote_lists
                     .begin_list_request(requested.keys().map(|id| &**id));
                 (server.clone(), ticket)
             })
@@ -164,6 +165,7 @@ impl KeyQueries {
             }
         }
         self.devices
+            .key_queries
             .add_signing_keys(Some(viewer), query.known.iter().map(|id| &**id), &mut found)
             .await?;
         Ok(found)
@@ -197,7 +199,7 @@ impl KeyQueries {
         found: &mut Found,
     ) -> Result<()> {
         let user_ids: Vec<&UserId> = requested.keys().map(|id| &**id).collect();
-        let mut known = self.devices.stored_lists(&user_ids).await?;
+        let mut known = self.devices.remote_lists.stored_lists(&user_ids).await?;
         for (user_id, device_ids) in requested {
             let shares = match self.rooms.memory.user_number(&user_id).await? {
                 Some(user) => self.rooms.memory.shares_room_with_us(user, None).await?,
@@ -269,10 +271,11 @@ impl KeyQueries {
         let of_self = &mut answer.self_signing_keys;
         of_self.retain(|id, _| wanted.contains_key(id));
         self.devices
-            .store_remote_signing_keys(answer.master_keys, answer.self_signing_keys)
+            .cross_signing
+            .store_remote(answer.master_keys, answer.self_signing_keys)
             .await?;
         if !lists.is_empty() {
-            let doubtful = self.devices.store_lists(ticket, lists).await?;
+            let doubtful = self.devices.remote_lists.store_lists(ticket, lists).await?;
             self.device_list_tracker.request_lists(doubtful);
         }
         query.known.extend(wanted.into_keys());
@@ -299,7 +302,10 @@ impl KeyQueries {
                 query.known.insert(user_id.clone());
             }
         }
-        self.devices.record_failed_requests(&unanswered).await
+        self.devices
+            .remote_lists
+            .record_failed_requests(&unanswered)
+            .await
     }
 
     /// Claims one-time keys of devices of any server. Servers that could not answer are listed as failures.
@@ -310,7 +316,7 @@ impl KeyQueries {
     pub async fn claim_keys(&self, request: &ClaimRequest) -> Result<Claimed> {
         check_user_count(&request.one_time_keys)?;
         let (local, remote) = self.split_by_server(&request.one_time_keys);
-        let mut claimed = Claimed::new(self.devices.claim_keys(&local).await?);
+        let mut claimed = Claimed::new(self.devices.keys.claim(&local).await?);
         let bytes_for = |wanted: &ClaimedAlgorithms| {
             let devices = wanted.values().map(BTreeMap::len).sum();
             max_answer_bytes(devices, BYTES_PER_KEY)

@@ -72,10 +72,10 @@ impl ServerNotices {
         session: &Session,
         notice: ServerNotice,
     ) -> Result<OwnedEventId> {
-        let sender = self.users.notices_sender().ok_or_else(|| {
+        let sender = self.users.notices.sender().ok_or_else(|| {
             Error::Unrecognized("no sender of server notices is configured".to_owned())
         })?;
-        let user = self.users.user_num(&notice.user_id).await?;
+        let user = self.users.lookup.user_num(&notice.user_id).await?;
         let room_id = self
             .find_or_create_notice_room(sender, user, &notice.user_id)
             .await?;
@@ -93,7 +93,7 @@ impl ServerNotices {
     ///
     /// [`Error::CannotLeaveServerNoticeRoom`].
     pub(super) async fn check_leave(&self, session: &Session, room_id: &RoomId) -> Result<()> {
-        if self.users.notices_sender().is_none() {
+        if self.users.notices.sender().is_none() {
             return Ok(());
         }
         let Ok(room) = self.rooms.memory.room_number(room_id).await else {
@@ -106,7 +106,7 @@ impl ServerNotices {
             .await?
             .get(room);
         let is_invited = mine.is_some_and(|mine| mine.membership == MembershipState::Invite);
-        if is_invited && self.users.is_notice_room(room).await? {
+        if is_invited && self.users.notices.is_notice_room(room).await? {
             return Err(Error::CannotLeaveServerNoticeRoom);
         }
         Ok(())
@@ -123,7 +123,7 @@ impl ServerNotices {
         // In a task of its own: if the client disconnects now, the new room must still be recorded.
         let settling = self.tasks.spawn(async move {
             let _turn = service.room_lock.lock().await;
-            let room_id = match service.users.notice_room(user).await? {
+            let room_id = match service.users.notices.room_of(user).await? {
                 Some(room) => service.rooms.memory.room_id(room).await?,
                 None => service.create_notice_room(&sender, user, &user_id).await?,
             };
@@ -167,7 +167,7 @@ impl ServerNotices {
             profiles,
         };
         let room_id = self.rooms.creation.create_room(created).await?;
-        self.users.set_notice_room(user, &room_id).await?;
+        self.users.notices.set_room(user, &room_id).await?;
         Ok(room_id)
     }
 

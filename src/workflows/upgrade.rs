@@ -103,7 +103,8 @@ impl RoomUpgrades {
             return Ok(());
         }
         self.users
-            .copy_room_settings(
+            .upgraded_rooms
+            .copy_settings(
                 session.user,
                 &session.user_id,
                 &predecessor.room_id,

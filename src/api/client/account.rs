@@ -48,7 +48,7 @@ async fn change_password(
     if request.auth.is_some() {
         limits.check(RequestClass::Login, &*from.user_id)?;
     }
-    let changed = users.change_password(&from, request).await;
+    let changed = users.account.change_password(&from, request).await;
     asked.store_for_session(&users, changed)?;
     Ok(MatrixResponse(change_password::v3::Response::new()))
 }
@@ -72,6 +72,7 @@ async fn deactivate(
     }
     from.must_not_be_guest()?;
     let shown = users
+        .uia
         .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
         .await;
     asked.store_for_session(&users, shown)?;

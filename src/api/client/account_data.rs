@@ -52,7 +52,8 @@ async fn get_global_account_data(
 ) -> Result<MatrixResponse<get_global_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let content = users
-        .account_data(&from, &request.user_id, None, &kind)
+        .account_data
+        .get(&from, &request.user_id, None, &kind)
         .await?;
     let content = Raw::from_json_string(content)?;
     Ok(MatrixResponse(get_global_account_data::v3::Response::new(
@@ -68,9 +69,10 @@ async fn set_global_account_data(
     MatrixRequest { from, request }: MatrixRequest<set_global_account_data::v3::Request>,
 ) -> Result<MatrixResponse<set_global_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
-    let event = (kind.as_str(), request.data.json().get());
+    let content = request.data.json().get();
     users
-        .set_account_data(&from, &request.user_id, None, event)
+        .account_data
+        .set(&from, &request.user_id, None, &kind, content)
         .await?;
     Ok(MatrixResponse(set_global_account_data::v3::Response::new()))
 }
@@ -84,7 +86,8 @@ async fn get_room_account_data(
 ) -> Result<MatrixResponse<get_room_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let content = users
-        .account_data(&from, &request.user_id, Some(&request.room_id), &kind)
+        .account_data
+        .get(&from, &request.user_id, Some(&request.room_id), &kind)
         .await?;
     let content = Raw::from_json_string(content)?;
     Ok(MatrixResponse(get_room_account_data::v3::Response::new(
@@ -100,9 +103,16 @@ async fn set_room_account_data(
     MatrixRequest { from, request }: MatrixRequest<set_room_account_data::v3::Request>,
 ) -> Result<MatrixResponse<set_room_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
-    let event = (kind.as_str(), request.data.json().get());
+    let content = request.data.json().get();
     users
-        .set_account_data(&from, &request.user_id, Some(&request.room_id), event)
+        .account_data
+        .set(
+            &from,
+            &request.user_id,
+            Some(&request.room_id),
+            &kind,
+            content,
+        )
         .await?;
     Ok(MatrixResponse(set_room_account_data::v3::Response::new()))
 }
@@ -116,7 +126,8 @@ async fn delete_global_account_data(
     PathParams((user_id, kind)): PathParams<(String, String)>,
 ) -> Result<Json<Value>> {
     users
-        .set_account_data(&from, &parse_user_id(&user_id)?, None, (&kind, "{}"))
+        .account_data
+        .set(&from, &parse_user_id(&user_id)?, None, &kind, "{}")
         .await?;
     Ok(Json(json!({})))
 }
@@ -132,11 +143,13 @@ async fn delete_room_account_data(
     let room_id =
         OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
     users
-        .set_account_data(
+        .account_data
+        .set(
             &from,
             &parse_user_id(&user_id)?,
             Some(&room_id),
-            (&kind, "{}"),
+            &kind,
+            "{}",
         )
         .await?;
     Ok(Json(json!({})))

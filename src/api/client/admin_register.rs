@@ -43,7 +43,7 @@ async fn nonce(
     peer: ClientAddress,
 ) -> Result<Json<Value>> {
     limits.check(RequestClass::Lookup, &peer)?;
-    let nonce = users.shared_secret_nonce()?;
+    let nonce = users.shared_secret.issue_nonce()?;
     Ok(Json(json!({ "nonce": nonce })))
 }
 
@@ -60,7 +60,7 @@ async fn register(
     let body = read_body(body, config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;
     let request = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
-    let registered = users.register_with_shared_secret(request).await;
+    let registered = users.shared_secret.register(request).await;
     if matches!(registered, Err(Error::Forbidden(_))) {
         guess.keep();
     }

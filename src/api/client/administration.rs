@@ -39,9 +39,12 @@ async fn get_user_info(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<get_user_info::v3::Request>,
 ) -> Result<Json<Value>> {
-    let user = users.inspectable_user(&from, &request.user_id).await?;
+    let user = users
+        .moderation
+        .inspectable_user(&from, &request.user_id)
+        .await?;
     let mut sessions = BTreeMap::new();
-    for device in devices.list(user).await? {
+    for device in devices.management.list(user).await? {
         let mut connection = ConnectionInfo::new();
         connection.ip = device.last_seen_ip;
         connection.last_seen = device.last_seen_ts;
@@ -65,6 +68,7 @@ async fn is_user_suspended(
     MatrixRequest { from, request }: MatrixRequest<is_user_suspended::v1::Request>,
 ) -> Result<MatrixResponse<is_user_suspended::v1::Response>> {
     let suspended = users
+        .moderation
         .restriction(&from, &request.user_id, AccountRestriction::Suspended)
         .await?;
     Ok(MatrixResponse(is_user_suspended::v1::Response::new(
@@ -81,6 +85,7 @@ async fn suspend_user(
 ) -> Result<MatrixResponse<suspend_user::v1::Response>> {
     let (user_id, suspended) = (&request.user_id, request.suspended);
     users
+        .moderation
         .set_restriction(&from, user_id, AccountRestriction::Suspended, suspended)
         .await?;
     Ok(MatrixResponse(suspend_user::v1::Response::new(suspended)))
@@ -94,6 +99,7 @@ async fn is_user_locked(
     MatrixRequest { from, request }: MatrixRequest<is_user_locked::v1::Request>,
 ) -> Result<MatrixResponse<is_user_locked::v1::Response>> {
     let locked = users
+        .moderation
         .restriction(&from, &request.user_id, AccountRestriction::Locked)
         .await?;
     Ok(MatrixResponse(is_user_locked::v1::Response::new(locked)))
@@ -108,6 +114,7 @@ async fn lock_user(
 ) -> Result<MatrixResponse<lock_user::v1::Response>> {
     let (user_id, locked) = (&request.user_id, request.locked);
     users
+        .moderation
         .set_restriction(&from, user_id, AccountRestriction::Locked, locked)
         .await?;
     Ok(MatrixResponse(lock_user::v1::Response::new(locked)))

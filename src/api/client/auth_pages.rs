@@ -103,7 +103,7 @@ async fn complete_stage(
         AuthStage::Dummy => StageInput::Dummy,
         AuthStage::Password => {
             // The limit is that of a login: by user, from any address.
-            match app.users.uia_session_user(session) {
+            match app.users.uia_pages.session_user(session) {
                 Some(user_id) => app.limits.check(RequestClass::Login, &*user_id)?,
                 None => app.limits.check(RequestClass::Login, peer)?,
             }
@@ -123,7 +123,7 @@ async fn complete_stage(
             StageInput::RegistrationToken(token)
         }
     };
-    app.users.submit_stage(session, answer).await
+    app.users.uia_pages.submit_stage(session, answer).await
 }
 
 impl AuthStage {

@@ -32,7 +32,7 @@ async fn get_devices(
     State(devices): State<Devices>,
     MatrixRequest { from, .. }: MatrixRequest<get_devices::v3::Request>,
 ) -> Result<Json<Value>> {
-    let devices = devices.list(from.user).await?;
+    let devices = devices.management.list(from.user).await?;
     Ok(Json(json!({ "devices": without_nulls(&devices)? })))
 }
 
@@ -43,7 +43,10 @@ async fn get_device(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<get_device::v3::Request>,
 ) -> Result<Json<Value>> {
-    let device = devices.get(from.user, &request.device_id).await?;
+    let device = devices
+        .management
+        .get(from.user, &request.device_id)
+        .await?;
     Ok(Json(without_nulls(&device)?))
 }
 
@@ -73,6 +76,7 @@ async fn update_device(
     MatrixRequest { from, request }: MatrixRequest<update_device::v3::Request>,
 ) -> Result<MatrixResponse<update_device::v3::Response>> {
     devices
+        .management
         .rename(from.user, &request.device_id, request.display_name)
         .await?;
     Ok(MatrixResponse(update_device::v3::Response::new()))
@@ -96,10 +100,11 @@ async fn delete_device(
     }
     let (device_id, auth) = (&request.device_id, request.auth.as_ref());
     let shown = users
+        .uia
         .reauthenticate("delete_device", &from, device_id, auth)
         .await;
     asked.store_for_session(&users, shown)?;
-    devices.delete(from.user, &[device_id]).await?;
+    devices.management.delete(from.user, &[device_id]).await?;
     Ok(MatrixResponse(delete_device::v3::Response::new()))
 }
 
@@ -121,10 +126,11 @@ async fn delete_devices(
     }
     let (ids, auth) = (&request.devices, request.auth.as_ref());
     let shown = users
+        .uia
         .reauthenticate("delete_devices", &from, ids, auth)
         .await;
     asked.store_for_session(&users, shown)?;
     let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
-    devices.delete(from.user, &ids).await?;
+    devices.management.delete(from.user, &ids).await?;
     Ok(MatrixResponse(delete_devices::v3::Response::new()))
 }

@@ -23,7 +23,8 @@ async fn create_filter(
     MatrixRequest { from, request }: MatrixRequest<create_filter::v3::Request>,
 ) -> Result<MatrixResponse<create_filter::v3::Response>> {
     let id = users
-        .create_filter(&from, &request.user_id, &request.filter)
+        .filters
+        .create(&from, &request.user_id, &request.filter)
         .await?;
     Ok(MatrixResponse(create_filter::v3::Response::new(id)))
 }
@@ -36,6 +37,6 @@ async fn get_filter(
     MatrixRequest { from, request }: MatrixRequest<get_filter::v3::Request>,
 ) -> Result<MatrixResponse<get_filter::v3::Response>> {
     from.must_be_user(&request.user_id)?;
-    let filter = users.filter(from.user, &request.filter_id).await?;
+    let filter = users.filters.get(from.user, &request.filter_id).await?;
     Ok(MatrixResponse(get_filter::v3::Response::new(filter)))
 }

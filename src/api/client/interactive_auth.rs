@@ -61,7 +61,7 @@ where
         if fields.is_empty()
             && let Some(id) = auth.as_ref().and_then(|auth| auth.get("session")?.as_str())
             && let Some(session) = received.from.session()
-            && let Some(first) = app.users.first_uia_request(id, session)
+            && let Some(first) = app.users.uia.first_request(id, session)
         {
             fields = serde_json::from_str(&first)?;
         }
@@ -83,7 +83,7 @@ impl InteractiveParameters {
         if let Err(Error::Uia(info)) = &answer
             && let Some(id) = &info.session
         {
-            users.remember_uia_request(id, &self.0);
+            users.uia.store_first_request(id, &self.0);
         }
         answer
     }

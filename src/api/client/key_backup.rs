@@ -83,7 +83,7 @@ async fn create_backup_version(
     MatrixRequest { from, request }: MatrixRequest<create_backup_version::v3::Request>,
 ) -> Result<MatrixResponse<create_backup_version::v3::Response>> {
     let definition = request.algorithm.json().get();
-    let version = devices.create_backup(from.user, definition).await?;
+    let version = devices.backups.create(from.user, definition).await?;
     Ok(MatrixResponse(create_backup_version::v3::Response::new(
         version,
     )))
@@ -96,7 +96,7 @@ async fn get_latest_backup_info(
     State(devices): State<Devices>,
     MatrixRequest { from, .. }: MatrixRequest<get_latest_backup_info::v3::Request>,
 ) -> Result<MatrixResponse<get_latest_backup_info::v3::Response>> {
-    let backup = devices.backup(from.user, None).await?;
+    let backup = devices.backups.get(from.user, None).await?;
     let definition = Raw::from_json_string(backup.definition)?;
     let (count, etag) = (backup.state.count, backup.state.etag);
     let response =
@@ -111,7 +111,10 @@ async fn get_backup_info(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<get_backup_info::v3::Request>,
 ) -> Result<MatrixResponse<get_backup_info::v3::Response>> {
-    let backup = devices.backup(from.user, Some(&request.version)).await?;
+    let backup = devices
+        .backups
+        .get(from.user, Some(&request.version))
+        .await?;
     let definition = Raw::from_json_string(backup.definition)?;
     let (count, etag) = (backup.state.count, backup.state.etag);
     let response = get_backup_info::v3::Response::new(definition, count, etag, backup.version);
@@ -127,7 +130,8 @@ async fn update_backup_version(
 ) -> Result<MatrixResponse<update_backup_version::v3::Response>> {
     let definition = request.algorithm.json().get();
     devices
-        .update_backup(from.user, &request.version, definition)
+        .backups
+        .update(from.user, &request.version, definition)
         .await?;
     Ok(MatrixResponse(update_backup_version::v3::Response::new()))
 }
@@ -139,7 +143,7 @@ async fn delete_backup_version(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<delete_backup_version::v3::Request>,
 ) -> Result<MatrixResponse<delete_backup_version::v3::Response>> {
-    devices.delete_backup(from.user, &request.version).await?;
+    devices.backups.delete(from.user, &request.version).await?;
     Ok(MatrixResponse(delete_backup_version::v3::Response::new()))
 }
 
@@ -154,7 +158,8 @@ async fn add_backup_keys(
     let keys = rooms.map(|(room_id, room)| (room_id, room.sessions));
     let keys: BackedUpKeys = keys.collect();
     let state = devices
-        .store_backup_keys(from.user, &request.version, &keys)
+        .backups
+        .store_keys(from.user, &request.version, &keys)
         .await?;
     let response = add_backup_keys::v3::Response::new(state.etag, state.count);
     Ok(MatrixResponse(response))
@@ -168,7 +173,8 @@ async fn get_backup_keys(
     MatrixRequest { from, request }: MatrixRequest<get_backup_keys::v3::Request>,
 ) -> Result<MatrixResponse<get_backup_keys::v3::Response>> {
     let keys = devices
-        .load_backup_keys(from.user, &request.version, BackupPart::all())
+        .backups
+        .load_keys(from.user, &request.version, BackupPart::all())
         .await?;
     let rooms = keys
         .into_iter()
@@ -186,7 +192,8 @@ async fn delete_backup_keys(
     MatrixRequest { from, request }: MatrixRequest<delete_backup_keys::v3::Request>,
 ) -> Result<MatrixResponse<delete_backup_keys::v3::Response>> {
     let state = devices
-        .delete_backup_keys(from.user, &request.version, BackupPart::all())
+        .backups
+        .delete_keys(from.user, &request.version, BackupPart::all())
         .await?;
     let response = delete_backup_keys::v3::Response::new(state.etag, state.count);
     Ok(MatrixResponse(response))
@@ -201,7 +208,8 @@ async fn add_backup_keys_for_room(
 ) -> Result<MatrixResponse<add_backup_keys_for_room::v3::Response>> {
     let keys = BackedUpKeys::from([(request.room_id, request.sessions)]);
     let state = devices
-        .store_backup_keys(from.user, &request.version, &keys)
+        .backups
+        .store_keys(from.user, &request.version, &keys)
         .await?;
     let response = add_backup_keys_for_room::v3::Response::new(state.etag, state.count);
     Ok(MatrixResponse(response))
@@ -216,7 +224,8 @@ async fn get_backup_keys_for_room(
 ) -> Result<MatrixResponse<get_backup_keys_for_room::v3::Response>> {
     let part = BackupPart::room(&request.room_id);
     let mut keys = devices
-        .load_backup_keys(from.user, &request.version, part)
+        .backups
+        .load_keys(from.user, &request.version, part)
         .await?;
     let sessions = keys.remove(&request.room_id).unwrap_or_default();
     Ok(MatrixResponse(get_backup_keys_for_room::v3::Response::new(
@@ -233,7 +242,8 @@ async fn delete_backup_keys_for_room(
 ) -> Result<MatrixResponse<delete_backup_keys_for_room::v3::Response>> {
     let part = BackupPart::room(&request.room_id);
     let state = devices
-        .delete_backup_keys(from.user, &request.version, part)
+        .backups
+        .delete_keys(from.user, &request.version, part)
         .await?;
     let response = delete_backup_keys_for_room::v3::Response::new(state.etag, state.count);
     Ok(MatrixResponse(response))
@@ -249,7 +259,8 @@ async fn add_backup_keys_for_session(
     let sessions = BTreeMap::from([(request.session_id, request.session_data)]);
     let keys = BackedUpKeys::from([(request.room_id, sessions)]);
     let state = devices
-        .store_backup_keys(from.user, &request.version, &keys)
+        .backups
+        .store_keys(from.user, &request.version, &keys)
         .await?;
     let response = add_backup_keys_for_session::v3::Response::new(state.etag, state.count);
     Ok(MatrixResponse(response))
@@ -264,7 +275,8 @@ async fn get_backup_keys_for_session(
 ) -> Result<MatrixResponse<get_backup_keys_for_session::v3::Response>> {
     let part = BackupPart::session(&request.room_id, &request.session_id);
     let mut keys = devices
-        .load_backup_keys(from.user, &request.version, part)
+        .backups
+        .load_keys(from.user, &request.version, part)
         .await?;
     let key = keys
         .remove(&request.room_id)
@@ -284,7 +296,8 @@ async fn delete_backup_keys_for_session(
 ) -> Result<MatrixResponse<delete_backup_keys_for_session::v3::Response>> {
     let part = BackupPart::session(&request.room_id, &request.session_id);
     let state = devices
-        .delete_backup_keys(from.user, &request.version, part)
+        .backups
+        .delete_keys(from.user, &request.version, part)
         .await?;
     let response = delete_backup_keys_for_session::v3::Response::new(state.etag, state.count);
     Ok(MatrixResponse(response))

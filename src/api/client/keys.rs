@@ -48,7 +48,7 @@ async fn upload_keys(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<upload_keys::v3::Request>,
 ) -> Result<MatrixResponse<upload_keys::v3::Response>> {
-    let counts = devices.upload_keys(&owner(&from), &request).await?;
+    let counts = devices.keys.upload(&owner(&from), &request).await?;
     Ok(MatrixResponse(upload_keys::v3::Response::new(counts)))
 }
 
@@ -105,7 +105,7 @@ async fn upload_signing_keys(
 ) -> Result<MatrixResponse<upload_signing_keys::v3::Response>> {
     let owner = owner(&from);
     let mut proof = UiaProof::Missing;
-    if devices.signing_keys_need_proof(&owner, &request).await? {
+    if devices.cross_signing.need_proof(&owner, &request).await? {
         if request.auth.is_some() {
             limits.check(RequestClass::Login, &*from.user_id)?;
         }
@@ -116,12 +116,16 @@ async fn upload_signing_keys(
         ]);
         let auth = request.auth.as_ref();
         let shown = users
+            .uia
             .reauthenticate("device_signing", &from, &parameters, auth)
             .await;
         asked.store_for_session(&users, shown)?;
         proof = UiaProof::Given;
     }
-    devices.upload_signing_keys(&owner, &request, proof).await?;
+    devices
+        .cross_signing
+        .upload(&owner, &request, proof)
+        .await?;
     Ok(MatrixResponse(upload_signing_keys::v3::Response::new()))
 }
 
@@ -132,6 +136,6 @@ async fn upload_signatures(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<upload_signatures::v3::Request>,
 ) -> Result<CompleteResponse<upload_signatures::v3::Response>> {
-    let response = devices.upload_signatures(&owner(&from), &request).await?;
+    let response = devices.signatures.upload(&owner(&from), &request).await?;
     Ok(CompleteResponse(response))
 }

@@ -72,7 +72,7 @@ async fn get_login_token(
     if request.auth.is_some() {
         limits.check(RequestClass::Login, &*from.user_id)?;
     }
-    let response = users.login_token(&from, request.auth.as_ref()).await;
+    let response = users.login.issue_token(&from, request.auth.as_ref()).await;
     asked
         .store_for_session(&users, response)
         .map(MatrixResponse)
@@ -89,10 +89,10 @@ async fn login(
     LoginRequest(request): LoginRequest,
 ) -> Result<MatrixResponse<login::v3::Response>> {
     limits.check(RequestClass::Login, &peer)?;
-    let account = users.attempted_user(&request);
+    let account = users.login.attempted_user(&request);
     let attempt = account.map(|user_id| limits.charge(RequestClass::WrongPassword, &*user_id));
     let attempt = attempt.transpose()?;
-    let login = users.login(request).await;
+    let login = users.login.log_in(request).await;
     if let (Err(Error::Forbidden(_)), Some(attempt)) = (&login, attempt) {
         attempt.keep();
     }
@@ -116,7 +116,7 @@ async fn refresh_token(
     peer: ClientAddress,
     MatrixRequest { request, .. }: MatrixRequest<refresh_token::v3::Request>,
 ) -> Result<MatrixResponse<refresh_token::v3::Response>> {
-    let issued = users.refresh(&request.refresh_token).await;
+    let issued = users.refresh_tokens.refresh(&request.refresh_token).await;
     if matches!(issued, Err(Error::UnknownToken { .. })) {
         limits.check(RequestClass::WrongRefreshToken, &peer)?;
     }
@@ -134,7 +134,7 @@ async fn logout(
     State(users): State<Users>,
     MatrixRequest { from, .. }: MatrixRequest<logout::v3::Request>,
 ) -> Result<MatrixResponse<logout::v3::Response>> {
-    users.logout(&from).await?;
+    users.sessions.logout(&from).await?;
     Ok(MatrixResponse(logout::v3::Response::new()))
 }
 
@@ -145,7 +145,7 @@ async fn logout_all(
     State(users): State<Users>,
     MatrixRequest { from, .. }: MatrixRequest<logout_all::v3::Request>,
 ) -> Result<MatrixResponse<logout_all::v3::Response>> {
-    users.logout_all(&from).await?;
+    users.sessions.logout_all(&from).await?;
     Ok(MatrixResponse(logout_all::v3::Response::new()))
 }
 

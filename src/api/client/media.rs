@@ -107,7 +107,10 @@ async fn create_content_async(
         file_name: request.filename.as_deref(),
         announced_size: arriving.announced_size,
     };
-    let address = (&*request.server_name, request.media_id.as_str());
+    let address = media::MediaAddress {
+        server: &request.server_name,
+        media_id: &request.media_id,
+    };
     media
         .upload_reserved(address, upload, arriving.file_stream)
         .await?;
@@ -231,7 +234,10 @@ impl ThumbnailParameters {
             })?;
         // "When not provided, the server SHOULD NOT return an animated thumbnail."
         let animated = self.animated.unwrap_or(false);
-        let address = (&*self.server_name, self.media_id.as_str());
+        let address = media::MediaAddress {
+            server: &self.server_name,
+            media_id: &self.media_id,
+        };
         let content = media
             .thumbnail(address, wanted, animated, self.timeout, self.remote)
             .await?;

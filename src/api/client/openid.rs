@@ -27,11 +27,11 @@ async fn request_openid_token(
 ) -> Result<MatrixResponse<request_openid_token::v3::Response>> {
     limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_be_user(&request.user_id)?;
-    let (token, lifetime) = users.openid_token(&from).await?;
+    let issued = users.openid.issue_token(&from).await?;
     Ok(MatrixResponse(request_openid_token::v3::Response::new(
-        token,
+        issued.token,
         TokenType::Bearer,
         config.server.name.clone(),
-        lifetime,
+        issued.lifetime,
     )))
 }

@@ -108,7 +108,11 @@ async fn get_current_state(
     } else {
         Visibility::Private
     });
-    for data in users.account_data_changed(from.user, 0, i64::MAX).await? {
+    for data in users
+        .account_data
+        .changed_between(from.user, 0, i64::MAX)
+        .await?
+    {
         if data.room() == Some(room.num) {
             let content: Value = serde_json::from_str(&data.content)?;
             let event = json!({ "type": data.kind, "content": content });

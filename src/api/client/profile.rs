@@ -76,7 +76,8 @@ async fn set_profile_field(
     must_be_allowed_to_change(&from, &field)?;
     let cost = charge_profile_change(&rooms, &limits, (&from, &field)).await?;
     let change = users
-        .set_profile_field(&from, &request.user_id, &request.value)
+        .profiles
+        .set_field(&from, &request.user_id, &request.value)
         .await?;
     if change.is_some() {
         cost.keep();
@@ -98,7 +99,8 @@ async fn delete_profile_field(
     must_be_allowed_to_change(&from, &request.field)?;
     let cost = charge_profile_change(&rooms, &limits, (&from, &request.field)).await?;
     let change = users
-        .remove_profile_field(&from, &request.user_id, request.field)
+        .profiles
+        .remove_field(&from, &request.user_id, request.field)
         .await?;
     if change.is_some() {
         cost.keep();

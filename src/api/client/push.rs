@@ -26,7 +26,7 @@ async fn get_pushers(
     State(users): State<Users>,
     MatrixRequest { from, .. }: MatrixRequest<get_pushers::v3::Request>,
 ) -> Result<MatrixResponse<get_pushers::v3::Response>> {
-    let pushers = users.pushers(&from).await?;
+    let pushers = users.pushers.list(&from).await?;
     Ok(MatrixResponse(get_pushers::v3::Response::new(pushers)))
 }
 
@@ -37,7 +37,7 @@ async fn set_pusher(
     State(users): State<Users>,
     MatrixRequest { from, request }: MatrixRequest<set_pusher::v3::Request>,
 ) -> Result<MatrixResponse<set_pusher::v3::Response>> {
-    users.set_pusher(&from, request.action).await?;
+    users.pushers.set(&from, request.action).await?;
     Ok(MatrixResponse(set_pusher::v3::Response::new()))
 }
 

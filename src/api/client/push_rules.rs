@@ -58,7 +58,7 @@ async fn get_pushrules_all(
     State(users): State<Users>,
     MatrixRequest { from, .. }: MatrixRequest<get_pushrules_all::v3::Request>,
 ) -> Result<Json<Value>> {
-    let rules = users.push_rules(from.user, &from.user_id).await?;
+    let rules = users.push_rules.all(from.user, &from.user_id).await?;
     Ok(Json(json!({ "global": write_push_rules(&rules)? })))
 }
 
@@ -69,7 +69,7 @@ async fn get_pushrules_global_scope(
     State(users): State<Users>,
     MatrixRequest { from, .. }: MatrixRequest<get_pushrules_global_scope::v3::Request>,
 ) -> Result<Json<Value>> {
-    let rules = users.push_rules(from.user, &from.user_id).await?;
+    let rules = users.push_rules.all(from.user, &from.user_id).await?;
     Ok(Json(write_push_rules(&rules)?))
 }
 
@@ -81,7 +81,7 @@ async fn get_pushrules_of_kind(
     AuthenticatedSession(from): AuthenticatedSession,
     PathParams(kind): PathParams<String>,
 ) -> Result<Json<Value>> {
-    let rules = users.push_rules(from.user, &from.user_id).await?;
+    let rules = users.push_rules.all(from.user, &from.user_id).await?;
     let mut rules = write_push_rules(&rules)?;
     match rules.get_mut(&kind) {
         Some(of_kind) => Ok(Json(of_kind.take())),
@@ -99,7 +99,8 @@ async fn get_pushrule(
     MatrixRequest { from, request }: MatrixRequest<get_pushrule::v3::Request>,
 ) -> Result<MatrixResponse<get_pushrule::v3::Response>> {
     let rule = users
-        .push_rule(&from, request.kind, &request.rule_id)
+        .push_rules
+        .rule(&from, request.kind, &request.rule_id)
         .await?;
     Ok(MatrixResponse(get_pushrule::v3::Response::new(rule.into())))
 }
@@ -114,7 +115,7 @@ async fn set_pushrule(
         request: WithDefaults(request),
     }: MatrixRequest<WithDefaults<set_pushrule::v3::Request>>,
 ) -> Result<MatrixResponse<set_pushrule::v3::Response>> {
-    users.set_push_rule(&from, request).await?;
+    users.push_rules.set(&from, request).await?;
     Ok(MatrixResponse(set_pushrule::v3::Response::new()))
 }
 
@@ -126,7 +127,8 @@ async fn delete_pushrule(
     MatrixRequest { from, request }: MatrixRequest<delete_pushrule::v3::Request>,
 ) -> Result<MatrixResponse<delete_pushrule::v3::Response>> {
     users
-        .remove_push_rule(&from, request.kind, &request.rule_id)
+        .push_rules
+        .remove(&from, request.kind, &request.rule_id)
         .await?;
     Ok(MatrixResponse(delete_pushrule::v3::Response::new()))
 }
@@ -139,7 +141,8 @@ async fn get_pushrule_enabled(
     MatrixRequest { from, request }: MatrixRequest<get_pushrule_enabled::v3::Request>,
 ) -> Result<MatrixResponse<get_pushrule_enabled::v3::Response>> {
     let rule = users
-        .push_rule(&from, request.kind, &request.rule_id)
+        .push_rules
+        .rule(&from, request.kind, &request.rule_id)
         .await?;
     let response = get_pushrule_enabled::v3::Response::new(rule.enabled());
     Ok(MatrixResponse(response))
@@ -153,7 +156,8 @@ async fn set_pushrule_enabled(
     MatrixRequest { from, request }: MatrixRequest<set_pushrule_enabled::v3::Request>,
 ) -> Result<MatrixResponse<set_pushrule_enabled::v3::Response>> {
     users
-        .enable_push_rule(&from, request.kind, &request.rule_id, request.enabled)
+        .push_rules
+        .enable(&from, request.kind, &request.rule_id, request.enabled)
         .await?;
     Ok(MatrixResponse(set_pushrule_enabled::v3::Response::new()))
 }
@@ -166,7 +170,8 @@ async fn get_pushrule_actions(
     MatrixRequest { from, request }: MatrixRequest<get_pushrule_actions::v3::Request>,
 ) -> Result<MatrixResponse<get_pushrule_actions::v3::Response>> {
     let rule = users
-        .push_rule(&from, request.kind, &request.rule_id)
+        .push_rules
+        .rule(&from, request.kind, &request.rule_id)
         .await?;
     let response = get_pushrule_actions::v3::Response::new(rule.actions().to_vec());
     Ok(MatrixResponse(response))
@@ -180,7 +185,8 @@ async fn set_pushrule_actions(
     MatrixRequest { from, request }: MatrixRequest<set_pushrule_actions::v3::Request>,
 ) -> Result<MatrixResponse<set_pushrule_actions::v3::Response>> {
     users
-        .set_push_rule_actions(&from, request.kind, &request.rule_id, request.actions)
+        .push_rules
+        .set_actions(&from, request.kind, &request.rule_id, request.actions)
         .await?;
     Ok(MatrixResponse(set_pushrule_actions::v3::Response::new()))
 }

@@ -105,7 +105,7 @@ async fn get_username_availability(
     MatrixRequest { request, .. }: MatrixRequest<get_username_availability::v3::Request>,
 ) -> Result<MatrixResponse<get_username_availability::v3::Response>> {
     limits.check(RequestClass::Lookup, &peer)?;
-    users.available_user_id(&request.username).await?;
+    users.usernames.available_user_id(&request.username).await?;
     Ok(MatrixResponse(
         get_username_availability::v3::Response::new(true),
     ))

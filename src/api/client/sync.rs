@@ -92,7 +92,7 @@ pub(in crate::api) async fn filter(
         Some(Filter::FilterId(id)) if id.trim_start().starts_with('{') => {
             return Err(Error::invalid_param("the filter is not valid"));
         }
-        Some(Filter::FilterId(id)) => users.filter(session.user, &id).await?,
+        Some(Filter::FilterId(id)) => users.filters.get(session.user, &id).await?,
         Some(Filter::FilterDefinition(definition))
             if !is_known_format(&definition.event_format) =>
         {

@@ -24,7 +24,8 @@ async fn get_tags(
     MatrixRequest { from, request }: MatrixRequest<get_tags::v3::Request>,
 ) -> Result<MatrixResponse<get_tags::v3::Response>> {
     let tags = users
-        .tags(&from, &request.user_id, &request.room_id)
+        .room_tags
+        .of_room(&from, &request.user_id, &request.room_id)
         .await?;
     Ok(MatrixResponse(get_tags::v3::Response::new(tags)))
 }
@@ -36,9 +37,10 @@ async fn create_tag(
     State(users): State<Users>,
     MatrixRequest { from, request }: MatrixRequest<create_tag::v3::Request>,
 ) -> Result<MatrixResponse<create_tag::v3::Response>> {
-    let tag = (request.tag.as_str(), request.tag_info);
+    let (room_id, tag) = (&request.room_id, &request.tag);
     users
-        .set_tag(&from, &request.user_id, &request.room_id, tag)
+        .room_tags
+        .set(&from, &request.user_id, room_id, tag, request.tag_info)
         .await?;
     Ok(MatrixResponse(create_tag::v3::Response::new()))
 }
@@ -51,7 +53,8 @@ async fn delete_tag(
     MatrixRequest { from, request }: MatrixRequest<delete_tag::v3::Request>,
 ) -> Result<MatrixResponse<delete_tag::v3::Response>> {
     users
-        .remove_tag(&from, &request.user_id, &request.room_id, &request.tag)
+        .room_tags
+        .remove(&from, &request.user_id, &request.room_id, &request.tag)
         .await?;
     Ok(MatrixResponse(delete_tag::v3::Response::new()))
 }

@@ -25,7 +25,8 @@ async fn send_event_to_device(
 ) -> Result<MatrixResponse<send_event_to_device::v3::Response>> {
     limits.check(RequestClass::SendToDevice, &*from.user_id)?;
     devices
-        .send_to_device(&from.user_id, from.device, &request, clock.now_ms())
+        .to_device
+        .send(&from.user_id, from.device, &request, clock.now_ms())
         .await?;
     Ok(MatrixResponse(send_event_to_device::v3::Response::new()))
 }

@@ -23,10 +23,12 @@ async fn search_users(
 ) -> Result<MatrixResponse<search_users::v3::Response>> {
     limits.check(RequestClass::Send, &*from.user_id)?;
     let limit = u64::from(request.limit);
-    let (found, is_limited) = users
-        .search_users(&from, &request.search_term, limit)
+    let found = users
+        .directory
+        .search(&from, &request.search_term, limit)
         .await?;
-    let found = found.into_iter().map(directory_user).collect();
+    let is_limited = found.is_limited;
+    let found = found.users.into_iter().map(directory_user).collect();
     Ok(MatrixResponse(search_users::v3::Response::new(
         found, is_limited,
     )))

@@ -32,7 +32,10 @@ async fn get_devices(
         return Err(Error::invalid_param("the user belongs to another server"));
     }
     Ok(MatrixResponse(
-        devices.federation_devices(&request.user_id).await?,
+        devices
+            .key_queries
+            .federation_devices(&request.user_id)
+            .await?,
     ))
 }
 
@@ -44,7 +47,10 @@ async fn get_keys(
     MatrixRequest { request, .. }: MatrixRequest<get_keys::v1::Request>,
 ) -> Result<MatrixResponse<get_keys::v1::Response>> {
     check_user_count(&request.device_keys)?;
-    let found = devices.query_keys(None, &request.device_keys).await?;
+    let found = devices
+        .key_queries
+        .query(None, &request.device_keys)
+        .await?;
     let mut response = get_keys::v1::Response::new(found.device_keys);
     response.master_keys = found.master_keys;
     response.self_signing_keys = found.self_signing_keys;
@@ -59,6 +65,6 @@ async fn claim_keys(
     MatrixRequest { request, .. }: MatrixRequest<claim_keys::v1::Request>,
 ) -> Result<MatrixResponse<claim_keys::v1::Response>> {
     check_user_count(&request.one_time_keys)?;
-    let claimed = devices.claim_keys(&request.one_time_keys).await?;
+    let claimed = devices.keys.claim(&request.one_time_keys).await?;
     Ok(MatrixResponse(claim_keys::v1::Response::new(claimed)))
 }

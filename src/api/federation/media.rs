@@ -70,7 +70,10 @@ async fn get_content_thumbnail(
         })?;
     // "When not provided, the server SHOULD NOT return an animated thumbnail."
     let animated = request.animated.unwrap_or(false);
-    let address = (rooms.memory.server_name(), request.media_id.as_str());
+    let address = crate::media::MediaAddress {
+        server: rooms.memory.server_name(),
+        media_id: &request.media_id,
+    };
     let content = media
         .thumbnail(
             address,

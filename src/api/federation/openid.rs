@@ -25,7 +25,7 @@ async fn get_openid_userinfo(
         Error::MissingParam(_) => Error::MissingToken,
         other => other,
     })?;
-    let user_id = users.openid_user(&request.access_token).await?;
+    let user_id = users.openid.user_of(&request.access_token).await?;
     Ok(MatrixResponse(get_openid_userinfo::v1::Response::new(
         user_id,
     )))

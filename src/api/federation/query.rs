@@ -53,7 +53,7 @@ async fn get_profile_information(
     if !rooms.memory.is_local(user_id) {
         return Err(Error::invalid_param("the user belongs to another server"));
     }
-    let mut profile = users.profile(user_id).await?;
+    let mut profile = users.profiles.get(user_id).await?;
     if let Some(field) = &request.field {
         // "If the user does not have a particular field set on their profile, the server MUST either exclude it
         // from the response body or give it the value `null`."

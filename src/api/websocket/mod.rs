@@ -391,7 +391,7 @@ impl WebSocketChannel {
                 }
                 () = stopping.cancelled() => return Err(ConnectionEnd::Gone),
                 () = news.wait_for_change() => {
-                    let session = app.users.authenticate(&token).await;
+                    let session = app.users.sessions.authenticate(&token).await;
                     if !session.is_ok_and(|session| !session.is_locked) {
                         return Err(ConnectionEnd::Gone);
                     }
@@ -415,7 +415,7 @@ impl WebSocketChannel {
 
     /// Closes the connection when the token was revoked or has expired, or when the account was locked.
     async fn check_token(&mut self) -> Result<(), ConnectionEnd> {
-        match self.app.users.authenticate(&self.token).await {
+        match self.app.users.sessions.authenticate(&self.token).await {
             Ok(session) if session.is_locked => Err(ConnectionEnd::Close(
                 CLOSE_UNAUTHORIZED,
                 "the account is locked",

@@ -8,7 +8,10 @@ use crate::config::{ListenSection, LogFormat};
 fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .map(|(name, value)| ConfigVariable {
+            name: (*name).to_owned(),
+            value: (*value).to_owned(),
+        })
         .collect();
     Config::from_sources("parlour.toml", text, variables).map_err(|e| e.to_string())
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Mutex;
 
-use ruma::{owned_user_id, user_id};
+use ruma::{DeviceId, user_id};
 
 use super::*;
 use crate::{
     config::Config,
+    devices::{
+        Devices, RemoteDevice,
+        remote_list_updater::{MAX_DEVICES_PER_USER, MAX_LIST_BYTES},
+    },
     storage::{JournalChange, JournalFollower, Position, testing::TestDb},
 };
 
@@ -73,35 +77,38 @@ impl DeviceListTest {
     async fn new() -> Self {
         let test = TestDb::new().await;
         let devices = Devices::new(&test.db, &Config::default());
-        let told = Arc::new(NotificationCounter::default());
-        devices.add_follower(told.clone());
+        let notifications = Arc::new(NotificationCounter::default());
+        devices.add_follower(notifications.clone());
         let mut tx = test.db.write().await.unwrap();
         let bob = tx.intern(bob().as_str()).await.unwrap();
         tx.commit().await.unwrap();
         Self {
             test,
             devices,
-            notifications: told,
+            notifications,
             bob,
         }
     }
 
-    /// Returns a scene in which the list is stored.
+    /// Returns a test in which the list is stored.
     async fn with_list(stream_id: i64, devices: Vec<RemoteDevice>) -> Self {
-        let scene = Self::new().await;
-        scene.start_sharing().await;
+        let test = Self::new().await;
+        test.start_sharing().await;
         assert!(
-            scene
-                .answer_request(Some(stream_id), devices)
+            test.answer_request(Some(stream_id), devices)
                 .await
                 .is_empty()
         );
-        scene
+        test
     }
 
     async fn start_sharing(&self) {
-        let came = SharingChange::Started(vec![self.bob]);
-        self.devices.apply_sharing_changes(&[came]).await.unwrap();
+        let started = SharingChange::Started(vec![self.bob]);
+        self.devices
+            .remote_lists
+            .apply_sharing_changes(&[started])
+            .await
+            .unwrap();
     }
 
     /// Lets the server answer immediately.
@@ -110,14 +117,24 @@ impl DeviceListTest {
         stream_id: Option<i64>,
         devices: Vec<RemoteDevice>,
     ) -> Vec<OwnedUserId> {
-        let ticket = self.devices.begin_list_request([bob()]);
+        let ticket = self.devices.remote_lists.begin_list_request([bob()]);
         let lists = list(stream_id, devices);
-        self.devices.store_lists(&ticket, lists).await.unwrap()
+        self.devices
+            .remote_lists
+            .store_lists(&ticket, lists)
+            .await
+            .unwrap()
     }
 
     /// Applies updates; returns whether the list must be requested.
     async fn apply_updates(&self, updates: &[RemoteListUpdate]) -> bool {
-        !self.devices.update_lists(updates).await.unwrap().is_empty()
+        !self
+            .devices
+            .remote_lists
+            .update_lists(updates)
+            .await
+            .unwrap()
+            .is_empty()
     }
 
     fn notification_count(&self) -> usize {
@@ -126,7 +143,12 @@ impl DeviceListTest {
 
     /// Returns whether the list is fresh, and the keys that clients see.
     async fn stored_keys(&self) -> Option<(bool, Vec<String>)> {
-        let mut known = self.devices.stored_lists(&[bob()]).await.unwrap();
+        let mut known = self
+            .devices
+            .remote_lists
+            .stored_lists(&[bob()])
+            .await
+            .unwrap();
         let list = known.remove(bob())?;
         let keys = list.devices.values().map(|keys| {
             let keys: Value = serde_json::from_str(keys.json().get()).unwrap();
@@ -147,102 +169,111 @@ fn keys(is_fresh: bool, keys: &[&str]) -> Option<(bool, Vec<String>)> {
 
 #[tokio::test]
 async fn a_new_users_list_is_requested_without_notifying_clients() {
-    let scene = DeviceListTest::new().await;
+    let test = DeviceListTest::new().await;
 
-    scene.start_sharing().await;
-    assert_eq!(scene.stored_keys().await, keys(false, &[]));
-    let to_ask = scene.devices.lists_to_request(0, 10).await.unwrap();
-    assert_eq!(to_ask, [(scene.bob, bob().to_owned())]);
+    test.start_sharing().await;
+    assert_eq!(test.stored_keys().await, keys(false, &[]));
+    let to_request = test
+        .devices
+        .remote_lists
+        .lists_to_request(0, 10)
+        .await
+        .unwrap();
+    assert_eq!(to_request.len(), 1);
+    assert_eq!(to_request[0].user, test.bob);
     let phone = device("PHONE", Some(1));
-    assert!(scene.answer_request(Some(5), vec![phone]).await.is_empty());
+    assert!(test.answer_request(Some(5), vec![phone]).await.is_empty());
 
-    assert_eq!(scene.stored_keys().await, keys(true, &["key1"]));
-    assert_eq!(scene.notification_count(), 0);
+    assert_eq!(test.stored_keys().await, keys(true, &["key1"]));
+    assert_eq!(test.notification_count(), 0);
     assert!(
-        scene
-            .devices
-            .users_without_list(&[scene.bob])
+        test.devices
+            .remote_lists
+            .users_without_list(&[test.bob])
             .await
             .unwrap()
             .is_empty()
     );
-    let went = SharingChange::Ended(vec![scene.bob]);
-    scene.devices.apply_sharing_changes(&[went]).await.unwrap();
-    assert_eq!(scene.stored_keys().await, None);
+    let ended = SharingChange::Ended(vec![test.bob]);
+    test.devices
+        .remote_lists
+        .apply_sharing_changes(&[ended])
+        .await
+        .unwrap();
+    assert_eq!(test.stored_keys().await, None);
 }
 
 #[tokio::test]
 async fn consecutive_updates_notify_clients_of_visible_changes() {
-    let scene = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
+    let test = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
 
     let silent = update(6, &[5], device("SILENT", None));
-    assert!(!scene.apply_updates(&[silent]).await);
+    assert!(!test.apply_updates(&[silent]).await);
     assert_eq!(
-        scene.notification_count(),
+        test.notification_count(),
         0,
         "a device without keys is nothing to clients"
     );
     let desk = update(7, &[6], device("DESK", Some(2)));
     let other = update(8, &[7], device("PHONE", Some(3)));
-    assert!(!scene.apply_updates(&[desk, other]).await);
-    assert_eq!(scene.stored_keys().await, keys(true, &["key2", "key3"]));
+    assert!(!test.apply_updates(&[desk, other]).await);
+    assert_eq!(test.stored_keys().await, keys(true, &["key2", "key3"]));
     assert_eq!(
-        scene.notification_count(),
+        test.notification_count(),
         1,
-        "what comes together is told together"
+        "changes that arrive together cause one notification"
     );
     let gone = RemoteListUpdate {
         deleted: true,
         ..update(9, &[8], device("DESK", None))
     };
-    assert!(!scene.apply_updates(&[gone]).await);
+    assert!(!test.apply_updates(&[gone]).await);
 
-    assert_eq!(scene.stored_keys().await, keys(true, &["key3"]));
-    assert_eq!(scene.notification_count(), 2);
+    assert_eq!(test.stored_keys().await, keys(true, &["key3"]));
+    assert_eq!(test.notification_count(), 2);
 }
 
 #[tokio::test]
 async fn a_repeated_update_does_not_notify_clients() {
-    let scene = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
+    let test = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
 
     let again = update(5, &[], device("PHONE", Some(1)));
     let silent = update(5, &[], device("SILENT", None));
-    assert!(!scene.apply_updates(&[again, silent]).await);
+    assert!(!test.apply_updates(&[again, silent]).await);
 
-    assert_eq!(scene.stored_keys().await, keys(true, &["key1"]));
-    assert_eq!(scene.notification_count(), 0);
+    assert_eq!(test.stored_keys().await, keys(true, &["key1"]));
+    assert_eq!(test.notification_count(), 0);
 }
 
 #[tokio::test]
 async fn a_missing_update_makes_the_list_stale_until_the_response() {
     for prev_ids in [&[][..], &[6], &[5, 6]] {
-        let scene = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
+        let test = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
 
         let late = update(7, prev_ids, device("DESK", Some(2)));
-        assert!(scene.apply_updates(&[late]).await);
-        assert_eq!(scene.stored_keys().await, keys(false, &["key1"]));
-        assert_eq!(scene.notification_count(), 0);
+        assert!(test.apply_updates(&[late]).await);
+        assert_eq!(test.stored_keys().await, keys(false, &["key1"]));
+        assert_eq!(test.notification_count(), 0);
         let devices = vec![device("PHONE", Some(1)), device("DESK", Some(2))];
-        assert!(scene.answer_request(Some(7), devices).await.is_empty());
+        assert!(test.answer_request(Some(7), devices).await.is_empty());
 
-        assert_eq!(scene.stored_keys().await, keys(true, &["key2", "key1"]));
-        assert_eq!(scene.notification_count(), 1);
+        assert_eq!(test.stored_keys().await, keys(true, &["key2", "key1"]));
+        assert_eq!(test.notification_count(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_missing_update_without_changes_does_not_notify_clients() {
-    let scene = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
+    let test = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
 
     let repeated = update(9, &[8], device("PHONE", Some(1)));
-    assert!(scene.apply_updates(&[repeated]).await);
-    scene
-        .answer_request(Some(9), vec![device("PHONE", Some(1))])
+    assert!(test.apply_updates(&[repeated]).await);
+    test.answer_request(Some(9), vec![device("PHONE", Some(1))])
         .await;
 
-    assert_eq!(scene.notification_count(), 0);
+    assert_eq!(test.notification_count(), 0);
     assert!(
-        !scene
+        !test
             .apply_updates(&[update(10, &[9], device("PHONE", Some(1)))])
             .await
     );
@@ -250,25 +281,33 @@ async fn a_missing_update_without_changes_does_not_notify_clients() {
 
 #[tokio::test]
 async fn an_update_during_a_request_makes_the_response_unreliable() {
-    let scene = DeviceListTest::new().await;
-    scene.start_sharing().await;
-    let ticket = scene.devices.begin_list_request([bob()]);
+    let test = DeviceListTest::new().await;
+    test.start_sharing().await;
+    let ticket = test.devices.remote_lists.begin_list_request([bob()]);
 
     let change = update(6, &[], device("PHONE", Some(2)));
-    assert!(scene.apply_updates(&[change]).await);
+    assert!(test.apply_updates(&[change]).await);
     let first = list(Some(5), vec![device("PHONE", Some(1))]);
-    let doubtful = scene.devices.store_lists(&ticket, first).await.unwrap();
+    let doubtful = test
+        .devices
+        .remote_lists
+        .store_lists(&ticket, first)
+        .await
+        .unwrap();
     drop(ticket);
 
     assert_eq!(doubtful, [bob()]);
-    assert_eq!(scene.stored_keys().await, keys(false, &["key1"]));
-    assert_eq!(scene.notification_count(), 0, "the join has told of it");
-    scene
-        .answer_request(Some(6), vec![device("PHONE", Some(2))])
-        .await;
-    assert_eq!(scene.stored_keys().await, keys(true, &["key2"]));
+    assert_eq!(test.stored_keys().await, keys(false, &["key1"]));
     assert_eq!(
-        scene.notification_count(),
+        test.notification_count(),
+        0,
+        "the join has notified clients"
+    );
+    test.answer_request(Some(6), vec![device("PHONE", Some(2))])
+        .await;
+    assert_eq!(test.stored_keys().await, keys(true, &["key2"]));
+    assert_eq!(
+        test.notification_count(),
         1,
         "a client may know the first answer"
     );
@@ -276,111 +315,78 @@ async fn an_update_during_a_request_makes_the_response_unreliable() {
 
 #[tokio::test]
 async fn a_change_before_the_first_response_notifies_clients() {
-    let scene = DeviceListTest::new().await;
-    scene.start_sharing().await;
+    let test = DeviceListTest::new().await;
+    test.start_sharing().await;
 
     assert!(
-        scene
-            .apply_updates(&[update(6, &[], device("PHONE", Some(2)))])
+        test.apply_updates(&[update(6, &[], device("PHONE", Some(2)))])
             .await
     );
-    scene
-        .answer_request(Some(6), vec![device("PHONE", Some(2))])
+    test.answer_request(Some(6), vec![device("PHONE", Some(2))])
         .await;
 
-    assert_eq!(scene.notification_count(), 1);
+    assert_eq!(test.notification_count(), 1);
 }
 
 #[tokio::test]
 async fn clients_are_notified_once_a_failed_request_succeeds() {
-    let scene = DeviceListTest::new().await;
-    scene.start_sharing().await;
+    let test = DeviceListTest::new().await;
+    test.start_sharing().await;
 
-    scene
-        .devices
+    test.devices
+        .remote_lists
         .record_failed_requests(&[bob()])
         .await
         .unwrap();
-    scene
-        .answer_request(Some(6), vec![device("PHONE", Some(2))])
+    test.answer_request(Some(6), vec![device("PHONE", Some(2))])
         .await;
 
-    assert_eq!(scene.notification_count(), 1);
+    assert_eq!(test.notification_count(), 1);
 }
 
 #[tokio::test]
 async fn every_change_of_an_unstored_list_notifies_clients() {
-    let scene = DeviceListTest::new().await;
+    let test = DeviceListTest::new().await;
 
     let change = |stream_id| update(stream_id, &[], device("PHONE", Some(2)));
-    assert!(!scene.apply_updates(&[change(6)]).await);
-    assert!(!scene.apply_updates(&[change(7)]).await);
-    assert_eq!(scene.notification_count(), 2);
+    assert!(!test.apply_updates(&[change(6)]).await);
+    assert!(!test.apply_updates(&[change(7)]).await);
+    assert_eq!(test.notification_count(), 2);
     assert!(
-        scene
-            .answer_request(None, vec![device("PHONE", Some(2))])
+        test.answer_request(None, vec![device("PHONE", Some(2))])
             .await
             .is_empty()
     );
 
-    assert_eq!(scene.stored_keys().await, keys(true, &["key2"]));
-    assert_eq!(scene.notification_count(), 2);
+    assert_eq!(test.stored_keys().await, keys(true, &["key2"]));
+    assert_eq!(test.notification_count(), 2);
     assert!(
-        scene.apply_updates(&[change(8)]).await,
-        "no version was told"
+        test.apply_updates(&[change(8)]).await,
+        "the server gave no version"
     );
 }
 
 #[tokio::test]
 async fn stored_and_needed_lists_survive_a_restart() {
-    let scene = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
+    let test = DeviceListTest::with_list(5, vec![device("PHONE", Some(1))]).await;
     let late = update(7, &[6], device("DESK", Some(2)));
-    assert!(scene.apply_updates(&[late]).await);
+    assert!(test.apply_updates(&[late]).await);
 
-    let test = scene.test.reopen().await;
+    let test = test.test.reopen().await;
     let devices = Devices::new(&test.db, &Config::default());
 
-    let to_ask = devices.lists_to_request(0, 10).await.unwrap();
-    assert_eq!(to_ask.len(), 1);
+    let to_request = devices.remote_lists.lists_to_request(0, 10).await.unwrap();
+    assert_eq!(to_request.len(), 1);
     assert!(
         devices
-            .lists_to_request(to_ask[0].0, 10)
+            .remote_lists
+            .lists_to_request(to_request[0].user, 10)
             .await
             .unwrap()
             .is_empty()
     );
-    let known = devices.stored_lists(&[bob()]).await.unwrap();
+    let known = devices.remote_lists.stored_lists(&[bob()]).await.unwrap();
     assert_eq!(known[bob()].devices.len(), 1);
-}
-
-#[test]
-fn invalid_devices_are_ignored() {
-    let read = |device_id: &str, keys: &Value| {
-        RemoteDevice::read(bob(), device_id.into(), Some(&keys.to_string()), None)
-    };
-    let good = json!({
-        "user_id": bob(), "device_id": "A", "algorithms": [], "keys": {}, "signatures": {},
-        "unsigned": { "device_display_name": "Phone" },
-    });
-    let with = |field: &str, value: Value| {
-        let mut keys = good.clone();
-        keys[field] = value;
-        keys
-    };
-
-    let device = read("A", &good).unwrap();
-    assert_eq!(device.display_name.as_deref(), Some("Phone"));
-    assert!(!device.keys.unwrap().contains("unsigned"));
-    assert_eq!(read("B", &good), None);
-    let others = owned_user_id!("@eve:there");
-    assert_eq!(read("A", &with("user_id", json!(others))), None);
-    assert_eq!(read("A", &with("more", json!("\0"))), None);
-    assert_eq!(
-        read("A", &with("more", json!("x".repeat(MAX_KEY_BYTES)))),
-        None
-    );
-    assert_eq!(read("A", &json!("keys")), None);
-    assert_eq!(read(&"A".repeat(300), &good), None);
 }
 
 /// Returns a device with large keys.
@@ -397,14 +403,14 @@ async fn updates_respect_the_limit_of_devices() {
     let many: Vec<RemoteDevice> = (0..MAX_DEVICES_PER_USER + 5)
         .map(|n| device(&format!("D{n}"), Some(1)))
         .collect();
-    let scene = DeviceListTest::with_list(5, many).await;
-    let count = async || scene.stored_keys().await.unwrap().1.len();
+    let test = DeviceListTest::with_list(5, many).await;
+    let count = async || test.stored_keys().await.unwrap().1.len();
     let most = usize::try_from(MAX_DEVICES_PER_USER).unwrap();
     assert_eq!(count().await, most);
 
     let more = update(6, &[5], device("E1", Some(2)));
-    assert!(!scene.apply_updates(&[more]).await);
-    assert_eq!((count().await, scene.notification_count()), (most, 0));
+    assert!(!test.apply_updates(&[more]).await);
+    assert_eq!((count().await, test.notification_count()), (most, 0));
     let gone = RemoteListUpdate {
         deleted: true,
         ..update(7, &[6], device("D1", None))
@@ -412,9 +418,9 @@ async fn updates_respect_the_limit_of_devices() {
     let changed = update(8, &[7], device("D2", Some(2)));
     let one = update(9, &[8], device("E2", Some(2)));
     let another = update(10, &[9], device("E3", Some(2)));
-    assert!(!scene.apply_updates(&[gone, changed, one, another]).await);
+    assert!(!test.apply_updates(&[gone, changed, one, another]).await);
 
-    let (is_fresh, known) = scene.stored_keys().await.unwrap();
+    let (is_fresh, known) = test.stored_keys().await.unwrap();
     assert!(is_fresh);
     assert_eq!(known.len(), most);
     assert_eq!(known.iter().filter(|key| *key == "key2").count(), 2);
@@ -426,16 +432,21 @@ async fn a_list_has_a_maximum_size() {
     let many: Vec<RemoteDevice> = (0..most + 5)
         .map(|n| large_device(&format!("D{n}")))
         .collect();
-    let scene = DeviceListTest::with_list(5, many).await;
+    let test = DeviceListTest::with_list(5, many).await;
     let known = async || {
-        let mut known = scene.devices.stored_lists(&[bob()]).await.unwrap();
+        let mut known = test
+            .devices
+            .remote_lists
+            .stored_lists(&[bob()])
+            .await
+            .unwrap();
         known.remove(bob()).unwrap().devices
     };
     assert_eq!(known().await.len(), most);
 
     let more = update(6, &[5], large_device("E1"));
     let small = update(7, &[6], device("E2", Some(1)));
-    assert!(!scene.apply_updates(&[more, small]).await);
+    assert!(!test.apply_updates(&[more, small]).await);
 
     let known = known().await;
     assert_eq!(known.len(), most + 1);
@@ -444,14 +455,19 @@ async fn a_list_has_a_maximum_size() {
 
 #[tokio::test]
 async fn leaving_rooms_makes_every_running_request_unreliable() {
-    let scene = DeviceListTest::new().await;
-    scene.start_sharing().await;
-    let ticket = scene.devices.begin_list_request([bob()]);
+    let test = DeviceListTest::new().await;
+    test.start_sharing().await;
+    let ticket = test.devices.remote_lists.begin_list_request([bob()]);
 
-    scene.devices.record_unseen_changes();
+    test.devices.remote_lists.record_unseen_changes();
 
     assert!(ticket.has_changed(bob()));
     let lists = list(Some(5), vec![device("PHONE", Some(1))]);
-    let again = scene.devices.store_lists(&ticket, lists).await.unwrap();
+    let again = test
+        .devices
+        .remote_lists
+        .store_lists(&ticket, lists)
+        .await
+        .unwrap();
     assert_eq!(again, [bob()]);
 }

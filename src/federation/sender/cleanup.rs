@@ -43,6 +43,7 @@ impl FederationSenderInner {
 
     async fn clean_up_once(&self) -> Result<()> {
         self.devices
+            .outgoing
             .remove_expired_messages(self.clock.now_ms())
             .await?;
         // A server that has been sent something after this position has come back, and is kept.

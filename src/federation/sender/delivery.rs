@@ -228,6 +228,7 @@ impl FederationSenderInner {
             let (server, tellings) = (&destination.server, &batch.device_list_updates);
             let noted = self
                 .devices
+                .outgoing
                 .record_sent(server, batch.messages_up_to, tellings);
             if let Err(error) = noted.await {
                 tracing::warn!(%server, %error, "the progress of a delivery could not be stored");

@@ -174,7 +174,7 @@ impl FederationSenderInner {
             held.has_events = false;
         }
         if let Some(after) = held.undistributed_after {
-            let changed = self.devices.lists_changed_after(after).await?;
+            let changed = self.devices.outgoing.lists_changed_after(after).await?;
             held.device_lists.extend(changed);
             held.undistributed_after = None;
         }
@@ -278,7 +278,11 @@ impl FederationSenderInner {
             return Ok(());
         }
         let numbers: Vec<UserNum> = users.keys().copied().collect();
-        let owed = self.devices.queue_list_updates(&servers, &numbers).await?;
+        let owed = self
+            .devices
+            .outgoing
+            .queue_list_updates(&servers, &numbers)
+            .await?;
         let is_there = |(user, _): &(&UserNum, &OwnedUserId)| {
             let presence = self.ephemeral.presence.presence_event(**user);
             presence.is_some_and(|event| event.content.presence != PresenceState::Offline)
@@ -315,7 +319,11 @@ impl FederationSenderInner {
             .servers_sharing_rooms_with(user)
             .await?;
         let servers: Vec<OwnedServerName> = servers.into_iter().collect();
-        let owed = self.devices.queue_list_updates(&servers, &[user]).await?;
+        let owed = self
+            .devices
+            .outgoing
+            .queue_list_updates(&servers, &[user])
+            .await?;
         self.update_queues(&owed, |state| state.has_device_lists = true);
         Ok(())
     }

@@ -78,18 +78,19 @@ async fn gather_messages(
     let now = inner.clock.now_ms();
     let messages = inner
         .devices
-        .messages_for_server(server, now, MAX_TO_DEVICE_MESSAGES + 1);
+        .outgoing
+        .messages(server, now, MAX_TO_DEVICE_MESSAGES + 1);
     let messages = messages.await?;
     let (mut up_to, mut bytes) = (None, 0);
     let mut is_more = false;
-    for (count, (position, edu)) in (0..).zip(messages) {
-        bytes += edu.json().get().len();
+    for (count, message) in (0..).zip(messages) {
+        bytes += message.edu.json().get().len();
         if count == MAX_TO_DEVICE_MESSAGES || (count > 0 && bytes > MAX_TO_DEVICE_BYTES) {
             is_more = true;
             break;
         }
-        batch.edus.push(edu);
-        up_to = Some(position);
+        batch.edus.push(message.edu);
+        up_to = Some(message.position);
     }
     batch.messages_up_to = up_to;
     destination.lock().has_messages |= is_more;
@@ -106,7 +107,8 @@ async fn gather_device_lists(
     }
     let updates = inner
         .devices
-        .outgoing_list_updates(&destination.server, MAX_DEVICE_LISTS)
+        .outgoing
+        .list_updates(&destination.server, MAX_DEVICE_LISTS)
         .await;
     let updates = match updates {
         Ok(updates) => updates,

@@ -79,7 +79,7 @@ pub(super) fn make_thumbnail(
     let mut decoder = reader.into_decoder().map_err(decode_error)?;
     check_dimensions(&decoder)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let size = oriented_size(decoder.dimensions(), orientation);
+    let size = oriented_size(&decoder, orientation);
     let cut = match (shape.cut_of(size), moves, motion) {
         (None, false, _) | (None, true, ThumbnailMotion::Animated) => {
             return Ok(ThumbnailImage::Original(format.to_mime_type()));
@@ -191,7 +191,8 @@ fn open_buffered(path: &Path) -> Result<BufReader<File>> {
 }
 
 /// Returns the size of an image in its intended orientation.
-fn oriented_size((width, height): (u32, u32), orientation: Orientation) -> ImageSize {
+fn oriented_size(decoder: &impl ImageDecoder, orientation: Orientation) -> ImageSize {
+    let (width, height) = decoder.dimensions();
     match orientation {
         Orientation::Rotate90
         | Orientation::Rotate270

@@ -79,7 +79,10 @@ impl ExtensionReader {
             return Ok(());
         }
         let up_to = since.min(self.db.journal().published_position());
-        self.devices.acknowledge(session.device, up_to).await
+        self.devices
+            .to_device
+            .acknowledge(session.device, up_to)
+            .await
     }
 
     /// Adds these extensions; returns whether they have any changes for the client.
@@ -148,7 +151,7 @@ impl ExtensionReader {
         extensions: &mut Extensions,
     ) -> Result<bool> {
         let session = context.session;
-        let left = self.devices.remaining_keys(session.device).await?;
+        let left = self.devices.key_counts.of_device(session.device).await?;
         let e2ee = &mut extensions.e2ee;
         e2ee.device_one_time_keys_count = left.one_time_counts();
         e2ee.device_unused_fallback_key_types = Some(left.unused_fallback_algorithms());

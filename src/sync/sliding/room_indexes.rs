@@ -119,7 +119,10 @@ impl RoomIndexes {
                 .recent_changes
                 .account_data_changed(session.user, after)
         {
-            let data = self.users.account_data_changed(session.user, after, now);
+            let data = self
+                .users
+                .account_data
+                .changed_between(session.user, after, now);
             for data in data.await? {
                 index.apply_account_data(&data);
             }

@@ -3,12 +3,15 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#fallback).
 
+use std::sync::Arc;
+
 use ruma::{OwnedUserId, api::client::uiaa::AuthType};
 
-use super::{StageResult, is_next_stage};
+use super::{StageResult, flows::is_next_stage, sessions::UiaSessions};
 use crate::{
+    clock::Clock,
     error::{Error, Result},
-    users::Users,
+    users::{UserEnvironment, password_check::PasswordCheck},
 };
 
 /// The input of a user on the page of a stage.
@@ -31,11 +34,32 @@ impl StageInput {
     }
 }
 
-impl Users {
+/// The pages on which users complete stages.
+#[derive(Clone)]
+pub struct UiaPages {
+    clock: Clock,
+    sessions: Arc<UiaSessions>,
+    password_check: PasswordCheck,
+}
+
+impl UiaPages {
+    /// Creates the service.
+    pub(in crate::users) fn new(
+        environment: &UserEnvironment,
+        sessions: &Arc<UiaSessions>,
+        password_check: &PasswordCheck,
+    ) -> Self {
+        Self {
+            clock: environment.clock.clone(),
+            sessions: sessions.clone(),
+            password_check: password_check.clone(),
+        }
+    }
+
     /// Returns the logged-in user whose request a session authenticates, if there is one.
-    pub fn uia_session_user(&self, id: &str) -> Option<OwnedUserId> {
-        let now = self.inner.clock.now_ms();
-        self.inner.uia.remaining_stages(id, now)?.user_id
+    pub fn session_user(&self, id: &str) -> Option<OwnedUserId> {
+        let now = self.clock.now_ms();
+        self.sessions.remaining_stages(id, now)?.user_id
     }
 
     /// Completes a stage of a session. The client then sends its request with the session alone.
@@ -44,30 +68,32 @@ impl Users {
     ///
     /// [`Error::Forbidden`] when the session is unknown or has expired, the stage is not the next one, or the password
     /// is wrong.
-    pub async fn submit_stage(&self, id: &str, answer: StageInput) -> Result<()> {
-        let now = self.inner.clock.now_ms();
-        let sessions = &self.inner.uia;
-        let waiting = sessions.remaining_stages(id, now);
-        let waiting =
-            waiting.ok_or_else(|| Error::forbidden("the session is unknown or has expired"))?;
-        let stage = answer.stage();
-        if waiting.completed.contains(&stage) {
+    pub async fn submit_stage(&self, id: &str, input: StageInput) -> Result<()> {
+        let now = self.clock.now_ms();
+        let sessions = &self.sessions;
+        let remaining = sessions.remaining_stages(id, now);
+        let remaining =
+            remaining.ok_or_else(|| Error::forbidden("the session is unknown or has expired"))?;
+        let stage = input.stage();
+        if remaining.completed.contains(&stage) {
             return Ok(());
         }
-        if !is_next_stage(&stage, &waiting.completed, &waiting.flows) {
+        if !is_next_stage(&stage, &remaining.completed, &remaining.flows) {
             return Err(Error::forbidden("this stage is not the next one"));
         }
-        let mut proven = StageResult::default();
-        match answer {
+        let mut result = StageResult::default();
+        match input {
             StageInput::Dummy => {}
-            StageInput::RegistrationToken(token) => proven.registration_token = Some(token),
+            StageInput::RegistrationToken(token) => result.registration_token = Some(token),
             StageInput::Password(password) => {
-                let user_id = waiting.user_id;
+                let user_id = remaining.user_id;
                 let user_id = user_id.ok_or_else(|| Error::forbidden("nobody is logged in"))?;
-                self.check_password(user_id.as_str(), password).await?;
+                self.password_check
+                    .check(user_id.as_str(), password)
+                    .await?;
             }
         }
-        sessions.complete_stage(id, (stage, proven), &waiting.flows, now);
+        sessions.complete_stage(id, stage, result, &remaining.flows, now);
         Ok(())
     }
 }

@@ -7,18 +7,15 @@ use std::{
 
 use ruma::{
     OwnedUserId,
-    api::client::{
-        account::register::v3::Request,
-        uiaa::{AuthFlow, AuthType},
-    },
+    api::client::uiaa::{AuthFlow, AuthType},
 };
 
-use super::{OperationDigest, StageResult, UiaRequest, is_next_stage};
-use crate::{
-    error::{Error, Result},
-    storage::UserNum,
-    users::{RegisteredAccount, secrets},
+use super::{
+    OperationDigest, StageResult, UiaRequest,
+    flows::is_next_stage,
+    registration_session::{RegistrationSession, request_changed_error},
 };
+use crate::{error::Result, storage::UserNum, users::secrets};
 
 /// The lifetime of a session, in milliseconds: enough time to find a password or a token.
 const LIFETIME_MS: i64 = 15 * 60 * 1000;
@@ -29,59 +26,6 @@ const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
 const MAX_REMEMBERED_BYTES: usize = 4 * 1024;
 /// The largest number of sessions. Beyond it, the oldest are dropped.
 const MAX_SESSIONS: usize = 10_000;
-
-/// The registration that a session is for.
-#[derive(Default)]
-pub(in crate::users) struct RegistrationSession {
-    /// The first request that had parameters, without `auth`.
-    pub(in crate::users) request: Option<Request>,
-    /// The account that it registered.
-    pub(in crate::users) account: Option<RegisteredAccount>,
-}
-
-impl RegistrationSession {
-    /// Returns a request, completed with the parameters of the session's first request that it does not repeat.
-    pub(in crate::users) fn complete_request(&self, mut request: Request) -> Request {
-        let Some(first) = &self.request else {
-            return request;
-        };
-        if request.username.is_none() && request.password.is_none() {
-            request.username.clone_from(&first.username);
-            request.password.clone_from(&first.password);
-        }
-        let first = first.clone();
-        request.device_id = request.device_id.or(first.device_id);
-        request.initial_device_display_name = request
-            .initial_device_display_name
-            .or(first.initial_device_display_name);
-        request.guest_access_token = request.guest_access_token.or(first.guest_access_token);
-        request.inhibit_login |= first.inhibit_login;
-        request.refresh_token |= first.refresh_token;
-        request
-    }
-
-    /// Returns the registered account, if this is the request that the session has completed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Forbidden`] when the session has completed another request.
-    pub(in crate::users) fn registered_account(
-        &self,
-        request: &Request,
-    ) -> Result<Option<RegisteredAccount>> {
-        let (Some(first), Some(outcome)) = (&self.request, &self.account) else {
-            return Ok(None);
-        };
-        if request.username != first.username || request.password != first.password {
-            return Err(request_changed_error());
-        }
-        Ok(Some(outcome.clone()))
-    }
-}
-
-fn request_changed_error() -> Error {
-    Error::forbidden("the session belongs to another request")
-}
 
 /// The sessions in memory.
 #[derive(Default)]
@@ -155,7 +99,7 @@ impl UiaSessions {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the session belongs to another request.
+    /// [`crate::error::Error::Forbidden`] when the session belongs to another request.
     pub(super) fn resume(&self, id: &str, request: &UiaRequest<'_>, now: i64) -> Result<bool> {
         let mut sessions = self.lock();
         let Some(session) = sessions.get_mut(id).filter(|s| s.expires_ms > now) else {
@@ -166,9 +110,11 @@ impl UiaSessions {
             return Err(request_changed_error());
         }
         match (&session.operation, &request.operation) {
-            (Some(begun), Some(asked)) if begun != asked => return Err(request_changed_error()),
+            (Some(begun), Some(requested)) if begun != requested => {
+                return Err(request_changed_error());
+            }
             // A session that started with a request for the flows belongs to the first real request.
-            (None, Some(asked)) => session.operation = Some(asked.clone()),
+            (None, Some(requested)) => session.operation = Some(requested.clone()),
             _ => {}
         }
         Ok(true)
@@ -206,8 +152,8 @@ impl UiaSessions {
     pub(super) fn first_request(&self, id: &str, user: UserNum, now: i64) -> Option<String> {
         let sessions = self.lock();
         let session = sessions.get(id).filter(|s| s.expires_ms > now)?;
-        let asked = session.first_request.as_ref();
-        asked
+        let first = session.first_request.as_ref();
+        first
             .filter(|_| session.user == Some(user))
             .map(ToString::to_string)
     }
@@ -234,7 +180,8 @@ impl UiaSessions {
     pub(super) fn complete_stage(
         &self,
         id: &str,
-        (stage, proven): (AuthType, StageResult),
+        stage: AuthType,
+        result: StageResult,
         flows: &[AuthFlow],
         now: i64,
     ) -> Option<StageResult> {
@@ -243,8 +190,8 @@ impl UiaSessions {
         // A concurrent request of the session may have completed the stage.
         if is_next_stage(&stage, &session.completed, flows) {
             session.completed.push(stage);
-            if proven.registration_token.is_some() {
-                session.result = proven;
+            if result.registration_token.is_some() {
+                session.result = result;
             }
         }
         session.is_done = flows.iter().any(|flow| flow.stages == session.completed);
@@ -264,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn sessions_are_bounded() {
         let sessions = UiaSessions::default();
-        let ask = UiaRequest {
+        let request = UiaRequest {
             endpoint: "e",
             session: None,
             operation: None,
@@ -272,7 +219,7 @@ mod tests {
         };
 
         for now in 0..10_010 {
-            sessions.begin(&ask, now);
+            sessions.begin(&request, now);
         }
 
         assert_eq!(sessions.lock().len(), MAX_SESSIONS);

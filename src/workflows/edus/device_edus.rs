@@ -58,7 +58,7 @@ impl DeviceEdus {
             return Ok(());
         }
         let now = self.federation.now_ms();
-        self.devices.receive_messages(origin, &messages, now).await
+        self.devices.to_device.receive(origin, &messages, now).await
     }
 
     /// Processes `m.device_list_update`.
@@ -88,7 +88,7 @@ impl DeviceEdus {
         if updates.is_empty() {
             return Ok(());
         }
-        let to_ask = self.devices.update_lists(&updates).await?;
+        let to_ask = self.devices.remote_lists.update_lists(&updates).await?;
         self.device_list_tracker.request_lists(to_ask);
         Ok(())
     }
@@ -113,6 +113,7 @@ impl DeviceEdus {
             }
             let (master, of_self) = (&content.master_key, &content.self_signing_key);
             self.devices
+                .remote_lists
                 .update_signing_keys(&content.user_id, master.as_ref(), of_self.as_ref())
                 .await?;
         }

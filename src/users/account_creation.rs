@@ -1,0 +1,103 @@
+//! Creating accounts.
+
+use ruma::OwnedUserId;
+
+use super::{NewDevice, RegistrationTokens, StartedSession, UserEnvironment, VerifiedUser};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    storage::{
+        Db,
+        users::{
+            accounts::{self, Account},
+            tokens, user_directory,
+        },
+    },
+};
+
+/// An account that was registered.
+#[derive(Clone, Debug)]
+pub struct RegisteredAccount {
+    pub user_id: OwnedUserId,
+    /// The first session, unless the client did not want one.
+    pub login: Option<StartedSession>,
+}
+
+/// The data of an account to create.
+pub(super) struct NewAccount {
+    pub(super) user_id: OwnedUserId,
+    pub(super) password_hash: Option<String>,
+    pub(super) admin: bool,
+    pub(super) guest: bool,
+    /// `None` inhibits the login.
+    pub(super) device: Option<NewDevice>,
+}
+
+/// Creates accounts.
+#[derive(Clone)]
+pub(super) struct AccountCreation {
+    db: Db,
+    clock: Clock,
+    tokens: RegistrationTokens,
+}
+
+impl AccountCreation {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment, tokens: &RegistrationTokens) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tokens: tokens.clone(),
+        }
+    }
+
+    /// Stores an account in one transaction, which checks every rule that two concurrent registrations could break.
+    pub(super) async fn create(
+        &self,
+        account: NewAccount,
+        registration_token: Option<String>,
+    ) -> Result<RegisteredAccount> {
+        let now = self.clock.now_ms();
+        let mut tx = self.db.write().await?;
+        let mut admin = account.admin;
+        let user = tx.intern(account.user_id.as_str()).await?;
+        if let Some(token) = registration_token {
+            admin |= self.tokens.use_token(&mut tx, &token, user).await?;
+        }
+        let row = Account {
+            user_num: user,
+            password_hash: account.password_hash,
+            admin,
+            guest: account.guest,
+            deactivated: false,
+            suspended: false,
+            locked: false,
+            erased_position: None,
+            created_ts: now,
+        };
+        if !accounts::insert(&mut tx, &row).await? {
+            return Err(Error::UserInUse);
+        }
+        user_directory::set_search_text(&mut tx, user, account.user_id.as_str(), None).await?;
+        if admin {
+            // The link for the first administrator is no longer needed.
+            tokens::delete_unused_admin_registrations(&mut tx).await?;
+        }
+        let login = match account.device {
+            Some(device) => {
+                let user = VerifiedUser {
+                    user_num: user,
+                    user_id: account.user_id.clone(),
+                };
+                Some(StartedSession::start(&mut tx, user, device, now).await?)
+            }
+            None => None,
+        };
+        tx.commit().await?;
+        tracing::info!(user_id = %account.user_id, admin, "account registered");
+        Ok(RegisteredAccount {
+            user_id: account.user_id,
+            login,
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! The interactive authentication of registrations.
+
+use std::sync::Arc;
+
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        account::register::v3::Request,
+        uiaa::{AuthFlow, AuthType},
+    },
+};
+
+use super::{
+    InteractiveAuth, NewDevice, UserEnvironment,
+    uia::{OperationDigest, RegistrationSession, StageResult, UiaRequest},
+};
+use crate::error::Result;
+
+/// Authenticates registrations.
+#[derive(Clone)]
+pub(super) struct RegistrationAuth {
+    uia: InteractiveAuth,
+    /// Whether users can register without a token.
+    is_open: bool,
+}
+
+impl RegistrationAuth {
+    /// Creates the service.
+    pub(super) fn new(environment: &UserEnvironment, uia: &InteractiveAuth) -> Self {
+        Self {
+            uia: uia.clone(),
+            is_open: environment.registration.open,
+        }
+    }
+
+    /// Returns the registration of an authentication session, or `None` if it is unknown or has expired.
+    pub(super) fn session(
+        &self,
+        id: &str,
+        now: i64,
+    ) -> Option<Arc<tokio::sync::Mutex<RegistrationSession>>> {
+        self.uia.sessions.registration(id, now)
+    }
+
+    /// Handles one stage of a registration, and returns the result once all stages are complete.
+    pub(super) async fn authorize(
+        &self,
+        request: &Request,
+        user_id: Option<&OwnedUserId>,
+    ) -> Result<StageResult> {
+        let mut flows = vec![AuthFlow::new(vec![AuthType::RegistrationToken])];
+        if self.is_open {
+            flows.insert(0, AuthFlow::new(vec![AuthType::Dummy]));
+        }
+        let uia_request = UiaRequest {
+            endpoint: "register",
+            session: None,
+            // A request without a user name and password only asks for the flows.
+            operation: match (user_id, &request.password) {
+                (None, None) => None,
+                parameters => Some(OperationDigest::of_parameters(&parameters)?),
+            },
+            flows,
+        };
+        self.uia
+            .authorize(&uia_request, request.auth.as_ref())
+            .await
+    }
+}
+
+/// Returns the device that a registration requests.
+pub(super) fn requested_device(request: &Request) -> Result<NewDevice> {
+    let device = NewDevice {
+        device_id: request
+            .device_id
+            .clone()
+            .filter(|id| !id.as_str().is_empty()),
+        display_name: request.initial_device_display_name.clone(),
+        refresh_token: request.refresh_token,
+    };
+    device.check()?;
+    Ok(device)
+}
