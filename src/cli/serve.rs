@@ -138,17 +138,12 @@ pub(crate) async fn build_app(
     let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
     start_room_tasks(&rooms, &federation);
-    let media = Media::open(
-        &db,
-        &clock,
-        &tasks,
-        media::MediaSettings::from_config(&config),
-        &federation,
-    )?;
+    let settings = media::MediaSettings::from_config(&config);
+    let media = Media::open(&db, &clock, &tasks, settings, &federation)?;
     let ephemeral = EphemeralState::new(clock.clone(), &tasks);
-    let house = (db.clone(), clock.clone(), tasks.clone());
+    let basics = (db.clone(), clock.clone(), tasks.clone());
     let services = (rooms.clone(), devices.clone(), ephemeral.clone());
-    let sender = FederationSender::start(house, services, &federation, metrics.registry()).await?;
+    let sender = FederationSender::start(basics, services, &federation, metrics.registry()).await?;
     rooms
         .deletion
         .start_deletion_task(move |room| sender.is_room_sent(room));

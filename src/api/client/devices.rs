@@ -88,7 +88,7 @@ async fn delete_device(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<delete_device::v3::Request>,
 ) -> Result<MatrixResponse<delete_device::v3::Response>> {
     if request.auth.is_some() {
@@ -98,7 +98,7 @@ async fn delete_device(
     let shown = users
         .reauthenticate("delete_device", &from, device_id, auth)
         .await;
-    asked.store_for_session(&users, shown)?;
+    parameters.store_for_session(&users, shown)?;
     devices.delete(from.user, &[device_id]).await?;
     Ok(MatrixResponse(delete_device::v3::Response::new()))
 }
@@ -113,7 +113,7 @@ async fn delete_devices(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<delete_devices::v3::Request>,
 ) -> Result<MatrixResponse<delete_devices::v3::Response>> {
     if request.auth.is_some() {
@@ -123,7 +123,7 @@ async fn delete_devices(
     let shown = users
         .reauthenticate("delete_devices", &from, ids, auth)
         .await;
-    asked.store_for_session(&users, shown)?;
+    parameters.store_for_session(&users, shown)?;
     let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
     devices.delete(from.user, &ids).await?;
     Ok(MatrixResponse(delete_devices::v3::Response::new()))

@@ -12,7 +12,11 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     api::{
-        App, RequestClass, client::DEFAULT_TYPING_TIMEOUT, endpoint::object_text, error::error_body,
+        App, RequestClass,
+        client::DEFAULT_TYPING_TIMEOUT,
+        endpoint::object_text,
+        endpoint_policies::{EndpointPolicy, record_activity},
+        error::error_body,
     },
     ephemeral::PresenceUpdate,
     error::{Error, Result},
@@ -206,6 +210,9 @@ pub(super) async fn answer_request(app: App, session: Arc<Session>, text: String
 
 async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     app.limits.check(RequestClass::Write, &*session.user_id)?;
+    if let Some(policy) = EndpointPolicy::of_channel_method(&call.method) {
+        policy.check_channel_request(app, session)?;
+    }
     match call.method.as_str() {
         "ping" => Ok(json!({})),
         "send" => send(app, session, call).await,
@@ -220,7 +227,6 @@ async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<V
 }
 
 async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
-    app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let transaction = call.transaction(session)?;
     let params: SendParams = call.params()?;
@@ -232,15 +238,14 @@ async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Valu
 }
 
 async fn state(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
-    app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let params: StateParams = call.params()?;
     record_activity(app, session);
-    let key = (&params.event_type, params.state_key.as_str());
+    let (kind, state_key) = (&params.event_type, params.state_key.as_str());
     app.limits
-        .check_state(&session.user_id, key, &params.content)?;
+        .check_state(&session.user_id, kind, state_key, &params.content)?;
     app.workflows
-        .check_state(session, &params.room_id, key, &params.content)
+        .check_state(session, &params.room_id, (kind, state_key), &params.content)
         .await?;
     let sender = session.user_id.clone();
     let event = EventToSend::state(
@@ -292,10 +297,4 @@ async fn ack(app: &App, session: &Session, call: &ClientRequest) -> Result<Value
     let token: SyncToken = params.since.parse()?;
     app.sync.acknowledge(session, &token).await?;
     Ok(json!({}))
-}
-
-fn record_activity(app: &App, session: &Session) {
-    app.ephemeral
-        .presence
-        .update(session.user, &session.user_id, PresenceUpdate::Active);
 }
