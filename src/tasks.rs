@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,6 +22,8 @@ impl Tasks {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
+        // Boxed, the compiler generates tokio's machinery once for each type of output, and not for each future.
+        let task: BoxFuture<'static, F::Output> = Box::pin(task);
         tokio::spawn(self.tracker.track_future(task))
     }
 

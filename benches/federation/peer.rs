@@ -31,21 +31,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    room::{BigRoom, Event, VERSION},
+    room::{BenchEvent, BigRoom, ROOM_VERSION},
     server::Server,
 };
 
 /// The port of servers whose names have no port.
-const PORT: u16 = 8448;
+const FEDERATION_PORT: u16 = 8448;
 /// A time later than any measurement runs: in 2100.
-const FAR_AWAY: i64 = 4_102_444_800_000;
+const KEYS_VALID_UNTIL_MS: i64 = 4_102_444_800_000;
 
-type Rooms = Arc<Mutex<HashMap<String, BigRoom>>>;
+type PeerRooms = Arc<Mutex<HashMap<String, BigRoom>>>;
 
 pub(crate) struct Peer {
     pub(crate) name: String,
     pub(crate) key: Arc<SigningKey>,
-    rooms: Rooms,
+    rooms: PeerRooms,
     transactions: AtomicU64,
     issuer: Issuer<'static, KeyPair>,
     folder: tempfile::TempDir,
@@ -54,14 +54,14 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let issuer = authority(&folder);
+        let issuer = create_authority(&folder);
         let address = unused_address();
         let name: OwnedServerName = address.to_string().try_into().expect("a name");
         let key = SigningKey::from_der(name.clone(), &Ed25519KeyPair::generate(), "peer");
         let peer = Self {
             name: name.to_string(),
             key: Arc::new(key.expect("a key")),
-            rooms: Rooms::default(),
+            rooms: PeerRooms::default(),
             transactions: AtomicU64::new(0),
             issuer,
             folder,
@@ -71,13 +71,13 @@ impl Peer {
     }
 
     /// Returns the certificate file of the authority that both servers trust.
-    pub(crate) fn authority(&self) -> PathBuf {
+    pub(crate) fn authority_file(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
     /// Creates a certificate and its key for an address, and returns their files.
-    pub(crate) fn certificate(&self, address: Ipv4Addr) -> [PathBuf; 2] {
-        let (certificate, key) = issue(&self.issuer, address);
+    pub(crate) fn write_certificate(&self, address: Ipv4Addr) -> [PathBuf; 2] {
+        let (certificate, key) = issue_certificate(&self.issuer, address);
         [("crt", certificate.pem()), ("key", key.serialize_pem())].map(|(kind, pem)| {
             let path = self.folder.path().join(format!("{address}.{kind}"));
             fs::write(&path, pem).expect("is written");
@@ -86,33 +86,33 @@ impl Peer {
     }
 
     /// Adds a room to this server and returns its id.
-    pub(crate) fn has(&self, room: BigRoom) -> String {
+    pub(crate) fn add_room(&self, room: BigRoom) -> String {
         let id = room.id.clone();
-        lock(&self.rooms).insert(id.clone(), room);
+        lock_rooms(&self.rooms).insert(id.clone(), room);
         id
     }
 
     /// Creates a message in a room, without sending it.
-    pub(crate) fn says(&self, room_id: &str) -> Event {
-        let mut rooms = lock(&self.rooms);
+    pub(crate) fn create_message(&self, room_id: &str) -> BenchEvent {
+        let mut rooms = lock_rooms(&self.rooms);
         rooms
             .get_mut(room_id)
             .expect("the room exists")
-            .says(&self.key)
+            .add_message(&self.key)
     }
 
     /// Sends events in one transaction.
-    pub(crate) async fn sends(&self, server: &Server, events: &[Event]) -> Value {
+    pub(crate) async fn send_transaction(&self, server: &Server, events: &[BenchEvent]) -> Value {
         let n = self.transactions.fetch_add(1, Ordering::Relaxed);
         let path = format!("/_matrix/federation/v1/send/{n}");
         let pdus: Vec<_> = events.iter().map(|event| &event.json).collect();
         let body = json!({ "origin": self.name, "origin_server_ts": 0, "pdus": pdus, "edus": [] });
         let body = body.to_string();
-        let proof = self.proof(&server.name, &path, &body);
-        server.takes(&path, body, &proof).await
+        let proof = self.authorization_header(&server.name, &path, &body);
+        server.receive_transaction(&path, body, &proof).await
     }
 
-    fn proof(&self, server: &str, path: &str, body: &str) -> String {
+    fn authorization_header(&self, server: &str, path: &str, body: &str) -> String {
         let request = Request::builder().method(Method::PUT).uri(path);
         let request = request.body(body.as_bytes()).expect("a request");
         let destination: OwnedServerName = server.try_into().expect("a name");
@@ -122,7 +122,10 @@ impl Peer {
     }
 
     async fn serve(&self, address: Ipv4Addr) {
-        let keys = self.key.published_keys(FAR_AWAY).expect("are signed");
+        let keys = self
+            .key
+            .published_keys(KEYS_VALID_UNTIL_MS)
+            .expect("are signed");
         let federation = Router::new()
             .route("/v1/make_join/{room}/{user}", get(make_join))
             .route("/v2/send_join/{room}/{event}", put(send_join))
@@ -138,7 +141,7 @@ impl Peer {
             .route("/_matrix/key/v2/server", get(async || Json(keys)))
             .nest("/_matrix/federation", federation)
             .with_state(self.rooms.clone());
-        let (certificate, key) = issue(&self.issuer, address);
+        let (certificate, key) = issue_certificate(&self.issuer, address);
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -146,7 +149,7 @@ impl Peer {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .expect("the certificate can be used");
-        let listener = TcpListener::bind((address, PORT)).await;
+        let listener = TcpListener::bind((address, FEDERATION_PORT)).await;
         let listener = TlsListener {
             listener: listener.expect("the address is free"),
             acceptor: Arc::new(config).into(),
@@ -155,67 +158,67 @@ impl Peer {
     }
 }
 
-type Answer = Result<Json<Value>, StatusCode>;
+type PeerAnswer = Result<Json<Value>, StatusCode>;
 
 async fn make_join(
-    State(rooms): State<Rooms>,
+    State(rooms): State<PeerRooms>,
     Path((room, user)): Path<(String, OwnedUserId)>,
-) -> Answer {
-    answer(
+) -> PeerAnswer {
+    answer_for_room(
         &rooms,
         &room,
-        |room| json!({ "room_version": VERSION, "event": room.template(&user) }),
+        |room| json!({ "room_version": ROOM_VERSION, "event": room.join_template(&user) }),
     )
 }
 
 async fn send_join(
-    State(rooms): State<Rooms>,
+    State(rooms): State<PeerRooms>,
     Path((room, _)): Path<(String, String)>,
     Json(join): Json<CanonicalJsonObject>,
-) -> Answer {
-    answer(&rooms, &room, |room| {
+) -> PeerAnswer {
+    answer_for_room(&rooms, &room, |room| {
         let told = json!({
-            "event": join, "state": jsons(&room.state), "auth_chain": jsons(room.auth_chain()), "origin": "peer",
+            "event": join, "state": parse_events(&room.state), "auth_chain": parse_events(room.auth_chain()), "origin": "peer",
         });
-        room.takes(&join);
+        room.add_join(&join);
         told
     })
 }
 
 async fn get_missing_events(
-    State(rooms): State<Rooms>,
+    State(rooms): State<PeerRooms>,
     Path(room): Path<String>,
     Json(asked): Json<Value>,
-) -> Answer {
+) -> PeerAnswer {
     let limit = asked["limit"].as_u64().unwrap_or(10);
     let latest = asked["latest_events"][0]
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    answer(
+    answer_for_room(
         &rooms,
         &room,
-        |room| json!({ "events": jsons(before(room, &latest, limit, false)) }),
+        |room| json!({ "events": parse_events(messages_before(room, &latest, limit, false)) }),
     )
 }
 
 async fn backfill(
-    State(rooms): State<Rooms>,
+    State(rooms): State<PeerRooms>,
     Path(room): Path<String>,
     Query(asked): Query<HashMap<String, String>>,
-) -> Answer {
+) -> PeerAnswer {
     let limit = asked.get("limit").and_then(|limit| limit.parse().ok());
     let from = asked.get("v").cloned().unwrap_or_default();
-    answer(&rooms, &room, |room| {
-        let mut pdus = jsons(before(room, &from, limit.unwrap_or(10), true));
+    answer_for_room(&rooms, &room, |room| {
+        let mut pdus = parse_events(messages_before(room, &from, limit.unwrap_or(10), true));
         pdus.reverse();
         json!({ "origin": "peer", "origin_server_ts": 0, "pdus": pdus })
     })
 }
 
-async fn state_ids(State(rooms): State<Rooms>, Path(room): Path<String>) -> Answer {
-    answer(&rooms, &room, |room| {
-        let ids = |events: &[Event]| {
+async fn state_ids(State(rooms): State<PeerRooms>, Path(room): Path<String>) -> PeerAnswer {
+    answer_for_room(&rooms, &room, |room| {
+        let ids = |events: &[BenchEvent]| {
             events
                 .iter()
                 .map(|event| event.id.clone())
@@ -225,11 +228,11 @@ async fn state_ids(State(rooms): State<Rooms>, Path(room): Path<String>) -> Answ
     })
 }
 
-async fn event(State(rooms): State<Rooms>, Path(id): Path<String>) -> Answer {
-    let rooms = lock(&rooms);
+async fn event(State(rooms): State<PeerRooms>, Path(id): Path<String>) -> PeerAnswer {
+    let rooms = lock_rooms(&rooms);
     let mut all = rooms
         .values()
-        .flat_map(|room| room.state.iter().chain(&room.said));
+        .flat_map(|room| room.state.iter().chain(&room.messages));
     let found = all
         .find(|event| event.id == id)
         .ok_or(StatusCode::NOT_FOUND)?;
@@ -238,8 +241,12 @@ async fn event(State(rooms): State<Rooms>, Path(id): Path<String>) -> Answer {
     ))
 }
 
-fn answer(rooms: &Rooms, room: &str, tell: impl FnOnce(&mut BigRoom) -> Value) -> Answer {
-    let mut rooms = lock(rooms);
+fn answer_for_room(
+    rooms: &PeerRooms,
+    room: &str,
+    tell: impl FnOnce(&mut BigRoom) -> Value,
+) -> PeerAnswer {
+    let mut rooms = lock_rooms(rooms);
     rooms
         .get_mut(room)
         .map(|room| Json(tell(room)))
@@ -247,23 +254,28 @@ fn answer(rooms: &Rooms, room: &str, tell: impl FnOnce(&mut BigRoom) -> Value) -
 }
 
 /// Returns the messages before an event, including the event itself if `with_itself` is set.
-fn before<'a>(room: &'a BigRoom, id: &str, limit: u64, with_itself: bool) -> &'a [Event] {
-    let at = room.said.iter().position(|event| event.id == id);
+fn messages_before<'a>(
+    room: &'a BigRoom,
+    id: &str,
+    limit: u64,
+    with_itself: bool,
+) -> &'a [BenchEvent] {
+    let at = room.messages.iter().position(|event| event.id == id);
     let end = at.map_or(0, |at| at + usize::from(with_itself));
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    &room.said[end.saturating_sub(limit)..end]
+    &room.messages[end.saturating_sub(limit)..end]
 }
 
-fn jsons(events: &[Event]) -> Vec<Value> {
-    let json = |event: &Event| serde_json::from_str(event.json.get()).expect("is JSON");
+fn parse_events(events: &[BenchEvent]) -> Vec<Value> {
+    let json = |event: &BenchEvent| serde_json::from_str(event.json.get()).expect("is JSON");
     events.iter().map(json).collect()
 }
 
-fn lock(rooms: &Rooms) -> MutexGuard<'_, HashMap<String, BigRoom>> {
+fn lock_rooms(rooms: &PeerRooms) -> MutexGuard<'_, HashMap<String, BigRoom>> {
     rooms.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn authority(folder: &tempfile::TempDir) -> Issuer<'static, KeyPair> {
+fn create_authority(folder: &tempfile::TempDir) -> Issuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
@@ -272,7 +284,10 @@ fn authority(folder: &tempfile::TempDir) -> Issuer<'static, KeyPair> {
     Issuer::new(params, key)
 }
 
-fn issue(issuer: &Issuer<'static, KeyPair>, address: Ipv4Addr) -> (rcgen::Certificate, KeyPair) {
+fn issue_certificate(
+    issuer: &Issuer<'static, KeyPair>,
+    address: Ipv4Addr,
+) -> (rcgen::Certificate, KeyPair) {
     let params = CertificateParams::new(vec![address.to_string()]).expect("an address");
     let key = KeyPair::generate().expect("a key");
     let certificate = params.signed_by(&key, issuer).expect("is signed");

@@ -30,9 +30,9 @@ impl Server {
         // The folder is in cargo's target directory, since the system's temporary folder may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let address = unused_address();
-        let config = config(peer, address);
+        let config = config_text(peer, address);
         fs::write(folder.path().join("parlour.toml"), config).expect("is written");
-        let (child, client_address) = run(&folder);
+        let (child, client_address) = start_program(&folder);
         let mut server = Self {
             child,
             address: client_address,
@@ -45,46 +45,47 @@ impl Server {
             "username": "alice", "password": "password", "auth": { "type": "m.login.dummy" },
         });
         let registered = server
-            .ask(server.http.post(server.url("register")).json(&body))
+            .send_request(server.http.post(server.url("register")).json(&body))
             .await;
         text(&registered["access_token"]).clone_into(&mut server.token);
         server
     }
 
     /// Stops the server cleanly, runs a function, and starts the server again.
-    pub(crate) fn restarts_after(&mut self, meanwhile: impl FnOnce()) {
+    pub(crate) fn restart_after(&mut self, meanwhile: impl FnOnce()) {
         let kill = format!("kill -TERM {}", self.child.id());
         let told = Command::new("sh").args(["-c", &kill]).status();
         assert!(told.expect("a shell").success());
         self.child.wait().expect("the server ends");
         meanwhile();
-        (self.child, self.address) = run(&self.folder);
+        (self.child, self.address) = start_program(&self.folder);
     }
 
-    pub(crate) async fn joins(&self, room_id: &str, via: &str) {
+    pub(crate) async fn join_room(&self, room_id: &str, via: &str) {
         let url = self.url(&format!("join/{room_id}?via={via}&server_name={via}"));
-        self.ask(self.http.post(url).json(&json!({}))).await;
+        self.send_request(self.http.post(url).json(&json!({})))
+            .await;
     }
 
-    pub(crate) async fn joined_members(&self, room_id: &str) -> usize {
+    pub(crate) async fn count_joined_members(&self, room_id: &str) -> usize {
         let url = self.url(&format!("rooms/{room_id}/joined_members"));
-        let answer = self.ask(self.http.get(url)).await;
+        let answer = self.send_request(self.http.get(url)).await;
         answer["joined"].as_object().expect("has members").len()
     }
 
-    pub(crate) async fn syncs(&self, since: Option<&str>) -> Value {
+    pub(crate) async fn sync(&self, since: Option<&str>) -> Value {
         let since = since.map_or_else(String::new, |since| format!("&timeout=30000&since={since}"));
         let filter = r#"{"room":{"timeline":{"limit":1}}}"#;
         let url = self.url(&format!("sync?filter={filter}{since}"));
-        self.ask(self.http.get(url)).await
+        self.send_request(self.http.get(url)).await
     }
 
     /// Reads the messages of a room backwards, page by page, and returns their number.
-    pub(crate) async fn reads_back(&self, room_id: &str, enough: usize) -> usize {
+    pub(crate) async fn read_history(&self, room_id: &str, enough: usize) -> usize {
         let (mut read, mut from) = (0, String::new());
         loop {
             let url = self.url(&format!("rooms/{room_id}/messages?dir=b&limit=100{from}"));
-            let page = self.ask(self.http.get(url)).await;
+            let page = self.send_request(self.http.get(url)).await;
             let events = page["chunk"].as_array().expect("has events");
             read += events
                 .iter()
@@ -98,7 +99,7 @@ impl Server {
     }
 
     /// Sends a transaction to the server.
-    pub(crate) async fn takes(&self, path: &str, body: String, proof: &str) -> Value {
+    pub(crate) async fn receive_transaction(&self, path: &str, body: String, proof: &str) -> Value {
         let request = self.http.put(format!("{}{path}", self.address)).body(body);
         let answer = request.header("authorization", proof).send().await;
         let answer = answer.expect("the server answers");
@@ -122,7 +123,7 @@ impl Server {
         format!("{}/_matrix/client/v3/{path}", self.address)
     }
 
-    async fn ask(&self, request: RequestBuilder) -> Value {
+    async fn send_request(&self, request: RequestBuilder) -> Value {
         let request = if self.token.is_empty() {
             request
         } else {
@@ -143,8 +144,8 @@ impl Drop for Server {
     }
 }
 
-fn config(peer: &Peer, address: Ipv4Addr) -> String {
-    let [certificate, key] = peer.certificate(address);
+fn config_text(peer: &Peer, address: Ipv4Addr) -> String {
+    let [certificate, key] = peer.write_certificate(address);
     let (certificate, key) = (certificate.display(), key.display());
     format!(
         r#"
@@ -167,11 +168,11 @@ fn config(peer: &Peer, address: Ipv4Addr) -> String {
         [logging]
         filter = "warn"
         "#,
-        authority = peer.authority().display(),
+        authority = peer.authority_file().display(),
     )
 }
 
-fn run(folder: &tempfile::TempDir) -> (Child, String) {
+fn start_program(folder: &tempfile::TempDir) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_parlour"))
         .current_dir(folder.path())
         .args(["--config", "parlour.toml"])

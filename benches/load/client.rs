@@ -22,16 +22,17 @@ use tokio_tungstenite::{
 };
 
 /// A message of a typical length.
-const TEXT: &str = "A message of the length that people send, with a word or two more in it.";
+const MESSAGE_TEXT: &str =
+    "A message of the length that people send, with a word or two more in it.";
 
 /// A room with its members.
-pub(crate) struct Room {
+pub(crate) struct MeasuredRoom {
     pub(crate) id: Arc<str>,
     pub(crate) members: Vec<Client>,
 }
 
-impl Room {
-    pub(crate) async fn of(members: Vec<Client>) -> Self {
+impl MeasuredRoom {
+    pub(crate) async fn create(members: Vec<Client>) -> Self {
         let body = json!({ "preset": "public_chat" });
         let created = members[0].post("createRoom", body).await;
         let id: Arc<str> = text(&created["room_id"]).into();
@@ -68,18 +69,18 @@ impl Client {
     }
 
     /// Sends a message and waits until it is on disk.
-    pub(crate) async fn send(&self, room_id: &str) {
-        self.send_text(room_id, TEXT).await;
+    pub(crate) async fn send_message(&self, room_id: &str) {
+        self.send_text(room_id, MESSAGE_TEXT).await;
     }
 
     /// Adds the maximum number of push rules with wildcards, and a thousand without.
-    pub(crate) async fn adds_costly_push_rules(&self) {
+    pub(crate) async fn add_costly_push_rules(&self) {
         let wildcards = (0..32).map(|n| format!("{n}*a?b*c?d*e*"));
         let words = (0..1_000).map(|n| format!("word {n}"));
         for (n, pattern) in wildcards.chain(words).enumerate() {
             let url = self.url(&format!("pushrules/global/content/{n}"));
             let body = json!({ "pattern": pattern, "actions": ["notify"] });
-            self.ask(self.http.put(url).json(&body)).await;
+            self.send_request(self.http.put(url).json(&body)).await;
         }
     }
 
@@ -88,24 +89,25 @@ impl Client {
         let n = self.transactions.fetch_add(1, Ordering::Relaxed);
         let url = self.url(&format!("rooms/{room_id}/send/m.room.message/{n}"));
         let body = json!({ "msgtype": "m.text", "body": text });
-        self.ask(self.http.put(url).json(&body)).await;
+        self.send_request(self.http.put(url).json(&body)).await;
     }
 
     async fn sync(&self, since: Option<&str>) -> Value {
         let since = since.map_or_else(String::new, |since| format!("&since={since}"));
         let url = self.url(&format!("sync?timeout=30000{since}"));
-        self.ask(self.http.get(url)).await
+        self.send_request(self.http.get(url)).await
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
-        self.ask(self.http.post(self.url(path)).json(&body)).await
+        self.send_request(self.http.post(self.url(path)).json(&body))
+            .await
     }
 
     fn url(&self, path: &str) -> String {
         format!("{}/_matrix/client/v3/{path}", self.address)
     }
 
-    async fn ask(&self, request: RequestBuilder) -> Value {
+    async fn send_request(&self, request: RequestBuilder) -> Value {
         let request = if self.token.is_empty() {
             request
         } else {
@@ -119,25 +121,25 @@ impl Client {
     }
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type BenchSocket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A client that has received everything up to now.
-pub(crate) enum Listener {
+pub(crate) enum SyncedClient {
     Sync { client: Client, since: String },
-    Socket(Box<Socket>),
+    Socket(Box<BenchSocket>),
 }
 
 /// A client that waits for the next event.
-pub(crate) enum Waiting {
+pub(crate) enum WaitingClient {
     Sync {
         client: Client,
         answer: JoinSet<Value>,
     },
-    Socket(Box<Socket>),
+    Socket(Box<BenchSocket>),
 }
 
-impl Listener {
-    pub(crate) async fn sync(client: &Client) -> Self {
+impl SyncedClient {
+    pub(crate) async fn by_sync(client: &Client) -> Self {
         let answer = client.sync(None).await;
         Self::Sync {
             client: client.clone(),
@@ -145,7 +147,7 @@ impl Listener {
         }
     }
 
-    pub(crate) async fn socket(client: &Client) -> Self {
+    pub(crate) async fn by_socket(client: &Client) -> Self {
         let answer = client.sync(None).await;
         let address = client.address.replace("http://", "ws://");
         let since = text(&answer["next_batch"]);
@@ -162,23 +164,23 @@ impl Listener {
     }
 
     /// Starts to wait, and returns when the server has the request.
-    pub(crate) async fn wait(self) -> Waiting {
+    pub(crate) async fn start_waiting(self) -> WaitingClient {
         match self {
             Self::Sync { client, since } => {
                 let (mut answer, waiting) = (JoinSet::new(), client.clone());
                 answer.spawn(async move { waiting.sync(Some(&since)).await });
                 // The start of the wait cannot be observed; this time is long enough on the loopback address.
                 tokio::time::sleep(Duration::from_millis(5)).await;
-                Waiting::Sync { client, answer }
+                WaitingClient::Sync { client, answer }
             }
-            Self::Socket(socket) => Waiting::Socket(socket),
+            Self::Socket(socket) => WaitingClient::Socket(socket),
         }
     }
 }
 
-impl Waiting {
+impl WaitingClient {
     /// Waits until a message of the room arrives.
-    pub(crate) async fn message(self, room_id: &str) -> Listener {
+    pub(crate) async fn wait_for_message(self, room_id: &str) -> SyncedClient {
         match self {
             Self::Sync { client, mut answer } => {
                 let answer = answer.join_next().await.expect("the request is waiting");
@@ -187,14 +189,14 @@ impl Waiting {
                     answer = client.sync(Some(text(&answer["next_batch"]))).await;
                 }
                 let since = text(&answer["next_batch"]).to_owned();
-                Listener::Sync { client, since }
+                SyncedClient::Sync { client, since }
             }
             Self::Socket(mut socket) => loop {
                 let frame = socket.next().await.expect("the WebSocket is open");
                 if let Message::Text(update) = frame.expect("the WebSocket is open") {
                     let update = serde_json::from_str(&update).expect("is JSON");
                     if has_message(&update, room_id) {
-                        return Listener::Socket(socket);
+                        return SyncedClient::Socket(socket);
                     }
                 }
             },

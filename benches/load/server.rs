@@ -23,7 +23,7 @@ impl Server {
     pub(crate) async fn start() -> Self {
         // The folder is in cargo's target directory, since the system's temporary folder may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let (child, address, started_in) = run(&folder).await;
+        let (child, address, started_in) = start_program(&folder).await;
         Self {
             child,
             address,
@@ -39,7 +39,7 @@ impl Server {
         assert!(told.expect("a shell").success());
         let ended = self.child.wait().expect("the server ends");
         assert!(ended.success(), "it ended with {ended}");
-        (self.child, self.address, self.started_in) = run(&self.folder).await;
+        (self.child, self.address, self.started_in) = start_program(&self.folder).await;
     }
 
     /// Returns the resident memory of the process in MiB.
@@ -60,7 +60,7 @@ impl Drop for Server {
     }
 }
 
-async fn run(folder: &tempfile::TempDir) -> (Child, String, Duration) {
+async fn start_program(folder: &tempfile::TempDir) -> (Child, String, Duration) {
     let begin = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_parlour"))
         .current_dir(folder.path())

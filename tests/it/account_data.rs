@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::Server;
 
-fn path(user_id: &str, kind: &str) -> String {
+fn account_data_path(user_id: &str, kind: &str) -> String {
     format!("/_matrix/client/v3/user/{user_id}/account_data/{kind}")
 }
 
@@ -12,7 +12,7 @@ fn path(user_id: &str, kind: &str) -> String {
 async fn account_data_is_set_and_replaced() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let path = path(&alice.id, "org.example");
+    let path = account_data_path(&alice.id, "org.example");
 
     for content in [json!({ "value": "first" }), json!({ "value": "second" })] {
         alice.client.put(&path, content.clone()).await.expect_ok();
@@ -21,24 +21,30 @@ async fn account_data_is_set_and_replaced() {
 }
 
 #[tokio::test]
-async fn what_the_server_keeps_is_read_only() {
+async fn server_managed_account_data_is_read_only() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
     for kind in ["m.fully_read", "m.push_rules"] {
-        let refused = alice.client.put(&path(&alice.id, kind), json!({})).await;
+        let refused = alice
+            .client
+            .put(&account_data_path(&alice.id, kind), json!({}))
+            .await;
         refused.expect_error(405, "M_BAD_JSON");
     }
-    let rules = alice.client.get(&path(&alice.id, "m.push_rules")).await;
+    let rules = alice
+        .client
+        .get(&account_data_path(&alice.id, "m.push_rules"))
+        .await;
     assert!(rules.expect_ok()["global"]["override"].is_array());
 }
 
 #[tokio::test]
-async fn account_data_is_private_and_must_be_there() {
+async fn account_data_is_private_to_its_user() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
-    let path = path(&alice.id, "org.example");
+    let path = account_data_path(&alice.id, "org.example");
 
     alice
         .client
@@ -59,7 +65,7 @@ async fn account_data_is_private_and_must_be_there() {
 }
 
 #[tokio::test]
-async fn account_data_and_tags_are_for_rooms_that_are_known() {
+async fn room_account_data_and_tags_require_a_known_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = format!("/_matrix/client/v3/user/{}/rooms/!a:localhost", alice.id);
@@ -84,7 +90,7 @@ async fn account_data_and_tags_are_for_rooms_that_are_known() {
 }
 
 #[tokio::test]
-async fn what_is_removed_is_told_once_and_gone() {
+async fn removed_account_data_syncs_once_as_empty() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -127,7 +133,7 @@ async fn what_is_removed_is_told_once_and_gone() {
 }
 
 #[tokio::test]
-async fn nobody_removes_the_account_data_of_another() {
+async fn users_cannot_remove_account_data_of_others() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -148,23 +154,23 @@ async fn nobody_removes_the_account_data_of_another() {
 }
 
 #[tokio::test]
-async fn account_data_of_a_user_is_bounded_in_all() {
+async fn total_account_data_of_a_user_is_limited() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let content = json!({ "value": "x".repeat(1_000_000) });
 
     for number in 0..10 {
-        let path = path(&alice.id, &format!("org.example.{number}"));
+        let path = account_data_path(&alice.id, &format!("org.example.{number}"));
         alice.client.put(&path, content.clone()).await.expect_ok();
     }
-    let path_of_one_more = path(&alice.id, "org.example.more");
+    let path_of_one_more = account_data_path(&alice.id, "org.example.more");
     let refused = alice.client.put(&path_of_one_more, content.clone()).await;
 
     refused.expect_error(413, "M_TOO_LARGE");
-    let others = path(&bob.id, "org.example");
+    let others = account_data_path(&bob.id, "org.example");
     bob.client.put(&others, content.clone()).await.expect_ok();
     // Replaced content no longer counts.
-    let smaller = path(&alice.id, "org.example.0");
+    let smaller = account_data_path(&alice.id, "org.example.0");
     alice
         .client
         .put(&smaller, json!({ "value": "x" }))
@@ -178,10 +184,10 @@ async fn account_data_of_a_user_is_bounded_in_all() {
 }
 
 #[tokio::test]
-async fn every_request_that_may_store_something_has_a_rate() {
-    let server = Server::with(|config| config.limits.enabled = true).await;
+async fn storing_account_data_is_rate_limited() {
+    let server = Server::with_config(|config| config.limits.enabled = true).await;
     let alice = server.register("alice").await;
-    let path = path(&alice.id, "org.example");
+    let path = account_data_path(&alice.id, "org.example");
 
     let mut stored = 0;
     let refused = loop {

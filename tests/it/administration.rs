@@ -3,15 +3,15 @@
 use serde_json::json;
 
 use crate::{
-    chat::in_room,
+    chat::room_path,
     harness::{Server, User, password_of},
 };
 
-const ADMIN: &str = "/_matrix/client/v1/admin";
+const ADMIN_API_PATH: &str = "/_matrix/client/v1/admin";
 
 async fn restrict(admin: &User, what: &str, user: &User, is_on: bool) {
     let key = format!("{what}ed");
-    let path = format!("{ADMIN}/{what}/{}", user.id);
+    let path = format!("{ADMIN_API_PATH}/{what}/{}", user.id);
     let set = admin.client.put(&path, json!({ &key: is_on })).await;
     assert_eq!(set.expect_ok(), json!({ &key: is_on }));
     let read = admin.client.get(&path).await;
@@ -39,7 +39,7 @@ async fn a_locked_user_can_only_log_out() {
 }
 
 #[tokio::test]
-async fn a_suspended_user_reads_leaves_and_redacts_what_is_theirs() {
+async fn a_suspended_user_can_only_read_leave_and_redact() {
     let server = Server::start().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
@@ -56,7 +56,7 @@ async fn a_suspended_user_reads_leaves_and_redacts_what_is_theirs() {
     sent.expect_error(403, "M_USER_SUSPENDED");
     let created = alice.tries_to_create(json!({})).await;
     created.expect_error(403, "M_USER_SUSPENDED");
-    let invited = alice.tries(&room, "invite", json!({ "user_id": admin.id }));
+    let invited = alice.posts_in_room(&room, "invite", json!({ "user_id": admin.id }));
     invited.await.expect_error(403, "M_USER_SUSPENDED");
     let name = format!("/_matrix/client/v3/profile/{}/displayname", alice.id);
     let named = alice.client.put(&name, json!({ "displayname": "A" })).await;
@@ -66,21 +66,21 @@ async fn a_suspended_user_reads_leaves_and_redacts_what_is_theirs() {
     alice.redacts(&room, &of_alice).await;
     alice.syncs().await;
     alice.leaves(&room).await;
-    let joined = alice.tries(&room, "join", json!({})).await;
+    let joined = alice.posts_in_room(&room, "join", json!({})).await;
     joined.expect_error(403, "M_USER_SUSPENDED");
     restrict(&admin, "suspend", &alice, false).await;
     alice.joins(&room).await;
 }
 
 #[tokio::test]
-async fn a_suspended_user_does_not_speak_later_either() {
+async fn suspension_cancels_and_refuses_delayed_events() {
     let server = Server::start().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let text = json!({ "msgtype": "m.text", "body": "later" });
     let delayed = "?org.matrix.msc4140.delay=60000";
-    let path = in_room(&room, &format!("send/m.room.message/one{delayed}"));
+    let path = room_path(&room, &format!("send/m.room.message/one{delayed}"));
     alice.client.put(&path, text.clone()).await.expect_ok();
 
     restrict(&admin, "suspend", &alice, true).await;
@@ -91,7 +91,7 @@ async fn a_suspended_user_does_not_speak_later_either() {
         .get(&format!("{unstable}/delayed_events"))
         .await;
     assert_eq!(scheduled.expect_ok()["delayed_events"], json!([]));
-    let path = in_room(&room, &format!("send/m.room.message/two{delayed}"));
+    let path = room_path(&room, &format!("send/m.room.message/two{delayed}"));
     let again = alice.client.put(&path, text.clone()).await;
     again.expect_error(403, "M_USER_SUSPENDED");
     let path = format!("{unstable}/rooms/{room}/delayed_event/m.room.message/three");
@@ -101,13 +101,13 @@ async fn a_suspended_user_does_not_speak_later_either() {
 }
 
 #[tokio::test]
-async fn only_administrators_restrict_and_never_each_other() {
+async fn only_administrators_can_restrict_other_users() {
     let server = Server::start().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
 
     for what in ["lock", "suspend"] {
-        let at = |user: &str| format!("{ADMIN}/{what}/{user}");
+        let at = |user: &str| format!("{ADMIN_API_PATH}/{what}/{user}");
         // A user who is not an administrator cannot even find out which accounts exist.
         for user in [alice.id.as_str(), "@nobody:localhost", "@a:elsewhere.org"] {
             let asked = alice.client.get(&at(user)).await;
@@ -124,7 +124,7 @@ async fn only_administrators_restrict_and_never_each_other() {
 }
 
 #[tokio::test]
-async fn the_devices_of_a_user_are_for_themselves_and_administrators() {
+async fn only_the_user_and_administrators_can_use_whois() {
     let server = Server::start().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;

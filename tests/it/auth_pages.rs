@@ -3,32 +3,32 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Client, Server};
+use crate::harness::{Client, HttpAnswer, Server};
 
-const REGISTER: &str = "/_matrix/client/v3/register";
-const PASSWORD: &str = "/_matrix/client/v3/account/password";
+const REGISTER_PATH: &str = "/_matrix/client/v3/register";
+const PASSWORD_PATH: &str = "/_matrix/client/v3/account/password";
 
-fn path(stage: &str, session: &Value) -> String {
+fn stage_path(stage: &str, session: &Value) -> String {
     let session = session.as_str().expect("a session");
     format!("/_matrix/client/v3/auth/{stage}/fallback/web?session={session}")
 }
 
-async fn fills_in(client: &Client, path: &str, form: &str) -> Answer {
+async fn submit_form(client: &Client, path: &str, form: &str) -> HttpAnswer {
     client.send(Method::POST, path, form).await
 }
 
-fn is_done(page: &Answer) -> bool {
+fn is_done(page: &HttpAnswer) -> bool {
     page.text.contains("onAuthDone")
 }
 
 #[tokio::test]
-async fn a_page_runs_nothing_but_the_script_that_tells_the_client() {
+async fn auth_pages_run_only_the_completion_script() {
     let server = Server::start().await;
-    let asked = server.post(REGISTER, json!({})).await;
-    let path = path("m.login.dummy", &asked.body["session"]);
+    let asked = server.post(REGISTER_PATH, json!({})).await;
+    let path = stage_path("m.login.dummy", &asked.body["session"]);
 
     let form = server.get(&path).await;
-    let done = fills_in(&server.client(), &path, "").await;
+    let done = submit_form(&server.client(), &path, "").await;
 
     assert_eq!((form.status, done.status), (200, 200));
     assert!(form.text.contains("<form") && !form.text.contains("<script"));
@@ -44,53 +44,53 @@ async fn a_page_runs_nothing_but_the_script_that_tells_the_client() {
 }
 
 #[tokio::test]
-async fn a_registration_token_can_be_shown_on_a_page() {
-    let server = Server::with(|config| config.registration.open = false).await;
+async fn a_registration_token_can_be_entered_on_a_page() {
+    let server = Server::with_config(|config| config.registration.open = false).await;
     let body = json!({ "username": "alice", "password": "password" });
-    let asked = server.post(REGISTER, body).await;
+    let asked = server.post(REGISTER_PATH, body).await;
     let session = &asked.body["session"];
-    let path = path("m.login.registration_token", session);
+    let path = stage_path("m.login.registration_token", session);
     let alone = json!({ "auth": { "session": session } });
 
-    let wrong = fills_in(&server.client(), &path, "token=wrong").await;
-    let early = server.post(REGISTER, alone.clone()).await;
-    let form = format!("token={}", server.first_token());
-    let right = fills_in(&server.client(), &path, &form).await;
+    let wrong = submit_form(&server.client(), &path, "token=wrong").await;
+    let early = server.post(REGISTER_PATH, alone.clone()).await;
+    let form = format!("token={}", server.first_admin_token());
+    let right = submit_form(&server.client(), &path, &form).await;
 
     assert_eq!((wrong.status, early.status), (403, 401));
     assert!(wrong.text.contains("role=\"alert\"") && !is_done(&wrong));
     assert!(is_done(&right), "{}", right.text);
-    let registered = server.post(REGISTER, alone).await.expect_ok();
+    let registered = server.post(REGISTER_PATH, alone).await.expect_ok();
     assert_eq!(registered["user_id"], format!("@alice:{}", server.name()));
 }
 
 #[tokio::test]
-async fn a_password_can_be_shown_on_a_page() {
+async fn a_password_can_be_entered_on_a_page() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let body = json!({ "new_password": "second" });
-    let asked = alice.client.post(PASSWORD, body).await;
+    let asked = alice.client.post(PASSWORD_PATH, body).await;
     let session = &asked.body["session"];
-    let path = path("m.login.password", session);
+    let path = stage_path("m.login.password", session);
 
-    let wrong = fills_in(&server.client(), &path, "password=wrong").await;
-    let right = fills_in(&server.client(), &path, "password=password").await;
+    let wrong = submit_form(&server.client(), &path, "password=wrong").await;
+    let right = submit_form(&server.client(), &path, "password=password").await;
 
     assert!(!is_done(&wrong) && is_done(&right), "{}", right.text);
     let alone = json!({ "auth": { "session": session } });
-    alice.client.post(PASSWORD, alone).await.expect_ok();
+    alice.client.post(PASSWORD_PATH, alone).await.expect_ok();
 }
 
 #[tokio::test]
-async fn only_the_next_stage_of_a_session_is_completed() {
-    let server = Server::with(|config| config.registration.open = false).await;
-    let asked = server.post(REGISTER, json!({})).await;
+async fn a_page_completes_only_the_next_stage() {
+    let server = Server::with_config(|config| config.registration.open = false).await;
+    let asked = server.post(REGISTER_PATH, json!({})).await;
     let client = server.client();
 
-    let not_offered = path("m.login.dummy", &asked.body["session"]);
-    let not_offered = fills_in(&client, &not_offered, "").await;
-    let unknown = path("m.login.dummy", &json!("unknown"));
-    let unknown = fills_in(&client, &unknown, "").await;
+    let not_offered = stage_path("m.login.dummy", &asked.body["session"]);
+    let not_offered = submit_form(&client, &not_offered, "").await;
+    let unknown = stage_path("m.login.dummy", &json!("unknown"));
+    let unknown = submit_form(&client, &unknown, "").await;
 
     assert_eq!((not_offered.status, unknown.status), (403, 403));
     let nameless = "/_matrix/client/v3/auth/m.login.dummy/fallback/web";
@@ -98,6 +98,6 @@ async fn only_the_next_stage_of_a_session_is_completed() {
         .get(nameless)
         .await
         .expect_error(400, "M_MISSING_PARAM");
-    let odd = path("m.login.odd", &json!("x"));
+    let odd = stage_path("m.login.odd", &json!("x"));
     server.get(&odd).await.expect_error(404, "M_UNRECOGNIZED");
 }

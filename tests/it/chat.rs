@@ -7,23 +7,23 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server, User};
+use crate::harness::{HttpAnswer, Server, User};
 
 /// Counts transactions, so that each transaction id is different.
-static TRANSACTIONS: AtomicU64 = AtomicU64::new(0);
+static TRANSACTION_COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Returns a transaction id that has not been used before.
 pub(crate) fn new_transaction() -> String {
-    format!("txn{}", TRANSACTIONS.fetch_add(1, Ordering::SeqCst))
+    format!("txn{}", TRANSACTION_COUNTER.fetch_add(1, Ordering::SeqCst))
 }
 
 /// Returns the client API path of a resource in a room.
-pub(crate) fn in_room(room: &str, rest: &str) -> String {
+pub(crate) fn room_path(room: &str, rest: &str) -> String {
     format!("/_matrix/client/v3/rooms/{room}/{rest}")
 }
 
 /// Percent-encodes a text for a path or a query.
-pub(crate) fn encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() {
@@ -36,34 +36,34 @@ pub(crate) fn encoded(text: &str) -> String {
 }
 
 /// Returns the `filter` query parameter for a filter.
-pub(crate) fn filtered(filter: &Value) -> String {
-    format!("filter={}", encoded(&filter.to_string()))
+pub(crate) fn filter_query(filter: &Value) -> String {
+    format!("filter={}", percent_encoded(&filter.to_string()))
 }
 
 /// Returns the text of a field (a JSON pointer) in each event that has it.
-pub(crate) fn each<'a>(events: &'a Value, field: &str) -> Vec<&'a str> {
+pub(crate) fn texts_at<'a>(events: &'a Value, field: &str) -> Vec<&'a str> {
     let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
     let texts = events.iter().map(|event| event.pointer(field));
     texts.filter_map(|text| text?.as_str()).collect()
 }
 
 /// Returns the bodies of the messages among the events.
-pub(crate) fn said(events: &Value) -> Vec<&str> {
-    each(events, "/content/body")
+pub(crate) fn message_bodies(events: &Value) -> Vec<&str> {
+    texts_at(events, "/content/body")
 }
 
 /// Returns the types of the events.
-pub(crate) fn types(events: &Value) -> Vec<&str> {
-    each(events, "/type")
+pub(crate) fn event_types(events: &Value) -> Vec<&str> {
+    texts_at(events, "/type")
 }
 
 /// Returns the ids of the events.
-pub(crate) fn ids(events: &Value) -> Vec<&str> {
-    each(events, "/event_id")
+pub(crate) fn event_ids(events: &Value) -> Vec<&str> {
+    texts_at(events, "/event_id")
 }
 
 /// Returns the event of this type and state key.
-pub(crate) fn find<'a>(events: &'a Value, kind: &str, state_key: &str) -> &'a Value {
+pub(crate) fn find_event<'a>(events: &'a Value, kind: &str, state_key: &str) -> &'a Value {
     let events = events.as_array().map(Vec::as_slice).unwrap_or_default();
     let is_it = |event: &&Value| event["type"] == kind && event["state_key"] == state_key;
     events.iter().find(is_it).unwrap_or(&Value::Null)
@@ -80,7 +80,7 @@ pub(crate) fn state<'a>(sync: &'a Value, room: &str) -> &'a Value {
 }
 
 /// Returns the content of an ephemeral event of a room in a sync.
-pub(crate) fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> &'a Value {
+pub(crate) fn ephemeral_content<'a>(sync: &'a Value, room: &str, kind: &str) -> &'a Value {
     let events = sync["rooms"]["join"][room]["ephemeral"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();
     let found = events.iter().find(|event| event["type"] == kind);
@@ -88,20 +88,20 @@ pub(crate) fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> &'a Valu
 }
 
 /// Returns the unread notification count and the highlight count of a room in a sync.
-pub(crate) fn unread(sync: &Value, room: &str) -> (u64, u64) {
+pub(crate) fn unread_counts(sync: &Value, room: &str) -> (u64, u64) {
     let counts = &sync["rooms"]["join"][room]["unread_notifications"];
     let count = |name: &str| counts[name].as_u64().expect("a count");
     (count("notification_count"), count("highlight_count"))
 }
 
 /// Returns the `next_batch` token of a sync.
-pub(crate) fn next(sync: &Value) -> &str {
+pub(crate) fn next_batch(sync: &Value) -> &str {
     sync["next_batch"].as_str().expect("a token")
 }
 
 impl User {
     /// Returns this user as a client of a restarted server.
-    pub(crate) fn at(self, server: &Server) -> Self {
+    pub(crate) fn on_server(self, server: &Server) -> Self {
         Self {
             client: server.client().with_token(&self.token),
             ..self
@@ -113,7 +113,7 @@ impl User {
         created["room_id"].as_str().expect("an id").to_owned()
     }
 
-    pub(crate) async fn tries_to_create(&self, request: Value) -> Answer {
+    pub(crate) async fn tries_to_create(&self, request: Value) -> HttpAnswer {
         self.client
             .post("/_matrix/client/v3/createRoom", request)
             .await
@@ -135,35 +135,41 @@ impl User {
     }
 
     /// Posts a body to a resource of a room and returns the answer.
-    pub(crate) async fn tries(&self, room: &str, what: &str, body: Value) -> Answer {
-        self.client.post(&in_room(room, what), body).await
+    pub(crate) async fn posts_in_room(&self, room: &str, what: &str, body: Value) -> HttpAnswer {
+        self.client.post(&room_path(room, what), body).await
     }
 
     pub(crate) async fn joins(&self, room: &str) {
-        self.tries(room, "join", json!({})).await.expect_ok();
+        self.posts_in_room(room, "join", json!({}))
+            .await
+            .expect_ok();
     }
 
     pub(crate) async fn leaves(&self, room: &str) {
-        self.tries(room, "leave", json!({})).await.expect_ok();
+        self.posts_in_room(room, "leave", json!({}))
+            .await
+            .expect_ok();
     }
 
     pub(crate) async fn forgets(&self, room: &str) {
-        self.tries(room, "forget", json!({})).await.expect_ok();
+        self.posts_in_room(room, "forget", json!({}))
+            .await
+            .expect_ok();
     }
 
     pub(crate) async fn invites(&self, room: &str, guest: &User) {
         let body = json!({ "user_id": guest.id });
-        self.tries(room, "invite", body).await.expect_ok();
+        self.posts_in_room(room, "invite", body).await.expect_ok();
     }
 
     pub(crate) async fn kicks(&self, room: &str, target: &User) {
         let body = json!({ "user_id": target.id });
-        self.tries(room, "kick", body).await.expect_ok();
+        self.posts_in_room(room, "kick", body).await.expect_ok();
     }
 
     pub(crate) async fn bans(&self, room: &str, target: &User) {
         let body = json!({ "user_id": target.id });
-        self.tries(room, "ban", body).await.expect_ok();
+        self.posts_in_room(room, "ban", body).await.expect_ok();
     }
 
     /// Sends a message and returns its event id.
@@ -173,18 +179,28 @@ impl User {
         event_id(&sent.expect_ok())
     }
 
-    pub(crate) async fn tries_to_send(&self, room: &str, kind: &str, content: Value) -> Answer {
-        let path = in_room(room, &format!("send/{kind}/{}", new_transaction()));
+    pub(crate) async fn tries_to_send(&self, room: &str, kind: &str, content: Value) -> HttpAnswer {
+        let path = room_path(room, &format!("send/{kind}/{}", new_transaction()));
         self.client.put(&path, content).await
     }
 
     /// Sets state and returns the event id; `kind` is the type, with a slash and the state key if there is one.
-    pub(crate) async fn sets(&self, room: &str, kind: &str, content: Value) -> String {
-        event_id(&self.tries_to_set(room, kind, content).await.expect_ok())
+    pub(crate) async fn sets_state(&self, room: &str, kind: &str, content: Value) -> String {
+        event_id(
+            &self
+                .tries_to_set_state(room, kind, content)
+                .await
+                .expect_ok(),
+        )
     }
 
-    pub(crate) async fn tries_to_set(&self, room: &str, kind: &str, content: Value) -> Answer {
-        let path = in_room(room, &format!("state/{kind}"));
+    pub(crate) async fn tries_to_set_state(
+        &self,
+        room: &str,
+        kind: &str,
+        content: Value,
+    ) -> HttpAnswer {
+        let path = room_path(room, &format!("state/{kind}"));
         self.client.put(&path, content).await
     }
 
@@ -193,32 +209,34 @@ impl User {
         event_id(&self.tries_to_redact(room, target).await.expect_ok())
     }
 
-    pub(crate) async fn tries_to_redact(&self, room: &str, target: &str) -> Answer {
-        let target = encoded(target); // event ids of room version 3 contain slashes
-        let path = in_room(room, &format!("redact/{target}/{}", new_transaction()));
+    pub(crate) async fn tries_to_redact(&self, room: &str, target: &str) -> HttpAnswer {
+        let target = percent_encoded(target); // event ids of room version 3 contain slashes
+        let path = room_path(room, &format!("redact/{target}/{}", new_transaction()));
         self.client.put(&path, json!({ "reason": "spam" })).await
     }
 
     /// Sends a read receipt.
-    pub(crate) async fn has_read(&self, room: &str, event_id: &str) {
+    pub(crate) async fn sends_read_receipt(&self, room: &str, event_id: &str) {
         let path = format!("receipt/m.read/{event_id}");
-        self.tries(room, &path, json!({})).await.expect_ok();
+        self.posts_in_room(room, &path, json!({})).await.expect_ok();
     }
 
-    pub(crate) async fn types(&self, room: &str) {
-        let path = in_room(room, &format!("typing/{}", self.id));
+    pub(crate) async fn starts_typing(&self, room: &str) {
+        let path = room_path(room, &format!("typing/{}", self.id));
         let body = json!({ "typing": true, "timeout": 30_000 });
         self.client.put(&path, body).await.expect_ok();
     }
 
     /// Gets a resource of a room.
-    pub(crate) async fn asks(&self, room: &str, what: &str) -> Answer {
-        self.client.get(&in_room(room, what)).await
+    pub(crate) async fn gets_in_room(&self, room: &str, what: &str) -> HttpAnswer {
+        self.client.get(&room_path(room, what)).await
     }
 
     /// Returns the content of a state event.
     pub(crate) async fn state(&self, room: &str, kind: &str) -> Value {
-        self.asks(room, &format!("state/{kind}")).await.expect_ok()
+        self.gets_in_room(room, &format!("state/{kind}"))
+            .await
+            .expect_ok()
     }
 
     /// Returns the content of a user's member event.
@@ -227,14 +245,14 @@ impl User {
             .await
     }
 
-    pub(crate) async fn event(&self, room: &str, event_id: &str) -> Answer {
-        self.asks(room, &format!("event/{}", encoded(event_id)))
+    pub(crate) async fn event(&self, room: &str, event_id: &str) -> HttpAnswer {
+        self.gets_in_room(room, &format!("event/{}", percent_encoded(event_id)))
             .await
     }
 
     /// Returns a page of a room's messages.
     pub(crate) async fn messages(&self, room: &str, query: &str) -> Value {
-        self.asks(room, &format!("messages?{query}"))
+        self.gets_in_room(room, &format!("messages?{query}"))
             .await
             .expect_ok()
     }
@@ -246,12 +264,13 @@ impl User {
 
     /// Syncs from the end of another sync, without waiting for new events.
     pub(crate) async fn syncs_after(&self, sync: &Value) -> Value {
-        self.syncs_with(&format!("since={}", next(sync))).await
+        self.syncs_with(&format!("since={}", next_batch(sync)))
+            .await
     }
 
     /// Syncs from the end of another sync, and waits for new events.
-    pub(crate) async fn waits_after(&self, sync: &Value) -> Value {
-        self.syncs_with(&format!("since={}&timeout=30000", next(sync)))
+    pub(crate) async fn long_polls_after(&self, sync: &Value) -> Value {
+        self.syncs_with(&format!("since={}&timeout=30000", next_batch(sync)))
             .await
     }
 
@@ -259,7 +278,7 @@ impl User {
         self.tries_to_sync(query).await.expect_ok()
     }
 
-    pub(crate) async fn tries_to_sync(&self, query: &str) -> Answer {
+    pub(crate) async fn tries_to_sync(&self, query: &str) -> HttpAnswer {
         let path = format!("/_matrix/client/v3/sync?{query}");
         self.client.get(&path).await
     }

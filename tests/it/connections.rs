@@ -12,7 +12,7 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::{
     harness::{Client, Server},
-    media::uploaded,
+    media::upload_media,
 };
 
 /// The first bytes of an HTTP/2 connection.
@@ -25,7 +25,7 @@ const HTTP2_NO_WINDOW: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
 /// A size larger than the buffers of the operating system on both sides.
 const FILE_BYTES: usize = 30 * 1024 * 1024;
 
-fn impatient(config: &mut Config) {
+fn shorten_timeouts(config: &mut Config) {
     config.connections.head_timeout_seconds = 1;
     config.connections.idle_timeout_seconds = 1;
     config.connections.body_timeout_seconds = 1;
@@ -56,7 +56,7 @@ const HTTP2_GET: (u8, u8) = (0x82, 0x05);
 const HTTP2_POST: (u8, u8) = (0x83, 0x04);
 
 /// Returns the `HEADERS` frame of a request over HTTP/2.
-fn http2_head((method, flags): (u8, u8), path: &str) -> Vec<u8> {
+fn http2_headers_frame((method, flags): (u8, u8), path: &str) -> Vec<u8> {
     let literal = |index: u8, text: &str| {
         let length = u8::try_from(text.len()).expect("is short");
         [&[index, length], text.as_bytes()].concat()
@@ -74,8 +74,8 @@ fn http2_head((method, flags): (u8, u8), path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn half_a_head_closes_the_connection() {
-    let server = Server::with(impatient).await;
+async fn an_incomplete_request_head_closes_the_connection() {
+    let server = Server::with_config(shorten_timeouts).await;
 
     for head in [
         "",
@@ -87,7 +87,7 @@ async fn half_a_head_closes_the_connection() {
 
 #[tokio::test]
 async fn a_connection_without_a_second_request_is_closed() {
-    let server = Server::with(impatient).await;
+    let server = Server::with_config(shorten_timeouts).await;
     let request = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n";
 
     let answer = answer_until_closed(&server, request).await;
@@ -98,9 +98,13 @@ async fn a_connection_without_a_second_request_is_closed() {
 
 #[tokio::test]
 async fn an_http_2_connection_without_requests_is_closed() {
-    let server = Server::with(impatient).await;
+    let server = Server::with_config(shorten_timeouts).await;
     let silent = [HTTP2_PREFACE, HTTP2_SETTINGS].concat();
-    let used = [&silent, &*http2_head(HTTP2_GET, "/_matrix/client/versions")].concat();
+    let used = [
+        &silent,
+        &*http2_headers_frame(HTTP2_GET, "/_matrix/client/versions"),
+    ]
+    .concat();
 
     for bytes in [HTTP2_PREFACE.to_vec(), silent, used] {
         answer_until_closed(&server, &bytes).await;
@@ -109,7 +113,7 @@ async fn an_http_2_connection_without_requests_is_closed() {
 
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_answered_with_408() {
-    let server = Server::with(impatient).await;
+    let server = Server::with_config(shorten_timeouts).await;
     let alice = server.register("alice").await;
     let token = format!("Authorization: Bearer {}\r\n", alice.token);
 
@@ -139,8 +143,8 @@ async fn a_body_that_does_not_arrive_is_answered_with_408() {
 
 #[tokio::test]
 async fn a_body_that_does_not_arrive_over_http_2_is_answered() {
-    let server = Server::with(impatient).await;
-    let login = http2_head(HTTP2_POST, "/_matrix/client/v3/login");
+    let server = Server::with_config(shorten_timeouts).await;
+    let login = http2_headers_frame(HTTP2_POST, "/_matrix/client/v3/login");
 
     let bytes = [HTTP2_PREFACE, HTTP2_SETTINGS, &*login].concat();
     let answer = answer_until_closed(&server, &bytes).await;
@@ -149,8 +153,8 @@ async fn a_body_that_does_not_arrive_over_http_2_is_answered() {
 }
 
 #[tokio::test]
-async fn an_upload_that_does_not_arrive_ends() {
-    let server = Server::with(impatient).await;
+async fn an_upload_that_does_not_arrive_is_refused() {
+    let server = Server::with_config(shorten_timeouts).await;
     let alice = server.register("alice").await;
     let head = format!(
         "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\n\
@@ -165,7 +169,7 @@ async fn an_upload_that_does_not_arrive_ends() {
 
 #[tokio::test]
 async fn a_body_that_an_endpoint_does_not_read_closes_the_connection() {
-    let server = Server::with(impatient).await;
+    let server = Server::with_config(shorten_timeouts).await;
     let head = "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{";
 
     let answer = answer_until_closed(&server, head.as_bytes()).await;
@@ -174,9 +178,9 @@ async fn a_body_that_an_endpoint_does_not_read_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_of_an_answer_loses_its_connection() {
-    let server = Server::with(|config| {
-        impatient(config);
+async fn a_client_that_reads_no_answer_loses_its_connection() {
+    let server = Server::with_config(|config| {
+        shorten_timeouts(config);
         config.connections.max_open_per_address = 1;
         // Otherwise the single connection of the uploading client would be closed as idle.
         config.connections.idle_timeout_seconds = 60;
@@ -184,22 +188,22 @@ async fn a_client_that_takes_nothing_of_an_answer_loses_its_connection() {
     .await;
     let address = format!("http://{}", server.running.addresses()[0]);
     let head = {
-        let client = Client::of(&address);
+        let client = Client::for_address(&address);
         let body = json!({ "username": "alice", "auth": { "type": "m.login.dummy" } });
         let registered = client.post("/_matrix/client/v3/register", body).await;
-        let token = server.user(&registered.expect_ok()).token;
+        let token = server.user_from_login(&registered.expect_ok()).token;
         let file = vec![b'a'; FILE_BYTES];
-        let place = uploaded(&client.with_token(&token), "", "text/plain", &file).await;
+        let place = upload_media(&client.with_token(&token), "", "text/plain", &file).await;
         format!(
             "GET /_matrix/client/v1/media/download/{place} HTTP/1.1\r\nHost: a\r\n\
              Authorization: Bearer {token}\r\n\r\n"
         )
     };
-    let mut stream = admitted(&server, head.as_bytes()).await;
+    let mut stream = connect_until_answered(&server, head.as_bytes()).await;
 
     // Another connection is refused until the server has closed this one.
     let head = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    drop(admitted(&server, head).await);
+    drop(connect_until_answered(&server, head).await);
 
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
@@ -207,7 +211,7 @@ async fn a_client_that_takes_nothing_of_an_answer_loses_its_connection() {
 }
 
 /// Connects again and again until the server answers, and returns the connection after the first byte of the answer.
-async fn admitted(server: &Server, head: &[u8]) -> TcpStream {
+async fn connect_until_answered(server: &Server, head: &[u8]) -> TcpStream {
     loop {
         let mut stream = connect(server).await;
         let mut byte = [0];
@@ -219,13 +223,13 @@ async fn admitted(server: &Server, head: &[u8]) -> TcpStream {
 }
 
 #[tokio::test]
-async fn an_http_2_client_that_takes_nothing_of_an_answer_loses_its_connection() {
-    let server = Server::with(|config| {
-        impatient(config);
+async fn an_http_2_client_that_reads_no_answer_loses_its_connection() {
+    let server = Server::with_config(|config| {
+        shorten_timeouts(config);
         config.connections.idle_timeout_seconds = 3600;
     })
     .await;
-    let request = http2_head(HTTP2_GET, "/_matrix/client/versions");
+    let request = http2_headers_frame(HTTP2_GET, "/_matrix/client/versions");
 
     let bytes = [HTTP2_PREFACE, HTTP2_NO_WINDOW, &*request].concat();
     let answer = answer_until_closed(&server, &bytes).await;
@@ -234,21 +238,21 @@ async fn an_http_2_client_that_takes_nothing_of_an_answer_loses_its_connection()
 }
 
 #[tokio::test]
-async fn an_address_has_so_many_connections_and_no_more() {
-    let server = Server::with(|config| config.connections.max_open_per_address = 2).await;
+async fn connections_per_address_are_limited() {
+    let server = Server::with_config(|config| config.connections.max_open_per_address = 2).await;
     let request = b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n\r\n";
-    let first = admitted(&server, request).await;
-    let _second = admitted(&server, request).await;
+    let first = connect_until_answered(&server, request).await;
+    let _second = connect_until_answered(&server, request).await;
 
     assert_eq!(answer_until_closed(&server, request).await, "");
 
     drop(first);
-    drop(admitted(&server, request).await);
+    drop(connect_until_answered(&server, request).await);
 }
 
 #[tokio::test]
 async fn a_waiting_sync_outlives_the_timeouts() {
-    let server = Server::with(impatient).await;
+    let server = Server::with_config(shorten_timeouts).await;
     let alice = server.register("alice").await;
     let first = alice
         .client
@@ -274,7 +278,7 @@ async fn a_waiting_sync_outlives_the_timeouts() {
 
 #[tokio::test]
 async fn a_websocket_outlives_the_timeouts() {
-    let server = Server::with(impatient).await;
+    let server = Server::with_config(shorten_timeouts).await;
     let alice = server.register("alice").await;
     let address = server.running.addresses()[0];
     let url = format!(
@@ -329,7 +333,7 @@ async fn a_request_without_host_is_answered_with_400() {
 
 #[tokio::test]
 async fn a_login_whose_body_is_too_large_is_answered_with_413() {
-    let server = Server::with(|config| config.limits.max_request_bytes = 65_536).await;
+    let server = Server::with_config(|config| config.limits.max_request_bytes = 65_536).await;
     let body = json!({ "type": "m.login.password", "password": "a".repeat(100_000) });
 
     let answer = server
@@ -359,8 +363,8 @@ async fn answers_after_writing(server: &Server, line: &str, token: &str) -> Stri
 }
 
 #[tokio::test]
-async fn a_client_that_writes_all_before_it_reads_sees_an_early_answer() {
-    let server = Server::with(|config| {
+async fn a_client_that_writes_before_reading_gets_the_early_answer() {
+    let server = Server::with_config(|config| {
         config.media.max_upload_bytes = 1024;
         config.federation.enabled = true;
     })
@@ -386,8 +390,8 @@ async fn a_client_that_writes_all_before_it_reads_sees_an_early_answer() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_closes_the_connection() {
-    let server = Server::with(|config| config.media.max_upload_bytes = 1024).await;
+async fn an_endless_body_closes_the_connection() {
+    let server = Server::with_config(|config| config.media.max_upload_bytes = 1024).await;
     let mut stream = connect(&server).await;
     let head = "POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1099511627776\r\n\r\n";
     stream
@@ -404,7 +408,7 @@ async fn a_body_without_end_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_to_be_invited_is_not_asked_for_its_body() {
+async fn a_refused_expect_100_request_gets_no_100_continue() {
     let server = Server::start().await;
     let head = "POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer expired\r\n\
                 Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n";
@@ -419,7 +423,7 @@ async fn a_client_that_waits_to_be_invited_is_not_asked_for_its_body() {
 async fn a_server_stops_while_it_discards_a_body() {
     let server = Server::start().await;
     let head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
-    let _stream = admitted(&server, head).await;
+    let _stream = connect_until_answered(&server, head).await;
 
     assert!(
         server.running.stop().await,

@@ -18,57 +18,57 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     database::Database,
     harness::Client,
-    program::{parlour, told_address},
+    program::{parlour_command, read_address},
 };
 
-const ROUNDS: usize = 30;
-const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
-const ROOMS: usize = 3;
+const KILL_ROUNDS: usize = 30;
+const USER_NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
+const ROOM_COUNT: usize = 3;
 /// Each sender sends one item after the other.
-const SENDERS_OF_EACH: usize = 2;
+const SENDERS_PER_USER: usize = 2;
 /// The maximum number of answers before the server is killed.
-const MOST_ANSWERS: usize = 80;
+const MAX_ANSWERS_BEFORE_KILL: usize = 80;
 /// One of this many items goes to a user's devices; the others go to rooms.
-const TO_DEVICE_EVERY: usize = 4;
+const TO_DEVICE_INTERVAL: usize = 4;
 /// Seed for the random moments at which the server is killed.
-const SEED: u64 = 1_957;
+const RANDOM_SEED: u64 = 1_957;
 /// Time limit for the whole test; anything that takes longer is considered stuck.
-const PATIENCE: Duration = Duration::from_mins(10);
+const TEST_TIMEOUT: Duration = Duration::from_mins(10);
 /// `{"room":{"timeline":{"limit":1000}}}`: more than is sent in a round, so that no timeline is limited.
-const FILTER: &str = "%7B%22room%22:%7B%22timeline%22:%7B%22limit%22:1000%7D%7D%7D";
+const SYNC_FILTER: &str = "%7B%22room%22:%7B%22timeline%22:%7B%22limit%22:1000%7D%7D%7D";
 
 /// The id and the text of an event.
-type Said = (String, String);
+type SentMessage = (String, String);
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_a_kill_and_is_told_once() {
+async fn acknowledged_events_survive_a_kill_and_sync_once() {
     let all = async {
-        let mut site = Site::new().await;
+        let mut site = RestartableServer::new().await;
         let server = site.start();
-        let mut people = People::gather(&server).await;
-        let mut moments = StdRng::seed_from_u64(SEED);
-        for _ in 0..ROUNDS {
-            let answers = moments.random_range(1..=MOST_ANSWERS);
-            people = site.kill_while(people, answers).await;
+        let mut people = CrashTestUsers::register(&server).await;
+        let mut moments = StdRng::seed_from_u64(RANDOM_SEED);
+        for _ in 0..KILL_ROUNDS {
+            let answers = moments.random_range(1..=MAX_ANSWERS_BEFORE_KILL);
+            people = site.kill_while_sending(people, answers).await;
             let server = site.start();
-            people.retry_what_was_lost(&server).await;
+            people.retry_unanswered(&server).await;
             people.catch_up(&server).await;
-            people.check(&server).await;
+            people.check_history(&server).await;
         }
         assert!(
-            people.letters().count() > ROUNDS * 8,
+            people.acknowledged_items().count() > KILL_ROUNDS * 8,
             "only a few items were sent"
         );
         site.kill();
     };
 
-    let in_time = tokio::time::timeout(PATIENCE, all).await;
+    let in_time = tokio::time::timeout(TEST_TIMEOUT, all).await;
 
     in_time.expect("the test ends in time");
 }
 
 /// A data directory and the server that runs on it.
-struct Site {
+struct RestartableServer {
     child: Option<Child>,
     address: String,
     // These are dropped last, in this order.
@@ -76,7 +76,7 @@ struct Site {
     folder: tempfile::TempDir,
 }
 
-impl Site {
+impl RestartableServer {
     async fn new() -> Self {
         Self {
             child: None,
@@ -89,7 +89,7 @@ impl Site {
     fn start(&mut self) -> Client {
         let log = self.folder.path().join("log");
         let log = std::fs::File::options().create(true).append(true).open(log);
-        let mut child = parlour(self.folder.path())
+        let mut child = parlour_command(self.folder.path())
             .env("PARLOUR__DATABASE__URL", self.database.url().expose())
             .env("PARLOUR__REGISTRATION__OPEN", "true")
             .env("PARLOUR__LIMITS__ENABLED", "false")
@@ -98,27 +98,31 @@ impl Site {
             .stderr(log.map(Stdio::from).expect("a file for the log"))
             .spawn()
             .expect("the program starts");
-        self.address = told_address(&mut child);
+        self.address = read_address(&mut child);
         self.child = Some(child);
-        Client::of(&self.address)
+        Client::for_address(&self.address)
     }
 
     /// Lets all users send and sync, and kills the server after this many answers to sent items.
-    async fn kill_while(&mut self, people: People, answers: usize) -> People {
-        let server = Client::of(&self.address);
+    async fn kill_while_sending(
+        &mut self,
+        people: CrashTestUsers,
+        answers: usize,
+    ) -> CrashTestUsers {
+        let server = Client::for_address(&self.address);
         let (answered, mut counted) = mpsc::unbounded_channel();
         let (mut inboxes, mut outboxes) = (JoinSet::new(), JoinSet::new());
         for inbox in people.inboxes {
             inboxes.spawn(inbox.listen(server.clone()));
         }
         for outbox in people.outboxes {
-            outboxes.spawn(outbox.send_on_and_on(server.clone(), answered.clone()));
+            outboxes.spawn(outbox.send_until_killed(server.clone(), answered.clone()));
         }
         for _ in 0..answers {
             counted.recv().await.expect("some user sends");
         }
         self.kill();
-        People {
+        CrashTestUsers {
             rooms: people.rooms,
             inboxes: inboxes.join_all().await,
             outboxes: outboxes.join_all().await,
@@ -132,7 +136,7 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+impl Drop for RestartableServer {
     fn drop(&mut self) {
         // A failed test must not leave a server running.
         if let Some(child) = &mut self.child {
@@ -143,16 +147,16 @@ impl Drop for Site {
 }
 
 /// All users, and the rooms that all of them have joined.
-struct People {
+struct CrashTestUsers {
     rooms: Vec<String>,
-    inboxes: Vec<Inbox>,
-    outboxes: Vec<Outbox>,
+    inboxes: Vec<ClientInbox>,
+    outboxes: Vec<ClientOutbox>,
 }
 
-impl People {
-    async fn gather(server: &Client) -> Self {
+impl CrashTestUsers {
+    async fn register(server: &Client) -> Self {
         let mut users = Vec::new();
-        for name in NAMES {
+        for name in USER_NAMES {
             let body = json!({
                 "username": name, "password": "password", "auth": { "type": "m.login.dummy" },
             });
@@ -168,7 +172,7 @@ impl People {
             .map(|user| text(&user["user_id"]).to_owned())
             .collect();
         let mut rooms = Vec::new();
-        for owner in tokens.iter().take(ROOMS) {
+        for owner in tokens.iter().take(ROOM_COUNT) {
             let body = json!({ "preset": "public_chat" });
             let owner = server.with_token(owner);
             let created = owner.post("/_matrix/client/v3/createRoom", body).await;
@@ -186,12 +190,12 @@ impl People {
         let mut inboxes = Vec::new();
         let mut outboxes = Vec::new();
         for (me, token) in tokens.iter().enumerate() {
-            let mut inbox = Inbox::of(&ids[me], token);
+            let mut inbox = ClientInbox::create(&ids[me], token);
             inbox.sync(server, 0).await.expect("the first sync");
             inboxes.push(inbox);
-            for n in 0..SENDERS_OF_EACH {
-                let name = format!("{}-{n}", NAMES[me]);
-                outboxes.push(Outbox::of(&name, token, &rooms, &ids));
+            for n in 0..SENDERS_PER_USER {
+                let name = format!("{}-{n}", USER_NAMES[me]);
+                outboxes.push(ClientOutbox::create(&name, token, &rooms, &ids));
             }
         }
         Self {
@@ -202,9 +206,9 @@ impl People {
     }
 
     /// Sends everything that was not answered again, with the same transaction ids.
-    async fn retry_what_was_lost(&mut self, server: &Client) {
+    async fn retry_unanswered(&mut self, server: &Client) {
         for outbox in &mut self.outboxes {
-            if let Some(letter) = outbox.lost.take() {
+            if let Some(letter) = outbox.unanswered.take() {
                 let is_answered = outbox.send(server, letter).await;
                 assert!(is_answered, "{} has no answer to its retry", outbox.name);
             }
@@ -219,25 +223,25 @@ impl People {
     }
 
     /// Compares the items that all users sent with the history of the rooms and with the items that each user received.
-    async fn check(&self, server: &Client) {
+    async fn check_history(&self, server: &Client) {
         let reader = server.with_token(&self.inboxes[0].token);
         for room in &self.rooms {
-            let history = history(&reader, room).await;
-            check_is_once(history.iter().map(|(event_id, _)| event_id));
-            check_is_once(history.iter().map(|(_, text)| text));
+            let history = room_history(&reader, room).await;
+            assert_unique(history.iter().map(|(event_id, _)| event_id));
+            assert_unique(history.iter().map(|(_, text)| text));
             let in_history: BTreeMap<&str, &str> = history
                 .iter()
                 .map(|(id, text)| (text.as_str(), id.as_str()))
                 .collect();
             let sent = self
-                .letters()
-                .filter(|letter| letter.to == To::Room(room.clone()));
+                .acknowledged_items()
+                .filter(|letter| letter.to == ItemTarget::Room(room.clone()));
             for letter in sent {
                 let found = in_history.get(letter.name.as_str()).copied();
                 assert_eq!(found, letter.event_id.as_deref(), "{}", letter.name);
             }
             for inbox in &self.inboxes {
-                let heard = inbox.heard.get(room);
+                let heard = inbox.room_messages.get(room);
                 let heard = heard.map_or(&[][..], Vec::as_slice);
                 assert_eq!(
                     heard, history,
@@ -247,64 +251,70 @@ impl People {
             }
         }
         for inbox in &self.inboxes {
-            check_is_once(inbox.letters.iter());
-            let to_me = To::Person(inbox.user_id.clone());
-            let sent = self.letters().filter(|letter| letter.to == to_me);
+            assert_unique(inbox.to_device_names.iter());
+            let to_me = ItemTarget::User(inbox.user_id.clone());
+            let sent = self
+                .acknowledged_items()
+                .filter(|letter| letter.to == to_me);
             let sent: BTreeSet<&str> = sent.map(|letter| letter.name.as_str()).collect();
-            let got: BTreeSet<&str> = inbox.letters.iter().map(String::as_str).collect();
+            let got: BTreeSet<&str> = inbox.to_device_names.iter().map(String::as_str).collect();
             assert_eq!(got, sent, "items sent to {}", inbox.user_id);
         }
     }
 
     /// Returns every item that the server acknowledged.
-    fn letters(&self) -> impl Iterator<Item = &Letter> {
-        self.outboxes.iter().flat_map(|outbox| &outbox.sent)
+    fn acknowledged_items(&self) -> impl Iterator<Item = &SentItem> {
+        self.outboxes.iter().flat_map(|outbox| &outbox.acknowledged)
     }
 }
 
 /// The target of an item.
 #[derive(Clone, PartialEq, Eq)]
-enum To {
+enum ItemTarget {
     Room(String),
-    Person(String),
+    User(String),
 }
 
 /// An item that is sent once; its name is both its transaction id and its text.
-struct Letter {
+struct SentItem {
     name: String,
-    to: To,
+    to: ItemTarget,
     /// The event id from the server, if the item went to a room.
     event_id: Option<String>,
 }
 
 /// One of a user's senders, with the items that it has sent.
-struct Outbox {
+struct ClientOutbox {
     name: String,
     token: String,
     rooms: Vec<String>,
-    people: Vec<String>,
-    written: usize,
-    sent: Vec<Letter>,
-    lost: Option<Letter>,
+    user_ids: Vec<String>,
+    created_count: usize,
+    acknowledged: Vec<SentItem>,
+    unanswered: Option<SentItem>,
 }
 
-impl Outbox {
-    fn of(name: &str, token: &str, rooms: &[String], people: &[String]) -> Self {
+impl ClientOutbox {
+    fn create(name: &str, token: &str, rooms: &[String], people: &[String]) -> Self {
         Self {
             name: name.to_owned(),
             token: token.to_owned(),
             rooms: rooms.to_owned(),
-            people: people.to_owned(),
-            written: 0,
-            sent: Vec::new(),
-            lost: None,
+            user_ids: people.to_owned(),
+            created_count: 0,
+            acknowledged: Vec::new(),
+            unanswered: None,
         }
     }
 
     /// Sends one item after the other until the server is gone.
-    async fn send_on_and_on(mut self, server: Client, answered: mpsc::UnboundedSender<()>) -> Self {
+    async fn send_until_killed(
+        mut self,
+        server: Client,
+        answered: mpsc::UnboundedSender<()>,
+    ) -> Self {
         loop {
-            let letter = self.write();
+            let letter = self.next_item();
             if !self.send(&server, letter).await {
                 return self;
             }
@@ -313,16 +323,16 @@ impl Outbox {
         }
     }
 
-    fn write(&mut self) -> Letter {
-        let n = self.written;
-        self.written += 1;
-        let to = if n.is_multiple_of(TO_DEVICE_EVERY) {
-            let turn = n / TO_DEVICE_EVERY;
-            To::Person(self.people[turn % self.people.len()].clone())
+    fn next_item(&mut self) -> SentItem {
+        let n = self.created_count;
+        self.created_count += 1;
+        let to = if n.is_multiple_of(TO_DEVICE_INTERVAL) {
+            let turn = n / TO_DEVICE_INTERVAL;
+            ItemTarget::User(self.user_ids[turn % self.user_ids.len()].clone())
         } else {
-            To::Room(self.rooms[n % self.rooms.len()].clone())
+            ItemTarget::Room(self.rooms[n % self.rooms.len()].clone())
         };
-        Letter {
+        SentItem {
             name: format!("{}-{n}", self.name),
             to,
             event_id: None,
@@ -330,14 +340,14 @@ impl Outbox {
     }
 
     /// Sends an item and returns whether the server acknowledged it.
-    async fn send(&mut self, server: &Client, mut letter: Letter) -> bool {
+    async fn send(&mut self, server: &Client, mut letter: SentItem) -> bool {
         let name = &letter.name;
         let (path, body) = match &letter.to {
-            To::Room(room) => (
+            ItemTarget::Room(room) => (
                 format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{name}"),
                 json!({ "msgtype": "m.text", "body": name }),
             ),
-            To::Person(user_id) => (
+            ItemTarget::User(user_id) => (
                 format!("/_matrix/client/v3/sendToDevice/org.example.letter/{name}"),
                 json!({ "messages": { user_id: { "*": { "name": name } } } }),
             ),
@@ -347,34 +357,34 @@ impl Outbox {
             .try_send(Method::PUT, &path, body.to_string(), &[])
             .await
         else {
-            self.lost = Some(letter);
+            self.unanswered = Some(letter);
             return false;
         };
         letter.event_id = answer.expect_ok()["event_id"].as_str().map(str::to_owned);
-        self.sent.push(letter);
+        self.acknowledged.push(letter);
         true
     }
 }
 
 /// The items that a user's client has received.
-struct Inbox {
+struct ClientInbox {
     user_id: String,
     token: String,
     since: Option<String>,
     /// The messages by room, in order.
-    heard: BTreeMap<String, Vec<Said>>,
+    room_messages: BTreeMap<String, Vec<SentMessage>>,
     /// The names of the items that were sent to its device.
-    letters: Vec<String>,
+    to_device_names: Vec<String>,
 }
 
-impl Inbox {
-    fn of(user_id: &str, token: &str) -> Self {
+impl ClientInbox {
+    fn create(user_id: &str, token: &str) -> Self {
         Self {
             user_id: user_id.to_owned(),
             token: token.to_owned(),
             since: None,
-            heard: BTreeMap::new(),
-            letters: Vec::new(),
+            room_messages: BTreeMap::new(),
+            to_device_names: Vec::new(),
         }
     }
 
@@ -386,7 +396,7 @@ impl Inbox {
 
     /// Syncs once.
     async fn sync(&mut self, server: &Client, timeout: u64) -> reqwest::Result<()> {
-        let mut path = format!("/_matrix/client/v3/sync?timeout={timeout}&filter={FILTER}");
+        let mut path = format!("/_matrix/client/v3/sync?timeout={timeout}&filter={SYNC_FILTER}");
         if let Some(since) = &self.since {
             path.push_str("&since=");
             path.push_str(since);
@@ -401,7 +411,7 @@ impl Inbox {
             let timeline = &tells["timeline"];
             let is_whole = timeline["limited"] != json!(true) || self.since.is_none();
             assert!(is_whole, "{} missed events of {room}", self.user_id);
-            let heard = self.heard.entry(room.clone()).or_default();
+            let heard = self.room_messages.entry(room.clone()).or_default();
             heard.extend(messages(&timeline["events"]));
         }
         for letter in answer["to_device"]["events"]
@@ -409,7 +419,7 @@ impl Inbox {
             .into_iter()
             .flatten()
         {
-            self.letters
+            self.to_device_names
                 .push(text(&letter["content"]["name"]).to_owned());
         }
         self.since = Some(text(&answer["next_batch"]).to_owned());
@@ -418,7 +428,7 @@ impl Inbox {
 }
 
 /// Returns every message of a room, oldest first.
-async fn history(reader: &Client, room: &str) -> Vec<Said> {
+async fn room_history(reader: &Client, room: &str) -> Vec<SentMessage> {
     let mut said = Vec::new();
     let mut from = String::new();
     loop {
@@ -434,7 +444,7 @@ async fn history(reader: &Client, room: &str) -> Vec<Said> {
     said
 }
 
-fn messages(events: &Value) -> impl Iterator<Item = Said> {
+fn messages(events: &Value) -> impl Iterator<Item = SentMessage> {
     let events = events.as_array().into_iter().flatten();
     let messages = events.filter(|event| event["type"] == "m.room.message");
     messages.map(|event| {
@@ -448,7 +458,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[track_caller]
-fn check_is_once<'a>(names: impl Iterator<Item = &'a String>) {
+fn assert_unique<'a>(names: impl Iterator<Item = &'a String>) {
     let mut seen = BTreeSet::new();
     for name in names {
         assert!(seen.insert(name), "{name} appears twice");

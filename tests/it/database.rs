@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 pub(crate) enum Database {
     /// A file in the data directory, which is deleted with the directory.
     Sqlite,
-    /// A separate database in the cluster at `cluster`.
+    /// A separate database in the cluster at `cluster_url`.
     Postgres {
         /// The URL of a database from which others can be created.
         cluster: String,
@@ -18,11 +18,11 @@ pub(crate) enum Database {
 
 impl Database {
     pub(crate) async fn new() -> Self {
-        let Some(cluster) = cluster() else {
+        let Some(cluster) = cluster_url() else {
             return Self::Sqlite;
         };
         let name = format!("parlour_it_{:016x}", rand::random::<u64>());
-        run(&cluster, format!("CREATE DATABASE {name}")).await;
+        run_statement(&cluster, format!("CREATE DATABASE {name}")).await;
         Self::Postgres { cluster, name }
     }
 
@@ -52,7 +52,9 @@ impl Drop for Database {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.expect("a runtime").block_on(run(&cluster, sql));
+            runtime
+                .expect("a runtime")
+                .block_on(run_statement(&cluster, sql));
         });
         dropping.join().expect("the database is dropped");
     }
@@ -62,13 +64,13 @@ impl Drop for Database {
     clippy::disallowed_methods,
     reason = "tests read the database URL from the environment"
 )]
-fn cluster() -> Option<String> {
+fn cluster_url() -> Option<String> {
     std::env::var("TEST_POSTGRES_URL")
         .ok()
         .filter(|url| !url.is_empty())
 }
 
-async fn run(cluster: &str, sql: String) {
+async fn run_statement(cluster: &str, sql: String) {
     let mut conn = PgConnection::connect(cluster)
         .await
         .expect("PostgreSQL answers");

@@ -7,15 +7,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{in_room, new_transaction, said, timeline, unread},
-    harness::{Answer, Server, User},
+    chat::{message_bodies, new_transaction, room_path, timeline, unread_counts},
+    harness::{HttpAnswer, Server, User},
 };
 
 const DELAYED_EVENTS: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
 /// The type of a state event that every member may set in the rooms of these tests.
-const STATE: &str = "org.example.state";
+const STATE_TYPE: &str = "org.example.state";
 
-struct Test {
+struct DelayedEventsTest {
     server: Server,
     clock: Clock,
     alice: User,
@@ -23,12 +23,12 @@ struct Test {
     room: String,
 }
 
-impl Test {
+impl DelayedEventsTest {
     async fn new() -> Self {
         let clock = Clock::manual(1_700_000_000_000);
         let server = Server::with_clock(clock.clone(), |_| {}).await;
         let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-        let levels = json!({ "events": { STATE: 0 } });
+        let levels = json!({ "events": { STATE_TYPE: 0 } });
         let request = json!({ "preset": "public_chat", "power_level_content_override": levels });
         let room = alice.creates(request).await;
         bob.joins(&room).await;
@@ -41,42 +41,40 @@ impl Test {
         }
     }
 
-    fn passes(&self, ms: u64) {
+    fn advance_clock(&self, ms: u64) {
         self.clock.advance(Duration::from_millis(ms));
     }
 
-    async fn tries_to_delay(&self, user: &User, path: &str, ms: i64, content: Value) -> Answer {
-        let path = in_room(&self.room, &format!("{path}?org.matrix.msc4140.delay={ms}"));
+    async fn try_delay(&self, user: &User, path: &str, ms: i64, content: Value) -> HttpAnswer {
+        let path = room_path(&self.room, &format!("{path}?org.matrix.msc4140.delay={ms}"));
         user.client.put(&path, content).await
     }
 
-    async fn delays(&self, user: &User, path: &str, ms: i64, content: Value) -> String {
-        let answer = self
-            .tries_to_delay(user, path, ms, content)
-            .await
-            .expect_ok();
+    async fn delay_event(&self, user: &User, path: &str, ms: i64, content: Value) -> String {
+        let answer = self.try_delay(user, path, ms, content).await.expect_ok();
         assert_eq!(answer["event_id"], Value::Null);
         answer["delay_id"].as_str().expect("an id").to_owned()
     }
 
-    async fn delays_message(&self, text: &str, ms: i64) -> String {
+    async fn delay_message(&self, text: &str, ms: i64) -> String {
         let path = format!("send/m.room.message/{}", new_transaction());
-        self.delays(&self.alice, &path, ms, json!({ "body": text }))
+        self.delay_event(&self.alice, &path, ms, json!({ "body": text }))
             .await
     }
 
-    async fn delays_state(&self, user: &User, key: &str, ms: i64) -> String {
-        let path = format!("state/{STATE}/{key}");
-        self.delays(user, &path, ms, json!({ "by": user.id })).await
+    async fn delay_state(&self, user: &User, key: &str, ms: i64) -> String {
+        let path = format!("state/{STATE_TYPE}/{key}");
+        self.delay_event(user, &path, ms, json!({ "by": user.id }))
+            .await
     }
 
     /// Posts an action for a delayed event without a token, which anyone who knows its id may do.
-    async fn tries(&self, delay_id: &str, action: &str) -> Answer {
+    async fn post_action(&self, delay_id: &str, action: &str) -> HttpAnswer {
         let path = format!("{DELAYED_EVENTS}/{delay_id}/{action}");
         self.server.post(&path, json!({})).await
     }
 
-    async fn scheduled(&self, user: &User) -> Vec<Value> {
+    async fn scheduled_events(&self, user: &User) -> Vec<Value> {
         let answer = user.client.get(DELAYED_EVENTS).await.expect_ok();
         answer["delayed_events"].as_array().expect("a list").clone()
     }
@@ -87,24 +85,24 @@ impl Test {
     }
 
     /// Returns the next messages in the room.
-    async fn hears(&self, sync: &Value) -> Vec<String> {
-        let mut after = self.bob.waits_after(sync).await;
+    async fn next_messages(&self, sync: &Value) -> Vec<String> {
+        let mut after = self.bob.long_polls_after(sync).await;
         // Other changes, such as presence, may be in earlier syncs.
-        while said(timeline(&after, &self.room)).is_empty() {
-            after = self.bob.waits_after(&after).await;
+        while message_bodies(timeline(&after, &self.room)).is_empty() {
+            after = self.bob.long_polls_after(&after).await;
         }
-        let heard = said(timeline(&after, &self.room));
+        let heard = message_bodies(timeline(&after, &self.room));
         heard.into_iter().map(ToOwned::to_owned).collect()
     }
 }
 
 #[tokio::test]
-async fn an_event_is_sent_when_its_time_has_come_and_once() {
-    let test = Test::new().await;
+async fn a_delayed_event_is_sent_once_when_due() {
+    let test = DelayedEventsTest::new().await;
     let before = test.bob.syncs().await;
-    let delay_id = test.delays_message("later", 1_000).await;
+    let delay_id = test.delay_message("later", 1_000).await;
 
-    let listed = test.scheduled(&test.alice).await;
+    let listed = test.scheduled_events(&test.alice).await;
     assert_eq!(listed[0]["delay_id"], delay_id);
     assert_eq!(listed[0]["room_id"], test.room);
     assert_eq!(listed[0]["type"], "m.room.message");
@@ -113,46 +111,46 @@ async fn an_event_is_sent_when_its_time_has_come_and_once() {
         (&listed[0]["delay"], &listed[0]["delay_ms"]),
         (&json!(1_000), &json!(1_000))
     );
-    assert!(test.scheduled(&test.bob).await.is_empty());
-    test.passes(1_000);
-    assert_eq!(test.hears(&before).await, ["later"]);
+    assert!(test.scheduled_events(&test.bob).await.is_empty());
+    test.advance_clock(1_000);
+    assert_eq!(test.next_messages(&before).await, ["later"]);
 
-    assert!(test.scheduled(&test.alice).await.is_empty());
+    assert!(test.scheduled_events(&test.alice).await.is_empty());
     let outcome = test.outcome(&delay_id).await;
     assert!(outcome["event_id"].is_string() && outcome["finalised_ts"].is_u64());
     let page = test.bob.messages(&test.room, "dir=b&limit=50").await;
-    assert_eq!(said(&page["chunk"]), ["later"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["later"]);
 }
 
 #[tokio::test]
 async fn the_same_transaction_is_scheduled_once() {
-    let test = Test::new().await;
+    let test = DelayedEventsTest::new().await;
     let path = format!("send/m.room.message/{}", new_transaction());
 
     let first = test
-        .delays(&test.alice, &path, 1_000, json!({ "body": "x" }))
+        .delay_event(&test.alice, &path, 1_000, json!({ "body": "x" }))
         .await;
-    let second = test.delays(&test.alice, &path, 1_000, json!({})).await;
+    let second = test.delay_event(&test.alice, &path, 1_000, json!({})).await;
 
     assert_eq!(first, second);
-    assert_eq!(test.scheduled(&test.alice).await.len(), 1);
+    assert_eq!(test.scheduled_events(&test.alice).await.len(), 1);
 }
 
 #[tokio::test]
-async fn events_are_sent_in_the_order_of_their_time() {
-    let test = Test::new().await;
+async fn delayed_events_are_sent_in_due_order() {
+    let test = DelayedEventsTest::new().await;
     for (text, ms) in [("third", 900), ("first", 700), ("second", 800)] {
-        test.delays_message(text, ms).await;
+        test.delay_message(text, ms).await;
     }
     let before = test.bob.syncs().await;
 
-    test.passes(5_000);
+    test.advance_clock(5_000);
     let mut heard = Vec::new();
     let mut sync = before;
     while heard.len() < 3 {
-        let after = test.bob.waits_after(&sync).await;
+        let after = test.bob.long_polls_after(&sync).await;
         heard.extend(
-            said(timeline(&after, &test.room))
+            message_bodies(timeline(&after, &test.room))
                 .into_iter()
                 .map(ToOwned::to_owned),
         );
@@ -164,54 +162,60 @@ async fn events_are_sent_in_the_order_of_their_time() {
 
 #[tokio::test]
 async fn a_cancelled_event_is_never_sent() {
-    let test = Test::new().await;
-    let delay_id = test.delays_message("cancelled", 1_000).await;
-    test.delays_message("sent", 2_000).await;
+    let test = DelayedEventsTest::new().await;
+    let delay_id = test.delay_message("cancelled", 1_000).await;
+    test.delay_message("sent", 2_000).await;
     let before = test.bob.syncs().await;
 
-    test.tries(&delay_id, "cancel").await.expect_ok();
-    test.passes(2_000);
+    test.post_action(&delay_id, "cancel").await.expect_ok();
+    test.advance_clock(2_000);
 
-    assert_eq!(test.hears(&before).await, ["sent"]);
-    test.tries(&delay_id, "cancel").await.expect_ok();
-    test.tries(&delay_id, "send")
+    assert_eq!(test.next_messages(&before).await, ["sent"]);
+    test.post_action(&delay_id, "cancel").await.expect_ok();
+    test.post_action(&delay_id, "send")
         .await
         .expect_error(409, "M_UNKNOWN");
-    test.tries(&delay_id, "restart")
+    test.post_action(&delay_id, "restart")
         .await
         .expect_error(409, "M_UNKNOWN");
     assert_eq!(test.outcome(&delay_id).await["event_id"], Value::Null);
 }
 
 #[tokio::test]
-async fn a_restarted_event_waits_for_its_whole_time_again() {
-    let test = Test::new().await;
-    let delay_id = test.delays_message("restarted", 1_000).await;
-    test.delays_message("meanwhile", 1_200).await;
+async fn restarting_a_delayed_event_restarts_its_delay() {
+    let test = DelayedEventsTest::new().await;
+    let delay_id = test.delay_message("restarted", 1_000).await;
+    test.delay_message("meanwhile", 1_200).await;
     let before = test.bob.syncs().await;
-    test.passes(900);
+    test.advance_clock(900);
 
-    test.tries(&delay_id, "restart").await.expect_ok();
-    test.passes(300);
-    let between = test.bob.waits_after(&before).await;
-    assert_eq!(said(timeline(&between, &test.room)), ["meanwhile"]);
-    assert_eq!(test.scheduled(&test.alice).await.len(), 1);
-    test.passes(700);
+    test.post_action(&delay_id, "restart").await.expect_ok();
+    test.advance_clock(300);
+    let between = test.bob.long_polls_after(&before).await;
+    assert_eq!(
+        message_bodies(timeline(&between, &test.room)),
+        ["meanwhile"]
+    );
+    assert_eq!(test.scheduled_events(&test.alice).await.len(), 1);
+    test.advance_clock(700);
 
-    assert_eq!(test.hears(&between).await, ["restarted"]);
+    assert_eq!(test.next_messages(&between).await, ["restarted"]);
 }
 
 #[tokio::test]
-async fn an_event_can_be_sent_before_its_time() {
-    let test = Test::new().await;
-    let delay_id = test.delays_state(&test.alice, "now", 100_000).await;
+async fn a_delayed_event_can_be_sent_early() {
+    let test = DelayedEventsTest::new().await;
+    let delay_id = test.delay_state(&test.alice, "now", 100_000).await;
 
-    test.tries(&delay_id, "send").await.expect_ok();
+    test.post_action(&delay_id, "send").await.expect_ok();
 
-    let state = test.bob.state(&test.room, &format!("{STATE}/now")).await;
+    let state = test
+        .bob
+        .state(&test.room, &format!("{STATE_TYPE}/now"))
+        .await;
     assert_eq!(state["by"], test.alice.id);
-    test.tries(&delay_id, "send").await.expect_ok();
-    test.tries(&delay_id, "cancel")
+    test.post_action(&delay_id, "send").await.expect_ok();
+    test.post_action(&delay_id, "cancel")
         .await
         .expect_error(409, "M_UNKNOWN");
     let path = format!("{DELAYED_EVENTS}/{delay_id}");
@@ -228,20 +232,20 @@ async fn an_event_can_be_sent_before_its_time() {
 }
 
 #[tokio::test]
-async fn what_is_refused_when_it_is_due_is_told_to_its_sender() {
-    let test = Test::new().await;
+async fn a_refused_delayed_event_shows_its_error_to_the_sender() {
+    let test = DelayedEventsTest::new().await;
     let path = "state/m.room.name";
     let delay_id = test
-        .delays(&test.bob, path, 1_000, json!({ "name": "Bob's" }))
+        .delay_event(&test.bob, path, 1_000, json!({ "name": "Bob's" }))
         .await;
 
-    let by_hand = test.tries(&delay_id, "send").await;
+    let by_hand = test.post_action(&delay_id, "send").await;
     by_hand.expect_error(403, "M_FORBIDDEN");
-    assert_eq!(test.scheduled(&test.bob).await.len(), 1);
+    assert_eq!(test.scheduled_events(&test.bob).await.len(), 1);
     let before = test.bob.syncs().await;
-    test.delays_message("after", 1_000).await;
-    test.passes(1_000);
-    test.hears(&before).await;
+    test.delay_message("after", 1_000).await;
+    test.advance_clock(1_000);
+    test.next_messages(&before).await;
 
     let path = format!("{DELAYED_EVENTS}/{delay_id}");
     let outcome = test.bob.client.get(&path).await.expect_ok();
@@ -254,32 +258,32 @@ async fn what_is_refused_when_it_is_due_is_told_to_its_sender() {
 }
 
 #[tokio::test]
-async fn state_that_another_sets_cancels_what_was_to_be_set_later() {
-    let test = Test::new().await;
+async fn state_set_by_another_user_cancels_delayed_state() {
+    let test = DelayedEventsTest::new().await;
     let (own, others) = ("own", "others");
-    test.delays_state(&test.alice, own, 1_000).await;
-    test.delays_state(&test.alice, others, 1_000).await;
+    test.delay_state(&test.alice, own, 1_000).await;
+    test.delay_state(&test.alice, others, 1_000).await;
 
-    let kind = |key: &str| format!("{STATE}/{key}");
+    let kind = |key: &str| format!("{STATE_TYPE}/{key}");
     test.alice
-        .sets(&test.room, &kind(own), json!({ "v": 1 }))
+        .sets_state(&test.room, &kind(own), json!({ "v": 1 }))
         .await;
     test.bob
-        .sets(&test.room, &kind(others), json!({ "v": 1 }))
+        .sets_state(&test.room, &kind(others), json!({ "v": 1 }))
         .await;
 
-    let left = test.scheduled(&test.alice).await;
+    let left = test.scheduled_events(&test.alice).await;
     assert_eq!(left.len(), 1);
     assert_eq!(left[0]["state_key"], own);
 }
 
 #[tokio::test]
-async fn what_was_due_while_the_server_was_away_is_sent_at_its_start() {
-    let test = Test::new().await;
+async fn overdue_delayed_events_are_sent_at_startup() {
+    let test = DelayedEventsTest::new().await;
     let before = test.bob.syncs().await;
-    test.delays_message("overdue", 1_000).await;
-    test.delays_message("later", 60_000).await;
-    let Test {
+    test.delay_message("overdue", 1_000).await;
+    test.delay_message("later", 60_000).await;
+    let DelayedEventsTest {
         server,
         clock,
         alice,
@@ -291,8 +295,8 @@ async fn what_was_due_while_the_server_was_away_is_sent_at_its_start() {
     server.running.stop().await;
     clock.advance(Duration::from_secs(5));
     let server = server.restart().await;
-    let (alice, bob) = (alice.at(&server), bob.at(&server));
-    let test = Test {
+    let (alice, bob) = (alice.on_server(&server), bob.on_server(&server));
+    let test = DelayedEventsTest {
         server,
         clock,
         alice,
@@ -300,22 +304,22 @@ async fn what_was_due_while_the_server_was_away_is_sent_at_its_start() {
         room,
     };
 
-    assert_eq!(test.hears(&before).await, ["overdue"]);
-    assert_eq!(test.scheduled(&test.alice).await.len(), 1);
+    assert_eq!(test.next_messages(&before).await, ["overdue"]);
+    assert_eq!(test.scheduled_events(&test.alice).await.len(), 1);
     let between = test.bob.syncs().await;
-    test.passes(60_000);
-    assert_eq!(test.hears(&between).await, ["later"]);
+    test.advance_clock(60_000);
+    assert_eq!(test.next_messages(&between).await, ["later"]);
 }
 
 #[tokio::test]
-async fn delays_and_their_number_have_limits() {
-    let test = Test::new().await;
+async fn delay_lengths_and_counts_are_limited() {
+    let test = DelayedEventsTest::new().await;
     let path = |n: i32| format!("send/m.room.message/t{n}");
     let body = || json!({ "body": "x" });
 
     let month = 31 * 24 * 3_600_000_i64;
     let long = test
-        .tries_to_delay(&test.alice, &path(0), month + 1, body())
+        .try_delay(&test.alice, &path(0), month + 1, body())
         .await;
     let refused = long.expect_error(403, "M_FORBIDDEN");
     assert_eq!(
@@ -324,42 +328,40 @@ async fn delays_and_their_number_have_limits() {
     );
     assert_eq!(refused["org.matrix.msc4140.max_delay"], month);
     for none in [0, -1] {
-        let refused = test
-            .tries_to_delay(&test.alice, &path(0), none, body())
-            .await;
+        let refused = test.try_delay(&test.alice, &path(0), none, body()).await;
         refused.expect_error(400, "M_INVALID_PARAM");
     }
     for n in 1..=100 {
-        test.tries_to_delay(&test.alice, &path(n), 60_000, body())
+        test.try_delay(&test.alice, &path(n), 60_000, body())
             .await
             .expect_ok();
     }
     let many = test
-        .tries_to_delay(&test.alice, &path(101), 60_000, body())
+        .try_delay(&test.alice, &path(101), 60_000, body())
         .await;
     assert_eq!(many.header("retry-after"), "60");
     many.expect_error(429, "M_LIMIT_EXCEEDED");
-    test.tries_to_delay(&test.bob, &path(1), 60_000, body())
+    test.try_delay(&test.bob, &path(1), 60_000, body())
         .await
         .expect_ok();
 }
 
 #[tokio::test]
-async fn only_members_schedule_events_and_only_known_ones_can_be_changed() {
-    let test = Test::new().await;
+async fn invalid_scheduling_and_delay_actions_are_refused() {
+    let test = DelayedEventsTest::new().await;
     let carol = test.server.register("carol").await;
 
     let outside = test
-        .tries_to_delay(&carol, "send/m.room.message/t", 1_000, json!({}))
+        .try_delay(&carol, "send/m.room.message/t", 1_000, json!({}))
         .await;
     outside.expect_error(403, "M_FORBIDDEN");
     for action in ["cancel", "restart", "send"] {
-        test.tries("abc", action)
+        test.post_action("abc", action)
             .await
             .expect_error(404, "M_NOT_FOUND");
     }
-    let delay_id = test.delays_message("x", 1_000).await;
-    test.tries(&delay_id, "oops")
+    let delay_id = test.delay_message("x", 1_000).await;
+    test.post_action(&delay_id, "oops")
         .await
         .expect_error(404, "M_UNRECOGNIZED");
     let in_body = format!("{DELAYED_EVENTS}/{delay_id}");
@@ -375,9 +377,9 @@ async fn only_members_schedule_events_and_only_known_ones_can_be_changed() {
 }
 
 #[tokio::test]
-async fn events_are_delayed_on_a_path_of_their_own_too() {
-    let test = Test::new().await;
-    let rest = format!("delayed_event/{STATE}/{}", new_transaction());
+async fn events_can_be_delayed_on_the_delayed_event_path() {
+    let test = DelayedEventsTest::new().await;
+    let rest = format!("delayed_event/{STATE_TYPE}/{}", new_transaction());
     let path = format!(
         "/_matrix/client/unstable/org.matrix.msc4140/rooms/{}/{rest}",
         test.room
@@ -388,30 +390,30 @@ async fn events_are_delayed_on_a_path_of_their_own_too() {
     let second = test.alice.client.put(&path, body).await.expect_ok();
 
     assert_eq!(first["delay_id"], second["delay_id"]);
-    let listed = test.scheduled(&test.alice).await;
+    let listed = test.scheduled_events(&test.alice).await;
     assert_eq!((&listed[0]["state_key"], listed.len()), (&json!("k"), 1));
 }
 
 #[tokio::test]
-async fn a_delayed_event_marks_no_room_as_read_for_its_sender() {
-    let test = Test::new().await;
-    test.delays_message("later", 1_000).await;
+async fn a_delayed_event_does_not_mark_its_room_as_read() {
+    let test = DelayedEventsTest::new().await;
+    test.delay_message("later", 1_000).await;
     test.bob.says(&test.room, "now").await;
     let before = test.alice.syncs().await;
     let heard = test.bob.syncs().await;
 
-    test.passes(1_000);
+    test.advance_clock(1_000);
 
-    assert_eq!(test.hears(&heard).await, ["later"]);
-    assert_eq!(unread(&before, &test.room), (1, 0));
-    assert_eq!(unread(&test.alice.syncs().await, &test.room), (1, 0));
-    assert_eq!(unread(&test.bob.syncs().await, &test.room), (1, 0));
+    assert_eq!(test.next_messages(&heard).await, ["later"]);
+    assert_eq!(unread_counts(&before, &test.room), (1, 0));
+    assert_eq!(unread_counts(&test.alice.syncs().await, &test.room), (1, 0));
+    assert_eq!(unread_counts(&test.bob.syncs().await, &test.room), (1, 0));
 }
 
 #[tokio::test]
-async fn only_a_scheduled_event_is_asked_for_without_a_body() {
-    let test = Test::new().await;
-    let path = in_room(&test.room, "send/m.x/1?org.matrix.msc4140.delay=1000");
+async fn repeating_a_scheduled_request_needs_no_body() {
+    let test = DelayedEventsTest::new().await;
+    let path = room_path(&test.room, "send/m.x/1?org.matrix.msc4140.delay=1000");
     let asks = async || test.alice.client.send(Method::PUT, &path, "").await;
 
     asks().await.expect_error(400, "M_NOT_JSON");

@@ -4,13 +4,13 @@ use parlour::config::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server, User, password_of};
+use crate::harness::{HttpAnswer, Server, User, password_of};
 
-const DEVICES: &str = "/_matrix/client/v3/devices";
-const DELETE: &str = "/_matrix/client/v3/delete_devices";
+const DEVICES_PATH: &str = "/_matrix/client/v3/devices";
+const DELETE_DEVICES_PATH: &str = "/_matrix/client/v3/delete_devices";
 
-async fn delete(user: &User, device_id: &str, body: Value) -> Answer {
-    let path = format!("{DEVICES}/{device_id}");
+async fn delete_device(user: &User, device_id: &str, body: Value) -> HttpAnswer {
+    let path = format!("{DEVICES_PATH}/{device_id}");
     user.client
         .send(Method::DELETE, &path, &body.to_string())
         .await
@@ -21,7 +21,7 @@ async fn devices_are_listed_and_renamed() {
     let server = Server::start().await;
     let phone = server.register("alice").await;
     let desk = server.log_in("alice").await;
-    let path = format!("{DEVICES}/{}", desk.device_id);
+    let path = format!("{DEVICES_PATH}/{}", desk.device_id);
 
     phone
         .client
@@ -33,16 +33,16 @@ async fn devices_are_listed_and_renamed() {
     let device = phone.client.get(&path).await.expect_ok();
     assert_eq!(device["display_name"], "Desk");
     assert_eq!(device["device_id"], desk.device_id);
-    let all = phone.client.get(DEVICES).await.expect_ok();
+    let all = phone.client.get(DEVICES_PATH).await.expect_ok();
     assert_eq!(all["devices"].as_array().map(Vec::len), Some(2));
 }
 
 #[tokio::test]
-async fn a_device_has_its_address_from_its_first_request_on() {
+async fn a_device_shows_its_address_after_its_first_request() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
-    let all = alice.client.get(DEVICES).await.expect_ok();
+    let all = alice.client.get(DEVICES_PATH).await.expect_ok();
 
     let device = &all["devices"][0];
     assert_eq!(device["last_seen_ip"], "127.0.0.1", "{all}");
@@ -54,18 +54,20 @@ async fn a_device_has_its_address_from_its_first_request_on() {
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_a_device_has_the_address_of_its_client() {
+async fn a_device_behind_a_trusted_proxy_shows_the_client_address() {
     let trusted = |config: &mut Config| {
         config.connections.trusted_proxies = vec!["127.0.0.0/8".parse().expect("is a network")];
     };
     let forwarded = [("x-forwarded-for", "203.0.113.9, 198.51.100.7")];
     let list = async |server: &Server| {
         let alice = server.register("alice").await;
-        let listed = alice.client.send_with(Method::GET, DEVICES, "", &forwarded);
+        let listed = alice
+            .client
+            .send_with_headers(Method::GET, DEVICES_PATH, "", &forwarded);
         listed.await.expect_ok()["devices"][0]["last_seen_ip"].clone()
     };
 
-    let behind_proxy = list(&Server::with(trusted).await).await;
+    let behind_proxy = list(&Server::with_config(trusted).await).await;
     let direct = list(&Server::start().await).await;
 
     assert_eq!(behind_proxy, "198.51.100.7");
@@ -73,11 +75,11 @@ async fn behind_a_trusted_proxy_a_device_has_the_address_of_its_client() {
 }
 
 #[tokio::test]
-async fn a_device_that_is_not_ones_own_is_not_found() {
+async fn a_device_of_another_user_is_not_found() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
-    let path = format!("{DEVICES}/{}", bob.device_id);
+    let path = format!("{DEVICES_PATH}/{}", bob.device_id);
 
     alice
         .client
@@ -90,52 +92,54 @@ async fn a_device_that_is_not_ones_own_is_not_found() {
         .await;
     renamed.expect_error(404, "M_NOT_FOUND");
     server
-        .get(DEVICES)
+        .get(DEVICES_PATH)
         .await
         .expect_error(401, "M_MISSING_TOKEN");
 }
 
 #[tokio::test]
-async fn a_device_is_deleted_after_showing_the_password() {
+async fn deleting_a_device_requires_the_password() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let other = server.log_in("alice").await;
     let mut wrong = password_of("alice");
     wrong["password"] = json!("wrong");
 
-    let asked = delete(&alice, &other.device_id, json!({})).await;
+    let asked = delete_device(&alice, &other.device_id, json!({})).await;
     assert_eq!(asked.status, 401);
     assert!(asked.body["session"].is_string() && asked.body["params"].is_object());
-    let refused = delete(&alice, &other.device_id, json!({ "auth": wrong })).await;
+    let refused = delete_device(&alice, &other.device_id, json!({ "auth": wrong })).await;
     let refused = refused.expect_error(401, "M_FORBIDDEN");
     assert!(refused["session"].is_string() && refused["flows"].is_array());
     let body = json!({ "auth": password_of("alice") });
-    delete(&alice, &other.device_id, body).await.expect_ok();
+    delete_device(&alice, &other.device_id, body)
+        .await
+        .expect_ok();
 
     let gone = alice
         .client
-        .get(&format!("{DEVICES}/{}", other.device_id))
+        .get(&format!("{DEVICES_PATH}/{}", other.device_id))
         .await;
     gone.expect_error(404, "M_NOT_FOUND");
     other
         .client
-        .get(DEVICES)
+        .get(DEVICES_PATH)
         .await
         .expect_error(401, "M_UNKNOWN_TOKEN");
 }
 
 #[tokio::test]
-async fn the_password_of_another_deletes_nothing() {
+async fn the_password_of_another_user_deletes_no_device() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let other = server.log_in("alice").await;
     server.register("bob").await;
 
     let body = json!({ "auth": password_of("bob") });
-    let refused = delete(&alice, &other.device_id, body).await;
+    let refused = delete_device(&alice, &other.device_id, body).await;
 
     refused.expect_error(403, "M_FORBIDDEN");
-    other.client.get(DEVICES).await.expect_ok();
+    other.client.get(DEVICES_PATH).await.expect_ok();
 }
 
 #[tokio::test]
@@ -147,22 +151,26 @@ async fn devices_are_deleted_in_bulk() {
 
     let asked = alice
         .client
-        .post(DELETE, json!({ "devices": devices }))
+        .post(DELETE_DEVICES_PATH, json!({ "devices": devices }))
         .await;
     assert_eq!(asked.status, 401);
     let body = json!({ "devices": devices, "auth": password_of("alice") });
-    alice.client.post(DELETE, body).await.expect_ok();
+    alice
+        .client
+        .post(DELETE_DEVICES_PATH, body)
+        .await
+        .expect_ok();
 
-    let left = alice.client.get(DEVICES).await.expect_ok();
+    let left = alice.client.get(DEVICES_PATH).await.expect_ok();
     assert_eq!(left["devices"].as_array().map(Vec::len), Some(1));
     one.client
-        .get(DEVICES)
+        .get(DEVICES_PATH)
         .await
         .expect_error(401, "M_UNKNOWN_TOKEN");
 }
 
 #[tokio::test]
-async fn how_a_device_notifies_is_forgotten_with_it() {
+async fn logging_out_removes_the_notification_settings_of_the_device() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let (phone, desk) = (server.log_in("alice").await, server.log_in("alice").await);

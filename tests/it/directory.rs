@@ -3,14 +3,17 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, in_room, timeline, types},
-    harness::{Answer, Server, User},
+    chat::{event_types, percent_encoded, room_path, texts_at, timeline},
+    harness::{HttpAnswer, Server, User},
 };
 
-const PUBLIC_ROOMS: &str = "/_matrix/client/v3/publicRooms";
+const PUBLIC_ROOMS_PATH: &str = "/_matrix/client/v3/publicRooms";
 
 fn alias_path(alias: &str) -> String {
-    format!("/_matrix/client/v3/directory/room/{}", encoded(alias))
+    format!(
+        "/_matrix/client/v3/directory/room/{}",
+        percent_encoded(alias)
+    )
 }
 
 fn list_path(room: &str) -> String {
@@ -18,36 +21,39 @@ fn list_path(room: &str) -> String {
 }
 
 impl User {
-    async fn tries_to_name(&self, room: &str, alias: &str) -> Answer {
+    async fn tries_to_create_alias(&self, room: &str, alias: &str) -> HttpAnswer {
         let body = json!({ "room_id": room });
         self.client.put(&alias_path(alias), body).await
     }
 
-    async fn names(&self, room: &str, alias: &str) {
-        self.tries_to_name(room, alias).await.expect_ok();
+    async fn creates_alias(&self, room: &str, alias: &str) {
+        self.tries_to_create_alias(room, alias).await.expect_ok();
     }
 
-    async fn tries_to_make_canonical(&self, room: &str, content: Value) -> Answer {
-        self.tries_to_set(room, "m.room.canonical_alias", content)
+    async fn tries_to_set_canonical_alias(&self, room: &str, content: Value) -> HttpAnswer {
+        self.tries_to_set_state(room, "m.room.canonical_alias", content)
             .await
     }
 
-    async fn searches(&self, request: Value) -> Value {
-        self.client.post(PUBLIC_ROOMS, request).await.expect_ok()
+    async fn searches_directory(&self, request: Value) -> Value {
+        self.client
+            .post(PUBLIC_ROOMS_PATH, request)
+            .await
+            .expect_ok()
     }
 }
 
 #[tokio::test]
-async fn an_alias_is_made_found_and_removed() {
+async fn an_alias_can_be_created_found_and_removed() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({})).await;
 
     for alias in ["#pub:localhost", "#老虎Â£я🤨👉ඞ:localhost"] {
-        alice.names(&room, alias).await;
+        alice.creates_alias(&room, alias).await;
         let found = bob.client.get(&alias_path(alias)).await;
-        let listed = alice.asks(&room, "aliases").await;
+        let listed = alice.gets_in_room(&room, "aliases").await;
         let removed = alice.client.delete(&alias_path(alias)).await;
         let gone = bob.client.get(&alias_path(alias)).await;
 
@@ -60,21 +66,23 @@ async fn an_alias_is_made_found_and_removed() {
 }
 
 #[tokio::test]
-async fn aliases_that_cannot_be_made_are_refused() {
+async fn invalid_alias_creations_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({})).await;
     let other = bob.creates(json!({})).await;
-    alice.names(&room, "#taken:localhost").await;
+    alice.creates_alias(&room, "#taken:localhost").await;
 
-    let taken = bob.tries_to_name(&other, "#taken:localhost").await;
-    let not_inside = bob.tries_to_name(&room, "#mine:localhost").await;
+    let taken = bob.tries_to_create_alias(&other, "#taken:localhost").await;
+    let not_inside = bob.tries_to_create_alias(&room, "#mine:localhost").await;
     let unknown = bob
-        .tries_to_name("!unknown:localhost", "#x:localhost")
+        .tries_to_create_alias("!unknown:localhost", "#x:localhost")
         .await;
-    let elsewhere = alice.tries_to_name(&room, "#pub:elsewhere.org").await;
-    let malformed = alice.tries_to_name(&room, "pub").await;
+    let elsewhere = alice
+        .tries_to_create_alias(&room, "#pub:elsewhere.org")
+        .await;
+    let malformed = alice.tries_to_create_alias(&room, "pub").await;
     let no_room = alice
         .client
         .put(&alias_path("#x:localhost"), json!({}))
@@ -89,15 +97,15 @@ async fn aliases_that_cannot_be_made_are_refused() {
 }
 
 #[tokio::test]
-async fn an_alias_is_removed_by_whoever_made_it_or_has_the_power() {
+async fn only_creators_or_powerful_members_can_remove_an_alias() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    alice.names(&room, "#of-alice:localhost").await;
-    bob.names(&room, "#of-bob:localhost").await;
-    bob.names(&room, "#of-bob-too:localhost").await;
+    alice.creates_alias(&room, "#of-alice:localhost").await;
+    bob.creates_alias(&room, "#of-bob:localhost").await;
+    bob.creates_alias(&room, "#of-bob-too:localhost").await;
 
     let not_his = bob.client.delete(&alias_path("#of-alice:localhost")).await;
     let his = bob.client.delete(&alias_path("#of-bob:localhost")).await;
@@ -112,13 +120,15 @@ async fn an_alias_is_removed_by_whoever_made_it_or_has_the_power() {
 }
 
 #[tokio::test]
-async fn a_removed_alias_leaves_the_canonical_alias_of_the_room() {
+async fn removing_an_alias_updates_the_canonical_alias_event() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "room_alias_name": "one" })).await;
-    alice.names(&room, "#two:localhost").await;
+    alice.creates_alias(&room, "#two:localhost").await;
     let both = json!({ "alias": "#one:localhost", "alt_aliases": ["#two:localhost"] });
-    alice.sets(&room, "m.room.canonical_alias", both).await;
+    alice
+        .sets_state(&room, "m.room.canonical_alias", both)
+        .await;
     let before = alice.syncs().await;
 
     for alias in ["#two:localhost", "#one:localhost"] {
@@ -128,22 +138,22 @@ async fn a_removed_alias_leaves_the_canonical_alias_of_the_room() {
 
     let sync = alice.syncs_after(&before).await;
     let events = timeline(&sync, &room);
-    assert_eq!(types(events), ["m.room.canonical_alias"; 2]);
+    assert_eq!(event_types(events), ["m.room.canonical_alias"; 2]);
     assert_eq!(events[0]["content"], json!({ "alias": "#one:localhost" }));
     assert_eq!(events[1]["content"], json!({}));
 }
 
 #[tokio::test]
-async fn one_may_remove_an_alias_of_ones_own_though_it_is_canonical() {
+async fn a_creator_can_remove_their_alias_even_if_canonical() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    bob.names(&room, "#pub:localhost").await;
+    bob.creates_alias(&room, "#pub:localhost").await;
     let alias = json!({ "alias": "#pub:localhost" });
     alice
-        .sets(&room, "m.room.canonical_alias", alias.clone())
+        .sets_state(&room, "m.room.canonical_alias", alias.clone())
         .await;
 
     let removed = bob.client.delete(&alias_path("#pub:localhost")).await;
@@ -154,13 +164,13 @@ async fn one_may_remove_an_alias_of_ones_own_though_it_is_canonical() {
 }
 
 #[tokio::test]
-async fn canonical_aliases_have_to_point_to_the_room() {
+async fn canonical_aliases_must_point_to_the_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let other = alice.creates(json!({})).await;
-    alice.names(&room, "#here:localhost").await;
-    alice.names(&other, "#there:localhost").await;
+    alice.creates_alias(&room, "#here:localhost").await;
+    alice.creates_alias(&other, "#there:localhost").await;
     let alt = |alias: &str| json!({ "alias": "#here:localhost", "alt_aliases": [alias] });
     let cases = [
         (json!({ "alias": "#missing:localhost" }), "M_BAD_ALIAS"),
@@ -176,38 +186,42 @@ async fn canonical_aliases_have_to_point_to_the_room() {
     ];
 
     for (content, errcode) in cases {
-        let refused = alice.tries_to_make_canonical(&room, content).await;
+        let refused = alice.tries_to_set_canonical_alias(&room, content).await;
         refused.expect_error(400, errcode);
     }
-    let good = alice.tries_to_make_canonical(&room, alt("#here:localhost"));
+    let good = alice.tries_to_set_canonical_alias(&room, alt("#here:localhost"));
     good.await.expect_ok();
 }
 
 #[tokio::test]
-async fn an_alias_that_is_gone_stays_canonical_but_cannot_become_it() {
+async fn a_removed_alias_can_remain_but_not_become_canonical() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    bob.names(&room, "#old:localhost").await;
+    bob.creates_alias(&room, "#old:localhost").await;
     let old = json!({ "alias": "#old:localhost" });
     alice
-        .sets(&room, "m.room.canonical_alias", old.clone())
+        .sets_state(&room, "m.room.canonical_alias", old.clone())
         .await;
     let removed = bob.client.delete(&alias_path("#old:localhost")).await;
     removed.expect_ok();
 
     let kept = json!({ "alias": "#old:localhost", "org.example": 1 });
-    alice.sets(&room, "m.room.canonical_alias", kept).await;
-    alice.sets(&room, "m.room.canonical_alias", json!({})).await;
-    let anew = alice.tries_to_make_canonical(&room, old).await;
+    alice
+        .sets_state(&room, "m.room.canonical_alias", kept)
+        .await;
+    alice
+        .sets_state(&room, "m.room.canonical_alias", json!({}))
+        .await;
+    let anew = alice.tries_to_set_canonical_alias(&room, old).await;
 
     anew.expect_error(400, "M_BAD_ALIAS");
 }
 
 #[tokio::test]
-async fn the_directory_shows_what_a_room_says_of_itself() {
+async fn the_directory_shows_the_state_of_a_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -226,7 +240,7 @@ async fn the_directory_shows_what_a_room_says_of_itself() {
     bob.joins(&room).await;
     alice.creates(json!({ "name": "private" })).await;
 
-    let list = alice.client.get(PUBLIC_ROOMS).await.expect_ok();
+    let list = alice.client.get(PUBLIC_ROOMS_PATH).await.expect_ok();
 
     let expected = json!({
         "room_id": room, "name": "un nom français", "topic": "à la française",
@@ -243,7 +257,7 @@ async fn the_directory_shows_what_a_room_says_of_itself() {
 }
 
 #[tokio::test]
-async fn the_directory_follows_the_room() {
+async fn the_directory_follows_room_state_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice
@@ -251,22 +265,22 @@ async fn the_directory_follows_the_room() {
         .await;
 
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Two" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Two" }))
         .await;
     alice
-        .sets(&room, "m.room.join_rules", json!({ "join_rule": "invite" }))
+        .sets_state(&room, "m.room.join_rules", json!({ "join_rule": "invite" }))
         .await;
 
-    let list = alice.client.get(PUBLIC_ROOMS).await.expect_ok();
+    let list = alice.client.get(PUBLIC_ROOMS_PATH).await.expect_ok();
     assert_eq!(list["chunk"][0]["name"], "Two");
     assert_eq!(list["chunk"][0]["join_rule"], "invite");
-    alice.sets(&room, "m.room.name", json!({})).await;
-    let list = alice.client.get(PUBLIC_ROOMS).await.expect_ok();
+    alice.sets_state(&room, "m.room.name", json!({})).await;
+    let list = alice.client.get(PUBLIC_ROOMS_PATH).await.expect_ok();
     assert_eq!(list["chunk"][0]["name"], Value::Null);
 }
 
 #[tokio::test]
-async fn the_directory_is_searched_by_name_topic_and_alias_and_type() {
+async fn the_directory_is_searchable_by_text_and_room_type() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let requests = [
@@ -298,15 +312,15 @@ async fn the_directory_is_searched_by_name_topic_and_alias_and_type() {
     ];
 
     for (filter, expected) in cases {
-        let found = alice.searches(json!({ "filter": filter })).await;
+        let found = alice.searches_directory(json!({ "filter": filter })).await;
 
         let expected: Vec<&str> = expected.iter().map(|n: &usize| &*rooms[*n]).collect();
-        assert_eq!(each(&found["chunk"], "/room_id"), expected, "{filter}");
+        assert_eq!(texts_at(&found["chunk"], "/room_id"), expected, "{filter}");
     }
 }
 
 #[tokio::test]
-async fn the_directory_is_paged_there_and_back_the_largest_rooms_first() {
+async fn the_directory_pages_both_ways_largest_rooms_first() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -319,12 +333,12 @@ async fn the_directory_is_paged_there_and_back_the_largest_rooms_first() {
 
     let first = alice
         .client
-        .get(&format!("{PUBLIC_ROOMS}?limit=2"))
+        .get(&format!("{PUBLIC_ROOMS_PATH}?limit=2"))
         .await
         .expect_ok();
     let since = |page: &Value, token: &str| {
         let token = page[token].as_str().expect("a token");
-        format!("{PUBLIC_ROOMS}?limit=2&since={token}")
+        format!("{PUBLIC_ROOMS_PATH}?limit=2&since={token}")
     };
     let second = alice
         .client
@@ -347,11 +361,11 @@ async fn the_directory_is_paged_there_and_back_the_largest_rooms_first() {
         .await
         .expect_ok();
 
-    assert_eq!(each(&first["chunk"], "/room_id"), order[0..2]);
-    assert_eq!(each(&second["chunk"], "/room_id"), order[2..4]);
-    assert_eq!(each(&third["chunk"], "/room_id"), order[4..5]);
-    assert_eq!(each(&back["chunk"], "/room_id"), order[2..4]);
-    assert_eq!(each(&front["chunk"], "/room_id"), order[0..2]);
+    assert_eq!(texts_at(&first["chunk"], "/room_id"), order[0..2]);
+    assert_eq!(texts_at(&second["chunk"], "/room_id"), order[2..4]);
+    assert_eq!(texts_at(&third["chunk"], "/room_id"), order[4..5]);
+    assert_eq!(texts_at(&back["chunk"], "/room_id"), order[2..4]);
+    assert_eq!(texts_at(&front["chunk"], "/room_id"), order[0..2]);
     assert_eq!(first["prev_batch"], Value::Null);
     assert_eq!(third["next_batch"], Value::Null);
     assert_eq!(front["prev_batch"], Value::Null);
@@ -359,7 +373,7 @@ async fn the_directory_is_paged_there_and_back_the_largest_rooms_first() {
 }
 
 #[tokio::test]
-async fn those_with_the_power_decide_whether_the_directory_lists_a_room() {
+async fn only_powerful_members_can_change_directory_visibility() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -377,18 +391,18 @@ async fn those_with_the_power_decide_whether_the_directory_lists_a_room() {
         .put(&list_path(&room), visibility("public"))
         .await;
     let after = server.get(&list_path(&room)).await;
-    let list = bob.client.get(PUBLIC_ROOMS).await.expect_ok();
+    let list = bob.client.get(PUBLIC_ROOMS_PATH).await.expect_ok();
     let unset = alice
         .client
         .put(&list_path(&room), visibility("private"))
         .await;
-    let at_last = bob.client.get(PUBLIC_ROOMS).await.expect_ok();
+    let at_last = bob.client.get(PUBLIC_ROOMS_PATH).await.expect_ok();
 
     assert_eq!(before.expect_ok(), visibility("private"));
     not_his.expect_error(403, "M_FORBIDDEN");
     assert_eq!(set.expect_ok(), json!({}));
     assert_eq!(after.expect_ok(), visibility("public"));
-    assert_eq!(each(&list["chunk"], "/room_id"), [room.as_str()]);
+    assert_eq!(texts_at(&list["chunk"], "/room_id"), [room.as_str()]);
     unset.expect_ok();
     assert_eq!(at_last["chunk"], json!([]));
     let unknown = server.get(&list_path("!unknown:localhost")).await;
@@ -403,55 +417,55 @@ async fn those_with_the_power_decide_whether_the_directory_lists_a_room() {
 }
 
 #[tokio::test]
-async fn strangers_see_the_directory_only_if_the_operator_says_so() {
+async fn the_directory_requires_login_unless_configured() {
     let closed = Server::start().await;
-    let open = Server::with(|config| config.directory.public_without_login = true).await;
+    let open = Server::with_config(|config| config.directory.public_without_login = true).await;
 
-    let refused = closed.get(PUBLIC_ROOMS).await;
-    let shown = open.get(PUBLIC_ROOMS).await;
+    let refused = closed.get(PUBLIC_ROOMS_PATH).await;
+    let shown = open.get(PUBLIC_ROOMS_PATH).await;
 
     refused.expect_error(401, "M_MISSING_TOKEN");
     assert_eq!(shown.expect_ok()["chunk"], json!([]));
 }
 
 #[tokio::test]
-async fn pages_that_are_none_are_refused() {
+async fn invalid_directory_queries_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let cases = ["since=x", "since=f1", "since=f1_x", "limit=x", "limit=-1"];
 
     for query in cases {
-        let path = format!("{PUBLIC_ROOMS}?{query}");
+        let path = format!("{PUBLIC_ROOMS_PATH}?{query}");
         let refused = alice.client.get(&path).await;
         refused.expect_error(400, "M_INVALID_PARAM");
     }
-    let elsewhere = format!("{PUBLIC_ROOMS}?server=elsewhere.org");
+    let elsewhere = format!("{PUBLIC_ROOMS_PATH}?server=elsewhere.org");
     let elsewhere = alice.client.get(&elsewhere).await;
     elsewhere.expect_error(502, "M_UNKNOWN");
     let wrong = alice
         .client
-        .post(PUBLIC_ROOMS, json!({ "filter": 1 }))
+        .post(PUBLIC_ROOMS_PATH, json!({ "filter": 1 }))
         .await;
     wrong.expect_error(400, "M_BAD_JSON");
 }
 
 #[tokio::test]
-async fn the_aliases_of_a_room_are_for_its_members() {
+async fn only_members_see_the_aliases_of_a_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({})).await;
-    alice.names(&room, "#pub:localhost").await;
+    alice.creates_alias(&room, "#pub:localhost").await;
 
-    let by_stranger = bob.asks(&room, "aliases").await;
-    let unnamed = server.get(&in_room(&room, "aliases")).await;
+    let by_stranger = bob.gets_in_room(&room, "aliases").await;
+    let unnamed = server.get(&room_path(&room, "aliases")).await;
 
     by_stranger.expect_error(403, "M_FORBIDDEN");
     unnamed.expect_error(401, "M_MISSING_TOKEN");
 }
 
 #[tokio::test]
-async fn a_visibility_that_does_not_exist_leaves_the_room_published() {
+async fn an_unknown_visibility_does_not_unpublish_a_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let request = json!({ "preset": "public_chat", "visibility": "public" });

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::harness::Server;
 
 #[tokio::test]
-async fn versions_lists_what_is_supported() {
+async fn versions_lists_supported_versions_and_features() {
     let server = Server::start().await;
 
     let body = server.get("/_matrix/client/versions").await.expect_ok();
@@ -40,7 +40,7 @@ async fn versions_lists_what_is_supported() {
 }
 
 #[tokio::test]
-async fn versions_does_not_mind_a_stale_token() {
+async fn versions_ignores_an_invalid_token() {
     let server = Server::start().await;
 
     let stale = server.client().with_token("stale");
@@ -50,8 +50,8 @@ async fn versions_does_not_mind_a_stale_token() {
 }
 
 #[tokio::test]
-async fn a_client_is_told_the_public_url() {
-    let server = Server::with(|config| {
+async fn well_known_client_has_the_public_url() {
+    let server = Server::with_config(|config| {
         config.server.public_url = BaseUrl::parse("https://matrix.example.org/");
     })
     .await;
@@ -63,7 +63,7 @@ async fn a_client_is_told_the_public_url() {
 }
 
 #[tokio::test]
-async fn without_a_public_url_a_client_is_told_the_first_listener() {
+async fn well_known_client_falls_back_to_the_first_listener() {
     let server = Server::start().await;
 
     let body = server.get("/.well-known/matrix/client").await.expect_ok();
@@ -74,8 +74,8 @@ async fn without_a_public_url_a_client_is_told_the_first_listener() {
 }
 
 #[tokio::test]
-async fn another_server_is_told_host_and_port() {
-    let server = Server::with(|config| {
+async fn well_known_server_has_host_and_port() {
+    let server = Server::with_config(|config| {
         config.federation.enabled = true;
         config.server.public_url = BaseUrl::parse("https://matrix.example.org");
     })
@@ -87,8 +87,8 @@ async fn another_server_is_told_host_and_port() {
 }
 
 #[tokio::test]
-async fn another_server_is_told_nothing_without_federation() {
-    let server = Server::with(|config| config.federation.enabled = false).await;
+async fn well_known_server_is_not_found_without_federation() {
+    let server = Server::with_config(|config| config.federation.enabled = false).await;
 
     let answer = server.get("/.well-known/matrix/server").await;
 
@@ -97,7 +97,7 @@ async fn another_server_is_told_nothing_without_federation() {
 
 #[tokio::test]
 async fn support_names_the_administrator() {
-    let server = Server::with(|config| {
+    let server = Server::with_config(|config| {
         config.support.admin_email = Some("admin@example.org".to_owned());
         config.support.page = Some("https://example.org/help".to_owned());
     })
@@ -111,7 +111,7 @@ async fn support_names_the_administrator() {
 }
 
 #[tokio::test]
-async fn support_is_not_found_when_nobody_is_named() {
+async fn support_is_not_found_without_contacts() {
     let server = Server::start().await;
 
     let answer = server.get("/.well-known/matrix/support").await;

@@ -4,12 +4,12 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    chat::{encoded, filtered},
+    chat::{filter_query, percent_encoded},
     harness::Server,
 };
 
 /// A request, and the fields of its answer, as JSON pointers, that must be present and empty.
-struct Case {
+struct EmptyFieldsCase {
     /// The path, with `{user}`, `{room}` and `{event}` in place of the ids.
     path: &'static str,
     /// The body of a POST request; GET requests have none.
@@ -18,8 +18,8 @@ struct Case {
     maps: &'static [&'static str],
 }
 
-const fn get(path: &'static str, lists: &'static [&'static str]) -> Case {
-    Case {
+const fn get_case(path: &'static str, lists: &'static [&'static str]) -> EmptyFieldsCase {
+    EmptyFieldsCase {
         path,
         body: None,
         lists,
@@ -27,36 +27,36 @@ const fn get(path: &'static str, lists: &'static [&'static str]) -> Case {
     }
 }
 
-const CASES: &[Case] = &[
-    get(
+const EMPTY_FIELD_CASES: &[EmptyFieldsCase] = &[
+    get_case(
         "v3/rooms/{room}/context/{event}?limit=0",
         &["/events_before", "/events_after"],
     ),
-    get(
+    get_case(
         "v3/rooms/{room}/context/{event}?limit=1",
         &["/events_after"],
     ),
-    get(
+    get_case(
         "v3/rooms/{room}/messages?dir=b&filter=%7B%22types%22:%5B%5D%7D",
         &["/chunk", "/state"],
     ),
-    get("v3/rooms/{room}/initialSync", &["/account_data"]),
-    get("v3/account/3pid", &["/threepids"]),
-    get("v3/pushers", &["/pushers"]),
-    get("v3/notifications", &["/notifications"]),
-    get("v3/publicRooms", &["/chunk"]),
-    get("v1/rooms/{room}/relations/{event}", &["/chunk"]),
-    get("v1/rooms/{room}/threads", &["/chunk"]),
-    get("v3/pushrules/", &["/global/room", "/global/sender"]),
-    get("v3/pushrules/global/", &["/room", "/sender"]),
-    get("v3/pushrules/global/sender/", &[""]),
-    Case {
+    get_case("v3/rooms/{room}/initialSync", &["/account_data"]),
+    get_case("v3/account/3pid", &["/threepids"]),
+    get_case("v3/pushers", &["/pushers"]),
+    get_case("v3/notifications", &["/notifications"]),
+    get_case("v3/publicRooms", &["/chunk"]),
+    get_case("v1/rooms/{room}/relations/{event}", &["/chunk"]),
+    get_case("v1/rooms/{room}/threads", &["/chunk"]),
+    get_case("v3/pushrules/", &["/global/room", "/global/sender"]),
+    get_case("v3/pushrules/global/", &["/room", "/sender"]),
+    get_case("v3/pushrules/global/sender/", &[""]),
+    EmptyFieldsCase {
         path: "v3/user/{user}/rooms/{room}/tags",
         body: None,
         lists: &[],
         maps: &["/tags"],
     },
-    Case {
+    EmptyFieldsCase {
         path: "v3/keys/query",
         body: Some(r#"{ "device_keys": {} }"#),
         lists: &[],
@@ -68,25 +68,25 @@ const CASES: &[Case] = &[
             "/user_signing_keys",
         ],
     },
-    Case {
+    EmptyFieldsCase {
         path: "v3/keys/claim",
         body: Some(r#"{ "one_time_keys": {} }"#),
         lists: &[],
         maps: &["/failures", "/one_time_keys"],
     },
-    Case {
+    EmptyFieldsCase {
         path: "v3/keys/signatures/upload",
         body: Some("{}"),
         lists: &[],
         maps: &["/failures"],
     },
-    Case {
+    EmptyFieldsCase {
         path: "v3/search",
         body: Some(r#"{ "search_categories": { "room_events": { "search_term": "nothing" } } }"#),
         lists: &["/search_categories/room_events/results"],
         maps: &[],
     },
-    Case {
+    EmptyFieldsCase {
         path: "v3/user_directory/search",
         body: Some(r#"{ "search_term": "nobody" }"#),
         lists: &["/results"],
@@ -95,16 +95,16 @@ const CASES: &[Case] = &[
 ];
 
 #[tokio::test]
-async fn answers_have_all_their_lists_and_maps_even_empty_ones() {
+async fn answers_include_empty_lists_and_maps() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let last = alice.says(&room, "hello").await;
 
-    for case in CASES {
+    for case in EMPTY_FIELD_CASES {
         let path = case.path.replace("{user}", &alice.id);
         let path = path.replace("{room}", &room);
-        let path = path.replace("{event}", &encoded(&last));
+        let path = path.replace("{event}", &percent_encoded(&last));
         let path = format!("/_matrix/client/{path}");
         let answer = match case.body {
             None => alice.client.get(&path).await,
@@ -129,7 +129,7 @@ async fn answers_have_all_their_lists_and_maps_even_empty_ones() {
 }
 
 #[tokio::test]
-async fn a_context_without_state_has_an_empty_list_of_it() {
+async fn a_context_at_the_room_start_has_a_state_list() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -139,15 +139,15 @@ async fn a_context_without_state_has_an_empty_list_of_it() {
         .expect("an id")
         .to_owned();
 
-    let path = format!("context/{}?limit=4", encoded(&first));
-    let context = alice.asks(&room, &path).await.expect_ok();
+    let path = format!("context/{}?limit=4", percent_encoded(&first));
+    let context = alice.gets_in_room(&room, &path).await.expect_ok();
 
     assert_eq!(context["events_before"], json!([]));
     assert!(context["state"].is_array());
 }
 
 #[tokio::test]
-async fn a_joined_room_of_a_full_sync_always_has_its_state() {
+async fn a_joined_room_in_a_sync_includes_empty_sections() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -155,7 +155,7 @@ async fn a_joined_room_of_a_full_sync_always_has_its_state() {
     alice.invites(&room, &bob).await;
     let first = alice.syncs().await;
 
-    let limit = filtered(&json!({ "room": { "timeline": { "limit": 100 } } }));
+    let limit = filter_query(&json!({ "room": { "timeline": { "limit": 100 } } }));
     let full = alice.syncs_with(&limit).await;
     alice.says(&room, "hello").await;
     let next = alice.syncs_after(&first).await;

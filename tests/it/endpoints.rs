@@ -7,11 +7,11 @@ use reqwest::Method;
 
 use crate::{federation::Network, harness::Server};
 
-pub(crate) const TABLE: &str = include_str!("client_server_endpoints.tsv");
-pub(crate) const SERVERS_TABLE: &str = include_str!("server_server_endpoints.tsv");
+pub(crate) const CLIENT_ENDPOINTS_TABLE: &str = include_str!("client_server_endpoints.tsv");
+pub(crate) const SERVER_ENDPOINTS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// The client endpoints that are not served, with the reasons.
-const MISSING: [(&str, &str); 7] = [
+const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 7] = [
     (
         "post3PIDs",
         "deprecated; accounts have no third-party ids here",
@@ -31,25 +31,27 @@ const MISSING: [(&str, &str); 7] = [
 ];
 
 /// The endpoints for other servers that are not served, with the reasons.
-const MISSING_FOR_SERVERS: [(&str, &str); 1] = [(
+const UNSERVED_SERVER_ENDPOINTS: [(&str, &str); 1] = [(
     "askPolicyServerToSign",
     "this server is not a policy server",
 )];
 
 #[tokio::test]
-async fn every_endpoint_for_servers_is_served() {
+async fn every_server_endpoint_is_served() {
     let network = Network::new();
     let server = network.server().await;
     let peer = network.peer(axum::Router::new()).await;
     let mut wrong = Vec::new();
 
-    for line in SERVERS_TABLE.lines() {
+    for line in SERVER_ENDPOINTS_TABLE.lines() {
         let columns: Vec<&str> = line.split('\t').collect();
         let (method, path, operation) = (columns[0], columns[1], columns[2]);
         let method = Method::from_bytes(method.as_bytes()).expect("is a method");
-        let answer = peer.asks(&server, method, &filled(path), "{}").await;
+        let answer = peer
+            .sends_request(&server, method, &filled_path(path), "{}")
+            .await;
         let is_missing = answer.body["errcode"] == "M_UNRECOGNIZED";
-        let mut excused = MISSING_FOR_SERVERS.iter();
+        let mut excused = UNSERVED_SERVER_ENDPOINTS.iter();
         let is_excused = excused.any(|(excused, _)| *excused == operation);
         // A wrong signature would hide the endpoint behind an error; one endpoint requires a token.
         let is_refused = answer.status == 401 && operation != "exchangeOpenIdToken";
@@ -62,13 +64,13 @@ async fn every_endpoint_for_servers_is_served() {
 }
 
 #[tokio::test]
-async fn every_endpoint_is_served() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+async fn every_client_endpoint_is_served() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let alice = server.register("alice").await;
     let mut missing = Vec::new();
     let mut served_after_all = Vec::new();
 
-    for line in TABLE.lines() {
+    for line in CLIENT_ENDPOINTS_TABLE.lines() {
         let columns: Vec<&str> = line.split('\t').collect();
         let (method, path, operation) = (columns[0], columns[1], columns[2]);
         let method = Method::from_bytes(method.as_bytes()).expect("is a method");
@@ -76,9 +78,11 @@ async fn every_endpoint_is_served() {
         if operation.starts_with("logout") || operation == "deactivateAccount" {
             continue;
         }
-        let answer = alice.client.send(method, &filled(path), "{}").await;
+        let answer = alice.client.send(method, &filled_path(path), "{}").await;
         let is_missing = answer.body["errcode"] == "M_UNRECOGNIZED";
-        let is_excused = MISSING.iter().any(|(excused, _)| *excused == operation);
+        let is_excused = UNSERVED_CLIENT_ENDPOINTS
+            .iter()
+            .any(|(excused, _)| *excused == operation);
         match (is_missing, is_excused) {
             (true, false) => missing.push(format!("{operation} {path}")),
             (false, true) => served_after_all.push(operation.to_owned()),
@@ -99,7 +103,7 @@ async fn every_endpoint_is_served() {
 }
 
 /// Fills the parameters of a path with example values.
-pub(crate) fn filled(path: &str) -> String {
+pub(crate) fn filled_path(path: &str) -> String {
     let mut filled = String::new();
     for segment in path.split('/').skip(1) {
         let value = match segment {

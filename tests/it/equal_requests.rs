@@ -7,16 +7,16 @@ use parlour::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, in_room},
-    harness::{Answer, Server, User},
+    chat::{room_path, texts_at},
+    harness::{HttpAnswer, Server, User},
 };
 
 /// Number of equal requests that are sent concurrently.
-const AT_ONCE: usize = 6;
+const REQUESTS_AT_ONCE: usize = 6;
 
 /// Sends equal requests concurrently and returns their answers.
-pub(crate) async fn asks_at_once(user: &User, path: &str, body: &Value) -> Vec<Answer> {
-    let requests = (0..AT_ONCE).map(|_| user.client.post(path, body.clone()));
+pub(crate) async fn post_at_once(user: &User, path: &str, body: &Value) -> Vec<HttpAnswer> {
+    let requests = (0..REQUESTS_AT_ONCE).map(|_| user.client.post(path, body.clone()));
     join_all(requests).await
 }
 
@@ -28,12 +28,12 @@ pub(crate) async fn memberships(asker: &User, room: &str, of: &User) -> Vec<Stri
         .into_iter()
         .filter(|event| event["type"] == "m.room.member" && event["state_key"] == of.id.as_str());
     let of_user: Value = of_user.collect();
-    let memberships = each(&of_user, "/content/membership");
+    let memberships = texts_at(&of_user, "/content/membership");
     memberships.into_iter().map(str::to_owned).collect()
 }
 
 #[tokio::test]
-async fn equal_changes_of_a_membership_at_once_make_one_event() {
+async fn concurrent_equal_membership_changes_make_one_event() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -45,21 +45,26 @@ async fn equal_changes_of_a_membership_at_once_make_one_event() {
         (&bob, knock.clone(), json!({}), "knock"),
         (
             &alice,
-            in_room(&room, "invite"),
+            room_path(&room, "invite"),
             about_bob.clone(),
             "invite",
         ),
-        (&bob, in_room(&room, "join"), json!({}), "join"),
-        (&bob, in_room(&room, "leave"), json!({}), "leave"),
-        (&alice, in_room(&room, "ban"), about_bob.clone(), "ban"),
-        (&alice, in_room(&room, "unban"), about_bob.clone(), "leave"),
+        (&bob, room_path(&room, "join"), json!({}), "join"),
+        (&bob, room_path(&room, "leave"), json!({}), "leave"),
+        (&alice, room_path(&room, "ban"), about_bob.clone(), "ban"),
+        (
+            &alice,
+            room_path(&room, "unban"),
+            about_bob.clone(),
+            "leave",
+        ),
         (&bob, knock, json!({}), "knock"),
-        (&alice, in_room(&room, "kick"), about_bob.clone(), "leave"),
+        (&alice, room_path(&room, "kick"), about_bob.clone(), "leave"),
     ];
 
     let mut expected = Vec::new();
     for (user, path, body, membership) in steps {
-        let answers = asks_at_once(user, &path, &body).await;
+        let answers = post_at_once(user, &path, &body).await;
         expected.push(membership);
         assert!(answers.iter().any(|answer| answer.status == 200), "{path}");
         let odd = answers
@@ -71,7 +76,7 @@ async fn equal_changes_of_a_membership_at_once_make_one_event() {
 }
 
 #[tokio::test]
-async fn joins_of_a_restricted_room_at_once_make_one_event() {
+async fn concurrent_restricted_joins_make_one_event() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -84,7 +89,7 @@ async fn joins_of_a_restricted_room_at_once_make_one_event() {
     let rules = json!({ "type": "m.room.join_rules", "content": rules });
     let room = alice.creates(json!({ "initial_state": [rules] })).await;
 
-    let answers = asks_at_once(&bob, &in_room(&room, "join"), &json!({})).await;
+    let answers = post_at_once(&bob, &room_path(&room, "join"), &json!({})).await;
 
     assert!(
         answers.iter().all(|answer| answer.status == 200),
@@ -94,42 +99,43 @@ async fn joins_of_a_restricted_room_at_once_make_one_event() {
 }
 
 #[tokio::test]
-async fn equal_state_at_once_makes_one_event() {
+async fn concurrent_equal_state_makes_one_event() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
 
     let topic = json!({ "topic": "tea" });
-    let requests = (0..AT_ONCE).map(|_| alice.sets(&room, "m.room.topic", topic.clone()));
+    let requests =
+        (0..REQUESTS_AT_ONCE).map(|_| alice.sets_state(&room, "m.room.topic", topic.clone()));
     let ids: BTreeSet<String> = join_all(requests).await.into_iter().collect();
 
     assert_eq!(ids.len(), 1);
 }
 
 #[tokio::test]
-async fn upgrades_of_a_room_at_once_make_one_room() {
+async fn concurrent_upgrades_make_one_room() {
     let clock = Clock::manual(1_700_000_000_000);
     let server = Server::with_clock(clock.clone(), |_| {}).await;
     let alice = server.register("alice").await;
     let old = alice.creates(json!({ "room_version": "10" })).await;
 
     let body = json!({ "new_version": "11" });
-    let answers = asks_at_once(&alice, &in_room(&old, "upgrade"), &body).await;
+    let answers = post_at_once(&alice, &room_path(&old, "upgrade"), &body).await;
 
-    let rooms: BTreeSet<String> = answers.into_iter().map(replacement).collect();
+    let rooms: BTreeSet<String> = answers.into_iter().map(replacement_room).collect();
     assert_eq!(rooms.len(), 1);
     let joined = alice.client.get("/_matrix/client/v3/joined_rooms").await;
     let joined = joined.expect_ok();
     assert_eq!(joined["joined_rooms"].as_array().map(Vec::len), Some(2));
     // Later, or with another version, the room can be replaced again.
     clock.advance(Duration::from_mins(2));
-    let later = alice.tries(&old, "upgrade", body).await;
-    assert!(!rooms.contains(&replacement(later)));
-    let other = alice.tries(&old, "upgrade", json!({ "new_version": "12" }));
-    assert!(!rooms.contains(&replacement(other.await)));
+    let later = alice.posts_in_room(&old, "upgrade", body).await;
+    assert!(!rooms.contains(&replacement_room(later)));
+    let other = alice.posts_in_room(&old, "upgrade", json!({ "new_version": "12" }));
+    assert!(!rooms.contains(&replacement_room(other.await)));
 }
 
-fn replacement(answer: Answer) -> String {
+fn replacement_room(answer: HttpAnswer) -> String {
     let answer = answer.expect_ok();
     let room_id = answer["replacement_room"].as_str();
     room_id.expect("an id").to_owned()

@@ -3,14 +3,17 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Answer, Server};
+use crate::harness::{HttpAnswer, Server};
 
-const ANY_METHOD: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 
 #[track_caller]
-fn assert_open_to_all_origins(answer: &Answer) {
+fn assert_open_to_all_origins(answer: &HttpAnswer) {
     assert_eq!(answer.header("access-control-allow-origin"), "*");
-    assert_eq!(answer.header("access-control-allow-methods"), ANY_METHOD);
+    assert_eq!(
+        answer.header("access-control-allow-methods"),
+        ALLOWED_METHODS
+    );
     assert_eq!(
         answer.header("access-control-allow-headers"),
         "X-Requested-With, Content-Type, Authorization"
@@ -75,14 +78,14 @@ async fn head_is_answered_as_get_without_its_body() {
 }
 
 #[tokio::test]
-async fn an_answer_names_its_request() {
+async fn answers_carry_a_request_id() {
     let server = Server::start().await;
 
     let path = "/_matrix/client/versions";
     let named = [("x-request-id", "proxy-17")];
     let kept = server
         .client()
-        .send_with(Method::GET, path, "", &named)
+        .send_with_headers(Method::GET, path, "", &named)
         .await;
     let made = server.get(path).await;
 
@@ -91,7 +94,7 @@ async fn an_answer_names_its_request() {
 }
 
 #[tokio::test]
-async fn answers_in_json_are_kept_in_no_cache_and_taken_for_nothing_else() {
+async fn json_answers_forbid_caching_and_content_sniffing() {
     let server = Server::start().await;
 
     for path in [
@@ -106,7 +109,7 @@ async fn answers_in_json_are_kept_in_no_cache_and_taken_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_wrong_parameter_is_named_with_what_is_allowed() {
+async fn an_invalid_parameter_error_names_the_allowed_values() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let number = "expected a whole number from 0 to 9007199254740991";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, filtered, state, timeline},
+    chat::{filter_query, percent_encoded, state, timeline},
     harness::Server,
 };
 
@@ -24,7 +24,7 @@ async fn a_filter_is_stored_once() {
 }
 
 #[tokio::test]
-async fn filters_are_private_and_must_make_sense() {
+async fn filters_are_private_and_must_be_valid() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -52,20 +52,20 @@ async fn filters_are_private_and_must_make_sense() {
 }
 
 #[tokio::test]
-async fn a_filter_can_ask_for_events_as_servers_exchange_them() {
+async fn a_filter_can_request_the_federation_event_format() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "topic": "tea" })).await;
     let event_id = alice.says(&room, "hello").await;
     let format = json!({ "event_format": "federation", "room": { "timeline": { "limit": 1 } } });
-    let in_room = filtered(&json!({ "event_format": "federation" }));
+    let in_room = filter_query(&json!({ "event_format": "federation" }));
 
-    let sync = alice.syncs_with(&filtered(&format)).await;
+    let sync = alice.syncs_with(&filter_query(&format)).await;
     let page = alice
         .messages(&room, &format!("dir=b&limit=5&{in_room}"))
         .await;
-    let context = format!("context/{}?{in_room}", encoded(&event_id));
-    let context = alice.asks(&room, &context).await.expect_ok();
+    let context = format!("context/{}?{in_room}", percent_encoded(&event_id));
+    let context = alice.gets_in_room(&room, &context).await.expect_ok();
     let usual = alice.messages(&room, "dir=b&limit=5").await;
 
     let synced = &timeline(&sync, &room)[0];
@@ -105,13 +105,13 @@ async fn a_redacted_event_is_redacted_in_every_format() {
     alice.redacts(&room, &event_id).await;
 
     let format = json!({ "event_format": "federation" });
-    let sync = alice.syncs_with(&filtered(&format)).await;
+    let sync = alice.syncs_with(&filter_query(&format)).await;
 
     assert!(!sync.to_string().contains("secret"));
 }
 
 #[tokio::test]
-async fn values_that_the_specification_does_not_list_are_refused() {
+async fn unspecified_enum_values_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -123,11 +123,13 @@ async fn values_that_the_specification_does_not_list_are_refused() {
 
     let answers = [
         alice.client.post(&stored, odd.clone()).await,
-        alice.tries_to_sync(&filtered(&odd)).await,
+        alice.tries_to_sync(&filter_query(&odd)).await,
         alice.tries_to_sync("set_presence=odd").await,
-        alice.slides("set_presence=odd", json!({})).await,
         alice
-            .asks(&room, &format!("messages?dir=b&{}", filtered(&odd)))
+            .sends_sliding_sync("set_presence=odd", json!({}))
+            .await,
+        alice
+            .gets_in_room(&room, &format!("messages?dir=b&{}", filter_query(&odd)))
             .await,
         alice
             .client

@@ -5,13 +5,13 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    chat::encoded,
-    endpoints::{SERVERS_TABLE, TABLE, filled},
-    harness::{Answer, Server},
+    chat::percent_encoded,
+    endpoints::{CLIENT_ENDPOINTS_TABLE, SERVER_ENDPOINTS_TABLE, filled_path},
+    harness::{HttpAnswer, Server},
 };
 
 /// Values that replace an id, a number or a token.
-const GARBAGE: [&str; 14] = [
+const GARBAGE_VALUES: [&str; 14] = [
     "x",
     "!",
     "@",
@@ -29,7 +29,7 @@ const GARBAGE: [&str; 14] = [
 ];
 
 /// Paths in which `{}` is replaced by a garbage value, with their methods.
-const PATHS: [(&str, &str); 40] = [
+const ID_PATHS: [(&str, &str); 40] = [
     ("POST", "join/{}"),
     ("POST", "rooms/{}/join"),
     ("POST", "rooms/{}/leave"),
@@ -73,7 +73,7 @@ const PATHS: [(&str, &str); 40] = [
 ];
 
 /// Paths that the specification does not have, or no longer has.
-const OTHER_PATHS: [(&str, &str); 9] = [
+const UNSPECIFIED_PATHS: [(&str, &str); 9] = [
     ("GET", "/_matrix/client/v3/events/{eventId}"),
     ("GET", "/_matrix/client/v3/pushrules/global/{kind}/"),
     (
@@ -92,7 +92,7 @@ const OTHER_PATHS: [(&str, &str); 9] = [
 ];
 
 /// Paths with a number that no client would request; the server limits valid numbers to its maximum.
-const NUMBERS: [&str; 5] = [
+const NUMBER_PATHS: [&str; 5] = [
     "rooms/{room}/messages?dir=b&limit=",
     "rooms/{room}/messages?dir=f&limit=",
     "rooms/{room}/context/{event}?limit=",
@@ -100,13 +100,13 @@ const NUMBERS: [&str; 5] = [
     "sync?timeout=0&since={from}&limit=",
 ];
 
-fn method(name: &str) -> Method {
+fn parse_method(name: &str) -> Method {
     Method::from_bytes(name.as_bytes()).expect("a method")
 }
 
 /// Checks that an answer is a success or an error of the specification.
 #[track_caller]
-fn expect_sense(answer: &Answer, asked: &str) {
+fn expect_valid_answer(answer: &HttpAnswer, asked: &str) {
     // 502: a garbage value that looks like a server name may make the server contact that server.
     assert!(
         answer.status < 500 || answer.status == 502,
@@ -125,17 +125,17 @@ fn expect_sense(answer: &Answer, asked: &str) {
 }
 
 #[tokio::test]
-async fn ids_and_tokens_that_make_no_sense_are_refused_with_sense() {
+async fn invalid_ids_and_tokens_get_specified_errors() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let event = alice.says(&room, "hello").await;
     let sync = alice.syncs().await;
-    let from = crate::chat::next(&sync);
+    let from = crate::chat::next_batch(&sync);
 
-    for (name, path) in PATHS {
-        for garbage in GARBAGE {
-            let path = path.replace("{}", &encoded(garbage));
+    for (name, path) in ID_PATHS {
+        for garbage in GARBAGE_VALUES {
+            let path = path.replace("{}", &percent_encoded(garbage));
             let path = path.replace("{room}", &room).replace("{event}", &event);
             let path = format!("/_matrix/client/v3/{}", path.replace("{from}", from));
 
@@ -146,8 +146,8 @@ async fn ids_and_tokens_that_make_no_sense_are_refused_with_sense() {
                 "nonsense",
                 r#"{"user_id":1,"membership":7,"typing":[]}"#,
             ] {
-                let answer = alice.client.send(method(name), &path, body).await;
-                expect_sense(&answer, &format!("{name} {path} {body}"));
+                let answer = alice.client.send(parse_method(name), &path, body).await;
+                expect_valid_answer(&answer, &format!("{name} {path} {body}"));
             }
         }
     }
@@ -155,38 +155,40 @@ async fn ids_and_tokens_that_make_no_sense_are_refused_with_sense() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_utf_8_is_refused_with_sense() {
+async fn a_path_that_is_not_utf_8_gets_a_specified_error() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let lines = TABLE.lines().chain(SERVERS_TABLE.lines());
+    let lines = CLIENT_ENDPOINTS_TABLE
+        .lines()
+        .chain(SERVER_ENDPOINTS_TABLE.lines());
     let specified = lines.filter_map(|line| line.split_once('\t'));
 
-    for (name, path) in specified.chain(OTHER_PATHS) {
+    for (name, path) in specified.chain(UNSPECIFIED_PATHS) {
         let path = path.split('\t').next().unwrap_or(path);
         let segments = path.split('/').enumerate();
         let places = segments.filter(|(_, segment)| segment.starts_with('{'));
         for (place, _) in places {
-            let filled = filled(path);
+            let filled = filled_path(path);
             let mut segments: Vec<&str> = filled.split('/').collect();
             segments[place] = "%C3%28";
             let path = segments.join("/");
-            let answer = alice.client.send(method(name), &path, "{}").await;
+            let answer = alice.client.send(parse_method(name), &path, "{}").await;
 
-            expect_sense(&answer, &format!("{name} {path}"));
+            expect_valid_answer(&answer, &format!("{name} {path}"));
         }
     }
 }
 
 #[tokio::test]
-async fn numbers_that_make_no_sense_are_refused_or_cut() {
+async fn extreme_and_invalid_numbers_are_refused_or_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let event = alice.says(&room, "hello").await;
     let sync = alice.syncs().await;
-    let from = crate::chat::next(&sync);
+    let from = crate::chat::next_batch(&sync);
 
-    for path in NUMBERS {
+    for path in NUMBER_PATHS {
         for number in [
             "0",
             "1",
@@ -205,13 +207,13 @@ async fn numbers_that_make_no_sense_are_refused_or_cut() {
             );
             let answer = alice.client.get(&path).await;
 
-            expect_sense(&answer, &path);
+            expect_valid_answer(&answer, &path);
         }
     }
 }
 
 #[tokio::test]
-async fn tokens_at_the_ends_of_the_numbers_do_no_harm() {
+async fn tokens_with_extreme_numbers_cause_no_server_error() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -226,18 +228,18 @@ async fn tokens_at_the_ends_of_the_numbers_do_no_harm() {
             "messages?dir=f&to=",
             "members?at=",
         ] {
-            let answer = alice.asks(&room, &format!("{path}{token}")).await;
-            expect_sense(&answer, &format!("{path}{token}"));
+            let answer = alice.gets_in_room(&room, &format!("{path}{token}")).await;
+            expect_valid_answer(&answer, &format!("{path}{token}"));
         }
         let answer = alice.tries_to_sync(&format!("since={token}")).await;
-        expect_sense(&answer, &token);
+        expect_valid_answer(&answer, &token);
     }
 }
 
 /// Bodies that are not objects, or empty objects.
 const EMPTY_BODIES: [&str; 6] = ["", "{}", "[]", "null", "5", "\"text\""];
 /// Field names from the requests of many endpoints.
-const FIELDS: [&str; 60] = [
+const FIELD_NAMES: [&str; 60] = [
     "type",
     "identifier",
     "user",
@@ -300,7 +302,7 @@ const FIELDS: [&str; 60] = [
     "invite",
 ];
 /// Values of fields, some valid and some invalid.
-const VALUES: [&str; 22] = [
+const FIELD_VALUES: [&str; 22] = [
     "null",
     "true",
     "0",
@@ -325,7 +327,7 @@ const VALUES: [&str; 22] = [
     "{\"x\":{}}",
 ];
 /// Names of query parameters.
-const PARAMETERS: [&str; 16] = [
+const QUERY_PARAMETERS: [&str; 16] = [
     "from",
     "to",
     "since",
@@ -348,35 +350,37 @@ fn random_value(random: &mut StdRng, depth: usize) -> Value {
     if depth > 0 && random.random_bool(0.3) {
         return random_object(random, depth - 1);
     }
-    let value = VALUES.choose(random).expect("the list is not empty");
+    let value = FIELD_VALUES.choose(random).expect("the list is not empty");
     serde_json::from_str(value).expect("the value is JSON")
 }
 
 fn random_object(random: &mut StdRng, depth: usize) -> Value {
     let count = random.random_range(0..6);
     let fields = (0..count).map(|_| {
-        let name = FIELDS.choose(random).expect("the list is not empty");
+        let name = FIELD_NAMES.choose(random).expect("the list is not empty");
         ((*name).to_owned(), random_value(random, depth))
     });
     Value::Object(fields.collect::<Map<_, _>>())
 }
 
 fn random_query(random: &mut StdRng) -> String {
-    let name = PARAMETERS.choose(random).expect("the list is not empty");
-    let value = VALUES.choose(random).expect("the list is not empty");
-    format!("?{name}={}", encoded(value.trim_matches('"')))
+    let name = QUERY_PARAMETERS
+        .choose(random)
+        .expect("the list is not empty");
+    let value = FIELD_VALUES.choose(random).expect("the list is not empty");
+    format!("?{name}={}", percent_encoded(value.trim_matches('"')))
 }
 
 #[tokio::test]
-async fn no_body_and_no_query_breaks_any_endpoint() {
+async fn random_bodies_and_queries_break_no_endpoint() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let seed = rand::random::<u64>();
     let mut random = StdRng::seed_from_u64(seed);
 
-    for line in TABLE.lines() {
+    for line in CLIENT_ENDPOINTS_TABLE.lines() {
         let columns: Vec<&str> = line.split('\t').collect();
-        let (name, path, operation) = (columns[0], filled(columns[1]), columns[2]);
+        let (name, path, operation) = (columns[0], filled_path(columns[1]), columns[2]);
         // These operations invalidate the token.
         if operation.starts_with("logout") || operation == "deactivateAccount" {
             continue;
@@ -392,7 +396,7 @@ async fn no_body_and_no_query_breaks_any_endpoint() {
         for (path, body) in requests {
             let asked = format!("seed {seed}: {name} {path} {body}");
             for client in [&alice.client, &server.client()] {
-                let answer = client.send(method(name), &path, &body).await;
+                let answer = client.send(parse_method(name), &path, &body).await;
                 assert!(
                     answer.status < 500 || answer.status == 502,
                     "{asked}: {}",

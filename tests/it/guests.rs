@@ -13,8 +13,8 @@ async fn room_for_guests(owner: &User, access: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_guest_talks_in_rooms_that_admit_guests() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+async fn guests_can_join_only_rooms_that_admit_them() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let alice = server.register("alice").await;
     let guest = server.register_guest().await;
     let open = room_for_guests(&alice, "can_join").await;
@@ -24,17 +24,17 @@ async fn a_guest_talks_in_rooms_that_admit_guests() {
     guest.says(&open, "hello").await;
     guest.syncs().await;
 
-    let refused = guest.tries(&closed, "join", json!({})).await;
+    let refused = guest.posts_in_room(&closed, "join", json!({})).await;
     refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
     let member = format!("m.room.member/{}", guest.id);
     let joined = json!({ "membership": "join" });
-    let refused = guest.tries_to_set(&closed, &member, joined).await;
+    let refused = guest.tries_to_set_state(&closed, &member, joined).await;
     refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn a_room_that_admits_guests_no_more_loses_them() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+async fn forbidding_guest_access_removes_guests_from_the_room() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let guest = server.register_guest().await;
@@ -43,17 +43,20 @@ async fn a_room_that_admits_guests_no_more_loses_them() {
     bob.joins(&room).await;
 
     let closed = json!({ "guest_access": "forbidden" });
-    alice.sets(&room, GUEST_ACCESS, closed).await;
+    alice.sets_state(&room, GUEST_ACCESS, closed).await;
 
-    let members = alice.asks(&room, "joined_members").await.expect_ok();
+    let members = alice
+        .gets_in_room(&room, "joined_members")
+        .await
+        .expect_ok();
     let joined = members["joined"].as_object().expect("is an object");
     assert_eq!(joined.len(), 2, "{members}");
     assert!(!joined.contains_key(&guest.id));
 }
 
 #[tokio::test]
-async fn what_is_not_for_guests_is_refused() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+async fn guests_cannot_use_endpoints_for_full_accounts() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let guest = server.register_guest().await;
 
     let created = guest.tries_to_create(json!({})).await;

@@ -34,7 +34,7 @@ pub(crate) struct Client {
 
 /// An answer from the server.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HttpAnswer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
@@ -63,11 +63,11 @@ pub(crate) fn password_of(name: &str) -> Value {
 impl Server {
     /// Starts a server with the configuration that suits most tests.
     pub(crate) async fn start() -> Self {
-        Self::with(|_| {}).await
+        Self::with_config(|_| {}).await
     }
 
     /// Starts a server with a configuration that the test changes.
-    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn with_config(change: impl FnOnce(&mut Config)) -> Self {
         Self::with_clock(Clock::system(), change).await
     }
 
@@ -87,10 +87,10 @@ impl Server {
         config.federation.enabled = false;
         config.federation.notaries = Vec::new();
         change(&mut config);
-        Self::on(config, clock, database, folder).await
+        Self::start_on(config, clock, database, folder).await
     }
 
-    async fn on(
+    async fn start_on(
         config: Config,
         clock: Clock,
         database: Database,
@@ -101,7 +101,7 @@ impl Server {
             .expect("the server starts");
         let address = running.addresses()[0];
         Self {
-            client: Client::of(&format!("http://{address}")),
+            client: Client::for_address(&format!("http://{address}")),
             running,
             config,
             clock,
@@ -114,7 +114,7 @@ impl Server {
     pub(crate) async fn restart(self) -> Self {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
-        Self::on(self.config, self.clock, self.database, self.folder).await
+        Self::start_on(self.config, self.clock, self.database, self.folder).await
     }
 
     /// Restarts like [`Server::restart`], with a changed configuration.
@@ -124,7 +124,7 @@ impl Server {
     }
 
     /// Stops the server, and returns the error with which it fails to start with a changed configuration.
-    pub(crate) async fn refusal_of(mut self, change: impl FnOnce(&mut Config)) -> String {
+    pub(crate) async fn restart_error(mut self, change: impl FnOnce(&mut Config)) -> String {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
         change(&mut self.config);
@@ -136,7 +136,7 @@ impl Server {
     }
 
     /// Returns the URL of the database, and the folder that contains the file of an SQLite database.
-    pub(crate) fn data(&self) -> (DatabaseUrl, PathBuf) {
+    pub(crate) fn database_location(&self) -> (DatabaseUrl, PathBuf) {
         let folder = self.config.server.data_dir.clone();
         (self.config.database.url.clone(), folder)
     }
@@ -146,7 +146,7 @@ impl Server {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
         change(&self).await;
-        Self::on(self.config, self.clock, self.database, self.folder).await
+        Self::start_on(self.config, self.clock, self.database, self.folder).await
     }
 
     /// Returns a client of this server.
@@ -165,19 +165,20 @@ impl Server {
             "username": name, "password": "password", "auth": { "type": "m.login.dummy" },
         });
         let registered = self.post("/_matrix/client/v3/register", body).await;
-        self.user(&registered.expect_ok())
+        self.user_from_login(&registered.expect_ok())
     }
 
     /// Registers the administrator with the link that the server shows at its first start.
     pub(crate) async fn register_admin(&self, name: &str) -> User {
-        let auth = json!({ "type": "m.login.registration_token", "token": self.first_token() });
+        let auth =
+            json!({ "type": "m.login.registration_token", "token": self.first_admin_token() });
         let body = json!({ "username": name, "password": "password", "auth": auth });
         let registered = self.post("/_matrix/client/v3/register", body).await;
-        self.user(&registered.expect_ok())
+        self.user_from_login(&registered.expect_ok())
     }
 
     /// Returns the token of the link that the server shows at its first start.
-    pub(crate) fn first_token(&self) -> String {
+    pub(crate) fn first_admin_token(&self) -> String {
         let url = self.running.first_admin_url();
         let url = url.expect("there is no administrator yet");
         let (_, token) = url.split_once("/?registration_token=").expect("a token");
@@ -188,7 +189,7 @@ impl Server {
     pub(crate) async fn register_guest(&self) -> User {
         let path = "/_matrix/client/v3/register?kind=guest";
         let registered = self.post(path, json!({})).await;
-        self.user(&registered.expect_ok())
+        self.user_from_login(&registered.expect_ok())
     }
 
     /// Logs a user in on another device.
@@ -196,11 +197,11 @@ impl Server {
         let login = self
             .post("/_matrix/client/v3/login", password_of(name))
             .await;
-        self.user(&login.expect_ok())
+        self.user_from_login(&login.expect_ok())
     }
 
     /// Returns the logged-in user from the answer to a registration or a login.
-    pub(crate) fn user(&self, answer: &Value) -> User {
+    pub(crate) fn user_from_login(&self, answer: &Value) -> User {
         let text = |key: &str| answer[key].as_str().expect("is a text").to_owned();
         User {
             client: self.client.with_token(&text("access_token")),
@@ -210,25 +211,25 @@ impl Server {
         }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> HttpAnswer {
         self.client.get(path).await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> HttpAnswer {
         self.client.post(path, body).await
     }
 
-    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: Value) -> HttpAnswer {
         self.client.put(path, body).await
     }
 
-    pub(crate) async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> HttpAnswer {
         self.client.delete(path).await
     }
 }
 
 impl Client {
-    pub(crate) fn of(base: &str) -> Self {
+    pub(crate) fn for_address(base: &str) -> Self {
         outbound::choose_cryptography();
         Self {
             http: reqwest::Client::new(),
@@ -245,46 +246,47 @@ impl Client {
         }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> HttpAnswer {
         self.send(Method::GET, path, "").await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> HttpAnswer {
         self.send(Method::POST, path, &body.to_string()).await
     }
 
-    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn put(&self, path: &str, body: Value) -> HttpAnswer {
         self.send(Method::PUT, path, &body.to_string()).await
     }
 
-    pub(crate) async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> HttpAnswer {
         self.send(Method::DELETE, path, "").await
     }
 
     /// Sends a request with a body as text.
-    pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> Answer {
-        self.send_with(method, path, body, &[]).await
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &str) -> HttpAnswer {
+        self.send_with_headers(method, path, body, &[]).await
     }
 
     /// Sends a request with additional headers.
-    pub(crate) async fn send_with(
+    pub(crate) async fn send_with_headers(
         &self,
         method: Method,
         path: &str,
         body: &str,
         headers: &[(&'static str, &str)],
-    ) -> Answer {
-        self.send_file(method, path, body.to_owned(), headers).await
+    ) -> HttpAnswer {
+        self.send_bytes(method, path, body.to_owned(), headers)
+            .await
     }
 
     /// Sends a request with any body.
-    pub(crate) async fn send_file(
+    pub(crate) async fn send_bytes(
         &self,
         method: Method,
         path: &str,
         body: impl Into<reqwest::Body>,
         headers: &[(&'static str, &str)],
-    ) -> Answer {
+    ) -> HttpAnswer {
         let answer = self.try_send(method, path, body, headers).await;
         answer.expect("the server answers")
     }
@@ -296,7 +298,7 @@ impl Client {
         path: &str,
         body: impl Into<reqwest::Body>,
         headers: &[(&'static str, &str)],
-    ) -> reqwest::Result<Answer> {
+    ) -> reqwest::Result<HttpAnswer> {
         let url = format!("{}{path}", self.base);
         let mut request = self.http.request(method, url).body(body);
         if let Some(token) = &self.token {
@@ -310,7 +312,7 @@ impl Client {
         let headers = response.headers().clone();
         let bytes = response.bytes().await?.to_vec();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Answer {
+        Ok(HttpAnswer {
             status,
             headers,
             body: serde_json::from_str(&text).unwrap_or_default(),
@@ -320,7 +322,7 @@ impl Client {
     }
 }
 
-impl Answer {
+impl HttpAnswer {
     /// Returns the body of a successful answer, and panics for any other.
     #[track_caller]
     pub(crate) fn expect_ok(self) -> Value {

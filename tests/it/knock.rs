@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, find, timeline, types},
-    harness::{Answer, Server, User},
+    chat::{event_types, find_event, percent_encoded, timeline},
+    harness::{HttpAnswer, Server, User},
 };
 
 /// Creates a room with this join rule.
@@ -16,23 +16,23 @@ async fn room_with_rule(user: &User, version: &str, rule: Value) -> String {
     user.creates(request).await
 }
 
-async fn knocks(user: &User, room: &str, reason: &str) -> Answer {
-    let path = format!("/_matrix/client/v3/knock/{}", encoded(room));
+async fn knock_on(user: &User, room: &str, reason: &str) -> HttpAnswer {
+    let path = format!("/_matrix/client/v3/knock/{}", percent_encoded(room));
     user.client.post(&path, json!({ "reason": reason })).await
 }
 
-fn only_members_of(room: &str, kind: &str) -> Value {
+fn members_only_rule(room: &str, kind: &str) -> Value {
     let allow = json!([{ "type": "m.room_membership", "room_id": room, "via": ["localhost"] }]);
     json!({ "join_rule": kind, "allow": allow })
 }
 
 #[tokio::test]
-async fn whoever_knocks_is_seen_by_the_members_and_sees_what_they_knocked_on() {
+async fn a_knock_is_visible_to_members_and_the_knocker() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = room_with_rule(&alice, "11", json!({ "join_rule": "knock" })).await;
 
-    let answer = knocks(&bob, &room, "please").await.expect_ok();
+    let answer = knock_on(&bob, &room, "please").await.expect_ok();
 
     assert_eq!(answer["room_id"], room);
     let member = alice.member(&room, &bob).await;
@@ -42,45 +42,48 @@ async fn whoever_knocks_is_seen_by_the_members_and_sees_what_they_knocked_on() {
     );
     let sync = bob.syncs().await;
     let state = &sync["rooms"]["knock"][&room]["knock_state"]["events"];
-    assert_eq!(find(state, "m.room.name", "")["content"]["name"], "Den");
     assert_eq!(
-        find(state, "m.room.member", &bob.id)["content"]["membership"],
+        find_event(state, "m.room.name", "")["content"]["name"],
+        "Den"
+    );
+    assert_eq!(
+        find_event(state, "m.room.member", &bob.id)["content"]["membership"],
         "knock"
     );
     assert_eq!(sync["rooms"]["join"], Value::Null);
 }
 
 #[tokio::test]
-async fn a_knock_can_be_taken_back_and_answered() {
+async fn a_knock_can_be_withdrawn_rejected_or_accepted() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = room_with_rule(&alice, "11", json!({ "join_rule": "knock" })).await;
-    knocks(&bob, &room, "").await.expect_ok();
+    knock_on(&bob, &room, "").await.expect_ok();
     let before = bob.syncs().await;
 
     bob.leaves(&room).await;
     let after = bob.syncs_after(&before).await;
     let left = &after["rooms"]["leave"][&room]["timeline"]["events"];
     assert_eq!(
-        find(left, "m.room.member", &bob.id)["content"]["membership"],
+        find_event(left, "m.room.member", &bob.id)["content"]["membership"],
         "leave"
     );
 
-    knocks(&bob, &room, "again").await.expect_ok();
+    knock_on(&bob, &room, "again").await.expect_ok();
     alice.kicks(&room, &bob).await;
-    knocks(&bob, &room, "once more").await.expect_ok();
+    knock_on(&bob, &room, "once more").await.expect_ok();
     alice.invites(&room, &bob).await;
-    knocks(&bob, &room, "late")
+    knock_on(&bob, &room, "late")
         .await
         .expect_error(403, "M_FORBIDDEN");
     bob.joins(&room).await;
-    knocks(&bob, &room, "inside")
+    knock_on(&bob, &room, "inside")
         .await
         .expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn only_a_room_that_allows_it_can_be_knocked_on() {
+async fn knocking_requires_a_room_that_allows_it() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let closed = room_with_rule(&alice, "11", json!({ "join_rule": "invite" })).await;
@@ -89,17 +92,17 @@ async fn only_a_room_that_allows_it_can_be_knocked_on() {
     alice.bans(&open, &bob).await;
 
     for room in [&closed, &old, &open] {
-        knocks(&bob, room, "")
+        knock_on(&bob, room, "")
             .await
             .expect_error(403, "M_FORBIDDEN");
     }
-    knocks(&bob, "!unknown:localhost", "")
+    knock_on(&bob, "!unknown:localhost", "")
         .await
         .expect_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn members_of_the_named_room_join_a_restricted_one() {
+async fn members_of_an_allowed_room_can_join_a_restricted_room() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let club = alice.creates_open_room().await;
@@ -108,9 +111,9 @@ async fn members_of_the_named_room_join_a_restricted_one() {
         ("10", "knock_restricted"),
         ("12", "restricted"),
     ] {
-        let room = room_with_rule(&alice, version, only_members_of(&club, kind)).await;
+        let room = room_with_rule(&alice, version, members_only_rule(&club, kind)).await;
 
-        bob.tries(&room, "join", json!({}))
+        bob.posts_in_room(&room, "join", json!({}))
             .await
             .expect_error(403, "M_FORBIDDEN");
         bob.joins(&club).await;
@@ -121,61 +124,61 @@ async fn members_of_the_named_room_join_a_restricted_one() {
         let renamed = json!({
             "membership": "join", "displayname": "B", "join_authorised_via_users_server": "unused",
         });
-        bob.sets(&room, &format!("m.room.member/{}", bob.id), renamed)
+        bob.sets_state(&room, &format!("m.room.member/{}", bob.id), renamed)
             .await;
         let member = alice.member(&room, &bob).await;
         assert_eq!(member["join_authorised_via_users_server"], Value::Null);
         bob.leaves(&room).await;
         bob.leaves(&club).await;
-        bob.tries(&room, "join", json!({}))
+        bob.posts_in_room(&room, "join", json!({}))
             .await
             .expect_error(403, "M_FORBIDDEN");
     }
 }
 
 #[tokio::test]
-async fn whoever_knocks_on_a_restricted_room_needs_no_other() {
+async fn knocking_on_a_restricted_room_needs_no_other_membership() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let club = alice.creates_open_room().await;
-    let room = room_with_rule(&alice, "10", only_members_of(&club, "knock_restricted")).await;
+    let room = room_with_rule(&alice, "10", members_only_rule(&club, "knock_restricted")).await;
 
-    knocks(&bob, &room, "").await.expect_ok();
+    knock_on(&bob, &room, "").await.expect_ok();
     alice.invites(&room, &bob).await;
     bob.joins(&room).await;
 
     let sync = alice.syncs().await;
-    assert!(types(timeline(&sync, &room)).contains(&"m.room.member"));
+    assert!(event_types(timeline(&sync, &room)).contains(&"m.room.member"));
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_where_no_member_may_invite() {
+async fn a_restricted_join_needs_a_member_who_may_invite() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let club = alice.creates_open_room().await;
     bob.joins(&club).await;
-    let room = room_with_rule(&alice, "11", only_members_of(&club, "restricted")).await;
+    let room = room_with_rule(&alice, "11", members_only_rule(&club, "restricted")).await;
     let levels = json!({ "invite": 101, "users": { &alice.id: 100 } });
     alice
-        .tries_to_set(&room, "m.room.power_levels", levels)
+        .tries_to_set_state(&room, "m.room.power_levels", levels)
         .await
         .expect_error(403, "M_FORBIDDEN");
     alice.leaves(&room).await;
 
-    bob.tries(&room, "join", json!({}))
+    bob.posts_in_room(&room, "join", json!({}))
         .await
         .expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn a_mangled_condition_lets_nobody_in() {
+async fn a_malformed_allow_condition_admits_nobody() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     for allow in [json!("invalid"), json!(["invalid"]), json!([])] {
         let rule = json!({ "join_rule": "restricted", "allow": allow });
         let room = room_with_rule(&alice, "9", rule).await;
 
-        bob.tries(&room, "join", json!({}))
+        bob.posts_in_room(&room, "join", json!({}))
             .await
             .expect_error(403, "M_FORBIDDEN");
     }

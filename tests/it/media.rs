@@ -13,32 +13,37 @@ use parlour::{
 use reqwest::{Body, Method};
 use serde_json::json;
 
-use crate::harness::{Answer, Client, Server};
+use crate::harness::{Client, HttpAnswer, Server};
 
-pub(crate) const DOWNLOAD: &str = "/_matrix/client/v1/media/download";
-pub(crate) const LEGACY_DOWNLOAD: &str = "/_matrix/media/v3/download";
-pub(crate) const THUMBNAIL: &str = "/_matrix/client/v1/media/thumbnail";
+pub(crate) const DOWNLOAD_PATH: &str = "/_matrix/client/v1/media/download";
+pub(crate) const LEGACY_DOWNLOAD_PATH: &str = "/_matrix/media/v3/download";
+pub(crate) const THUMBNAIL_PATH: &str = "/_matrix/client/v1/media/thumbnail";
 
-async fn upload(client: &Client, query: &str, content_type: &str, file: impl Into<Body>) -> Answer {
+async fn post_upload(
+    client: &Client,
+    query: &str,
+    content_type: &str,
+    file: impl Into<Body>,
+) -> HttpAnswer {
     let path = format!("/_matrix/media/v3/upload{query}");
     let headers = [("content-type", content_type)];
-    client.send_file(Method::POST, &path, file, &headers).await
+    client.send_bytes(Method::POST, &path, file, &headers).await
 }
 
 /// Uploads a file and returns its server name and media ID as `server/id`.
-pub(crate) async fn uploaded(
+pub(crate) async fn upload_media(
     client: &Client,
     query: &str,
     content_type: &str,
     file: &[u8],
 ) -> String {
-    let answer = upload(client, query, content_type, file.to_vec()).await;
+    let answer = post_upload(client, query, content_type, file.to_vec()).await;
     let answer = answer.expect_ok();
     let uri = answer["content_uri"].as_str().expect("a string");
     uri.strip_prefix("mxc://").expect("an mxc URI").to_owned()
 }
 
-async fn disposition(client: &Client, path: &str) -> String {
+async fn content_disposition(client: &Client, path: &str) -> String {
     let answer = client.get(path).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     answer.header("content-disposition").to_owned()
@@ -56,26 +61,26 @@ pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-pub(crate) fn image_of(answer: &Answer) -> DynamicImage {
+pub(crate) fn decode_image(answer: &HttpAnswer) -> DynamicImage {
     image::load_from_memory(&answer.bytes).expect("an image")
 }
 
 /// Returns a body without a `Content-Length` header.
-fn in_chunks(count: usize, size: usize) -> Body {
+fn chunked_body(count: usize, size: usize) -> Body {
     let chunks = (0..count).map(move |_| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; size])));
     Body::wrap_stream(stream::iter(chunks))
 }
 
 #[tokio::test]
-async fn a_file_comes_back_as_it_was_uploaded() {
+async fn a_download_returns_the_uploaded_bytes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let file: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
 
-    let place = uploaded(&alice.client, "", "application/x-own", &file).await;
+    let place = upload_media(&alice.client, "", "application/x-own", &file).await;
 
-    for path in [DOWNLOAD, LEGACY_DOWNLOAD] {
+    for path in [DOWNLOAD_PATH, LEGACY_DOWNLOAD_PATH] {
         let answer = bob.client.get(&format!("{path}/{place}")).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("content-type"), "application/x-own");
@@ -84,46 +89,49 @@ async fn a_file_comes_back_as_it_was_uploaded() {
 }
 
 #[tokio::test]
-async fn a_file_without_a_type_is_only_bytes() {
+async fn a_file_without_a_type_is_an_octet_stream() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
     let answer = alice
         .client
-        .send_file(Method::POST, "/_matrix/media/r0/upload", "text", &[])
+        .send_bytes(Method::POST, "/_matrix/media/r0/upload", "text", &[])
         .await;
     let uri = answer.expect_ok()["content_uri"].clone();
     let place = uri.as_str().and_then(|uri| uri.strip_prefix("mxc://"));
 
-    let path = format!("{DOWNLOAD}/{}", place.expect("an mxc URI"));
+    let path = format!("{DOWNLOAD_PATH}/{}", place.expect("an mxc URI"));
     let answer = alice.client.get(&path).await;
     assert_eq!(answer.header("content-type"), "application/octet-stream");
     assert_eq!(answer.header("content-disposition"), "attachment");
 }
 
 #[tokio::test]
-async fn a_file_of_no_bytes_is_a_file() {
+async fn an_empty_file_can_be_uploaded() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
-    let place = uploaded(&alice.client, "", "text/plain", b"").await;
+    let place = upload_media(&alice.client, "", "text/plain", b"").await;
 
-    let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+    let answer = alice.client.get(&format!("{DOWNLOAD_PATH}/{place}")).await;
     assert_eq!((answer.status, answer.text.as_str()), (200, ""));
     assert_eq!(answer.header("content-length"), "0");
 }
 
 #[tokio::test]
-async fn a_download_says_how_browsers_must_take_it() {
+async fn downloads_have_security_and_cache_headers() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "text/plain", b"text").await;
+    let place = upload_media(&alice.client, "", "text/plain", b"text").await;
 
-    let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
-    let open = Server::with(|config| config.media.legacy_unauthenticated = LegacyMedia::All).await;
+    let answer = alice.client.get(&format!("{DOWNLOAD_PATH}/{place}")).await;
+    let open =
+        Server::with_config(|config| config.media.legacy_unauthenticated = LegacyMedia::All).await;
     let bob = open.register("bob").await;
-    let open_place = uploaded(&bob.client, "", "text/plain", b"text").await;
-    let legacy = open.get(&format!("{LEGACY_DOWNLOAD}/{open_place}")).await;
+    let open_place = upload_media(&bob.client, "", "text/plain", b"text").await;
+    let legacy = open
+        .get(&format!("{LEGACY_DOWNLOAD_PATH}/{open_place}"))
+        .await;
 
     assert_eq!(
         answer.header("content-security-policy"),
@@ -143,7 +151,7 @@ async fn a_download_says_how_browsers_must_take_it() {
 }
 
 #[tokio::test]
-async fn a_file_keeps_its_name() {
+async fn a_download_has_the_file_name_of_the_upload() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -163,24 +171,24 @@ async fn a_file_keeps_its_name() {
         ("", "inline"),
     ] {
         let query = format!("?filename={name}");
-        let place = uploaded(&alice.client, &query, "image/png", b"png").await;
+        let place = upload_media(&alice.client, &query, "image/png", b"png").await;
 
-        for path in [DOWNLOAD, LEGACY_DOWNLOAD] {
-            let found = disposition(&alice.client, &format!("{path}/{place}")).await;
+        for path in [DOWNLOAD_PATH, LEGACY_DOWNLOAD_PATH] {
+            let found = content_disposition(&alice.client, &format!("{path}/{place}")).await;
             assert_eq!(found, expected, "{name} at {path}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_name_in_the_path_replaces_that_of_the_upload() {
+async fn a_file_name_in_the_path_replaces_the_uploaded_name() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "?filename=old", "image/png", b"png").await;
+    let place = upload_media(&alice.client, "?filename=old", "image/png", b"png").await;
 
-    for path in [DOWNLOAD, LEGACY_DOWNLOAD] {
-        let ascii = disposition(&alice.client, &format!("{path}/{place}/file.png")).await;
-        let other = disposition(&alice.client, &format!("{path}/{place}/%E2%98%95")).await;
+    for path in [DOWNLOAD_PATH, LEGACY_DOWNLOAD_PATH] {
+        let ascii = content_disposition(&alice.client, &format!("{path}/{place}/file.png")).await;
+        let other = content_disposition(&alice.client, &format!("{path}/{place}/%E2%98%95")).await;
 
         assert_eq!(ascii, "inline; filename=file.png");
         assert_eq!(other, "inline; filename*=utf-8''%E2%98%95");
@@ -188,7 +196,7 @@ async fn the_name_in_the_path_replaces_that_of_the_upload() {
 }
 
 #[tokio::test]
-async fn only_what_runs_nothing_is_shown_inline() {
+async fn only_content_without_scripts_is_shown_inline() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -199,9 +207,9 @@ async fn only_what_runs_nothing_is_shown_inline() {
         ("image/svg+xml", "attachment"),
         ("application/pdf", "attachment"),
     ] {
-        let place = uploaded(&alice.client, "", content_type, b"<script>").await;
+        let place = upload_media(&alice.client, "", content_type, b"<script>").await;
 
-        let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+        let answer = alice.client.get(&format!("{DOWNLOAD_PATH}/{place}")).await;
         assert_eq!(answer.header("content-type"), content_type);
         assert_eq!(
             answer.header("content-disposition"),
@@ -212,13 +220,13 @@ async fn only_what_runs_nothing_is_shown_inline() {
 }
 
 #[tokio::test]
-async fn a_file_over_the_limit_is_refused_whether_announced_or_not() {
-    let server = Server::with(|config| config.media.max_upload_bytes = 100_000).await;
+async fn a_file_over_the_size_limit_is_refused() {
+    let server = Server::with_config(|config| config.media.max_upload_bytes = 100_000).await;
     let alice = server.register("alice").await;
 
-    let largest = upload(&alice.client, "", "text/plain", in_chunks(10, 10_000)).await;
-    let announced = upload(&alice.client, "", "text/plain", vec![b'x'; 100_001]).await;
-    let unannounced = upload(&alice.client, "", "text/plain", in_chunks(50, 10_000)).await;
+    let largest = post_upload(&alice.client, "", "text/plain", chunked_body(10, 10_000)).await;
+    let announced = post_upload(&alice.client, "", "text/plain", vec![b'x'; 100_001]).await;
+    let unannounced = post_upload(&alice.client, "", "text/plain", chunked_body(50, 10_000)).await;
 
     largest.expect_ok();
     announced.expect_error(413, "M_TOO_LARGE");
@@ -226,8 +234,8 @@ async fn a_file_over_the_limit_is_refused_whether_announced_or_not() {
 }
 
 #[tokio::test]
-async fn the_configuration_tells_the_limit() {
-    let server = Server::with(|config| config.media.max_upload_bytes = 12_345).await;
+async fn the_media_configuration_returns_the_upload_limit() {
+    let server = Server::with_config(|config| config.media.max_upload_bytes = 12_345).await;
     let alice = server.register("alice").await;
 
     for path in [
@@ -242,14 +250,14 @@ async fn the_configuration_tells_the_limit() {
 }
 
 #[tokio::test]
-async fn strangers_and_guests_upload_nothing() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+async fn strangers_and_guests_cannot_upload() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let guest = server.register_guest().await;
 
-    let stranger = upload(&server.client(), "", "text/plain", "text").await;
+    let stranger = post_upload(&server.client(), "", "text/plain", "text").await;
     let unknown = server.client().with_token("unknown");
-    let unknown = upload(&unknown, "", "text/plain", "text").await;
-    let guest = upload(&guest.client, "", "text/plain", "text").await;
+    let unknown = post_upload(&unknown, "", "text/plain", "text").await;
+    let guest = post_upload(&guest.client, "", "text/plain", "text").await;
 
     stranger.expect_error(401, "M_MISSING_TOKEN");
     unknown.expect_error(401, "M_UNKNOWN_TOKEN");
@@ -257,22 +265,22 @@ async fn strangers_and_guests_upload_nothing() {
 }
 
 #[tokio::test]
-async fn the_present_paths_always_want_a_token() {
+async fn the_current_paths_always_require_a_token() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "image/png", &png(8, 8)).await;
+    let place = upload_media(&alice.client, "", "image/png", &png(8, 8)).await;
 
     for path in [
-        format!("{DOWNLOAD}/{place}"),
-        format!("{DOWNLOAD}/{place}/file.png"),
-        format!("{THUMBNAIL}/{place}?width=32&height=32"),
+        format!("{DOWNLOAD_PATH}/{place}"),
+        format!("{DOWNLOAD_PATH}/{place}/file.png"),
+        format!("{THUMBNAIL_PATH}/{place}?width=32&height=32"),
     ] {
         server.get(&path).await.expect_error(401, "M_MISSING_TOKEN");
     }
 }
 
 /// Returns the deprecated paths of an image.
-fn legacy_paths(place: &str) -> Vec<String> {
+fn legacy_media_paths(place: &str) -> Vec<String> {
     let paths = ["r0", "v1", "v3"].map(|version| {
         let media = format!("/_matrix/media/{version}");
         [
@@ -285,18 +293,19 @@ fn legacy_paths(place: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_deprecated_paths_want_a_token_unless_the_configuration_says_otherwise() {
+async fn deprecated_paths_require_a_token_unless_configured_otherwise() {
     for (setting, is_served) in [
         (LegacyMedia::Frozen, false),
         (LegacyMedia::None, false),
         (LegacyMedia::All, true),
     ] {
-        let server = Server::with(|config| config.media.legacy_unauthenticated = setting).await;
+        let server =
+            Server::with_config(|config| config.media.legacy_unauthenticated = setting).await;
         let alice = server.register("alice").await;
         let file = png(8, 8);
-        let place = uploaded(&alice.client, "", "image/png", &file).await;
+        let place = upload_media(&alice.client, "", "image/png", &file).await;
 
-        for path in legacy_paths(&place) {
+        for path in legacy_media_paths(&place) {
             let with_token = alice.client.get(&path).await;
             assert_eq!(with_token.bytes, file, "{path}: {}", with_token.text);
             assert!(with_token.header("cache-control").starts_with("private"));
@@ -311,15 +320,15 @@ async fn the_deprecated_paths_want_a_token_unless_the_configuration_says_otherwi
 }
 
 #[tokio::test]
-async fn media_of_before_the_freeze_goes_on_to_be_served_without_a_token() {
+async fn media_from_before_the_freeze_is_served_without_a_token() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let file = png(8, 8);
-    let place = uploaded(&alice.client, "", "image/png", &file).await;
+    let place = upload_media(&alice.client, "", "image/png", &file).await;
 
     let server = server
         .restart_after(async |server: &Server| {
-            let (url, folder) = server.data();
+            let (url, folder) = server.database_location();
             let db = Db::open(url.expose(), &folder, &Tasks::default()).await;
             let db = db.expect("the database opens");
             let mut tx = db.write().await.expect("a write transaction");
@@ -330,25 +339,25 @@ async fn media_of_before_the_freeze_goes_on_to_be_served_without_a_token() {
         })
         .await;
 
-    for path in legacy_paths(&place) {
+    for path in legacy_media_paths(&place) {
         let answer = server.get(&path).await;
         assert_eq!(answer.bytes, file, "{path}: {}", answer.text);
     }
 }
 
 #[tokio::test]
-async fn a_browser_makes_no_program_of_a_file() {
+async fn a_file_is_not_served_as_a_script_or_frame() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "text/css", b"* {}").await;
-    let paths = [DOWNLOAD, LEGACY_DOWNLOAD].map(|path| format!("{path}/{place}"));
+    let place = upload_media(&alice.client, "", "text/css", b"* {}").await;
+    let paths = [DOWNLOAD_PATH, LEGACY_DOWNLOAD_PATH].map(|path| format!("{path}/{place}"));
 
     for path in &paths {
         let as_destination = async |destination: &str| {
             let headers = [("sec-fetch-dest", destination)];
             alice
                 .client
-                .send_with(Method::GET, path, "", &headers)
+                .send_with_headers(Method::GET, path, "", &headers)
                 .await
         };
         for refused in [
@@ -386,9 +395,9 @@ async fn a_script_is_served_as_plain_bytes() {
         "application/JavaScript; charset=utf-8",
         "text/ecmascript",
     ] {
-        let place = uploaded(&alice.client, "", script, b"alert(1)").await;
+        let place = upload_media(&alice.client, "", script, b"alert(1)").await;
 
-        let answer = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
+        let answer = alice.client.get(&format!("{DOWNLOAD_PATH}/{place}")).await;
 
         assert_eq!(answer.header("content-type"), "application/octet-stream");
         assert_eq!(answer.header("content-disposition"), "attachment");
@@ -397,7 +406,7 @@ async fn a_script_is_served_as_plain_bytes() {
 }
 
 #[tokio::test]
-async fn media_that_is_not_there_is_not_found() {
+async fn unknown_media_is_not_found() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -408,8 +417,8 @@ async fn media_that_is_not_there_is_not_found() {
         "localhost/..%5C..%5Cparlour.db",
         "localhost/%00",
     ] {
-        let download = alice.client.get(&format!("{DOWNLOAD}/{place}")).await;
-        let path = format!("{THUMBNAIL}/{place}?width=32&height=32");
+        let download = alice.client.get(&format!("{DOWNLOAD_PATH}/{place}")).await;
+        let path = format!("{THUMBNAIL_PATH}/{place}?width=32&height=32");
         let thumbnail = alice.client.get(&path).await;
 
         download.expect_error(404, "M_NOT_FOUND");
@@ -417,18 +426,18 @@ async fn media_that_is_not_there_is_not_found() {
     }
     let no_server = alice
         .client
-        .get(&format!("{DOWNLOAD}/..%2F..%2Fx/id"))
+        .get(&format!("{DOWNLOAD_PATH}/..%2F..%2Fx/id"))
         .await;
     no_server.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn head_tells_of_a_file_without_sending_it() {
+async fn head_returns_the_headers_without_the_file() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "text/plain", b"text").await;
+    let place = upload_media(&alice.client, "", "text/plain", b"text").await;
 
-    let path = format!("{DOWNLOAD}/{place}");
+    let path = format!("{DOWNLOAD_PATH}/{place}");
     let answer = alice.client.send(Method::HEAD, &path, "").await;
 
     assert_eq!((answer.status, answer.text.as_str()), (200, ""));
@@ -437,16 +446,18 @@ async fn head_tells_of_a_file_without_sending_it() {
 }
 
 #[tokio::test]
-async fn part_of_a_file_is_sent_to_who_asks_for_it() {
+async fn a_range_request_returns_part_of_a_file() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "video/mp4", b"0123456789").await;
-    let path = format!("{DOWNLOAD}/{place}");
+    let place = upload_media(&alice.client, "", "video/mp4", b"0123456789").await;
+    let path = format!("{DOWNLOAD_PATH}/{place}");
     let get = |name, value: &'static str| {
         let (client, path) = (alice.client.clone(), path.clone());
         async move {
             let headers = [(name, value)];
-            client.send_with(Method::GET, &path, "", &headers).await
+            client
+                .send_with_headers(Method::GET, &path, "", &headers)
+                .await
         }
     };
 
@@ -461,22 +472,22 @@ async fn part_of_a_file_is_sent_to_who_asks_for_it() {
 }
 
 #[tokio::test]
-async fn who_has_a_file_already_is_not_sent_it_again() {
+async fn a_matching_etag_returns_not_modified() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "text/plain", b"text").await;
-    let path = format!("{DOWNLOAD}/{place}");
+    let place = upload_media(&alice.client, "", "text/plain", b"text").await;
+    let path = format!("{DOWNLOAD_PATH}/{place}");
     let etag = alice.client.get(&path).await.header("etag").to_owned();
 
     let headers = [("if-none-match", etag.as_str())];
     let known = alice
         .client
-        .send_with(Method::GET, &path, "", &headers)
+        .send_with_headers(Method::GET, &path, "", &headers)
         .await;
     let headers = [("if-none-match", "\"another\"")];
     let changed = alice
         .client
-        .send_with(Method::GET, &path, "", &headers)
+        .send_with_headers(Method::GET, &path, "", &headers)
         .await;
 
     assert_eq!((known.status, known.text.as_str()), (304, ""));
@@ -484,10 +495,10 @@ async fn who_has_a_file_already_is_not_sent_it_again() {
 }
 
 #[tokio::test]
-async fn thumbnails_have_the_next_larger_size() {
+async fn a_thumbnail_has_the_next_larger_size() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = uploaded(&alice.client, "", "image/png", &png(1000, 500)).await;
+    let place = upload_media(&alice.client, "", "image/png", &png(1000, 500)).await;
 
     for (query, expected) in [
         ("width=32&height=32&method=scale", (320, 160)),
@@ -499,26 +510,26 @@ async fn thumbnails_have_the_next_larger_size() {
         ("width=900&height=500", (1000, 500)),
         ("width=99999&height=99999&method=crop", (1000, 500)),
     ] {
-        let path = format!("{THUMBNAIL}/{place}?{query}");
+        let path = format!("{THUMBNAIL_PATH}/{place}?{query}");
         let answer = alice.client.get(&path).await;
 
         assert_eq!(answer.status, 200, "{query}: {}", answer.text);
         assert_eq!(answer.header("content-type"), "image/png");
         let name = "inline; filename=thumbnail.png";
         assert_eq!(answer.header("content-disposition"), name);
-        let image = image_of(&answer);
+        let image = decode_image(&answer);
         assert_eq!((image.width(), image.height()), expected, "{query}");
     }
 }
 
 #[tokio::test]
-async fn a_thumbnail_is_what_it_is_and_not_what_the_upload_was_said_to_be() {
+async fn a_thumbnail_has_the_type_of_its_image_data() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let file = png(8, 8);
-    let place = uploaded(&alice.client, "?filename=a.html", "text/html", &file).await;
+    let place = upload_media(&alice.client, "?filename=a.html", "text/html", &file).await;
 
-    let path = format!("{THUMBNAIL}/{place}?width=32&height=32");
+    let path = format!("{THUMBNAIL_PATH}/{place}?width=32&height=32");
     let answer = alice.client.get(&path).await;
 
     assert_eq!(answer.header("content-type"), "image/png");
@@ -530,26 +541,26 @@ async fn a_thumbnail_is_what_it_is_and_not_what_the_upload_was_said_to_be() {
 }
 
 #[tokio::test]
-async fn what_is_no_image_and_what_makes_no_sense_has_no_thumbnail() {
+async fn invalid_images_and_sizes_have_no_thumbnail() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let text = uploaded(&alice.client, "", "image/png", b"not an image").await;
-    let image = uploaded(&alice.client, "", "image/png", &png(8, 8)).await;
+    let text = upload_media(&alice.client, "", "image/png", b"not an image").await;
+    let image = upload_media(&alice.client, "", "image/png", &png(8, 8)).await;
 
     for query in [
         format!("{text}?width=32&height=32"),
         format!("{image}?width=0&height=32"),
         format!("{image}?width=32&height=32&method=stretch"),
     ] {
-        let answer = alice.client.get(&format!("{THUMBNAIL}/{query}")).await;
+        let answer = alice.client.get(&format!("{THUMBNAIL_PATH}/{query}")).await;
         answer.expect_error(400, "M_UNKNOWN");
     }
-    let path = format!("{THUMBNAIL}/{image}?width=32");
+    let path = format!("{THUMBNAIL_PATH}/{image}?width=32");
     let answer = alice.client.get(&path).await;
     answer.expect_error(400, "M_MISSING_PARAM");
 }
 
-async fn promised(user: &Client) -> String {
+async fn create_media_id(user: &Client) -> String {
     let created = user.post("/_matrix/media/v1/create", json!({})).await;
     let created = created.expect_ok();
     assert!(created["unused_expires_at"].is_u64());
@@ -557,25 +568,25 @@ async fn promised(user: &Client) -> String {
     uri.strip_prefix("mxc://").expect("an mxc URI").to_owned()
 }
 
-async fn upload_to(client: &Client, place: &str, file: &str) -> Answer {
+async fn upload_to_media_id(client: &Client, place: &str, file: &str) -> HttpAnswer {
     let path = format!("/_matrix/media/v3/upload/{place}?filename=a.txt");
     let headers = [("content-type", "text/plain")];
     client
-        .send_file(Method::PUT, &path, file.to_owned(), &headers)
+        .send_bytes(Method::PUT, &path, file.to_owned(), &headers)
         .await
 }
 
 #[tokio::test]
-async fn whoever_asks_for_a_promised_file_waits_for_it() {
+async fn a_download_waits_for_a_pending_upload() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let place = promised(&alice.client).await;
-    let path = format!("{DOWNLOAD}/{place}");
+    let place = create_media_id(&alice.client).await;
+    let path = format!("{DOWNLOAD_PATH}/{place}");
 
     let at_once = alice.client.get(&format!("{path}?timeout_ms=0")).await;
     let (waited, uploaded) = tokio::join!(
         alice.client.get(&path),
-        upload_to(&alice.client, &place, "text")
+        upload_to_media_id(&alice.client, &place, "text")
     );
     let later = alice.client.get(&path).await;
 
@@ -590,16 +601,18 @@ async fn whoever_asks_for_a_promised_file_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_promised_id_is_used_once_and_by_its_owner() {
+async fn a_reserved_media_id_accepts_one_upload_by_its_owner() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
-    let place = promised(&alice.client).await;
+    let place = create_media_id(&alice.client).await;
 
-    let stranger = upload_to(&bob.client, &place, "text").await;
-    upload_to(&alice.client, &place, "text").await.expect_ok();
-    let again = upload_to(&alice.client, &place, "other").await;
-    let unknown = upload_to(&alice.client, "localhost/unknown", "text").await;
+    let stranger = upload_to_media_id(&bob.client, &place, "text").await;
+    upload_to_media_id(&alice.client, &place, "text")
+        .await
+        .expect_ok();
+    let again = upload_to_media_id(&alice.client, &place, "other").await;
+    let unknown = upload_to_media_id(&alice.client, "localhost/unknown", "text").await;
 
     stranger.expect_error(403, "M_FORBIDDEN");
     again.expect_error(409, "M_CANNOT_OVERWRITE_MEDIA");
@@ -607,12 +620,12 @@ async fn a_promised_id_is_used_once_and_by_its_owner() {
 }
 
 #[tokio::test]
-async fn a_user_has_only_so_many_promised_ids() {
+async fn the_number_of_reserved_media_ids_is_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
     for _ in 0..50 {
-        promised(&alice.client).await;
+        create_media_id(&alice.client).await;
     }
     let refused = alice.client.post("/_matrix/media/v1/create", json!({}));
 

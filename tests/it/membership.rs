@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, find, ids, said},
+    chat::{event_ids, find_event, message_bodies, percent_encoded, texts_at},
     harness::Server,
 };
 
@@ -17,7 +17,10 @@ async fn a_room_is_joined_by_its_id_and_by_an_alias() {
     let paths = [
         format!("/_matrix/client/v3/rooms/{room}/join"),
         format!("/_matrix/client/v3/join/{room}"),
-        format!("/_matrix/client/v3/join/{}", encoded("#pub:localhost")),
+        format!(
+            "/_matrix/client/v3/join/{}",
+            percent_encoded("#pub:localhost")
+        ),
     ];
 
     for path in paths {
@@ -51,15 +54,15 @@ async fn joining_twice_changes_nothing() {
     let member = format!("state/m.room.member/{}?format=event", bob.id);
 
     bob.joins(&room).await;
-    let first = bob.asks(&room, &member).await.expect_ok();
+    let first = bob.gets_in_room(&room, &member).await.expect_ok();
     bob.joins(&room).await;
-    let second = bob.asks(&room, &member).await.expect_ok();
+    let second = bob.gets_in_room(&room, &member).await.expect_ok();
 
     assert_eq!(first["event_id"], second["event_id"]);
 }
 
 #[tokio::test]
-async fn a_join_shows_the_profile_and_carries_the_reason_and_what_the_client_adds() {
+async fn a_join_event_has_the_profile_reason_and_custom_fields() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -71,7 +74,7 @@ async fn a_join_shows_the_profile_and_carries_the_reason_and_what_the_client_add
     let body = json!({
         "reason": "hello", "org.example": "more", "membership": "ban", "displayname": "Eve",
     });
-    bob.tries(&room, "join", body).await.expect_ok();
+    bob.posts_in_room(&room, "join", body).await.expect_ok();
 
     let member = alice.member(&room, &bob).await;
     let expected = json!({
@@ -81,25 +84,28 @@ async fn a_join_shows_the_profile_and_carries_the_reason_and_what_the_client_add
 }
 
 #[tokio::test]
-async fn a_private_room_is_joined_by_the_invited_alone() {
+async fn only_invited_users_join_a_private_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({})).await;
 
-    let uninvited = bob.tries(&room, "join", json!({})).await;
+    let uninvited = bob.posts_in_room(&room, "join", json!({})).await;
     alice.invites(&room, &bob).await;
     bob.joins(&room).await;
 
     uninvited.expect_error(403, "M_FORBIDDEN");
-    let members = alice.asks(&room, "joined_members").await.expect_ok();
+    let members = alice
+        .gets_in_room(&room, "joined_members")
+        .await
+        .expect_ok();
     let unnamed = json!({ "display_name": null, "avatar_url": null });
     let expected = json!({ "joined": { &*alice.id: unnamed, &*bob.id: unnamed } });
     assert_eq!(members, expected);
 }
 
 #[tokio::test]
-async fn invitations_that_the_rules_forbid_are_refused() {
+async fn invitations_against_the_rules_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -107,27 +113,39 @@ async fn invitations_that_the_rules_forbid_are_refused() {
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let levels = json!({ "invite": 50 });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
     let invitation = |user_id: &str| json!({ "user_id": user_id });
 
-    let oneself = alice.tries(&room, "invite", invitation(&alice.id)).await;
-    let member = alice.tries(&room, "invite", invitation(&bob.id)).await;
-    let powerless = bob.tries(&room, "invite", invitation(&carol.id)).await;
-    let outside = carol.tries(&room, "invite", invitation(&carol.id)).await;
+    let oneself = alice
+        .posts_in_room(&room, "invite", invitation(&alice.id))
+        .await;
+    let member = alice
+        .posts_in_room(&room, "invite", invitation(&bob.id))
+        .await;
+    let powerless = bob
+        .posts_in_room(&room, "invite", invitation(&carol.id))
+        .await;
+    let outside = carol
+        .posts_in_room(&room, "invite", invitation(&carol.id))
+        .await;
     alice.bans(&room, &carol).await;
-    let banned = alice.tries(&room, "invite", invitation(&carol.id)).await;
+    let banned = alice
+        .posts_in_room(&room, "invite", invitation(&carol.id))
+        .await;
 
     for refused in [oneself, member, powerless, outside, banned] {
         refused.expect_error(403, "M_FORBIDDEN");
     }
-    let nobody = alice.tries(&room, "invite", json!({})).await;
+    let nobody = alice.posts_in_room(&room, "invite", json!({})).await;
     nobody.expect_error(400, "M_BAD_JSON");
-    let no_id = alice.tries(&room, "invite", invitation("carol")).await;
+    let no_id = alice
+        .posts_in_room(&room, "invite", invitation("carol"))
+        .await;
     no_id.expect_error(400, "M_BAD_JSON");
 }
 
 #[tokio::test]
-async fn an_invitation_can_be_declined_even_to_an_empty_room() {
+async fn an_invitation_to_an_empty_room_can_be_declined() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -140,7 +158,7 @@ async fn an_invitation_can_be_declined_even_to_an_empty_room() {
 
     let declined = bob.syncs_after(&invited).await;
     let left = &declined["rooms"]["leave"][&room];
-    let own = find(&left["timeline"]["events"], "m.room.member", &bob.id);
+    let own = find_event(&left["timeline"]["events"], "m.room.member", &bob.id);
     assert_eq!(own["content"]["membership"], "leave");
     assert_eq!(declined["rooms"]["invite"], Value::Null);
     let later = bob.syncs_after(&declined).await;
@@ -148,35 +166,37 @@ async fn an_invitation_can_be_declined_even_to_an_empty_room() {
 }
 
 #[tokio::test]
-async fn leaving_is_for_those_who_are_in_and_leaving_twice_changes_nothing() {
+async fn only_members_leave_and_leaving_twice_changes_nothing() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
 
-    let outside = bob.tries(&room, "leave", json!({})).await;
+    let outside = bob.posts_in_room(&room, "leave", json!({})).await;
     bob.joins(&room).await;
     let body = json!({ "reason": "bye" });
-    bob.tries(&room, "leave", body).await.expect_ok();
+    bob.posts_in_room(&room, "leave", body).await.expect_ok();
     bob.leaves(&room).await;
 
     outside.expect_error(403, "M_FORBIDDEN");
     let member = alice.member(&room, &bob).await;
     let expected = json!({ "membership": "leave", "reason": "bye" });
     assert_eq!(member, expected);
-    let unknown = bob.tries("!unknown:localhost", "leave", json!({})).await;
+    let unknown = bob
+        .posts_in_room("!unknown:localhost", "leave", json!({}))
+        .await;
     unknown.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn whoever_created_a_room_can_leave_it_and_be_invited_again() {
+async fn a_creator_can_leave_and_be_invited_again() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({ "invite": [bob.id] })).await;
     bob.joins(&room).await;
     let levels = json!({ "invite": 100, "users": { &*bob.id: 100 } });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
 
     alice.leaves(&room).await;
     bob.invites(&room, &alice).await;
@@ -187,7 +207,7 @@ async fn whoever_created_a_room_can_leave_it_and_be_invited_again() {
 }
 
 #[tokio::test]
-async fn a_kick_takes_power_and_somebody_who_is_there() {
+async fn a_kick_requires_power_and_a_present_target() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -195,15 +215,15 @@ async fn a_kick_takes_power_and_somebody_who_is_there() {
     let room = alice.creates_open_room().await;
     let kick = |user_id: &str| json!({ "user_id": user_id, "reason": "rude" });
 
-    let absent = alice.tries(&room, "kick", kick(&bob.id)).await;
+    let absent = alice.posts_in_room(&room, "kick", kick(&bob.id)).await;
     bob.joins(&room).await;
     carol.joins(&room).await;
-    let powerless = bob.tries(&room, "kick", kick(&carol.id)).await;
+    let powerless = bob.posts_in_room(&room, "kick", kick(&carol.id)).await;
     bob.leaves(&room).await;
-    let gone = alice.tries(&room, "kick", kick(&bob.id)).await;
-    let outside = bob.tries(&room, "kick", kick(&carol.id)).await;
+    let gone = alice.posts_in_room(&room, "kick", kick(&bob.id)).await;
+    let outside = bob.posts_in_room(&room, "kick", kick(&carol.id)).await;
     alice
-        .tries(&room, "kick", kick(&carol.id))
+        .posts_in_room(&room, "kick", kick(&carol.id))
         .await
         .expect_ok();
 
@@ -228,26 +248,29 @@ async fn an_invitation_is_withdrawn_by_a_kick() {
 
     let sync = bob.syncs_after(&invited).await;
     let events = &sync["rooms"]["leave"][&room]["timeline"]["events"];
-    assert_eq!(find(events, "m.room.member", &bob.id)["sender"], alice.id);
-    let uninvited = bob.tries(&room, "join", json!({})).await;
+    assert_eq!(
+        find_event(events, "m.room.member", &bob.id)["sender"],
+        alice.id
+    );
+    let uninvited = bob.posts_in_room(&room, "join", json!({})).await;
     uninvited.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn the_banned_stay_out_until_the_ban_is_lifted() {
+async fn a_banned_user_cannot_join_until_unbanned() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let ban = json!({ "user_id": bob.id, "reason": "rude" });
-    alice.tries(&room, "ban", ban).await.expect_ok();
+    alice.posts_in_room(&room, "ban", ban).await.expect_ok();
 
-    let join = bob.tries(&room, "join", json!({})).await;
-    let leave = bob.tries(&room, "leave", json!({})).await;
+    let join = bob.posts_in_room(&room, "join", json!({})).await;
+    let leave = bob.posts_in_room(&room, "leave", json!({})).await;
     let member = alice.member(&room, &bob).await;
     let target = json!({ "user_id": bob.id });
-    let unban = alice.tries(&room, "unban", target).await;
+    let unban = alice.posts_in_room(&room, "unban", target).await;
     bob.joins(&room).await;
 
     join.expect_error(403, "M_FORBIDDEN");
@@ -257,7 +280,7 @@ async fn the_banned_stay_out_until_the_ban_is_lifted() {
 }
 
 #[tokio::test]
-async fn bans_take_power_and_presence_and_an_unban_takes_a_ban() {
+async fn bans_require_a_powerful_member_and_unbans_a_ban() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -265,15 +288,15 @@ async fn bans_take_power_and_presence_and_an_unban_takes_a_ban() {
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let levels = json!({ "users": { &*carol.id: 100 } });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
     let target = |user_id: &str| json!({ "user_id": user_id });
 
-    let not_present = carol.tries(&room, "ban", target(&bob.id)).await;
-    let powerless = bob.tries(&room, "ban", target(&alice.id)).await;
-    let not_banned = alice.tries(&room, "unban", target(&bob.id)).await;
+    let not_present = carol.posts_in_room(&room, "ban", target(&bob.id)).await;
+    let powerless = bob.posts_in_room(&room, "ban", target(&alice.id)).await;
+    let not_banned = alice.posts_in_room(&room, "unban", target(&bob.id)).await;
     alice.bans(&room, &bob).await;
-    let banned_already = carol.tries(&room, "ban", target(&bob.id)).await;
-    let own_unban = bob.tries(&room, "unban", target(&bob.id)).await;
+    let banned_already = carol.posts_in_room(&room, "ban", target(&bob.id)).await;
+    let own_unban = bob.posts_in_room(&room, "unban", target(&bob.id)).await;
 
     for refused in [
         not_present,
@@ -287,15 +310,17 @@ async fn bans_take_power_and_presence_and_an_unban_takes_a_ban() {
 }
 
 #[tokio::test]
-async fn a_room_that_one_is_in_cannot_be_forgotten() {
+async fn a_member_cannot_forget_the_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({ "invite": [bob.id] })).await;
 
-    let inside = alice.tries(&room, "forget", json!({})).await;
-    let invited = bob.tries(&room, "forget", json!({})).await;
-    let unknown = alice.tries("!unknown:localhost", "forget", json!({})).await;
+    let inside = alice.posts_in_room(&room, "forget", json!({})).await;
+    let invited = bob.posts_in_room(&room, "forget", json!({})).await;
+    let unknown = alice
+        .posts_in_room("!unknown:localhost", "forget", json!({}))
+        .await;
 
     inside.expect_error(400, "M_UNKNOWN");
     invited.expect_error(400, "M_UNKNOWN");
@@ -303,7 +328,7 @@ async fn a_room_that_one_is_in_cannot_be_forgotten() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_of_a_forgotten_room() {
+async fn a_forgotten_room_is_hidden_from_the_user() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -317,7 +342,7 @@ async fn nothing_is_told_of_a_forgotten_room() {
     alice.says(&room, "gone").await;
 
     for what in ["messages?dir=b", "state", "members", "joined_members"] {
-        let asked = bob.asks(&room, what).await;
+        let asked = bob.gets_in_room(&room, what).await;
         asked.expect_error(403, "M_FORBIDDEN");
     }
     let event = bob.event(&room, &message).await;
@@ -328,7 +353,7 @@ async fn nothing_is_told_of_a_forgotten_room() {
 }
 
 #[tokio::test]
-async fn a_device_that_was_away_learns_that_a_forgotten_room_was_left() {
+async fn a_later_sync_shows_the_leave_of_a_forgotten_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -342,12 +367,12 @@ async fn a_device_that_was_away_learns_that_a_forgotten_room_was_left() {
     let sync = bob.syncs_after(&before).await;
 
     let events = &sync["rooms"]["leave"][&room]["timeline"]["events"];
-    assert_eq!(each(events, "/content/membership"), ["leave"]);
-    assert_eq!(said(events), Vec::<&str>::new());
+    assert_eq!(texts_at(events, "/content/membership"), ["leave"]);
+    assert_eq!(message_bodies(events), Vec::<&str>::new());
 }
 
 #[tokio::test]
-async fn whoever_comes_back_to_a_forgotten_room_remembers_it() {
+async fn rejoining_a_forgotten_room_restores_its_history() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -357,20 +382,20 @@ async fn whoever_comes_back_to_a_forgotten_room_remembers_it() {
     bob.leaves(&room).await;
     bob.forgets(&room).await;
 
-    let uninvited = bob.tries(&room, "join", json!({})).await;
+    let uninvited = bob.posts_in_room(&room, "join", json!({})).await;
     alice.invites(&room, &bob).await;
     bob.joins(&room).await;
     let after = alice.says(&room, "after").await;
 
     uninvited.expect_error(403, "M_FORBIDDEN");
     let page = bob.messages(&room, "dir=b&limit=100").await;
-    assert_eq!(said(&page["chunk"]), ["after", "before"]);
-    assert!(ids(&page["chunk"]).contains(&&*after));
-    assert!(ids(&page["chunk"]).contains(&&*before));
+    assert_eq!(message_bodies(&page["chunk"]), ["after", "before"]);
+    assert!(event_ids(&page["chunk"]).contains(&&*after));
+    assert!(event_ids(&page["chunk"]).contains(&&*before));
 }
 
 #[tokio::test]
-async fn the_kicked_and_those_who_declined_can_forget_a_room() {
+async fn kicked_and_declining_users_can_forget_a_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -409,18 +434,18 @@ async fn members_are_listed_by_membership_and_at_a_point() {
     ];
 
     for (query, expected) in cases {
-        let members = alice.asks(&room, &format!("members{query}")).await;
+        let members = alice.gets_in_room(&room, &format!("members{query}")).await;
         let members = members.expect_ok();
-        let mut found = each(&members["chunk"], "/state_key");
+        let mut found = texts_at(&members["chunk"], "/state_key");
         found.sort_unstable();
         assert_eq!(found, expected, "{query}");
-        let rooms = each(&members["chunk"], "/room_id");
+        let rooms = texts_at(&members["chunk"], "/room_id");
         assert!(rooms.iter().all(|found| *found == room));
     }
 }
 
 #[tokio::test]
-async fn the_room_as_it_was_stays_readable_for_those_who_left() {
+async fn former_members_can_read_the_room_until_their_leave() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -428,39 +453,39 @@ async fn the_room_as_it_was_stays_readable_for_those_who_left() {
     let room = alice.creates_room_with_history("joined").await;
     bob.joins(&room).await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "before" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "before" }))
         .await;
     alice.says(&room, "one").await;
     bob.leaves(&room).await;
     let left = bob.syncs().await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "after" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "after" }))
         .await;
     alice.says(&room, "two").await;
     carol.joins(&room).await;
 
     let name = bob.state(&room, "m.room.name").await;
-    let members = bob.asks(&room, "members").await.expect_ok();
-    let from = crate::chat::next(&left);
+    let members = bob.gets_in_room(&room, "members").await.expect_ok();
+    let from = crate::chat::next_batch(&left);
     let back = format!("dir=b&limit=2&from={from}");
     let back = bob.messages(&room, &back).await;
     let on = bob.messages(&room, &format!("dir=f&from={from}")).await;
 
     assert_eq!(name, json!({ "name": "before" }));
-    let mut found = each(&members["chunk"], "/state_key");
+    let mut found = texts_at(&members["chunk"], "/state_key");
     found.sort_unstable();
     assert_eq!(found, [&*alice.id, &*bob.id]);
-    let own = find(&members["chunk"], "m.room.member", &bob.id);
+    let own = find_event(&members["chunk"], "m.room.member", &bob.id);
     assert_eq!(own["content"]["membership"], "leave");
-    assert_eq!(said(&back["chunk"]), ["one"]);
-    assert_eq!(each(&back["chunk"], "/content/membership"), ["leave"]);
+    assert_eq!(message_bodies(&back["chunk"]), ["one"]);
+    assert_eq!(texts_at(&back["chunk"], "/content/membership"), ["leave"]);
     assert_eq!(on["chunk"], json!([]));
-    let joined = bob.asks(&room, "joined_members").await;
+    let joined = bob.gets_in_room(&room, "joined_members").await;
     joined.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn joining_what_is_not_there_is_refused() {
+async fn joining_an_unknown_room_is_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let cases = [
@@ -470,14 +495,14 @@ async fn joining_what_is_not_there_is_refused() {
     ];
 
     for (room, status, errcode) in cases {
-        let path = format!("/_matrix/client/v3/join/{}", encoded(room));
+        let path = format!("/_matrix/client/v3/join/{}", percent_encoded(room));
         let refused = alice.client.post(&path, json!({})).await;
         refused.expect_error(status, errcode);
     }
 }
 
 #[tokio::test]
-async fn before_a_room_began_its_creator_was_its_only_member() {
+async fn the_creator_is_the_only_member_at_the_first_token() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
@@ -487,16 +512,16 @@ async fn before_a_room_began_its_creator_was_its_only_member() {
     bob.joins(&room).await;
 
     let members = alice
-        .asks(&room, &format!("members?at={token}"))
+        .gets_in_room(&room, &format!("members?at={token}"))
         .await
         .expect_ok();
 
-    assert_eq!(each(&members["chunk"], "/state_key"), [&alice.id]);
+    assert_eq!(texts_at(&members["chunk"], "/state_key"), [&alice.id]);
 }
 
 #[tokio::test]
-async fn nobody_is_invited_again_and_again_by_the_same_user() {
-    let server = Server::with(|config| config.limits.enabled = true).await;
+async fn repeated_invitations_of_one_user_are_rate_limited() {
+    let server = Server::with_config(|config| config.limits.enabled = true).await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let carol = server.register("carol").await;
     let room = alice.creates(json!({})).await;

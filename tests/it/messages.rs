@@ -6,12 +6,15 @@ use parlour::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, filtered, ids, in_room, next, said, timeline, types},
+    chat::{
+        event_ids, event_types, filter_query, message_bodies, next_batch, percent_encoded,
+        room_path, texts_at, timeline,
+    },
     harness::{Server, User},
 };
 
 /// Sends `count` messages and returns their event IDs.
-async fn says_many(user: &User, room: &str, count: usize) -> Vec<String> {
+async fn send_messages(user: &User, room: &str, count: usize) -> Vec<String> {
     let mut sent = Vec::new();
     for n in 0..count {
         sent.push(user.says(room, &format!("message {n}")).await);
@@ -20,12 +23,12 @@ async fn says_many(user: &User, room: &str, count: usize) -> Vec<String> {
 }
 
 /// Reads all pages to the end and returns the event IDs of each.
-async fn pages(user: &User, room: &str, query: &str) -> Vec<Vec<String>> {
+async fn read_all_pages(user: &User, room: &str, query: &str) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     let mut from = String::new();
     loop {
         let page = user.messages(room, &format!("{query}{from}")).await;
-        let events = ids(&page["chunk"]).into_iter().map(str::to_owned);
+        let events = event_ids(&page["chunk"]).into_iter().map(str::to_owned);
         pages.push(events.collect());
         match page["end"].as_str() {
             Some(end) => from = format!("&from={end}"),
@@ -35,17 +38,17 @@ async fn pages(user: &User, room: &str, query: &str) -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn paging_back_and_forth_tells_every_event_once() {
+async fn paging_in_both_directions_returns_every_event_once() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let sent = says_many(&alice, &room, 130).await;
+    let sent = send_messages(&alice, &room, 130).await;
     let whole = alice.messages(&room, "dir=f&limit=1000").await;
-    let whole = ids(&whole["chunk"]);
+    let whole = event_ids(&whole["chunk"]);
 
     for limit in [1, 7, 10, 100, 1000] {
-        let back = pages(&alice, &room, &format!("dir=b&limit={limit}")).await;
-        let forth = pages(&alice, &room, &format!("dir=f&limit={limit}")).await;
+        let back = read_all_pages(&alice, &room, &format!("dir=b&limit={limit}")).await;
+        let forth = read_all_pages(&alice, &room, &format!("dir=f&limit={limit}")).await;
 
         let mut back = back.concat();
         back.reverse();
@@ -56,14 +59,14 @@ async fn paging_back_and_forth_tells_every_event_once() {
 }
 
 #[tokio::test]
-async fn a_page_begins_where_its_token_says_and_ends_where_the_next_begins() {
+async fn a_page_starts_at_its_token_and_adjoins_the_next() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    says_many(&alice, &room, 3).await;
+    send_messages(&alice, &room, 3).await;
     let sync = alice.syncs().await;
-    says_many(&alice, &room, 4).await;
-    let token = next(&sync);
+    send_messages(&alice, &room, 4).await;
+    let token = next_batch(&sync);
 
     let forth = alice
         .messages(&room, &format!("dir=f&limit=2&from={token}"))
@@ -79,13 +82,16 @@ async fn a_page_begins_where_its_token_says_and_ends_where_the_next_begins() {
         .messages(&room, &format!("dir=b&limit=3&from={end}"))
         .await;
 
-    assert_eq!(said(&forth["chunk"]), ["message 0", "message 1"]);
+    assert_eq!(message_bodies(&forth["chunk"]), ["message 0", "message 1"]);
     assert_eq!(forth["start"], token);
-    assert_eq!(said(&back["chunk"]), ["message 2", "message 1"]);
-    assert_eq!(said(&further["chunk"]), ["message 2", "message 3"]);
+    assert_eq!(message_bodies(&back["chunk"]), ["message 2", "message 1"]);
+    assert_eq!(
+        message_bodies(&further["chunk"]),
+        ["message 2", "message 3"]
+    );
     assert_eq!(further["end"], Value::Null);
     let expected = ["message 1", "message 0", "message 2"];
-    assert_eq!(said(&returned["chunk"]), expected);
+    assert_eq!(message_bodies(&returned["chunk"]), expected);
 }
 
 #[tokio::test]
@@ -94,10 +100,10 @@ async fn a_page_stops_at_its_to_token() {
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let first = alice.syncs().await;
-    says_many(&alice, &room, 3).await;
+    send_messages(&alice, &room, 3).await;
     let second = alice.syncs_after(&first).await;
-    says_many(&alice, &room, 3).await;
-    let (first, second) = (next(&first), next(&second));
+    send_messages(&alice, &room, 3).await;
+    let (first, second) = (next_batch(&first), next_batch(&second));
 
     let forth = format!("dir=f&limit=50&from={first}&to={second}");
     let forth = alice.messages(&room, &forth).await;
@@ -105,17 +111,17 @@ async fn a_page_stops_at_its_to_token() {
     let back = alice.messages(&room, &back).await;
 
     let expected = ["message 0", "message 1", "message 2"];
-    assert_eq!(said(&forth["chunk"]), expected);
+    assert_eq!(message_bodies(&forth["chunk"]), expected);
     let expected = ["message 2", "message 1", "message 0"];
-    assert_eq!(said(&back["chunk"]), expected);
+    assert_eq!(message_bodies(&back["chunk"]), expected);
 }
 
 #[tokio::test]
-async fn what_comes_before_a_limited_timeline_is_found_at_its_prev_batch() {
+async fn prev_batch_leads_to_the_events_before_a_limited_timeline() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    says_many(&alice, &room, 30).await;
+    send_messages(&alice, &room, 30).await;
     let sync = alice.syncs().await;
     let prev_batch = &sync["rooms"]["join"][&room]["timeline"]["prev_batch"];
     let prev_batch = prev_batch.as_str().expect("a token");
@@ -123,16 +129,16 @@ async fn what_comes_before_a_limited_timeline_is_found_at_its_prev_batch() {
     let before = format!("dir=b&limit=1000&from={prev_batch}");
     let before = alice.messages(&room, &before).await;
 
-    let mut found = ids(&before["chunk"]);
+    let mut found = event_ids(&before["chunk"]);
     found.reverse();
-    found.extend(ids(timeline(&sync, &room)));
+    found.extend(event_ids(timeline(&sync, &room)));
     let whole = alice.messages(&room, "dir=f&limit=1000").await;
-    assert_eq!(found, ids(&whole["chunk"]));
-    assert_eq!(ids(timeline(&sync, &room)).len(), 10);
+    assert_eq!(found, event_ids(&whole["chunk"]));
+    assert_eq!(event_ids(timeline(&sync, &room)).len(), 10);
 }
 
 #[tokio::test]
-async fn filters_leave_out_what_is_not_wanted() {
+async fn filters_select_the_events_of_a_page() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -171,15 +177,15 @@ async fn filters_leave_out_what_is_not_wanted() {
     ];
 
     for (filter, expected) in cases {
-        let query = format!("dir=b&limit=100&{}", filtered(&filter));
+        let query = format!("dir=b&limit=100&{}", filter_query(&filter));
         let page = alice.messages(&room, &query).await;
 
-        assert_eq!(said(&page["chunk"]), expected, "{filter}");
+        assert_eq!(message_bodies(&page["chunk"]), expected, "{filter}");
     }
 }
 
 #[tokio::test]
-async fn lazily_loaded_members_are_those_who_sent_the_events_of_the_page() {
+async fn lazy_loading_returns_the_members_who_sent_the_page() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -190,16 +196,16 @@ async fn lazily_loaded_members_are_those_who_sent_the_events_of_the_page() {
     bob.says(&room, "one").await;
     let sync = alice.syncs().await;
     carol.says(&room, "two").await;
-    let lazy = filtered(&json!({ "lazy_load_members": true }));
+    let lazy = filter_query(&json!({ "lazy_load_members": true }));
 
-    let query = format!("dir=f&from={}&{lazy}", next(&sync));
+    let query = format!("dir=f&from={}&{lazy}", next_batch(&sync));
     let page = alice.messages(&room, &query).await;
     let eager = alice.messages(&room, "dir=b").await;
 
-    assert_eq!(types(&page["state"]), ["m.room.member"]);
-    assert_eq!(each(&page["state"], "/state_key"), [&*carol.id]);
+    assert_eq!(event_types(&page["state"]), ["m.room.member"]);
+    assert_eq!(texts_at(&page["state"], "/state_key"), [&*carol.id]);
     assert_eq!(page["state"][0]["content"]["membership"], "join");
-    assert_eq!(ids(&eager["state"]), Vec::<&str>::new());
+    assert_eq!(event_ids(&eager["state"]), Vec::<&str>::new());
 }
 
 #[tokio::test]
@@ -207,13 +213,13 @@ async fn pages_are_the_same_after_a_restart() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let sent = says_many(&alice, &room, 120).await;
+    let sent = send_messages(&alice, &room, 120).await;
     alice.redacts(&room, &sent[3]).await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "one" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "one" }))
         .await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "two" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "two" }))
         .await;
     let strip = |mut page: Value| {
         for event in page["chunk"].as_array_mut().expect("a list") {
@@ -227,7 +233,7 @@ async fn pages_are_the_same_after_a_restart() {
     let second = alice.messages(&room, &rest).await;
 
     let server = server.restart().await;
-    let alice = alice.at(&server);
+    let alice = alice.on_server(&server);
 
     let again = alice.messages(&room, "dir=b&limit=50").await;
     assert_eq!(strip(again), strip(first));
@@ -236,69 +242,71 @@ async fn pages_are_the_same_after_a_restart() {
 }
 
 #[tokio::test]
-async fn an_event_is_shown_with_what_stands_around_it() {
+async fn a_context_contains_the_surrounding_events() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let sent = says_many(&alice, &room, 9).await;
+    let sent = send_messages(&alice, &room, 9).await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "late" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "late" }))
         .await;
 
     let context = alice
-        .asks(&room, &format!("context/{}?limit=4", sent[4]))
+        .gets_in_room(&room, &format!("context/{}?limit=4", sent[4]))
         .await
         .expect_ok();
 
     assert_eq!(context["event"]["event_id"], sent[4]);
     let before = ["message 3", "message 2"];
-    assert_eq!(said(&context["events_before"]), before);
+    assert_eq!(message_bodies(&context["events_before"]), before);
     let after = ["message 5", "message 6"];
-    assert_eq!(said(&context["events_after"]), after);
-    assert!(types(&context["state"]).contains(&"m.room.create"));
-    assert!(!types(&context["state"]).contains(&"m.room.name"));
+    assert_eq!(message_bodies(&context["events_after"]), after);
+    assert!(event_types(&context["state"]).contains(&"m.room.create"));
+    assert!(!event_types(&context["state"]).contains(&"m.room.name"));
     let start = context["start"].as_str().expect("a token");
     let back = alice
         .messages(&room, &format!("dir=b&limit=2&from={start}"))
         .await;
-    assert_eq!(said(&back["chunk"]), ["message 1", "message 0"]);
+    assert_eq!(message_bodies(&back["chunk"]), ["message 1", "message 0"]);
     let end = context["end"].as_str().expect("a token");
     let forth = alice
         .messages(&room, &format!("dir=f&limit=2&from={end}"))
         .await;
-    assert_eq!(said(&forth["chunk"]), ["message 7", "message 8"]);
+    assert_eq!(message_bodies(&forth["chunk"]), ["message 7", "message 8"]);
 }
 
 #[tokio::test]
-async fn a_context_may_be_the_event_alone_or_filtered_and_lazy() {
+async fn a_context_can_be_limited_filtered_and_lazy() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let first = alice.says(&room, "one").await;
-    alice.sets(&room, "org.example", json!({})).await;
+    alice.sets_state(&room, "org.example", json!({})).await;
     bob.says(&room, "two").await;
     alice.says(&room, "three").await;
 
-    let alone = alice.asks(&room, &format!("context/{first}?limit=0")).await;
+    let alone = alice
+        .gets_in_room(&room, &format!("context/{first}?limit=0"))
+        .await;
     let filter = json!({
         "types": ["m.room.message"], "not_senders": [bob.id], "lazy_load_members": true,
     });
-    let query = format!("context/{first}?limit=10&{}", filtered(&filter));
-    let filtered = alice.asks(&room, &query).await.expect_ok();
+    let query = format!("context/{first}?limit=10&{}", filter_query(&filter));
+    let filtered = alice.gets_in_room(&room, &query).await.expect_ok();
 
     let alone = alone.expect_ok();
     assert_eq!(alone["event"]["event_id"], first);
     assert_eq!(alone["events_before"], json!([]));
     assert_eq!(alone["events_after"], json!([]));
-    assert_eq!(said(&filtered["events_after"]), ["three"]);
-    let members = each(&filtered["state"], "/content/membership");
+    assert_eq!(message_bodies(&filtered["events_after"]), ["three"]);
+    let members = texts_at(&filtered["state"], "/content/membership");
     assert_eq!(members.len(), 1);
 }
 
 #[tokio::test]
-async fn only_those_who_are_or_were_in_a_room_read_it() {
+async fn only_current_and_former_members_read_a_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -316,18 +324,18 @@ async fn only_those_who_are_or_were_in_a_room_read_it() {
             "joined_members",
             "aliases",
         ] {
-            let asked = stranger.asks(&room, what).await;
+            let asked = stranger.gets_in_room(&room, what).await;
             asked.expect_error(403, "M_FORBIDDEN");
         }
         let asked = stranger.event(&room, &event_id).await;
         asked.expect_error(404, "M_NOT_FOUND");
     }
     for what in ["messages?dir=b", "state", "members", "context/$x"] {
-        let asked = alice.asks("!unknown:localhost", what).await;
+        let asked = alice.gets_in_room("!unknown:localhost", what).await;
         asked.expect_error(403, "M_FORBIDDEN");
     }
     for what in ["event/$unknown", "context/$unknown"] {
-        let asked = alice.asks(&room, what).await;
+        let asked = alice.gets_in_room(&room, what).await;
         asked.expect_error(404, "M_NOT_FOUND");
     }
 }
@@ -341,19 +349,21 @@ async fn an_event_of_another_room_is_not_found() {
     let event_id = alice.says(&one, "here").await;
 
     let event = alice.event(&other, &event_id).await;
-    let context = alice.asks(&other, &format!("context/{event_id}")).await;
+    let context = alice
+        .gets_in_room(&other, &format!("context/{event_id}"))
+        .await;
 
     event.expect_error(404, "M_NOT_FOUND");
     context.expect_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn tokens_and_filters_that_are_none_are_refused() {
+async fn invalid_tokens_and_filters_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let not_json = format!("dir=b&filter={}", encoded("{"));
-    let not_a_list = format!("dir=b&{}", filtered(&json!({ "types": 1 })));
+    let not_json = format!("dir=b&filter={}", percent_encoded("{"));
+    let not_a_list = format!("dir=b&{}", filter_query(&json!({ "types": 1 })));
     let cases = [
         ("from=x", "M_INVALID_PARAM"),
         ("dir=x", "M_INVALID_PARAM"),
@@ -366,14 +376,14 @@ async fn tokens_and_filters_that_are_none_are_refused() {
     ];
 
     for (query, errcode) in cases {
-        let path = in_room(&room, &format!("messages?{query}"));
+        let path = room_path(&room, &format!("messages?{query}"));
         let refused = alice.client.get(&path).await;
         refused.expect_error(400, errcode);
     }
 }
 
 #[tokio::test]
-async fn messages_are_read_backwards_where_no_direction_is_named() {
+async fn messages_are_read_backwards_by_default() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -382,16 +392,16 @@ async fn messages_are_read_backwards_where_no_direction_is_named() {
 
     let page = alice.messages(&room, "limit=2").await;
 
-    assert_eq!(said(&page["chunk"]), ["two", "one"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["two", "one"]);
 }
 
 #[tokio::test]
-async fn a_page_that_a_filter_made_short_says_where_it_ends() {
+async fn a_page_shortened_by_a_filter_has_an_end_token() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     alice.says(&room, "one").await;
-    let filter = filtered(&json!({ "types": ["m.room.message"] }));
+    let filter = filter_query(&json!({ "types": ["m.room.message"] }));
 
     let page = alice.messages(&room, &format!("dir=b&{filter}")).await;
     let end = page["end"].as_str().expect("a token");
@@ -399,12 +409,12 @@ async fn a_page_that_a_filter_made_short_says_where_it_ends() {
         .messages(&room, &format!("dir=b&{filter}&from={end}"))
         .await;
 
-    assert_eq!(said(&page["chunk"]), ["one"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["one"]);
     assert_eq!((&rest["chunk"], &rest["end"]), (&json!([]), &Value::Null));
 }
 
 #[tokio::test]
-async fn a_filter_picks_events_by_what_they_relate_to_and_what_relates_to_them() {
+async fn a_filter_selects_events_by_their_relations() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -442,17 +452,20 @@ async fn a_filter_picks_events_by_what_they_relate_to_and_what_relates_to_them()
     ];
 
     for (filter, expected) in cases {
-        let query = format!("dir=b&{}", filtered(&filter));
+        let query = format!("dir=b&{}", filter_query(&filter));
         let page = alice.messages(&room, &query).await;
-        assert_eq!(said(&page["chunk"]), expected, "{filter}");
+        assert_eq!(message_bodies(&page["chunk"]), expected, "{filter}");
     }
-    let query = format!("messages?dir=b&{}", filtered(&json!({ "rel_types": 1 })));
-    let refused = alice.asks(&room, &query).await;
+    let query = format!(
+        "messages?dir=b&{}",
+        filter_query(&json!({ "rel_types": 1 }))
+    );
+    let refused = alice.gets_in_room(&room, &query).await;
     refused.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn whoever_was_kicked_does_not_learn_what_relates_to_an_event_since() {
+async fn a_kicked_user_does_not_see_later_relations() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -474,16 +487,16 @@ async fn whoever_was_kicked_does_not_learn_what_relates_to_an_event_since() {
         .await;
     sent.expect_ok();
 
-    let filter = filtered(&json!({ "related_by_rel_types": ["m.annotation"] }));
+    let filter = filter_query(&json!({ "related_by_rel_types": ["m.annotation"] }));
     let of_alice = alice.messages(&room, &format!("dir=b&{filter}")).await;
     let of_bob = bob.messages(&room, &format!("dir=b&{filter}")).await;
 
-    assert_eq!(said(&of_alice["chunk"]), ["late", "early"]);
-    assert_eq!(said(&of_bob["chunk"]), ["early"]);
+    assert_eq!(message_bodies(&of_alice["chunk"]), ["late", "early"]);
+    assert_eq!(message_bodies(&of_bob["chunk"]), ["early"]);
 }
 
 #[tokio::test]
-async fn the_event_closest_to_a_time_is_found_either_way() {
+async fn timestamp_to_event_finds_the_closest_event_in_both_directions() {
     let clock = Clock::manual(1_000_000);
     let server = Server::with_clock(clock.clone(), |_| {}).await;
     let alice = server.register("alice").await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{Server, User};
 
 /// Returns an object with `depth` levels of nesting.
-pub(crate) fn nested(depth: usize) -> String {
+pub(crate) fn nested_object(depth: usize) -> String {
     r#"{"a":"#.repeat(depth - 1) + "{}" + &"}".repeat(depth - 1)
 }
 
@@ -53,13 +53,13 @@ fn requests_with(object: &str, alice: &User, room: &str) -> Vec<(Method, String,
 }
 
 #[tokio::test]
-async fn json_that_is_nested_too_deeply_is_refused_by_every_endpoint() {
+async fn every_endpoint_refuses_deeply_nested_json() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
 
     for depth in [MAX_JSON_DEPTH, 126, 127, 128, 30_000] {
-        for (method, path, body) in requests_with(&nested(depth), &alice, &room) {
+        for (method, path, body) in requests_with(&nested_object(depth), &alice, &room) {
             let path = format!("/_matrix/client/v3/{path}");
             let answer = alice.client.send(method, &path, &body).await;
 
@@ -71,7 +71,7 @@ async fn json_that_is_nested_too_deeply_is_refused_by_every_endpoint() {
 }
 
 #[tokio::test]
-async fn deep_json_within_the_limit_reaches_every_reader() {
+async fn nested_json_within_the_limit_reaches_every_reader() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
@@ -83,7 +83,7 @@ async fn deep_json_within_the_limit_reaches_every_reader() {
 
     let sent = alice
         .client
-        .send(Method::PUT, &path, &nested(MAX_JSON_DEPTH))
+        .send(Method::PUT, &path, &nested_object(MAX_JSON_DEPTH))
         .await;
 
     let event_id = sent.expect_ok()["event_id"]
@@ -91,13 +91,13 @@ async fn deep_json_within_the_limit_reaches_every_reader() {
         .expect("an ID")
         .to_owned();
     let path = format!("/_matrix/client/v3/rooms/{room}/event/{event_id}");
-    let content: Value = serde_json::from_str(&nested(MAX_JSON_DEPTH)).expect("JSON");
+    let content: Value = serde_json::from_str(&nested_object(MAX_JSON_DEPTH)).expect("JSON");
     assert_eq!(bob.client.get(&path).await.expect_ok()["content"], content);
     bob.syncs().await;
 }
 
 #[tokio::test]
-async fn a_key_that_is_given_twice_is_stored_once_with_its_last_value() {
+async fn a_duplicate_key_keeps_its_last_value() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -117,7 +117,7 @@ async fn a_key_that_is_given_twice_is_stored_once_with_its_last_value() {
 }
 
 #[tokio::test]
-async fn putting_an_empty_body_is_refused_and_keeps_what_was_stored() {
+async fn an_empty_body_is_refused_and_changes_nothing() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -157,7 +157,7 @@ async fn joining_leaving_and_forgetting_need_no_body() {
 }
 
 #[tokio::test]
-async fn a_message_to_a_device_has_to_be_an_object() {
+async fn a_to_device_message_must_be_an_object() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{Client, Server};
 
 #[tokio::test]
-async fn a_healthy_server_says_so() {
+async fn the_health_endpoint_reports_ok() {
     let server = Server::start().await;
 
     let body = server.get("/_parlour/health").await.expect_ok();
@@ -16,14 +16,14 @@ async fn a_healthy_server_says_so() {
 }
 
 #[tokio::test]
-async fn metrics_are_shown_at_an_address_of_their_own() {
+async fn metrics_are_served_at_a_separate_address() {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Server::with(|config| config.metrics.address = Some(any_port)).await;
+    let server = Server::with_config(|config| config.metrics.address = Some(any_port)).await;
     let address = server
         .running
         .metrics_address()
         .expect("metrics are enabled");
-    let prometheus = Client::of(&format!("http://{address}"));
+    let prometheus = Client::for_address(&format!("http://{address}"));
 
     server
         .get("/_matrix/client/versions?access_token=secret")
@@ -46,7 +46,7 @@ async fn metrics_are_shown_at_an_address_of_their_own() {
 }
 
 #[tokio::test]
-async fn metrics_are_not_shown_to_clients() {
+async fn metrics_are_not_served_to_clients() {
     let server = Server::start().await;
 
     let answer = server.get("/metrics").await;

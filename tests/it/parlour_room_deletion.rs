@@ -4,11 +4,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, filtered, find, in_room, next},
-    harness::{Answer, Server, User},
+    chat::{filter_query, find_event, next_batch, percent_encoded, room_path},
+    harness::{HttpAnswer, Server, User},
 };
 
-pub(crate) struct Test {
+pub(crate) struct RoomDeletionTest {
     pub(crate) server: Server,
     pub(crate) alice: User,
     pub(crate) bob: User,
@@ -16,7 +16,7 @@ pub(crate) struct Test {
     pub(crate) room: String,
 }
 
-impl Test {
+impl RoomDeletionTest {
     pub(crate) async fn new() -> Self {
         Self::with_room(json!({ "preset": "public_chat" })).await
     }
@@ -28,7 +28,7 @@ impl Test {
         let (bob, carol) = (server.register("bob").await, server.register("carol").await);
         let room = alice.creates(request).await;
         alice
-            .tries(&room, "invite", json!({ "user_id": bob.id }))
+            .posts_in_room(&room, "invite", json!({ "user_id": bob.id }))
             .await
             .expect_ok();
         bob.joins(&room).await;
@@ -41,57 +41,60 @@ impl Test {
         }
     }
 
-    async fn tries_to_delete(&self, user: &User, body: Value) -> Answer {
-        deletes(user, &self.room, body).await
+    async fn try_delete(&self, user: &User, body: Value) -> HttpAnswer {
+        send_deletion(user, &self.room, body).await
     }
 
-    pub(crate) async fn deletes(&self) {
-        let deleted = self.tries_to_delete(&self.alice, json!({})).await;
+    pub(crate) async fn delete_room(&self) {
+        let deleted = self.try_delete(&self.alice, json!({})).await;
         assert_eq!(deleted.expect_ok(), json!({}));
     }
 
     /// Returns the member event in a sync that shows that the user has left the room.
-    pub(crate) fn leave(&self, sync: &Value, user: &User) -> Value {
+    pub(crate) fn leave_event(&self, sync: &Value, user: &User) -> Value {
         let left = &sync["rooms"]["leave"][&self.room];
-        let event = find(&left["timeline"]["events"], "m.room.member", &user.id);
+        let event = find_event(&left["timeline"]["events"], "m.room.member", &user.id);
         assert_eq!(event["content"]["membership"], "leave", "{sync}");
         assert_eq!(sync["rooms"]["join"][&self.room], Value::Null);
         event.clone()
     }
 
     /// Stops the server, changes its data and starts it again.
-    pub(crate) async fn restarts(self, change: impl AsyncFnOnce(&Server)) -> Self {
+    pub(crate) async fn restart_server_after(self, change: impl AsyncFnOnce(&Server)) -> Self {
         let server = self.server.restart_after(change).await;
         Self {
-            alice: self.alice.at(&server),
-            bob: self.bob.at(&server),
-            carol: self.carol.at(&server),
+            alice: self.alice.on_server(&server),
+            bob: self.bob.on_server(&server),
+            carol: self.carol.on_server(&server),
             server,
             room: self.room,
         }
     }
 }
 
-pub(crate) async fn deletes(user: &User, room: &str, body: Value) -> Answer {
-    let path = format!("/_parlour/client/v1/rooms/{}", encoded(room));
+pub(crate) async fn send_deletion(user: &User, room: &str, body: Value) -> HttpAnswer {
+    let path = format!("/_parlour/client/v1/rooms/{}", percent_encoded(room));
     let body = body.to_string();
     user.client.send(Method::DELETE, &path, &body).await
 }
 
 #[tokio::test]
-async fn everybody_is_removed_by_the_creator_who_leaves_last() {
-    let test = Test::new().await;
+async fn the_creator_removes_all_members_and_leaves_last() {
+    let test = RoomDeletionTest::new().await;
     let (alices, bobs) = (test.alice.syncs().await, test.bob.syncs().await);
 
     let reason = json!({ "reason": "we moved" });
-    test.tries_to_delete(&test.alice, reason).await.expect_ok();
+    test.try_delete(&test.alice, reason).await.expect_ok();
 
     let bobs = test.bob.syncs_after(&bobs).await;
-    let left = test.leave(&bobs, &test.bob);
+    let left = test.leave_event(&bobs, &test.bob);
     assert_eq!(left["sender"], test.alice.id);
     assert_eq!(left["content"]["reason"], "we moved");
     let alices = test.alice.syncs_after(&alices).await;
-    assert_eq!(test.leave(&alices, &test.alice)["sender"], test.alice.id);
+    assert_eq!(
+        test.leave_event(&alices, &test.alice)["sender"],
+        test.alice.id
+    );
     for (user, sync) in [(&test.alice, &alices), (&test.bob, &bobs)] {
         let after = user.syncs_after(sync).await;
         assert_eq!(after["rooms"]["leave"], Value::Null);
@@ -99,49 +102,55 @@ async fn everybody_is_removed_by_the_creator_who_leaves_last() {
 }
 
 #[tokio::test]
-async fn who_waits_for_news_hears_of_it_at_once() {
-    let test = Test::new().await;
+async fn a_waiting_sync_returns_the_deletion_at_once() {
+    let test = RoomDeletionTest::new().await;
     let before = test.bob.syncs().await;
 
     let waiting = async {
-        let mut after = test.bob.waits_after(&before).await;
+        let mut after = test.bob.long_polls_after(&before).await;
         while after["rooms"]["leave"][&test.room].is_null() {
-            after = test.bob.waits_after(&after).await;
+            after = test.bob.long_polls_after(&after).await;
         }
         after
     };
-    let (after, ()) = tokio::join!(waiting, test.deletes());
+    let (after, ()) = tokio::join!(waiting, test.delete_room());
 
-    test.leave(&after, &test.bob);
+    test.leave_event(&after, &test.bob);
 }
 
 #[tokio::test]
-async fn who_comes_back_with_an_old_token_learns_of_it_also_after_a_restart() {
-    let test = Test::new().await;
+async fn an_old_sync_token_shows_the_deletion_after_a_restart() {
+    let test = RoomDeletionTest::new().await;
     let before = test.bob.syncs().await;
     let alices = test.alice.syncs().await;
     test.alice.says(&test.room, "not seen").await;
-    test.deletes().await;
+    test.delete_room().await;
 
     let after = test.bob.syncs_after(&before).await;
-    let left = test.leave(&after, &test.bob);
-    let test = test.restarts(async |_| {}).await;
+    let left = test.leave_event(&after, &test.bob);
+    let test = test.restart_server_after(async |_| {}).await;
     let again = test.bob.syncs_after(&before).await;
 
-    assert_eq!(test.leave(&again, &test.bob)["event_id"], left["event_id"]);
-    let full = format!("since={}&full_state=true", next(&before));
-    test.leave(&test.bob.syncs_with(&full).await, &test.bob);
-    test.leave(&test.alice.syncs_after(&alices).await, &test.alice);
-    let path = format!("/_matrix/client/v3/events?from={}&timeout=0", next(&before));
+    assert_eq!(
+        test.leave_event(&again, &test.bob)["event_id"],
+        left["event_id"]
+    );
+    let full = format!("since={}&full_state=true", next_batch(&before));
+    test.leave_event(&test.bob.syncs_with(&full).await, &test.bob);
+    test.leave_event(&test.alice.syncs_after(&alices).await, &test.alice);
+    let path = format!(
+        "/_matrix/client/v3/events?from={}&timeout=0",
+        next_batch(&before)
+    );
     let events = test.bob.client.get(&path).await.expect_ok();
     assert_eq!(
-        find(&events["chunk"], "m.room.member", &test.bob.id)["room_id"],
+        find_event(&events["chunk"], "m.room.member", &test.bob.id)["room_id"],
         test.room
     );
     let path = format!(
         "/_matrix/client/v3/keys/changes?from={}&to={}",
-        encoded(next(&before)),
-        encoded(next(&again))
+        percent_encoded(next_batch(&before)),
+        percent_encoded(next_batch(&again))
     );
     test.bob.client.get(&path).await.expect_ok();
     let after = test.bob.syncs_after(&again).await;
@@ -149,11 +158,11 @@ async fn who_comes_back_with_an_old_token_learns_of_it_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_first_sync_shows_nothing_of_it() {
-    let test = Test::new().await;
-    test.deletes().await;
+async fn an_initial_sync_omits_a_deleted_room() {
+    let test = RoomDeletionTest::new().await;
+    test.delete_room().await;
 
-    let filter = filtered(&json!({ "room": { "include_leave": true } }));
+    let filter = filter_query(&json!({ "room": { "include_leave": true } }));
     for query in ["", &filter, "full_state=true"] {
         let sync = test.bob.syncs_with(query).await;
         assert!(!sync["rooms"].to_string().contains(&test.room), "{query}");
@@ -166,21 +175,21 @@ async fn a_first_sync_shows_nothing_of_it() {
 }
 
 #[track_caller]
-fn check_is_unknown(answer: &Answer, what: &str) {
+fn check_room_is_unknown(answer: &HttpAnswer, what: &str) {
     let is_refused = matches!(answer.status, 403 | 404);
     let is_served = answer.body["errcode"] != "M_UNRECOGNIZED";
     assert!(is_refused && is_served, "{what}: {}", answer.text);
 }
 
 #[tokio::test]
-async fn nothing_of_it_can_be_read_any_more() {
-    let test = Test::new().await;
+async fn a_deleted_room_cannot_be_read() {
+    let test = RoomDeletionTest::new().await;
     let said = test.bob.says(&test.room, "hello").await;
     let page = test.bob.messages(&test.room, "dir=b&limit=1").await;
-    let from = encoded(page["end"].as_str().expect("a token"));
+    let from = percent_encoded(page["end"].as_str().expect("a token"));
     let sync = test.bob.syncs().await;
-    let (said, next) = (encoded(&said), encoded(next(&sync)));
-    test.deletes().await;
+    let (said, next) = (percent_encoded(&said), percent_encoded(next_batch(&sync)));
+    test.delete_room().await;
 
     for what in [
         "v3 messages?dir=b",
@@ -201,7 +210,7 @@ async fn nothing_of_it_can_be_read_any_more() {
     ] {
         let (version, rest) = what.split_once(' ').expect("a version and a path");
         let path = format!("/_matrix/client/{version}/rooms/{}/{rest}", test.room);
-        check_is_unknown(&test.bob.client.get(&path).await, what);
+        check_room_is_unknown(&test.bob.client.get(&path).await, what);
     }
     let search = json!({ "search_categories": { "room_events": { "search_term": "hello" } } });
     let path = "/_matrix/client/v3/search";
@@ -216,11 +225,11 @@ async fn nothing_of_it_can_be_read_any_more() {
 }
 
 #[tokio::test]
-async fn nothing_can_be_done_in_it_any_more() {
-    let test = Test::new().await;
+async fn a_deleted_room_cannot_be_changed() {
+    let test = RoomDeletionTest::new().await;
     let said = test.bob.says(&test.room, "hello").await;
-    test.deletes().await;
-    let receipt = format!("receipt/m.read/{}", encoded(&said));
+    test.delete_room().await;
+    let receipt = format!("receipt/m.read/{}", percent_encoded(&said));
 
     for what in [
         "join",
@@ -234,32 +243,35 @@ async fn nothing_can_be_done_in_it_any_more() {
         &receipt,
     ] {
         let body = json!({ "user_id": test.carol.id, "new_version": "11", "m.read": said });
-        check_is_unknown(&test.alice.tries(&test.room, what, body).await, what);
+        check_room_is_unknown(
+            &test.alice.posts_in_room(&test.room, what, body).await,
+            what,
+        );
     }
     let own = format!(
         "/_matrix/client/v3/user/{}/rooms/{}",
         test.bob.id, test.room
     );
     for path in [
-        in_room(&test.room, "send/m.room.message/once"),
-        in_room(&test.room, "state/m.room.topic"),
-        in_room(&test.room, &format!("typing/{}", test.bob.id)),
+        room_path(&test.room, "send/m.room.message/once"),
+        room_path(&test.room, "state/m.room.topic"),
+        room_path(&test.room, &format!("typing/{}", test.bob.id)),
         format!("{own}/account_data/org.example.own"),
         format!("{own}/tags/m.favourite"),
     ] {
         let body = json!({ "topic": "x", "typing": true, "timeout": 1_000 });
-        check_is_unknown(&test.bob.client.put(&path, body).await, &path);
+        check_room_is_unknown(&test.bob.client.put(&path, body).await, &path);
     }
-    let again = test.tries_to_delete(&test.alice, json!({})).await;
+    let again = test.try_delete(&test.alice, json!({})).await;
     again.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn aliases_are_free_again_and_the_directory_does_not_list_it() {
+async fn deletion_frees_aliases_and_removes_the_directory_entry() {
     let request =
         json!({ "preset": "public_chat", "visibility": "public", "room_alias_name": "tea" });
-    let test = Test::with_room(request).await;
-    test.deletes().await;
+    let test = RoomDeletionTest::with_room(request).await;
+    test.delete_room().await;
 
     let path = "/_matrix/client/v3/directory/room/%23tea:localhost";
     test.server.get(path).await.expect_error(404, "M_NOT_FOUND");
@@ -271,38 +283,40 @@ async fn aliases_are_free_again_and_the_directory_does_not_list_it() {
 }
 
 #[tokio::test]
-async fn invitations_knocks_and_bans_end_with_it() {
+async fn deletion_ends_invitations_knocks_and_bans() {
     let rule = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
-    let test = Test::with_room(json!({ "initial_state": [rule] })).await;
+    let test = RoomDeletionTest::with_room(json!({ "initial_state": [rule] })).await;
     let [knocking, banned, gone] = [
         test.server.register("knocking").await,
         test.server.register("banned").await,
         test.server.register("gone").await,
     ];
-    let knock = format!("/_matrix/client/v3/knock/{}", encoded(&test.room));
+    let knock = format!("/_matrix/client/v3/knock/{}", percent_encoded(&test.room));
     knocking.client.post(&knock, json!({})).await.expect_ok();
     for user in [&test.carol, &gone] {
         test.alice
-            .tries(&test.room, "invite", json!({ "user_id": user.id }))
+            .posts_in_room(&test.room, "invite", json!({ "user_id": user.id }))
             .await
             .expect_ok();
     }
     gone.joins(&test.room).await;
     let before_leaving = gone.syncs().await;
-    gone.tries(&test.room, "leave", json!({})).await.expect_ok();
+    gone.posts_in_room(&test.room, "leave", json!({}))
+        .await
+        .expect_ok();
     let after_leaving = gone.syncs().await;
     test.alice
-        .tries(&test.room, "ban", json!({ "user_id": banned.id }))
+        .posts_in_room(&test.room, "ban", json!({ "user_id": banned.id }))
         .await
         .expect_ok();
     let (invited, asked) = (test.carol.syncs().await, knocking.syncs().await);
-    test.deletes().await;
+    test.delete_room().await;
 
     for (user, sync) in [(&test.carol, &invited), (&knocking, &asked)] {
         let after = user.syncs_after(sync).await;
-        assert_eq!(test.leave(&after, user)["sender"], test.alice.id);
+        assert_eq!(test.leave_event(&after, user)["sender"], test.alice.id);
     }
-    test.leave(&gone.syncs_after(&before_leaving).await, &gone);
+    test.leave_event(&gone.syncs_after(&before_leaving).await, &gone);
     let after = gone.syncs_after(&after_leaving).await;
     assert_eq!(after["rooms"]["leave"], Value::Null);
     assert_eq!(banned.syncs().await["rooms"]["leave"], Value::Null);
@@ -311,24 +325,25 @@ async fn invitations_knocks_and_bans_end_with_it() {
 }
 
 #[tokio::test]
-async fn whom_the_creator_may_not_remove_leaves_of_their_own_accord() {
-    let test = Test::with_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
+async fn a_member_whom_the_creator_cannot_remove_leaves() {
+    let test =
+        RoomDeletionTest::with_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
     let mut levels = test.alice.state(&test.room, "m.room.power_levels").await;
     levels["users"][&test.bob.id] = json!(100);
     test.alice
-        .sets(&test.room, "m.room.power_levels", levels)
+        .sets_state(&test.room, "m.room.power_levels", levels)
         .await;
     let before = test.bob.syncs().await;
 
-    test.deletes().await;
+    test.delete_room().await;
 
     let after = test.bob.syncs_after(&before).await;
-    assert_eq!(test.leave(&after, &test.bob)["sender"], test.bob.id);
+    assert_eq!(test.leave_event(&after, &test.bob)["sender"], test.bob.id);
 }
 
 #[tokio::test]
 async fn only_the_creator_and_administrators_may_delete_a_room() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let admin = server.register_admin("root").await;
     let guest = server.register_guest().await;
     let [alice, bob, carol] = [
@@ -341,47 +356,53 @@ async fn only_the_creator_and_administrators_may_delete_a_room() {
         .await;
     bob.joins(&room).await;
     let levels = json!({ "users": { &alice.id: 100, &bob.id: 100 } });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
 
-    deletes(&bob, &room, json!({}))
+    send_deletion(&bob, &room, json!({}))
         .await
         .expect_error(403, "M_FORBIDDEN");
-    deletes(&carol, &room, json!({}))
+    send_deletion(&carol, &room, json!({}))
         .await
         .expect_error(403, "M_FORBIDDEN");
-    deletes(&guest, &room, json!({}))
+    send_deletion(&guest, &room, json!({}))
         .await
         .expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
-    deletes(&alice, "!no:localhost", json!({}))
+    send_deletion(&alice, "!no:localhost", json!({}))
         .await
         .expect_error(403, "M_FORBIDDEN");
-    deletes(&admin, "!no:localhost", json!({}))
+    send_deletion(&admin, "!no:localhost", json!({}))
         .await
         .expect_error(404, "M_NOT_FOUND");
     let long = json!({ "reason": "x".repeat(1_025) });
-    deletes(&alice, &room, long)
+    send_deletion(&alice, &room, long)
         .await
         .expect_error(400, "M_INVALID_PARAM");
     let wrong = json!({ "reason": 1 });
-    deletes(&alice, &room, wrong)
+    send_deletion(&alice, &room, wrong)
         .await
         .expect_error(400, "M_BAD_JSON");
-    alice.tries(&room, "leave", json!({})).await.expect_ok();
-    deletes(&alice, &room, json!({}))
+    alice
+        .posts_in_room(&room, "leave", json!({}))
+        .await
+        .expect_ok();
+    send_deletion(&alice, &room, json!({}))
         .await
         .expect_error(403, "M_FORBIDDEN");
     let suspend = format!("/_matrix/client/v1/admin/suspend/{}", carol.id);
     let suspended = admin.client.put(&suspend, json!({ "suspended": true }));
     suspended.await.expect_ok();
-    deletes(&carol, &room, json!({}))
+    send_deletion(&carol, &room, json!({}))
         .await
         .expect_error(403, "M_USER_SUSPENDED");
-    assert_eq!(bob.asks(&room, "state").await.status, 200);
+    assert_eq!(bob.gets_in_room(&room, "state").await.status, 200);
 
     let before = bob.syncs().await;
-    deletes(&admin, &room, json!({})).await.expect_ok();
+    send_deletion(&admin, &room, json!({})).await.expect_ok();
 
     let after = bob.syncs_after(&before).await;
     let events = &after["rooms"]["leave"][&room]["timeline"]["events"];
-    assert_eq!(find(events, "m.room.member", &bob.id)["sender"], bob.id);
+    assert_eq!(
+        find_event(events, "m.room.member", &bob.id)["sender"],
+        bob.id
+    );
 }

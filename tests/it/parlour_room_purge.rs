@@ -4,28 +4,31 @@ use parlour::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, in_room, new_transaction, timeline},
+    chat::{new_transaction, percent_encoded, room_path, texts_at, timeline},
     harness::Server,
-    parlour_room_deletion::Test,
-    stored::{Rows, Stages},
+    parlour_room_deletion::RoomDeletionTest,
+    stored_rows::{DeletionProgress, StoredRows},
 };
 
-impl Test {
+impl RoomDeletionTest {
     /// Stops the server and opens its database.
-    async fn stops(&self) -> Rows {
+    async fn stop_server(&self) -> StoredRows {
         self.server.running.stop().await;
         self.server.running.wait_until_stopped().await;
-        Rows::of(&self.server).await
+        StoredRows::open(&self.server).await
     }
 }
 
 #[tokio::test]
-async fn nobody_comes_in_while_it_is_deleted() {
-    let test = Test::new().await;
+async fn nobody_can_join_during_a_deletion() {
+    let test = RoomDeletionTest::new().await;
     let before = test.carol.syncs().await;
     let comes = async || {
         for _ in 0..20 {
-            let answer = test.carol.tries(&test.room, "join", json!({})).await;
+            let answer = test
+                .carol
+                .posts_in_room(&test.room, "join", json!({}))
+                .await;
             assert!(matches!(answer.status, 200 | 403 | 404), "{}", answer.text);
         }
     };
@@ -40,21 +43,23 @@ async fn nobody_comes_in_while_it_is_deleted() {
         }
     };
 
-    tokio::join!(comes(), test.deletes(), talks());
+    tokio::join!(comes(), test.delete_room(), talks());
 
     let sync = test.carol.syncs_after(&before).await;
     assert_eq!(sync["rooms"]["join"][&test.room], Value::Null);
-    test.stops()
+    test.stop_server()
         .await
-        .check_nothing_mentions(&[&test.room])
+        .check_no_table_mentions(&[&test.room])
         .await;
 }
 
 #[tokio::test]
-async fn nothing_that_is_stored_mentions_it() {
-    let test = Test::with_room(json!({ "preset": "public_chat", "room_alias_name": "tea" })).await;
+async fn a_purge_removes_every_mention_of_the_room() {
+    let test =
+        RoomDeletionTest::with_room(json!({ "preset": "public_chat", "room_alias_name": "tea" }))
+            .await;
     let other = test.alice.creates(json!({ "preset": "public_chat" })).await;
-    let said = fill(&test).await;
+    let said = fill_room(&test).await;
     let room = test.room.clone();
     let needles: Vec<&str> = said.iter().chain([&room]).map(String::as_str).collect();
     // A search indexes the messages that are not indexed yet.
@@ -63,33 +68,33 @@ async fn nothing_that_is_stored_mentions_it() {
     let found = test.bob.client.post(path, search).await.expect_ok();
     assert_ne!(found["search_categories"]["room_events"]["count"], 0);
     let looks = async |server: &Server| {
-        let mut rows = Rows::of(server).await;
-        rows.check_everything_mentions(&room).await;
+        let mut rows = StoredRows::open(server).await;
+        rows.check_all_tables_mention(&room).await;
         rows.close().await;
     };
-    let test = test.restarts(looks).await;
+    let test = test.restart_server_after(looks).await;
 
-    test.deletes().await;
+    test.delete_room().await;
 
     test.bob.joins(&other).await;
-    let mut rows = test.stops().await;
-    rows.check_nothing_mentions(&needles).await;
-    let kept = rows.texts("deleted_rooms").await;
+    let mut rows = test.stop_server().await;
+    rows.check_no_table_mentions(&needles).await;
+    let kept = rows.row_texts("deleted_rooms").await;
     assert!(kept.len() == 1 && kept[0].contains(&test.room));
-    assert_eq!(rows.texts("rooms").await.len(), 1);
-    assert_eq!(rows.texts("state_chains").await.len(), 1);
+    assert_eq!(rows.row_texts("rooms").await.len(), 1);
+    assert_eq!(rows.row_texts("state_chains").await.len(), 1);
 }
 
 /// Stores something of every kind for a room; returns event IDs and words that the database then contains.
-async fn fill(test: &Test) -> Vec<String> {
+async fn fill_room(test: &RoomDeletionTest) -> Vec<String> {
     let (bob, room) = (&test.bob, &test.room);
     let mut said = vec!["zebra".to_owned()];
     for _ in 0..3 {
         said.push(bob.says(room, "a zebra").await);
     }
     said.push(fill_thread(test, &said[1]).await);
-    fill_reading(test, [&said[1], &said[2], &said[3]]).await;
-    fill_schedules(test).await;
+    fill_receipts(test, [&said[1], &said[2], &said[3]]).await;
+    fill_delayed_events(test).await;
     for (path, body) in [
         ("tags/m.favourite", json!({})),
         ("account_data/org.example.own", json!({ "a": 1 })),
@@ -100,14 +105,18 @@ async fn fill(test: &Test) -> Vec<String> {
         }
     }
     let report = json!({ "reason": "stripes" });
-    bob.tries(room, &format!("report/{}", encoded(&said[2])), report)
-        .await
-        .expect_ok();
+    bob.posts_in_room(
+        room,
+        &format!("report/{}", percent_encoded(&said[2])),
+        report,
+    )
+    .await
+    .expect_ok();
     said
 }
 
 /// Replies in a thread, reacts, and subscribes to the thread; returns the id of the reply.
-async fn fill_thread(test: &Test, thread_root: &str) -> String {
+async fn fill_thread(test: &RoomDeletionTest, thread_root: &str) -> String {
     let (alice, bob, room) = (&test.alice, &test.bob, &test.room);
     let thread = json!({ "rel_type": "m.thread", "event_id": thread_root });
     let mentions = json!({ "user_ids": [alice.id] });
@@ -121,7 +130,7 @@ async fn fill_thread(test: &Test, thread_root: &str) -> String {
     reacted.expect_ok();
     let path = format!(
         "/_matrix/client/unstable/io.element.msc4306/rooms/{room}/thread/{}/subscription",
-        encoded(thread_root)
+        percent_encoded(thread_root)
     );
     bob.client.put(&path, json!({})).await.expect_ok();
     let reply = reply.expect_ok();
@@ -129,32 +138,35 @@ async fn fill_thread(test: &Test, thread_root: &str) -> String {
 }
 
 /// Sends receipts for a thread, for the main timeline and without a thread, and read markers.
-async fn fill_reading(test: &Test, [first, second, third]: [&str; 3]) {
+async fn fill_receipts(test: &RoomDeletionTest, [first, second, third]: [&str; 3]) {
     let (alice, bob, room) = (&test.alice, &test.bob, &test.room);
     let of_thread = json!({ "thread_id": first });
-    let receipt = |event_id| format!("receipt/m.read/{}", encoded(event_id));
-    let read = alice.tries(room, &receipt(first), of_thread).await;
+    let receipt = |event_id| format!("receipt/m.read/{}", percent_encoded(event_id));
+    let read = alice.posts_in_room(room, &receipt(first), of_thread).await;
     read.expect_ok();
     let main = json!({ "thread_id": "main" });
-    let read = alice.tries(room, &receipt(second), main).await;
+    let read = alice.posts_in_room(room, &receipt(second), main).await;
     read.expect_ok();
-    let read = bob.tries(room, &receipt(third), json!({})).await;
+    let read = bob.posts_in_room(room, &receipt(third), json!({})).await;
     read.expect_ok();
     let marks = json!({ "m.fully_read": second, "m.read.private": second });
-    alice.tries(room, "read_markers", marks).await.expect_ok();
+    alice
+        .posts_in_room(room, "read_markers", marks)
+        .await
+        .expect_ok();
 }
 
 /// Schedules delayed events, one of which is sent at once, redeems an invite link, and sends an
 /// invitation that expires.
-async fn fill_schedules(test: &Test) {
+async fn fill_delayed_events(test: &RoomDeletionTest) {
     let (alice, bob, room) = (&test.alice, &test.bob, &test.room);
     for delay in [1_000_000, 1] {
         let path = format!("send/m.room.message/{}", new_transaction());
-        let path = in_room(room, &format!("{path}?org.matrix.msc4140.delay={delay}"));
+        let path = room_path(room, &format!("{path}?org.matrix.msc4140.delay={delay}"));
         let delayed = bob.client.put(&path, json!({ "body": "a late zebra" }));
         delayed.await.expect_ok();
     }
-    let own = format!("/_parlour/client/v1/rooms/{}", encoded(room));
+    let own = format!("/_parlour/client/v1/rooms/{}", percent_encoded(room));
     let links = format!("{own}/invite_links");
     let link = alice.client.post(&links, json!({ "label": "zebra" })).await;
     let path = format!(
@@ -169,67 +181,76 @@ async fn fill_schedules(test: &Test) {
 }
 
 #[tokio::test]
-async fn a_large_room_goes_in_pieces() {
-    let test = Test::new().await;
+async fn a_large_room_is_purged_completely() {
+    let test = RoomDeletionTest::new().await;
     for _ in 0..12 {
         let fifty = (0..50).map(|_| test.bob.says(&test.room, "again"));
         futures_util::future::join_all(fifty).await;
     }
 
-    test.deletes().await;
+    test.delete_room().await;
 
-    let mut rows = test.stops().await;
-    rows.check_nothing_mentions(&[&test.room]).await;
-    assert!(rows.texts("events").await.is_empty());
+    let mut rows = test.stop_server().await;
+    rows.check_no_table_mentions(&[&test.room]).await;
+    assert!(rows.row_texts("events").await.is_empty());
 }
 
 #[tokio::test]
-async fn a_deletion_that_has_begun_is_finished_at_the_next_start() {
-    let test = Test::new().await;
+async fn an_interrupted_deletion_is_finished_at_startup() {
+    let test = RoomDeletionTest::new().await;
     test.bob.says(&test.room, "zebra").await;
     let before = test.bob.syncs().await;
     let room = test.room.clone();
     let alice = test.alice.id.clone();
     let begun = async |server: &Server| {
-        let mut rows = Rows::of(server).await;
+        let mut rows = StoredRows::open(server).await;
         rows.begin_deletion(&room, &alice).await;
     };
 
-    let test = test.restarts(begun).await;
+    let test = test.restart_server_after(begun).await;
 
-    let mut after = test.bob.waits_after(&before).await;
+    let mut after = test.bob.long_polls_after(&before).await;
     while after["rooms"]["leave"][&test.room].is_null() {
-        assert_eq!(each(timeline(&after, &test.room), "/content/body").len(), 0);
-        after = test.bob.waits_after(&after).await;
+        assert_eq!(
+            texts_at(timeline(&after, &test.room), "/content/body").len(),
+            0
+        );
+        after = test.bob.long_polls_after(&after).await;
     }
     assert_eq!(
-        test.leave(&after, &test.bob)["content"]["reason"],
+        test.leave_event(&after, &test.bob)["content"]["reason"],
         "begun before"
     );
     test.bob
-        .tries(&test.room, "join", json!({}))
+        .posts_in_room(&test.room, "join", json!({}))
         .await
         .expect_error(404, "M_NOT_FOUND");
-    Stages::of(&test.server).await.wait_until_done().await;
-    let mut rows = test.stops().await;
-    rows.check_nothing_mentions(&[&test.room, "zebra"]).await;
+    DeletionProgress::connect(&test.server)
+        .await
+        .wait_until_finished()
+        .await;
+    let mut rows = test.stop_server().await;
+    rows.check_no_table_mentions(&[&test.room, "zebra"]).await;
 }
 
 #[tokio::test]
-async fn a_purge_that_was_interrupted_goes_on_at_the_next_start() {
-    let test = Test::new().await;
+async fn an_interrupted_purge_is_finished_at_startup() {
+    let test = RoomDeletionTest::new().await;
     test.bob.says(&test.room, "zebra").await;
     let (room, alice) = (test.room.clone(), test.alice.id.clone());
     let purged = async |server: &Server| {
-        let mut rows = Rows::of(server).await;
+        let mut rows = StoredRows::open(server).await;
         rows.begin_purge(&room, &alice).await;
     };
 
-    let test = test.restarts(purged).await;
+    let test = test.restart_server_after(purged).await;
 
-    Stages::of(&test.server).await.wait_until_done().await;
+    DeletionProgress::connect(&test.server)
+        .await
+        .wait_until_finished()
+        .await;
     let sync = test.bob.syncs().await;
     assert_eq!(sync["rooms"], Value::Null);
-    let mut rows = test.stops().await;
-    rows.check_nothing_mentions(&[&test.room, "zebra"]).await;
+    let mut rows = test.stop_server().await;
+    rows.check_no_table_mentions(&[&test.room, "zebra"]).await;
 }

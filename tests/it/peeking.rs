@@ -3,83 +3,83 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, find, said, types},
-    harness::{Answer, Server, User},
+    chat::{event_types, find_event, message_bodies, percent_encoded},
+    harness::{HttpAnswer, Server, User},
 };
 
-async fn tries(user: &User, rest: &str) -> Answer {
+async fn try_get(user: &User, rest: &str) -> HttpAnswer {
     let path = format!("/_matrix/client/v3/{rest}");
     user.client.get(&path).await
 }
 
-async fn gets(user: &User, rest: &str) -> Value {
-    tries(user, rest).await.expect_ok()
+async fn get_ok(user: &User, rest: &str) -> Value {
+    try_get(user, rest).await.expect_ok()
 }
 
-fn end(answer: &Value) -> &str {
+fn end_token(answer: &Value) -> &str {
     answer["end"].as_str().expect("a token")
 }
 
 #[tokio::test]
-async fn anybody_reads_a_world_readable_room_without_joining_it() {
+async fn a_world_readable_room_is_readable_without_joining() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_room_with_history("world_readable").await;
     let event = alice.says(&room, "hello").await;
 
-    let look = bob.asks(&room, "initialSync").await.expect_ok();
+    let look = bob.gets_in_room(&room, "initialSync").await.expect_ok();
     assert_eq!(look["membership"], "leave");
-    assert_eq!(said(&look["messages"]["chunk"]), ["hello"]);
+    assert_eq!(message_bodies(&look["messages"]["chunk"]), ["hello"]);
     assert_eq!(
-        find(&look["state"], "m.room.create", "")["sender"],
+        find_event(&look["state"], "m.room.create", "")["sender"],
         alice.id
     );
     assert_eq!(look["visibility"], "private");
     assert_eq!(
-        said(&bob.messages(&room, "dir=b").await["chunk"]),
+        message_bodies(&bob.messages(&room, "dir=b").await["chunk"]),
         ["hello"]
     );
     bob.event(&room, &event).await.expect_ok();
-    bob.asks(&room, &format!("context/{event}"))
+    bob.gets_in_room(&room, &format!("context/{event}"))
         .await
         .expect_ok();
-    bob.asks(&room, "state").await.expect_ok();
+    bob.gets_in_room(&room, "state").await.expect_ok();
 }
 
 #[tokio::test]
-async fn whoever_looks_into_a_room_is_told_what_happens_there() {
+async fn a_peeking_user_receives_the_events_of_the_room() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_room_with_history("world_readable").await;
-    let room_id = encoded(&room);
-    let start = gets(&bob, &format!("events?room_id={room_id}&timeout=0")).await;
+    let room_id = percent_encoded(&room);
+    let start = get_ok(&bob, &format!("events?room_id={room_id}&timeout=0")).await;
     assert_eq!(start["chunk"], json!([]));
 
     let query = format!(
         "events?room_id={room_id}&timeout=30000&from={}",
-        end(&start)
+        end_token(&start)
     );
-    let (heard, _) = tokio::join!(gets(&bob, &query), alice.says(&room, "hello"));
+    let (heard, _) = tokio::join!(get_ok(&bob, &query), alice.says(&room, "hello"));
 
-    assert_eq!(said(&heard["chunk"]), ["hello"]);
+    assert_eq!(message_bodies(&heard["chunk"]), ["hello"]);
     assert_eq!(heard["chunk"][0]["room_id"], room);
-    let query = format!("events?room_id={room_id}&from={}", end(&heard));
-    assert_eq!(gets(&bob, &query).await["chunk"], json!([]));
+    let query = format!("events?room_id={room_id}&from={}", end_token(&heard));
+    assert_eq!(get_ok(&bob, &query).await["chunk"], json!([]));
 }
 
 #[tokio::test]
-async fn rooms_that_are_not_world_readable_cannot_be_looked_into() {
+async fn only_world_readable_rooms_can_be_peeked() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
     let event = alice.says(&room, "secret").await;
 
-    bob.asks(&room, "initialSync")
+    bob.gets_in_room(&room, "initialSync")
         .await
         .expect_error(403, "M_FORBIDDEN");
-    let events = tries(&bob, &format!("events?room_id={}", encoded(&room))).await;
+    let events = try_get(&bob, &format!("events?room_id={}", percent_encoded(&room))).await;
     events.expect_error(403, "M_FORBIDDEN");
-    let one = tries(&bob, &format!("events/{}", encoded(&event))).await;
+    let one = try_get(&bob, &format!("events/{}", percent_encoded(&event))).await;
     one.expect_error(404, "M_NOT_FOUND");
     for path in ["events", "initialSync", "events/$x"] {
         let path = format!("/_matrix/client/v3/{path}");
@@ -88,28 +88,28 @@ async fn rooms_that_are_not_world_readable_cannot_be_looked_into() {
 }
 
 #[tokio::test]
-async fn one_event_is_found_by_its_id_alone() {
+async fn an_event_is_found_by_its_id_alone() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let event = alice.says(&room, "hello").await;
 
-    let found = gets(&alice, &format!("events/{}", encoded(&event))).await;
+    let found = get_ok(&alice, &format!("events/{}", percent_encoded(&event))).await;
 
     assert_eq!(
         (&found["event_id"], &found["room_id"]),
         (&json!(event), &json!(room))
     );
-    tries(&alice, "events/$unknown")
+    try_get(&alice, "events/$unknown")
         .await
         .expect_error(404, "M_NOT_FOUND");
-    tries(&alice, "events/x")
+    try_get(&alice, "events/x")
         .await
         .expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn the_old_initial_sync_has_rooms_as_a_list() {
+async fn the_legacy_initial_sync_lists_rooms() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let joined = alice.creates_open_room().await;
@@ -119,8 +119,8 @@ async fn the_old_initial_sync_has_rooms_as_a_list() {
     alice.leaves(&left).await;
     let invited = bob.creates(json!({ "invite": [&alice.id] })).await;
 
-    let answer = gets(&alice, "initialSync?limit=1").await;
-    let archived = gets(&alice, "initialSync?archived=true").await;
+    let answer = get_ok(&alice, "initialSync?limit=1").await;
+    let archived = get_ok(&alice, "initialSync?archived=true").await;
 
     let of = |answer: &Value, room: &str| -> Value {
         let rooms = answer["rooms"].as_array().expect("a list");
@@ -129,10 +129,10 @@ async fn the_old_initial_sync_has_rooms_as_a_list() {
     };
     let shown = of(&answer, &joined);
     assert_eq!(shown["membership"], "join");
-    assert_eq!(said(&shown["messages"]["chunk"]), ["hello"]);
+    assert_eq!(message_bodies(&shown["messages"]["chunk"]), ["hello"]);
     assert_eq!(shown["messages"]["chunk"][0]["room_id"], joined);
     assert_eq!(
-        find(&shown["state"], "m.room.create", "")["room_id"],
+        find_event(&shown["state"], "m.room.create", "")["room_id"],
         joined
     );
     let invitation = of(&answer, &invited);
@@ -140,26 +140,30 @@ async fn the_old_initial_sync_has_rooms_as_a_list() {
     assert_eq!(invitation["invite"]["content"]["membership"], "invite");
     assert_eq!(of(&answer, &left), Value::Null);
     assert_eq!(of(&archived, &left)["membership"], "leave");
-    assert!(types(&answer["account_data"]).contains(&"m.push_rules"));
-    tries(&alice, "initialSync?limit=x")
+    assert!(event_types(&answer["account_data"]).contains(&"m.push_rules"));
+    try_get(&alice, "initialSync?limit=x")
         .await
         .expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn the_old_event_stream_tells_what_happens_in_the_rooms_of_a_user() {
+async fn the_legacy_event_stream_returns_events_of_joined_rooms() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let start = gets(&bob, "initialSync").await;
+    let start = get_ok(&bob, "initialSync").await;
 
     alice.says(&room, "hello").await;
-    let heard = gets(&bob, &format!("events?from={}&timeout=30000", end(&start))).await;
+    let heard = get_ok(
+        &bob,
+        &format!("events?from={}&timeout=30000", end_token(&start)),
+    )
+    .await;
 
-    assert_eq!(said(&heard["chunk"]), ["hello"]);
+    assert_eq!(message_bodies(&heard["chunk"]), ["hello"]);
     assert_eq!(heard["chunk"][0]["room_id"], room);
-    tries(&bob, "events?from=x")
+    try_get(&bob, "events?from=x")
         .await
         .expect_error(400, "M_INVALID_PARAM");
 }

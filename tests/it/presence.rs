@@ -6,16 +6,16 @@ use parlour::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::next,
-    harness::{Answer, Server, User},
+    chat::next_batch,
+    harness::{HttpAnswer, Server, User},
 };
 
-fn path(user: &User) -> String {
+fn presence_path(user: &User) -> String {
     format!("/_matrix/client/v3/presence/{}/status", user.id)
 }
 
 /// Returns the presence of a user in a sync.
-fn told<'a>(sync: &'a Value, user: &User) -> &'a Value {
+fn synced_presence<'a>(sync: &'a Value, user: &User) -> &'a Value {
     let events = sync["presence"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();
     let found = events.iter().find(|event| event["sender"] == user.id);
@@ -25,16 +25,19 @@ fn told<'a>(sync: &'a Value, user: &User) -> &'a Value {
 impl User {
     async fn sets_presence(&self, presence: &str) {
         let body = json!({ "presence": presence });
-        self.client.put(&path(self), body).await.expect_ok();
+        self.client
+            .put(&presence_path(self), body)
+            .await
+            .expect_ok();
     }
 
-    async fn presence_of(&self, other: &User) -> Answer {
-        self.client.get(&path(other)).await
+    async fn presence_of(&self, other: &User) -> HttpAnswer {
+        self.client.get(&presence_path(other)).await
     }
 }
 
 #[tokio::test]
-async fn presence_is_set_and_seen_by_those_who_share_a_room() {
+async fn presence_is_visible_to_users_who_share_a_room() {
     let clock = Clock::manual(1_000_000_000);
     let server = Server::with_clock(clock.clone(), |_| {}).await;
     let alice = server.register("alice").await;
@@ -45,7 +48,7 @@ async fn presence_is_set_and_seen_by_those_who_share_a_room() {
     let initial = alice.presence_of(&alice).await;
 
     let body = json!({ "presence": "online", "status_msg": "tea" });
-    let set = alice.client.put(&path(&alice), body).await;
+    let set = alice.client.put(&presence_path(&alice), body).await;
     clock.advance(Duration::from_secs(7));
 
     assert!(initial.expect_ok()["presence"].is_string());
@@ -75,12 +78,12 @@ async fn a_sync_sets_presence() {
     alice.says(&room, "awake").await;
     let third = bob.syncs_after(&second).await;
 
-    assert_eq!(told(&second, &alice)["presence"], "unavailable");
-    assert_eq!(told(&third, &alice)["presence"], "online");
+    assert_eq!(synced_presence(&second, &alice)["presence"], "unavailable");
+    assert_eq!(synced_presence(&third, &alice)["presence"], "online");
 }
 
 #[tokio::test]
-async fn a_sync_that_says_offline_leaves_presence_alone() {
+async fn a_sync_with_offline_does_not_change_presence() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -95,7 +98,7 @@ async fn a_sync_that_says_offline_leaves_presence_alone() {
 }
 
 #[tokio::test]
-async fn a_change_of_presence_is_told_once_and_wakes_a_waiting_sync() {
+async fn a_presence_change_is_synced_once_and_wakes_waiting_syncs() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -104,18 +107,18 @@ async fn a_change_of_presence_is_told_once_and_wakes_a_waiting_sync() {
     let first = bob.syncs().await;
 
     let body = json!({ "presence": "online", "status_msg": "tea" });
-    let path = path(&alice);
-    let (second, set) = tokio::join!(bob.waits_after(&first), alice.client.put(&path, body));
+    let path = presence_path(&alice);
+    let (second, set) = tokio::join!(bob.long_polls_after(&first), alice.client.put(&path, body));
     let third = bob.syncs_after(&second).await;
 
     set.expect_ok();
-    assert_eq!(told(&second, &alice)["presence"], "online");
-    assert_eq!(told(&second, &alice)["status_msg"], "tea");
+    assert_eq!(synced_presence(&second, &alice)["presence"], "online");
+    assert_eq!(synced_presence(&second, &alice)["status_msg"], "tea");
     assert_eq!(third["presence"], Value::Null);
 }
 
 #[tokio::test]
-async fn strangers_are_told_nothing() {
+async fn strangers_receive_no_presence() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -124,12 +127,15 @@ async fn strangers_are_told_nothing() {
 
     alice.sets_presence("online").await;
 
-    assert_eq!(*told(&bob.syncs_after(&first).await, &alice), Value::Null);
-    assert_eq!(*told(&bob.syncs().await, &alice), Value::Null);
+    assert_eq!(
+        *synced_presence(&bob.syncs_after(&first).await, &alice),
+        Value::Null
+    );
+    assert_eq!(*synced_presence(&bob.syncs().await, &alice), Value::Null);
 }
 
 #[tokio::test]
-async fn the_presence_of_new_companions_is_news_to_both() {
+async fn a_join_sends_presence_to_both_users() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -142,15 +148,15 @@ async fn the_presence_of_new_companions_is_news_to_both() {
     bob.joins(&room).await;
 
     let told_to_bob = bob.syncs_after(&of_bob).await;
-    assert_eq!(told(&told_to_bob, &alice)["presence"], "online");
+    assert_eq!(synced_presence(&told_to_bob, &alice)["presence"], "online");
     let told_to_alice = alice.syncs_after(&of_alice).await;
-    assert!(told(&told_to_alice, &bob)["presence"].is_string());
+    assert!(synced_presence(&told_to_alice, &bob)["presence"].is_string());
     let later = alice.syncs_after(&told_to_alice).await;
     assert_eq!(later["presence"], Value::Null);
 }
 
 #[tokio::test]
-async fn presence_comes_from_every_shared_room() {
+async fn presence_is_synced_from_every_shared_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -166,20 +172,20 @@ async fn presence_comes_from_every_shared_room() {
 
     let second = alice.syncs_after(&first).await;
     for user in [&bob, &carol] {
-        assert_eq!(told(&second, user)["presence"], "online");
+        assert_eq!(synced_presence(&second, user)["presence"], "online");
     }
 }
 
 #[tokio::test]
-async fn a_restart_knows_nobodys_presence_and_old_tokens_still_work() {
+async fn a_restart_resets_presence_and_keeps_tokens_valid() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     alice.sets_presence("unavailable").await;
     let first = alice.syncs_with("set_presence=offline").await;
 
     let server = server.restart().await;
-    let alice = alice.at(&server);
-    let query = format!("since={}&set_presence=offline", next(&first));
+    let alice = alice.on_server(&server);
+    let query = format!("since={}&set_presence=offline", next_batch(&first));
     alice.syncs_with(&query).await;
 
     let now = alice.presence_of(&alice).await.expect_ok();
@@ -187,16 +193,16 @@ async fn a_restart_knows_nobodys_presence_and_old_tokens_still_work() {
 }
 
 #[tokio::test]
-async fn presence_that_cannot_be_is_refused() {
+async fn invalid_presence_requests_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let online = json!({ "presence": "online" });
 
-    let of_another = bob.client.put(&path(&alice), online).await;
+    let of_another = bob.client.put(&presence_path(&alice), online).await;
     let unknown = json!({ "presence": "dreaming" });
-    let unknown = alice.client.put(&path(&alice), unknown).await;
-    let none = alice.client.put(&path(&alice), json!({})).await;
+    let unknown = alice.client.put(&presence_path(&alice), unknown).await;
+    let none = alice.client.put(&presence_path(&alice), json!({})).await;
     let nobody = "/_matrix/client/v3/presence/@nobody:localhost/status";
     let nobody = alice.client.get(nobody).await;
 

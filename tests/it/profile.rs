@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use crate::{chat::encoded, harness::Server};
+use crate::{chat::percent_encoded, harness::Server};
 
-fn path(user_id: &str, field: &str) -> String {
+fn profile_path(user_id: &str, field: &str) -> String {
     format!("/_matrix/client/v3/profile/{user_id}{field}")
 }
 
 #[tokio::test]
-async fn a_name_and_an_avatar_are_set_and_seen_by_all() {
+async fn a_name_and_an_avatar_are_public() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let (name, avatar) = (
@@ -19,18 +19,18 @@ async fn a_name_and_an_avatar_are_set_and_seen_by_all() {
 
     let set = alice
         .client
-        .put(&path(&alice.id, "/displayname"), name.clone())
+        .put(&profile_path(&alice.id, "/displayname"), name.clone())
         .await;
     set.expect_ok();
     let set = alice
         .client
-        .put(&path(&alice.id, "/avatar_url"), avatar)
+        .put(&profile_path(&alice.id, "/avatar_url"), avatar)
         .await;
     set.expect_ok();
 
-    let field = server.get(&path(&alice.id, "/displayname")).await;
+    let field = server.get(&profile_path(&alice.id, "/displayname")).await;
     assert_eq!(field.expect_ok(), name);
-    let whole = server.get(&path(&alice.id, "")).await;
+    let whole = server.get(&profile_path(&alice.id, "")).await;
     let expected = json!({ "displayname": "Alice", "avatar_url": "mxc://a.b/c" });
     assert_eq!(whole.expect_ok(), expected);
 }
@@ -39,7 +39,7 @@ async fn a_name_and_an_avatar_are_set_and_seen_by_all() {
 async fn any_field_is_set_and_removed() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let field = path(&alice.id, "/org.example.pronouns");
+    let field = profile_path(&alice.id, "/org.example.pronouns");
     let value = json!({ "org.example.pronouns": ["she", "her"] });
 
     alice.client.put(&field, value.clone()).await.expect_ok();
@@ -54,15 +54,17 @@ async fn any_field_is_set_and_removed() {
 async fn unknown_users_have_no_profile() {
     let server = Server::start().await;
 
-    let nobody = server.get(&path("@nobody:localhost", "")).await;
-    let elsewhere = server.get(&path("@somebody:elsewhere.org", "")).await;
+    let nobody = server.get(&profile_path("@nobody:localhost", "")).await;
+    let elsewhere = server
+        .get(&profile_path("@somebody:elsewhere.org", ""))
+        .await;
 
     nobody.expect_error(404, "M_NOT_FOUND");
     elsewhere.expect_error(502, "M_UNKNOWN");
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_is_refused() {
+async fn invalid_profile_changes_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -70,15 +72,17 @@ async fn what_is_not_allowed_is_refused() {
 
     let others = alice
         .client
-        .put(&path(&bob.id, "/displayname"), name.clone())
+        .put(&profile_path(&bob.id, "/displayname"), name.clone())
         .await;
     others.expect_error(403, "M_FORBIDDEN");
-    let stranger = server.put(&path(&bob.id, "/displayname"), name).await;
+    let stranger = server
+        .put(&profile_path(&bob.id, "/displayname"), name)
+        .await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
     let wrong = alice
         .client
         .put(
-            &path(&alice.id, "/displayname"),
+            &profile_path(&alice.id, "/displayname"),
             json!({ "displayname": 1 }),
         )
         .await;
@@ -86,20 +90,23 @@ async fn what_is_not_allowed_is_refused() {
     let key = "k".repeat(256);
     let long = alice
         .client
-        .put(&path(&alice.id, &format!("/{key}")), json!({ key: 1 }))
+        .put(
+            &profile_path(&alice.id, &format!("/{key}")),
+            json!({ key: 1 }),
+        )
         .await;
     long.expect_error(400, "M_KEY_TOO_LARGE");
     let large = json!({ "org.example": "x".repeat(70_000) });
     let large = alice
         .client
-        .put(&path(&alice.id, "/org.example"), large)
+        .put(&profile_path(&alice.id, "/org.example"), large)
         .await;
     large.expect_error(400, "M_PROFILE_TOO_LARGE");
 }
 
 #[tokio::test]
-async fn strangers_have_a_limit_of_profiles_and_users_have_none() {
-    let server = Server::with(|config| config.limits.enabled = true).await;
+async fn profile_requests_are_rate_limited_for_strangers_only() {
+    let server = Server::with_config(|config| config.limits.enabled = true).await;
     let alice = server.register("alice").await;
     let path = format!("/_matrix/client/v3/profile/{}", alice.id);
 
@@ -114,8 +121,8 @@ async fn strangers_have_a_limit_of_profiles_and_users_have_none() {
 }
 
 #[tokio::test]
-async fn a_change_of_name_costs_an_event_in_each_room() {
-    let server = Server::with(|config| {
+async fn a_name_change_counts_as_one_event_per_room() {
+    let server = Server::with_config(|config| {
         config.limits.enabled = true;
         config.limits.sending_burst = 10;
         config.limits.sending_per_minute = 1;
@@ -126,7 +133,7 @@ async fn a_change_of_name_costs_an_event_in_each_room() {
         alice.creates_open_room().await;
     }
     let changes = async |field: &str, value: &str| {
-        let path = path(&alice.id, &format!("/{field}"));
+        let path = profile_path(&alice.id, &format!("/{field}"));
         alice.client.put(&path, json!({ field: value })).await
     };
 
@@ -142,12 +149,16 @@ async fn a_change_of_name_costs_an_event_in_each_room() {
 }
 
 #[tokio::test]
-async fn names_of_fields_outside_the_grammar_are_refused() {
+async fn field_names_outside_the_grammar_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
     for name in ["UPPER", "bad key", "1st", ".dot", "m.tz\u{e9}"] {
-        let path = format!("/_matrix/client/v3/profile/{}/{}", alice.id, encoded(name));
+        let path = format!(
+            "/_matrix/client/v3/profile/{}/{}",
+            alice.id,
+            percent_encoded(name)
+        );
         let refused = alice.client.put(&path, json!({ name: "value" })).await;
         refused.expect_error(400, "M_INVALID_PARAM");
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Returns a command that runs the program in a folder and listens on a free port.
-pub(crate) fn parlour(folder: &Path) -> Command {
+pub(crate) fn parlour_command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
     command
         .current_dir(folder)
@@ -19,7 +19,7 @@ pub(crate) fn parlour(folder: &Path) -> Command {
 }
 
 /// Waits until the program prints its address, and returns it.
-pub(crate) fn told_address(child: &mut Child) -> String {
+pub(crate) fn read_address(child: &mut Child) -> String {
     let mut line = String::new();
     let told = child.stdout.as_mut().expect("stdout is piped");
     BufReader::new(told)

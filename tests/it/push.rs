@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, new_transaction},
-    harness::{Answer, Server, User, password_of},
+    chat::{new_transaction, texts_at},
+    harness::{HttpAnswer, Server, User, password_of},
 };
 
-const PUSHERS: &str = "/_matrix/client/v3/pushers";
-const SET: &str = "/_matrix/client/v3/pushers/set";
-const NOTIFICATIONS: &str = "/_matrix/client/v3/notifications";
+const PUSHERS_PATH: &str = "/_matrix/client/v3/pushers";
+const SET_PUSHER_PATH: &str = "/_matrix/client/v3/pushers/set";
+const NOTIFICATIONS_PATH: &str = "/_matrix/client/v3/notifications";
 
-fn pusher(pushkey: &str) -> Value {
+fn http_pusher(pushkey: &str) -> Value {
     json!({
         "pushkey": pushkey, "app_id": "org.example", "kind": "http", "lang": "en",
         "app_display_name": "Example", "device_display_name": "Phone", "profile_tag": "tag",
@@ -20,12 +20,12 @@ fn pusher(pushkey: &str) -> Value {
 }
 
 impl User {
-    async fn sets_pusher(&self, pusher: Value) -> Answer {
-        self.client.post(SET, pusher).await
+    async fn sets_pusher(&self, pusher: Value) -> HttpAnswer {
+        self.client.post(SET_PUSHER_PATH, pusher).await
     }
 
     async fn pushers(&self) -> Value {
-        self.client.get(PUSHERS).await.expect_ok()["pushers"].clone()
+        self.client.get(PUSHERS_PATH).await.expect_ok()["pushers"].clone()
     }
 
     async fn mentions(&self, room: &str, user: &User, text: &str) {
@@ -38,13 +38,13 @@ impl User {
 
     /// Returns a page of the user's notifications.
     async fn notifications(&self, query: &str) -> Value {
-        let path = format!("{NOTIFICATIONS}?{query}");
+        let path = format!("{NOTIFICATIONS_PATH}?{query}");
         self.client.get(&path).await.expect_ok()
     }
 }
 
-fn texts(page: &Value) -> Vec<&str> {
-    each(&page["notifications"], "/event/content/body")
+fn notification_bodies(page: &Value) -> Vec<&str> {
+    texts_at(&page["notifications"], "/event/content/body")
 }
 
 #[tokio::test]
@@ -53,60 +53,63 @@ async fn pushers_are_set_replaced_and_removed() {
     let alice = server.register("alice").await;
     assert_eq!(alice.pushers().await, json!([]));
 
-    alice.sets_pusher(pusher("a")).await.expect_ok();
-    let mut other = pusher("a");
+    alice.sets_pusher(http_pusher("a")).await.expect_ok();
+    let mut other = http_pusher("a");
     other["lang"] = json!("de");
     alice.sets_pusher(other.clone()).await.expect_ok();
-    alice.sets_pusher(pusher("b")).await.expect_ok();
+    alice.sets_pusher(http_pusher("b")).await.expect_ok();
 
-    assert_eq!(alice.pushers().await, json!([other, pusher("b")]));
+    assert_eq!(alice.pushers().await, json!([other, http_pusher("b")]));
     let gone = json!({ "pushkey": "a", "app_id": "org.example", "kind": null });
     alice.sets_pusher(gone.clone()).await.expect_ok();
     alice.sets_pusher(gone).await.expect_ok();
-    assert_eq!(alice.pushers().await, json!([pusher("b")]));
+    assert_eq!(alice.pushers().await, json!([http_pusher("b")]));
 }
 
 #[tokio::test]
-async fn a_pusher_moves_to_another_user_unless_it_is_added() {
+async fn a_pusher_moves_to_another_user_unless_appended() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    alice.sets_pusher(pusher("a")).await.expect_ok();
+    alice.sets_pusher(http_pusher("a")).await.expect_ok();
 
-    let mut added = pusher("a");
+    let mut added = http_pusher("a");
     added["append"] = json!(true);
     bob.sets_pusher(added).await.expect_ok();
-    assert_eq!(alice.pushers().await, json!([pusher("a")]));
-    bob.sets_pusher(pusher("a")).await.expect_ok();
+    assert_eq!(alice.pushers().await, json!([http_pusher("a")]));
+    bob.sets_pusher(http_pusher("a")).await.expect_ok();
 
     assert_eq!(alice.pushers().await, json!([]));
-    assert_eq!(bob.pushers().await, json!([pusher("a")]));
+    assert_eq!(bob.pushers().await, json!([http_pusher("a")]));
 }
 
 #[tokio::test]
-async fn a_pusher_goes_with_the_session_that_set_it() {
+async fn ending_a_session_removes_its_pushers() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let (phone, desk) = (server.log_in("alice").await, server.log_in("alice").await);
-    alice.sets_pusher(pusher("a")).await.expect_ok();
-    phone.sets_pusher(pusher("p")).await.expect_ok();
-    desk.sets_pusher(pusher("d")).await.expect_ok();
+    alice.sets_pusher(http_pusher("a")).await.expect_ok();
+    phone.sets_pusher(http_pusher("p")).await.expect_ok();
+    desk.sets_pusher(http_pusher("d")).await.expect_ok();
 
     let logout = "/_matrix/client/v3/logout";
     phone.client.post(logout, json!({})).await.expect_ok();
-    assert_eq!(alice.pushers().await, json!([pusher("a"), pusher("d")]));
+    assert_eq!(
+        alice.pushers().await,
+        json!([http_pusher("a"), http_pusher("d")])
+    );
     let body = json!({ "new_password": "second", "auth": password_of("alice") });
     let path = "/_matrix/client/v3/account/password";
     alice.client.post(path, body).await.expect_ok();
 
-    assert_eq!(alice.pushers().await, json!([pusher("a")]));
+    assert_eq!(alice.pushers().await, json!([http_pusher("a")]));
 }
 
 #[tokio::test]
-async fn a_pusher_that_could_never_push_is_refused() {
+async fn an_invalid_pusher_is_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let refused = async |path: &str, value: Value| {
-        let mut pusher = pusher("a");
+        let mut pusher = http_pusher("a");
         *pusher.pointer_mut(path).expect("a field") = value;
         alice.sets_pusher(pusher).await
     };
@@ -127,13 +130,13 @@ async fn a_pusher_that_could_never_push_is_refused() {
     let bare = json!({ "pushkey": "a", "app_id": "b", "kind": "http" });
     let bare = alice.sets_pusher(bare).await;
     bare.expect_error(400, "M_BAD_JSON");
-    let stranger = server.post(SET, pusher("a")).await;
+    let stranger = server.post(SET_PUSHER_PATH, http_pusher("a")).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
     assert_eq!(alice.pushers().await, json!([]));
 }
 
 #[tokio::test]
-async fn a_user_sees_of_what_they_were_notified() {
+async fn notifications_list_unread_and_read_events() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
@@ -146,10 +149,10 @@ async fn a_user_sees_of_what_they_were_notified() {
     alice.says(&other, "two").await;
     bob.says(&room, "own").await;
     alice.mentions(&room, &bob, "three").await;
-    bob.has_read(&room, &one).await;
+    bob.sends_read_receipt(&room, &one).await;
 
     let all = bob.notifications("").await;
-    assert_eq!(texts(&all), ["three", "two", "one"]);
+    assert_eq!(notification_bodies(&all), ["three", "two", "one"]);
     assert_eq!(all["next_token"], Value::Null);
     let reads = all["notifications"].as_array().expect("a list");
     let reads: Vec<&Value> = reads.iter().map(|found| &found["read"]).collect();
@@ -159,12 +162,12 @@ async fn a_user_sees_of_what_they_were_notified() {
     assert!(first["ts"].is_u64() && first["event"]["event_id"].is_string());
     assert_eq!(first["actions"][0], "notify");
     let highlights = bob.notifications("only=highlight").await;
-    assert_eq!(texts(&highlights), ["three"]);
-    assert_eq!(texts(&alice.notifications("").await), ["own"]);
+    assert_eq!(notification_bodies(&highlights), ["three"]);
+    assert_eq!(notification_bodies(&alice.notifications("").await), ["own"]);
 }
 
 #[tokio::test]
-async fn notifications_come_by_pages() {
+async fn notifications_are_paginated() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let mut rooms = Vec::new();
@@ -183,7 +186,11 @@ async fn notifications_come_by_pages() {
     let (mut seen, mut query) = (Vec::new(), "limit=7".to_owned());
     loop {
         let page = bob.notifications(&query).await;
-        seen.extend(texts(&page).into_iter().map(ToOwned::to_owned));
+        seen.extend(
+            notification_bodies(&page)
+                .into_iter()
+                .map(ToOwned::to_owned),
+        );
         let Some(token) = page["next_token"].as_str() else {
             break;
         };
@@ -191,14 +198,17 @@ async fn notifications_come_by_pages() {
     }
 
     assert_eq!(seen, said);
-    let garbage = bob.client.get(&format!("{NOTIFICATIONS}?from=x")).await;
+    let garbage = bob
+        .client
+        .get(&format!("{NOTIFICATIONS_PATH}?from=x"))
+        .await;
     garbage.expect_error(400, "M_INVALID_PARAM");
-    let stranger = server.get(NOTIFICATIONS).await;
+    let stranger = server.get(NOTIFICATIONS_PATH).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
 }
 
 #[tokio::test]
-async fn rooms_that_were_left_and_silenced_ones_notify_of_nothing() {
+async fn left_and_muted_rooms_cause_no_notifications() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let (left, silenced) = (

@@ -3,24 +3,24 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{ephemeral, unread},
+    chat::{ephemeral_content, unread_counts},
     harness::{Server, User},
 };
 
 /// Returns the users whose receipts of a kind a sync contains for an event.
-fn readers(sync: &Value, room: &str, event_id: &str, kind: &str) -> Vec<String> {
-    let receipts = &ephemeral(sync, room, "m.receipt")[event_id][kind];
+fn receipt_senders(sync: &Value, room: &str, event_id: &str, kind: &str) -> Vec<String> {
+    let receipts = &ephemeral_content(sync, room, "m.receipt")[event_id][kind];
     let receipts = receipts.as_object().into_iter().flatten();
     receipts.map(|(user_id, _)| user_id.clone()).collect()
 }
 
-async fn sends_receipt(user: &User, room: &str, receipt: &str, body: Value) {
+async fn send_receipt(user: &User, room: &str, receipt: &str, body: Value) {
     let path = format!("receipt/{receipt}");
-    user.tries(room, &path, body).await.expect_ok();
+    user.posts_in_room(room, &path, body).await.expect_ok();
 }
 
 #[tokio::test]
-async fn a_receipt_is_told_to_the_members() {
+async fn a_receipt_is_sent_to_the_members() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -29,21 +29,30 @@ async fn a_receipt_is_told_to_the_members() {
     let message = alice.says(&room, "hello").await;
     let first = alice.syncs().await;
 
-    let (second, ()) = tokio::join!(alice.waits_after(&first), bob.has_read(&room, &message));
+    let (second, ()) = tokio::join!(
+        alice.long_polls_after(&first),
+        bob.sends_read_receipt(&room, &message)
+    );
     let third = alice.syncs_after(&second).await;
     let anew = alice.syncs().await;
 
-    assert_eq!(readers(&second, &room, &message, "m.read"), [&*bob.id]);
-    let receipt = &ephemeral(&second, &room, "m.receipt")[&message]["m.read"][&bob.id];
+    assert_eq!(
+        receipt_senders(&second, &room, &message, "m.read"),
+        [&*bob.id]
+    );
+    let receipt = &ephemeral_content(&second, &room, "m.receipt")[&message]["m.read"][&bob.id];
     assert!(receipt["ts"].is_u64());
     let events = &second["rooms"]["join"][&room]["ephemeral"]["events"];
     assert_eq!(events[0]["room_id"], Value::Null);
     assert_eq!(third["rooms"], Value::Null);
-    assert_eq!(readers(&anew, &room, &message, "m.read"), [&*bob.id]);
+    assert_eq!(
+        receipt_senders(&anew, &room, &message, "m.read"),
+        [&*bob.id]
+    );
 }
 
 #[tokio::test]
-async fn a_receipt_moves_forward_alone() {
+async fn a_receipt_only_moves_forward() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -52,17 +61,20 @@ async fn a_receipt_moves_forward_alone() {
     let one = alice.says(&room, "one").await;
     let two = alice.says(&room, "two").await;
 
-    bob.has_read(&room, &two).await;
-    bob.has_read(&room, &one).await;
+    bob.sends_read_receipt(&room, &two).await;
+    bob.sends_read_receipt(&room, &one).await;
 
     let sync = alice.syncs().await;
-    assert_eq!(readers(&sync, &room, &two, "m.read"), [&*bob.id]);
-    assert_eq!(readers(&sync, &room, &one, "m.read"), Vec::<String>::new());
-    assert_eq!(unread(&bob.syncs().await, &room), (0, 0));
+    assert_eq!(receipt_senders(&sync, &room, &two, "m.read"), [&*bob.id]);
+    assert_eq!(
+        receipt_senders(&sync, &room, &one, "m.read"),
+        Vec::<String>::new()
+    );
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (0, 0));
 }
 
 #[tokio::test]
-async fn a_private_receipt_clears_the_counts_and_is_told_to_nobody_else() {
+async fn a_private_receipt_is_visible_only_to_its_user() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -73,19 +85,19 @@ async fn a_private_receipt_clears_the_counts_and_is_told_to_nobody_else() {
     let (first, of_phone) = (alice.syncs().await, phone.syncs().await);
 
     let receipt = format!("m.read.private/{message}");
-    sends_receipt(&bob, &room, &receipt, json!({})).await;
+    send_receipt(&bob, &room, &receipt, json!({})).await;
     let second = alice.syncs_after(&first).await;
     let later = phone.syncs_after(&of_phone).await;
 
     assert_eq!(second["rooms"], Value::Null);
-    assert_eq!(unread(&of_phone, &room), (1, 0));
-    assert_eq!(unread(&later, &room), (0, 0));
-    let told = readers(&later, &room, &message, "m.read.private");
+    assert_eq!(unread_counts(&of_phone, &room), (1, 0));
+    assert_eq!(unread_counts(&later, &room), (0, 0));
+    let told = receipt_senders(&later, &room, &message, "m.read.private");
     assert_eq!(told, [&*bob.id]);
 }
 
 #[tokio::test]
-async fn counts_reach_up_to_the_receipt_or_the_last_own_message() {
+async fn unread_counts_start_after_the_receipt_or_own_message() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -102,20 +114,20 @@ async fn counts_reach_up_to_the_receipt_or_the_last_own_message() {
     alice.says(&room, "two").await;
 
     let before = bob.syncs().await;
-    bob.has_read(&room, &mention).await;
+    bob.sends_read_receipt(&room, &mention).await;
     let read = bob.syncs_after(&before).await;
     bob.says(&room, "answer").await;
     let answered = bob.syncs_after(&read).await;
     alice.says(&room, "three").await;
     let more = bob.syncs_after(&answered).await;
 
-    assert_eq!(unread(&before, &room), (3, 1));
-    assert_eq!(unread(&read, &room), (2, 0));
-    assert_eq!(unread(&answered, &room), (0, 0));
-    assert_eq!(unread(&more, &room), (1, 0));
+    assert_eq!(unread_counts(&before, &room), (3, 1));
+    assert_eq!(unread_counts(&read, &room), (2, 0));
+    assert_eq!(unread_counts(&answered, &room), (0, 0));
+    assert_eq!(unread_counts(&more, &room), (1, 0));
     let server = server.restart().await;
-    let bob = bob.at(&server);
-    assert_eq!(unread(&bob.syncs().await, &room), (1, 0));
+    let bob = bob.on_server(&server);
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (1, 0));
 }
 
 #[tokio::test]
@@ -128,13 +140,13 @@ async fn threads_have_receipts_of_their_own() {
     let thread_root = alice.says(&room, "root").await;
     let receipt = format!("m.read/{thread_root}");
 
-    sends_receipt(&bob, &room, &receipt, json!({ "thread_id": thread_root })).await;
+    send_receipt(&bob, &room, &receipt, json!({ "thread_id": thread_root })).await;
     let in_thread = alice.syncs().await;
-    sends_receipt(&bob, &room, &receipt, json!({ "thread_id": "main" })).await;
+    send_receipt(&bob, &room, &receipt, json!({ "thread_id": "main" })).await;
     let in_main = alice.syncs_after(&in_thread).await;
 
     let thread = |sync: &Value| {
-        let receipts = &ephemeral(sync, &room, "m.receipt")[&thread_root]["m.read"];
+        let receipts = &ephemeral_content(sync, &room, "m.receipt")[&thread_root]["m.read"];
         receipts[&bob.id]["thread_id"].clone()
     };
     assert_eq!(thread(&in_thread), thread_root);
@@ -142,7 +154,7 @@ async fn threads_have_receipts_of_their_own() {
 }
 
 #[tokio::test]
-async fn threads_that_are_none_are_refused() {
+async fn invalid_thread_ids_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -157,13 +169,13 @@ async fn threads_that_are_none_are_refused() {
     for (kind, thread, errcode) in cases {
         let path = format!("receipt/{kind}/{message}");
         let body = json!({ "thread_id": thread });
-        let refused = alice.tries(&room, &path, body).await;
+        let refused = alice.posts_in_room(&room, &path, body).await;
         refused.expect_error(400, errcode);
     }
 }
 
 #[tokio::test]
-async fn read_markers_set_all_that_they_name() {
+async fn read_markers_set_every_named_receipt() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -174,20 +186,23 @@ async fn read_markers_set_all_that_they_name() {
     let first = bob.syncs().await;
 
     let markers = json!({ "m.fully_read": one, "m.read": one, "m.read.private": two });
-    let set = bob.tries(&room, "read_markers", markers).await;
+    let set = bob.posts_in_room(&room, "read_markers", markers).await;
     let second = bob.syncs_after(&first).await;
 
     assert_eq!(set.expect_ok(), json!({}));
-    assert_eq!(readers(&second, &room, &one, "m.read"), [&*bob.id]);
-    assert_eq!(readers(&second, &room, &two, "m.read.private"), [&*bob.id]);
+    assert_eq!(receipt_senders(&second, &room, &one, "m.read"), [&*bob.id]);
+    assert_eq!(
+        receipt_senders(&second, &room, &two, "m.read.private"),
+        [&*bob.id]
+    );
     let data = &second["rooms"]["join"][&room]["account_data"]["events"];
     let expected = json!([{ "type": "m.fully_read", "content": { "event_id": one } }]);
     assert_eq!(*data, expected);
-    assert_eq!(unread(&second, &room), (0, 0));
+    assert_eq!(unread_counts(&second, &room), (0, 0));
 }
 
 #[tokio::test]
-async fn the_fully_read_marker_is_set_by_a_receipt_and_counts_for_nothing() {
+async fn the_fully_read_marker_does_not_affect_counts() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -196,10 +211,10 @@ async fn the_fully_read_marker_is_set_by_a_receipt_and_counts_for_nothing() {
     let message = alice.says(&room, "hello").await;
 
     let receipt = format!("m.fully_read/{message}");
-    sends_receipt(&bob, &room, &receipt, json!({})).await;
+    send_receipt(&bob, &room, &receipt, json!({})).await;
 
     let sync = bob.syncs().await;
-    assert_eq!(unread(&sync, &room), (1, 0));
+    assert_eq!(unread_counts(&sync, &room), (1, 0));
     let path = format!(
         "/_matrix/client/v3/user/{}/rooms/{room}/account_data/m.fully_read",
         bob.id
@@ -207,13 +222,13 @@ async fn the_fully_read_marker_is_set_by_a_receipt_and_counts_for_nothing() {
     let marker = bob.client.get(&path).await.expect_ok();
     assert_eq!(marker, json!({ "event_id": message }));
     assert_eq!(
-        *ephemeral(&alice.syncs().await, &room, "m.receipt"),
+        *ephemeral_content(&alice.syncs().await, &room, "m.receipt"),
         Value::Null
     );
 }
 
 #[tokio::test]
-async fn receipts_that_cannot_be_are_refused() {
+async fn invalid_receipts_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -224,19 +239,19 @@ async fn receipts_that_cannot_be_are_refused() {
     let receipt = |kind: &str, event_id: &str| format!("receipt/{kind}/{event_id}");
 
     let by_stranger = bob
-        .tries(&room, &receipt("m.read", &message), json!({}))
+        .posts_in_room(&room, &receipt("m.read", &message), json!({}))
         .await;
     let unknown = alice
-        .tries(&room, &receipt("m.read", "$unknown"), json!({}))
+        .posts_in_room(&room, &receipt("m.read", "$unknown"), json!({}))
         .await;
     let of_other = alice
-        .tries(&room, &receipt("m.read", &elsewhere), json!({}))
+        .posts_in_room(&room, &receipt("m.read", &elsewhere), json!({}))
         .await;
     let no_kind = alice
-        .tries(&room, &receipt("m.example", &message), json!({}))
+        .posts_in_room(&room, &receipt("m.example", &message), json!({}))
         .await;
     let in_nothing = alice
-        .tries(
+        .posts_in_room(
             "!unknown:localhost",
             &receipt("m.read", &message),
             json!({}),
@@ -251,7 +266,7 @@ async fn receipts_that_cannot_be_are_refused() {
 }
 
 #[tokio::test]
-async fn whom_a_text_names_is_told_so_unless_it_says_whom_it_mentions() {
+async fn a_display_name_highlights_unless_mentions_are_explicit() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -266,11 +281,11 @@ async fn whom_a_text_names_is_told_so_unless_it_says_whom_it_mentions() {
         .await
         .expect_ok();
 
-    assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (3, 1));
 }
 
 #[tokio::test]
-async fn a_new_name_or_picture_leaves_unread_counts_as_they_are() {
+async fn profile_changes_do_not_reset_unread_counts() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -291,15 +306,15 @@ async fn a_new_name_or_picture_leaves_unread_counts_as_they_are() {
     }
     let member = json!({ "membership": "join", "displayname": "Bobby" });
     let kind = format!("m.room.member/{}", bob.id);
-    bob.sets(&room, &kind, member).await;
+    bob.sets_state(&room, &kind, member).await;
 
     let after = bob.syncs_after(&before).await;
-    assert_eq!(unread(&before, &room), (3, 0));
-    assert_eq!(unread(&after, &room), (3, 0));
+    assert_eq!(unread_counts(&before, &room), (3, 0));
+    assert_eq!(unread_counts(&after, &room), (3, 0));
     // The counts are the same after a restart.
     let server = server.restart().await;
-    let bob = bob.at(&server);
-    assert_eq!(unread(&bob.syncs().await, &room), (3, 0));
+    let bob = bob.on_server(&server);
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (3, 0));
     bob.says(&room, "hello").await;
-    assert_eq!(unread(&bob.syncs().await, &room), (0, 0));
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (0, 0));
 }

@@ -8,18 +8,18 @@ use sha1::Sha1;
 
 use crate::harness::Server;
 
-const REGISTER: &str = "/_matrix/client/v3/register";
-const SHARED_SECRET: &str = "/_synapse/admin/v1/register";
+const REGISTER_PATH: &str = "/_matrix/client/v3/register";
+const SHARED_SECRET_PATH: &str = "/_synapse/admin/v1/register";
 
-async fn closed() -> Server {
-    Server::with(|config| config.registration.open = false).await
+async fn closed_server() -> Server {
+    Server::with_config(|config| config.registration.open = false).await
 }
 
-fn dummy(name: &str) -> Value {
+fn dummy_registration(name: &str) -> Value {
     json!({ "username": name, "password": "password", "auth": { "type": "m.login.dummy" } })
 }
 
-fn with_token(name: &str, token: &str) -> Value {
+fn token_registration(name: &str, token: &str) -> Value {
     let auth = json!({ "type": "m.login.registration_token", "token": token });
     json!({ "username": name, "password": "password", "auth": auth })
 }
@@ -32,11 +32,11 @@ async fn a_registration_logs_in() {
         "username": "Alice", "password": "password", "device_id": "PHONE",
         "initial_device_display_name": "Phone", "auth": { "type": "m.login.dummy" },
     });
-    let answer = server.post(REGISTER, body).await.expect_ok();
+    let answer = server.post(REGISTER_PATH, body).await.expect_ok();
 
     assert_eq!(answer["user_id"], "@alice:localhost");
     assert_eq!(answer["device_id"], "PHONE");
-    let alice = server.user(&answer);
+    let alice = server.user_from_login(&answer);
     let who = alice.client.get("/_matrix/client/v3/account/whoami").await;
     let expected = json!({ "user_id": "@alice:localhost", "device_id": "PHONE" });
     assert_eq!(who.expect_ok(), expected);
@@ -45,10 +45,10 @@ async fn a_registration_logs_in() {
 }
 
 #[tokio::test]
-async fn probes_get_the_flows_and_a_session() {
+async fn a_probe_returns_the_flows_and_a_session() {
     let server = Server::start().await;
 
-    let probe = server.post(REGISTER, json!({})).await;
+    let probe = server.post(REGISTER_PATH, json!({})).await;
     assert_eq!(probe.status, 401);
     let stages = json!([
         { "stages": ["m.login.dummy"] }, { "stages": ["m.login.registration_token"] },
@@ -58,50 +58,52 @@ async fn probes_get_the_flows_and_a_session() {
 
     let session = &probe.body["session"];
     let again = server
-        .post(REGISTER, json!({ "auth": { "session": session } }))
+        .post(REGISTER_PATH, json!({ "auth": { "session": session } }))
         .await;
     assert_eq!((again.status, &again.body["session"]), (401, session));
 
-    let mut body = dummy("alice");
+    let mut body = dummy_registration("alice");
     body["auth"]["session"] = session.clone();
-    server.post(REGISTER, body).await.expect_ok();
+    server.post(REGISTER_PATH, body).await.expect_ok();
 }
 
 #[tokio::test]
 async fn a_login_can_be_inhibited() {
     let server = Server::start().await;
 
-    let mut body = dummy("alice");
+    let mut body = dummy_registration("alice");
     body["inhibit_login"] = json!(true);
-    let answer = server.post(REGISTER, body).await.expect_ok();
+    let answer = server.post(REGISTER_PATH, body).await.expect_ok();
 
     assert_eq!(answer, json!({ "user_id": "@alice:localhost" }));
 }
 
 #[tokio::test]
-async fn names_that_are_taken_or_not_allowed_are_refused() {
+async fn taken_and_invalid_names_are_refused() {
     let server = Server::start().await;
     server.register("alice").await;
 
-    let taken = server.post(REGISTER, dummy("alice")).await;
+    let taken = server
+        .post(REGISTER_PATH, dummy_registration("alice"))
+        .await;
     taken.expect_error(400, "M_USER_IN_USE");
     for name in ["user name", "user:name", "£", "", &"x".repeat(300)] {
-        let refused = server.post(REGISTER, dummy(name)).await;
+        let refused = server.post(REGISTER_PATH, dummy_registration(name)).await;
         refused.expect_error(400, "M_INVALID_USERNAME");
     }
-    let mut weak = dummy("bob");
+    let mut weak = dummy_registration("bob");
     weak["password"] = json!("");
-    let weak = server.post(REGISTER, weak).await;
+    let weak = server.post(REGISTER_PATH, weak).await;
     weak.expect_error(400, "M_WEAK_PASSWORD");
 }
 
 #[tokio::test]
-async fn a_name_can_be_asked_for() {
+async fn the_availability_of_a_name_can_be_checked() {
     let server = Server::start().await;
     server.register("alice").await;
     let ask = async |name: &str| {
         server
-            .get(&format!("{REGISTER}/available?username={name}"))
+            .get(&format!("{REGISTER_PATH}/available?username={name}"))
             .await
     };
 
@@ -111,15 +113,15 @@ async fn a_name_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn guests_register_only_where_they_may() {
+async fn guests_register_only_if_enabled() {
     let server = Server::start().await;
-    let kind = format!("{REGISTER}?kind=guest");
+    let kind = format!("{REGISTER_PATH}?kind=guest");
     let refused = server.post(&kind, json!({})).await;
     refused.expect_error(403, "M_GUEST_ACCESS_FORBIDDEN");
 
-    let server = Server::with(|config| config.registration.guests = true).await;
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let guest = server.post(&kind, json!({})).await.expect_ok();
-    let guest = server.user(&guest);
+    let guest = server.user_from_login(&guest);
     let who = guest.client.get("/_matrix/client/v3/account/whoami").await;
     assert_eq!(who.expect_ok()["is_guest"], true);
     let change = json!({ "new_password": "other" });
@@ -131,9 +133,9 @@ async fn guests_register_only_where_they_may() {
 }
 
 #[tokio::test]
-async fn closed_registration_is_by_token() {
-    let server = closed().await;
-    let token = server.first_token();
+async fn closed_registration_requires_a_token() {
+    let server = closed_server().await;
+    let token = server.first_admin_token();
     let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
     let is_valid = async |token: &str| {
         let answer = server.get(&format!("{path}?token={token}")).await;
@@ -142,12 +144,16 @@ async fn closed_registration_is_by_token() {
     assert_eq!(is_valid(&token).await, true);
     assert_eq!(is_valid("guess").await, false);
 
-    let refused = server.post(REGISTER, dummy("alice")).await;
+    let refused = server
+        .post(REGISTER_PATH, dummy_registration("alice"))
+        .await;
     assert_eq!(refused.status, 401);
-    let refused = server.post(REGISTER, with_token("alice", "guess")).await;
+    let refused = server
+        .post(REGISTER_PATH, token_registration("alice", "guess"))
+        .await;
     refused.expect_error(401, "M_FORBIDDEN");
     server
-        .post(REGISTER, with_token("alice", &token))
+        .post(REGISTER_PATH, token_registration("alice", &token))
         .await
         .expect_ok();
 
@@ -155,13 +161,13 @@ async fn closed_registration_is_by_token() {
 }
 
 #[tokio::test]
-async fn of_two_concurrent_first_registrations_exactly_one_succeeds() {
-    let server = closed().await;
-    let token = server.first_token();
+async fn the_first_token_registers_exactly_one_user() {
+    let server = closed_server().await;
+    let token = server.first_admin_token();
 
     let (alice, bob) = tokio::join!(
-        server.post(REGISTER, with_token("alice", &token)),
-        server.post(REGISTER, with_token("bob", &token)),
+        server.post(REGISTER_PATH, token_registration("alice", &token)),
+        server.post(REGISTER_PATH, token_registration("bob", &token)),
     );
 
     let succeeded = [alice.status, bob.status]
@@ -171,7 +177,7 @@ async fn of_two_concurrent_first_registrations_exactly_one_succeeds() {
     assert_eq!(succeeded, 1, "{} {}", alice.text, bob.text);
 }
 
-fn signed(nonce: &str, secret: &str) -> Value {
+fn signed_registration(nonce: &str, secret: &str) -> Value {
     let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC accepts any key");
     mac.update(format!("{nonce}\0alice\0password\0admin").as_bytes());
     let bytes = mac.finalize().into_bytes();
@@ -186,24 +192,24 @@ fn signed(nonce: &str, secret: &str) -> Value {
 
 #[tokio::test]
 async fn the_shared_secret_registers_an_administrator() {
-    let server = Server::with(|config| {
+    let server = Server::with_config(|config| {
         config.registration.shared_secret = Some(SecretString::new("swordfish"));
     })
     .await;
     let nonce = async || {
-        let answer = server.get(SHARED_SECRET).await.expect_ok();
+        let answer = server.get(SHARED_SECRET_PATH).await.expect_ok();
         answer["nonce"].as_str().expect("a nonce").to_owned()
     };
 
-    let wrong = signed(&nonce().await, "guess");
-    let refused = server.post(SHARED_SECRET, wrong).await;
+    let wrong = signed_registration(&nonce().await, "guess");
+    let refused = server.post(SHARED_SECRET_PATH, wrong).await;
     refused.expect_error(403, "M_FORBIDDEN");
-    let right = signed(&nonce().await, "swordfish");
-    let answer = server.post(SHARED_SECRET, right).await.expect_ok();
+    let right = signed_registration(&nonce().await, "swordfish");
+    let answer = server.post(SHARED_SECRET_PATH, right).await.expect_ok();
 
     assert_eq!(answer["user_id"], "@alice:localhost");
     assert_eq!(answer["home_server"], "localhost");
-    let alice = server.user(&answer);
+    let alice = server.user_from_login(&answer);
     alice
         .client
         .get("/_matrix/client/v3/account/whoami")
@@ -212,37 +218,39 @@ async fn the_shared_secret_registers_an_administrator() {
 }
 
 #[tokio::test]
-async fn without_a_shared_secret_there_is_no_such_endpoint() {
+async fn the_shared_secret_endpoint_requires_a_configured_secret() {
     let server = Server::start().await;
 
-    let asked = server.get(SHARED_SECRET).await;
+    let asked = server.get(SHARED_SECRET_PATH).await;
     asked.expect_error(404, "M_UNRECOGNIZED");
-    let posted = server.post(SHARED_SECRET, signed("x", "y")).await;
+    let posted = server
+        .post(SHARED_SECRET_PATH, signed_registration("x", "y"))
+        .await;
     posted.expect_error(404, "M_UNRECOGNIZED");
 }
 
 #[tokio::test]
 async fn ten_people_behind_one_address_can_register() {
-    let server = Server::with(|config| config.limits.enabled = true).await;
+    let server = Server::with_config(|config| config.limits.enabled = true).await;
 
     for n in 0..10 {
         // The page requests the flows, checks the name, and completes the stage with a session.
         let body = json!({ "username": format!("user{n}"), "password": "password" });
-        let asked = server.post(REGISTER, json!({})).await;
+        let asked = server.post(REGISTER_PATH, json!({})).await;
         assert_eq!(asked.status, 401, "{}", asked.text);
-        let available = format!("{REGISTER}/available?username=user{n}");
+        let available = format!("{REGISTER_PATH}/available?username=user{n}");
         server.get(&available).await.expect_ok();
-        let asked = server.post(REGISTER, body.clone()).await;
+        let asked = server.post(REGISTER_PATH, body.clone()).await;
         let session = asked.body["session"].as_str().expect("a session");
         let mut body = body;
         body["auth"] = json!({ "type": "m.login.dummy", "session": session });
-        server.post(REGISTER, body).await.expect_ok();
+        server.post(REGISTER_PATH, body).await.expect_ok();
     }
 }
 
 #[tokio::test]
 async fn a_bot_cannot_try_many_registration_tokens() {
-    let server = Server::with(|config| {
+    let server = Server::with_config(|config| {
         config.limits.enabled = true;
         config.registration.open = false;
     })
@@ -254,7 +262,7 @@ async fn a_bot_cannot_try_many_registration_tokens() {
         let auth = json!({ "type": "m.login.registration_token", "token": token });
         let body = json!({ "username": "bot", "password": "password", "auth": auth });
         let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
-        let registered = server.post(REGISTER, body).await.status;
+        let registered = server.post(REGISTER_PATH, body).await.status;
         let looked = server.get(&format!("{path}?token={token}")).await.status;
         tried += [registered, looked]
             .iter()
@@ -264,19 +272,19 @@ async fn a_bot_cannot_try_many_registration_tokens() {
 
     assert_eq!(tried, 20);
     // The flows can still be requested.
-    assert_eq!(server.post(REGISTER, json!({})).await.status, 401);
+    assert_eq!(server.post(REGISTER_PATH, json!({})).await.status, 401);
 }
 
 #[tokio::test]
-async fn the_configuration_sets_how_many_may_register() {
-    let server = Server::with(|config| {
+async fn the_registration_limit_is_configurable() {
+    let server = Server::with_config(|config| {
         config.limits.enabled = true;
         config.limits.registration_burst = 1;
     })
     .await;
     let register = async |name: &str| {
         let body = json!({ "username": name, "auth": { "type": "m.login.dummy" } });
-        server.post(REGISTER, body).await
+        server.post(REGISTER_PATH, body).await
     };
 
     register("alice").await.expect_ok();
@@ -286,53 +294,53 @@ async fn the_configuration_sets_how_many_may_register() {
 }
 
 #[tokio::test]
-async fn a_session_alone_registers_whom_it_began_with_and_answers_again() {
+async fn a_session_registers_its_user_and_repeats_its_answer() {
     let server = Server::start().await;
     let first = json!({ "username": "alice", "password": "password" });
-    let asked = server.post(REGISTER, first).await;
+    let asked = server.post(REGISTER_PATH, first).await;
     assert_eq!(asked.status, 401);
     let auth = json!({ "type": "m.login.dummy", "session": asked.body["session"] });
     let alone = json!({ "auth": auth });
 
-    let registered = server.post(REGISTER, alone.clone()).await.expect_ok();
-    let again = server.post(REGISTER, alone).await.expect_ok();
+    let registered = server.post(REGISTER_PATH, alone.clone()).await.expect_ok();
+    let again = server.post(REGISTER_PATH, alone).await.expect_ok();
 
     assert_eq!(registered["user_id"], "@alice:localhost");
     assert_eq!(again, registered);
     server.log_in("alice").await;
     let other = json!({ "username": "bob", "password": "password", "auth": auth });
-    let refused = server.post(REGISTER, other).await;
+    let refused = server.post(REGISTER_PATH, other).await;
     refused.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn a_session_that_named_nobody_makes_no_account() {
+async fn a_session_without_a_username_creates_no_account() {
     let server = Server::start().await;
-    let asked = server.post(REGISTER, json!({})).await;
+    let asked = server.post(REGISTER_PATH, json!({})).await;
 
     let auth = json!({ "type": "m.login.dummy", "session": asked.body["session"] });
-    let refused = server.post(REGISTER, json!({ "auth": auth })).await;
+    let refused = server.post(REGISTER_PATH, json!({ "auth": auth })).await;
 
     refused.expect_error(400, "M_MISSING_PARAM");
 }
 
 #[tokio::test]
-async fn a_session_remembers_that_the_login_is_inhibited() {
+async fn a_session_remembers_inhibit_login() {
     let server = Server::start().await;
     let first = json!({ "username": "alice", "password": "password", "inhibit_login": true });
-    let asked = server.post(REGISTER, first).await;
+    let asked = server.post(REGISTER_PATH, first).await;
 
-    let mut body = dummy("alice");
+    let mut body = dummy_registration("alice");
     body["auth"]["session"] = asked.body["session"].clone();
-    let registered = server.post(REGISTER, body).await.expect_ok();
+    let registered = server.post(REGISTER_PATH, body).await.expect_ok();
 
     assert_eq!(registered["user_id"], "@alice:localhost");
     assert_eq!(registered["access_token"], Value::Null);
 }
 
 #[tokio::test]
-async fn clients_behind_a_trusted_proxy_have_limits_of_their_own() {
-    let server = Server::with(|config| {
+async fn clients_behind_a_trusted_proxy_have_separate_limits() {
+    let server = Server::with_config(|config| {
         config.limits.enabled = true;
         config.limits.registration_burst = 1;
         config.connections.trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
@@ -343,7 +351,7 @@ async fn clients_behind_a_trusted_proxy_have_limits_of_their_own() {
         let headers = [("x-forwarded-for", address)];
         let client = server.client();
         client
-            .send_with(Method::POST, REGISTER, &body, &headers)
+            .send_with_headers(Method::POST, REGISTER_PATH, &body, &headers)
             .await
     };
 

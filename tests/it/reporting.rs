@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{chat::in_room, harness::Server};
+use crate::{chat::room_path, harness::Server};
 
 #[tokio::test]
 async fn members_report_the_events_of_a_room() {
@@ -14,20 +14,20 @@ async fn members_report_the_events_of_a_room() {
 
     let path = format!("report/{event}");
     assert_eq!(
-        bob.tries(&room, &path, json!({ "reason": "rude" }))
+        bob.posts_in_room(&room, &path, json!({ "reason": "rude" }))
             .await
             .expect_ok(),
         json!({})
     );
-    bob.tries(&room, &path, json!({})).await.expect_ok();
+    bob.posts_in_room(&room, &path, json!({})).await.expect_ok();
     let long = json!({ "reason": "x".repeat(10_000) });
-    bob.tries(&room, &path, long)
+    bob.posts_in_room(&room, &path, long)
         .await
         .expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn what_a_user_cannot_see_they_can_not_find_out_by_reporting_it() {
+async fn reporting_an_event_does_not_reveal_that_it_exists() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates(json!({})).await;
@@ -39,7 +39,9 @@ async fn what_a_user_cannot_see_they_can_not_find_out_by_reporting_it() {
         (&room, "$unknown"),
         ("!unknown:localhost", &event),
     ] {
-        let answer = bob.tries(room, &format!("report/{event}"), json!({})).await;
+        let answer = bob
+            .posts_in_room(room, &format!("report/{event}"), json!({}))
+            .await;
         answers.push(answer.expect_error(404, "M_NOT_FOUND"));
     }
 
@@ -47,7 +49,7 @@ async fn what_a_user_cannot_see_they_can_not_find_out_by_reporting_it() {
 }
 
 #[tokio::test]
-async fn rooms_and_users_are_reported_whether_they_exist_or_not() {
+async fn unknown_rooms_and_users_can_be_reported() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates(json!({})).await;
@@ -55,7 +57,7 @@ async fn rooms_and_users_are_reported_whether_they_exist_or_not() {
 
     for room in [&*room, "!unknown:localhost"] {
         assert_eq!(
-            bob.tries(room, "report", body()).await.expect_ok(),
+            bob.posts_in_room(room, "report", body()).await.expect_ok(),
             json!({})
         );
     }
@@ -69,7 +71,7 @@ async fn rooms_and_users_are_reported_whether_they_exist_or_not() {
         .await
         .expect_error(400, "M_BAD_JSON");
     server
-        .post(&in_room(&room, "report"), body())
+        .post(&room_path(&room, "report"), body())
         .await
         .expect_error(401, "M_MISSING_TOKEN");
 }

@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, find, in_room, types},
+    chat::{event_types, find_event, percent_encoded, room_path, texts_at},
     harness::{Server, User},
 };
 
 /// Room versions in which a test creates a room and sends a message.
-const VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
+const TESTED_ROOM_VERSIONS: [&str; 7] = ["6", "7", "8", "9", "10", "11", "12"];
 
 #[tokio::test]
-async fn a_room_begins_with_the_events_in_the_order_of_the_specification() {
+async fn a_new_room_has_its_events_in_specification_order() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -36,16 +36,16 @@ async fn a_room_begins_with_the_events_in_the_order_of_the_specification() {
         "m.room.topic",
         "m.room.member",
     ];
-    assert_eq!(types(&page["chunk"]), expected);
-    assert_eq!(each(&page["chunk"], "/sender"), [&*alice.id; 11]);
+    assert_eq!(event_types(&page["chunk"]), expected);
+    assert_eq!(texts_at(&page["chunk"], "/sender"), [&*alice.id; 11]);
 }
 
 #[tokio::test]
-async fn rooms_of_every_version_are_created_and_used() {
+async fn rooms_of_every_version_can_be_created_and_used() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
-    for version in VERSIONS {
+    for version in TESTED_ROOM_VERSIONS {
         let room = alice.creates(json!({ "room_version": version })).await;
         alice.says(&room, "hello").await;
 
@@ -55,7 +55,7 @@ async fn rooms_of_every_version_are_created_and_used() {
 }
 
 #[tokio::test]
-async fn version_12_is_the_default_and_names_no_creator_in_the_content() {
+async fn version_12_is_the_default_and_omits_the_creator_field() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -98,7 +98,7 @@ async fn presets_decide_who_may_join_and_read() {
         let rules = alice.state(&room, "m.room.join_rules").await;
         assert_eq!(rules, json!({ "join_rule": join_rule }));
         // A room without the event forbids guests.
-        let guests = alice.asks(&room, "state/m.room.guest_access").await;
+        let guests = alice.gets_in_room(&room, "state/m.room.guest_access").await;
         let guests = guests.body["guest_access"].as_str();
         assert_eq!(guests.unwrap_or("forbidden"), guest_access);
         let history = alice.state(&room, "m.room.history_visibility").await;
@@ -107,7 +107,7 @@ async fn presets_decide_who_may_join_and_read() {
 }
 
 #[tokio::test]
-async fn initial_state_overrides_the_preset_and_is_overridden_by_name_and_topic() {
+async fn name_and_topic_override_initial_state_and_it_the_preset() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let request = json!({
@@ -131,7 +131,7 @@ async fn initial_state_overrides_the_preset_and_is_overridden_by_name_and_topic(
 }
 
 #[tokio::test]
-async fn a_topic_in_initial_state_stays_as_it_is_given() {
+async fn a_topic_in_initial_state_is_not_changed() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let topic = json!({ "type": "m.room.topic", "state_key": "", "content": { "topic": "Topic" } });
@@ -143,7 +143,7 @@ async fn a_topic_in_initial_state_stays_as_it_is_given() {
 }
 
 #[tokio::test]
-async fn power_levels_are_spelled_out_and_know_no_creator_from_version_12_on() {
+async fn power_levels_omit_the_creator_since_version_12() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -197,7 +197,7 @@ async fn an_override_replaces_the_power_levels_that_it_names() {
 }
 
 #[tokio::test]
-async fn levels_that_the_rules_of_the_room_refuse_make_no_room() {
+async fn power_levels_against_the_room_rules_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -218,7 +218,7 @@ async fn levels_that_the_rules_of_the_room_refuse_make_no_room() {
 }
 
 #[tokio::test]
-async fn creation_content_is_kept_but_for_what_is_the_servers_to_say() {
+async fn creation_content_is_kept_except_for_server_fields() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let content = json!({
@@ -242,7 +242,7 @@ async fn creation_content_is_kept_but_for_what_is_the_servers_to_say() {
 }
 
 #[tokio::test]
-async fn the_invited_are_told_and_a_direct_chat_is_called_one() {
+async fn invited_users_receive_invitations_and_the_direct_flag() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -254,7 +254,7 @@ async fn the_invited_are_told_and_a_direct_chat_is_called_one() {
     let sync = bob.syncs().await;
     let invitation = |room: &str| {
         let events = &sync["rooms"]["invite"][room]["invite_state"]["events"];
-        find(events, "m.room.member", &bob.id)["content"].clone()
+        find_event(events, "m.room.member", &bob.id)["content"].clone()
     };
     assert_eq!(invitation(&direct)["membership"], "invite");
     assert_eq!(invitation(&direct)["is_direct"], true);
@@ -262,7 +262,7 @@ async fn the_invited_are_told_and_a_direct_chat_is_called_one() {
 }
 
 #[tokio::test]
-async fn in_a_trusted_private_chat_the_invited_have_the_creators_power() {
+async fn invitees_of_a_trusted_private_chat_have_creator_power() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -296,35 +296,35 @@ async fn an_additional_creator_is_as_powerful_as_the_creator() {
     bob.joins(&room).await;
 
     let name = json!({ "name": "Bob's" });
-    bob.sets(&room, "m.room.name", name).await;
+    bob.sets_state(&room, "m.room.name", name).await;
 
     let target = json!({ "user_id": bob.id });
-    let kick = alice.tries(&room, "kick", target).await;
+    let kick = alice.posts_in_room(&room, "kick", target).await;
     kick.expect_error(403, "M_FORBIDDEN");
     let levels = json!({ "users": { &*bob.id: 100 } });
-    let named = alice.tries_to_set(&room, "m.room.power_levels", levels);
+    let named = alice.tries_to_set_state(&room, "m.room.power_levels", levels);
     named.await.expect_error(400, "M_BAD_JSON");
 }
 
 #[tokio::test]
-async fn the_creator_stands_above_every_power_level() {
+async fn the_creator_has_more_power_than_every_level() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let levels = json!({ "users": { &*bob.id: 9_007_199_254_740_991_i64 } });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
 
     let target = json!({ "user_id": alice.id });
-    let kick = bob.tries(&room, "kick", target).await;
+    let kick = bob.posts_in_room(&room, "kick", target).await;
 
     kick.expect_error(403, "M_FORBIDDEN");
     alice.kicks(&room, &bob).await;
 }
 
 #[tokio::test]
-async fn additional_creators_that_are_no_users_are_refused() {
+async fn additional_creators_must_be_user_ids() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let cases = [
@@ -345,7 +345,7 @@ async fn additional_creators_that_are_no_users_are_refused() {
 }
 
 #[tokio::test]
-async fn an_alias_is_made_with_the_room_or_neither_is() {
+async fn a_taken_alias_prevents_the_creation_of_the_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "room_alias_name": "pub" })).await;
@@ -365,7 +365,7 @@ async fn an_alias_is_made_with_the_room_or_neither_is() {
 }
 
 #[tokio::test]
-async fn requests_that_make_no_room_are_refused() {
+async fn invalid_creation_requests_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let state = |event: Value| json!({ "initial_state": [event] });
@@ -404,7 +404,7 @@ async fn requests_that_make_no_room_are_refused() {
 }
 
 #[tokio::test]
-async fn rooms_of_every_supported_version_work_and_outlast_a_restart() {
+async fn rooms_of_every_supported_version_survive_a_restart() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let mut rooms = Vec::new();
@@ -418,7 +418,7 @@ async fn rooms_of_every_supported_version_work_and_outlast_a_restart() {
     }
 
     let server = server.restart().await;
-    let (alice, bob) = (alice.at(&server), bob.at(&server));
+    let (alice, bob) = (alice.on_server(&server), bob.on_server(&server));
 
     for (room, said) in rooms {
         alice.says(&room, "again").await;
@@ -428,7 +428,7 @@ async fn rooms_of_every_supported_version_work_and_outlast_a_restart() {
 }
 
 #[tokio::test]
-async fn in_rooms_with_owned_state_a_user_has_many_keys() {
+async fn owned_state_gives_each_user_many_state_keys() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let levels = json!({ "events": { "org.example": 0 } });
@@ -439,8 +439,8 @@ async fn in_rooms_with_owned_state_a_user_has_many_keys() {
     let room = alice.creates(request).await;
     bob.joins(&room).await;
     let set = async |user: &User, key: &str| {
-        let path = format!("org.example/{}", encoded(key));
-        user.tries_to_set(&room, &path, json!({})).await
+        let path = format!("org.example/{}", percent_encoded(key));
+        user.tries_to_set_state(&room, &path, json!({})).await
     };
 
     set(&bob, &format!("{}_device", bob.id)).await.expect_ok();
@@ -453,7 +453,7 @@ async fn in_rooms_with_owned_state_a_user_has_many_keys() {
 }
 
 #[tokio::test]
-async fn presets_and_visibilities_that_do_not_exist_are_refused() {
+async fn unknown_presets_and_visibilities_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -467,13 +467,13 @@ async fn presets_and_visibilities_that_do_not_exist_are_refused() {
 }
 
 #[tokio::test]
-async fn a_tombstone_leads_to_another_room() {
+async fn a_tombstone_must_name_another_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     for replacement in [room.as_str(), "odd", "!\0:x"] {
         let content = json!({ "body": "gone", "replacement_room": replacement });
-        let path = in_room(&room, "state/m.room.tombstone");
+        let path = room_path(&room, "state/m.room.tombstone");
         let refused = alice.client.put(&path, content).await;
         refused.expect_error(400, "M_INVALID_PARAM");
     }
@@ -492,7 +492,7 @@ async fn malformed_power_levels_are_refused_in_every_version() {
             json!({ "notifications": 5 }),
             json!({ "events": { "m.room.name": "50" } }),
         ] {
-            let path = in_room(&room, "state/m.room.power_levels");
+            let path = room_path(&room, "state/m.room.power_levels");
             let refused = alice.client.put(&path, content.clone()).await;
             refused.expect_error(400, "M_BAD_JSON");
             let request = json!({
@@ -506,7 +506,7 @@ async fn malformed_power_levels_are_refused_in_every_version() {
 }
 
 #[tokio::test]
-async fn a_room_without_members_is_not_in_the_directory() {
+async fn the_directory_omits_rooms_without_members() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "visibility": "public" })).await;

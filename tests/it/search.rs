@@ -3,30 +3,30 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, said},
-    harness::{Answer, Server, User},
+    chat::{message_bodies, percent_encoded},
+    harness::{HttpAnswer, Server, User},
 };
 
 impl User {
-    async fn tries_to_search(&self, criteria: Value, query: &str) -> Answer {
+    async fn tries_to_search(&self, criteria: Value, query: &str) -> HttpAnswer {
         let body = json!({ "search_categories": { "room_events": criteria } });
         let path = format!("/_matrix/client/v3/search{query}");
         self.client.post(&path, body).await
     }
 
-    async fn looks_for(&self, criteria: Value) -> Value {
+    async fn searches_events(&self, criteria: Value) -> Value {
         let found = self.tries_to_search(criteria, "").await.expect_ok();
         found["search_categories"]["room_events"].clone()
     }
 
-    async fn finds(&self, term: &str) -> Vec<String> {
+    async fn finds_bodies(&self, term: &str) -> Vec<String> {
         let term = json!({ "search_term": term, "order_by": "recent" });
-        bodies(&self.looks_for(term).await)
+        result_bodies(&self.searches_events(term).await)
     }
 }
 
 /// Returns the message bodies of search results.
-fn bodies(found: &Value) -> Vec<String> {
+fn result_bodies(found: &Value) -> Vec<String> {
     let results = found["results"].as_array().expect("a list of results");
     let bodies = results
         .iter()
@@ -35,7 +35,7 @@ fn bodies(found: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn messages_are_found_by_all_their_words_wherever_these_stand() {
+async fn messages_are_found_by_all_words_in_any_order() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -51,21 +51,27 @@ async fn messages_are_found_by_all_their_words_wherever_these_stand() {
     }
 
     assert_eq!(
-        alice.finds("quick fox").await,
+        alice.finds_bodies("quick fox").await,
         ["foxes are quick", "The quick brown FOX"]
     );
-    assert_eq!(alice.finds("GRÖSSE größe").await, Vec::<String>::new());
-    assert_eq!(alice.finds("ZÄHLT").await, ["Größe zählt nicht"]);
-    assert_eq!(alice.finds("啡很").await, ["咖啡很好喝"]);
-    assert_eq!(alice.finds("0% sure_").await, ["100% sure_thing\\"]);
-    assert_eq!(alice.finds("sureXthing").await, Vec::<String>::new());
-    assert_eq!(alice.finds("thing\\").await, ["100% sure_thing\\"]);
-    assert_eq!(alice.finds("b").await, ["a b", "The quick brown FOX"]);
-    assert_eq!(alice.finds(" ").await, Vec::<String>::new());
+    assert_eq!(
+        alice.finds_bodies("GRÖSSE größe").await,
+        Vec::<String>::new()
+    );
+    assert_eq!(alice.finds_bodies("ZÄHLT").await, ["Größe zählt nicht"]);
+    assert_eq!(alice.finds_bodies("啡很").await, ["咖啡很好喝"]);
+    assert_eq!(alice.finds_bodies("0% sure_").await, ["100% sure_thing\\"]);
+    assert_eq!(alice.finds_bodies("sureXthing").await, Vec::<String>::new());
+    assert_eq!(alice.finds_bodies("thing\\").await, ["100% sure_thing\\"]);
+    assert_eq!(
+        alice.finds_bodies("b").await,
+        ["a b", "The quick brown FOX"]
+    );
+    assert_eq!(alice.finds_bodies(" ").await, Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn names_and_topics_are_found_where_they_are_asked_for() {
+async fn names_and_topics_are_searched_by_their_keys() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice
@@ -85,10 +91,12 @@ async fn names_and_topics_are_found_where_they_are_asked_for() {
     let search =
         |keys: Value| json!({ "search_term": "garden", "order_by": "recent", "keys": keys });
 
-    let everywhere = alice.looks_for(json!({ "search_term": "garden" })).await;
-    let names = alice.looks_for(search(json!(["content.name"]))).await;
+    let everywhere = alice
+        .searches_events(json!({ "search_term": "garden" }))
+        .await;
+    let names = alice.searches_events(search(json!(["content.name"]))).await;
     let others = search(json!(["content.topic", "content.body"]));
-    let others = alice.looks_for(others).await;
+    let others = alice.searches_events(others).await;
     let unknown = alice.tries_to_search(search(json!(["x"])), "").await;
 
     assert_eq!(everywhere["count"], 3);
@@ -98,7 +106,7 @@ async fn names_and_topics_are_found_where_they_are_asked_for() {
 }
 
 #[tokio::test]
-async fn results_come_in_pages() {
+async fn results_are_paginated() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -109,9 +117,9 @@ async fn results_come_in_pages() {
         "search_term": "message", "order_by": "recent", "filter": { "limit": 3 },
     });
 
-    let first = alice.looks_for(criteria.clone()).await;
+    let first = alice.searches_events(criteria.clone()).await;
     alice.says(&room, "another message").await;
-    let token = encoded(first["next_batch"].as_str().expect("a token"));
+    let token = percent_encoded(first["next_batch"].as_str().expect("a token"));
     let second = alice
         .tries_to_search(criteria.clone(), &format!("?next_batch={token}"))
         .await
@@ -120,20 +128,23 @@ async fn results_come_in_pages() {
 
     let second = &second["search_categories"]["room_events"];
     assert_eq!(first["count"], 5);
-    assert_eq!(bodies(&first), ["message 4", "message 3", "message 2"]);
+    assert_eq!(
+        result_bodies(&first),
+        ["message 4", "message 3", "message 2"]
+    );
     assert_eq!(second["count"], 5);
-    assert_eq!(bodies(second), ["message 1", "message 0"]);
+    assert_eq!(result_bodies(second), ["message 1", "message 0"]);
     assert_eq!(second["next_batch"], Value::Null);
     bad.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn what_was_redacted_is_not_found_and_what_was_edited_is_by_its_new_text() {
+async fn redacted_text_is_not_found_and_edited_text_is() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let early = alice.says(&room, "secret one").await;
-    alice.finds("secret").await;
+    alice.finds_bodies("secret").await;
     let late = alice.says(&room, "secret two").await;
     let message = alice.says(&room, "public").await;
     let edit = json!({
@@ -147,17 +158,21 @@ async fn what_was_redacted_is_not_found_and_what_was_edited_is_by_its_new_text()
     alice.redacts(&room, &early).await;
     alice.redacts(&room, &late).await;
 
-    assert_eq!(alice.finds("secret").await, Vec::<String>::new());
-    let edited = alice.looks_for(json!({ "search_term": "open" })).await;
+    assert_eq!(alice.finds_bodies("secret").await, Vec::<String>::new());
+    let edited = alice
+        .searches_events(json!({ "search_term": "open" }))
+        .await;
     assert_eq!(edited["results"][0]["result"]["event_id"], edit);
-    assert_eq!(alice.finds("*").await, Vec::<String>::new());
-    let original = alice.looks_for(json!({ "search_term": "public" })).await;
+    assert_eq!(alice.finds_bodies("*").await, Vec::<String>::new());
+    let original = alice
+        .searches_events(json!({ "search_term": "public" }))
+        .await;
     let relations = &original["results"][0]["result"]["unsigned"]["m.relations"];
     assert_eq!(relations["m.replace"]["event_id"], edit);
 }
 
 #[tokio::test]
-async fn one_finds_only_what_one_may_see() {
+async fn a_search_finds_only_visible_messages() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -171,14 +186,14 @@ async fn one_finds_only_what_one_may_see() {
     let other = alice.creates(json!({})).await;
     alice.says(&other, "word elsewhere").await;
 
-    let of_left = bob.finds("word").await;
+    let of_left = bob.finds_bodies("word").await;
     bob.forgets(&room).await;
-    let of_forgotten = bob.finds("word").await;
+    let of_forgotten = bob.finds_bodies("word").await;
 
     assert_eq!(of_left, ["word during"]);
     assert_eq!(of_forgotten, Vec::<String>::new());
-    assert_eq!(eve.finds("word").await, Vec::<String>::new());
-    assert_eq!(alice.finds("word").await.len(), 4);
+    assert_eq!(eve.finds_bodies("word").await, Vec::<String>::new());
+    assert_eq!(alice.finds_bodies("word").await.len(), 4);
     let search = json!({ "search_categories": {} });
     let path = "/_matrix/client/v3/search";
     let nobody = server.post(path, search).await;
@@ -202,15 +217,20 @@ async fn messages_of_ignored_users_are_not_found_but_their_state_is() {
     let ignored = json!({ "ignored_users": bob_alone });
     alice.client.put(&path, ignored).await.expect_ok();
 
-    let found = alice.looks_for(json!({ "search_term": "word" })).await;
+    let found = alice
+        .searches_events(json!({ "search_term": "word" }))
+        .await;
 
     assert_eq!(found["count"], 2);
-    assert_eq!(bodies(&found), ["word of alice"]);
-    assert_eq!(bob.finds("word").await, ["word of bob", "word of alice"]);
+    assert_eq!(result_bodies(&found), ["word of alice"]);
+    assert_eq!(
+        bob.finds_bodies("word").await,
+        ["word of bob", "word of alice"]
+    );
 }
 
 #[tokio::test]
-async fn the_filter_says_which_rooms_senders_and_types() {
+async fn a_filter_selects_rooms_senders_and_types() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -223,25 +243,27 @@ async fn the_filter_says_which_rooms_senders_and_types() {
     let search =
         |filter: Value| json!({ "search_term": "word", "order_by": "recent", "filter": filter });
 
-    let in_room = alice.looks_for(search(json!({ "rooms": [room] }))).await;
+    let in_room = alice
+        .searches_events(search(json!({ "rooms": [room] })))
+        .await;
     let not_in_room = alice
-        .looks_for(search(json!({ "not_rooms": [room] })))
+        .searches_events(search(json!({ "not_rooms": [room] })))
         .await;
     let of_bob = alice
-        .looks_for(search(json!({ "senders": [bob.id] })))
+        .searches_events(search(json!({ "senders": [bob.id] })))
         .await;
     let stickers = alice
-        .looks_for(search(json!({ "types": ["m.sticker"] })))
+        .searches_events(search(json!({ "types": ["m.sticker"] })))
         .await;
 
-    assert_eq!(bodies(&in_room), ["word of bob", "word of alice"]);
-    assert_eq!(bodies(&not_in_room), ["word elsewhere"]);
-    assert_eq!(bodies(&of_bob), ["word of bob"]);
+    assert_eq!(result_bodies(&in_room), ["word of bob", "word of alice"]);
+    assert_eq!(result_bodies(&not_in_room), ["word elsewhere"]);
+    assert_eq!(result_bodies(&of_bob), ["word of bob"]);
     assert_eq!(stickers["results"], json!([]));
 }
 
 #[tokio::test]
-async fn a_result_comes_with_its_rank_its_context_its_groups_and_the_state() {
+async fn results_have_rank_context_groups_and_state() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let name = format!("/_matrix/client/v3/profile/{}/displayname", alice.id);
@@ -257,16 +279,19 @@ async fn a_result_comes_with_its_rank_its_context_its_groups_and_the_state() {
         "groupings": { "group_by": [{ "key": "room_id" }, { "key": "sender" }] },
     });
 
-    let found = alice.looks_for(criteria).await;
+    let found = alice.searches_events(criteria).await;
 
     let first = &found["results"][0];
-    assert_eq!(bodies(&found), ["cake", "a lot of talk about cake"]);
+    assert_eq!(result_bodies(&found), ["cake", "a lot of talk about cake"]);
     assert!(first["rank"].as_f64() > found["results"][1]["rank"].as_f64());
     assert_eq!(found["highlights"], json!(["cake"]));
     assert_eq!(first["result"]["room_id"], room);
     let context = &first["context"];
-    assert_eq!(said(&context["events_before"]), ["two"]);
-    assert_eq!(said(&context["events_after"]), ["a lot of talk about cake"]);
+    assert_eq!(message_bodies(&context["events_before"]), ["two"]);
+    assert_eq!(
+        message_bodies(&context["events_after"]),
+        ["a lot of talk about cake"]
+    );
     assert_eq!(
         context["profile_info"][&alice.id],
         json!({ "displayname": "Alice" })
@@ -275,7 +300,7 @@ async fn a_result_comes_with_its_rank_its_context_its_groups_and_the_state() {
     let before = alice
         .messages(&room, &format!("dir=b&limit=1&from={start}"))
         .await;
-    assert_eq!(said(&before["chunk"]), ["one"]);
+    assert_eq!(message_bodies(&before["chunk"]), ["one"]);
     let groups = &found["groups"];
     assert_eq!(
         groups["room_id"][&room]["results"]
@@ -286,7 +311,9 @@ async fn a_result_comes_with_its_rank_its_context_its_groups_and_the_state() {
     );
     assert_eq!(groups["sender"][&alice.id]["order"], 0);
     assert!(found["state"][&room].is_array());
-    let plain = alice.looks_for(json!({ "search_term": "cake" })).await;
+    let plain = alice
+        .searches_events(json!({ "search_term": "cake" }))
+        .await;
     assert_eq!(plain["results"][0]["context"], Value::Null);
 }
 
@@ -299,7 +326,7 @@ async fn a_long_word_is_found_and_a_longer_term_is_refused() {
     alice.says(&room, word).await;
     alice.says(&room, &word[..40]).await;
 
-    assert_eq!(alice.finds(word).await, [word]);
+    assert_eq!(alice.finds_bodies(word).await, [word]);
     let long = json!({ "search_term": "x".repeat(1_001) });
     let refused = alice.tries_to_search(long, "").await;
     refused.expect_error(400, "M_INVALID_PARAM");

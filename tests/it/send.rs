@@ -4,16 +4,16 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, ids, in_room, new_transaction, said, timeline},
+    chat::{event_ids, message_bodies, new_transaction, percent_encoded, room_path, timeline},
     harness::Server,
 };
 
-fn text(body: &str) -> Value {
+fn text_content(body: &str) -> Value {
     json!({ "msgtype": "m.text", "body": body })
 }
 
 #[tokio::test]
-async fn a_message_comes_back_as_it_was_sent() {
+async fn a_sent_message_is_returned_unchanged() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -27,7 +27,7 @@ async fn a_message_comes_back_as_it_was_sent() {
     assert_eq!(event["room_id"], room);
     assert_eq!(event["sender"], alice.id);
     assert_eq!(event["type"], "m.room.message");
-    assert_eq!(event["content"], text("hello"));
+    assert_eq!(event["content"], text_content("hello"));
     assert_eq!(event["state_key"], Value::Null);
     assert!(event["origin_server_ts"].is_u64());
     assert!(event["unsigned"]["age"].is_u64());
@@ -35,26 +35,34 @@ async fn a_message_comes_back_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_transaction_is_sent_once_in_each_room_by_each_device_and_for_each_type() {
+async fn a_transaction_id_is_scoped_to_room_device_and_type() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let phone = server.log_in("alice").await;
     let room = alice.creates(json!({})).await;
     let other = alice.creates(json!({})).await;
-    let path = |room: &str, kind: &str| in_room(room, &format!("send/{kind}/txn"));
+    let path = |room: &str, kind: &str| room_path(room, &format!("send/{kind}/txn"));
     let message = path(&room, "m.room.message");
 
-    let first = alice.client.put(&message, text("one")).await.expect_ok();
-    let again = alice.client.put(&message, text("two")).await.expect_ok();
+    let first = alice
+        .client
+        .put(&message, text_content("one"))
+        .await
+        .expect_ok();
+    let again = alice
+        .client
+        .put(&message, text_content("two"))
+        .await
+        .expect_ok();
     let others = [
-        phone.client.put(&message, text("three")).await,
+        phone.client.put(&message, text_content("three")).await,
         alice
             .client
-            .put(&path(&room, "org.example"), text("four"))
+            .put(&path(&room, "org.example"), text_content("four"))
             .await,
         alice
             .client
-            .put(&path(&other, "m.room.message"), text("five"))
+            .put(&path(&other, "m.room.message"), text_content("five"))
             .await,
     ];
 
@@ -63,23 +71,31 @@ async fn a_transaction_is_sent_once_in_each_room_by_each_device_and_for_each_typ
         assert_ne!(other.expect_ok(), first);
     }
     let page = alice.messages(&room, "dir=b").await;
-    assert_eq!(said(&page["chunk"]), ["four", "three", "one"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["four", "three", "one"]);
 }
 
 #[tokio::test]
-async fn a_transaction_is_remembered_across_a_restart() {
+async fn a_transaction_id_survives_a_restart() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let message = in_room(&room, "send/m.room.message/txn");
-    let first = alice.client.put(&message, text("one")).await.expect_ok();
+    let message = room_path(&room, "send/m.room.message/txn");
+    let first = alice
+        .client
+        .put(&message, text_content("one"))
+        .await
+        .expect_ok();
     let target = first["event_id"].as_str().expect("an ID").to_owned();
-    let redaction = in_room(&room, &format!("redact/{target}/txn"));
+    let redaction = room_path(&room, &format!("redact/{target}/txn"));
     let redacted = alice.client.put(&redaction, json!({})).await.expect_ok();
 
     let server = server.restart().await;
-    let alice = alice.at(&server);
-    let again = alice.client.put(&message, text("one")).await.expect_ok();
+    let alice = alice.on_server(&server);
+    let again = alice
+        .client
+        .put(&message, text_content("one"))
+        .await
+        .expect_ok();
     let redacted_again = alice.client.put(&redaction, json!({})).await;
 
     assert_eq!(again, first);
@@ -87,20 +103,24 @@ async fn a_transaction_is_remembered_across_a_restart() {
 }
 
 #[tokio::test]
-async fn a_retried_transaction_is_answered_even_after_the_sender_has_left() {
+async fn a_retry_succeeds_after_the_sender_has_left() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let message = in_room(&room, "send/m.room.message/txn");
-    let first = alice.client.put(&message, text("one")).await.expect_ok();
+    let message = room_path(&room, "send/m.room.message/txn");
+    let first = alice
+        .client
+        .put(&message, text_content("one"))
+        .await
+        .expect_ok();
     let target = first["event_id"].as_str().expect("an ID").to_owned();
-    let redaction = in_room(&room, &format!("redact/{target}/txn"));
+    let redaction = room_path(&room, &format!("redact/{target}/txn"));
     let redacted = alice.client.put(&redaction, json!({})).await.expect_ok();
     alice.leaves(&room).await;
 
-    let again = alice.client.put(&message, text("one")).await;
+    let again = alice.client.put(&message, text_content("one")).await;
     let redacted_again = alice.client.put(&redaction, json!({})).await;
-    let another = alice.tries_to_send(&room, "m.room.message", text("two"));
+    let another = alice.tries_to_send(&room, "m.room.message", text_content("two"));
 
     assert_eq!(again.expect_ok(), first);
     assert_eq!(redacted_again.expect_ok(), redacted);
@@ -108,15 +128,19 @@ async fn a_retried_transaction_is_answered_even_after_the_sender_has_left() {
 }
 
 #[tokio::test]
-async fn the_transaction_id_is_told_to_the_sending_device_alone() {
+async fn only_the_sending_device_sees_the_transaction_id() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let phone = server.log_in("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let path = in_room(&room, "send/m.room.message/mine");
-    let sent = alice.client.put(&path, text("hello")).await.expect_ok();
+    let path = room_path(&room, "send/m.room.message/mine");
+    let sent = alice
+        .client
+        .put(&path, text_content("hello"))
+        .await
+        .expect_ok();
     let event_id = sent["event_id"].as_str().expect("an ID");
 
     let at_alice = alice.event(&room, event_id).await.expect_ok();
@@ -135,7 +159,7 @@ async fn the_transaction_id_is_told_to_the_sending_device_alone() {
 }
 
 #[tokio::test]
-async fn messages_of_those_who_may_not_send_are_refused() {
+async fn messages_without_permission_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -143,29 +167,29 @@ async fn messages_of_those_who_may_not_send_are_refused() {
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let levels = json!({ "events": { "org.example": 50 } });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
 
     let refused = [
         carol
-            .tries_to_send(&room, "m.room.message", text("hi"))
+            .tries_to_send(&room, "m.room.message", text_content("hi"))
             .await,
         bob.tries_to_send(&room, "org.example", json!({})).await,
-        bob.tries_to_set(&room, "m.room.name", json!({ "name": "Bob's" }))
+        bob.tries_to_set_state(&room, "m.room.name", json!({ "name": "Bob's" }))
             .await,
-        bob.tries_to_send("!unknown:localhost", "m.room.message", text("hi"))
+        bob.tries_to_send("!unknown:localhost", "m.room.message", text_content("hi"))
             .await,
     ];
 
     for refused in refused {
         refused.expect_error(403, "M_FORBIDDEN");
     }
-    let path = in_room(&room, "send/m.room.message/txn");
-    let stranger = server.put(&path, text("hi")).await;
+    let path = room_path(&room, "send/m.room.message/txn");
+    let stranger = server.put(&path, text_content("hi")).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
 }
 
 #[tokio::test]
-async fn bodies_that_are_no_content_are_refused() {
+async fn invalid_event_content_is_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "room_version": "6" })).await;
@@ -182,8 +206,8 @@ async fn bodies_that_are_no_content_are_refused() {
     ];
 
     for (body, errcode) in cases {
-        let send = in_room(&room, &format!("send/org.example/{}", new_transaction()));
-        let set = in_room(&room, "state/org.example");
+        let send = room_path(&room, &format!("send/org.example/{}", new_transaction()));
+        let set = room_path(&room, "state/org.example");
         for path in [send, set] {
             let refused = alice.client.send(reqwest::Method::PUT, &path, body).await;
             refused.expect_error(400, errcode);
@@ -205,10 +229,12 @@ async fn events_that_are_too_large_are_refused() {
         alice
             .tries_to_send(&room, "org.example", too_large.clone())
             .await,
-        alice.tries_to_set(&room, "org.example", too_large).await,
+        alice
+            .tries_to_set_state(&room, "org.example", too_large)
+            .await,
         alice.tries_to_send(&room, &long, json!({})).await,
         alice
-            .tries_to_set(&room, &format!("t/{long}"), json!({}))
+            .tries_to_set_state(&room, &format!("t/{long}"), json!({}))
             .await,
     ];
 
@@ -219,40 +245,40 @@ async fn events_that_are_too_large_are_refused() {
 }
 
 #[tokio::test]
-async fn state_is_set_and_got_by_its_key() {
+async fn state_is_stored_by_type_and_key() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
 
     alice
-        .sets(&room, "org.example/one", json!({ "n": 1 }))
+        .sets_state(&room, "org.example/one", json!({ "n": 1 }))
         .await;
     alice
-        .sets(&room, "org.example/two", json!({ "n": 2 }))
+        .sets_state(&room, "org.example/two", json!({ "n": 2 }))
         .await;
     alice
-        .sets(&room, "org.example/one", json!({ "n": 3 }))
+        .sets_state(&room, "org.example/one", json!({ "n": 3 }))
         .await;
 
     let one = alice.state(&room, "org.example/one").await;
     assert_eq!(one, json!({ "n": 3 }));
     let two = alice.state(&room, "org.example/two").await;
     assert_eq!(two, json!({ "n": 2 }));
-    let missing = alice.asks(&room, "state/org.example/three").await;
+    let missing = alice.gets_in_room(&room, "state/org.example/three").await;
     missing.expect_error(404, "M_NOT_FOUND");
-    let missing = alice.asks(&room, "state/org.example").await;
+    let missing = alice.gets_in_room(&room, "state/org.example").await;
     missing.expect_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn an_empty_state_key_may_leave_its_slash_behind() {
+async fn an_empty_state_key_needs_no_trailing_slash() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
 
     for (n, set) in ["m.room.name", "m.room.name/"].into_iter().enumerate() {
         let content = json!({ "name": format!("name {n}") });
-        alice.sets(&room, set, content.clone()).await;
+        alice.sets_state(&room, set, content.clone()).await;
 
         for got in ["m.room.name", "m.room.name/"] {
             assert_eq!(alice.state(&room, got).await, content);
@@ -261,20 +287,24 @@ async fn an_empty_state_key_may_leave_its_slash_behind() {
 }
 
 #[tokio::test]
-async fn state_that_says_the_same_is_not_set_twice() {
+async fn identical_state_is_not_set_twice() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let levels = json!({ "state_default": 0 });
-    alice.sets(&room, "m.room.power_levels", levels).await;
+    alice.sets_state(&room, "m.room.power_levels", levels).await;
 
-    let first = alice.sets(&room, "t", json!({ "a": 1, "b": 2 })).await;
-    let same = alice.sets(&room, "t", json!({ "b": 2, "a": 1 })).await;
-    let by_another = bob.sets(&room, "t", json!({ "a": 1, "b": 2 })).await;
-    let other = bob.sets(&room, "t", json!({})).await;
-    let back = bob.sets(&room, "t", json!({ "a": 1, "b": 2 })).await;
+    let first = alice
+        .sets_state(&room, "t", json!({ "a": 1, "b": 2 }))
+        .await;
+    let same = alice
+        .sets_state(&room, "t", json!({ "b": 2, "a": 1 }))
+        .await;
+    let by_another = bob.sets_state(&room, "t", json!({ "a": 1, "b": 2 })).await;
+    let other = bob.sets_state(&room, "t", json!({})).await;
+    let back = bob.sets_state(&room, "t", json!({ "a": 1, "b": 2 })).await;
 
     assert_eq!(same, first);
     let mut all = vec![first, by_another, other, back];
@@ -284,15 +314,17 @@ async fn state_that_says_the_same_is_not_set_twice() {
 }
 
 #[tokio::test]
-async fn a_state_event_is_told_whole_if_asked_for() {
+async fn format_event_returns_the_whole_state_event() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "name": "Pub" })).await;
     let event_id = alice
-        .sets(&room, "m.room.name", json!({ "name": "Bar" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Bar" }))
         .await;
 
-    let event = alice.asks(&room, "state/m.room.name?format=event").await;
+    let event = alice
+        .gets_in_room(&room, "state/m.room.name?format=event")
+        .await;
     let event = event.expect_ok();
 
     assert_eq!(event["content"], json!({ "name": "Bar" }));
@@ -300,14 +332,14 @@ async fn a_state_event_is_told_whole_if_asked_for() {
     assert_eq!(event["room_id"], room);
     assert_eq!(event["sender"], alice.id);
     assert_eq!(event["state_key"], "");
-    let whole = alice.asks(&room, "state").await.expect_ok();
-    assert!(ids(&whole).contains(&&*event_id));
+    let whole = alice.gets_in_room(&room, "state").await.expect_ok();
+    assert!(event_ids(&whole).contains(&&*event_id));
     let event = alice.event(&room, &event_id).await.expect_ok();
     assert_eq!(event["unsigned"]["prev_content"], json!({ "name": "Pub" }));
 }
 
 #[tokio::test]
-async fn the_rules_of_the_room_guard_what_state_may_be() {
+async fn state_against_the_room_rules_is_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -318,12 +350,14 @@ async fn the_rules_of_the_room_guard_what_state_may_be() {
     let members = format!("m.room.member/{}", alice.id);
     let own = format!("org.example/{}", alice.id);
 
-    let created = alice.tries_to_set(&room, "m.room.create", json!({})).await;
+    let created = alice
+        .tries_to_set_state(&room, "m.room.create", json!({}))
+        .await;
     created.expect_error(400, "M_INVALID_PARAM");
     let refused = [
-        bob.tries_to_set(&room, &members, json!({ "membership": "leave" }))
+        bob.tries_to_set_state(&room, &members, json!({ "membership": "leave" }))
             .await,
-        bob.tries_to_set(&room, &own, json!({})).await,
+        bob.tries_to_set_state(&room, &own, json!({})).await,
     ];
 
     for refused in refused {
@@ -346,14 +380,16 @@ async fn the_users_of_power_levels_can_be_demoted_by_their_default() {
     });
     let room = alice.creates(request).await;
 
-    alice.sets(&room, "m.room.power_levels", levels(40)).await;
+    alice
+        .sets_state(&room, "m.room.power_levels", levels(40))
+        .await;
 
     let found = alice.state(&room, "m.room.power_levels").await;
     assert_eq!(found, levels(40));
 }
 
 #[tokio::test]
-async fn a_redaction_takes_the_content_and_says_why() {
+async fn a_redaction_removes_the_content_and_has_a_reason() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -377,7 +413,7 @@ async fn a_redaction_takes_the_content_and_says_why() {
 }
 
 #[tokio::test]
-async fn the_events_of_others_are_redacted_by_the_powerful_alone() {
+async fn redacting_events_of_others_requires_power() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -413,20 +449,20 @@ async fn the_events_of_others_are_redacted_by_the_powerful_alone() {
             refused.expect_error(403, "M_FORBIDDEN");
         }
         unknown.expect_error(404, "M_NOT_FOUND");
-        assert_eq!(left["content"], text("one"));
+        assert_eq!(left["content"], text_content("one"));
     }
 }
 
 #[tokio::test]
-async fn redacted_state_keeps_what_the_rules_keep_across_a_restart() {
+async fn redacted_state_keeps_protected_fields_after_a_restart() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let name = alice
-        .sets(&room, "m.room.name", json!({ "name": "rude" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "rude" }))
         .await;
     let rules = json!({ "join_rule": "public", "org.example": 1 });
-    let rules = alice.sets(&room, "m.room.join_rules", rules).await;
+    let rules = alice.sets_state(&room, "m.room.join_rules", rules).await;
 
     alice.redacts(&room, &name).await;
     alice.redacts(&room, &rules).await;
@@ -434,7 +470,7 @@ async fn redacted_state_keeps_what_the_rules_keep_across_a_restart() {
     let name = alice.state(&room, "m.room.name").await;
     assert_eq!(name, json!({}));
     let server = server.restart().await;
-    let alice = alice.at(&server);
+    let alice = alice.on_server(&server);
     let name = alice.state(&room, "m.room.name").await;
     assert_eq!(name, json!({}));
     let rules = alice.state(&room, "m.room.join_rules").await;
@@ -470,7 +506,7 @@ async fn a_new_profile_is_shown_in_the_rooms_of_the_user() {
 }
 
 #[tokio::test]
-async fn a_room_cannot_shut_out_its_own_server() {
+async fn a_server_acl_cannot_exclude_the_own_server() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -481,11 +517,11 @@ async fn a_room_cannot_shut_out_its_own_server() {
         json!({ "allow": ["else.where"] }),
         json!({}),
     ] {
-        let refused = alice.tries_to_set(&room, kind, acl).await;
+        let refused = alice.tries_to_set_state(&room, kind, acl).await;
         refused.expect_error(400, "M_INVALID_PARAM");
     }
     let acl = json!({ "allow": ["*"], "deny": ["evil.org"] });
-    alice.sets(&room, kind, acl).await;
+    alice.sets_state(&room, kind, acl).await;
 }
 
 #[tokio::test]
@@ -495,8 +531,10 @@ async fn an_event_can_be_redacted_without_a_transaction_id() {
     let room = alice.creates(json!({})).await;
     let event_id = alice.says(&room, "oops").await;
 
-    let path = format!("redact/{}", encoded(&event_id));
-    let redacted = alice.tries(&room, &path, json!({ "reason": "typo" })).await;
+    let path = format!("redact/{}", percent_encoded(&event_id));
+    let redacted = alice
+        .posts_in_room(&room, &path, json!({ "reason": "typo" }))
+        .await;
 
     let redaction = redacted.expect_ok()["event_id"].clone();
     let event = alice.event(&room, &event_id).await.expect_ok();
@@ -508,11 +546,11 @@ async fn an_event_can_be_redacted_without_a_transaction_id() {
 }
 
 #[tokio::test]
-async fn only_an_event_that_was_sent_is_asked_for_without_a_body() {
+async fn an_empty_body_is_accepted_only_for_a_retry() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    let path = in_room(&room, "send/m.room.message/1");
+    let path = room_path(&room, "send/m.room.message/1");
 
     let new = alice.client.send(Method::PUT, &path, "").await;
     new.expect_error(400, "M_NOT_JSON");
@@ -521,7 +559,7 @@ async fn only_an_event_that_was_sent_is_asked_for_without_a_body() {
     let again = alice.client.send(Method::PUT, &path, "").await.expect_ok();
 
     assert_eq!(again["event_id"], sent["event_id"]);
-    let state = in_room(&room, "state/send/");
+    let state = room_path(&room, "state/send/");
     let refused = alice.client.send(Method::PUT, &state, "").await;
     refused.expect_error(400, "M_NOT_JSON");
 }
@@ -536,7 +574,7 @@ async fn an_event_of_another_room_is_not_redacted() {
     );
     let event = alice.says(&other, "tea").await;
 
-    let path = in_room(&room, &format!("redact/{event}/1"));
+    let path = room_path(&room, &format!("redact/{event}/1"));
     let refused = alice.client.put(&path, json!({})).await;
 
     refused.expect_error(400, "M_INVALID_PARAM");

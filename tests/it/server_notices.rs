@@ -3,38 +3,43 @@
 use parlour::config::Localpart;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Server, User};
+use crate::harness::{HttpAnswer, Server, User};
 
-const SEND: &str = "/_synapse/admin/v1/send_server_notice";
+const SEND_NOTICE_PATH: &str = "/_synapse/admin/v1/send_server_notice";
 
-async fn server() -> Server {
-    Server::with(|config| config.server_notices.localpart = Localpart::parse("notices")).await
+async fn server_with_notices() -> Server {
+    Server::with_config(|config| config.server_notices.localpart = Localpart::parse("notices"))
+        .await
 }
 
-fn notice(user: &User) -> Value {
+fn notice_body(user: &User) -> Value {
     json!({ "user_id": user.id, "content": { "msgtype": "m.text", "body": "maintenance" } })
 }
 
-async fn invited_to(user: &User) -> String {
+async fn invited_room(user: &User) -> String {
     let sync = user.syncs().await;
     let invitations = sync["rooms"]["invite"].as_object().expect("an invitation");
     invitations.keys().next().expect("an invitation").clone()
 }
 
 #[tokio::test]
-async fn a_user_reads_notices_in_a_room_of_their_own() {
-    let server = server().await;
+async fn notices_are_sent_to_a_separate_room_per_user() {
+    let server = server_with_notices().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
 
-    let sent = admin.client.post(SEND, notice(&alice)).await.expect_ok();
+    let sent = admin
+        .client
+        .post(SEND_NOTICE_PATH, notice_body(&alice))
+        .await
+        .expect_ok();
 
-    let room = invited_to(&alice).await;
-    let declined = alice.tries(&room, "leave", json!({})).await;
+    let room = invited_room(&alice).await;
+    let declined = alice.posts_in_room(&room, "leave", json!({})).await;
     declined.expect_error(403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM");
     alice.joins(&room).await;
     let event = sent["event_id"].as_str().expect("an ID");
-    let event = alice.asks(&room, &format!("event/{event}")).await;
+    let event = alice.gets_in_room(&room, &format!("event/{event}")).await;
     let event = event.expect_ok();
     assert_eq!(event["sender"], "@notices:localhost");
     assert_eq!(event["content"]["body"], "maintenance");
@@ -46,18 +51,22 @@ async fn a_user_reads_notices_in_a_room_of_their_own() {
     answer.expect_error(403, "M_FORBIDDEN");
     // The next notice invites a user who left to the same room again.
     alice.leaves(&room).await;
-    admin.client.post(SEND, notice(&alice)).await.expect_ok();
-    assert_eq!(invited_to(&alice).await, room);
+    admin
+        .client
+        .post(SEND_NOTICE_PATH, notice_body(&alice))
+        .await
+        .expect_ok();
+    assert_eq!(invited_room(&alice).await, room);
 }
 
 #[tokio::test]
-async fn a_notice_that_is_sent_again_is_one_notice() {
-    let server = server().await;
+async fn a_retried_notice_is_sent_once() {
+    let server = server_with_notices().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
-    let send = async || -> Answer {
-        let path = format!("{SEND}/one");
-        admin.client.put(&path, notice(&alice)).await
+    let send = async || -> HttpAnswer {
+        let path = format!("{SEND_NOTICE_PATH}/one");
+        admin.client.put(&path, notice_body(&alice)).await
     };
 
     let first = send().await.expect_ok();
@@ -67,15 +76,15 @@ async fn a_notice_that_is_sent_again_is_one_notice() {
 }
 
 #[tokio::test]
-async fn only_administrators_send_notices_and_nobody_takes_the_name() {
-    let server = server().await;
+async fn only_administrators_send_notices_under_a_reserved_name() {
+    let server = server_with_notices().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
 
-    let refused = alice.client.post(SEND, json!({})).await;
+    let refused = alice.client.post(SEND_NOTICE_PATH, json!({})).await;
     refused.expect_error(403, "M_FORBIDDEN");
     let nobody = json!({ "user_id": "@nobody:localhost", "content": {} });
-    let nobody = admin.client.post(SEND, nobody).await;
+    let nobody = admin.client.post(SEND_NOTICE_PATH, nobody).await;
     nobody.expect_error(404, "M_NOT_FOUND");
     let auth = json!({ "type": "m.login.dummy" });
     let body = json!({ "username": "notices", "password": "password", "auth": auth });
@@ -84,25 +93,28 @@ async fn only_administrators_send_notices_and_nobody_takes_the_name() {
 }
 
 #[tokio::test]
-async fn without_a_sender_there_are_no_notices() {
+async fn notices_require_a_configured_sender() {
     let server = Server::start().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
 
-    let refused = admin.client.post(SEND, notice(&alice)).await;
+    let refused = admin
+        .client
+        .post(SEND_NOTICE_PATH, notice_body(&alice))
+        .await;
 
     refused.expect_error(404, "M_UNRECOGNIZED");
 }
 
 #[tokio::test]
-async fn a_notice_that_is_too_large_is_refused() {
-    let server = server().await;
+async fn an_oversized_notice_is_refused() {
+    let server = server_with_notices().await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
-    let mut notice = notice(&alice);
+    let mut notice = notice_body(&alice);
     notice["content"]["body"] = "x".repeat(3 * 1024 * 1024).into();
 
-    let refused = admin.client.post(SEND, notice).await;
+    let refused = admin.client.post(SEND_NOTICE_PATH, notice).await;
 
     refused.expect_error(413, "M_TOO_LARGE");
 }

@@ -11,11 +11,11 @@ use serde_json::Value;
 use crate::{
     database::Database,
     harness::{Client, Server},
-    program::{parlour, told_address},
+    program::{parlour_command, read_address},
 };
 
-fn output(folder: &Path, arguments: &[&str]) -> Output {
-    let run = parlour(folder).args(arguments).output();
+fn run_with_arguments(folder: &Path, arguments: &[&str]) -> Output {
+    let run = parlour_command(folder).args(arguments).output();
     run.expect("the program runs")
 }
 
@@ -27,22 +27,22 @@ fn send_signal(child: &Child, signal: &str) {
 }
 
 /// Starts the program and returns it with the address that it prints.
-fn start(folder: &Path, database: &Database) -> (Child, String) {
-    let mut child = parlour(folder)
+fn start_program(folder: &Path, database: &Database) -> (Child, String) {
+    let mut child = parlour_command(folder)
         .env("PARLOUR__DATABASE__URL", database.url().expose())
         .spawn()
         .expect("the program starts");
-    let address = told_address(&mut child);
+    let address = read_address(&mut child);
     (child, address)
 }
 
 #[tokio::test]
-async fn without_configuration_it_serves_and_ends_well_when_told() {
+async fn the_program_runs_unconfigured_and_stops_on_signals() {
     for signal in ["TERM", "INT"] {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let database = Database::new().await;
-        let (mut child, address) = start(folder.path(), &database);
-        let client = Client::of(&address);
+        let (mut child, address) = start_program(folder.path(), &database);
+        let client = Client::for_address(&address);
         let health = client.get("/_parlour/health").await;
         health.expect_ok();
 
@@ -55,7 +55,7 @@ async fn without_configuration_it_serves_and_ends_well_when_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_stopped_takes_no_connection() {
+async fn a_stopped_server_accepts_no_connections() {
     let server = Server::start().await;
     let address = server.running.addresses()[0];
     server.get("/_parlour/health").await.expect_ok();
@@ -68,7 +68,7 @@ async fn a_server_that_stopped_takes_no_connection() {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_do_not_hold_up_a_stop() {
+async fn idle_connections_do_not_delay_shutdown() {
     let server = Server::start().await;
     let address = server.running.addresses()[0];
     let silent = tokio::net::TcpStream::connect(address).await;
@@ -84,12 +84,12 @@ async fn connections_that_say_nothing_do_not_hold_up_a_stop() {
 async fn the_log_can_be_json() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let database = Database::new().await;
-    let mut child = parlour(folder.path())
+    let mut child = parlour_command(folder.path())
         .env("PARLOUR__DATABASE__URL", database.url().expose())
         .env("PARLOUR__LOGGING__FORMAT", "json")
         .spawn()
         .expect("the program starts");
-    told_address(&mut child);
+    read_address(&mut child);
 
     send_signal(&child, "TERM");
     let said = child.wait_with_output().expect("the program ends").stderr;
@@ -102,11 +102,11 @@ async fn the_log_can_be_json() {
 }
 
 #[test]
-fn a_valid_configuration_is_called_valid() {
+fn config_check_accepts_a_valid_configuration() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
 
-    let checked = output(folder.path(), &["config", "check", "--config", example]);
+    let checked = run_with_arguments(folder.path(), &["config", "check", "--config", example]);
 
     assert!(checked.status.success());
     assert_eq!(checked.stdout, b"the configuration is valid\n");
@@ -114,13 +114,13 @@ fn a_valid_configuration_is_called_valid() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_its_reason() {
+fn an_invalid_configuration_is_refused_with_a_reason() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("parlour.toml");
     std::fs::write(&file, "[server]\nnam = \"example.org\"\n").expect("the file is written");
 
-    let checked = output(folder.path(), &["config", "check", "-c", "parlour.toml"]);
-    let served = output(folder.path(), &["-c", "parlour.toml"]);
+    let checked = run_with_arguments(folder.path(), &["config", "check", "-c", "parlour.toml"]);
+    let served = run_with_arguments(folder.path(), &["-c", "parlour.toml"]);
 
     let reason = "parlour: parlour.toml: unknown key server.nam: expected one of `name`";
     for refused in [checked, served] {
@@ -131,14 +131,14 @@ fn a_wrong_configuration_is_refused_with_its_reason() {
 }
 
 #[test]
-fn a_configuration_with_which_no_server_can_start_is_not_called_valid() {
+fn config_check_refuses_an_unusable_configuration() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("parlour.toml");
     let text =
         "[server]\ndata_dir = 'parlour.toml/data'\n[federation]\ntrusted_ca = ['missing.pem']\n";
     std::fs::write(&file, text).expect("the file is written");
 
-    let checked = output(folder.path(), &["config", "check", "-c", "parlour.toml"]);
+    let checked = run_with_arguments(folder.path(), &["config", "check", "-c", "parlour.toml"]);
 
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
     assert_eq!(checked.status.code(), Some(1));
@@ -147,7 +147,7 @@ fn a_configuration_with_which_no_server_can_start_is_not_called_valid() {
 }
 
 #[test]
-fn a_log_filter_that_is_no_level_is_refused() {
+fn an_invalid_log_filter_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("parlour.toml");
     std::fs::write(&file, "[logging]\nfilter = 'verbose'\n").expect("the file is written");
@@ -156,7 +156,7 @@ fn a_log_filter_that_is_no_level_is_refused() {
         &["config", "check", "-c", "parlour.toml"][..],
         &["-c", "parlour.toml"],
     ] {
-        let refused = output(folder.path(), arguments);
+        let refused = run_with_arguments(folder.path(), arguments);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(1));
         assert!(
@@ -167,23 +167,23 @@ fn a_log_filter_that_is_no_level_is_refused() {
 }
 
 #[test]
-fn help_is_shown_to_those_who_ask() {
+fn help_prints_the_usage() {
     let folder = tempfile::tempdir().expect("a temporary directory");
 
     for ask in ["help", "--help"] {
-        let helped = output(folder.path(), &[ask]);
+        let helped = run_with_arguments(folder.path(), &[ask]);
         assert!(helped.status.success());
         assert!(String::from_utf8_lossy(&helped.stdout).contains("Usage:"));
     }
 }
 
 #[test]
-fn an_address_in_use_is_named() {
+fn an_address_in_use_is_reported() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("the bound address").to_string();
 
-    let mut child = parlour(folder.path())
+    let mut child = parlour_command(folder.path())
         .env("PARLOUR__LISTEN__0__ADDRESS", &address)
         .spawn()
         .expect("the program starts");
@@ -202,10 +202,10 @@ fn an_address_in_use_is_named() {
 }
 
 #[test]
-fn a_wrong_argument_is_answered_with_the_usage() {
+fn an_invalid_argument_prints_the_usage() {
     let folder = tempfile::tempdir().expect("a temporary directory");
 
-    let refused = output(folder.path(), &["--cnfig"]);
+    let refused = run_with_arguments(folder.path(), &["--cnfig"]);
 
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(2));
@@ -216,12 +216,14 @@ fn a_wrong_argument_is_answered_with_the_usage() {
 }
 
 #[tokio::test]
-async fn a_used_server_does_not_start_with_another_name() {
+async fn a_server_does_not_start_under_another_name() {
     let server = Server::start().await;
     server.register("anna").await;
     let name = "elsewhere.org".try_into().expect("a name");
 
-    let text = server.refusal_of(|config| config.server.name = name).await;
+    let text = server
+        .restart_error(|config| config.server.name = name)
+        .await;
 
     assert!(text.contains("server.name = \"elsewhere.org\""), "{text}");
     assert!(text.contains("of the server \"localhost\""), "{text}");

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, User};
+use crate::harness::{HttpAnswer, User};
 
-pub(crate) const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+pub(crate) const SLIDING_SYNC_PATH: &str =
+    "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
 
 /// A connection that continues at the position of the last answer.
-pub(crate) struct Connection<'a> {
+pub(crate) struct SlidingTestConnection<'a> {
     user: &'a User,
     /// The request body without the position.
     pub(crate) body: Value,
@@ -15,72 +16,78 @@ pub(crate) struct Connection<'a> {
 }
 
 /// Returns the request for a list with a range of rooms, a timeline limit and required state.
-pub(crate) fn list(range: [u64; 2], timeline_limit: u64, required_state: &Value) -> Value {
+pub(crate) fn list_config(range: [u64; 2], timeline_limit: u64, required_state: &Value) -> Value {
     json!({ "ranges": [range], "timeline_limit": timeline_limit, "required_state": required_state })
 }
 
 impl User {
     /// Opens a connection with one list, called `all`.
-    pub(crate) fn lists(&self, list: &Value) -> Connection<'_> {
-        self.asks_for(json!({ "lists": { "all": list } }))
+    pub(crate) fn opens_list(&self, list: &Value) -> SlidingTestConnection<'_> {
+        self.opens_connection(json!({ "lists": { "all": list } }))
     }
 
     /// Opens a connection with one list of all rooms and one event of each.
-    pub(crate) fn lists_all(&self) -> Connection<'_> {
-        self.lists(&list([0, 99], 1, &json!([])))
+    pub(crate) fn opens_all_rooms_list(&self) -> SlidingTestConnection<'_> {
+        self.opens_list(&list_config([0, 99], 1, &json!([])))
     }
 
     /// Opens a connection with one extension only.
-    pub(crate) fn extends(&self, name: &str, config: &Value) -> Connection<'_> {
-        self.asks_for(json!({ "extensions": { name: config } }))
+    pub(crate) fn opens_with_extension(
+        &self,
+        name: &str,
+        config: &Value,
+    ) -> SlidingTestConnection<'_> {
+        self.opens_connection(json!({ "extensions": { name: config } }))
     }
 
-    pub(crate) fn asks_for(&self, body: Value) -> Connection<'_> {
-        Connection {
+    pub(crate) fn opens_connection(&self, body: Value) -> SlidingTestConnection<'_> {
+        SlidingTestConnection {
             user: self,
             body,
             pos: None,
         }
     }
 
-    pub(crate) async fn slides(&self, query: &str, body: Value) -> Answer {
-        self.client.post(&format!("{PATH}?{query}"), body).await
+    pub(crate) async fn sends_sliding_sync(&self, query: &str, body: Value) -> HttpAnswer {
+        self.client
+            .post(&format!("{SLIDING_SYNC_PATH}?{query}"), body)
+            .await
     }
 }
 
-impl Connection<'_> {
+impl SlidingTestConnection<'_> {
     /// Returns the changes without waiting for any.
-    pub(crate) async fn next(&mut self) -> Value {
-        self.goes_on("timeout=0").await
+    pub(crate) async fn poll(&mut self) -> Value {
+        self.poll_with_query("timeout=0").await
     }
 
     /// Waits for changes and returns them.
-    pub(crate) async fn waits(&mut self) -> Value {
-        self.goes_on("timeout=30000").await
+    pub(crate) async fn poll_until_news(&mut self) -> Value {
+        self.poll_with_query("timeout=30000").await
     }
 
-    async fn goes_on(&mut self, query: &str) -> Value {
-        let answer = self.tries(query).await.expect_ok();
+    async fn poll_with_query(&mut self, query: &str) -> Value {
+        let answer = self.try_poll(query).await.expect_ok();
         self.pos = Some(answer["pos"].as_str().expect("a position").to_owned());
         answer
     }
 
     /// Sends the request and keeps the position.
-    pub(crate) async fn peeks(&self) -> Value {
-        self.tries("timeout=0").await.expect_ok()
+    pub(crate) async fn poll_without_advancing(&self) -> Value {
+        self.try_poll("timeout=0").await.expect_ok()
     }
 
-    pub(crate) async fn tries(&self, query: &str) -> Answer {
+    pub(crate) async fn try_poll(&self, query: &str) -> HttpAnswer {
         let pos = self.pos.as_ref();
         let pos = pos.map_or_else(String::new, |pos| format!("&pos={pos}"));
         self.user
-            .slides(&format!("{query}{pos}"), self.body.clone())
+            .sends_sliding_sync(&format!("{query}{pos}"), self.body.clone())
             .await
     }
 }
 
 /// Returns the IDs of the rooms in an answer.
-pub(crate) fn rooms(answer: &Value) -> Vec<&str> {
+pub(crate) fn room_ids(answer: &Value) -> Vec<&str> {
     let rooms = answer["rooms"].as_object().into_iter().flatten();
     rooms.map(|(room_id, _)| room_id.as_str()).collect()
 }
@@ -98,7 +105,7 @@ pub(crate) fn state_keys(answer: &Value, room: &str) -> Vec<(String, String)> {
 }
 
 /// Returns the users whose member events of a room an answer contains.
-pub(crate) fn members(answer: &Value, room: &str) -> Vec<String> {
+pub(crate) fn member_ids(answer: &Value, room: &str) -> Vec<String> {
     let keys = state_keys(answer, room).into_iter();
     keys.filter(|(kind, _)| kind == "m.room.member")
         .map(|(_, key)| key)

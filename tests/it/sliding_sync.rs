@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::said,
+    chat::message_bodies,
     harness::{Server, User},
-    sliding::{PATH, list, rooms},
+    sliding::{SLIDING_SYNC_PATH, list_config, room_ids},
 };
 
-async fn presence(of: &User, by: &User) -> String {
+async fn presence_state(of: &User, by: &User) -> String {
     let path = format!("/_matrix/client/v3/presence/{}/status", of.id);
     let answer = by.client.get(&path).await.expect_ok();
     answer["presence"]
@@ -18,56 +18,56 @@ async fn presence(of: &User, by: &User) -> String {
 }
 
 #[tokio::test]
-async fn only_what_is_new_is_told() {
+async fn later_answers_contain_only_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let quiet = alice.creates_open_room().await;
     let busy = alice.creates_open_room().await;
-    let mut connection = alice.lists_all();
+    let mut connection = alice.opens_all_rooms_list();
 
-    let first = connection.next().await;
+    let first = connection.poll().await;
     alice.says(&busy, "news").await;
-    let second = connection.next().await;
-    let third = connection.next().await;
+    let second = connection.poll().await;
+    let third = connection.poll().await;
 
     let mut expected = [quiet.as_str(), busy.as_str()];
     expected.sort_unstable();
-    assert_eq!(rooms(&first), expected);
-    assert_eq!(rooms(&second), [busy.as_str()]);
+    assert_eq!(room_ids(&first), expected);
+    assert_eq!(room_ids(&second), [busy.as_str()]);
     let room = &second["rooms"][&busy];
-    assert_eq!(said(&room["timeline"]), ["news"]);
+    assert_eq!(message_bodies(&room["timeline"]), ["news"]);
     assert!(room["initial"].is_null() && room["limited"].is_null());
-    assert!(rooms(&third).is_empty());
+    assert!(room_ids(&third).is_empty());
     assert_eq!(third["lists"]["all"]["count"], 2);
 }
 
 #[tokio::test]
-async fn an_answer_that_was_lost_is_given_again() {
+async fn a_lost_answer_is_repeated_with_later_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    let mut connection = alice.lists(&list([0, 9], 5, &json!([["m.room.name", ""]])));
-    connection.next().await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 5, &json!([["m.room.name", ""]])));
+    connection.poll().await;
     alice.says(&room, "one").await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Named" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Named" }))
         .await;
 
-    let lost = connection.peeks().await;
+    let lost = connection.poll_without_advancing().await;
     alice.says(&room, "two").await;
-    let again = connection.next().await;
-    let after = connection.next().await;
+    let again = connection.poll().await;
+    let after = connection.poll().await;
 
-    assert_eq!(said(&lost["rooms"][&room]["timeline"]), ["one"]);
+    assert_eq!(message_bodies(&lost["rooms"][&room]["timeline"]), ["one"]);
     let told = &again["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["one", "two"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["one", "two"]);
     assert_eq!(told["name"], "Named");
     assert_eq!(told["required_state"][0]["content"]["name"], "Named");
-    assert!(rooms(&after).is_empty());
+    assert!(room_ids(&after).is_empty());
 }
 
 #[tokio::test]
-async fn a_position_may_stand_in_the_body() {
+async fn a_position_is_accepted_in_the_body() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -76,25 +76,25 @@ async fn a_position_may_stand_in_the_body() {
         "range": [0, 9], "timeline_limit": 1, "required_state": { "include": [{}] },
     } });
 
-    let first = alice.slides("", body.clone()).await.expect_ok();
+    let first = alice.sends_sliding_sync("", body.clone()).await.expect_ok();
     body["pos"] = first["pos"].clone();
-    let second = alice.slides("", body).await.expect_ok();
+    let second = alice.sends_sliding_sync("", body).await.expect_ok();
 
-    assert_eq!(rooms(&first), [room.as_str()]);
-    assert!(rooms(&second).is_empty());
-    assert_eq!(presence(&alice, &alice).await, "offline");
+    assert_eq!(room_ids(&first), [room.as_str()]);
+    assert!(room_ids(&second).is_empty());
+    assert_eq!(presence_state(&alice, &alice).await, "offline");
 }
 
 #[tokio::test]
-async fn an_unknown_position_makes_the_client_begin_anew() {
+async fn an_unknown_position_is_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
     let first = connection.pos.clone().expect("a position");
-    connection.next().await;
-    connection.next().await;
+    connection.poll().await;
+    connection.poll().await;
     let now = connection.pos.clone().expect("a position");
 
     for (user, pos, conn_id) in [
@@ -105,116 +105,126 @@ async fn an_unknown_position_makes_the_client_begin_anew() {
         (&bob, &now, ""),
     ] {
         let body = json!({ "conn_id": conn_id });
-        let refused = user.slides(&format!("pos={pos}"), body).await;
+        let refused = user.sends_sliding_sync(&format!("pos={pos}"), body).await;
         refused.expect_error(400, "M_UNKNOWN_POS");
     }
     let laptop = server.log_in("alice").await;
-    let refused = laptop.slides(&format!("pos={now}"), json!({})).await;
+    let refused = laptop
+        .sends_sliding_sync(&format!("pos={now}"), json!({}))
+        .await;
     refused.expect_error(400, "M_UNKNOWN_POS");
-    connection.next().await;
+    connection.poll().await;
 }
 
 #[tokio::test]
-async fn a_restart_of_the_server_ends_connections() {
+async fn a_server_restart_ends_connections() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
     let pos = connection.pos.clone().expect("a position");
 
     let server = server.restart().await;
-    let alice = alice.at(&server);
+    let alice = alice.on_server(&server);
 
-    let refused = alice.slides(&format!("pos={pos}"), json!({})).await;
+    let refused = alice
+        .sends_sliding_sync(&format!("pos={pos}"), json!({}))
+        .await;
     refused.expect_error(400, "M_UNKNOWN_POS");
-    assert_eq!(rooms(&alice.lists_all().next().await), [room.as_str()]);
+    assert_eq!(
+        room_ids(&alice.opens_all_rooms_list().poll().await),
+        [room.as_str()]
+    );
 }
 
 #[tokio::test]
-async fn connections_do_not_disturb_each_other() {
+async fn connections_are_independent() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    let mut one = alice.lists_all();
-    let mut other = alice.lists_all();
+    let mut one = alice.opens_all_rooms_list();
+    let mut other = alice.opens_all_rooms_list();
     one.body["conn_id"] = json!("one");
     other.body["conn_id"] = json!("other");
 
-    one.next().await;
-    other.next().await;
+    one.poll().await;
+    other.poll().await;
     alice.says(&room, "news").await;
 
     for connection in [&mut one, &mut other] {
-        let answer = connection.next().await;
-        assert_eq!(said(&answer["rooms"][&room]["timeline"]), ["news"]);
+        let answer = connection.poll().await;
+        assert_eq!(
+            message_bodies(&answer["rooms"][&room]["timeline"]),
+            ["news"]
+        );
     }
 }
 
 #[tokio::test]
-async fn a_poll_waits_for_news() {
+async fn a_long_poll_waits_for_news() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
 
-    let (told, _) = tokio::join!(connection.waits(), async {
+    let (told, _) = tokio::join!(connection.poll_until_news(), async {
         tokio::task::yield_now().await;
         bob.says(&room, "news").await
     });
 
-    assert_eq!(said(&told["rooms"][&room]["timeline"]), ["news"]);
+    assert_eq!(message_bodies(&told["rooms"][&room]["timeline"]), ["news"]);
 }
 
 #[tokio::test]
-async fn a_poll_ends_at_its_time_out_with_nothing() {
+async fn a_long_poll_ends_empty_at_its_timeout() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     alice.creates_open_room().await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
 
-    let told = connection.tries("timeout=50").await.expect_ok();
+    let told = connection.try_poll("timeout=50").await.expect_ok();
 
-    assert!(rooms(&told).is_empty());
+    assert!(room_ids(&told).is_empty());
     assert_ne!(told["pos"].as_str(), connection.pos.as_deref());
 }
 
 #[tokio::test]
-async fn a_new_request_ends_the_one_before_it() {
+async fn a_new_request_ends_the_previous_one() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     alice.creates_open_room().await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
     let pos = connection.pos.clone();
 
     let newer = async {
         loop {
-            connection.peeks().await;
+            connection.poll_without_advancing().await;
         }
     };
     let older = tokio::select! {
-        older = connection.tries("timeout=30000") => older.expect_ok(),
+        older = connection.try_poll("timeout=30000") => older.expect_ok(),
         () = newer => unreachable!("the loop never ends"),
     };
 
     assert_eq!(older["pos"].as_str(), pos.as_deref());
-    connection.next().await;
-    connection.next().await;
+    connection.poll().await;
+    connection.poll().await;
 }
 
 #[tokio::test]
-async fn a_position_is_a_place_for_messages() {
+async fn a_position_works_as_a_pagination_token() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     alice.says(&room, "before").await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
     alice.says(&room, "after").await;
 
     let pos = connection.pos.as_deref().expect("a position");
@@ -222,11 +232,11 @@ async fn a_position_is_a_place_for_messages() {
         .messages(&room, &format!("dir=b&limit=1&from={pos}"))
         .await;
 
-    assert_eq!(said(&page["chunk"]), ["before"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["before"]);
 }
 
 #[tokio::test]
-async fn what_is_too_much_or_wrong_is_refused() {
+async fn invalid_and_oversized_requests_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let one = json!({ "timeline_limit": 1, "required_state": [] });
@@ -240,17 +250,19 @@ async fn what_is_too_much_or_wrong_is_refused() {
     };
 
     for allowed in [lists(100), subscriptions(100)] {
-        alice.slides("", allowed).await.expect_ok();
+        alice.sends_sliding_sync("", allowed).await.expect_ok();
     }
     let names = json!({ "lists": { "with space": one } });
     for refused in [lists(101), subscriptions(101), names] {
-        let answer = alice.slides("", refused).await;
+        let answer = alice.sends_sliding_sync("", refused).await;
         answer.expect_error(400, "M_INVALID_PARAM");
     }
-    let asleep = alice.slides("set_presence=asleep", json!({})).await;
+    let asleep = alice
+        .sends_sliding_sync("set_presence=asleep", json!({}))
+        .await;
     asleep.expect_error(400, "M_INVALID_PARAM");
     let token = json!({ "extensions": { "to_device": { "enabled": true, "since": "x" } } });
-    let token = alice.slides("", token).await;
+    let token = alice.sends_sliding_sync("", token).await;
     token.expect_error(400, "M_INVALID_PARAM");
     for bad in [
         json!({ "lists": [] }),
@@ -258,50 +270,52 @@ async fn what_is_too_much_or_wrong_is_refused() {
         json!({ "lists": { "a": { "timeline_limit": 1, "required_state": "all" } } }),
         json!({ "room_subscriptions": { "no room": one } }),
     ] {
-        let answer = alice.slides("", bad).await;
+        let answer = alice.sends_sliding_sync("", bad).await;
         answer.expect_error(400, "M_BAD_JSON");
     }
 }
 
 #[tokio::test]
-async fn a_stranger_and_a_locked_user_are_refused_and_guests_may_slide() {
-    let server = Server::with(|config| config.registration.guests = true).await;
+async fn guests_may_use_sliding_sync_but_not_locked_users() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
     let admin = server.register_admin("admin").await;
     let alice = server.register("alice").await;
     let guest = server.register_guest().await;
 
-    let stranger = server.post(PATH, json!({})).await;
+    let stranger = server.post(SLIDING_SYNC_PATH, json!({})).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
-    guest.slides("", json!({})).await.expect_ok();
+    guest.sends_sliding_sync("", json!({})).await.expect_ok();
     let lock = format!("/_matrix/client/v1/admin/lock/{}", alice.id);
     let locked = admin.client.put(&lock, json!({ "locked": true })).await;
     locked.expect_ok();
-    let refused = alice.slides("", json!({})).await;
+    let refused = alice.sends_sliding_sync("", json!({})).await;
     refused.expect_error(401, "M_USER_LOCKED");
 }
 
 #[tokio::test]
-async fn who_slides_is_online_unless_they_say_otherwise() {
+async fn sliding_sync_sets_presence() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
 
-    alice.slides("", json!({})).await.expect_ok();
-    let away = bob.slides("set_presence=unavailable", json!({})).await;
+    alice.sends_sliding_sync("", json!({})).await.expect_ok();
+    let away = bob
+        .sends_sliding_sync("set_presence=unavailable", json!({}))
+        .await;
     away.expect_ok();
 
-    assert_eq!(presence(&alice, &alice).await, "online");
-    assert_eq!(presence(&bob, &bob).await, "unavailable");
+    assert_eq!(presence_state(&alice, &alice).await, "online");
+    assert_eq!(presence_state(&bob, &bob).await, "unavailable");
 }
 
 #[tokio::test]
-async fn an_answer_without_news_has_all_its_fields() {
+async fn an_empty_answer_has_all_its_fields() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let mut connection = alice.extends("to_device", &json!({ "enabled": true }));
+    let mut connection = alice.opens_with_extension("to_device", &json!({ "enabled": true }));
 
-    let first = connection.next().await;
-    let second = connection.next().await;
+    let first = connection.poll().await;
+    let second = connection.poll().await;
 
     for answer in [first, second] {
         assert_eq!(answer["lists"], json!({}), "{answer}");

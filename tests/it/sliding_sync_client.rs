@@ -7,16 +7,16 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{new_transaction, said},
+    chat::{message_bodies, new_transaction},
     harness::{Server, User},
-    sliding::{Connection, members, rooms},
+    sliding::{SlidingTestConnection, member_ids, room_ids},
 };
 
 /// The number of actions of users in each run.
-const STEPS: usize = 80;
+const ACTION_COUNT: usize = 80;
 
 /// Returns the state that Element X requests.
-fn required_state() -> Value {
+fn element_required_state() -> Value {
     json!([
         ["m.room.name", ""],
         ["m.room.encryption", ""],
@@ -38,11 +38,11 @@ fn required_state() -> Value {
     ])
 }
 
-fn room_list(user: &User) -> Connection<'_> {
-    user.asks_for(json!({
+fn room_list_connection(user: &User) -> SlidingTestConnection<'_> {
+    user.opens_connection(json!({
         "conn_id": "room-list",
         "lists": { "all_rooms": {
-            "ranges": [[0, 1]], "timeline_limit": 1, "required_state": required_state(),
+            "ranges": [[0, 1]], "timeline_limit": 1, "required_state": element_required_state(),
             "filters": {},
         } },
         "extensions": {
@@ -52,15 +52,15 @@ fn room_list(user: &User) -> Connection<'_> {
     }))
 }
 
-fn encryption(user: &User) -> Connection<'_> {
-    user.asks_for(json!({
+fn encryption_connection(user: &User) -> SlidingTestConnection<'_> {
+    user.opens_connection(json!({
         "conn_id": "encryption",
         "extensions": { "to_device": { "enabled": true }, "e2ee": { "enabled": true } },
     }))
 }
 
 #[tokio::test]
-async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages() {
+async fn an_app_receives_rooms_keys_and_messages_on_two_connections() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -72,31 +72,34 @@ async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages()
         bob.says(&room, "hello").await;
         all.push(room);
     }
-    let (mut list, mut keys) = (room_list(&alice), encryption(&alice));
+    let (mut list, mut keys) = (room_list_connection(&alice), encryption_connection(&alice));
 
     // The first answer has the first rooms, the next one has the others.
-    let (first, first_keys) = tokio::join!(list.next(), keys.next());
-    assert_eq!(rooms(&first).len(), 2);
+    let (first, first_keys) = tokio::join!(list.poll(), keys.poll());
+    assert_eq!(room_ids(&first).len(), 2);
     assert_eq!(first["lists"]["all_rooms"]["count"], 4);
     let newest = &first["rooms"][&all[3]];
     assert_eq!(newest["name"], "3");
     assert_eq!(newest["notification_count"], 1);
     assert_eq!(
-        members(&first, &all[3]),
+        member_ids(&first, &all[3]),
         [alice.id.as_str(), bob.id.as_str()]
     );
     assert!(first_keys["extensions"]["e2ee"]["device_one_time_keys_count"].is_object());
     list.body["lists"]["all_rooms"]["ranges"] = json!([[0, 3]]);
-    assert_eq!(rooms(&list.next().await).len(), 2);
+    assert_eq!(room_ids(&list.poll().await).len(), 2);
 
     // Alice opens a room and receives its history.
     let opened = all[0].clone();
     list.body["room_subscriptions"] = json!({ &opened: {
-        "timeline_limit": 20, "required_state": required_state(),
+        "timeline_limit": 20, "required_state": element_required_state(),
     } });
-    let told = list.next().await;
-    assert_eq!(rooms(&told), [opened.as_str()]);
-    assert_eq!(said(&told["rooms"][&opened]["timeline"]), ["hello"]);
+    let told = list.poll().await;
+    assert_eq!(room_ids(&told), [opened.as_str()]);
+    assert_eq!(
+        message_bodies(&told["rooms"][&opened]["timeline"]),
+        ["hello"]
+    );
     assert_eq!(told["rooms"][&opened]["expanded_timeline"], true);
 
     // Bob sends a message, and a key to Alice's device: each connection receives its own part.
@@ -112,21 +115,24 @@ async fn an_app_starts_grows_its_list_opens_a_room_and_hears_keys_and_messages()
         sent.expect_ok();
         bob.says(&opened, "and again").await;
     };
-    let (told, told_keys, ()) = tokio::join!(list.waits(), keys.waits(), sends);
-    assert_eq!(said(&told["rooms"][&opened]["timeline"]), ["and again"]);
+    let (told, told_keys, ()) = tokio::join!(list.poll_until_news(), keys.poll_until_news(), sends);
+    assert_eq!(
+        message_bodies(&told["rooms"][&opened]["timeline"]),
+        ["and again"]
+    );
     let events = &told_keys["extensions"]["to_device"]["events"];
     assert_eq!(events[0]["content"]["key"], 1);
 
     // Bob types, and the list connection continues from its position.
-    bob.types(&opened).await;
-    let told = list.next().await;
+    bob.starts_typing(&opened).await;
+    let told = list.poll().await;
     assert!(told["extensions"]["typing"]["rooms"][&opened].is_object());
-    assert!(rooms(&told).is_empty());
+    assert!(room_ids(&told).is_empty());
 }
 
 /// A client's data of a room.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Known {
+struct KnownSlidingRoom {
     membership: String,
     /// The latest events of the timeline, without a gap.
     timeline: Vec<String>,
@@ -137,19 +143,22 @@ struct Known {
 
 /// A client's data of all rooms.
 #[derive(Debug, Default, PartialEq)]
-struct Client {
-    rooms: BTreeMap<String, Known>,
+struct KnownSlidingRooms {
+    rooms: BTreeMap<String, KnownSlidingRoom>,
 }
 
-impl Client {
-    fn take(&mut self, answer: &Value) {
+impl KnownSlidingRooms {
+    fn apply_answer(&mut self, answer: &Value) {
         for (room_id, room) in answer["rooms"].as_object().into_iter().flatten() {
-            self.rooms.entry(room_id.clone()).or_default().take(room);
+            self.rooms
+                .entry(room_id.clone())
+                .or_default()
+                .apply_room(room);
         }
         let data = &answer["extensions"]["account_data"]["rooms"];
         for (room_id, events) in data.as_object().into_iter().flatten() {
             let known = self.rooms.entry(room_id.clone()).or_default();
-            for event in list_of(events) {
+            for event in list_items(events) {
                 let kind = text(&event["type"]);
                 known.account_data.insert(kind, event["content"].clone());
             }
@@ -157,7 +166,7 @@ impl Client {
     }
 
     /// Removes the data that a first answer does not contain.
-    fn in_brief(mut self) -> Self {
+    fn reduced_to_first_answer(mut self) -> Self {
         self.rooms.retain(|_, room| room.membership != "leave");
         for room in self.rooms.values_mut() {
             if room.membership != "join" {
@@ -174,8 +183,8 @@ impl Client {
     }
 }
 
-impl Known {
-    fn take(&mut self, room: &Value) {
+impl KnownSlidingRoom {
+    fn apply_room(&mut self, room: &Value) {
         if room["initial"] == true {
             self.timeline.clear();
             self.state.clear();
@@ -185,11 +194,11 @@ impl Known {
             self.timeline.clear();
         }
         self.membership = text(&room["membership"]);
-        for event in list_of(&room["required_state"]) {
+        for event in list_items(&room["required_state"]) {
             let key = (text(&event["type"]), text(&event["state_key"]));
             self.state.insert(key, text(&event["event_id"]));
         }
-        for event in list_of(&room["timeline"]) {
+        for event in list_items(&room["timeline"]) {
             self.timeline.push(text(&event["event_id"]));
         }
         for name in [
@@ -210,7 +219,7 @@ impl Known {
     }
 }
 
-fn list_of(list: &Value) -> &[Value] {
+fn list_items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -219,7 +228,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Performs a random action of a random user; the server may refuse it.
-async fn goes_on(users: &[User], all: &[String], random: &mut StdRng) {
+async fn run_random_action(users: &[User], all: &[String], random: &mut StdRng) {
     let room = all.choose(random).expect("a room");
     let user = users.choose(random).expect("a user");
     let other = users.choose(random).expect("a user");
@@ -233,23 +242,23 @@ async fn goes_on(users: &[User], all: &[String], random: &mut StdRng) {
         5 => {
             let content =
                 json!({ "name": if n.is_multiple_of(3) { String::new() } else { n.to_string() } });
-            user.tries_to_set(room, "m.room.name", content).await;
+            user.tries_to_set_state(room, "m.room.name", content).await;
         }
         6 => {
-            user.tries_to_set(room, "m.room.topic", json!({ "topic": n.to_string() }))
+            user.tries_to_set_state(room, "m.room.topic", json!({ "topic": n.to_string() }))
                 .await;
         }
         7 | 8 => {
-            user.tries(room, "join", json!({})).await;
+            user.posts_in_room(room, "join", json!({})).await;
         }
         9 => {
-            user.tries(room, "leave", json!({})).await;
+            user.posts_in_room(room, "leave", json!({})).await;
         }
         10 => {
-            user.tries(room, "invite", member).await;
+            user.posts_in_room(room, "invite", member).await;
         }
         11 => {
-            user.tries(room, "kick", member).await;
+            user.posts_in_room(room, "kick", member).await;
         }
         12 => {
             let path = format!(
@@ -261,18 +270,18 @@ async fn goes_on(users: &[User], all: &[String], random: &mut StdRng) {
                 .await;
         }
         _ => {
-            let newest = user.asks(room, "messages?dir=b&limit=1").await;
+            let newest = user.gets_in_room(room, "messages?dir=b&limit=1").await;
             if let Some(event_id) = newest.body["chunk"][0]["event_id"].as_str() {
                 let path = format!("receipt/m.read/{event_id}");
-                user.tries(room, &path, json!({})).await;
+                user.posts_in_room(room, &path, json!({})).await;
             }
         }
     }
 }
 
 /// Opens a connection with all state of the rooms and a timeline limit.
-fn watch(user: &User, (range, limit): (u64, u64)) -> Connection<'_> {
-    user.asks_for(json!({
+fn watch_all_state(user: &User, (range, limit): (u64, u64)) -> SlidingTestConnection<'_> {
+    user.opens_connection(json!({
         "lists": { "all": {
             "ranges": [[0, range]], "timeline_limit": limit,
             "required_state": [["*", "*"]],
@@ -281,7 +290,7 @@ fn watch(user: &User, (range, limit): (u64, u64)) -> Connection<'_> {
     }))
 }
 
-async fn folds(seed: u64, limit: u64) {
+async fn check_incremental_answers(seed: u64, limit: u64) {
     let server = Server::start().await;
     let mut users = Vec::new();
     for name in ["alice", "bob", "carol"] {
@@ -292,14 +301,14 @@ async fn folds(seed: u64, limit: u64) {
         all.push(user.creates_open_room().await);
     }
     let mut random = StdRng::seed_from_u64(seed);
-    let mut known = Client::default();
-    let mut connection = watch(&users[0], (0, limit));
-    for step in 0..STEPS {
-        goes_on(&users, &all, &mut random).await;
+    let mut known = KnownSlidingRooms::default();
+    let mut connection = watch_all_state(&users[0], (0, limit));
+    for step in 0..ACTION_COUNT {
+        run_random_action(&users, &all, &mut random).await;
         match random.random_range(0..6) {
             // The client does not receive this answer.
-            0 if step > 0 => drop(connection.peeks().await),
-            1 | 2 => known.take(&connection.next().await),
+            0 if step > 0 => drop(connection.poll_without_advancing().await),
+            1 | 2 => known.apply_answer(&connection.poll().await),
             3 => {
                 let range: u64 = random.random_range(0..3);
                 connection.body["lists"]["all"]["ranges"] = json!([[0, range]]);
@@ -309,13 +318,16 @@ async fn folds(seed: u64, limit: u64) {
     }
 
     connection.body["lists"]["all"]["ranges"] = json!([[0, 9]]);
-    known.take(&connection.next().await);
-    let mut anew = Client::default();
-    let mut first = watch(&users[0], (9, limit));
+    known.apply_answer(&connection.poll().await);
+    let mut anew = KnownSlidingRooms::default();
+    let mut first = watch_all_state(&users[0], (9, limit));
     first.body["conn_id"] = json!("first");
-    anew.take(&first.next().await);
+    anew.apply_answer(&first.poll().await);
 
-    let (mut known, mut anew) = (known.in_brief(), anew.in_brief());
+    let (mut known, mut anew) = (
+        known.reduced_to_first_answer(),
+        anew.reduced_to_first_answer(),
+    );
     for (room_id, room) in &mut anew.rooms {
         // After a rejoin, the timeline of the older connection begins at the rejoin, but a new connection
         // also sees earlier events.
@@ -333,9 +345,9 @@ async fn folds(seed: u64, limit: u64) {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_now_and_then_knows_what_a_new_one_knows() {
+async fn incremental_answers_add_up_to_a_first_answer() {
     for seed in 0..4 {
-        folds(seed, 100).await;
-        folds(seed, 3).await;
+        check_incremental_answers(seed, 100).await;
+        check_incremental_answers(seed, 3).await;
     }
 }

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{new_transaction, types},
+    chat::{event_types, new_transaction},
     harness::{Server, User},
-    sliding::{list, rooms},
+    sliding::{list_config, room_ids},
 };
 
-const THREADS: &str = "io.element.msc4308.thread_subscriptions";
+const THREADS_EXTENSION: &str = "io.element.msc4308.thread_subscriptions";
 
-async fn sends_to(sender: &User, to: &User, n: u64) {
+async fn send_to_device(sender: &User, to: &User, n: u64) {
     let txn_id = new_transaction();
     let path = format!("/_matrix/client/v3/sendToDevice/org.example/{txn_id}");
     let messages = json!({ &to.id: { &to.device_id: { "n": n } } });
@@ -24,7 +24,7 @@ async fn set_account_data(user: &User, path: &str, content: Value) {
 }
 
 /// Uploads device keys and `one_time` one-time keys.
-async fn uploads_keys(user: &User, one_time: u64) {
+async fn upload_keys(user: &User, one_time: u64) {
     let algorithms = ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"];
     let device = json!({
         "user_id": user.id, "device_id": user.device_id, "algorithms": algorithms,
@@ -37,7 +37,7 @@ async fn uploads_keys(user: &User, one_time: u64) {
     uploaded.await.expect_ok();
 }
 
-fn numbers(answer: &Value) -> Vec<u64> {
+fn message_numbers(answer: &Value) -> Vec<u64> {
     let events = answer["extensions"]["to_device"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default().iter();
     events
@@ -45,85 +45,89 @@ fn numbers(answer: &Value) -> Vec<u64> {
         .collect()
 }
 
-async fn subscribes(user: &User, room: &str, thread: &str) {
-    let path = subscription(room, thread);
+async fn subscribe_to_thread(user: &User, room: &str, thread: &str) {
+    let path = subscription_path(room, thread);
     user.client.put(&path, json!({})).await.expect_ok();
 }
 
-fn subscription(room: &str, thread: &str) -> String {
+fn subscription_path(room: &str, thread: &str) -> String {
     let prefix = "/_matrix/client/unstable/io.element.msc4306";
     format!("{prefix}/rooms/{room}/thread/{thread}/subscription")
 }
 
 #[tokio::test]
-async fn messages_to_a_device_are_told_until_they_are_acknowledged() {
+async fn to_device_messages_are_repeated_until_acknowledged() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     for n in 0..3 {
-        sends_to(&bob, &alice, n).await;
+        send_to_device(&bob, &alice, n).await;
     }
-    let mut connection = alice.extends("to_device", &json!({ "enabled": true, "limit": 2 }));
+    let mut connection =
+        alice.opens_with_extension("to_device", &json!({ "enabled": true, "limit": 2 }));
 
-    let first = connection.next().await;
-    let again = connection.next().await;
+    let first = connection.poll().await;
+    let again = connection.poll().await;
     let since = first["extensions"]["to_device"]["next_batch"].clone();
     connection.body["extensions"]["to_device"]["since"] = since.clone();
-    let second = connection.next().await;
+    let second = connection.poll().await;
     // Acknowledged messages are deleted, also for other connections.
-    let mut other = alice.extends("to_device", &json!({ "enabled": true }));
+    let mut other = alice.opens_with_extension("to_device", &json!({ "enabled": true }));
     other.body["conn_id"] = json!("other");
-    let other = other.peeks().await;
+    let other = other.poll_without_advancing().await;
     let next = second["extensions"]["to_device"]["next_batch"].clone();
     connection.body["extensions"]["to_device"]["since"] = next;
-    let third = connection.next().await;
+    let third = connection.poll().await;
 
-    assert_eq!(numbers(&first), [0, 1]);
-    assert_eq!(numbers(&again), [0, 1]);
-    assert_eq!(numbers(&second), [2]);
-    assert_eq!(numbers(&other), [2]);
-    assert!(numbers(&third).is_empty());
+    assert_eq!(message_numbers(&first), [0, 1]);
+    assert_eq!(message_numbers(&again), [0, 1]);
+    assert_eq!(message_numbers(&second), [2]);
+    assert_eq!(message_numbers(&other), [2]);
+    assert!(message_numbers(&third).is_empty());
     assert!(third["extensions"]["to_device"]["next_batch"].is_string());
     assert!(since.is_string());
 }
 
 #[tokio::test]
-async fn a_message_to_a_device_ends_a_poll() {
+async fn a_to_device_message_ends_a_long_poll() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
-    let mut connection = alice.extends("to_device", &json!({ "enabled": true }));
-    let first = connection.next().await;
+    let mut connection = alice.opens_with_extension("to_device", &json!({ "enabled": true }));
+    let first = connection.poll().await;
     let since = first["extensions"]["to_device"]["next_batch"].clone();
     connection.body["extensions"]["to_device"]["since"] = since;
 
-    let (told, ()) = tokio::join!(connection.waits(), sends_to(&bob, &alice, 7));
+    let (told, ()) = tokio::join!(
+        connection.poll_until_news(),
+        send_to_device(&bob, &alice, 7)
+    );
 
-    assert_eq!(numbers(&told), [7]);
+    assert_eq!(message_numbers(&told), [7]);
 }
 
 #[tokio::test]
-async fn the_keys_of_others_and_what_is_left_of_ones_own_are_told() {
+async fn e2ee_has_device_list_changes_and_key_counts() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
-    uploads_keys(&alice, 2).await;
-    let mut connection = alice.extends("e2ee", &json!({ "enabled": true }));
+    upload_keys(&alice, 2).await;
+    let mut connection = alice.opens_with_extension("e2ee", &json!({ "enabled": true }));
 
-    let first = connection.next().await;
+    let first = connection.poll().await;
     bob.joins(&room).await;
-    let joined = connection.next().await;
-    uploads_keys(&bob, 0).await;
-    let changed = connection.next().await;
+    let joined = connection.poll().await;
+    upload_keys(&bob, 0).await;
+    let changed = connection.poll().await;
     let claim =
         json!({ "one_time_keys": { &alice.id: { &alice.device_id: "signed_curve25519" } } });
-    let (claimed, _) = tokio::join!(connection.waits(), async {
+    let (claimed, _) = tokio::join!(connection.poll_until_news(), async {
         let path = "/_matrix/client/v3/keys/claim";
         bob.client.post(path, claim).await.expect_ok()
     });
     bob.leaves(&room).await;
-    let left = connection.next().await;
+    let left = connection.poll().await;
 
     let e2ee = |answer: &Value| answer["extensions"]["e2ee"].clone();
     let count =
@@ -138,7 +142,7 @@ async fn the_keys_of_others_and_what_is_left_of_ones_own_are_told() {
 }
 
 #[tokio::test]
-async fn account_data_is_told_globally_and_of_the_rooms_in_sight() {
+async fn account_data_covers_the_user_and_visible_rooms() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let hidden = alice.creates_open_room().await;
@@ -148,55 +152,58 @@ async fn account_data_is_told_globally_and_of_the_rooms_in_sight() {
         set_account_data(&alice, &path, json!({ "n": 1 })).await;
     }
     set_account_data(&alice, "account_data/org.example", json!({ "n": 1 })).await;
-    let mut connection = alice.lists(&list([0, 0], 1, &json!([])));
+    let mut connection = alice.opens_list(&list_config([0, 0], 1, &json!([])));
     connection.body["extensions"] = json!({ "account_data": { "enabled": true } });
 
-    let first = connection.next().await;
-    let nothing = connection.next().await;
+    let first = connection.poll().await;
+    let nothing = connection.poll().await;
     let path = format!("rooms/{shown}/account_data/org.other");
     set_account_data(&alice, &path, json!({ "n": 2 })).await;
     set_account_data(&alice, "account_data/org.other", json!({ "n": 2 })).await;
-    let second = connection.next().await;
+    let second = connection.poll().await;
     connection.body["lists"]["all"]["ranges"] = json!([[0, 1]]);
-    let grown = connection.next().await;
+    let grown = connection.poll().await;
 
     let data = |answer: &Value| answer["extensions"]["account_data"].clone();
     assert_eq!(
-        types(&data(&first)["global"]),
+        event_types(&data(&first)["global"]),
         ["org.example", "m.push_rules"]
     );
-    assert_eq!(types(&data(&first)["rooms"][&shown]), ["org.example"]);
+    assert_eq!(event_types(&data(&first)["rooms"][&shown]), ["org.example"]);
     assert!(data(&first)["rooms"][&hidden].is_null());
     assert!(data(&nothing).is_null());
-    assert_eq!(types(&data(&second)["global"]), ["org.other"]);
-    assert_eq!(types(&data(&second)["rooms"][&shown]), ["org.other"]);
-    assert!(rooms(&second).is_empty());
-    assert_eq!(types(&data(&grown)["rooms"][&hidden]), ["org.example"]);
+    assert_eq!(event_types(&data(&second)["global"]), ["org.other"]);
+    assert_eq!(event_types(&data(&second)["rooms"][&shown]), ["org.other"]);
+    assert!(room_ids(&second).is_empty());
+    assert_eq!(
+        event_types(&data(&grown)["rooms"][&hidden]),
+        ["org.example"]
+    );
     assert!(data(&grown)["rooms"][&shown].is_null());
 }
 
 #[tokio::test]
-async fn account_data_of_a_room_that_one_is_not_in_is_told_as_well() {
+async fn account_data_covers_rooms_of_pending_invitations() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates(json!({})).await;
     alice.invites(&room, &bob).await;
-    let mut connection = bob.lists_all();
+    let mut connection = bob.opens_all_rooms_list();
     connection.body["extensions"] = json!({ "account_data": { "enabled": true } });
-    connection.next().await;
+    connection.poll().await;
 
     let path = format!("rooms/{room}/account_data/org.example");
     set_account_data(&bob, &path, json!({ "n": 1 })).await;
-    let told = connection.next().await;
+    let told = connection.poll().await;
 
     let data = &told["extensions"]["account_data"]["rooms"][&room];
-    assert_eq!(types(data), ["org.example"]);
-    assert!(rooms(&told).is_empty());
+    assert_eq!(event_types(data), ["org.example"]);
+    assert!(room_ids(&told).is_empty());
 }
 
 #[tokio::test]
-async fn an_extension_tells_of_the_lists_and_rooms_that_it_names() {
+async fn an_extension_covers_its_lists_and_rooms() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let listed = alice.creates(json!({ "name": "Listed" })).await;
@@ -205,13 +212,13 @@ async fn an_extension_tells_of_the_lists_and_rooms_that_it_names() {
         let path = format!("rooms/{room}/account_data/org.example");
         set_account_data(&alice, &path, json!({ "n": 1 })).await;
     }
-    let mut body = json!({ "lists": { "all": list([1, 1], 1, &json!([])) } });
+    let mut body = json!({ "lists": { "all": list_config([1, 1], 1, &json!([])) } });
     let config = json!({ "timeline_limit": 1, "required_state": [] });
     body["room_subscriptions"] = json!({ &opened: config });
     let told = async |config: Value| -> Vec<String> {
         let mut body = body.clone();
         body["extensions"] = json!({ "account_data": config });
-        let answer = alice.asks_for(body).next().await;
+        let answer = alice.opens_connection(body).poll().await;
         let rooms = &answer["extensions"]["account_data"]["rooms"];
         let rooms = rooms.as_object().into_iter().flatten();
         rooms.map(|(room_id, _)| room_id.clone()).collect()
@@ -232,26 +239,26 @@ async fn an_extension_tells_of_the_lists_and_rooms_that_it_names() {
 }
 
 #[tokio::test]
-async fn an_extension_that_is_switched_on_later_tells_all() {
+async fn an_extension_enabled_later_starts_completely() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let path = format!("rooms/{room}/account_data/org.example");
     set_account_data(&alice, &path, json!({ "n": 1 })).await;
-    let mut connection = alice.lists_all();
-    connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    connection.poll().await;
 
     connection.body["extensions"] = json!({ "account_data": { "enabled": true } });
-    let told = connection.next().await;
+    let told = connection.poll().await;
 
     let data = &told["extensions"]["account_data"];
-    assert_eq!(types(&data["rooms"][&room]), ["org.example"]);
-    assert_eq!(types(&data["global"]), ["m.push_rules"]);
-    assert!(rooms(&told).is_empty());
+    assert_eq!(event_types(&data["rooms"][&room]), ["org.example"]);
+    assert_eq!(event_types(&data["global"]), ["m.push_rules"]);
+    assert!(room_ids(&told).is_empty());
 }
 
 #[tokio::test]
-async fn receipts_are_told_at_the_events_that_are_shown_and_then_as_they_come() {
+async fn receipts_cover_shown_events_and_later_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -262,18 +269,20 @@ async fn receipts_are_told_at_the_events_that_are_shown_and_then_as_they_come() 
     }
     let old = alice.says(&room, "old").await;
     let new = carol.says(&room, "new").await;
-    alice.has_read(&room, &old).await;
-    carol.has_read(&room, &old).await;
-    bob.has_read(&room, &new).await;
-    let mut connection = alice.lists(&list([0, 9], 1, &json!([])));
+    alice.sends_read_receipt(&room, &old).await;
+    carol.sends_read_receipt(&room, &old).await;
+    bob.sends_read_receipt(&room, &new).await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 1, &json!([])));
     connection.body["extensions"] = json!({ "receipts": { "enabled": true } });
 
-    let first = connection.next().await;
+    let first = connection.poll().await;
     let private = format!("receipt/m.read.private/{new}");
-    bob.tries(&room, &private, json!({})).await.expect_ok();
-    let hidden = connection.next().await;
-    carol.has_read(&room, &new).await;
-    let second = connection.next().await;
+    bob.posts_in_room(&room, &private, json!({}))
+        .await
+        .expect_ok();
+    let hidden = connection.poll().await;
+    carol.sends_read_receipt(&room, &new).await;
+    let second = connection.poll().await;
 
     let told = &first["extensions"]["receipts"]["rooms"][&room];
     assert_eq!(told["type"], "m.receipt");
@@ -285,29 +294,29 @@ async fn receipts_are_told_at_the_events_that_are_shown_and_then_as_they_come() 
     let told = &second["extensions"]["receipts"]["rooms"][&room]["content"];
     assert!(told[&new]["m.read"][&carol.id].is_object());
     assert!(told[&new]["m.read"][&bob.id].is_null());
-    assert!(rooms(&second).is_empty());
+    assert!(room_ids(&second).is_empty());
 }
 
 #[tokio::test]
-async fn who_types_is_told() {
+async fn typing_users_are_sent() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let mut connection = alice.lists_all();
+    let mut connection = alice.opens_all_rooms_list();
     connection.body["extensions"] = json!({ "typing": { "enabled": true } });
-    let silent = connection.next().await;
+    let silent = connection.poll().await;
 
-    let (typing, ()) = tokio::join!(connection.waits(), bob.types(&room));
-    let mut anew = alice.lists_all();
+    let (typing, ()) = tokio::join!(connection.poll_until_news(), bob.starts_typing(&room));
+    let mut anew = alice.opens_all_rooms_list();
     anew.body["conn_id"] = json!("anew");
     anew.body["extensions"] = json!({ "typing": { "enabled": true } });
-    let anew = anew.next().await;
-    let ceased = crate::chat::in_room(&room, &format!("typing/{}", bob.id));
+    let anew = anew.poll().await;
+    let ceased = crate::chat::room_path(&room, &format!("typing/{}", bob.id));
     let ceased = bob.client.put(&ceased, json!({ "typing": false }));
     ceased.await.expect_ok();
-    let ceased = connection.next().await;
+    let ceased = connection.poll().await;
 
     let users = |answer: &Value| {
         let room = &answer["extensions"]["typing"]["rooms"][&room];
@@ -320,26 +329,27 @@ async fn who_types_is_told() {
 }
 
 #[tokio::test]
-async fn subscriptions_to_threads_are_told_the_latest_first() {
+async fn thread_subscriptions_are_sent_newest_first() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let mut threads = Vec::new();
     for n in 0..3 {
         let thread = alice.says(&room, &n.to_string()).await;
-        subscribes(&alice, &room, &thread).await;
+        subscribe_to_thread(&alice, &room, &thread).await;
         threads.push(thread);
     }
-    let mut connection = alice.extends(THREADS, &json!({ "enabled": true, "limit": 2 }));
+    let mut connection =
+        alice.opens_with_extension(THREADS_EXTENSION, &json!({ "enabled": true, "limit": 2 }));
 
-    let first = connection.next().await;
-    let (ended, _) = tokio::join!(connection.waits(), async {
-        let path = subscription(&room, &threads[0]);
+    let first = connection.poll().await;
+    let (ended, _) = tokio::join!(connection.poll_until_news(), async {
+        let path = subscription_path(&room, &threads[0]);
         alice.client.delete(&path).await.expect_ok()
     });
-    let nothing = connection.next().await;
+    let nothing = connection.poll().await;
 
-    let told = &first["extensions"][THREADS];
+    let told = &first["extensions"][THREADS_EXTENSION];
     let subscribed = told["subscribed"][&room].as_object().expect("an object");
     assert_eq!(subscribed.len(), 2);
     assert_eq!(subscribed[&threads[2]]["automatic"], false);
@@ -350,31 +360,32 @@ async fn subscriptions_to_threads_are_told_the_latest_first() {
     let page = page.expect_ok();
     // The subscription ended in the meantime, and only its end is sent.
     assert!(page["subscribed"].is_null());
-    let told = &ended["extensions"][THREADS];
+    let told = &ended["extensions"][THREADS_EXTENSION];
     assert!(told["unsubscribed"][&room][&threads[0]]["bump_stamp"].is_u64());
     assert!(told["prev_batch"].is_null());
     assert_eq!(nothing["extensions"], json!({}));
 }
 
 #[tokio::test]
-async fn what_was_not_told_of_threads_is_found_between_two_positions() {
+async fn omitted_thread_subscriptions_are_found_between_two_positions() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let before = alice.says(&room, "before").await;
-    subscribes(&alice, &room, &before).await;
-    let mut connection = alice.extends(THREADS, &json!({ "enabled": true, "limit": 1 }));
-    connection.next().await;
+    subscribe_to_thread(&alice, &room, &before).await;
+    let mut connection =
+        alice.opens_with_extension(THREADS_EXTENSION, &json!({ "enabled": true, "limit": 1 }));
+    connection.poll().await;
     let to = connection.pos.clone().expect("a position");
     let mut threads = Vec::new();
     for n in 0..3 {
         let thread = alice.says(&room, &n.to_string()).await;
-        subscribes(&alice, &room, &thread).await;
+        subscribe_to_thread(&alice, &room, &thread).await;
         threads.push(thread);
     }
 
-    let told = connection.next().await;
-    let from = told["extensions"][THREADS]["prev_batch"].as_str();
+    let told = connection.poll().await;
+    let from = told["extensions"][THREADS_EXTENSION]["prev_batch"].as_str();
     let query = format!("dir=b&from={}&to={to}", from.expect("a token"));
     let path = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions";
     let page = alice.client.get(&format!("{path}?{query}")).await;
@@ -388,14 +399,14 @@ async fn what_was_not_told_of_threads_is_found_between_two_positions() {
 }
 
 #[tokio::test]
-async fn what_nobody_asked_for_is_not_told() {
+async fn extensions_are_omitted_unless_requested() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     alice.creates_open_room().await;
-    sends_to(&bob, &alice, 1).await;
+    send_to_device(&bob, &alice, 1).await;
 
-    let told = alice.lists_all().next().await;
+    let told = alice.opens_all_rooms_list().poll().await;
 
     assert_eq!(told["extensions"], json!({}));
 }

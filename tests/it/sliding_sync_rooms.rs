@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, ids, said, types},
+    chat::{event_ids, event_types, message_bodies, texts_at},
     harness::{Server, User},
-    sliding::{list, members, rooms, state_keys},
+    sliding::{list_config, member_ids, room_ids, state_keys},
 };
 
 /// Returns required state with the members of the timeline and the user's own member event.
-fn lazily() -> Value {
+fn lazy_required_state() -> Value {
     json!([
         ["m.room.member", "$LAZY"],
         ["m.room.member", "$ME"],
@@ -17,28 +17,28 @@ fn lazily() -> Value {
     ])
 }
 
-async fn says_many(user: &User, room: &str, count: usize) {
+async fn send_messages(user: &User, room: &str, count: usize) {
     for n in 0..count {
         user.says(room, &n.to_string()).await;
     }
 }
 
 #[tokio::test]
-async fn a_timeline_is_limited_where_events_lack() {
+async fn a_timeline_with_missing_events_is_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    says_many(&alice, &room, 3).await;
-    let mut connection = alice.lists(&list([0, 9], 2, &json!([])));
+    send_messages(&alice, &room, 3).await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 2, &json!([])));
 
-    let first = connection.next().await;
-    says_many(&alice, &room, 2).await;
-    let all = connection.next().await;
-    says_many(&alice, &room, 4).await;
-    let some = connection.next().await;
+    let first = connection.poll().await;
+    send_messages(&alice, &room, 2).await;
+    let all = connection.poll().await;
+    send_messages(&alice, &room, 4).await;
+    let some = connection.poll().await;
 
     let told = &first["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["1", "2"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["1", "2"]);
     assert_eq!(
         (&told["limited"], &told["num_live"]),
         (&json!(true), &json!(0))
@@ -47,13 +47,13 @@ async fn a_timeline_is_limited_where_events_lack() {
     let page = alice
         .messages(&room, &format!("dir=b&limit=1&from={before}"))
         .await;
-    assert_eq!(said(&page["chunk"]), ["0"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["0"]);
     let told = &all["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["0", "1"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["0", "1"]);
     assert!(told["limited"].is_null());
     assert_eq!(told["num_live"], 2);
     let told = &some["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["2", "3"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["2", "3"]);
     assert_eq!(
         (&told["limited"], &told["num_live"]),
         (&json!(true), &json!(2))
@@ -61,95 +61,98 @@ async fn a_timeline_is_limited_where_events_lack() {
 }
 
 #[tokio::test]
-async fn who_asks_for_more_events_gets_those_that_they_lack() {
+async fn a_larger_timeline_limit_sends_the_missing_events() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    says_many(&alice, &room, 5).await;
-    let mut connection = alice.lists(&list([0, 9], 1, &json!([])));
-    connection.next().await;
+    send_messages(&alice, &room, 5).await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 1, &json!([])));
+    connection.poll().await;
     alice.says(&room, "5").await;
-    connection.next().await;
+    connection.poll().await;
 
     // The client has two events: the last of the first answer and the one after it.
     connection.body["lists"]["all"]["timeline_limit"] = json!(2);
-    let nothing = connection.next().await;
+    let nothing = connection.poll().await;
     connection.body["lists"]["all"]["timeline_limit"] = json!(4);
-    let more = connection.next().await;
+    let more = connection.poll().await;
     connection.body["lists"]["all"]["timeline_limit"] = json!(1);
-    connection.next().await;
+    connection.poll().await;
     connection.body["lists"]["all"]["timeline_limit"] = json!(4);
-    let again = connection.next().await;
+    let again = connection.poll().await;
 
-    assert!(rooms(&nothing).is_empty());
+    assert!(room_ids(&nothing).is_empty());
     let told = &more["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["2", "3", "4", "5"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["2", "3", "4", "5"]);
     assert_eq!(told["expanded_timeline"], true);
     assert_eq!(told["unstable_expanded_timeline"], true);
     assert!(told["initial"].is_null());
     assert_eq!(told["num_live"], 0);
-    assert!(rooms(&again).is_empty());
+    assert!(room_ids(&again).is_empty());
 }
 
 #[tokio::test]
-async fn a_subscription_asks_for_more_of_a_room_that_is_listed() {
+async fn a_subscription_expands_a_listed_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "topic": "Topic" })).await;
-    says_many(&alice, &room, 5).await;
-    let mut connection = alice.lists(&list([0, 9], 1, &json!([["m.room.create", ""]])));
-    connection.next().await;
+    send_messages(&alice, &room, 5).await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 1, &json!([["m.room.create", ""]])));
+    connection.poll().await;
 
     let config = json!({ "timeline_limit": 3, "required_state": [["m.room.topic", ""]] });
     connection.body["room_subscriptions"] = json!({ &room: config });
-    let opened = connection.next().await;
+    let opened = connection.poll().await;
 
     let told = &opened["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["2", "3", "4"]);
-    assert_eq!(types(&told["required_state"]), ["m.room.topic"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["2", "3", "4"]);
+    assert_eq!(event_types(&told["required_state"]), ["m.room.topic"]);
     assert_eq!(told["lists"], json!(["all"]));
-    assert!(rooms(&connection.next().await).is_empty());
+    assert!(room_ids(&connection.poll().await).is_empty());
 }
 
 #[tokio::test]
-async fn all_of_a_short_room_is_not_limited() {
+async fn a_complete_timeline_is_not_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
 
-    let all = alice.lists(&list([0, 9], 100, &json!([]))).next().await;
+    let all = alice
+        .opens_list(&list_config([0, 9], 100, &json!([])))
+        .poll()
+        .await;
 
     let told = &all["rooms"][&room];
     assert!(told["limited"].is_null());
-    assert_eq!(types(&told["timeline"])[0], "m.room.create");
+    assert_eq!(event_types(&told["timeline"])[0], "m.room.create");
 }
 
 #[tokio::test]
-async fn state_is_told_as_it_was_asked_for_and_then_as_it_changes() {
+async fn required_state_is_sent_first_and_on_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "name": "One", "topic": "T" })).await;
     for key in ["a", "b"] {
         let kind = format!("org.matrix.msc3401.call.member/{key}");
-        alice.sets(&room, &kind, json!({ "n": 1 })).await;
+        alice.sets_state(&room, &kind, json!({ "n": 1 })).await;
     }
     let required = json!([
         ["m.room.name", ""],
         ["org.matrix.msc3401.call.member", "*"],
         ["m.room.tombstone", ""],
     ]);
-    let mut connection = alice.lists(&list([0, 9], 1, &required));
-    let first = connection.next().await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 1, &required));
+    let first = connection.poll().await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Two" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Two" }))
         .await;
     alice
-        .sets(&room, "m.room.topic", json!({ "topic": "U" }))
+        .sets_state(&room, "m.room.topic", json!({ "topic": "U" }))
         .await;
-    let second = connection.next().await;
+    let second = connection.poll().await;
     connection.body["lists"]["all"]["required_state"] =
         json!([["m.room.name", ""], ["m.room.topic", ""]]);
-    let other = connection.next().await;
+    let other = connection.poll().await;
 
     let pairs = |keys: Vec<(String, String)>| -> Vec<String> {
         keys.into_iter().map(|(kind, key)| kind + &key).collect()
@@ -163,17 +166,20 @@ async fn state_is_told_as_it_was_asked_for_and_then_as_it_changes() {
         ]
     );
     // The timeline is too short for the new name, but the state contains it.
-    assert_eq!(types(&second["rooms"][&room]["timeline"]), ["m.room.topic"]);
+    assert_eq!(
+        event_types(&second["rooms"][&room]["timeline"]),
+        ["m.room.topic"]
+    );
     let state = &second["rooms"][&room]["required_state"];
-    assert_eq!(each(state, "/content/name"), ["Two"]);
-    assert_eq!(types(state), ["m.room.name"]);
+    assert_eq!(texts_at(state, "/content/name"), ["Two"]);
+    assert_eq!(event_types(state), ["m.room.name"]);
     let state = &other["rooms"][&room]["required_state"];
-    assert_eq!(each(state, "/content/topic"), ["U"]);
-    assert_eq!(types(state), ["m.room.topic"]);
+    assert_eq!(texts_at(state, "/content/topic"), ["U"]);
+    assert_eq!(event_types(state), ["m.room.topic"]);
 }
 
 #[tokio::test]
-async fn state_may_be_asked_for_in_the_form_of_the_proposal() {
+async fn required_state_is_accepted_in_the_form_of_the_proposal() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -186,16 +192,19 @@ async fn state_may_be_asked_for_in_the_form_of_the_proposal() {
         "include": [{}, me], "exclude": [{ "type": "m.room.create" }], "lazy_members": true,
     });
     let list = json!({ "range": [0, 9], "timeline_limit": 1, "required_state": required });
-    let told = bob.lists(&list).next().await;
+    let told = bob.opens_list(&list).poll().await;
 
     let state = state_keys(&told, &room);
     assert!(state.iter().any(|(kind, _)| kind == "m.room.join_rules"));
     assert!(!state.iter().any(|(kind, _)| kind == "m.room.create"));
-    assert_eq!(members(&told, &room), [alice.id.as_str(), bob.id.as_str()]);
+    assert_eq!(
+        member_ids(&told, &room),
+        [alice.id.as_str(), bob.id.as_str()]
+    );
 }
 
 #[tokio::test]
-async fn members_are_told_when_the_timeline_needs_them() {
+async fn lazy_members_are_sent_with_their_timeline_events() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -204,29 +213,29 @@ async fn members_are_told_when_the_timeline_needs_them() {
     bob.joins(&room).await;
     carol.joins(&room).await;
     alice.says(&room, "hi").await;
-    let mut connection = bob.lists(&list([0, 9], 2, &lazily()));
+    let mut connection = bob.opens_list(&list_config([0, 9], 2, &lazy_required_state()));
 
     // The timeline has Carol's join and Alice's message.
-    let first = connection.next().await;
+    let first = connection.poll().await;
     assert_eq!(
-        members(&first, &room),
+        member_ids(&first, &room),
         [alice.id.as_str(), bob.id.as_str(), carol.id.as_str()]
     );
     alice.says(&room, "again").await;
-    assert!(members(&connection.next().await, &room).is_empty());
+    assert!(member_ids(&connection.poll().await, &room).is_empty());
     // Without missing events, every change of a member is sent.
     alice.bans(&room, &carol).await;
-    let banned = connection.next().await;
-    assert_eq!(members(&banned, &room), [carol.id.as_str()]);
+    let banned = connection.poll().await;
+    assert_eq!(member_ids(&banned, &room), [carol.id.as_str()]);
     // With missing events, the client starts again with the members in the timeline.
-    says_many(&alice, &room, 3).await;
-    let limited = connection.next().await;
+    send_messages(&alice, &room, 3).await;
+    let limited = connection.poll().await;
     assert_eq!(limited["rooms"][&room]["limited"], true);
-    assert_eq!(members(&limited, &room), [alice.id.as_str()]);
+    assert_eq!(member_ids(&limited, &room), [alice.id.as_str()]);
 }
 
 #[tokio::test]
-async fn what_a_room_is_called_is_told_when_it_changes() {
+async fn room_names_and_heroes_are_sent_on_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -235,9 +244,9 @@ async fn what_a_room_is_called_is_told_when_it_changes() {
     let named = bob.client.put(&name, json!({ "displayname": "Bob" })).await;
     named.expect_ok();
     bob.joins(&room).await;
-    let mut connection = alice.lists_all();
+    let mut connection = alice.opens_all_rooms_list();
 
-    let unnamed = connection.next().await;
+    let unnamed = connection.poll().await;
     let told = &unnamed["rooms"][&room];
     let hero = json!({ "user_id": bob.id, "displayname": "Bob" });
     assert_eq!(told["heroes"], json!([hero]));
@@ -248,38 +257,38 @@ async fn what_a_room_is_called_is_told_when_it_changes() {
     );
 
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Name" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Name" }))
         .await;
     let url = json!({ "url": "mxc://localhost/a" });
-    alice.sets(&room, "m.room.avatar", url).await;
-    let named = connection.next().await;
+    alice.sets_state(&room, "m.room.avatar", url).await;
+    let named = connection.poll().await;
     let told = &named["rooms"][&room];
     assert_eq!(told["name"], "Name");
     assert_eq!(told["avatar"], "mxc://localhost/a");
     assert!(told["heroes"].is_null() && told["joined_count"].is_null());
 
-    alice.sets(&room, "m.room.name", json!({})).await;
-    alice.sets(&room, "m.room.avatar", json!({})).await;
-    let unnamed = connection.next().await;
+    alice.sets_state(&room, "m.room.name", json!({})).await;
+    alice.sets_state(&room, "m.room.avatar", json!({})).await;
+    let unnamed = connection.poll().await;
     let told = unnamed["rooms"][&room].as_object().expect("a room");
     assert_eq!(told.get("name"), Some(&Value::Null));
     assert_eq!(told.get("avatar"), Some(&Value::Null));
     assert_eq!(told.get("heroes"), Some(&json!([hero])));
 
     bob.leaves(&room).await;
-    let told = connection.next().await;
+    let told = connection.poll().await;
     assert_eq!(told["rooms"][&room]["joined_count"], 1);
 }
 
 #[tokio::test]
-async fn unread_messages_are_counted_and_reading_them_is_told() {
+async fn unread_counts_are_sent_on_changes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let mut connection = bob.lists_all();
-    connection.next().await;
+    let mut connection = bob.opens_all_rooms_list();
+    connection.poll().await;
     let counts = |answer: &Value| {
         let told = &answer["rooms"][&room];
         let count = |name: &str| told[name].as_u64();
@@ -292,31 +301,31 @@ async fn unread_messages_are_counted_and_reading_them_is_told() {
     });
     let sent = alice.tries_to_send(&room, "m.room.message", mention).await;
     let sent = sent.expect_ok();
-    let unread = connection.next().await;
-    bob.has_read(&room, sent["event_id"].as_str().expect("an ID"))
+    let unread = connection.poll().await;
+    bob.sends_read_receipt(&room, sent["event_id"].as_str().expect("an ID"))
         .await;
-    let read = connection.next().await;
+    let read = connection.poll().await;
 
     assert_eq!(counts(&unread), (Some(2), Some(1)));
     assert_eq!(counts(&read), (Some(0), Some(0)));
     assert!(read["rooms"][&room]["timeline"].is_null());
-    assert!(rooms(&connection.next().await).is_empty());
+    assert!(room_ids(&connection.poll().await).is_empty());
 }
 
 #[tokio::test]
-async fn a_direct_chat_is_told_to_be_one() {
+async fn a_direct_chat_is_marked() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let path = format!("/_matrix/client/v3/user/{}/account_data/m.direct", alice.id);
-    let mut connection = alice.lists_all();
-    let before = connection.next().await;
+    let mut connection = alice.opens_all_rooms_list();
+    let before = connection.poll().await;
 
     let direct = json!({ "@bob:localhost": [room] });
     alice.client.put(&path, direct).await.expect_ok();
-    let direct = connection.next().await;
+    let direct = connection.poll().await;
     alice.client.put(&path, json!({})).await.expect_ok();
-    let ordinary = connection.next().await;
+    let ordinary = connection.poll().await;
 
     assert!(before["rooms"][&room]["is_dm"].is_null());
     assert_eq!(direct["rooms"][&room]["is_dm"], true);
@@ -324,19 +333,19 @@ async fn a_direct_chat_is_told_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_room_moves_up_when_somebody_says_something() {
+async fn a_message_increases_the_bump_stamp() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
-    let mut connection = alice.lists_all();
+    let mut connection = alice.opens_all_rooms_list();
     let stamp = |answer: &Value| answer["rooms"][&room]["bump_stamp"].as_u64();
 
-    let created = stamp(&connection.next().await);
+    let created = stamp(&connection.poll().await);
     bob.joins(&room).await;
-    let joined = stamp(&connection.next().await);
+    let joined = stamp(&connection.poll().await);
     bob.says(&room, "hi").await;
-    let said = stamp(&connection.next().await);
+    let said = stamp(&connection.poll().await);
 
     assert!(created.is_some());
     assert_eq!(joined, created);
@@ -344,15 +353,15 @@ async fn a_room_moves_up_when_somebody_says_something() {
 }
 
 #[tokio::test]
-async fn the_sender_finds_their_transaction_and_others_do_not() {
+async fn only_the_sending_device_sees_the_transaction_id() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let laptop = server.log_in("alice").await;
     alice.says(&room, "hi").await;
 
-    let here = alice.lists_all().next().await;
-    let there = laptop.lists_all().next().await;
+    let here = alice.opens_all_rooms_list().poll().await;
+    let there = laptop.opens_all_rooms_list().poll().await;
 
     let txn_id = |answer: &Value| {
         let event = &answer["rooms"][&room]["timeline"][0];
@@ -362,7 +371,7 @@ async fn the_sender_finds_their_transaction_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn aggregations_come_with_their_events() {
+async fn events_have_bundled_aggregations() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -376,7 +385,10 @@ async fn aggregations_come_with_their_events() {
         .await
         .expect_ok();
 
-    let told = alice.lists(&list([0, 9], 2, &json!([]))).next().await;
+    let told = alice
+        .opens_list(&list_config([0, 9], 2, &json!([])))
+        .poll()
+        .await;
 
     let event = &told["rooms"][&room]["timeline"][0];
     let replaced = &event["unsigned"]["m.relations"]["m.replace"];
@@ -384,7 +396,7 @@ async fn aggregations_come_with_their_events() {
 }
 
 #[tokio::test]
-async fn history_from_before_one_came_stays_hidden() {
+async fn history_before_the_join_is_hidden() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -393,16 +405,19 @@ async fn history_from_before_one_came_stays_hidden() {
     bob.joins(&room).await;
     alice.says(&room, "visible").await;
 
-    let told = bob.lists(&list([0, 9], 50, &json!([]))).next().await;
+    let told = bob
+        .opens_list(&list_config([0, 9], 50, &json!([])))
+        .poll()
+        .await;
 
     let told = &told["rooms"][&room];
-    assert_eq!(said(&told["timeline"]), ["visible"]);
+    assert_eq!(message_bodies(&told["timeline"]), ["visible"]);
     // The first events are visible to every later member.
-    assert_eq!(types(&told["timeline"])[0], "m.room.create");
+    assert_eq!(event_types(&told["timeline"])[0], "m.room.create");
 }
 
 #[tokio::test]
-async fn ignored_users_are_not_heard_and_move_nothing_up() {
+async fn messages_of_ignored_users_are_hidden() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -414,34 +429,37 @@ async fn ignored_users_are_not_heard_and_move_nothing_up() {
         alice.id
     );
     alice.client.put(&path, ignored).await.expect_ok();
-    let mut connection = alice.lists(&list([0, 9], 5, &json!([])));
-    let first = connection.next().await;
+    let mut connection = alice.opens_list(&list_config([0, 9], 5, &json!([])));
+    let first = connection.poll().await;
 
     bob.says(&room, "unheard").await;
-    let second = connection.next().await;
+    let second = connection.poll().await;
     alice.says(&room, "heard").await;
-    let third = connection.next().await;
+    let third = connection.poll().await;
 
     assert!(first["rooms"][&room]["bump_stamp"].is_u64());
-    assert!(rooms(&second).is_empty());
-    assert_eq!(said(&third["rooms"][&room]["timeline"]), ["heard"]);
+    assert!(room_ids(&second).is_empty());
+    assert_eq!(
+        message_bodies(&third["rooms"][&room]["timeline"]),
+        ["heard"]
+    );
 }
 
 #[tokio::test]
-async fn who_comes_back_begins_with_the_room_anew() {
+async fn a_rejoined_room_is_sent_as_initial() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let mut connection = bob.lists(&list([0, 9], 3, &json!([["m.room.create", ""]])));
-    connection.next().await;
+    let mut connection = bob.opens_list(&list_config([0, 9], 3, &json!([["m.room.create", ""]])));
+    connection.poll().await;
     bob.leaves(&room).await;
-    connection.next().await;
-    says_many(&alice, &room, 3).await;
+    connection.poll().await;
+    send_messages(&alice, &room, 3).await;
     bob.joins(&room).await;
 
-    let back = connection.next().await;
+    let back = connection.poll().await;
 
     let told = &back["rooms"][&room];
     assert_eq!(told["membership"], "join");
@@ -449,6 +467,6 @@ async fn who_comes_back_begins_with_the_room_anew() {
         (&told["initial"], &told["limited"]),
         (&json!(true), &json!(true))
     );
-    assert_eq!(types(&told["required_state"]), ["m.room.create"]);
-    assert_eq!(ids(&told["timeline"]).len(), 3);
+    assert_eq!(event_types(&told["required_state"]), ["m.room.create"]);
+    assert_eq!(event_ids(&told["timeline"]).len(), 3);
 }

@@ -3,21 +3,21 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, encoded, find, next, timeline, types},
+    chat::{event_types, find_event, next_batch, percent_encoded, texts_at, timeline},
     harness::{Server, User},
 };
 
-async fn syncs(user: &User, name: &str, more: &str) -> Value {
+async fn sync_with_state_after(user: &User, name: &str, more: &str) -> Value {
     user.syncs_with(&format!("{name}=true&{more}")).await
 }
 
 #[tokio::test]
-async fn the_state_is_that_after_the_timeline_under_the_name_that_was_asked_for() {
+async fn state_after_is_returned_under_the_requested_name() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "one" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "one" }))
         .await;
 
     for (asked, answered) in [
@@ -27,11 +27,11 @@ async fn the_state_is_that_after_the_timeline_under_the_name_that_was_asked_for(
             "org.matrix.msc4222.state_after",
         ),
     ] {
-        let sync = syncs(&alice, asked, "").await;
+        let sync = sync_with_state_after(&alice, asked, "").await;
         let joined = &sync["rooms"]["join"][&room];
-        let name = find(&joined[answered]["events"], "m.room.name", "");
+        let name = find_event(&joined[answered]["events"], "m.room.name", "");
         assert_eq!(name["content"]["name"], "one");
-        assert!(types(timeline(&sync, &room)).contains(&"m.room.name"));
+        assert!(event_types(timeline(&sync, &room)).contains(&"m.room.name"));
         assert_eq!(joined["state"], Value::Null);
     }
     let usual = alice.syncs().await;
@@ -40,65 +40,65 @@ async fn the_state_is_that_after_the_timeline_under_the_name_that_was_asked_for(
 }
 
 #[tokio::test]
-async fn a_later_sync_tells_all_state_that_changed_also_what_the_timeline_shows() {
+async fn state_after_includes_changes_from_the_timeline() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let before = alice.syncs().await;
     for name in ["one", "two"] {
         alice
-            .sets(&room, "m.room.name", json!({ "name": name }))
+            .sets_state(&room, "m.room.name", json!({ "name": name }))
             .await;
         for _ in 0..3 {
             alice.says(&room, "hello").await;
         }
     }
-    let filter = encoded(r#"{"room":{"timeline":{"limit":4}}}"#);
+    let filter = percent_encoded(r#"{"room":{"timeline":{"limit":4}}}"#);
 
-    let more = format!("since={}&filter={filter}", next(&before));
-    let after = syncs(&alice, "use_state_after", &more).await;
+    let more = format!("since={}&filter={filter}", next_batch(&before));
+    let after = sync_with_state_after(&alice, "use_state_after", &more).await;
 
     let joined = &after["rooms"]["join"][&room];
     let events = &joined["state_after"]["events"];
-    assert_eq!(each(events, "/content/name"), ["two"]);
+    assert_eq!(texts_at(events, "/content/name"), ["two"]);
     assert_eq!(joined["timeline"]["limited"], true);
-    let nothing = syncs(
+    let nothing = sync_with_state_after(
         &alice,
         "use_state_after",
-        &format!("since={}", next(&after)),
+        &format!("since={}", next_batch(&after)),
     )
     .await;
     assert_eq!(nothing["rooms"], Value::Null);
 }
 
 #[tokio::test]
-async fn members_of_whom_the_timeline_has_events_are_there_where_members_are_loaded_lazily() {
+async fn lazy_state_after_includes_timeline_members() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates(json!({ "invite": [&bob.id] })).await;
     bob.joins(&room).await;
     let filter =
-        encoded(r#"{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}"#);
+        percent_encoded(r#"{"room":{"timeline":{"limit":20},"state":{"lazy_load_members":true}}}"#);
 
-    let sync = syncs(&alice, "use_state_after", &format!("filter={filter}")).await;
+    let sync = sync_with_state_after(&alice, "use_state_after", &format!("filter={filter}")).await;
 
     let events = &sync["rooms"]["join"][&room]["state_after"]["events"];
     for user in [&alice, &bob] {
-        let member = find(events, "m.room.member", &user.id);
+        let member = find_event(events, "m.room.member", &user.id);
         assert_eq!(member["content"]["membership"], "join");
     }
 }
 
 #[tokio::test]
-async fn what_a_state_event_replaced_stands_beside_it() {
+async fn a_state_event_has_its_previous_content() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let first = alice
-        .sets(&room, "m.room.name", json!({ "name": "one" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "one" }))
         .await;
     let second = alice
-        .sets(&room, "m.room.name", json!({ "name": "two" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "two" }))
         .await;
 
     let event = alice.event(&room, &second).await.expect_ok();
@@ -109,7 +109,7 @@ async fn what_a_state_event_replaced_stands_beside_it() {
 }
 
 #[tokio::test]
-async fn events_and_their_names_have_limits() {
+async fn event_sizes_and_type_lengths_are_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -123,15 +123,15 @@ async fn events_and_their_names_have_limits() {
         .await
         .expect_error(413, "M_TOO_LARGE");
     let key = alice
-        .tries_to_set(&room, &format!("org.example/{long}"), json!({}))
+        .tries_to_set_state(&room, &format!("org.example/{long}"), json!({}))
         .await;
     key.expect_error(413, "M_TOO_LARGE");
     let fits = "x".repeat(255);
     alice
-        .sets(&room, &format!("org.example/{fits}"), json!({}))
+        .sets_state(&room, &format!("org.example/{fits}"), json!({}))
         .await;
     let joined = alice
-        .tries(&format!("!{long}:localhost"), "join", json!({}))
+        .posts_in_room(&format!("!{long}:localhost"), "join", json!({}))
         .await;
     joined.expect_error(400, "M_INVALID_PARAM");
 }

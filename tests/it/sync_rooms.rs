@@ -3,23 +3,26 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, filtered, find, ids, next, said, state, timeline, types, unread},
+    chat::{
+        event_ids, event_types, filter_query, find_event, message_bodies, next_batch, state,
+        texts_at, timeline, unread_counts,
+    },
     harness::{Server, User},
 };
 
-async fn says_many(user: &User, room: &str, count: usize) {
+async fn send_messages(user: &User, room: &str, count: usize) {
     for n in 0..count {
         user.says(room, &format!("message {n}")).await;
     }
 }
 
-fn lazily() -> String {
+fn lazy_filter() -> String {
     let lazy = json!({ "lazy_load_members": true });
-    filtered(&json!({ "room": { "state": lazy, "timeline": { "limit": 3 } } }))
+    filter_query(&json!({ "room": { "state": lazy, "timeline": { "limit": 3 } } }))
 }
 
 /// Returns the users whose member events the state of a room contains.
-fn members<'a>(sync: &'a Value, room: &str) -> Vec<&'a str> {
+fn synced_members<'a>(sync: &'a Value, room: &str) -> Vec<&'a str> {
     let events = state(sync, room).as_array().map(Vec::as_slice);
     let events = events.unwrap_or_default().iter();
     let members = events.filter(|event| event["type"] == "m.room.member");
@@ -31,22 +34,22 @@ fn members<'a>(sync: &'a Value, room: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn a_limited_timeline_comes_with_the_state_before_it() {
+async fn a_limited_timeline_has_the_state_before_it() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "name": "One" })).await;
     let first = alice.syncs().await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Two" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Two" }))
         .await;
     alice
-        .sets(&room, "m.room.topic", json!({ "topic": "Topic" }))
+        .sets_state(&room, "m.room.topic", json!({ "topic": "Topic" }))
         .await;
-    says_many(&alice, &room, 8).await;
+    send_messages(&alice, &room, 8).await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Three" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Three" }))
         .await;
-    says_many(&alice, &room, 9).await;
+    send_messages(&alice, &room, 9).await;
 
     let anew = alice.syncs().await;
     let second = alice.syncs_after(&first).await;
@@ -54,44 +57,44 @@ async fn a_limited_timeline_comes_with_the_state_before_it() {
     for sync in [&anew, &second] {
         let limited = &sync["rooms"]["join"][&room]["timeline"]["limited"];
         assert_eq!(*limited, true);
-        let names = each(timeline(sync, &room), "/content/name");
+        let names = texts_at(timeline(sync, &room), "/content/name");
         assert_eq!(names, ["Three"]);
-        let names = each(state(sync, &room), "/content/name");
+        let names = texts_at(state(sync, &room), "/content/name");
         assert_eq!(names, ["Two"]);
-        assert!(types(state(sync, &room)).contains(&"m.room.topic"));
+        assert!(event_types(state(sync, &room)).contains(&"m.room.topic"));
     }
     assert_eq!(state(&second, &room).as_array().map(Vec::len), Some(2));
-    assert!(types(state(&anew, &room)).contains(&"m.room.create"));
+    assert!(event_types(state(&anew, &room)).contains(&"m.room.create"));
 }
 
 #[tokio::test]
-async fn state_after_tells_the_state_at_the_end_of_the_timeline() {
+async fn use_state_after_returns_the_state_after_the_timeline() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "name": "One" })).await;
     let first = alice.syncs().await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Two" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Two" }))
         .await;
 
-    let query = format!("since={}&use_state_after=true", next(&first));
+    let query = format!("since={}&use_state_after=true", next_batch(&first));
     let sync = alice.syncs_with(&query).await;
 
     let joined = &sync["rooms"]["join"][&room];
-    let names = each(&joined["state_after"]["events"], "/content/name");
+    let names = texts_at(&joined["state_after"]["events"], "/content/name");
     assert_eq!(names, ["Two"]);
     assert_eq!(joined["state"], Value::Null);
 }
 
 #[tokio::test]
-async fn a_newly_joined_room_comes_with_all_its_state() {
+async fn a_newly_joined_room_has_its_full_state() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
-    says_many(&alice, &room, 8).await;
+    send_messages(&alice, &room, 8).await;
     let first = bob.syncs().await;
-    says_many(&alice, &room, 8).await;
+    send_messages(&alice, &room, 8).await;
     bob.joins(&room).await;
 
     let second = bob.syncs_after(&first).await;
@@ -100,32 +103,32 @@ async fn a_newly_joined_room_comes_with_all_its_state() {
     let joined = &second["rooms"]["join"][&room];
     assert_eq!(joined["timeline"]["limited"], true);
     assert_eq!(timeline(&second, &room).as_array().map(Vec::len), Some(10));
-    assert!(types(state(&second, &room)).contains(&"m.room.create"));
+    assert!(event_types(state(&second, &room)).contains(&"m.room.create"));
     assert_eq!(third["rooms"], Value::Null);
 }
 
 #[tokio::test]
-async fn the_timeline_of_a_newcomer_does_not_adjoin_what_came_before() {
+async fn the_timeline_of_a_joined_room_is_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let filter = json!({ "room": { "timeline": { "types": ["m.room.message"] } } });
-    let filter = filtered(&filter);
+    let filter = filter_query(&filter);
     let room = alice.creates_open_room().await;
-    says_many(&alice, &room, 4).await;
+    send_messages(&alice, &room, 4).await;
     let first = bob.syncs_with(&filter).await;
     bob.joins(&room).await;
 
-    let query = format!("since={}&{filter}", next(&first));
+    let query = format!("since={}&{filter}", next_batch(&first));
     let joined = bob.syncs_with(&query).await;
 
     let timeline = &joined["rooms"]["join"][&room]["timeline"];
-    assert_eq!(said(&timeline["events"]).len(), 4);
+    assert_eq!(message_bodies(&timeline["events"]).len(), 4);
     assert_eq!(timeline["limited"], true);
 }
 
 #[tokio::test]
-async fn a_room_of_ones_own_is_told_from_its_beginning() {
+async fn a_created_room_is_synced_from_its_first_event() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let first = alice.syncs().await;
@@ -134,12 +137,12 @@ async fn a_room_of_ones_own_is_told_from_its_beginning() {
     let sync = alice.syncs_after(&first).await;
 
     let told = &sync["rooms"]["join"][&room]["timeline"];
-    assert_eq!(types(&told["events"])[0], "m.room.create");
+    assert_eq!(event_types(&told["events"])[0], "m.room.create");
     assert_eq!(told["limited"], false);
 }
 
 #[tokio::test]
-async fn lazily_loaded_members_are_those_who_speak_and_oneself() {
+async fn lazy_loading_includes_senders_and_the_own_member() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -147,65 +150,65 @@ async fn lazily_loaded_members_are_those_who_speak_and_oneself() {
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     carol.joins(&room).await;
-    says_many(&bob, &room, 3).await;
+    send_messages(&bob, &room, 3).await;
 
-    let first = alice.syncs_with(&lazily()).await;
+    let first = alice.syncs_with(&lazy_filter()).await;
     carol.says(&room, "hello").await;
     bob.says(&room, "hello").await;
-    let query = format!("since={}&{}", next(&first), lazily());
+    let query = format!("since={}&{}", next_batch(&first), lazy_filter());
     let second = alice.syncs_with(&query).await;
     let second_again = alice.syncs_with(&query).await;
     carol.says(&room, "again").await;
-    let query = format!("since={}&{}", next(&second), lazily());
+    let query = format!("since={}&{}", next_batch(&second), lazy_filter());
     let third = alice.syncs_with(&query).await;
 
-    assert_eq!(members(&first, &room), [&*alice.id, &*bob.id]);
-    assert_eq!(members(&second, &room), [&*carol.id]);
+    assert_eq!(synced_members(&first, &room), [&*alice.id, &*bob.id]);
+    assert_eq!(synced_members(&second, &room), [&*carol.id]);
     // A client that repeats a request did not receive the first answer.
-    assert_eq!(members(&second_again, &room), [&*carol.id]);
-    assert_eq!(members(&third, &room), Vec::<&str>::new());
+    assert_eq!(synced_members(&second_again, &room), [&*carol.id]);
+    assert_eq!(synced_members(&third, &room), Vec::<&str>::new());
 }
 
 #[tokio::test]
-async fn redundant_members_come_to_those_who_want_them() {
+async fn redundant_members_are_sent_if_requested() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    says_many(&bob, &room, 12).await;
+    send_messages(&bob, &room, 12).await;
     let lazy = json!({ "lazy_load_members": true, "include_redundant_members": true });
-    let filter = filtered(&json!({ "room": { "state": lazy } }));
+    let filter = filter_query(&json!({ "room": { "state": lazy } }));
 
     let first = alice.syncs_with(&filter).await;
     bob.says(&room, "hello").await;
-    let query = format!("since={}&{filter}", next(&first));
+    let query = format!("since={}&{filter}", next_batch(&first));
     let second = alice.syncs_with(&query).await;
 
-    assert_eq!(members(&first, &room), [&*alice.id, &*bob.id]);
-    assert_eq!(members(&second, &room), [&*bob.id]);
+    assert_eq!(synced_members(&first, &room), [&*alice.id, &*bob.id]);
+    assert_eq!(synced_members(&second, &room), [&*bob.id]);
 }
 
 #[tokio::test]
-async fn a_change_of_membership_in_a_gap_is_told_also_to_the_lazy() {
+async fn lazy_loading_includes_membership_changes_in_a_gap() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let first = alice.syncs_with(&lazily()).await;
+    let first = alice.syncs_with(&lazy_filter()).await;
     bob.leaves(&room).await;
-    says_many(&alice, &room, 5).await;
+    send_messages(&alice, &room, 5).await;
 
-    let query = format!("since={}&{}", next(&first), lazily());
+    let query = format!("since={}&{}", next_batch(&first), lazy_filter());
     let sync = alice.syncs_with(&query).await;
 
-    let member = find(state(&sync, &room), "m.room.member", &bob.id);
+    let member = find_event(state(&sync, &room), "m.room.member", &bob.id);
     assert_eq!(member["content"]["membership"], "leave");
 }
 
 #[tokio::test]
-async fn the_summary_counts_members_and_names_heroes_where_the_room_has_no_name() {
+async fn the_summary_has_member_counts_and_heroes() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -224,7 +227,7 @@ async fn the_summary_counts_members_and_names_heroes_where_the_room_has_no_name(
     alice.says(&room, "hello").await;
     let unchanged = alice.syncs_after(&left).await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Pub" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Pub" }))
         .await;
     let named = alice.syncs_after(&unchanged).await;
 
@@ -246,7 +249,7 @@ async fn the_summary_counts_members_and_names_heroes_where_the_room_has_no_name(
 }
 
 #[tokio::test]
-async fn where_everyone_has_left_the_heroes_are_those_who_were_there() {
+async fn former_members_are_heroes_of_an_abandoned_room() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -261,7 +264,7 @@ async fn where_everyone_has_left_the_heroes_are_those_who_were_there() {
 }
 
 #[tokio::test]
-async fn an_invitation_comes_once_with_the_stripped_state() {
+async fn an_invitation_is_synced_once_with_stripped_state() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -282,13 +285,13 @@ async fn an_invitation_comes_once_with_the_stripped_state() {
             "type": "m.room.name", "state_key": "", "sender": alice.id,
             "content": { "name": "Pub" },
         });
-        assert_eq!(*find(events, "m.room.name", ""), name);
+        assert_eq!(*find_event(events, "m.room.name", ""), name);
         for kind in ["m.room.create", "m.room.join_rules", "m.room.topic"] {
-            assert!(find(events, kind, "").is_object(), "{kind}");
+            assert!(find_event(events, kind, "").is_object(), "{kind}");
         }
-        let of_alice = find(events, "m.room.member", &alice.id);
+        let of_alice = find_event(events, "m.room.member", &alice.id);
         assert_eq!(of_alice["content"]["membership"], "join");
-        let of_bob = find(events, "m.room.member", &bob.id);
+        let of_bob = find_event(events, "m.room.member", &bob.id);
         assert_eq!(of_bob["content"]["membership"], "invite");
         assert_eq!(sync["rooms"]["join"], Value::Null);
     }
@@ -296,7 +299,7 @@ async fn an_invitation_comes_once_with_the_stripped_state() {
 }
 
 #[tokio::test]
-async fn a_room_that_was_left_is_told_once_and_up_to_the_leave() {
+async fn a_left_room_is_synced_once_until_the_leave() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -309,14 +312,14 @@ async fn a_room_that_was_left_is_told_once_and_up_to_the_leave() {
 
     let second = bob.syncs_after(&first).await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Later" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Later" }))
         .await;
     let third = bob.syncs_after(&second).await;
     let anew = bob.syncs().await;
 
     let left = &second["rooms"]["leave"][&room];
-    assert_eq!(said(&left["timeline"]["events"]), ["before"]);
-    let own = find(&left["timeline"]["events"], "m.room.member", &bob.id);
+    assert_eq!(message_bodies(&left["timeline"]["events"]), ["before"]);
+    let own = find_event(&left["timeline"]["events"], "m.room.member", &bob.id);
     assert_eq!(own["content"]["membership"], "leave");
     assert_eq!(second["rooms"]["join"], Value::Null);
     assert_eq!(third["rooms"], Value::Null);
@@ -324,44 +327,44 @@ async fn a_room_that_was_left_is_told_once_and_up_to_the_leave() {
 }
 
 #[tokio::test]
-async fn rooms_left_long_ago_are_told_to_those_who_ask_for_them() {
+async fn include_leave_returns_rooms_left_earlier() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     alice
-        .sets(&room, "org.example", json!({ "n": "before" }))
+        .sets_state(&room, "org.example", json!({ "n": "before" }))
         .await;
     bob.leaves(&room).await;
     alice
-        .sets(&room, "org.example", json!({ "n": "after" }))
+        .sets_state(&room, "org.example", json!({ "n": "after" }))
         .await;
     alice.says(&room, "after").await;
-    let with_left = filtered(&json!({ "room": { "include_leave": true } }));
+    let with_left = filter_query(&json!({ "room": { "include_leave": true } }));
     let empty = json!({ "room": { "include_leave": true, "timeline": { "limit": 0 } } });
 
     let first = bob.syncs_with(&with_left).await;
-    let query = format!("since={}&{with_left}", next(&first));
+    let query = format!("since={}&{with_left}", next_batch(&first));
     let second = bob.syncs_with(&query).await;
     let full = bob.syncs_with(&format!("{query}&full_state=true")).await;
-    let stateful = bob.syncs_with(&filtered(&empty)).await;
+    let stateful = bob.syncs_with(&filter_query(&empty)).await;
 
     let left = &first["rooms"]["leave"][&room]["timeline"]["events"];
-    assert_eq!(each(left, "/content/n"), ["before"]);
-    assert_eq!(said(left), Vec::<&str>::new());
+    assert_eq!(texts_at(left, "/content/n"), ["before"]);
+    assert_eq!(message_bodies(left), Vec::<&str>::new());
     assert_eq!(second["rooms"], Value::Null);
     assert!(full["rooms"]["leave"][&room].is_object());
     let left = &stateful["rooms"]["leave"][&room];
     assert_eq!(left["timeline"]["events"], json!([]));
-    let own = find(&left["state"]["events"], "m.room.member", &bob.id);
+    let own = find_event(&left["state"]["events"], "m.room.member", &bob.id);
     assert_eq!(own["content"]["membership"], "leave");
-    let content = &find(&left["state"]["events"], "org.example", "")["content"];
+    let content = &find_event(&left["state"]["events"], "org.example", "")["content"];
     assert_eq!(*content, json!({ "n": "before" }));
 }
 
 #[tokio::test]
-async fn whoever_left_and_came_back_has_only_joined() {
+async fn a_rejoined_room_is_synced_only_as_joined() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -378,14 +381,14 @@ async fn whoever_left_and_came_back_has_only_joined() {
 
     for sync in [&from_outside, &from_inside] {
         assert_eq!(sync["rooms"]["leave"], Value::Null);
-        assert_eq!(said(timeline(sync, &room)), ["between"]);
+        assert_eq!(message_bodies(timeline(sync, &room)), ["between"]);
     }
-    let memberships = each(timeline(&from_inside, &room), "/content/membership");
+    let memberships = texts_at(timeline(&from_inside, &room), "/content/membership");
     assert_eq!(memberships, ["leave", "join"]);
 }
 
 #[tokio::test]
-async fn a_timeline_ends_before_state_that_was_replaced_unseen() {
+async fn a_timeline_stops_at_state_replaced_out_of_sight() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -393,23 +396,23 @@ async fn a_timeline_ends_before_state_that_was_replaced_unseen() {
     let room = alice.creates(request).await;
     let kind = "m.room.history_visibility";
     let joined = json!({ "history_visibility": "joined" });
-    alice.sets(&room, kind, joined).await;
+    alice.sets_state(&room, kind, joined).await;
     let two = json!({ "name": "Two" });
-    alice.sets(&room, "m.room.name", two).await;
+    alice.sets_state(&room, "m.room.name", two).await;
     let outside = bob.syncs().await;
     bob.joins(&room).await;
 
     for sync in [bob.syncs().await, bob.syncs_after(&outside).await] {
         let events = timeline(&sync, &room);
-        assert_eq!(types(events), [kind, "m.room.member"]);
-        assert_eq!(each(state(&sync, &room), "/content/name"), ["Two"]);
+        assert_eq!(event_types(events), [kind, "m.room.member"]);
+        assert_eq!(texts_at(state(&sync, &room), "/content/name"), ["Two"]);
         let limited = &sync["rooms"]["join"][&room]["timeline"]["limited"];
         assert_eq!(*limited, true);
     }
 }
 
 #[tokio::test]
-async fn events_say_what_the_reader_was_when_they_were_sent() {
+async fn events_have_the_membership_of_the_reader() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -419,13 +422,13 @@ async fn events_say_what_the_reader_was_when_they_were_sent() {
     bob.joins(&room).await;
     alice.says(&room, "after").await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "Bar" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "Bar" }))
         .await;
 
     let sync = bob.syncs().await;
 
     let events = timeline(&sync, &room);
-    let memberships = each(events, "/unsigned/membership");
+    let memberships = texts_at(events, "/unsigned/membership");
     let mut expected = vec!["leave"; memberships.len() - 3];
     expected.extend(["join"; 3]);
     assert_eq!(memberships, expected);
@@ -436,11 +439,11 @@ async fn events_say_what_the_reader_was_when_they_were_sent() {
     let ages = events.as_array().expect("a list").iter();
     let mut ages = ages.map(|event| &event["unsigned"]["age"]);
     assert!(ages.all(Value::is_u64));
-    assert_eq!(each(events, "/room_id"), Vec::<&str>::new());
+    assert_eq!(texts_at(events, "/room_id"), Vec::<&str>::new());
 }
 
 #[tokio::test]
-async fn a_redaction_and_what_it_has_left_are_told() {
+async fn a_redaction_and_the_redacted_event_are_synced() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
@@ -451,7 +454,7 @@ async fn a_redaction_and_what_it_has_left_are_told() {
     let sync = alice.syncs_after(&first).await;
 
     let events = timeline(&sync, &room);
-    assert_eq!(ids(events), [&*target, &*redaction]);
+    assert_eq!(event_ids(events), [&*target, &*redaction]);
     assert_eq!(events[0]["content"], json!({}));
     let because = &events[0]["unsigned"]["redacted_because"];
     assert_eq!(because["event_id"], redaction);
@@ -482,18 +485,18 @@ async fn messages_count_as_unread_and_mentions_as_highlights() {
         .await
         .expect_ok();
 
-    assert_eq!(unread(&alice.syncs().await, &room), (0, 0));
-    assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
-    assert_eq!(unread(&carol.syncs().await, &room), (2, 0));
+    assert_eq!(unread_counts(&alice.syncs().await, &room), (0, 0));
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (3, 1));
+    assert_eq!(unread_counts(&carol.syncs().await, &room), (2, 0));
 
     let server = server.restart().await;
-    let (bob, carol) = (bob.at(&server), carol.at(&server));
-    assert_eq!(unread(&bob.syncs().await, &room), (3, 1));
-    assert_eq!(unread(&carol.syncs().await, &room), (2, 0));
+    let (bob, carol) = (bob.on_server(&server), carol.on_server(&server));
+    assert_eq!(unread_counts(&bob.syncs().await, &room), (3, 1));
+    assert_eq!(unread_counts(&carol.syncs().await, &room), (2, 0));
 }
 
 #[tokio::test]
-async fn every_timeline_says_where_to_read_on() {
+async fn every_timeline_has_a_prev_batch() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -507,7 +510,7 @@ async fn every_timeline_says_where_to_read_on() {
     let joined = alice.creates_open_room().await;
     bob.joins(&joined).await;
 
-    let with_left = filtered(&json!({ "room": { "include_leave": true } }));
+    let with_left = filter_query(&json!({ "room": { "include_leave": true } }));
     let all = bob.syncs_with(&with_left).await;
     let news = bob.syncs_after(&before).await;
 
@@ -519,13 +522,13 @@ async fn every_timeline_says_where_to_read_on() {
         let from = sync["rooms"]["join"][&joined]["timeline"]["prev_batch"].clone();
         let from = from.as_str().expect("a token");
         bob.messages(&joined, &format!("dir=b&from={from}")).await;
-        bob.messages(&joined, &format!("dir=b&from={}", next(sync)))
+        bob.messages(&joined, &format!("dir=b&from={}", next_batch(sync)))
             .await;
     }
 }
 
 #[tokio::test]
-async fn a_room_is_not_told_of_when_a_filter_hides_all_that_changed() {
+async fn a_room_with_only_filtered_changes_is_omitted() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -533,21 +536,21 @@ async fn a_room_is_not_told_of_when_a_filter_hides_all_that_changed() {
     let hidden = json!({ "room": {
         "timeline": { "types": ["m.room.message"] }, "state": { "types": [] },
     } });
-    let hidden = filtered(&hidden);
+    let hidden = filter_query(&hidden);
     let before = bob.syncs_with(&hidden).await;
     bob.joins(&room).await;
     let joined = bob
-        .syncs_with(&format!("since={}&{hidden}", next(&before)))
+        .syncs_with(&format!("since={}&{hidden}", next_batch(&before)))
         .await;
 
     let member = json!({ "membership": "join", "displayname": "Bobby" });
-    bob.sets(&room, &format!("m.room.member/{}", bob.id), member)
+    bob.sets_state(&room, &format!("m.room.member/{}", bob.id), member)
         .await;
     alice
-        .sets(&room, "m.room.topic", json!({ "topic": "tea" }))
+        .sets_state(&room, "m.room.topic", json!({ "topic": "tea" }))
         .await;
     let renamed = bob
-        .syncs_with(&format!("since={}&{hidden}", next(&joined)))
+        .syncs_with(&format!("since={}&{hidden}", next_batch(&joined)))
         .await;
 
     // The room is new, so it is sent even if the filter hides all its events.

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::Server;
 
 #[tokio::test]
-async fn accounts_have_no_addresses() {
+async fn third_party_addresses_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let email = json!({ "client_secret": "secret", "email": "a@example.org", "send_attempt": 1 });
@@ -36,7 +36,7 @@ async fn accounts_have_no_addresses() {
 }
 
 #[tokio::test]
-async fn no_networks_are_bridged() {
+async fn no_third_party_networks_are_listed() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
@@ -50,10 +50,10 @@ async fn no_networks_are_bridged() {
 }
 
 #[tokio::test]
-async fn a_relay_is_named_where_one_is_configured() {
+async fn a_configured_turn_server_is_returned() {
     let plain = Server::start().await;
     let alice = plain.register("alice").await;
-    let with_relay = Server::with(|config| {
+    let with_relay = Server::with_config(|config| {
         config.turn.uris = vec!["turn:turn.example.org".to_owned()];
         config.turn.shared_secret = Some(SecretString::new("secret"));
     })

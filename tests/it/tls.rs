@@ -30,7 +30,7 @@ fn tls_listener(folder: &Path) -> (CertificateDer<'static>, ListenSection) {
     (cert.der().clone(), listen)
 }
 
-async fn connect(
+async fn connect_tls(
     address: SocketAddr,
     trusted: CertificateDer<'static>,
     protocol: &str,
@@ -58,9 +58,9 @@ async fn connect(
 async fn a_listener_with_a_certificate_serves_over_tls() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (certificate, listen) = tls_listener(folder.path());
-    let server = Server::with(|config| config.listen.push(listen)).await;
+    let server = Server::with_config(|config| config.listen.push(listen)).await;
 
-    let mut stream = connect(server.running.addresses()[1], certificate, "http/1.1").await;
+    let mut stream = connect_tls(server.running.addresses()[1], certificate, "http/1.1").await;
     let request = "GET /_parlour/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream
         .write_all(request.as_bytes())
@@ -77,12 +77,12 @@ async fn a_listener_with_a_certificate_serves_over_tls() {
 }
 
 #[tokio::test]
-async fn http_2_is_agreed_on_over_tls() {
+async fn http_2_is_negotiated_over_tls() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (certificate, listen) = tls_listener(folder.path());
-    let server = Server::with(|config| config.listen.push(listen)).await;
+    let server = Server::with_config(|config| config.listen.push(listen)).await;
 
-    let stream = connect(server.running.addresses()[1], certificate, "h2").await;
+    let stream = connect_tls(server.running.addresses()[1], certificate, "h2").await;
 
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
 }
@@ -91,19 +91,19 @@ async fn http_2_is_agreed_on_over_tls() {
 async fn a_new_certificate_is_used_without_a_restart() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (_, listen) = tls_listener(folder.path());
-    let server = Server::with(|config| config.listen.push(listen)).await;
+    let server = Server::with_config(|config| config.listen.push(listen)).await;
 
     let (renewed, _) = tls_listener(folder.path());
-    let stream = connect(server.running.addresses()[1], renewed, "http/1.1").await;
+    let stream = connect_tls(server.running.addresses()[1], renewed, "http/1.1").await;
 
     assert!(stream.get_ref().0.peer_addr().is_ok());
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_do_not_hold_up_the_next() {
+async fn idle_connections_do_not_block_new_ones() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let (certificate, listen) = tls_listener(folder.path());
-    let server = Server::with(|config| config.listen.push(listen)).await;
+    let server = Server::with_config(|config| config.listen.push(listen)).await;
     let address = server.running.addresses()[1];
 
     let mut silent = Vec::new();
@@ -114,7 +114,7 @@ async fn connections_that_say_nothing_do_not_hold_up_the_next() {
                 .expect("the server listens"),
         );
     }
-    let stream = connect(address, certificate, "http/1.1").await;
+    let stream = connect_tls(address, certificate, "http/1.1").await;
 
     assert_eq!(silent.len(), 300);
     assert!(stream.get_ref().1.alpn_protocol().is_some());

@@ -4,10 +4,10 @@ use serde_json::json;
 
 use crate::{chat::new_transaction, harness::Server};
 
-const SEND: &str = "/_matrix/client/v3/sendToDevice/org.example.type";
+const SEND_TO_DEVICE_PATH: &str = "/_matrix/client/v3/sendToDevice/org.example.type";
 
 #[tokio::test]
-async fn messages_are_taken_for_devices_that_are_and_are_not() {
+async fn messages_are_accepted_for_known_and_unknown_devices() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -18,18 +18,24 @@ async fn messages_are_taken_for_devices_that_are_and_are_not() {
         "@elsewhere:example.org": { "*": {} },
     });
     let body = json!({ "messages": messages });
-    let first = alice.client.put(&format!("{SEND}/1"), body.clone()).await;
-    let again = alice.client.put(&format!("{SEND}/1"), body).await;
+    let first = alice
+        .client
+        .put(&format!("{SEND_TO_DEVICE_PATH}/1"), body.clone())
+        .await;
+    let again = alice
+        .client
+        .put(&format!("{SEND_TO_DEVICE_PATH}/1"), body)
+        .await;
 
     assert_eq!(first.expect_ok(), json!({}));
     assert_eq!(again.expect_ok(), json!({}));
 }
 
 #[tokio::test]
-async fn what_is_no_message_is_refused() {
+async fn invalid_to_device_requests_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let path = format!("{SEND}/1");
+    let path = format!("{SEND_TO_DEVICE_PATH}/1");
 
     let no_messages = alice.client.put(&path, json!({})).await;
     no_messages.expect_error(400, "M_BAD_JSON");
@@ -50,14 +56,14 @@ async fn what_is_no_message_is_refused() {
 }
 
 #[tokio::test]
-async fn messages_to_devices_have_a_rate_of_their_own() {
-    let server = Server::with(|config| config.limits.enabled = true).await;
+async fn to_device_messages_have_a_separate_rate_limit() {
+    let server = Server::with_config(|config| config.limits.enabled = true).await;
     let alice = server.register("alice").await;
     let body = json!({ "messages": {} });
 
     let mut sent = 0;
     let refused = loop {
-        let path = format!("{SEND}/{sent}");
+        let path = format!("{SEND_TO_DEVICE_PATH}/{sent}");
         let answer = alice.client.put(&path, body.clone()).await;
         if answer.status != 200 || sent > 2_000 {
             break answer;
@@ -72,7 +78,7 @@ async fn messages_to_devices_have_a_rate_of_their_own() {
 }
 
 #[tokio::test]
-async fn what_one_request_stores_for_all_devices_is_bounded() {
+async fn the_stored_size_of_one_request_is_limited() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     // A message of 62 KB for each of these devices exceeds 4 MiB.

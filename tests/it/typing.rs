@@ -3,21 +3,21 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{ephemeral, in_room},
+    chat::{ephemeral_content, room_path},
     harness::{Server, User},
 };
 
-fn typists(sync: &Value, room: &str) -> Value {
-    ephemeral(sync, room, "m.typing")["user_ids"].clone()
+fn typing_users(sync: &Value, room: &str) -> Value {
+    ephemeral_content(sync, room, "m.typing")["user_ids"].clone()
 }
 
-async fn tells_typing(user: &User, room: &str, body: Value) {
-    let path = in_room(room, &format!("typing/{}", user.id));
+async fn send_typing(user: &User, room: &str, body: Value) {
+    let path = room_path(room, &format!("typing/{}", user.id));
     user.client.put(&path, body).await.expect_ok();
 }
 
 #[tokio::test]
-async fn members_are_told_who_begins_and_ceases_to_type() {
+async fn members_receive_typing_starts_and_stops() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -25,39 +25,39 @@ async fn members_are_told_who_begins_and_ceases_to_type() {
     bob.joins(&room).await;
     let first = bob.syncs().await;
 
-    let (typing, ()) = tokio::join!(bob.waits_after(&first), alice.types(&room));
+    let (typing, ()) = tokio::join!(bob.long_polls_after(&first), alice.starts_typing(&room));
     let unchanged = bob.syncs_after(&typing).await;
     let anew = bob.syncs().await;
-    let stop = tells_typing(&alice, &room, json!({ "typing": false }));
-    let (ceased, ()) = tokio::join!(bob.waits_after(&unchanged), stop);
+    let stop = send_typing(&alice, &room, json!({ "typing": false }));
+    let (ceased, ()) = tokio::join!(bob.long_polls_after(&unchanged), stop);
 
-    assert_eq!(typists(&typing, &room), json!([alice.id]));
+    assert_eq!(typing_users(&typing, &room), json!([alice.id]));
     assert_eq!(unchanged["rooms"], Value::Null);
-    assert_eq!(typists(&anew, &room), json!([alice.id]));
-    assert_eq!(typists(&ceased, &room), json!([]));
+    assert_eq!(typing_users(&anew, &room), json!([alice.id]));
+    assert_eq!(typing_users(&ceased, &room), json!([]));
     let events = &typing["rooms"]["join"][&room]["ephemeral"]["events"];
     let expected = json!([{ "type": "m.typing", "content": { "user_ids": [alice.id] } }]);
     assert_eq!(*events, expected);
 }
 
 #[tokio::test]
-async fn a_notification_ends_at_its_timeout() {
+async fn a_typing_notification_ends_at_its_timeout() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
     let first = alice.syncs().await;
 
     let body = json!({ "typing": true, "timeout": 500 });
-    tells_typing(&alice, &room, body).await;
+    send_typing(&alice, &room, body).await;
     let typing = alice.syncs_after(&first).await;
-    let ended = alice.waits_after(&typing).await;
+    let ended = alice.long_polls_after(&typing).await;
 
-    assert_eq!(typists(&typing, &room), json!([alice.id]));
-    assert_eq!(typists(&ended, &room), json!([]));
+    assert_eq!(typing_users(&typing, &room), json!([alice.id]));
+    assert_eq!(typing_users(&ended, &room), json!([]));
 }
 
 #[tokio::test]
-async fn whoever_leaves_ceases_to_type() {
+async fn leaving_a_room_ends_typing() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -65,32 +65,32 @@ async fn whoever_leaves_ceases_to_type() {
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     carol.joins(&room).await;
-    bob.types(&room).await;
-    carol.types(&room).await;
+    bob.starts_typing(&room).await;
+    carol.starts_typing(&room).await;
     let typing = alice.syncs().await;
 
     bob.leaves(&room).await;
     alice.kicks(&room, &carol).await;
 
     let sync = alice.syncs_after(&typing).await;
-    assert_eq!(typists(&typing, &room), json!([bob.id, carol.id]));
-    assert_eq!(typists(&sync, &room), json!([]));
+    assert_eq!(typing_users(&typing, &room), json!([bob.id, carol.id]));
+    assert_eq!(typing_users(&sync, &room), json!([]));
 }
 
 #[tokio::test]
-async fn strangers_neither_type_nor_learn_who_does() {
+async fn strangers_neither_send_nor_receive_typing() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     let first = bob.syncs().await;
-    alice.types(&room).await;
+    alice.starts_typing(&room).await;
 
     let sync = bob.syncs_after(&first).await;
     let body = json!({ "typing": true, "timeout": 30_000 });
-    let own = in_room(&room, &format!("typing/{}", bob.id));
+    let own = room_path(&room, &format!("typing/{}", bob.id));
     let own = bob.client.put(&own, body.clone()).await;
-    let of_another = in_room(&room, &format!("typing/{}", alice.id));
+    let of_another = room_path(&room, &format!("typing/{}", alice.id));
     let of_another = bob.client.put(&of_another, body).await;
 
     assert_eq!(sync["rooms"], Value::Null);
@@ -99,11 +99,11 @@ async fn strangers_neither_type_nor_learn_who_does() {
 }
 
 #[tokio::test]
-async fn bodies_that_say_nothing_of_typing_are_refused() {
+async fn invalid_typing_bodies_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
-    let path = in_room(&room, &format!("typing/{}", alice.id));
+    let path = room_path(&room, &format!("typing/{}", alice.id));
 
     for body in [json!({}), json!({ "typing": "yes" })] {
         let refused = alice.client.put(&path, body).await;
@@ -112,17 +112,17 @@ async fn bodies_that_say_nothing_of_typing_are_refused() {
 }
 
 #[tokio::test]
-async fn typing_needs_no_timeout_and_is_ones_own() {
+async fn typing_needs_no_timeout_and_only_for_oneself() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
 
-    tells_typing(&alice, &room, json!({ "typing": true })).await;
+    send_typing(&alice, &room, json!({ "typing": true })).await;
 
-    assert_eq!(typists(&bob.syncs().await, &room), json!([alice.id]));
-    let path = in_room(&room, &format!("typing/{}", alice.id));
+    assert_eq!(typing_users(&bob.syncs().await, &room), json!([alice.id]));
+    let path = room_path(&room, &format!("typing/{}", alice.id));
     for body in [
         json!({ "typing": true }),
         json!({ "typing": true, "timeout": 5 }),

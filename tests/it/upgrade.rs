@@ -3,16 +3,16 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, in_room},
-    harness::{Answer, Server, User},
+    chat::{percent_encoded, room_path},
+    harness::{HttpAnswer, Server, User},
 };
 
-async fn upgrades(user: &User, room: &str, body: Value) -> Answer {
-    user.client.post(&in_room(room, "upgrade"), body).await
+async fn upgrade_room(user: &User, room: &str, body: Value) -> HttpAnswer {
+    user.client.post(&room_path(room, "upgrade"), body).await
 }
 
-async fn new_room(user: &User, room: &str, version: &str) -> String {
-    let answer = upgrades(user, room, json!({ "new_version": version })).await;
+async fn upgraded_room_id(user: &User, room: &str, version: &str) -> String {
+    let answer = upgrade_room(user, room, json!({ "new_version": version })).await;
     let answer = answer.expect_ok();
     answer["replacement_room"]
         .as_str()
@@ -25,13 +25,13 @@ async fn account_data(user: &User, rest: &str) -> Value {
     user.client.get(&path).await.expect_ok()
 }
 
-async fn sets_account_data(user: &User, rest: &str, content: Value) {
+async fn set_account_data(user: &User, rest: &str, content: Value) {
     let path = format!("/_matrix/client/v3/user/{}/{rest}", user.id);
     user.client.put(&path, content).await.expect_ok();
 }
 
 #[tokio::test]
-async fn the_new_room_has_what_the_old_one_had() {
+async fn an_upgrade_copies_the_state_of_the_old_room() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let old = alice
@@ -49,7 +49,7 @@ async fn the_new_room_has_what_the_old_one_had() {
         .await;
     alice.bans(&old, &bob).await;
 
-    let new = new_room(&alice, &old, "11").await;
+    let new = upgraded_room_id(&alice, &old, "11").await;
 
     let create = alice.state(&new, "m.room.create").await;
     assert_eq!(create["type"], "m.space");
@@ -69,14 +69,14 @@ async fn the_new_room_has_what_the_old_one_had() {
     assert_eq!(alice.member(&new, &bob).await["membership"], "ban");
     let child = alice.state(&new, "m.space.child/!c:b").await;
     assert_eq!(child["via"], json!(["b"]));
-    let own = alice.asks(&new, "state/org.example.own").await;
+    let own = alice.gets_in_room(&new, "state/org.example.own").await;
     own.expect_error(404, "M_NOT_FOUND");
     let users = &alice.state(&new, "m.room.power_levels").await["users"];
     assert_eq!(*users, json!({ &alice.id: 100 }));
 }
 
 #[tokio::test]
-async fn the_old_room_names_the_new_one_and_becomes_quiet() {
+async fn an_upgrade_closes_the_old_room_and_moves_aliases() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let request = json!({
@@ -85,7 +85,7 @@ async fn the_old_room_names_the_new_one_and_becomes_quiet() {
     let old = alice.creates(request).await;
     bob.joins(&old).await;
 
-    let new = new_room(&alice, &old, "12").await;
+    let new = upgraded_room_id(&alice, &old, "12").await;
 
     assert_eq!(
         alice.state(&old, "m.room.tombstone").await["replacement_room"],
@@ -96,7 +96,7 @@ async fn the_old_room_names_the_new_one_and_becomes_quiet() {
     assert_eq!(alias["alias"], "#den:localhost");
     let path = format!(
         "/_matrix/client/v3/directory/room/{}",
-        encoded("#den:localhost")
+        percent_encoded("#den:localhost")
     );
     assert_eq!(bob.client.get(&path).await.expect_ok()["room_id"], new);
     let listed = bob
@@ -113,7 +113,7 @@ async fn the_old_room_names_the_new_one_and_becomes_quiet() {
 }
 
 #[tokio::test]
-async fn in_version_12_the_creators_have_no_levels() {
+async fn creators_have_no_power_levels_in_version_12() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let old = alice
@@ -121,10 +121,10 @@ async fn in_version_12_the_creators_have_no_levels() {
         .await;
     bob.joins(&old).await;
     let levels = json!({ "users": { &alice.id: 100, &bob.id: 100, "@c:d": 50 } });
-    alice.sets(&old, "m.room.power_levels", levels).await;
+    alice.sets_state(&old, "m.room.power_levels", levels).await;
 
     let body = json!({ "new_version": "12", "additional_creators": [&alice.id, &bob.id] });
-    let new = upgrades(&bob, &old, body).await.expect_ok()["replacement_room"].clone();
+    let new = upgrade_room(&bob, &old, body).await.expect_ok()["replacement_room"].clone();
 
     let new = new.as_str().expect("an ID");
     let create = bob.state(new, "m.room.create").await;
@@ -136,7 +136,7 @@ async fn in_version_12_the_creators_have_no_levels() {
 }
 
 #[tokio::test]
-async fn a_moderator_who_replaces_a_room_gains_no_level_by_it() {
+async fn an_upgrade_by_a_moderator_does_not_raise_their_level() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let old = alice
@@ -144,15 +144,15 @@ async fn a_moderator_who_replaces_a_room_gains_no_level_by_it() {
         .await;
     bob.joins(&old).await;
     let acl = json!({ "allow": ["*"] });
-    alice.sets(&old, "m.room.server_acl", acl).await;
+    alice.sets_state(&old, "m.room.server_acl", acl).await;
     let mut levels = alice.state(&old, "m.room.power_levels").await;
     levels["users"] = json!({ &alice.id: 100, &bob.id: 60 });
     levels["events"]["m.room.tombstone"] = json!(50);
     alice
-        .sets(&old, "m.room.power_levels", levels.clone())
+        .sets_state(&old, "m.room.power_levels", levels.clone())
         .await;
 
-    let new = new_room(&bob, &old, "10").await;
+    let new = upgraded_room_id(&bob, &old, "10").await;
 
     assert_eq!(bob.state(&new, "m.room.power_levels").await, levels);
     assert_eq!(
@@ -162,33 +162,33 @@ async fn a_moderator_who_replaces_a_room_gains_no_level_by_it() {
 }
 
 #[tokio::test]
-async fn only_who_may_send_the_tombstone_replaces_a_room() {
+async fn an_upgrade_requires_power_to_send_a_tombstone() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let old = alice.creates_open_room().await;
 
-    let outside = upgrades(&bob, &old, json!({ "new_version": "12" })).await;
+    let outside = upgrade_room(&bob, &old, json!({ "new_version": "12" })).await;
     outside.expect_error(403, "M_FORBIDDEN");
     bob.joins(&old).await;
-    let inside = upgrades(&bob, &old, json!({ "new_version": "12" })).await;
+    let inside = upgrade_room(&bob, &old, json!({ "new_version": "12" })).await;
     inside.expect_error(403, "M_FORBIDDEN");
-    let unknown = upgrades(&alice, &old, json!({ "new_version": "99" })).await;
+    let unknown = upgrade_room(&alice, &old, json!({ "new_version": "99" })).await;
     unknown.expect_error(400, "M_UNSUPPORTED_ROOM_VERSION");
-    let nowhere = upgrades(&alice, "!x:localhost", json!({ "new_version": "12" })).await;
+    let nowhere = upgrade_room(&alice, "!x:localhost", json!({ "new_version": "12" })).await;
     nowhere.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn what_a_member_keeps_about_the_room_follows_them() {
+async fn tags_and_push_rules_follow_a_member_to_the_new_room() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let old = alice.creates_open_room().await;
     bob.joins(&old).await;
     for user in [&alice, &bob] {
         let tags = json!({ "tags": { "m.favourite": { "order": 0.5 } } });
-        sets_account_data(user, &format!("rooms/{old}/account_data/m.tag"), tags).await;
+        set_account_data(user, &format!("rooms/{old}/account_data/m.tag"), tags).await;
         let direct = json!({ "@x:y": [&old], "@z:y": ["!other:y"] });
-        sets_account_data(user, "account_data/m.direct", direct).await;
+        set_account_data(user, "account_data/m.direct", direct).await;
         for (kind, rule) in [
             ("room", json!({ "actions": ["notify"] })),
             (
@@ -201,13 +201,13 @@ async fn what_a_member_keeps_about_the_room_follows_them() {
         ] {
             let path = format!(
                 "/_matrix/client/v3/pushrules/global/{kind}/{}",
-                encoded(&old)
+                percent_encoded(&old)
             );
             user.client.put(&path, rule).await.expect_ok();
         }
     }
 
-    let new = new_room(&alice, &old, "12").await;
+    let new = upgraded_room_id(&alice, &old, "12").await;
     bob.joins(&new).await;
 
     for user in [&alice, &bob] {
@@ -218,14 +218,17 @@ async fn what_a_member_keeps_about_the_room_follows_them() {
             direct,
             json!({ "@x:y": [&old, &new], "@z:y": ["!other:y"] })
         );
-        let path = format!("/_matrix/client/v3/pushrules/global/room/{}", encoded(&new));
+        let path = format!(
+            "/_matrix/client/v3/pushrules/global/room/{}",
+            percent_encoded(&new)
+        );
         assert_eq!(
             user.client.get(&path).await.expect_ok()["actions"],
             json!(["notify"])
         );
         let path = format!(
             "/_matrix/client/v3/pushrules/global/override/{}",
-            encoded(&new)
+            percent_encoded(&new)
         );
         let rule = user.client.get(&path).await.expect_ok();
         assert_eq!(rule["conditions"][0]["pattern"], new);
@@ -233,12 +236,12 @@ async fn what_a_member_keeps_about_the_room_follows_them() {
 }
 
 #[tokio::test]
-async fn a_room_that_claims_to_replace_one_that_the_user_does_not_know_takes_nothing() {
+async fn a_false_predecessor_receives_no_account_data() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let hidden = alice.creates_open_room().await;
     let tags = json!({ "tags": { "u.x": {} } });
-    sets_account_data(&bob, &format!("rooms/{hidden}/account_data/m.tag"), tags).await;
+    set_account_data(&bob, &format!("rooms/{hidden}/account_data/m.tag"), tags).await;
 
     let claim = json!({ "predecessor": { "room_id": hidden } });
     let room = bob.creates(json!({ "creation_content": claim })).await;
@@ -251,15 +254,15 @@ async fn a_room_that_claims_to_replace_one_that_the_user_does_not_know_takes_not
 }
 
 #[tokio::test]
-async fn a_version_that_none_can_have_is_not_supported() {
+async fn an_invalid_version_is_not_supported() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({})).await;
 
     for version in ["", "odd version!", "org.example.odd", &"9".repeat(40)] {
-        let refused = upgrades(&alice, &room, json!({ "new_version": version })).await;
+        let refused = upgrade_room(&alice, &room, json!({ "new_version": version })).await;
         refused.expect_error(400, "M_UNSUPPORTED_ROOM_VERSION");
     }
-    let number = upgrades(&alice, &room, json!({ "new_version": 12 })).await;
+    let number = upgrade_room(&alice, &room, json!({ "new_version": 12 })).await;
     number.expect_error(400, "M_BAD_JSON");
 }

@@ -21,33 +21,33 @@ use parlour::config::Config;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::harness::{Answer, Server, User};
+use crate::harness::{HttpAnswer, Server, User};
 
-const PAGE: &str = r#"<html><head><title>No</title><meta property="og:title" content="The title">
+const PAGE_HTML: &str = r#"<html><head><title>No</title><meta property="og:title" content="The title">
     <meta property="og:image" content="picture.png"></head></html>"#;
 
-fn everywhere(config: &mut Config) {
+fn enable_previews(config: &mut Config) {
     config.url_previews.enabled = true;
     config.url_previews.allow_private_addresses = true;
 }
 
-fn picture() -> Vec<u8> {
+fn picture_png() -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     let written = RgbImage::new(30, 20).write_to(&mut bytes, ImageFormat::Png);
     written.expect("the image is written");
     bytes.into_inner()
 }
 
-fn html() -> [(HeaderName, &'static str); 1] {
+fn html_content_type() -> [(HeaderName, &'static str); 1] {
     [(CONTENT_TYPE, "text/html; charset=utf-8")]
 }
 
 /// Serves pages on this machine and returns their address.
 #[expect(clippy::disallowed_methods, reason = "the task ends with the test")]
-async fn web_server() -> String {
+async fn start_web_server() -> String {
     let endless = "<title>Long</title>".to_owned() + &"x".repeat(3 * 1024 * 1024);
     let pages = Router::new()
-        .route("/page.html", get(async || (html(), PAGE)))
+        .route("/page.html", get(async || (html_content_type(), PAGE_HTML)))
         .route(
             "/latin",
             get(async || {
@@ -57,10 +57,13 @@ async fn web_server() -> String {
                 )
             }),
         )
-        .route("/endless", get(async move || (html(), endless)))
+        .route(
+            "/endless",
+            get(async move || (html_content_type(), endless)),
+        )
         .route(
             "/picture.png",
-            get(async || ([(CONTENT_TYPE, "image/png")], picture())),
+            get(async || ([(CONTENT_TYPE, "image/png")], picture_png())),
         )
         .route(
             "/visits",
@@ -69,7 +72,7 @@ async fn web_server() -> String {
                 async move || {
                     let visit = visits.fetch_add(1, Ordering::Relaxed) + 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    (html(), format!("<title>{visit}</title>"))
+                    (html_content_type(), format!("<title>{visit}</title>"))
                 }
             }),
         )
@@ -83,25 +86,25 @@ async fn web_server() -> String {
     format!("http://{address}")
 }
 
-async fn previews(user: &User, url: &str) -> Answer {
+async fn preview_url_of(user: &User, url: &str) -> HttpAnswer {
     let path = format!("/_matrix/client/v1/media/preview_url?url={url}");
     user.client.get(&path).await
 }
 
 #[tokio::test]
-async fn a_page_is_shown_with_its_title_and_its_image() {
-    let web = web_server().await;
-    let server = Server::with(everywhere).await;
+async fn a_preview_has_the_title_and_image_of_the_page() {
+    let web = start_web_server().await;
+    let server = Server::with_config(enable_previews).await;
     let alice = server.register("alice").await;
 
-    let mut shown = previews(&alice, &format!("{web}/elsewhere"))
+    let mut shown = preview_url_of(&alice, &format!("{web}/elsewhere"))
         .await
         .expect_ok();
 
     let image = shown["og:image"].take();
     let expected = json!({
         "og:title": "The title", "og:image": null, "og:image:type": "image/png",
-        "og:image:width": 30, "og:image:height": 20, "matrix:image:size": picture().len(),
+        "og:image:width": 30, "og:image:height": 20, "matrix:image:size": picture_png().len(),
     });
     assert_eq!(shown, expected);
     let image = image
@@ -111,13 +114,13 @@ async fn a_page_is_shown_with_its_title_and_its_image() {
         "/_matrix/client/v1/media/download/{}",
         image.expect("an mxc URI")
     );
-    assert_eq!(alice.client.get(&path).await.bytes, picture());
+    assert_eq!(alice.client.get(&path).await.bytes, picture_png());
 }
 
 #[tokio::test]
-async fn pages_come_in_every_encoding_and_size() {
-    let web = web_server().await;
-    let server = Server::with(everywhere).await;
+async fn previews_handle_every_encoding_and_size() {
+    let web = start_web_server().await;
+    let server = Server::with_config(enable_previews).await;
     let alice = server.register("alice").await;
 
     for (page, shown) in [
@@ -125,23 +128,23 @@ async fn pages_come_in_every_encoding_and_size() {
         ("endless", json!({ "og:title": "Long" })),
         ("text", json!({})),
     ] {
-        let answer = previews(&alice, &format!("{web}/{page}")).await;
+        let answer = preview_url_of(&alice, &format!("{web}/{page}")).await;
         assert_eq!(answer.expect_ok(), shown, "{page}");
     }
-    let picture = previews(&alice, &format!("{web}/picture.png")).await;
+    let picture = preview_url_of(&alice, &format!("{web}/picture.png")).await;
     assert_eq!(picture.expect_ok()["og:image:width"], 30);
 }
 
 #[tokio::test]
-async fn private_addresses_are_not_gone_to() {
-    let web = web_server().await;
-    let server = Server::with(|config| config.url_previews.enabled = true).await;
+async fn private_addresses_are_not_requested() {
+    let web = start_web_server().await;
+    let server = Server::with_config(|config| config.url_previews.enabled = true).await;
     let alice = server.register("alice").await;
 
-    let literal = previews(&alice, &format!("{web}/page.html")).await;
+    let literal = preview_url_of(&alice, &format!("{web}/page.html")).await;
     let named = web.replace("127.0.0.1", "localhost");
-    let named = previews(&alice, &format!("{named}/page.html")).await;
-    let file = previews(&alice, "file:///etc/passwd").await;
+    let named = preview_url_of(&alice, &format!("{named}/page.html")).await;
+    let file = preview_url_of(&alice, "file:///etc/passwd").await;
 
     literal.expect_error(403, "M_FORBIDDEN");
     named.expect_error(502, "M_UNKNOWN");
@@ -149,37 +152,37 @@ async fn private_addresses_are_not_gone_to() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_shown_is_an_error() {
-    let web = web_server().await;
-    let server = Server::with(everywhere).await;
+async fn an_unavailable_page_is_an_error() {
+    let web = start_web_server().await;
+    let server = Server::with_config(enable_previews).await;
     let alice = server.register("alice").await;
 
     for page in ["missing", "for-ever"] {
-        let answer = previews(&alice, &format!("{web}/{page}")).await;
+        let answer = preview_url_of(&alice, &format!("{web}/{page}")).await;
         answer.expect_error(502, "M_UNKNOWN");
     }
-    let nothing = previews(&alice, "nothing").await;
+    let nothing = preview_url_of(&alice, "nothing").await;
     nothing.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn previews_are_off_unless_the_configuration_wants_them() {
+async fn previews_are_disabled_by_default() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
-    let answer = previews(&alice, "https://example.org/").await;
+    let answer = preview_url_of(&alice, "https://example.org/").await;
 
     answer.expect_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn who_waited_while_others_looked_is_shown_what_they_saw() {
-    let web = web_server().await;
-    let server = Server::with(everywhere).await;
+async fn concurrent_previews_share_one_request() {
+    let web = start_web_server().await;
+    let server = Server::with_config(enable_previews).await;
     let alice = server.register("alice").await;
     let url = format!("{web}/visits");
 
-    let shown = (0..20).map(|_| previews(&alice, &url));
+    let shown = (0..20).map(|_| preview_url_of(&alice, &url));
     let shown = futures_util::future::join_all(shown).await;
 
     for answer in shown {

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{each, filtered, find, ids, said, state, timeline},
+    chat::{event_ids, filter_query, find_event, message_bodies, state, texts_at, timeline},
     harness::{Server, User, password_of},
     sliding,
 };
 
 /// Returns the names of the events that a user can read one by one.
-async fn readable(user: &User, room: &str, events: &[(&str, String)]) -> Vec<String> {
+async fn readable_events(user: &User, room: &str, events: &[(&str, String)]) -> Vec<String> {
     let mut readable = Vec::new();
     for (name, event_id) in events {
         let event = user.event(room, event_id).await;
@@ -22,14 +22,14 @@ async fn readable(user: &User, room: &str, events: &[(&str, String)]) -> Vec<Str
 }
 
 /// A room with one message for each membership of Bob.
-struct Story {
+struct VisibilityScenario {
     server: Server,
     room: String,
     bob: User,
     events: Vec<(&'static str, String)>,
 }
 
-async fn tell_story(visibility: &str) -> Story {
+async fn create_scenario(visibility: &str) -> VisibilityScenario {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -41,7 +41,7 @@ async fn tell_story(visibility: &str) -> Story {
     events.push(("joined", alice.says(&room, "joined").await));
     bob.leaves(&room).await;
     events.push(("left", alice.says(&room, "left").await));
-    Story {
+    VisibilityScenario {
         server,
         room,
         bob,
@@ -50,7 +50,7 @@ async fn tell_story(visibility: &str) -> Story {
 }
 
 #[tokio::test]
-async fn a_visitor_reads_what_the_visibility_allows_one_by_one_and_in_pages() {
+async fn visibility_decides_readable_events_and_pages() {
     let cases = [
         (
             "world_readable",
@@ -62,28 +62,28 @@ async fn a_visitor_reads_what_the_visibility_allows_one_by_one_and_in_pages() {
     ];
 
     for (visibility, expected) in cases {
-        let story = tell_story(visibility).await;
+        let story = create_scenario(visibility).await;
 
-        let one_by_one = readable(&story.bob, &story.room, &story.events).await;
+        let one_by_one = readable_events(&story.bob, &story.room, &story.events).await;
         let page = story.bob.messages(&story.room, "dir=f&limit=100").await;
         assert_eq!(one_by_one, expected, "{visibility}");
-        assert_eq!(said(&page["chunk"]), expected, "{visibility}");
+        assert_eq!(message_bodies(&page["chunk"]), expected, "{visibility}");
     }
 }
 
 #[tokio::test]
-async fn what_a_visitor_may_read_is_the_same_after_a_restart() {
-    let story = tell_story("invited").await;
+async fn visible_history_is_the_same_after_a_restart() {
+    let story = create_scenario("invited").await;
 
     let server = story.server.restart().await;
-    let bob = story.bob.at(&server);
+    let bob = story.bob.on_server(&server);
 
     let page = bob.messages(&story.room, "dir=f&limit=100").await;
-    assert_eq!(said(&page["chunk"]), ["invited", "joined"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["invited", "joined"]);
 }
 
 #[tokio::test]
-async fn the_invited_read_before_they_join_what_is_for_the_invited() {
+async fn invited_users_read_history_visible_to_them() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -101,13 +101,13 @@ async fn the_invited_read_before_they_join_what_is_for_the_invited() {
         let after = alice.says(&room, "after").await;
 
         let events = [("before", before), ("after", after)];
-        let found = readable(&bob, &room, &events).await;
+        let found = readable_events(&bob, &room, &events).await;
         assert_eq!(found, expected, "{visibility}");
     }
 }
 
 #[tokio::test]
-async fn strangers_read_world_readable_rooms_alone() {
+async fn strangers_read_only_world_readable_rooms() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -119,7 +119,7 @@ async fn strangers_read_world_readable_rooms_alone() {
         let event = bob.event(&room, &message).await;
         event.expect_error(404, "M_NOT_FOUND");
         for what in ["messages?dir=b", "state", "members", "aliases"] {
-            let asked = bob.asks(&room, what).await;
+            let asked = bob.gets_in_room(&room, what).await;
             asked.expect_error(403, "M_FORBIDDEN");
         }
     }
@@ -133,12 +133,12 @@ async fn strangers_read_world_readable_rooms_alone() {
         "aliases",
         "state/m.room.create",
     ] {
-        bob.asks(&room, what).await.expect_ok();
+        bob.gets_in_room(&room, what).await.expect_ok();
     }
 }
 
 #[tokio::test]
-async fn each_event_has_the_visibility_of_its_own_time() {
+async fn each_event_has_the_visibility_when_it_was_sent() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -146,24 +146,24 @@ async fn each_event_has_the_visibility_of_its_own_time() {
     let kind = "m.room.history_visibility";
     let set = |visibility: &str| json!({ "history_visibility": visibility });
     alice.says(&room, "joined").await;
-    alice.sets(&room, kind, set("shared")).await;
+    alice.sets_state(&room, kind, set("shared")).await;
     alice.says(&room, "shared").await;
-    alice.sets(&room, kind, set("invited")).await;
+    alice.sets_state(&room, kind, set("invited")).await;
     alice.says(&room, "invited").await;
-    alice.sets(&room, kind, set("world_readable")).await;
+    alice.sets_state(&room, kind, set("world_readable")).await;
     alice.says(&room, "world readable").await;
 
     let by_stranger = bob.messages(&room, "dir=f&limit=100").await;
     bob.joins(&room).await;
     let by_member = bob.messages(&room, "dir=f&limit=100").await;
 
-    assert_eq!(said(&by_stranger["chunk"]), ["world readable"]);
+    assert_eq!(message_bodies(&by_stranger["chunk"]), ["world readable"]);
     let expected = ["shared", "world readable"];
-    assert_eq!(said(&by_member["chunk"]), expected);
+    assert_eq!(message_bodies(&by_member["chunk"]), expected);
 }
 
 #[tokio::test]
-async fn whoever_comes_back_reads_shared_history_of_the_time_between() {
+async fn a_returning_member_reads_shared_history_of_the_absence() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -182,21 +182,21 @@ async fn whoever_comes_back_reads_shared_history_of_the_time_between() {
         alice.says(&room, "three").await;
 
         let page = bob.messages(&room, "dir=f&limit=100").await;
-        assert_eq!(said(&page["chunk"]), expected, "{visibility}");
+        assert_eq!(message_bodies(&page["chunk"]), expected, "{visibility}");
     }
 }
 
 #[tokio::test]
 async fn an_unknown_visibility_counts_as_shared() {
-    let story = tell_story("org.example.unknown").await;
+    let story = create_scenario("org.example.unknown").await;
 
-    let found = readable(&story.bob, &story.room, &story.events).await;
+    let found = readable_events(&story.bob, &story.room, &story.events).await;
 
     assert_eq!(found, ["before", "invited", "joined"]);
 }
 
 #[tokio::test]
-async fn whoever_joins_after_an_erasure_sees_the_events_of_the_erased_redacted() {
+async fn later_members_see_events_of_erased_users_redacted() {
     let server = Server::start().await;
     let (alice, bob, carol) = (
         server.register("alice").await,
@@ -226,7 +226,7 @@ async fn whoever_joins_after_an_erasure_sees_the_events_of_the_erased_redacted()
 }
 
 #[tokio::test]
-async fn a_timeline_shows_what_may_be_seen_before_and_after_what_is_hidden() {
+async fn a_timeline_skips_hidden_events() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
@@ -238,57 +238,63 @@ async fn a_timeline_shows_what_may_be_seen_before_and_after_what_is_hidden() {
     bob.joins(&room).await;
     alice.says(&room, "two").await;
 
-    let limit = filtered(&json!({ "room": { "timeline": { "limit": 50 } } }));
+    let limit = filter_query(&json!({ "room": { "timeline": { "limit": 50 } } }));
     let sync = bob.syncs_with(&limit).await;
 
-    assert_eq!(said(timeline(&sync, &room)), ["one", "two"]);
-    let list = sliding::list([0, 9], 50, &json!([]));
-    let slid = bob.lists(&list).next().await;
-    assert_eq!(said(&slid["rooms"][&room]["timeline"]), ["one", "two"]);
+    assert_eq!(message_bodies(timeline(&sync, &room)), ["one", "two"]);
+    let list = sliding::list_config([0, 9], 50, &json!([]));
+    let slid = bob.opens_list(&list).poll().await;
+    assert_eq!(
+        message_bodies(&slid["rooms"][&room]["timeline"]),
+        ["one", "two"]
+    );
     // Pagination hides the same event.
     let page = bob.messages(&room, "dir=b&limit=50").await;
-    assert_eq!(said(&page["chunk"]), ["two", "one"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["two", "one"]);
 }
 
 #[tokio::test]
-async fn state_that_changed_while_it_was_hidden_is_told_with_the_first_timeline() {
+async fn state_changed_while_hidden_is_in_the_first_sync() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;
     let room = alice.creates_room_with_history("joined").await;
     bob.joins(&room).await;
     alice
-        .sets(&room, "m.room.topic", json!({ "topic": "seen" }))
+        .sets_state(&room, "m.room.topic", json!({ "topic": "seen" }))
         .await;
     alice.says(&room, "one").await;
     bob.leaves(&room).await;
     alice
-        .sets(&room, "m.room.topic", json!({ "topic": "hidden" }))
+        .sets_state(&room, "m.room.topic", json!({ "topic": "hidden" }))
         .await;
     alice
-        .sets(&room, "m.room.name", json!({ "name": "hidden" }))
+        .sets_state(&room, "m.room.name", json!({ "name": "hidden" }))
         .await;
     bob.joins(&room).await;
     alice.says(&room, "two").await;
 
-    let limit = filtered(&json!({ "room": { "timeline": { "limit": 50 } } }));
+    let limit = filter_query(&json!({ "room": { "timeline": { "limit": 50 } } }));
     let sync = bob.syncs_with(&limit).await;
 
     // The timeline does not contain the earlier topic, because it would replace the current one.
     let timeline = timeline(&sync, &room);
-    assert_eq!(said(timeline), ["one", "two"]);
-    assert_eq!(*find(timeline, "m.room.topic", ""), Value::Null);
+    assert_eq!(message_bodies(timeline), ["one", "two"]);
+    assert_eq!(*find_event(timeline, "m.room.topic", ""), Value::Null);
     let state = state(&sync, &room);
     assert_eq!(
-        find(state, "m.room.topic", "")["content"]["topic"],
+        find_event(state, "m.room.topic", "")["content"]["topic"],
         "hidden"
     );
-    assert_eq!(find(state, "m.room.name", "")["content"]["name"], "hidden");
+    assert_eq!(
+        find_event(state, "m.room.name", "")["content"]["name"],
+        "hidden"
+    );
 }
 
 #[tokio::test]
-async fn ones_own_member_events_are_seen_whatever_the_visibility() {
-    let story = tell_story("joined").await;
+async fn own_member_events_are_visible_under_every_visibility() {
+    let story = create_scenario("joined").await;
     let alice = story.server.log_in("alice").await;
     let own = alice.messages(&story.room, "dir=f&limit=100").await;
     let own = own["chunk"].as_array().cloned().unwrap_or_default();
@@ -300,11 +306,11 @@ async fn ones_own_member_events_are_seen_whatever_the_visibility() {
     let page = story.bob.messages(&story.room, "dir=f&limit=100").await;
 
     assert_eq!(
-        each(&own, "/content/membership"),
+        texts_at(&own, "/content/membership"),
         ["invite", "join", "leave"]
     );
-    for event_id in ids(&own) {
+    for event_id in event_ids(&own) {
         story.bob.event(&story.room, event_id).await.expect_ok();
-        assert!(ids(&page["chunk"]).contains(&event_id));
+        assert!(event_ids(&page["chunk"]).contains(&event_id));
     }
 }

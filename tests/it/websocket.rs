@@ -14,16 +14,16 @@ use tokio_tungstenite::{
 
 use crate::harness::{Server, User};
 
-const STREAM: &str = "/_matrix/client/unstable/stream";
+const STREAM_PATH: &str = "/_matrix/client/unstable/stream";
 
 /// A client's connection to the push channel.
-struct Channel {
+struct StreamChannel {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Updates that arrived before the awaited answer.
     updates: Vec<Value>,
 }
 
-impl Channel {
+impl StreamChannel {
     /// Connects like a native client, with the token in a header.
     async fn connect(server: &Server, user: &User, query: &str) -> Self {
         let mut channel = Self::connect_with(server, query, Some(&user.token))
@@ -39,7 +39,7 @@ impl Channel {
         token: Option<&str>,
     ) -> Result<Self, Error> {
         let address = server.running.addresses()[0];
-        let url = format!("ws://{address}{STREAM}{query}");
+        let url = format!("ws://{address}{STREAM_PATH}{query}");
         let mut request = url.into_client_request().expect("an address");
         let headers = request.headers_mut();
         headers.insert(
@@ -60,7 +60,7 @@ impl Channel {
         })
     }
 
-    async fn says(&mut self, text: &str) {
+    async fn send_text(&mut self, text: &str) {
         self.socket
             .send(Message::text(text))
             .await
@@ -68,15 +68,15 @@ impl Channel {
     }
 
     /// Sends a request and returns its answer.
-    async fn asks(&mut self, id: &str, method: &str, params: Value) -> Value {
+    async fn send_request(&mut self, id: &str, method: &str, params: Value) -> Value {
         let request = json!({ "id": id, "method": method, "params": params });
-        self.says(&request.to_string()).await;
-        self.answer().await
+        self.send_text(&request.to_string()).await;
+        self.next_answer().await
     }
 
-    async fn answer(&mut self) -> Value {
+    async fn next_answer(&mut self) -> Value {
         loop {
-            let frame = self.frame().await.expect("the channel is open");
+            let frame = self.next_frame().await.expect("the channel is open");
             if frame.get("id").is_some() {
                 return frame;
             }
@@ -85,19 +85,19 @@ impl Channel {
     }
 
     /// Returns the next update.
-    async fn update(&mut self) -> Value {
+    async fn next_update(&mut self) -> Value {
         if !self.updates.is_empty() {
             return self.updates.remove(0);
         }
-        let frame = self.frame().await.expect("the channel is open");
+        let frame = self.next_frame().await.expect("the channel is open");
         assert!(frame.get("id").is_none(), "unexpected answer: {frame}");
         frame
     }
 
     /// Returns the first update that matches `wanted`.
-    async fn update_with(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+    async fn next_update_with(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
-            let update = self.update().await;
+            let update = self.next_update().await;
             if wanted(&update) {
                 return update;
             }
@@ -105,7 +105,7 @@ impl Channel {
     }
 
     /// Returns the next frame, or the code with which the server closed the channel.
-    async fn frame(&mut self) -> Result<Value, u16> {
+    async fn next_frame(&mut self) -> Result<Value, u16> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
@@ -123,14 +123,14 @@ impl Channel {
     /// Returns the code with which the server closes the channel.
     async fn close_code(&mut self) -> u16 {
         loop {
-            if let Err(code) = self.frame().await {
+            if let Err(code) = self.next_frame().await {
                 return code;
             }
         }
     }
 }
 
-async fn room_of(alice: &User, bob: &User) -> String {
+async fn create_shared_room(alice: &User, bob: &User) -> String {
     let body = json!({ "preset": "public_chat" });
     let created = alice
         .client
@@ -143,7 +143,7 @@ async fn room_of(alice: &User, bob: &User) -> String {
     room_id
 }
 
-async fn send(user: &User, room_id: &str, txn_id: &str, body: &str) -> String {
+async fn send_message(user: &User, room_id: &str, txn_id: &str, body: &str) -> String {
     let path = format!("/_matrix/client/v3/rooms/{room_id}/send/m.room.message/{txn_id}");
     let content = json!({ "msgtype": "m.text", "body": body });
     let sent = user.client.put(&path, content).await.expect_ok();
@@ -156,7 +156,7 @@ async fn send_to_device(from: &User, to: &User, txn_id: &str) {
     from.client.put(&path, body).await.expect_ok();
 }
 
-fn bodies(update: &Value, room_id: &str) -> Vec<String> {
+fn timeline_bodies(update: &Value, room_id: &str) -> Vec<String> {
     let events = update["rooms"]["join"][room_id]["timeline"]["events"].as_array();
     let bodies = events
         .into_iter()
@@ -165,7 +165,7 @@ fn bodies(update: &Value, room_id: &str) -> Vec<String> {
     bodies.map(ToOwned::to_owned).collect()
 }
 
-fn to_device(update: &Value) -> Vec<String> {
+fn device_messages(update: &Value) -> Vec<String> {
     let events = update["to_device"]["events"].as_array();
     let txns = events
         .into_iter()
@@ -179,21 +179,21 @@ fn next_batch(update: &Value) -> String {
 }
 
 #[tokio::test]
-async fn the_first_update_is_an_initial_sync_and_the_next_tells_what_happens() {
+async fn the_first_update_is_an_initial_sync() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let mut channel = Channel::connect(&server, &bob, "").await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &bob, "").await;
 
-    let first = channel.update().await;
-    send(&alice, &room_id, "1", "hello").await;
+    let first = channel.next_update().await;
+    send_message(&alice, &room_id, "1", "hello").await;
     let second = channel
-        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .next_update_with(|update| !timeline_bodies(update, &room_id).is_empty())
         .await;
 
     assert!(first["rooms"]["join"][&room_id].is_object());
     assert!(first.get("id").is_none());
-    assert_eq!(bodies(&second, &room_id), ["hello"]);
+    assert_eq!(timeline_bodies(&second, &room_id), ["hello"]);
     for update in [&first, &second] {
         let keys = json!({ "signed_curve25519": 0 });
         assert_eq!(update["device_one_time_keys_count"], keys);
@@ -203,17 +203,17 @@ async fn the_first_update_is_an_initial_sync_and_the_next_tells_what_happens() {
 }
 
 #[tokio::test]
-async fn a_browser_authenticates_by_its_first_frame() {
+async fn a_browser_authenticates_with_its_first_frame() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let mut channel = Channel::connect_with(&server, "", None)
+    let mut channel = StreamChannel::connect_with(&server, "", None)
         .await
         .expect("the channel connects");
 
     let answer = channel
-        .asks("1", "authenticate", json!({ "access_token": alice.token }))
+        .send_request("1", "authenticate", json!({ "access_token": alice.token }))
         .await;
-    let update = channel.update().await;
+    let update = channel.next_update().await;
 
     assert_eq!(answer, json!({ "id": "1", "result": {} }));
     assert!(update["next_batch"].is_string());
@@ -222,13 +222,13 @@ async fn a_browser_authenticates_by_its_first_frame() {
 #[tokio::test]
 async fn a_wrong_token_is_refused_by_header_and_by_frame() {
     let server = Server::start().await;
-    let mut channel = Channel::connect_with(&server, "", None)
+    let mut channel = StreamChannel::connect_with(&server, "", None)
         .await
         .expect("the channel connects");
 
-    let by_header = Channel::connect_with(&server, "", Some("wrong")).await;
+    let by_header = StreamChannel::connect_with(&server, "", Some("wrong")).await;
     let by_frame = channel
-        .asks("1", "authenticate", json!({ "access_token": "wrong" }))
+        .send_request("1", "authenticate", json!({ "access_token": "wrong" }))
         .await;
 
     let Err(Error::Http(response)) = by_header else {
@@ -240,24 +240,24 @@ async fn a_wrong_token_is_refused_by_header_and_by_frame() {
 }
 
 #[tokio::test]
-async fn another_first_frame_than_authenticate_is_refused() {
+async fn the_first_frame_must_be_authenticate() {
     let server = Server::start().await;
-    let mut channel = Channel::connect_with(&server, "", None)
+    let mut channel = StreamChannel::connect_with(&server, "", None)
         .await
         .expect("the channel connects");
 
-    let answer = channel.asks("1", "ping", json!({})).await;
+    let answer = channel.send_request("1", "ping", json!({})).await;
 
     assert_eq!(answer["error"]["errcode"], "M_MISSING_TOKEN");
     assert_eq!(channel.close_code().await, 4401);
 }
 
 #[tokio::test]
-async fn a_bad_since_is_refused_before_the_upgrade() {
+async fn an_invalid_since_is_refused_before_the_upgrade() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
-    let refused = Channel::connect_with(&server, "?since=nonsense", Some(&alice.token)).await;
+    let refused = StreamChannel::connect_with(&server, "?since=nonsense", Some(&alice.token)).await;
 
     let Err(Error::Http(response)) = refused else {
         panic!("the token was accepted")
@@ -266,87 +266,87 @@ async fn a_bad_since_is_refused_before_the_upgrade() {
 }
 
 #[tokio::test]
-async fn what_is_no_websocket_is_told_to_use_sync() {
+async fn a_plain_http_request_is_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
 
-    let answer = alice.client.get(STREAM).await;
+    let answer = alice.client.get(STREAM_PATH).await;
 
     answer.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_is_told_what_it_missed_and_nothing_twice() {
+async fn a_reconnecting_client_receives_only_missed_events() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let mut channel = Channel::connect(&server, &bob, "").await;
-    channel.update().await;
-    send(&alice, &room_id, "1", "seen").await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &bob, "").await;
+    channel.next_update().await;
+    send_message(&alice, &room_id, "1", "seen").await;
     let seen = channel
-        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .next_update_with(|update| !timeline_bodies(update, &room_id).is_empty())
         .await;
     drop(channel);
 
-    send(&alice, &room_id, "2", "missed").await;
+    send_message(&alice, &room_id, "2", "missed").await;
     let query = format!("?since={}", next_batch(&seen));
-    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let mut channel = StreamChannel::connect(&server, &bob, &query).await;
     let update = channel
-        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .next_update_with(|update| !timeline_bodies(update, &room_id).is_empty())
         .await;
 
-    assert_eq!(bodies(&update, &room_id), ["missed"]);
+    assert_eq!(timeline_bodies(&update, &room_id), ["missed"]);
 }
 
 #[tokio::test]
-async fn a_token_of_sync_goes_on_in_the_channel() {
+async fn a_sync_token_is_valid_in_the_channel() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
+    let room_id = create_shared_room(&alice, &bob).await;
     let synced = bob.client.get("/_matrix/client/v3/sync").await.expect_ok();
 
-    send(&alice, &room_id, "1", "after").await;
+    send_message(&alice, &room_id, "1", "after").await;
     let query = format!("?since={}", next_batch(&synced));
-    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let mut channel = StreamChannel::connect(&server, &bob, &query).await;
     let update = channel
-        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .next_update_with(|update| !timeline_bodies(update, &room_id).is_empty())
         .await;
 
-    assert_eq!(bodies(&update, &room_id), ["after"]);
+    assert_eq!(timeline_bodies(&update, &room_id), ["after"]);
 }
 
 #[tokio::test]
-async fn an_event_is_sent_once_for_an_id_also_through_http() {
+async fn a_transaction_id_is_shared_with_http() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let mut channel = Channel::connect(&server, &alice, "").await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
     let params = json!({
         "room_id": room_id, "event_type": "m.room.message",
         "content": { "msgtype": "m.text", "body": "hello" },
     });
 
-    let first = channel.asks("t1", "send", params.clone()).await;
-    let again = channel.asks("t1", "send", params).await;
-    let by_http = send(&alice, &room_id, "t1", "hello").await;
+    let first = channel.send_request("t1", "send", params.clone()).await;
+    let again = channel.send_request("t1", "send", params).await;
+    let by_http = send_message(&alice, &room_id, "t1", "hello").await;
 
     assert_eq!(first, again);
     assert_eq!(first["result"]["event_id"], by_http.as_str());
 }
 
 #[tokio::test]
-async fn the_sender_finds_its_own_id_in_the_update() {
+async fn the_sender_sees_its_transaction_id_in_the_update() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let mut channel = Channel::connect(&server, &alice, "").await;
-    channel.update().await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
+    channel.next_update().await;
 
     let content = json!({ "msgtype": "m.text", "body": "hello" });
     let params = json!({ "room_id": room_id, "event_type": "m.room.message", "content": content });
-    channel.asks("t1", "send", params).await;
+    channel.send_request("t1", "send", params).await;
     let update = channel
-        .update_with(|update| !bodies(update, &room_id).is_empty())
+        .next_update_with(|update| !timeline_bodies(update, &room_id).is_empty())
         .await;
 
     let events = &update["rooms"]["join"][&room_id]["timeline"]["events"];
@@ -354,36 +354,36 @@ async fn the_sender_finds_its_own_id_in_the_update() {
 }
 
 #[tokio::test]
-async fn state_typing_receipts_and_presence_go_through_the_channel() {
+async fn the_channel_sends_state_typing_receipts_and_presence() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let said = send(&alice, &room_id, "1", "hello").await;
-    let mut channel = Channel::connect(&server, &bob, "").await;
-    let mut watching = Channel::connect(&server, &alice, "").await;
-    watching.update().await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let said = send_message(&alice, &room_id, "1", "hello").await;
+    let mut channel = StreamChannel::connect(&server, &bob, "").await;
+    let mut watching = StreamChannel::connect(&server, &alice, "").await;
+    watching.next_update().await;
 
     let name =
         json!({ "room_id": room_id, "event_type": "m.room.name", "content": { "name": "tea" } });
-    let refused = channel.asks("1", "state", name.clone()).await;
+    let refused = channel.send_request("1", "state", name.clone()).await;
     let typing = channel
-        .asks("2", "typing", json!({ "room_id": room_id, "typing": true }))
+        .send_request("2", "typing", json!({ "room_id": room_id, "typing": true }))
         .await;
     let receipt = channel
-        .asks(
+        .send_request(
             "3",
             "receipt",
             json!({ "room_id": room_id, "event_id": said }),
         )
         .await;
     let presence = channel
-        .asks(
+        .send_request(
             "4",
             "presence",
             json!({ "presence": "online", "status_msg": "tea" }),
         )
         .await;
-    let named = watching.asks("5", "state", name).await;
+    let named = watching.send_request("5", "state", name).await;
 
     assert_eq!(refused["error"]["errcode"], "M_FORBIDDEN");
     for done in [typing, receipt, presence] {
@@ -393,7 +393,7 @@ async fn state_typing_receipts_and_presence_go_through_the_channel() {
     let ephemeral =
         |update: &Value| update["rooms"]["join"][&room_id]["ephemeral"]["events"].clone();
     let typing = watching
-        .update_with(|update| ephemeral(update).to_string().contains("m.typing"))
+        .next_update_with(|update| ephemeral(update).to_string().contains("m.typing"))
         .await;
     assert_eq!(
         ephemeral(&typing)[0]["content"]["user_ids"],
@@ -402,20 +402,20 @@ async fn state_typing_receipts_and_presence_go_through_the_channel() {
 }
 
 #[tokio::test]
-async fn bad_frames_are_answered_and_the_channel_stays_open() {
+async fn invalid_frames_are_answered_without_closing() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let mut channel = Channel::connect(&server, &alice, "").await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
 
-    channel.says("nonsense").await;
-    let not_json = channel.answer().await;
-    channel.says("[]").await;
-    let no_object = channel.answer().await;
-    let unknown = channel.asks("1", "dance", json!({})).await;
-    let no_params = channel.asks("2", "send", json!({})).await;
-    channel.says(r#"{"method":"send","params":{}}"#).await;
-    let no_id = channel.answer().await;
-    let ping = channel.asks("3", "ping", json!({})).await;
+    channel.send_text("nonsense").await;
+    let not_json = channel.next_answer().await;
+    channel.send_text("[]").await;
+    let no_object = channel.next_answer().await;
+    let unknown = channel.send_request("1", "dance", json!({})).await;
+    let no_params = channel.send_request("2", "send", json!({})).await;
+    channel.send_text(r#"{"method":"send","params":{}}"#).await;
+    let no_id = channel.next_answer().await;
+    let ping = channel.send_request("3", "ping", json!({})).await;
 
     assert_eq!(not_json["error"]["errcode"], "M_NOT_JSON");
     assert_eq!(not_json["id"], Value::Null);
@@ -427,44 +427,44 @@ async fn bad_frames_are_answered_and_the_channel_stays_open() {
 }
 
 #[tokio::test]
-async fn a_message_to_the_device_comes_again_until_it_is_acknowledged() {
+async fn a_to_device_message_is_repeated_until_acknowledged() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let mut channel = Channel::connect(&server, &bob, "").await;
-    let before = next_batch(&channel.update().await);
+    let mut channel = StreamChannel::connect(&server, &bob, "").await;
+    let before = next_batch(&channel.next_update().await);
     send_to_device(&alice, &bob, "1").await;
     let pushed = channel
-        .update_with(|update| !to_device(update).is_empty())
+        .next_update_with(|update| !device_messages(update).is_empty())
         .await;
     drop(channel);
 
     let query = format!("?since={before}");
-    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let mut channel = StreamChannel::connect(&server, &bob, &query).await;
     let again = channel
-        .update_with(|update| !to_device(update).is_empty())
+        .next_update_with(|update| !device_messages(update).is_empty())
         .await;
     let ack = channel
-        .asks("1", "ack", json!({ "since": next_batch(&again) }))
+        .send_request("1", "ack", json!({ "since": next_batch(&again) }))
         .await;
     send_to_device(&alice, &bob, "2").await;
     drop(channel);
-    let mut channel = Channel::connect(&server, &bob, &query).await;
+    let mut channel = StreamChannel::connect(&server, &bob, &query).await;
     let after = channel
-        .update_with(|update| !to_device(update).is_empty())
+        .next_update_with(|update| !device_messages(update).is_empty())
         .await;
 
-    assert_eq!(to_device(&pushed), ["1"]);
-    assert_eq!(to_device(&again), ["1"]);
+    assert_eq!(device_messages(&pushed), ["1"]);
+    assert_eq!(device_messages(&again), ["1"]);
     assert_eq!(ack["result"], json!({}));
-    assert_eq!(to_device(&after), ["2"]);
+    assert_eq!(device_messages(&after), ["2"]);
 }
 
 #[tokio::test]
 async fn a_revoked_token_closes_the_channel_at_once() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let mut channel = Channel::connect(&server, &alice, "").await;
-    channel.update().await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
+    channel.next_update().await;
 
     alice
         .client
@@ -476,11 +476,11 @@ async fn a_revoked_token_closes_the_channel_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_closes_its_channels() {
+async fn a_stopping_server_closes_its_channels() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
-    let mut channel = Channel::connect(&server, &alice, "").await;
-    channel.update().await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
+    channel.next_update().await;
 
     let (code, all_ended) = tokio::join!(channel.close_code(), server.running.stop());
 
@@ -489,24 +489,24 @@ async fn a_server_that_stops_closes_its_channels() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_gets_one_big_update_instead_of_a_queue() {
-    const MESSAGES: usize = 300;
+async fn a_slow_reader_receives_one_combined_update() {
+    const MESSAGE_COUNT: usize = 300;
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let mut channel = Channel::connect(&server, &bob, "").await;
-    channel.update().await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &bob, "").await;
+    channel.next_update().await;
 
     // The client does not read meanwhile, and the messages exceed the buffers of the socket.
     let large = "x".repeat(50_000);
-    for n in 0..MESSAGES {
-        send(&alice, &room_id, &format!("t{n}"), &large).await;
+    for n in 0..MESSAGE_COUNT {
+        send_message(&alice, &room_id, &format!("t{n}"), &large).await;
     }
-    send(&alice, &room_id, "last", "the last").await;
+    send_message(&alice, &room_id, "last", "the last").await;
     let (mut told, mut updates) = (0, 0);
     let last = loop {
-        let update = channel.update().await;
-        let bodies = bodies(&update, &room_id);
+        let update = channel.next_update().await;
+        let bodies = timeline_bodies(&update, &room_id);
         told += bodies.len();
         updates += 1;
         if bodies.last().is_some_and(|body| body == "the last") {
@@ -515,20 +515,20 @@ async fn a_slow_reader_gets_one_big_update_instead_of_a_queue() {
     };
 
     assert!(
-        updates < MESSAGES,
+        updates < MESSAGE_COUNT,
         "{updates} updates were queued for a slow reader"
     );
-    assert!(told <= MESSAGES, "nothing was left out");
+    assert!(told <= MESSAGE_COUNT, "nothing was left out");
     assert_eq!(last["rooms"]["join"][&room_id]["timeline"]["limited"], true);
 }
 
 #[tokio::test]
-async fn an_echo_does_not_overtake_the_answer_in_the_channel() {
+async fn the_answer_is_sent_before_the_echo() {
     let server = Server::start().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room_id = room_of(&alice, &bob).await;
-    let mut channel = Channel::connect(&server, &alice, "").await;
-    channel.update().await;
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
+    channel.next_update().await;
     let mut overtaken = Vec::new();
 
     for n in 0..30 {
@@ -536,13 +536,13 @@ async fn an_echo_does_not_overtake_the_answer_in_the_channel() {
         let content = json!({ "msgtype": "m.text", "body": text });
         let params =
             json!({ "room_id": room_id, "event_type": "m.room.message", "content": content });
-        let answer = channel.asks(&text, "send", params).await;
+        let answer = channel.send_request(&text, "send", params).await;
         assert!(answer["result"]["event_id"].is_string(), "{answer}");
         let updates = channel.updates.iter();
-        let told = updates.flat_map(|update| bodies(update, &room_id));
+        let told = updates.flat_map(|update| timeline_bodies(update, &room_id));
         overtaken.extend(told.filter(|body| *body == text));
         channel
-            .update_with(|update| bodies(update, &room_id).contains(&text))
+            .next_update_with(|update| timeline_bodies(update, &room_id).contains(&text))
             .await;
     }
 

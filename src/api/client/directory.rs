@@ -74,7 +74,7 @@ async fn get_alias(
     )))
 }
 
-/// `DELETE /_matrix/client/*/directory/room/{roomAlias}`
+/// `DELETE_DEVICES_PATH /_matrix/client/*/directory/room/{roomAlias}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias).
 async fn delete_alias(

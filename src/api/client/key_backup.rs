@@ -132,7 +132,7 @@ async fn update_backup_version(
     Ok(MatrixResponse(update_backup_version::v3::Response::new()))
 }
 
-/// `DELETE /_matrix/client/*/room_keys/version/{version}`
+/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/version/{version}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keysversionversion).
 async fn delete_backup_version(
@@ -178,7 +178,7 @@ async fn get_backup_keys(
     )))
 }
 
-/// `DELETE /_matrix/client/*/room_keys/keys`
+/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/keys`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys).
 async fn delete_backup_keys(
@@ -224,7 +224,7 @@ async fn get_backup_keys_for_room(
     )))
 }
 
-/// `DELETE /_matrix/client/*/room_keys/keys/{roomId}`
+/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/keys/{roomId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomid).
 async fn delete_backup_keys_for_room(
@@ -275,7 +275,7 @@ async fn get_backup_keys_for_session(
     ))
 }
 
-/// `DELETE /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
+/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomidsessionid).
 async fn delete_backup_keys_for_session(

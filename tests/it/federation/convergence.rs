@@ -22,25 +22,25 @@ use serde_json::{Value, json};
 
 use super::{Network, Peer};
 use crate::{
-    chat::{encoded, in_room, new_transaction},
+    chat::{new_transaction, percent_encoded, room_path},
     harness::{Server, User},
 };
 
 /// The number of rounds if the environment does not set one.
-const ROUNDS: u64 = 3;
+const DEFAULT_ROUNDS: u64 = 3;
 /// The number of changes in each step of a round, on all servers together.
-const STEPS: usize = 12;
+const CHANGES_PER_STEP: usize = 12;
 /// The time within which all servers must agree.
-const PATIENCE: Duration = Duration::from_secs(90);
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The time between two checks.
-const PAUSE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A generator of numbers that follow from a seed.
-struct Dice(u64);
+struct SeededRandom(u64);
 
-impl Dice {
+impl SeededRandom {
     /// Returns a number below a limit.
-    fn roll(&mut self, below: usize) -> usize {
+    fn number_below(&mut self, below: usize) -> usize {
         // SplitMix64
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -52,9 +52,9 @@ impl Dice {
 
 /// The pairs of servers (from, to) that cannot reach each other.
 #[derive(Clone, Default)]
-struct Cuts(Arc<Mutex<HashSet<(String, String)>>>);
+struct NetworkCuts(Arc<Mutex<HashSet<(String, String)>>>);
 
-impl Cuts {
+impl NetworkCuts {
     fn cut(&self, from: &str, to: &str) {
         let mut cuts = self.0.lock().expect("no test panics here");
         cuts.insert((from.to_owned(), to.to_owned()));
@@ -64,7 +64,7 @@ impl Cuts {
         self.0.lock().expect("no test panics here").clear();
     }
 
-    fn has(&self, from: &str, to: &str) -> bool {
+    fn is_cut(&self, from: &str, to: &str) -> bool {
         let cuts = self.0.lock().expect("no test panics here");
         cuts.contains(&(from.to_owned(), to.to_owned()))
     }
@@ -72,24 +72,26 @@ impl Cuts {
 
 /// A proxy in front of a server. It lets only servers through that are not cut off.
 #[derive(Clone)]
-struct Gate {
-    cuts: Cuts,
+struct PartitionGate {
+    cuts: NetworkCuts,
     name: String,
-    behind: SocketAddr,
+    backend: SocketAddr,
     http: reqwest::Client,
 }
 
 /// Forwards a request, unless the server that sent it is cut off.
-async fn pass(State(gate): State<Gate>, request: Request) -> Response {
+async fn pass_request(State(gate): State<PartitionGate>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let proof = parts.headers.get("authorization");
     let proof = proof.and_then(|proof| proof.to_str().ok());
-    if origin(proof.unwrap_or_default()).is_some_and(|origin| gate.cuts.has(origin, &gate.name)) {
+    if request_origin(proof.unwrap_or_default())
+        .is_some_and(|origin| gate.cuts.is_cut(origin, &gate.name))
+    {
         return StatusCode::BAD_GATEWAY.into_response();
     }
     let body = axum::body::to_bytes(body, 64 * 1024 * 1024).await;
     let path = parts.uri.path_and_query().expect("a path");
-    let url = format!("http://{}{path}", gate.behind);
+    let url = format!("http://{}{path}", gate.backend);
     let mut headers = parts.headers;
     headers.remove("host");
     let answer = gate
@@ -108,17 +110,17 @@ async fn pass(State(gate): State<Gate>, request: Request) -> Response {
 }
 
 /// Returns the server that sent a request.
-fn origin(proof: &str) -> Option<&str> {
+fn request_origin(proof: &str) -> Option<&str> {
     let (_, rest) = proof.split_once("origin=")?;
     rest.trim_start_matches('"').split(['"', ',']).next()
 }
 
 /// Three servers with a user each. The users are in a room together.
-struct Three {
+struct ThreeServers {
     servers: Vec<Server>,
     users: Vec<User>,
     room: String,
-    cuts: Cuts,
+    cuts: NetworkCuts,
     /// The events that were acknowledged.
     acknowledged: BTreeSet<String>,
     /// Requests templates, which name the forward extremities.
@@ -126,12 +128,12 @@ struct Three {
     _network: Network,
 }
 
-impl Three {
+impl ThreeServers {
     async fn new(version: &str) -> Self {
-        let (network, cuts) = (Network::new(), Cuts::default());
+        let (network, cuts) = (Network::new(), NetworkCuts::default());
         let mut servers = Vec::new();
         for _ in 0..3 {
-            servers.push(gated(&network, &cuts).await);
+            servers.push(start_server_with_gate(&network, &cuts).await);
         }
         let mut users = Vec::new();
         for (server, name) in servers.iter().zip(["alice", "bob", "carol"]) {
@@ -145,7 +147,10 @@ impl Three {
         let room = users[0].creates(request).await;
         for user in &users[1..] {
             let via = servers[0].name();
-            let path = format!("/_matrix/client/v3/join/{}?via={via}", encoded(&room));
+            let path = format!(
+                "/_matrix/client/v3/join/{}?via={via}",
+                percent_encoded(&room)
+            );
             user.client.post(&path, json!({})).await.expect_ok();
         }
         Self {
@@ -160,10 +165,10 @@ impl Three {
     }
 
     /// Cuts some of the servers off from others.
-    fn parts(&self, dice: &mut Dice) {
+    fn cuts_at_random(&self, dice: &mut SeededRandom) {
         for (n, one) in self.servers.iter().enumerate() {
             for other in &self.servers[..n] {
-                if dice.roll(3) > 0 {
+                if dice.number_below(3) > 0 {
                     self.cuts.cut(one.name(), other.name());
                     self.cuts.cut(other.name(), one.name());
                 }
@@ -172,21 +177,27 @@ impl Three {
     }
 
     /// Makes random changes on random servers, all at once.
-    async fn changes(&mut self, dice: &mut Dice) {
-        let steps: Vec<(usize, usize, usize)> = (0..STEPS)
-            .map(|_| (dice.roll(3), dice.roll(8), dice.roll(1_000)))
+    async fn makes_random_changes(&mut self, dice: &mut SeededRandom) {
+        let steps: Vec<(usize, usize, usize)> = (0..CHANGES_PER_STEP)
+            .map(|_| {
+                (
+                    dice.number_below(3),
+                    dice.number_below(8),
+                    dice.number_below(1_000),
+                )
+            })
             .collect();
         let sent = steps
             .iter()
-            .map(|(user, what, n)| self.change(*user, *what, *n));
+            .map(|(user, what, n)| self.makes_change(*user, *what, *n));
         let sent = join_all(sent).await;
         self.acknowledged.extend(sent);
     }
 
-    async fn change(&self, user: usize, what: usize, n: usize) -> String {
+    async fn makes_change(&self, user: usize, what: usize, n: usize) -> String {
         let user = &self.users[user];
         let text = format!("{n}");
-        let state = |kind: &str, key: &str| in_room(&self.room, &format!("state/{kind}/{key}"));
+        let state = |kind: &str, key: &str| room_path(&self.room, &format!("state/{kind}/{key}"));
         let (path, content) = match what {
             0 => (state("m.room.name", ""), json!({ "name": text })),
             1 => (state("m.room.topic", ""), json!({ "topic": text })),
@@ -195,7 +206,7 @@ impl Three {
                 (state("org.example.state", &key), json!({ "n": n }))
             }
             3 => {
-                let key = encoded(&user.id);
+                let key = percent_encoded(&user.id);
                 let content = json!({ "membership": "join", "displayname": text });
                 (state("m.room.member", &key), content)
             }
@@ -217,7 +228,7 @@ impl Three {
             _ => {
                 let rest = format!("send/m.room.message/{}", new_transaction());
                 let content = json!({ "msgtype": "m.text", "body": text });
-                (in_room(&self.room, &rest), content)
+                (room_path(&self.room, &rest), content)
             }
         };
         let sent = user.client.put(&path, content).await.expect_ok();
@@ -225,16 +236,19 @@ impl Three {
     }
 
     /// Waits until all servers have the same state and know every event. Panics with the difference on a timeout.
-    async fn agree(&self) {
+    async fn waits_for_agreement(&self) {
         let looks = async {
             loop {
                 if self.difference().await.is_none() {
                     return;
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, looks).await.is_err() {
+        if tokio::time::timeout(AGREEMENT_TIMEOUT, looks)
+            .await
+            .is_err()
+        {
             assert_eq!(self.difference().await, None);
         }
     }
@@ -258,7 +272,7 @@ impl Three {
         }
         let mut states = Vec::new();
         for user in &self.users {
-            let path = in_room(&self.room, "state");
+            let path = room_path(&self.room, "state");
             let state = user.client.get(&path).await.expect_ok();
             let state = state.as_array().expect("a list").iter().map(|event| {
                 let text = |field: &str| event[field].as_str().expect("a text").to_owned();
@@ -285,7 +299,7 @@ impl Three {
         let stranger = self.stranger.user("stranger");
         let prepared = self
             .stranger
-            .prepares(server, "join", (&self.room, &stranger))
+            .requests_template(server, "join", (&self.room, &stranger))
             .await
             .expect_ok();
         let ids = prepared["event"]["prev_events"].as_array();
@@ -297,21 +311,21 @@ impl Three {
 }
 
 /// Starts a server that others reach through a proxy.
-async fn gated(network: &Network, cuts: &Cuts) -> Server {
+async fn start_server_with_gate(network: &Network, cuts: &NetworkCuts) -> Server {
     let server = network
-        .server_with(|config| {
+        .server_with_config(|config| {
             // The proxy listens in its place.
             config.listen.truncate(1);
         })
         .await;
     let address: Ipv4Addr = server.name().parse().expect("an address");
-    let gate = Gate {
+    let gate = PartitionGate {
         cuts: cuts.clone(),
         name: server.name().to_owned(),
-        behind: server.running.addresses()[0],
+        backend: server.running.addresses()[0],
         http: reqwest::Client::new(),
     };
-    let router = Router::new().fallback(pass).with_state(gate);
+    let router = Router::new().fallback(pass_request).with_state(gate);
     network.serve(address, router, Arc::default()).await;
     server
 }
@@ -320,39 +334,39 @@ async fn gated(network: &Network, cuts: &Cuts) -> Server {
     clippy::disallowed_methods,
     reason = "the environment sets the length of a run"
 )]
-fn number(variable: &str) -> Option<u64> {
+fn number_from_environment(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
 #[tokio::test]
-async fn servers_that_were_parted_agree_again() {
-    agree_after_partitions("11").await;
+async fn servers_agree_again_after_a_partition() {
+    check_agreement_after_partitions("11").await;
 }
 
 #[tokio::test]
-async fn servers_that_were_parted_agree_again_in_room_version_1() {
-    agree_after_partitions("1").await;
+async fn servers_agree_again_after_a_partition_in_room_version_1() {
+    check_agreement_after_partitions("1").await;
 }
 
 #[expect(
     clippy::print_stdout,
     reason = "a round that failed is repeated by its number"
 )]
-async fn agree_after_partitions(version: &str) {
-    let rounds = number("PARLOUR_TEST_ROUNDS").unwrap_or(ROUNDS);
-    let seed = number("PARLOUR_TEST_SEED").unwrap_or(1);
-    let mut three = Three::new(version).await;
-    three.agree().await;
+async fn check_agreement_after_partitions(version: &str) {
+    let rounds = number_from_environment("PARLOUR_TEST_ROUNDS").unwrap_or(DEFAULT_ROUNDS);
+    let seed = number_from_environment("PARLOUR_TEST_SEED").unwrap_or(1);
+    let mut three = ThreeServers::new(version).await;
+    three.waits_for_agreement().await;
 
     for round in seed..seed + rounds {
         println!("round {round}");
-        let mut dice = Dice(round);
-        three.parts(&mut dice);
-        three.changes(&mut dice).await;
-        three.changes(&mut dice).await;
+        let mut dice = SeededRandom(round);
+        three.cuts_at_random(&mut dice);
+        three.makes_random_changes(&mut dice).await;
+        three.makes_random_changes(&mut dice).await;
         three.cuts.heal();
-        three.changes(&mut dice).await;
-        three.agree().await;
+        three.makes_random_changes(&mut dice).await;
+        three.waits_for_agreement().await;
         three.acknowledged.clear();
     }
 }

@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use super::{Network, joining::joins_via};
 use crate::{
-    chat::encoded,
+    chat::percent_encoded,
     harness::{Server, User},
 };
 
 /// Creates a public room with an alias, and returns the room's ID.
-async fn tea_room(server: &Server) -> String {
+async fn create_public_tea_room(server: &Server) -> String {
     let alice = server.register("alice").await;
     let request = json!({
         "preset": "public_chat", "visibility": "public", "name": "Tea", "room_alias_name": "老虎£я🤨",
@@ -22,10 +22,10 @@ async fn tea_room(server: &Server) -> String {
 async fn an_alias_of_another_server_is_resolved() {
     let network = Network::new();
     let (home, away) = (network.server().await, network.server().await);
-    let room = tea_room(&home).await;
+    let room = create_public_tea_room(&home).await;
     let bob = away.register("bob").await;
     let directory = |alias: &str| {
-        let alias = encoded(&format!("#{alias}:{}", home.name()));
+        let alias = percent_encoded(&format!("#{alias}:{}", home.name()));
         format!("/_matrix/client/v3/directory/room/{alias}")
     };
 
@@ -40,7 +40,7 @@ async fn an_alias_of_another_server_is_resolved() {
 async fn the_public_rooms_of_another_server_are_listed() {
     let network = Network::new();
     let (home, away) = (network.server().await, network.server().await);
-    let room = tea_room(&home).await;
+    let room = create_public_tea_room(&home).await;
     let bob = away.register("bob").await;
     let path = format!("/_matrix/client/v3/publicRooms?server={}", home.name());
     let search = |term: &str| json!({ "filter": { "generic_search_term": term } });
@@ -56,10 +56,10 @@ async fn the_public_rooms_of_another_server_are_listed() {
 }
 
 #[tokio::test]
-async fn a_closed_directory_is_not_for_other_servers() {
+async fn a_closed_room_directory_is_refused_to_other_servers() {
     let network = Network::new();
     let home = network
-        .server_with(|config| config.directory.public_without_login = false)
+        .server_with_config(|config| config.directory.public_without_login = false)
         .await;
     let peer = network.peer(Router::new()).await;
     let path = "/_matrix/federation/v1/publicRooms";
@@ -72,13 +72,13 @@ async fn a_closed_directory_is_not_for_other_servers() {
 }
 
 #[tokio::test]
-async fn other_servers_learn_the_rooms_of_this_servers_aliases_alone() {
+async fn other_servers_resolve_only_aliases_of_this_server() {
     let network = Network::new();
     let home = network.server().await;
-    let room = tea_room(&home).await;
+    let room = create_public_tea_room(&home).await;
     let peer = network.peer(Router::new()).await;
     let query = |alias: &str| {
-        let alias = encoded(alias);
+        let alias = percent_encoded(alias);
         format!("/_matrix/federation/v1/query/directory?room_alias={alias}")
     };
 
@@ -93,7 +93,7 @@ async fn other_servers_learn_the_rooms_of_this_servers_aliases_alone() {
     elsewhere.expect_error(400, "M_INVALID_PARAM");
 }
 
-async fn finds(searcher: &User, term: &str) -> Vec<(String, Value)> {
+async fn search_users(searcher: &User, term: &str) -> Vec<(String, Value)> {
     let path = "/_matrix/client/v3/user_directory/search";
     let found = searcher.client.post(path, json!({ "search_term": term }));
     let found = found.await.expect_ok();
@@ -121,52 +121,52 @@ async fn users_of_other_servers_are_found_in_shared_and_public_rooms() {
     let room = alice.creates_open_room().await;
     let path = format!(
         "/_matrix/client/v3/join/{}?via={}",
-        encoded(&room),
+        percent_encoded(&room),
         home.name()
     );
-    assert!(finds(&bob, "alice").await.is_empty());
+    assert!(search_users(&bob, "alice").await.is_empty());
     bob.client.post(&path, json!({})).await.expect_ok();
 
     // Carol shares no room with Alice, but the room is public.
     for searcher in [&bob, &carol] {
         let expected = [(alice.id.clone(), json!("Alice of Home"))];
-        assert_eq!(finds(searcher, "of home").await, expected);
-        assert_eq!(finds(searcher, "@alice").await, expected);
+        assert_eq!(search_users(searcher, "of home").await, expected);
+        assert_eq!(search_users(searcher, "@alice").await, expected);
     }
     let since = bob.syncs().await;
     let rules = json!({ "join_rule": "invite" });
-    alice.sets(&room, "m.room.join_rules", rules).await;
+    alice.sets_state(&room, "m.room.join_rules", rules).await;
     name("Ms Liddell").await;
-    let mut sync = bob.waits_after(&since).await;
-    while finds(&bob, "liddell").await.is_empty() {
-        sync = bob.waits_after(&sync).await;
+    let mut sync = bob.long_polls_after(&since).await;
+    while search_users(&bob, "liddell").await.is_empty() {
+        sync = bob.long_polls_after(&sync).await;
     }
-    assert!(finds(&carol, "alice").await.is_empty());
-    assert!(finds(&bob, "of home").await.is_empty());
+    assert!(search_users(&carol, "alice").await.is_empty());
+    assert!(search_users(&bob, "of home").await.is_empty());
     alice.leaves(&room).await;
-    while !finds(&bob, "alice").await.is_empty() {
-        sync = bob.waits_after(&sync).await;
+    while !search_users(&bob, "alice").await.is_empty() {
+        sync = bob.long_polls_after(&sync).await;
     }
 }
 
 #[tokio::test]
-async fn who_is_in_rooms_that_this_server_has_left_is_not_found() {
+async fn members_of_rooms_that_this_server_left_are_not_found() {
     let network = Network::new();
     let home = network.server().await;
     let away = network
-        .server_with(|config| config.directory.all_users_searchable = true)
+        .server_with_config(|config| config.directory.all_users_searchable = true)
         .await;
     let alice = home.register("alice").await;
     let (bob, carol) = (away.register("bob").await, away.register("carol").await);
     let room = alice.creates_open_room().await;
     joins_via(&bob, &room, &[home.name()]).await.expect_ok();
     for searcher in [&bob, &carol] {
-        assert_eq!(finds(searcher, "alice").await.len(), 1);
+        assert_eq!(search_users(searcher, "alice").await.len(), 1);
     }
 
     bob.leaves(&room).await;
 
     for searcher in [&bob, &carol] {
-        assert_eq!(finds(searcher, "alice").await, []);
+        assert_eq!(search_users(searcher, "alice").await, []);
     }
 }

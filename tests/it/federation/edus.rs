@@ -2,20 +2,25 @@
 
 use serde_json::{Value, json};
 
-use super::{Peer, guest::Made, transactions::Shared};
+use super::{Peer, peer_user::PeerEvent, transactions::SharedRoom};
 use crate::{
-    chat::{encoded, ephemeral, new_transaction},
+    chat::{ephemeral_content, new_transaction, percent_encoded},
     harness::{Server, User},
 };
 
 impl Peer {
     /// Sends EDUs in one transaction.
-    pub(super) async fn tells(&self, server: &Server, edus: &[Value]) {
-        self.tells_with(server, &[], edus).await;
+    pub(super) async fn sends_edus(&self, server: &Server, edus: &[Value]) {
+        self.sends_events_with_edus(server, &[], edus).await;
     }
 
     /// Sends events and EDUs in one transaction.
-    pub(super) async fn tells_with(&self, server: &Server, events: &[&Made], edus: &[Value]) {
+    pub(super) async fn sends_events_with_edus(
+        &self,
+        server: &Server,
+        events: &[&PeerEvent],
+        edus: &[Value],
+    ) {
         let pdus: Vec<&Value> = events.iter().map(|made| &made.json).collect();
         let path = format!("/_matrix/federation/v1/send/{}", new_transaction());
         let body = json!({
@@ -29,12 +34,12 @@ pub(super) fn edu(kind: &str, content: &Value) -> Value {
     json!({ "edu_type": kind, "content": content })
 }
 
-fn typing(room: &str, user: &str, is_typing: bool) -> Value {
+fn typing_edu(room: &str, user: &str, is_typing: bool) -> Value {
     let content = json!({ "room_id": room, "user_id": user, "typing": is_typing });
     edu("m.typing", &content)
 }
 
-fn receipt(room: &str, user: &str, event_id: &str, thread: Option<&str>) -> Value {
+fn receipt_edu(room: &str, user: &str, event_id: &str, thread: Option<&str>) -> Value {
     let mut data = json!({ "ts": 1_700_000_000_000_u64 });
     if let Some(thread) = thread {
         data["thread_id"] = json!(thread);
@@ -43,11 +48,11 @@ fn receipt(room: &str, user: &str, event_id: &str, thread: Option<&str>) -> Valu
     edu("m.receipt", &json!({ room: { "m.read": read } }))
 }
 
-fn presence(push: &Value) -> Value {
+fn presence_edu(push: &Value) -> Value {
     edu("m.presence", &json!({ "push": push }))
 }
 
-fn message(sender: &str, id: &str, messages: &Value) -> Value {
+fn to_device_edu(sender: &str, id: &str, messages: &Value) -> Value {
     let content = json!({
         "sender": sender, "type": "m.hello", "message_id": id, "messages": messages,
     });
@@ -55,13 +60,13 @@ fn message(sender: &str, id: &str, messages: &Value) -> Value {
 }
 
 /// Returns the typing users in a sync.
-fn typists(sync: &Value, room: &str) -> Value {
-    ephemeral(sync, room, "m.typing")["user_ids"].clone()
+fn typing_users(sync: &Value, room: &str) -> Value {
+    ephemeral_content(sync, room, "m.typing")["user_ids"].clone()
 }
 
 /// Returns the receipts in a sync.
 fn receipts(sync: &Value, room: &str) -> Value {
-    ephemeral(sync, room, "m.receipt").clone()
+    ephemeral_content(sync, room, "m.receipt").clone()
 }
 
 /// Returns the presence of a user in a sync.
@@ -73,7 +78,7 @@ fn presence_of(sync: &Value, user: &str) -> Value {
 }
 
 /// Returns the numbers in the contents of the to-device messages in a sync.
-fn numbers(sync: &Value) -> Vec<u64> {
+fn to_device_numbers(sync: &Value) -> Vec<u64> {
     let events = sync["to_device"]["events"].as_array();
     let events = events.map(Vec::as_slice).unwrap_or_default();
     let numbers = events.iter().map(|event| event["content"]["n"].as_u64());
@@ -81,42 +86,45 @@ fn numbers(sync: &Value) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn who_types_on_another_server_is_told() {
-    let shared = Shared::new().await;
+async fn typing_on_another_server_is_shown_to_local_users() {
+    let shared = SharedRoom::new().await;
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let since = shared.alice.syncs().await;
 
-    let edus = [typing(room, &shared.bob.id, true)];
-    let (told, ()) = tokio::join!(shared.alice.waits_after(&since), peer.tells(server, &edus));
-    assert_eq!(typists(&told, room), json!([shared.bob.id]));
-    peer.tells(server, &[typing(room, &shared.bob.id, false)])
+    let edus = [typing_edu(room, &shared.bob.id, true)];
+    let (told, ()) = tokio::join!(
+        shared.alice.long_polls_after(&since),
+        peer.sends_edus(server, &edus)
+    );
+    assert_eq!(typing_users(&told, room), json!([shared.bob.id]));
+    peer.sends_edus(server, &[typing_edu(room, &shared.bob.id, false)])
         .await;
 
     let told = shared.alice.syncs_after(&told).await;
-    assert_eq!(typists(&told, room), json!([]));
+    assert_eq!(typing_users(&told, room), json!([]));
 }
 
 #[tokio::test]
-async fn whoever_leaves_types_no_more() {
-    let mut shared = Shared::new().await;
+async fn leaving_a_room_ends_typing() {
+    let mut shared = SharedRoom::new().await;
     let (peer, server) = (&shared.peer, &shared.server);
-    let typing = typing(&shared.room, &shared.bob.id, true);
-    peer.tells(server, &[typing]).await;
+    let typing = typing_edu(&shared.room, &shared.bob.id, true);
+    peer.sends_edus(server, &[typing]).await;
     let since = shared.alice.syncs().await;
 
     let (key, leave) = (shared.bob.id.clone(), json!({ "membership": "leave" }));
     let left = shared
         .bob
-        .makes(peer, "m.room.member", (Some(&key), &leave));
+        .makes_event(peer, "m.room.member", (Some(&key), &leave));
     peer.sends(server, &[&left]).await;
 
     let told = shared.alice.syncs_after(&since).await;
-    assert_eq!(typists(&told, &shared.room), json!([]));
+    assert_eq!(typing_users(&told, &shared.room), json!([]));
 }
 
 #[tokio::test]
-async fn a_server_speaks_for_its_own_users_in_its_rooms_alone() {
-    let shared = Shared::new().await;
+async fn edus_for_users_of_other_servers_or_foreign_rooms_are_ignored() {
+    let shared = SharedRoom::new().await;
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let other = shared.alice.creates_open_room().await;
     let said = shared.alice.says(room, "tea").await;
@@ -124,53 +132,56 @@ async fn a_server_speaks_for_its_own_users_in_its_rooms_alone() {
 
     let (alice, bob, stranger) = (&*shared.alice.id, &*shared.bob.id, peer.user("stranger"));
     let device = json!({ alice: { &*shared.alice.device_id: { "n": 1 } } });
-    peer.tells(
+    peer.sends_edus(
         server,
         &[
-            typing(room, alice, true),
-            typing(room, &stranger, true),
-            typing(&other, bob, true),
-            typing("!unknown:nowhere", bob, true),
-            receipt(room, alice, &said, None),
-            receipt(room, &stranger, &said, None),
-            receipt(&other, bob, &said, None),
-            presence(&json!([{ "user_id": alice, "presence": "unavailable" }])),
-            message(alice, "1", &device),
+            typing_edu(room, alice, true),
+            typing_edu(room, &stranger, true),
+            typing_edu(&other, bob, true),
+            typing_edu("!unknown:nowhere", bob, true),
+            receipt_edu(room, alice, &said, None),
+            receipt_edu(room, &stranger, &said, None),
+            receipt_edu(&other, bob, &said, None),
+            presence_edu(&json!([{ "user_id": alice, "presence": "unavailable" }])),
+            to_device_edu(alice, "1", &device),
         ],
     )
     .await;
 
     let told = shared.alice.syncs_after(&since).await;
-    assert_eq!(typists(&told, room), Value::Null);
-    assert_eq!(typists(&told, &other), Value::Null);
+    assert_eq!(typing_users(&told, room), Value::Null);
+    assert_eq!(typing_users(&told, &other), Value::Null);
     assert_eq!(receipts(&told, room), Value::Null);
     assert_eq!(presence_of(&told, alice), Value::Null);
-    assert!(numbers(&told).is_empty());
+    assert!(to_device_numbers(&told).is_empty());
 }
 
 #[tokio::test]
-async fn a_room_that_shuts_a_server_out_takes_no_word_of_it() {
-    let shared = Shared::new().await;
+async fn edus_of_a_server_denied_by_the_room_acl_are_ignored() {
+    let shared = SharedRoom::new().await;
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let said = shared.alice.says(room, "tea").await;
     let acl = json!({ "allow": ["*"], "deny": [peer.name], "allow_ip_literals": true });
-    shared.alice.sets(room, "m.room.server_acl", acl).await;
+    shared
+        .alice
+        .sets_state(room, "m.room.server_acl", acl)
+        .await;
     let since = shared.alice.syncs().await;
 
     let edus = [
-        typing(room, &shared.bob.id, true),
-        receipt(room, &shared.bob.id, &said, None),
+        typing_edu(room, &shared.bob.id, true),
+        receipt_edu(room, &shared.bob.id, &said, None),
     ];
-    peer.tells(server, &edus).await;
+    peer.sends_edus(server, &edus).await;
 
     let told = shared.alice.syncs_after(&since).await;
-    assert_eq!(typists(&told, room), Value::Null);
+    assert_eq!(typing_users(&told, room), Value::Null);
     assert_eq!(receipts(&told, room), Value::Null);
 }
 
 #[tokio::test]
-async fn garbage_is_passed_over_and_the_rest_is_taken() {
-    let shared = Shared::new().await;
+async fn malformed_edus_are_skipped_and_valid_ones_are_processed() {
+    let shared = SharedRoom::new().await;
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let since = shared.alice.syncs().await;
     let bob = &*shared.bob.id;
@@ -194,17 +205,17 @@ async fn garbage_is_passed_over_and_the_rest_is_taken() {
         );
     }
     let half = json!([{ "user_id": "x" }, { "user_id": bob, "presence": "online" }]);
-    edus.extend([presence(&half), typing(room, bob, true)]);
-    peer.tells(server, &edus).await;
+    edus.extend([presence_edu(&half), typing_edu(room, bob, true)]);
+    peer.sends_edus(server, &edus).await;
 
     let told = shared.alice.syncs_after(&since).await;
-    assert_eq!(typists(&told, room), json!([bob]));
+    assert_eq!(typing_users(&told, room), json!([bob]));
     assert_eq!(presence_of(&told, bob)["presence"], "online");
 }
 
 #[tokio::test]
-async fn receipts_of_another_server_are_told_with_their_time_and_thread() {
-    let shared = Shared::new().await;
+async fn receipts_of_another_server_keep_their_time_and_thread() {
+    let shared = SharedRoom::new().await;
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let said = shared.alice.says(room, "tea").await;
     let relation = json!({ "rel_type": "m.thread", "event_id": said });
@@ -219,11 +230,11 @@ async fn receipts_of_another_server_are_told_with_their_time_and_thread() {
     let bob = &*shared.bob.id;
 
     let edus = [
-        receipt(room, bob, &said, None),
-        receipt(room, bob, reply, Some(&said)),
-        receipt(room, bob, &said, Some("nonsense")),
+        receipt_edu(room, bob, &said, None),
+        receipt_edu(room, bob, reply, Some(&said)),
+        receipt_edu(room, bob, &said, Some("nonsense")),
     ];
-    peer.tells(server, &edus).await;
+    peer.sends_edus(server, &edus).await;
 
     let told = shared.alice.syncs_after(&since).await;
     let ts = 1_700_000_000_000_u64;
@@ -235,12 +246,12 @@ async fn receipts_of_another_server_are_told_with_their_time_and_thread() {
 }
 
 #[tokio::test]
-async fn a_receipt_that_comes_before_its_event_is_told_with_it() {
-    let mut shared = Shared::new().await;
+async fn a_receipt_that_precedes_its_event_is_shown_with_the_event() {
+    let mut shared = SharedRoom::new().await;
     let (peer, server) = (&shared.peer, &shared.server);
     let tea = shared.bob.says(peer, "tea");
     let (room, bob) = (&*shared.room, shared.bob.id.clone());
-    peer.tells(server, &[receipt(room, &bob, &tea.id, None)])
+    peer.sends_edus(server, &[receipt_edu(room, &bob, &tea.id, None)])
         .await;
     let since = shared.alice.syncs().await;
     assert_eq!(receipts(&since, room), Value::Null);
@@ -249,14 +260,14 @@ async fn a_receipt_that_comes_before_its_event_is_told_with_it() {
 
     let mut told = shared.alice.syncs_after(&since).await;
     while receipts(&told, room).is_null() {
-        told = shared.alice.waits_after(&told).await;
+        told = shared.alice.long_polls_after(&told).await;
     }
     assert!(receipts(&told, room)[&tea.id]["m.read"][&bob].is_object());
 }
 
 #[tokio::test]
-async fn presence_of_another_servers_users_is_told_to_those_who_share_a_room() {
-    let shared = Shared::new().await;
+async fn remote_presence_is_shown_only_to_users_who_share_a_room() {
+    let shared = SharedRoom::new().await;
     let (peer, server) = (&shared.peer, &shared.server);
     let carol = server.register("carol").await;
     let bob = &*shared.bob.id;
@@ -269,10 +280,10 @@ async fn presence_of_another_servers_users_is_told_to_those_who_share_a_room() {
         },
         { "user_id": peer.user("stranger"), "presence": "online" },
     ]);
-    let edus = [presence(&push)];
+    let edus = [presence_edu(&push)];
     let (told, ()) = tokio::join!(
-        shared.alice.waits_after(&since.0),
-        peer.tells(server, &edus)
+        shared.alice.long_polls_after(&since.0),
+        peer.sends_edus(server, &edus)
     );
 
     let content = presence_of(&told, bob);
@@ -285,7 +296,10 @@ async fn presence_of_another_servers_users_is_told_to_those_who_share_a_room() {
         Value::Null
     );
     let status = |user: &User| {
-        let path = format!("/_matrix/client/v3/presence/{}/status", encoded(bob));
+        let path = format!(
+            "/_matrix/client/v3/presence/{}/status",
+            percent_encoded(bob)
+        );
         let client = user.client.clone();
         async move { client.get(&path).await }
     };
@@ -294,35 +308,37 @@ async fn presence_of_another_servers_users_is_told_to_those_who_share_a_room() {
 }
 
 #[tokio::test]
-async fn messages_to_devices_come_once_and_in_order() {
-    let shared = Shared::new().await;
+async fn to_device_messages_arrive_once_and_in_order() {
+    let shared = SharedRoom::new().await;
     let (peer, server, alice) = (&shared.peer, &shared.server, &shared.alice);
     let phone = server.log_in("alice").await;
     let since = (alice.syncs().await, phone.syncs().await);
     let bob = &*shared.bob.id;
     let to = |device: &str, n: u64| json!({ &*alice.id: { device: { "n": n } } });
 
-    let first = message(bob, "m1", &to("*", 1));
-    let second = message(bob, "m2", &to(&alice.device_id, 2));
-    peer.tells(server, &[first.clone(), second.clone()]).await;
-    peer.tells(server, &[second, first]).await;
-    peer.tells(server, &[message(bob, "m3", &to("*", 3))]).await;
+    let first = to_device_edu(bob, "m1", &to("*", 1));
+    let second = to_device_edu(bob, "m2", &to(&alice.device_id, 2));
+    peer.sends_edus(server, &[first.clone(), second.clone()])
+        .await;
+    peer.sends_edus(server, &[second, first]).await;
+    peer.sends_edus(server, &[to_device_edu(bob, "m3", &to("*", 3))])
+        .await;
 
     let told = alice.syncs_after(&since.0).await;
-    assert_eq!(numbers(&told), [1, 2, 3]);
+    assert_eq!(to_device_numbers(&told), [1, 2, 3]);
     let event = &told["to_device"]["events"][0];
     assert_eq!(
         (&event["sender"], &event["type"]),
         (&json!(bob), &json!("m.hello"))
     );
     let told = phone.syncs_after(&since.1).await;
-    assert_eq!(numbers(&told), [1, 3]);
-    assert!(numbers(&phone.syncs_after(&told).await).is_empty());
+    assert_eq!(to_device_numbers(&told), [1, 3]);
+    assert!(to_device_numbers(&phone.syncs_after(&told).await).is_empty());
 }
 
 #[tokio::test]
-async fn sliding_sync_tells_what_other_servers_tell() {
-    let shared = Shared::new().await;
+async fn sliding_sync_returns_edus_of_other_servers() {
+    let shared = SharedRoom::new().await;
     let (peer, server, room) = (&shared.peer, &shared.server, &*shared.room);
     let said = shared.alice.says(room, "tea").await;
     let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
@@ -347,12 +363,12 @@ async fn sliding_sync_tells_what_other_servers_tell() {
         "user_id": bob, "device_id": "PHONE", "stream_id": 1, "prev_id": [],
     });
     let edus = [
-        typing(room, bob, true),
-        receipt(room, bob, &said, None),
-        message(bob, "m1", &to),
+        typing_edu(room, bob, true),
+        receipt_edu(room, bob, &said, None),
+        to_device_edu(bob, "m1", &to),
         edu("m.device_list_update", &list),
     ];
-    peer.tells(server, &edus).await;
+    peer.sends_edus(server, &edus).await;
 
     let pos = first["pos"].as_str().map(ToOwned::to_owned);
     let told = asks(pos).await["extensions"].clone();

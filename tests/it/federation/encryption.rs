@@ -5,27 +5,27 @@ use serde_json::{Value, json};
 
 use super::{Network, unused_address};
 use crate::{
-    cross_signing::Signer,
+    cross_signing::CrossSigningKeySet,
     harness::{Server, User},
-    keys::{CLAIM, QUERY, device_keys},
+    keys::{CLAIM_PATH, QUERY_PATH, device_keys},
 };
 
 /// Starts two servers with a user each.
-async fn pair(network: &Network) -> (Server, User, Server, User) {
+async fn two_servers_with_users(network: &Network) -> (Server, User, Server, User) {
     let (home, away) = (network.server().await, network.server().await);
     let (alice, bob) = (home.register("alice").await, away.register("bob").await);
     (home, alice, away, bob)
 }
 
 #[tokio::test]
-async fn the_keys_of_users_of_another_server_are_told() {
+async fn device_keys_of_users_on_another_server_are_returned() {
     let network = Network::new();
-    let (_home, alice, _away, bob) = pair(&network).await;
-    alice.has_keys(1).await;
+    let (_home, alice, _away, bob) = two_servers_with_users(&network).await;
+    alice.uploads_device_keys(1).await;
 
-    let told = bob.queries(&alice.id).await;
+    let told = bob.queries_keys(&alice.id).await;
     let none = json!({ "device_keys": { &*alice.id: ["OTHER"] } });
-    let none = bob.client.post(QUERY, none).await.expect_ok();
+    let none = bob.client.post(QUERY_PATH, none).await.expect_ok();
 
     let keys = &told["device_keys"][&alice.id][&alice.device_id];
     assert_eq!(keys["keys"], device_keys(&alice, 1)["keys"]);
@@ -36,13 +36,13 @@ async fn the_keys_of_users_of_another_server_are_told() {
 #[tokio::test]
 async fn a_one_time_key_of_another_server_is_claimed_once() {
     let network = Network::new();
-    let (_home, alice, _away, bob) = pair(&network).await;
-    alice.has_one_time_keys(&["one", "two"]).await;
+    let (_home, alice, _away, bob) = two_servers_with_users(&network).await;
+    alice.uploads_one_time_keys(&["one", "two"]).await;
 
     let claimed = [
-        bob.claims(&alice).await,
-        bob.claims(&alice).await,
-        bob.claims(&alice).await,
+        bob.claims_key(&alice).await,
+        bob.claims_key(&alice).await,
+        bob.claims_key(&alice).await,
     ];
 
     let key = |id: &str| Some(format!("signed_curve25519:{id}"));
@@ -50,11 +50,11 @@ async fn a_one_time_key_of_another_server_is_claimed_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_told_and_holds_up_nobody() {
+async fn silent_servers_are_reported_as_failures_without_delaying_other_keys() {
     let network = Network::new();
-    let (_home, alice, _away, bob) = pair(&network).await;
-    alice.has_keys(1).await;
-    alice.has_one_time_keys(&["one"]).await;
+    let (_home, alice, _away, bob) = two_servers_with_users(&network).await;
+    alice.uploads_device_keys(1).await;
+    alice.uploads_one_time_keys(&["one"]).await;
     let silent = Router::new()
         .route(
             "/_matrix/federation/v1/user/keys/query",
@@ -72,7 +72,7 @@ async fn a_server_that_does_not_answer_is_told_and_holds_up_nobody() {
         "timeout": 500,
         "device_keys": { &*alice.id: [], &*bob.id: [], &*of_silent: [], &*of_gone: [] },
     });
-    let told = bob.client.post(QUERY, query).await.expect_ok();
+    let told = bob.client.post(QUERY_PATH, query).await.expect_ok();
     let wanted = json!({ "A": "signed_curve25519" });
     let claim = json!({
         "timeout": 500,
@@ -81,7 +81,7 @@ async fn a_server_that_does_not_answer_is_told_and_holds_up_nobody() {
             &*of_silent: wanted, &*of_gone: wanted,
         },
     });
-    let claimed = bob.client.post(CLAIM, claim).await.expect_ok();
+    let claimed = bob.client.post(CLAIM_PATH, claim).await.expect_ok();
 
     let users = told["device_keys"].as_object().expect("users").len();
     assert_eq!(users, 2, "{told}");
@@ -93,7 +93,7 @@ async fn a_server_that_does_not_answer_is_told_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn what_another_server_gives_is_passed_on_if_it_is_a_key() {
+async fn claimed_keys_of_another_server_must_be_valid_keys() {
     let network = Network::new();
     let server = network.server().await;
     let alice = server.register("alice").await;
@@ -112,7 +112,7 @@ async fn what_another_server_gives_is_passed_on_if_it_is_a_key() {
 
     let wanted = json!({ "A": "signed_curve25519", "B": "signed_curve25519" });
     let claim = json!({ "one_time_keys": { &*carol: wanted } });
-    let claimed = alice.client.post(CLAIM, claim).await.expect_ok();
+    let claimed = alice.client.post(CLAIM_PATH, claim).await.expect_ok();
 
     let devices = claimed["one_time_keys"][&carol].as_object();
     let devices: Vec<&String> = devices.expect("devices").keys().collect();
@@ -120,7 +120,7 @@ async fn what_another_server_gives_is_passed_on_if_it_is_a_key() {
 }
 
 #[tokio::test]
-async fn a_server_tells_keys_of_its_own_users_alone() {
+async fn keys_returned_for_users_of_another_server_are_ignored() {
     let network = Network::new();
     let server = network.server().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
@@ -140,7 +140,7 @@ async fn a_server_tells_keys_of_its_own_users_alone() {
     let peer = network.peer(answer).await;
 
     let mallory = format!("@mallory:{}", peer.name);
-    let told = bob.queries(&mallory).await;
+    let told = bob.queries_keys(&mallory).await;
 
     assert_eq!(told["device_keys"], json!({ &*mallory: {} }));
 }
@@ -148,33 +148,36 @@ async fn a_server_tells_keys_of_its_own_users_alone() {
 #[tokio::test]
 async fn a_user_of_another_server_can_be_verified() {
     let network = Network::new();
-    let (_home, alice, _away, bob) = pair(&network).await;
-    let (alices, bobs) = (Signer::of(&alice).await, Signer::of(&bob).await);
-    let master = alices.master.of(&alice, "master");
-    let told = bob.queries(&alice.id).await;
+    let (_home, alice, _away, bob) = two_servers_with_users(&network).await;
+    let (alices, bobs) = (
+        CrossSigningKeySet::upload_for(&alice).await,
+        CrossSigningKeySet::upload_for(&bob).await,
+    );
+    let master = alices.master.key_object(&alice, "master");
+    let told = bob.queries_keys(&alice.id).await;
     assert_eq!(told["master_keys"][&alice.id], master);
     assert!(told["self_signing_keys"][&alice.id].is_object());
     assert_eq!(told["user_signing_keys"], json!({}));
 
     let by = bobs.user_signing.id();
-    let signed = bobs.user_signing.signs(&bob, &by, master);
-    let failures = bob.publishes(&alice, &alices.master.public, signed.clone());
+    let signed = bobs.user_signing.sign_object(&bob, &by, master);
+    let failures = bob.publishes_signature(&alice, &alices.master.public, signed.clone());
     assert_eq!(failures.await, json!({ "failures": {} }));
 
-    let told = bob.queries(&alice.id).await;
+    let told = bob.queries_keys(&alice.id).await;
     assert_eq!(told["master_keys"][&alice.id], signed);
 }
 
 #[tokio::test]
-async fn another_server_learns_what_it_may_of_a_users_devices() {
+async fn another_server_gets_devices_but_no_user_signing_keys() {
     let network = Network::new();
     let server = network.server().await;
     let alice = server.register("alice").await;
     let peer = network.peer(Router::new()).await;
     let path = format!("/_matrix/federation/v1/user/devices/{}", alice.id);
     let before = peer.gets(&server, &path).await.expect_ok();
-    alice.has_keys(1).await;
-    let signer = Signer::of(&alice).await;
+    alice.uploads_device_keys(1).await;
+    let signer = CrossSigningKeySet::upload_for(&alice).await;
     let device = format!("/_matrix/client/v3/devices/{}", alice.device_id);
     let name = json!({ "display_name": "Phone" });
     alice.client.put(&device, name).await.expect_ok();
@@ -186,7 +189,10 @@ async fn another_server_learns_what_it_may_of_a_users_devices() {
     assert!(told["stream_id"].as_u64() > before["stream_id"].as_u64());
     assert_eq!(told["devices"][0]["device_id"], alice.device_id);
     assert_eq!(told["devices"][0]["device_display_name"], "Phone");
-    assert_eq!(told["master_key"], signer.master.of(&alice, "master"));
+    assert_eq!(
+        told["master_key"],
+        signer.master.key_object(&alice, "master")
+    );
     assert!(told["self_signing_key"].is_object());
     let query = json!({ "device_keys": { &*alice.id: [], "@b:example.org": [] } });
     let path = "/_matrix/federation/v1/user/keys/query";
@@ -200,7 +206,7 @@ async fn another_server_learns_what_it_may_of_a_users_devices() {
 }
 
 #[tokio::test]
-async fn an_answer_is_no_larger_than_the_users_asked_for_need() {
+async fn a_keys_answer_over_the_size_limit_is_a_failure() {
     let network = Network::new();
     let server = network.server().await;
     let alice = server.register("alice").await;
@@ -225,8 +231,8 @@ async fn an_answer_is_no_larger_than_the_users_asked_for_need() {
     let peer = network.peer(Router::new().route(path, answer)).await;
 
     let (small, large) = (peer.user("small"), peer.user("large"));
-    let fits = alice.queries(&small).await;
-    let is_too_large = alice.queries(&large).await;
+    let fits = alice.queries_keys(&small).await;
+    let is_too_large = alice.queries_keys(&large).await;
 
     assert!(fits["device_keys"][&small]["A"].is_object());
     assert_eq!(fits["failures"], json!({}));

@@ -2,24 +2,24 @@
 
 use serde_json::{Value, json};
 
-use super::{Network, Peer, guest::Archive};
+use super::{Network, Peer, peer_user::PeerArchive};
 use crate::{
-    chat::encoded,
+    chat::percent_encoded,
     harness::{Server, User, password_of},
 };
 
 /// A room in which a user sent a message and then deactivated their account with erasure.
-struct Erasure {
+struct ErasureScene {
     network: Network,
     server: Server,
     _alice: User,
     room: String,
-    said: String,
-    topic: String,
-    last: String,
+    message_id: String,
+    topic_id: String,
+    last_id: String,
 }
 
-impl Erasure {
+impl ErasureScene {
     async fn new(version: &str) -> Self {
         let network = Network::new();
         let server = network.server().await;
@@ -32,17 +32,17 @@ impl Erasure {
         bob.joins(&room).await;
         let said = bob.says(&room, "secret").await;
         let topic = json!({ "topic": "secret" });
-        let topic = bob.sets(&room, "m.room.topic", topic).await;
+        let topic = bob.sets_state(&room, "m.room.topic", topic).await;
         let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
-        bob.sets(&room, "m.room.encryption", encryption).await;
+        bob.sets_state(&room, "m.room.encryption", encryption).await;
         let scene = Self {
-            last: alice.says(&room, "tea").await,
+            last_id: alice.says(&room, "tea").await,
             network,
             server,
             _alice: alice,
             room,
-            said,
-            topic,
+            message_id: said,
+            topic_id: topic,
         };
         let body = json!({ "auth": password_of("bob"), "erase": true });
         let path = "/_matrix/client/v3/account/deactivate";
@@ -50,14 +50,14 @@ impl Erasure {
         scene
     }
 
-    async fn joins(&self, name: &str) -> Peer {
-        let archive = Archive::default();
+    async fn joins_from_new_peer(&self, name: &str) -> Peer {
+        let archive = PeerArchive::default();
         let peer = self.network.peer(archive.router()).await;
         peer.joins(&self.server, &self.room, (name, &archive)).await;
         peer
     }
 
-    async fn gets(&self, peer: &Peer, path: &str) -> Value {
+    async fn gets_json(&self, peer: &Peer, path: &str) -> Value {
         let path = format!("/_matrix/federation/v1/{path}");
         peer.gets(&self.server, &path).await.expect_ok()
     }
@@ -66,23 +66,26 @@ impl Erasure {
 #[tokio::test]
 async fn a_server_that_joins_later_gets_redacted_copies_from_every_endpoint() {
     for version in ["10", "12"] {
-        let scene = Erasure::new(version).await;
-        let late = scene.joins("late").await;
-        let room = encoded(&scene.room);
-        let last = encoded(&scene.last);
+        let scene = ErasureScene::new(version).await;
+        let late = scene.joins_from_new_peer("late").await;
+        let room = percent_encoded(&scene.room);
+        let last = percent_encoded(&scene.last_id);
 
         let event = scene
-            .gets(&late, &format!("event/{}", encoded(&scene.said)))
+            .gets_json(
+                &late,
+                &format!("event/{}", percent_encoded(&scene.message_id)),
+            )
             .await;
         assert_eq!(event["pdus"][0]["content"], json!({}), "{event}");
         let backfill = scene
-            .gets(&late, &format!("backfill/{room}?v={last}&limit=50"))
+            .gets_json(&late, &format!("backfill/{room}?v={last}&limit=50"))
             .await;
         let state = scene
-            .gets(&late, &format!("state/{room}?event_id={last}"))
+            .gets_json(&late, &format!("state/{room}?event_id={last}"))
             .await;
         let path = format!("/_matrix/federation/v1/get_missing_events/{}", scene.room);
-        let body = json!({ "earliest_events": [], "latest_events": [scene.last], "limit": 50 });
+        let body = json!({ "earliest_events": [], "latest_events": [scene.last_id], "limit": 50 });
         let missing = late.posts(&scene.server, &path, &body).await.expect_ok();
 
         for told in [&backfill, &state, &missing] {
@@ -95,27 +98,30 @@ async fn a_server_that_joins_later_gets_redacted_copies_from_every_endpoint() {
             "{state}"
         );
         let topic = scene
-            .gets(&late, &format!("event/{}", encoded(&scene.topic)))
+            .gets_json(
+                &late,
+                &format!("event/{}", percent_encoded(&scene.topic_id)),
+            )
             .await;
         assert_eq!(topic["pdus"][0]["content"], json!({}), "{topic}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_was_in_the_room_keeps_getting_what_was_said() {
+async fn a_server_in_the_room_keeps_access_to_erased_messages() {
     let network = Network::new();
     let server = network.server().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let archive = Archive::default();
+    let archive = PeerArchive::default();
     let peer = network.peer(archive.router()).await;
     peer.joins(&server, &room, ("carol", &archive)).await;
     let said = bob.says(&room, "secret").await;
     let body = json!({ "auth": password_of("bob"), "erase": true });
     let path = "/_matrix/client/v3/account/deactivate";
     bob.client.post(path, body).await.expect_ok();
-    let path = format!("/_matrix/federation/v1/event/{}", encoded(&said));
+    let path = format!("/_matrix/federation/v1/event/{}", percent_encoded(&said));
 
     let before = peer.gets(&server, &path).await.expect_ok();
     let server = server.restart().await;

@@ -2,22 +2,26 @@
 
 use serde_json::{Value, json};
 
-use super::joining::Story;
+use super::joining::JoinPeerRoomScene;
 use crate::{
-    chat::{encoded, ids, said},
-    parlour_room_deletion::deletes,
-    stored::Rows,
+    chat::{event_ids, message_bodies, percent_encoded},
+    parlour_room_deletion::send_deletion,
+    stored_rows::StoredRows,
 };
 
-impl Story {
+impl JoinPeerRoomScene {
     /// Returns all messages that can be read, the newest first, and the number of pages.
-    async fn reads_back(&self, limit: usize) -> (Vec<String>, usize) {
+    async fn reads_history(&self, limit: usize) -> (Vec<String>, usize) {
         let (mut all, mut pages) = (Vec::new(), 0);
         let mut from = String::new();
         loop {
             let query = format!("dir=b&limit={limit}{from}");
             let page = self.bob.messages(&self.room.id(), &query).await;
-            all.extend(said(&page["chunk"]).into_iter().map(ToOwned::to_owned));
+            all.extend(
+                message_bodies(&page["chunk"])
+                    .into_iter()
+                    .map(ToOwned::to_owned),
+            );
             pages += 1;
             let Some(end) = page["end"].as_str() else {
                 return (all, pages);
@@ -30,19 +34,19 @@ impl Story {
 #[tokio::test]
 async fn history_is_fetched_page_by_page_up_to_the_beginning() {
     for version in ["10", "12"] {
-        let story = Story::new(version).await;
+        let story = JoinPeerRoomScene::new(version).await;
         for n in 0..150 {
             story.room.lock().says(&n.to_string());
             if n % 40 == 0 {
                 story
                     .room
                     .lock()
-                    .sets("m.room.name", "", json!({ "name": n.to_string() }));
+                    .sets_state("m.room.name", "", json!({ "name": n.to_string() }));
             }
         }
         story.joins_via(&[&story.peer.name]).await.expect_ok();
 
-        let (all, _) = story.reads_back(30).await;
+        let (all, _) = story.reads_history(30).await;
 
         let wanted: Vec<String> = (0..150).rev().map(|n| n.to_string()).collect();
         assert_eq!(all, wanted, "{version}");
@@ -52,8 +56,8 @@ async fn history_is_fetched_page_by_page_up_to_the_beginning() {
 }
 
 #[tokio::test]
-async fn what_was_said_while_one_was_away_is_fetched() {
-    let story = Story::new("11").await;
+async fn messages_sent_while_a_user_was_away_are_fetched() {
+    let story = JoinPeerRoomScene::new("11").await;
     story.room.lock().says("before");
     story.joins_via(&[&story.peer.name]).await.expect_ok();
     let room = story.room.id();
@@ -63,15 +67,15 @@ async fn what_was_said_while_one_was_away_is_fetched() {
     }
     story.joins_via(&[&story.peer.name]).await.expect_ok();
 
-    let (all, _) = story.reads_back(100).await;
+    let (all, _) = story.reads_history(100).await;
 
     let wanted: Vec<String> = (0..20).rev().map(|n| n.to_string()).collect();
     assert_eq!(all, [wanted, vec!["before".to_owned()]].concat());
 }
 
 #[tokio::test]
-async fn a_page_comes_also_when_nobody_tells_history_and_more_may_be_asked_for() {
-    let story = Story::new("11").await;
+async fn a_page_without_remote_history_can_be_continued_later() {
+    let story = JoinPeerRoomScene::new("11").await;
     story.room.lock().says("before");
     story.joins_via(&[&story.peer.name]).await.expect_ok();
     let room = story.room.id();
@@ -79,19 +83,19 @@ async fn a_page_comes_also_when_nobody_tells_history_and_more_may_be_asked_for()
 
     let page = story.bob.messages(&room, "dir=b&limit=10").await;
 
-    assert_eq!(ids(&page["chunk"]).len(), 1);
+    assert_eq!(event_ids(&page["chunk"]).len(), 1);
     let end = page["end"].as_str().expect("a token for the next page");
     story.room.lock().is_silent = false;
     let page = story
         .bob
         .messages(&room, &format!("dir=b&from={end}"))
         .await;
-    assert_eq!(said(&page["chunk"]), ["before"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["before"]);
 }
 
 #[tokio::test]
-async fn forged_history_is_not_taken() {
-    let story = Story::new("11").await;
+async fn forged_history_is_ignored() {
+    let story = JoinPeerRoomScene::new("11").await;
     story.room.lock().says("true");
     let forged = story.room.lock().says("forged");
     story.joins_via(&[&story.peer.name]).await.expect_ok();
@@ -101,19 +105,19 @@ async fn forged_history_is_not_taken() {
         }
     }
 
-    let (all, _) = story.reads_back(100).await;
+    let (all, _) = story.reads_history(100).await;
 
     assert_eq!(all, ["true"]);
 }
 
 #[tokio::test]
 async fn the_event_at_a_time_may_be_older_than_the_join() {
-    let story = Story::new("11").await;
+    let story = JoinPeerRoomScene::new("11").await;
     let first = story.room.lock().says("first");
     let at = story.room.lock().time_of(&first);
     story.room.lock().says("second");
     story.joins_via(&[&story.peer.name]).await.expect_ok();
-    let room = encoded(&story.room.id());
+    let room = percent_encoded(&story.room.id());
 
     let path = format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event?ts={at}&dir=f");
     let found: Value = story.bob.client.get(&path).await.expect_ok();
@@ -123,41 +127,44 @@ async fn the_event_at_a_time_may_be_older_than_the_join() {
     assert_eq!(at_told, at);
     let context = story
         .bob
-        .asks(&story.room.id(), &format!("context/{}", encoded(&told)))
+        .gets_in_room(
+            &story.room.id(),
+            &format!("context/{}", percent_encoded(&told)),
+        )
         .await;
     context.expect_ok();
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_room_of_another_server_that_is_deleted() {
-    let story = Story::new("11").await;
+async fn deleting_a_remote_room_removes_all_its_rows() {
+    let story = JoinPeerRoomScene::new("11").await;
     story
         .room
         .lock()
-        .sets("m.room.name", "", json!({ "name": "zebra" }));
+        .sets_state("m.room.name", "", json!({ "name": "zebra" }));
     story.room.lock().says("zebra");
     story
         .room
         .lock()
-        .sets("m.room.name", "", json!({ "name": "zebras" }));
+        .sets_state("m.room.name", "", json!({ "name": "zebras" }));
     let server = &story.server;
     let admin = server.register_admin("admin").await;
     story.joins_via(&[&story.peer.name]).await.expect_ok();
-    story.reads_back(100).await;
+    story.reads_history(100).await;
     let room = story.room.id();
     story.bob.leaves(&room).await;
     story
         .room
         .lock()
-        .sets("m.room.topic", "", json!({ "topic": "zebra" }));
+        .sets_state("m.room.topic", "", json!({ "topic": "zebra" }));
     story.joins_via(&[&story.peer.name]).await.expect_ok();
-    story.reads_back(100).await;
+    story.reads_history(100).await;
 
-    deletes(&admin, &room, json!({})).await.expect_ok();
+    send_deletion(&admin, &room, json!({})).await.expect_ok();
 
     server.running.stop().await;
     server.running.wait_until_stopped().await;
-    let mut rows = Rows::of(server).await;
+    let mut rows = StoredRows::open(server).await;
     for table in [
         "events",
         "state_chains",
@@ -165,7 +172,7 @@ async fn nothing_is_left_of_a_room_of_another_server_that_is_deleted() {
         "state_entries",
         "gaps",
     ] {
-        let left = rows.texts(table).await;
+        let left = rows.row_texts(table).await;
         assert!(left.is_empty(), "{table}: {left:?}");
     }
     rows.close().await;

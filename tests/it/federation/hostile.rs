@@ -16,20 +16,25 @@ use serde_json::{Value, json};
 
 use tokio::net::TcpListener;
 
-use super::{PORT, Peer, guest::Made, transactions::Shared, unused_address};
+use super::{
+    FEDERATION_PORT, Peer, peer_user::PeerEvent, transactions::SharedRoom, unused_address,
+};
 
-impl Shared {
+impl SharedRoom {
     /// Asserts that the room still accepts events.
-    async fn still_works(&mut self) {
+    async fn assert_room_works(&mut self) {
         let made = self.bob.says(&self.peer, "still here");
         let told = self.peer.sends(&self.server, &[&made]).await;
         assert_eq!(told[&*made.id], json!({}));
-        assert_eq!(self.said().await.last().expect("a message"), "still here");
+        assert_eq!(
+            self.message_texts().await.last().expect("a message"),
+            "still here"
+        );
     }
 }
 
 /// Returns values that are invalid in at least one field of an event.
-fn oddities() -> Vec<Value> {
+fn odd_values() -> Vec<Value> {
     let long = "x".repeat(300);
     vec![
         Value::Null,
@@ -52,9 +57,9 @@ fn oddities() -> Vec<Value> {
 }
 
 /// Returns events with each field missing or odd, once with a new signature and once with the original one.
-fn variations(shared: &Shared) -> Vec<Made> {
+fn event_variations(shared: &SharedRoom) -> Vec<PeerEvent> {
     let content = json!({ "msgtype": "m.text", "body": "odd" });
-    let event = shared.bob.drafts("m.room.message", None, &content);
+    let event = shared.bob.drafts_event("m.room.message", None, &content);
     let signed = shared.peer.signs(&event, &shared.bob.rules);
     let fields: Vec<String> = signed
         .json
@@ -73,7 +78,7 @@ fn variations(shared: &Shared) -> Vec<Made> {
         let mut without = event.clone();
         without.as_object_mut().expect("an object").remove(field);
         changed.push(without);
-        for odd in oddities() {
+        for odd in odd_values() {
             let mut with = event.clone();
             with[field] = odd;
             changed.push(with);
@@ -93,9 +98,9 @@ fn variations(shared: &Shared) -> Vec<Made> {
 }
 
 #[tokio::test]
-async fn events_with_missing_odd_or_forged_fields_harm_nobody() {
-    let mut shared = Shared::new().await;
-    let variations = variations(&shared);
+async fn events_with_missing_odd_or_forged_fields_do_no_harm() {
+    let mut shared = SharedRoom::new().await;
+    let variations = event_variations(&shared);
     assert!(variations.len() > 200);
 
     for (n, some) in variations.chunks(40).enumerate() {
@@ -110,20 +115,20 @@ async fn events_with_missing_odd_or_forged_fields_harm_nobody() {
     }
 
     // An odd event with a new signature may be allowed. A forged one is not.
-    for text in shared.said().await {
+    for text in shared.message_texts().await {
         assert_eq!(text, "odd");
     }
-    shared.still_works().await;
+    shared.assert_room_works().await;
 }
 
 #[tokio::test]
-async fn random_json_is_taken_by_nobody_for_an_event() {
-    let mut shared = Shared::new().await;
+async fn random_json_is_never_accepted_as_an_event() {
+    let mut shared = SharedRoom::new().await;
     let mut random = StdRng::seed_from_u64(7);
     for n in 0..20 {
         let pdus: Vec<Value> = (0..20)
             .map(|_| {
-                let mut event = nonsense(&mut random, 4);
+                let mut event = random_json(&mut random, 4);
                 if event.is_object() && random.random_bool(0.7) {
                     event["room_id"] = json!(shared.room);
                 }
@@ -136,11 +141,11 @@ async fn random_json_is_taken_by_nobody_for_an_event() {
         answer.expect_ok();
     }
 
-    assert!(shared.said().await.is_empty());
-    shared.still_works().await;
+    assert!(shared.message_texts().await.is_empty());
+    shared.assert_room_works().await;
 }
 
-fn nonsense(random: &mut StdRng, depth: u32) -> Value {
+fn random_json(random: &mut StdRng, depth: u32) -> Value {
     let fields = [
         "type",
         "sender",
@@ -162,13 +167,13 @@ fn nonsense(random: &mut StdRng, depth: u32) -> Value {
         2 => json!(fields[random.random_range(0..fields.len())]),
         3 => json!(random.random::<bool>()),
         4 => (0..random.random_range(0..4))
-            .map(|_| nonsense(random, depth - 1))
+            .map(|_| random_json(random, depth - 1))
             .collect(),
         _ => {
             let mut object = json!({});
             for field in fields {
                 if random.random_bool(0.5) {
-                    object[field] = nonsense(random, depth - 1);
+                    object[field] = random_json(random, depth - 1);
                 }
             }
             object
@@ -177,7 +182,7 @@ fn nonsense(random: &mut StdRng, depth: u32) -> Value {
 }
 
 /// Returns the router of a peer that always has more missing events, and its request counter.
-fn endless(shared: &Shared, width: usize) -> (Router, Arc<AtomicU64>) {
+fn endless_history(shared: &SharedRoom, width: usize) -> (Router, Arc<AtomicU64>) {
     let asked = Arc::new(AtomicU64::new(0));
     let (bob, peer, count) = (shared.bob.clone(), shared.peer.key.clone(), asked.clone());
     let missing = move |Json(body): Json<Value>| {
@@ -185,7 +190,7 @@ fn endless(shared: &Shared, width: usize) -> (Router, Arc<AtomicU64>) {
         let latest = body["latest_events"].as_array().map_or(0, Vec::len);
         let mut events = Vec::new();
         for m in 0..20_u64 {
-            let mut event = bob.drafts("m.room.message", None, &json!({ "body": "deep" }));
+            let mut event = bob.drafts_event("m.room.message", None, &json!({ "body": "deep" }));
             let prev = |k: usize| format!("${n}-{m}-{k}-{}", "a".repeat(43));
             let prev: Vec<String> = (0..width).map(prev).collect();
             event["prev_events"] = json!(prev);
@@ -206,10 +211,10 @@ fn endless(shared: &Shared, width: usize) -> (Router, Arc<AtomicU64>) {
 }
 
 #[tokio::test]
-async fn a_past_without_end_is_not_followed_for_ever() {
+async fn fetching_an_endless_past_stops_after_some_requests() {
     for width in [1, 20] {
-        let mut shared = Shared::new().await;
-        let (router, asked) = endless(&shared, width);
+        let mut shared = SharedRoom::new().await;
+        let (router, asked) = endless_history(&shared, width);
         let liar = shared.network.peer(router).await;
         shared.bob.clone().says(&shared.peer, "lost");
         let mut apart = shared.bob.clone();
@@ -221,17 +226,17 @@ async fn a_past_without_end_is_not_followed_for_ever() {
         assert_eq!(told, json!({ &*made.id: {} }));
         let asked = asked.load(Ordering::SeqCst);
         assert!((1..=30).contains(&asked), "{asked} requests");
-        assert!(shared.said().await.is_empty());
-        shared.still_works().await;
+        assert!(shared.message_texts().await.is_empty());
+        shared.assert_room_works().await;
     }
 }
 
 #[tokio::test]
-async fn garbage_for_an_answer_is_no_answer() {
-    let mut shared = Shared::new().await;
+async fn a_peer_that_answers_with_garbage_does_no_harm() {
+    let mut shared = SharedRoom::new().await;
     let random = Arc::new(std::sync::Mutex::new(StdRng::seed_from_u64(11)));
     let garbage = move |_: Request| {
-        let garbage = nonsense(&mut random.lock().expect("no test panics here"), 5);
+        let garbage = random_json(&mut random.lock().expect("no test panics here"), 5);
         std::future::ready(Json(garbage))
     };
     let liar = shared
@@ -241,19 +246,19 @@ async fn garbage_for_an_answer_is_no_answer() {
     let mut apart = shared.bob.clone();
     for n in 0..5 {
         apart.says(&shared.peer, &format!("lost {n}"));
-        let mut event = apart.drafts("m.room.message", None, &json!({ "body": "found" }));
+        let mut event = apart.drafts_event("m.room.message", None, &json!({ "body": "found" }));
         event["auth_events"] = json!([format!("${n}{}", "a".repeat(42))]);
         let made = shared.peer.signs(&event, &shared.bob.rules);
         liar.sends(&shared.server, &[&made]).await;
     }
 
-    assert!(shared.said().await.is_empty());
-    shared.still_works().await;
+    assert!(shared.message_texts().await.is_empty());
+    shared.assert_room_works().await;
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_holds_up_nobody_else() {
-    let shared = Shared::new().await;
+async fn a_silent_server_does_not_delay_events_of_other_servers() {
+    let shared = SharedRoom::new().await;
     let silent = Router::new().fallback(any(async || {
         tokio::time::sleep(Duration::from_mins(10)).await;
     }));
@@ -274,17 +279,17 @@ async fn a_server_that_does_not_answer_holds_up_nobody_else() {
         _ = waiting => panic!("the silent server sent an answer"),
         told = sending => assert_eq!(told[&*tea.id], json!({})),
     }
-    assert_eq!(shared.said().await, ["tea"]);
+    assert_eq!(shared.message_texts().await, ["tea"]);
 }
 
 #[tokio::test]
-async fn requests_that_name_servers_which_do_not_answer_hold_up_no_event() {
-    const MANY: usize = 150;
-    let shared = Shared::new().await;
+async fn requests_from_silent_servers_do_not_delay_events() {
+    const SILENT_SERVERS: usize = 150;
+    let shared = SharedRoom::new().await;
     let mut silent = Vec::new();
-    for _ in 0..MANY {
+    for _ in 0..SILENT_SERVERS {
         let address = unused_address();
-        let listener = TcpListener::bind((address, PORT)).await;
+        let listener = TcpListener::bind((address, FEDERATION_PORT)).await;
         silent.push((
             Peer::new(&address.to_string()),
             listener.expect("it is free"),
@@ -297,7 +302,7 @@ async fn requests_that_name_servers_which_do_not_answer_hold_up_no_event() {
     let mut asking: FuturesUnordered<_> = asking.collect();
     let mut asked: FuturesUnordered<_> = silent.iter().map(|(_, at)| at.accept()).collect();
     let mut held = Vec::new();
-    while held.len() < MANY / 3 {
+    while held.len() < SILENT_SERVERS / 3 {
         tokio::select! {
             _ = asking.next() => panic!("a silent server sent an answer"),
             asked = asked.next() => held.push(asked),
@@ -310,7 +315,7 @@ async fn requests_that_name_servers_which_do_not_answer_hold_up_no_event() {
     let member = json!({ "membership": "join" });
     let join = carol
         .clone()
-        .makes(&newcomer, "m.room.member", (Some(&carol.id), &member));
+        .makes_event(&newcomer, "m.room.member", (Some(&carol.id), &member));
     let pending = [&join];
 
     let sending = shared.peer.sends(&shared.server, &pending);

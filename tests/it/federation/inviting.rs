@@ -4,17 +4,17 @@ use axum::{Json, Router, http::StatusCode, routing::put};
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
 
-use super::{Network, Peer, joining::joins_via, sending::Ear};
+use super::{Network, Peer, joining::joins_via, sending::TransactionReceiver};
 use crate::{
-    chat::{each, find, in_room, timeline},
-    equal_requests::{asks_at_once, memberships},
+    chat::{find_event, room_path, texts_at, timeline},
+    equal_requests::{memberships, post_at_once},
     harness::{Server, User},
 };
 
-const INVITE: &str = "/_matrix/federation/v2/invite/{room}/{event}";
+const INVITE_PATH: &str = "/_matrix/federation/v2/invite/{room}/{event}";
 
 /// Two servers with a user each.
-struct Two {
+struct TwoServers {
     network: Network,
     home: Server,
     alice: User,
@@ -22,7 +22,7 @@ struct Two {
     bob: User,
 }
 
-impl Two {
+impl TwoServers {
     async fn new() -> Self {
         let network = Network::new();
         let (home, away) = (network.server().await, network.server().await);
@@ -35,7 +35,7 @@ impl Two {
         }
     }
 
-    async fn invites_bob(&self, request: Value) -> String {
+    async fn creates_room_inviting_bob(&self, request: Value) -> String {
         let mut request = request;
         request["invite"] = json!([self.bob.id]);
         self.alice.creates(request).await
@@ -51,18 +51,20 @@ fn invite_state<'a>(sync: &'a Value, room: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn who_is_invited_sees_what_the_room_is_like_and_comes_in() {
-    let two = Two::new().await;
+async fn an_invited_user_sees_the_room_name_and_joins() {
+    let two = TwoServers::new().await;
     for version in ["6", "11", "12"] {
         let room = two
-            .invites_bob(json!({ "name": "tea", "is_direct": true, "room_version": version }))
+            .creates_room_inviting_bob(
+                json!({ "name": "tea", "is_direct": true, "room_version": version }),
+            )
             .await;
 
         let sync = two.bob.syncs().await;
         let told = invite_state(&sync, &room);
-        let name = find(told, "m.room.name", "");
+        let name = find_event(told, "m.room.name", "");
         assert_eq!(name["content"]["name"], "tea", "{version}");
-        let own = find(told, "m.room.member", &two.bob.id);
+        let own = find_event(told, "m.room.member", &two.bob.id);
         assert_eq!(own["content"]["is_direct"], true, "{version}");
         // The server of the inviting user is known, so no other server has to be named.
         joins_via(&two.bob, &room, &[]).await.expect_ok();
@@ -72,15 +74,18 @@ async fn who_is_invited_sees_what_the_room_is_like_and_comes_in() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_turned_down_where_it_came_from() {
-    let two = Two::new().await;
-    let room = two.invites_bob(json!({})).await;
+async fn rejecting_an_invitation_updates_the_inviting_server() {
+    let two = TwoServers::new().await;
+    let room = two.creates_room_inviting_bob(json!({})).await;
     for _ in 0..2 {
         let since = two.bob.syncs().await;
         assert!(since["rooms"]["invite"].get(&room).is_some());
 
         let body = json!({ "reason": "no tea" });
-        two.bob.tries(&room, "leave", body).await.expect_ok();
+        two.bob
+            .posts_in_room(&room, "leave", body)
+            .await
+            .expect_ok();
 
         assert_eq!(two.membership(&room).await, "leave");
         assert_eq!(two.alice.member(&room, &two.bob).await["reason"], "no tea");
@@ -93,9 +98,9 @@ async fn an_invitation_is_turned_down_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn an_invitation_is_turned_down_also_when_nobody_takes_note() {
-    let two = Two::new().await;
-    let room = two.invites_bob(json!({})).await;
+async fn an_invitation_can_be_rejected_while_its_server_is_down() {
+    let two = TwoServers::new().await;
+    let room = two.creates_room_inviting_bob(json!({})).await;
     two.home.running.stop().await;
     two.home.running.wait_until_stopped().await;
 
@@ -106,25 +111,25 @@ async fn an_invitation_is_turned_down_also_when_nobody_takes_note() {
 }
 
 #[tokio::test]
-async fn who_is_in_the_room_already_is_not_asked_for() {
-    let two = Two::new().await;
-    let room = two.invites_bob(json!({})).await;
+async fn inviting_a_remote_member_is_refused() {
+    let two = TwoServers::new().await;
+    let room = two.creates_room_inviting_bob(json!({})).await;
     joins_via(&two.bob, &room, &[]).await.expect_ok();
 
     let again = json!({ "user_id": two.bob.id });
-    let refused = two.alice.tries(&room, "invite", again).await;
+    let refused = two.alice.posts_in_room(&room, "invite", again).await;
 
     refused.expect_error(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
-async fn state_that_invites_is_an_invitation_too() {
-    let two = Two::new().await;
+async fn a_member_state_event_can_invite_a_remote_user() {
+    let two = TwoServers::new().await;
     let room = two.alice.creates(json!({})).await;
 
     let kind = format!("m.room.member/{}", two.bob.id);
     two.alice
-        .sets(&room, &kind, json!({ "membership": "invite" }))
+        .sets_state(&room, &kind, json!({ "membership": "invite" }))
         .await;
 
     let sync = two.bob.syncs().await;
@@ -132,13 +137,16 @@ async fn state_that_invites_is_an_invitation_too() {
 }
 
 #[tokio::test]
-async fn who_is_not_reached_is_not_invited() {
-    let two = Two::new().await;
+async fn a_failed_remote_invitation_leaves_no_member_event() {
+    let two = TwoServers::new().await;
     let room = two.alice.creates(json!({})).await;
     let down = Peer::new(&super::unused_address().to_string());
     let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "not here" });
     let refuses = put(async || (StatusCode::FORBIDDEN, Json(refusal)));
-    let refusing = two.network.peer(Router::new().route(INVITE, refuses)).await;
+    let refusing = two
+        .network
+        .peer(Router::new().route(INVITE_PATH, refuses))
+        .await;
     let signs_nothing = put(async |Json(sent): Json<Value>| {
         let mut event = sent["event"].clone();
         event["signatures"] = json!({});
@@ -146,7 +154,7 @@ async fn who_is_not_reached_is_not_invited() {
     });
     let careless = two
         .network
-        .peer(Router::new().route(INVITE, signs_nothing))
+        .peer(Router::new().route(INVITE_PATH, signs_nothing))
         .await;
 
     for (peer, status, code) in [
@@ -157,12 +165,12 @@ async fn who_is_not_reached_is_not_invited() {
         let user_id = format!("@eve:{}", peer.name);
         let invited = two
             .alice
-            .tries(&room, "invite", json!({ "user_id": user_id }))
+            .posts_in_room(&room, "invite", json!({ "user_id": user_id }))
             .await;
         invited.expect_error(status, code);
         let member = two
             .alice
-            .asks(&room, &format!("state/m.room.member/{user_id}"))
+            .gets_in_room(&room, &format!("state/m.room.member/{user_id}"))
             .await;
         member.expect_error(404, "M_NOT_FOUND");
     }
@@ -172,8 +180,8 @@ async fn who_is_not_reached_is_not_invited() {
 }
 
 #[tokio::test]
-async fn one_knocks_on_a_room_of_another_server_and_takes_it_back() {
-    let two = Two::new().await;
+async fn a_knock_on_a_remote_room_can_be_withdrawn() {
+    let two = TwoServers::new().await;
     let knock = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
     let request = json!({ "name": "tea", "initial_state": [knock] });
     let room = two.alice.creates(request).await;
@@ -185,15 +193,18 @@ async fn one_knocks_on_a_room_of_another_server_and_takes_it_back() {
     assert_eq!(two.membership(&room).await, "knock");
     let sync = two.bob.syncs().await;
     let told = &sync["rooms"]["knock"][&room]["knock_state"]["events"];
-    assert_eq!(find(told, "m.room.name", "")["content"]["name"], "tea");
-    assert!(each(told, "/type").contains(&"m.room.member"));
+    assert_eq!(
+        find_event(told, "m.room.name", "")["content"]["name"],
+        "tea"
+    );
+    assert!(texts_at(told, "/type").contains(&"m.room.member"));
     two.bob.leaves(&room).await;
     assert_eq!(two.membership(&room).await, "leave");
 }
 
 #[tokio::test]
-async fn a_knock_that_is_refused_is_told() {
-    let two = Two::new().await;
+async fn a_refused_knock_returns_an_error() {
+    let two = TwoServers::new().await;
     let room = two.alice.creates(json!({})).await;
 
     let path = format!("/_matrix/client/v3/knock/{room}?via={}", two.home.name());
@@ -203,9 +214,9 @@ async fn a_knock_that_is_refused_is_told() {
 }
 
 #[tokio::test]
-async fn who_leaves_the_server_turns_all_invitations_down() {
-    let two = Two::new().await;
-    let room = two.invites_bob(json!({})).await;
+async fn deactivating_an_account_rejects_its_invitations() {
+    let two = TwoServers::new().await;
+    let room = two.creates_room_inviting_bob(json!({})).await;
 
     let body = json!({ "auth": crate::harness::password_of("bob") });
     let path = "/_matrix/client/v3/account/deactivate";
@@ -217,7 +228,7 @@ async fn who_leaves_the_server_turns_all_invitations_down() {
 }
 
 /// Creates a room that members of another room may join.
-async fn restricted(user: &User, allowed: &str) -> String {
+async fn create_restricted_room(user: &User, allowed: &str) -> String {
     let rule = json!({
         "join_rule": "restricted",
         "allow": [{ "type": "m.room_membership", "room_id": allowed }],
@@ -229,9 +240,9 @@ async fn restricted(user: &User, allowed: &str) -> String {
 
 #[tokio::test]
 async fn a_restricted_room_lets_users_of_other_servers_in() {
-    let two = Two::new().await;
+    let two = TwoServers::new().await;
     let allowed = two.alice.creates_open_room().await;
-    let room = restricted(&two.alice, &allowed).await;
+    let room = create_restricted_room(&two.alice, &allowed).await;
     let via = [two.home.name()];
 
     let refused = joins_via(&two.bob, &room, &via).await;
@@ -247,13 +258,15 @@ async fn a_restricted_room_lets_users_of_other_servers_in() {
 }
 
 #[tokio::test]
-async fn where_nobody_here_may_let_one_in_another_server_does() {
-    let two = Two::new().await;
+async fn another_server_authorises_a_join_that_no_local_user_may() {
+    let two = TwoServers::new().await;
     let allowed = two.alice.creates_open_room().await;
-    let room = restricted(&two.alice, &allowed).await;
+    let room = create_restricted_room(&two.alice, &allowed).await;
     let via = [two.home.name()];
     let levels = json!({ "users": { &two.alice.id: 100 }, "invite": 50 });
-    two.alice.sets(&room, "m.room.power_levels", levels).await;
+    two.alice
+        .sets_state(&room, "m.room.power_levels", levels)
+        .await;
     for room in [&allowed, &room] {
         joins_via(&two.bob, room, &via).await.expect_ok();
     }
@@ -261,8 +274,8 @@ async fn where_nobody_here_may_let_one_in_another_server_does() {
     let mut sync = two.alice.syncs().await;
     joins_via(&eve, &allowed, &[]).await.expect_ok();
     // The other server must know of the join.
-    while find(timeline(&sync, &allowed), "m.room.member", &eve.id).is_null() {
-        sync = two.alice.waits_after(&sync).await;
+    while find_event(timeline(&sync, &allowed), "m.room.member", &eve.id).is_null() {
+        sync = two.alice.long_polls_after(&sync).await;
     }
 
     joins_via(&eve, &room, &[]).await.expect_ok();
@@ -275,8 +288,8 @@ async fn where_nobody_here_may_let_one_in_another_server_does() {
 }
 
 /// Starts a peer that supports only version 1 of the invite endpoint, and returns the transactions that it receives.
-async fn old_peer(network: &Network) -> (Peer, Ear) {
-    let ear = Ear::default();
+async fn peer_with_version_1_invites(network: &Network) -> (Peer, TransactionReceiver) {
+    let ear = TransactionReceiver::default();
     let peer = network
         .peer_with(|peer| {
             let key = peer.key.clone();
@@ -298,49 +311,58 @@ async fn old_peer(network: &Network) -> (Peer, Ear) {
 }
 
 #[tokio::test]
-async fn an_older_server_is_invited_in_the_first_form_to_rooms_of_version_2_alone() {
-    let two = Two::new().await;
-    let (peer, _) = old_peer(&two.network).await;
+async fn the_version_1_invite_endpoint_is_used_only_for_old_rooms() {
+    let two = TwoServers::new().await;
+    let (peer, _) = peer_with_version_1_invites(&two.network).await;
     let invitation = json!({ "user_id": format!("@eve:{}", peer.name) });
 
     let room = two
         .alice
         .creates(json!({ "room_version": "2", "name": "tea" }));
     let room = room.await;
-    let invited = two.alice.tries(&room, "invite", invitation.clone()).await;
+    let invited = two
+        .alice
+        .posts_in_room(&room, "invite", invitation.clone())
+        .await;
     invited.expect_ok();
     let room = two.alice.creates(json!({ "room_version": "11" })).await;
-    let refused = two.alice.tries(&room, "invite", invitation).await;
+    let refused = two.alice.posts_in_room(&room, "invite", invitation).await;
 
     refused.expect_error(400, "M_UNSUPPORTED_ROOM_VERSION");
 }
 
 #[tokio::test]
-async fn an_invitation_is_sent_in_no_transaction_to_a_server_outside_the_room() {
-    let two = Two::new().await;
-    let (peer, ear) = old_peer(&two.network).await;
+async fn transactions_carry_no_invitation_to_a_server_outside_the_room() {
+    let two = TwoServers::new().await;
+    let (peer, ear) = peer_with_version_1_invites(&two.network).await;
     let target = json!({ "user_id": format!("@eve:{}", peer.name) });
     let room = two
         .alice
         .creates(json!({ "room_version": "2", "name": "tea" }));
     let room = room.await;
 
-    let invited = two.alice.tries(&room, "invite", target.clone()).await;
+    let invited = two
+        .alice
+        .posts_in_room(&room, "invite", target.clone())
+        .await;
     invited.expect_ok();
-    two.alice.tries(&room, "kick", target).await.expect_ok();
+    two.alice
+        .posts_in_room(&room, "kick", target)
+        .await
+        .expect_ok();
 
     let first = ear
-        .waits(|heard| heard.pdus().first().map(|pdu| (*pdu).clone()))
+        .waits_until(|heard| heard.pdus().first().map(|pdu| (*pdu).clone()))
         .await;
     assert_eq!(first["content"]["membership"], "leave", "{first}");
 }
 
 #[tokio::test]
-async fn one_who_turns_an_invitation_down_that_nobody_takes_back_sees_it_in_every_version() {
+async fn an_undeliverable_rejection_appears_in_sync_in_every_room_version() {
     for version in ["1", "2", "11"] {
-        let two = Two::new().await;
+        let two = TwoServers::new().await;
         let request = json!({ "room_version": version });
-        let room = two.invites_bob(request).await;
+        let room = two.creates_room_inviting_bob(request).await;
         let since = two.bob.syncs().await;
         two.home.running.stop().await;
         two.home.running.wait_until_stopped().await;
@@ -349,31 +371,31 @@ async fn one_who_turns_an_invitation_down_that_nobody_takes_back_sees_it_in_ever
 
         let sync = two.bob.syncs_after(&since).await;
         let left = &sync["rooms"]["leave"][&room]["timeline"]["events"];
-        let own = find(left, "m.room.member", &two.bob.id);
+        let own = find_event(left, "m.room.member", &two.bob.id);
         assert_eq!(own["content"]["membership"], "leave", "{version}: {sync}");
     }
 }
 
 #[tokio::test]
-async fn equal_invitations_knocks_and_leaves_at_once_are_sent_as_one_event() {
-    let two = Two::new().await;
+async fn simultaneous_equal_membership_requests_make_one_event() {
+    let two = TwoServers::new().await;
     let knocking = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
     let request = json!({ "initial_state": [knocking] });
     let room = two.alice.creates(request).await;
     let knock = format!("/_matrix/client/v3/knock/{room}?via={}", two.home.name());
-    let leave = in_room(&room, "leave");
+    let leave = room_path(&room, "leave");
     let about_bob = json!({ "user_id": two.bob.id });
     let steps = [
         (&two.bob, knock, json!({}), "knock"),
         (&two.bob, leave.clone(), json!({}), "leave"),
-        (&two.alice, in_room(&room, "invite"), about_bob, "invite"),
+        (&two.alice, room_path(&room, "invite"), about_bob, "invite"),
         (&two.bob, leave, json!({}), "leave"),
     ];
 
     let mut expected = Vec::new();
     for (user, path, body, membership) in steps {
         expected.push(membership);
-        let answers = asks_at_once(user, &path, &body).await;
+        let answers = post_at_once(user, &path, &body).await;
         assert!(answers.iter().any(|answer| answer.status == 200), "{path}");
         assert_eq!(
             memberships(&two.alice, &room, &two.bob).await,

@@ -12,35 +12,35 @@ use parlour::matrix::SigningKey;
 use ruma::{UserId, signatures::Ed25519KeyPair};
 use serde_json::{Value, json};
 
-use super::{Network, Peer, abroad::Shared};
+use super::{Network, Peer, peer_room::SharedPeerRoom};
 use crate::{
-    chat::{encoded, find, said, state, timeline},
-    harness::{Answer, Server, User},
+    chat::{find_event, message_bodies, percent_encoded, state, timeline},
+    harness::{HttpAnswer, Server, User},
 };
 
-const MAKE_JOIN: &str = "/_matrix/federation/v1/make_join/{room}/{user}";
-const SEND_JOIN: &str = "/_matrix/federation/v2/send_join/{room}/{event}";
+const MAKE_JOIN_PATH: &str = "/_matrix/federation/v1/make_join/{room}/{user}";
+const SEND_JOIN_PATH: &str = "/_matrix/federation/v2/send_join/{room}/{event}";
 
 /// A server with a user, and a room on a peer.
-pub(super) struct Story {
+pub(super) struct JoinPeerRoomScene {
     pub(super) network: Network,
     pub(super) server: Server,
     pub(super) bob: User,
     pub(super) peer: Peer,
-    pub(super) room: Shared,
+    pub(super) room: SharedPeerRoom,
 }
 
-impl Story {
+impl JoinPeerRoomScene {
     pub(super) async fn new(version: &str) -> Self {
-        Self::at_server(version, Shared::router).await
+        Self::with_router(version, SharedPeerRoom::router).await
     }
 
     /// Starts the servers, with the endpoints of the peer that a function chooses.
-    async fn at_server(version: &str, router: impl FnOnce(&Shared) -> Router) -> Self {
+    async fn with_router(version: &str, router: impl FnOnce(&SharedPeerRoom) -> Router) -> Self {
         let network = Network::new();
         let mut room = None;
         let peer = network
-            .peer_with(|peer| router(room.insert(Shared::new(peer, version))))
+            .peer_with(|peer| router(room.insert(SharedPeerRoom::new(peer, version))))
             .await;
         let server = network.server().await;
         Self {
@@ -52,16 +52,16 @@ impl Story {
         }
     }
 
-    pub(super) async fn joins_via(&self, via: &[&str]) -> Answer {
+    pub(super) async fn joins_via(&self, via: &[&str]) -> HttpAnswer {
         joins_via(&self.bob, &self.room.id(), via).await
     }
 }
 
-pub(super) async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
+pub(super) async fn joins_via(user: &User, room: &str, via: &[&str]) -> HttpAnswer {
     let via: Vec<String> = via.iter().map(|server| format!("via={server}")).collect();
     let path = format!(
         "/_matrix/client/v3/join/{}?{}",
-        encoded(room),
+        percent_encoded(room),
         via.join("&")
     );
     user.client.post(&path, json!({})).await
@@ -70,15 +70,15 @@ pub(super) async fn joins_via(user: &User, room: &str, via: &[&str]) -> Answer {
 #[tokio::test]
 async fn a_room_of_another_server_is_joined_in_every_version() {
     for version in ["1", "2", "3", "6", "10", "11", "12"] {
-        let story = Story::new(version).await;
+        let story = JoinPeerRoomScene::new(version).await;
         story
             .room
             .lock()
-            .sets("m.room.name", "", json!({ "name": "old" }));
+            .sets_state("m.room.name", "", json!({ "name": "old" }));
         story
             .room
             .lock()
-            .sets("m.room.name", "", json!({ "name": "tea" }));
+            .sets_state("m.room.name", "", json!({ "name": "tea" }));
         story.room.lock().says("before");
         let room = story.room.id();
 
@@ -86,9 +86,9 @@ async fn a_room_of_another_server_is_joined_in_every_version() {
 
         assert_eq!(joined["room_id"], room.as_str());
         let sync = story.bob.syncs().await;
-        let name = find(state(&sync, &room), "m.room.name", "");
+        let name = find_event(state(&sync, &room), "m.room.name", "");
         assert_eq!(name["content"]["name"], "tea", "{version}");
-        let own = find(timeline(&sync, &room), "m.room.member", &story.bob.id);
+        let own = find_event(timeline(&sync, &room), "m.room.member", &story.bob.id);
         assert_eq!(own["content"]["membership"], "join", "{version}");
         story.bob.says(&room, "hello").await;
         assert_eq!(
@@ -100,7 +100,7 @@ async fn a_room_of_another_server_is_joined_in_every_version() {
 
 #[tokio::test]
 async fn a_room_of_an_old_server_is_joined() {
-    let story = Story::at_server("6", Shared::router_of_old_server).await;
+    let story = JoinPeerRoomScene::with_router("6", SharedPeerRoom::router_of_old_server).await;
 
     story.joins_via(&[&story.peer.name]).await.expect_ok();
 
@@ -111,9 +111,12 @@ async fn a_room_of_an_old_server_is_joined() {
 
 #[tokio::test]
 async fn a_knock_on_a_room_of_an_old_server_is_taken_back() {
-    let story = Story::at_server("7", Shared::router_of_old_server).await;
+    let story = JoinPeerRoomScene::with_router("7", SharedPeerRoom::router_of_old_server).await;
     let knocking = json!({ "join_rule": "knock" });
-    story.room.lock().sets("m.room.join_rules", "", knocking);
+    story
+        .room
+        .lock()
+        .sets_state("m.room.join_rules", "", knocking);
     let room = story.room.id();
     let path = format!("/_matrix/client/v3/knock/{room}?via={}", story.peer.name);
     story.bob.client.post(&path, json!({})).await.expect_ok();
@@ -125,8 +128,8 @@ async fn a_knock_on_a_room_of_an_old_server_is_taken_back() {
 }
 
 #[tokio::test]
-async fn who_joins_is_shown_as_they_wish() {
-    let story = Story::new("11").await;
+async fn a_remote_join_carries_the_profile_and_custom_fields() {
+    let story = JoinPeerRoomScene::new("11").await;
     let name = format!("/_matrix/client/v3/profile/{}/displayname", story.bob.id);
     let set = story
         .bob
@@ -138,7 +141,7 @@ async fn who_joins_is_shown_as_they_wish() {
 
     let path = format!(
         "/_matrix/client/v3/join/{}?via={}",
-        encoded(&room),
+        percent_encoded(&room),
         story.peer.name
     );
     let body = json!({ "reason": "tea", "org.example.flag": true });
@@ -152,12 +155,12 @@ async fn who_joins_is_shown_as_they_wish() {
 }
 
 #[tokio::test]
-async fn the_server_that_a_room_is_named_after_is_asked_where_no_other_is_known() {
-    let story = Story::new("10").await;
+async fn a_join_without_via_uses_the_server_in_the_room_id() {
+    let story = JoinPeerRoomScene::new("10").await;
 
     story.joins_via(&[]).await.expect_ok();
 
-    assert_eq!(story.room.lock().joins, 1);
+    assert_eq!(story.room.lock().join_count, 1);
 }
 
 #[tokio::test]
@@ -166,7 +169,7 @@ async fn a_room_is_joined_by_an_alias_of_another_server() {
     let mut room = None;
     let peer = network
         .peer_with(|peer| {
-            let shared = Shared::new(peer, "12");
+            let shared = SharedPeerRoom::new(peer, "12");
             let (id, name) = (shared.id(), peer.name.clone());
             let found = json!({ "room_id": id, "servers": [name] });
             let look_up = async |Query(_): Query<Value>| Json(found);
@@ -185,13 +188,13 @@ async fn a_room_is_joined_by_an_alias_of_another_server() {
 }
 
 #[tokio::test]
-async fn servers_are_tried_one_after_the_other() {
-    let story = Story::new("12").await;
+async fn servers_are_tried_in_turn_until_a_join_succeeds() {
+    let story = JoinPeerRoomScene::new("12").await;
     let unknown = json!({ "errcode": "M_NOT_FOUND", "error": "no such room" });
     let answer = async || (StatusCode::NOT_FOUND, Json(unknown));
     let other = story
         .network
-        .peer(Router::new().route(MAKE_JOIN, get(answer)))
+        .peer(Router::new().route(MAKE_JOIN_PATH, get(answer)))
         .await;
     let down = Peer::new(&super::unused_address().to_string());
 
@@ -200,28 +203,28 @@ async fn servers_are_tried_one_after_the_other() {
         .await;
 
     joined.expect_ok();
-    assert_eq!(story.room.lock().joins, 1);
+    assert_eq!(story.room.lock().join_count, 1);
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_and_no_other_server_is_asked() {
-    let story = Story::new("12").await;
+async fn a_refused_join_is_not_tried_at_another_server() {
+    let story = JoinPeerRoomScene::new("12").await;
     let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "you are banned" });
     let answer = async || (StatusCode::FORBIDDEN, Json(refusal));
     let other = story
         .network
-        .peer(Router::new().route(MAKE_JOIN, get(answer)))
+        .peer(Router::new().route(MAKE_JOIN_PATH, get(answer)))
         .await;
 
     let refused = story.joins_via(&[&other.name, &story.peer.name]).await;
 
     let error = refused.expect_error(403, "M_FORBIDDEN");
     assert_eq!(error["error"], "you are banned");
-    assert_eq!(story.room.lock().joins, 0);
+    assert_eq!(story.room.lock().join_count, 0);
 }
 
 #[tokio::test]
-async fn a_bad_request_that_another_server_names_is_passed_on() {
+async fn bad_request_codes_of_another_server_are_passed_on() {
     let network = Network::new();
     let server = network.server().await;
     let bob = server.register("bob").await;
@@ -234,22 +237,24 @@ async fn a_bad_request_that_another_server_names_is_passed_on() {
     for (theirs, status, ours) in refusals {
         let refusal = json!({ "errcode": theirs, "error": "odd" });
         let answer = get(async || (StatusCode::BAD_REQUEST, Json(refusal)));
-        let peer = network.peer(Router::new().route(MAKE_JOIN, answer)).await;
+        let peer = network
+            .peer(Router::new().route(MAKE_JOIN_PATH, answer))
+            .await;
         let refused = joins_via(&bob, "!room:elsewhere", &[&peer.name]).await;
         refused.expect_error(status, ours);
     }
 }
 
 #[tokio::test]
-async fn a_join_by_a_server_that_missed_a_leave_is_refused_and_taken_back() {
-    let story = Story::new("11").await;
+async fn a_join_authorised_on_outdated_membership_is_refused_and_undone() {
+    let story = JoinPeerRoomScene::new("11").await;
     let alice = story.server.register("alice").await;
     let allowed = alice.creates_open_room().await;
     let rules = json!({
         "join_rule": "restricted",
         "allow": [{ "type": "m.room_membership", "room_id": allowed }],
     });
-    story.room.lock().sets("m.room.join_rules", "", rules);
+    story.room.lock().sets_state("m.room.join_rules", "", rules);
     story.bob.joins(&allowed).await;
     story.bob.leaves(&allowed).await;
 
@@ -266,7 +271,7 @@ async fn a_join_by_a_server_that_missed_a_leave_is_refused_and_taken_back() {
 
 #[tokio::test]
 async fn a_guest_joins_a_room_of_another_server_that_admits_guests() {
-    let mut story = Story::new("11").await;
+    let mut story = JoinPeerRoomScene::new("11").await;
     story.server = story
         .server
         .restart_with(|config| config.registration.guests = true)
@@ -279,14 +284,17 @@ async fn a_guest_joins_a_room_of_another_server_that_admits_guests() {
     let membership = story.room.lock().membership(&guest.id);
     assert_eq!(membership.as_deref(), Some("leave"));
     let access = json!({ "guest_access": "can_join" });
-    story.room.lock().sets("m.room.guest_access", "", access);
+    story
+        .room
+        .lock()
+        .sets_state("m.room.guest_access", "", access);
     joins_via(&guest, &room, &[peer]).await.expect_ok();
 
     guest.says(&room, "hello").await;
 }
 
 #[tokio::test]
-async fn a_room_version_that_is_not_known_here_is_told() {
+async fn joining_an_unknown_room_version_returns_an_error() {
     let network = Network::new();
     let server = network.server().await;
     let bob = server.register("bob").await;
@@ -298,7 +306,9 @@ async fn a_room_version_that_is_not_known_here_is_told() {
     let turns_down = get(async || (StatusCode::BAD_REQUEST, Json(refusal)));
 
     for answer in [takes, turns_down] {
-        let peer = network.peer(Router::new().route(MAKE_JOIN, answer)).await;
+        let peer = network
+            .peer(Router::new().route(MAKE_JOIN_PATH, answer))
+            .await;
         let refused = joins_via(&bob, "!room:elsewhere", &[&peer.name]).await;
         let error = refused.expect_error(400, "M_INCOMPATIBLE_ROOM_VERSION");
         assert_eq!(error["room_version"], "org.example.99");
@@ -306,7 +316,7 @@ async fn a_room_version_that_is_not_known_here_is_told() {
 }
 
 #[tokio::test]
-async fn a_room_that_nobody_knows_is_not_found() {
+async fn joining_a_nonexistent_room_returns_not_found() {
     let network = Network::new();
     let server = network.server().await;
     let bob = server.register("bob").await;
@@ -322,24 +332,24 @@ async fn a_room_that_nobody_knows_is_not_found() {
 }
 
 /// Starts a peer that answers joins with something other than the room. Another peer may let users into the room.
-async fn with_answer(
-    story: &Story,
+async fn peer_with_join_answer(
+    story: &JoinPeerRoomScene,
     answer: impl Fn(Value) -> Body + Clone + Send + Sync + 'static,
 ) -> Peer {
     let send = move |State(()): State<()>, Json(event): Json<Value>| {
         let body = answer(event);
         async { Response::new(body) }
     };
-    let template = story.room.lock().template_of_join(&story.bob.id);
+    let template = story.room.lock().join_template(&story.bob.id);
     let router = Router::new()
-        .route(MAKE_JOIN, get(async || Json(template)))
-        .route(SEND_JOIN, put(send));
+        .route(MAKE_JOIN_PATH, get(async || Json(template)))
+        .route(SEND_JOIN_PATH, put(send));
     story.network.peer(router).await
 }
 
 #[tokio::test]
-async fn an_answer_that_makes_no_sense_leaves_nothing_behind() {
-    let story = Story::new("12").await;
+async fn a_nonsensical_join_answer_leaves_nothing_behind() {
+    let story = JoinPeerRoomScene::new("12").await;
     let answers: [fn(Value) -> Body; 5] = [
         |_| Body::from("nonsense"),
         |_| Body::from("[]"),
@@ -348,7 +358,7 @@ async fn an_answer_that_makes_no_sense_leaves_nothing_behind() {
         |event| Body::from(json!({ "state": [event], "auth_chain": [], "event": {} }).to_string()),
     ];
     for answer in answers {
-        let evil = with_answer(&story, answer).await;
+        let evil = peer_with_join_answer(&story, answer).await;
 
         let refused = story.joins_via(&[&evil.name]).await;
 
@@ -361,9 +371,9 @@ async fn an_answer_that_makes_no_sense_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_given_up() {
-    let story = Story::new("12").await;
-    let evil = with_answer(&story, |_| {
+async fn an_endless_join_answer_is_abandoned() {
+    let story = JoinPeerRoomScene::new("12").await;
+    let evil = peer_with_join_answer(&story, |_| {
         let start = Bytes::from_static(b"{\"state\":[\"");
         let more = Bytes::from("x".repeat(64 * 1024));
         let endless = std::iter::once(start).chain(std::iter::repeat(more));
@@ -379,12 +389,12 @@ async fn an_answer_without_end_is_given_up() {
 }
 
 #[tokio::test]
-async fn events_that_are_not_signed_well_are_left_out() {
-    let story = Story::new("11").await;
+async fn state_events_with_invalid_signatures_are_left_out() {
+    let story = JoinPeerRoomScene::new("11").await;
     {
         let mut room = story.room.lock();
-        room.sets("m.room.name", "", json!({ "name": "forged" }));
-        room.sets("m.room.topic", "", json!({ "topic": "true" }));
+        room.sets_state("m.room.name", "", json!({ "name": "forged" }));
+        room.sets_state("m.room.topic", "", json!({ "topic": "true" }));
         let forged = room.events.iter_mut().rev().nth(1).expect("the name");
         forged.1["signatures"] = json!({});
     }
@@ -394,12 +404,12 @@ async fn events_that_are_not_signed_well_are_left_out() {
     let room = story.room.id();
     let topic = story.bob.state(&room, "m.room.topic").await;
     assert_eq!(topic["topic"], "true");
-    let name = story.bob.asks(&room, "state/m.room.name").await;
+    let name = story.bob.gets_in_room(&room, "state/m.room.name").await;
     name.expect_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
+async fn the_resident_server_cannot_supply_keys_of_other_servers() {
     let network = Network::new();
     let server = network.server().await;
     let honest = network.peer(Router::new()).await;
@@ -407,7 +417,7 @@ async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
     let victims = [alice.id.clone(), format!("@dora:{}", honest.name)];
     let (mut room, mut told) = (None, Vec::new());
     let evil = network.peer_with(|peer| {
-        let shared = Shared::new(peer, "11");
+        let shared = SharedPeerRoom::new(peer, "11");
         for victim in &victims {
             let victim = UserId::parse(victim).expect("an id");
             let name = victim.server_name().to_owned();
@@ -416,7 +426,9 @@ async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
             told.push(key.published_keys(4_000_000_000_000).expect("it is signed"));
             let content = json!({ "membership": "join" });
             let kind = ("m.room.member", Some(victim.as_str()));
-            shared.lock().forges(&victim, kind, &content, &key);
+            shared
+                .lock()
+                .makes_event_with_key(&victim, kind, &content, &key);
         }
         let answer = json!({ "server_keys": told });
         room.insert(shared)
@@ -428,7 +440,7 @@ async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
 
     joins_via(&bob, &room, &[&evil.name]).await.expect_ok();
 
-    let members = bob.asks(&room, "joined_members").await.expect_ok();
+    let members = bob.gets_in_room(&room, "joined_members").await.expect_ok();
     let mut members: Vec<&String> = members["joined"]
         .as_object()
         .expect("members")
@@ -444,8 +456,8 @@ async fn who_lets_one_in_does_not_say_with_which_keys_others_sign() {
 }
 
 #[tokio::test]
-async fn joins_that_are_under_way_are_not_doubled() {
-    let story = Story::new("12").await;
+async fn simultaneous_joins_send_one_join_to_the_resident_server() {
+    let story = JoinPeerRoomScene::new("12").await;
     let eve = story.server.register("eve").await;
     let (room, via) = (story.room.id(), [&*story.peer.name]);
 
@@ -458,17 +470,21 @@ async fn joins_that_are_under_way_are_not_doubled() {
     for joined in [one, again, other] {
         joined.expect_ok();
     }
-    assert_eq!(story.room.lock().joins, 1);
-    let members = story.bob.asks(&room, "joined_members").await.expect_ok();
+    assert_eq!(story.room.lock().join_count, 1);
+    let members = story
+        .bob
+        .gets_in_room(&room, "joined_members")
+        .await
+        .expect_ok();
     assert!(members["joined"].get(&eve.id).is_some());
 }
 
 #[tokio::test]
-async fn a_guest_joins_no_room_of_another_server() {
-    let story = Story::new("12").await;
+async fn a_guest_cannot_join_a_remote_room_closed_to_guests() {
+    let story = JoinPeerRoomScene::new("12").await;
     let server = story
         .network
-        .server_with(|config| config.registration.guests = true)
+        .server_with_config(|config| config.registration.guests = true)
         .await;
     let guest = server.register_guest().await;
 
@@ -478,8 +494,8 @@ async fn a_guest_joins_no_room_of_another_server() {
 }
 
 #[tokio::test]
-async fn who_comes_back_is_told_what_the_room_has_become() {
-    let story = Story::new("11").await;
+async fn rejoining_a_remote_room_shows_its_current_state() {
+    let story = JoinPeerRoomScene::new("11").await;
     story.joins_via(&[&story.peer.name]).await.expect_ok();
     let room = story.room.id();
     let before = story.bob.syncs().await;
@@ -487,7 +503,7 @@ async fn who_comes_back_is_told_what_the_room_has_become() {
     story
         .room
         .lock()
-        .sets("m.room.name", "", json!({ "name": "new" }));
+        .sets_state("m.room.name", "", json!({ "name": "new" }));
     story.room.lock().says("meanwhile");
 
     story.joins_via(&[]).await.expect_ok();
@@ -495,6 +511,6 @@ async fn who_comes_back_is_told_what_the_room_has_become() {
     let sync = story.bob.syncs_after(&before).await;
     let name = story.bob.state(&room, "m.room.name").await;
     assert_eq!(name["name"], "new");
-    assert!(said(timeline(&sync, &room)).is_empty());
+    assert!(message_bodies(timeline(&sync, &room)).is_empty());
     assert_eq!(sync["rooms"]["join"][&room]["timeline"]["limited"], true);
 }

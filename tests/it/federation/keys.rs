@@ -9,10 +9,10 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use super::{FAR_AWAY, Network, Peer};
+use super::{FAR_FUTURE_MS, Network, Peer};
 use crate::harness::Server;
 
-const PROFILE: &str = "/_matrix/federation/v1/query/profile?user_id=@a:b";
+const PROFILE_QUERY_PATH: &str = "/_matrix/federation/v1/query/profile?user_id=@a:b";
 
 /// Asserts that a server signed a list of keys with a key of its own.
 fn assert_signed(document: &Value, server: &str, keys: &Value) {
@@ -44,7 +44,7 @@ async fn a_server_publishes_its_keys_signed() {
 }
 
 #[tokio::test]
-async fn a_notary_tells_the_keys_of_others_and_signs_them() {
+async fn a_notary_returns_and_signs_keys_of_other_servers() {
     let network = Network::new();
     let (notary, other) = (network.server().await, network.server().await);
     let own = notary.get("/_matrix/key/v2/server").await.expect_ok();
@@ -62,7 +62,7 @@ async fn a_notary_tells_the_keys_of_others_and_signs_them() {
     assert_eq!(told["server_name"], other.name());
     assert_signed(told, other.name(), &others);
     assert_signed(told, notary.name(), &own);
-    let mut names: Vec<&str> = crate::chat::each(&posted["server_keys"], "/server_name");
+    let mut names: Vec<&str> = crate::chat::texts_at(&posted["server_keys"], "/server_name");
     names.sort_unstable();
     let mut expected = [notary.name(), other.name()];
     expected.sort_unstable();
@@ -70,7 +70,7 @@ async fn a_notary_tells_the_keys_of_others_and_signs_them() {
 }
 
 #[tokio::test]
-async fn a_notary_asks_again_only_for_keys_that_are_valid_for_too_short() {
+async fn a_notary_refetches_only_keys_whose_validity_is_too_short() {
     let network = Network::new();
     let notary = network.server().await;
     let peer = network
@@ -84,19 +84,19 @@ async fn a_notary_asks_again_only_for_keys_that_are_valid_for_too_short() {
 
     assert_eq!(known(&query).await, 1);
     assert_eq!(known(&query).await, 1);
-    assert_eq!(peer.requests(), 1);
+    assert_eq!(peer.request_count(), 1);
     // Known keys are better than none, and the number of requests is bounded.
-    let later = format!("{query}?minimum_valid_until_ts={FAR_AWAY}");
+    let later = format!("{query}?minimum_valid_until_ts={FAR_FUTURE_MS}");
     assert_eq!(known(&later).await, 1);
-    assert_eq!(peer.requests(), 2);
+    assert_eq!(peer.request_count(), 2);
     for _ in 0..20 {
         assert_eq!(known(&later).await, 1);
     }
-    assert!(peer.requests() <= 6, "{}", peer.requests());
+    assert!(peer.request_count() <= 6, "{}", peer.request_count());
 }
 
 /// Starts a peer that answers each request for its keys with the next of several lists.
-async fn publishes(network: &Network, lists: impl Fn(&Peer) -> Vec<Value>) -> Peer {
+async fn peer_with_key_lists(network: &Network, lists: impl Fn(&Peer) -> Vec<Value>) -> Peer {
     let address = super::unused_address();
     let peer = Peer::new(&address.to_string());
     let lists = std::sync::Mutex::new(lists(&peer).into_iter());
@@ -113,86 +113,98 @@ async fn publishes(network: &Network, lists: impl Fn(&Peer) -> Vec<Value>) -> Pe
     peer
 }
 
-fn list_of(peer: &Peer, until: i64) -> Value {
+fn signed_key_list(peer: &Peer, until: i64) -> Value {
     let list = peer.key.published_keys(until).expect("it is signed");
     serde_json::to_value(list).expect("JSON")
 }
 
-async fn asks(notary: &Server, peer: &Peer, key_id: &str, until: i64) -> Value {
+async fn query_notary(notary: &Server, peer: &Peer, key_id: &str, until: i64) -> Value {
     let wanted = json!({ key_id: { "minimum_valid_until_ts": until } });
     let body = json!({ "server_keys": { &*peer.name: wanted } });
     let told = notary.post("/_matrix/key/v2/query", body).await;
     told.expect_ok()["server_keys"][0].clone()
 }
 
-const PAST: i64 = 1_700_000_000_000;
+const PAST_VALID_UNTIL: i64 = 1_700_000_000_000;
 
 #[tokio::test]
 async fn a_notary_returns_an_expired_key_where_there_is_no_better_one() {
     let network = Network::new();
     let notary = network.server().await;
-    let peer = publishes(&network, |peer| {
-        vec![list_of(peer, PAST), list_of(peer, PAST)]
+    let peer = peer_with_key_lists(&network, |peer| {
+        vec![
+            signed_key_list(peer, PAST_VALID_UNTIL),
+            signed_key_list(peer, PAST_VALID_UNTIL),
+        ]
     })
     .await;
     let key_id = peer.key.key_id().to_string();
 
     // The second answer is the same, and the third is a refusal.
-    for until in [PAST, PAST + 1_000, PAST + 1_000] {
-        let told = asks(&notary, &peer, &key_id, until).await;
-        assert_eq!(told["valid_until_ts"], PAST);
+    for until in [
+        PAST_VALID_UNTIL,
+        PAST_VALID_UNTIL + 1_000,
+        PAST_VALID_UNTIL + 1_000,
+    ] {
+        let told = query_notary(&notary, &peer, &key_id, until).await;
+        assert_eq!(told["valid_until_ts"], PAST_VALID_UNTIL);
         assert!(told["verify_keys"].get(&key_id).is_some(), "{told}");
     }
-    assert_eq!(peer.requests(), 3);
+    assert_eq!(peer.request_count(), 3);
 }
 
 #[tokio::test]
 async fn a_notary_returns_a_key_that_was_renewed_a_moment_ago() {
     let network = Network::new();
     let notary = network.server().await;
-    let peer = publishes(&network, |peer| {
-        vec![list_of(peer, PAST), list_of(peer, FAR_AWAY)]
+    let peer = peer_with_key_lists(&network, |peer| {
+        vec![
+            signed_key_list(peer, PAST_VALID_UNTIL),
+            signed_key_list(peer, FAR_FUTURE_MS),
+        ]
     });
     let peer = peer.await;
     let key_id = peer.key.key_id().to_string();
     assert_eq!(
-        asks(&notary, &peer, &key_id, PAST).await["valid_until_ts"],
-        PAST
+        query_notary(&notary, &peer, &key_id, PAST_VALID_UNTIL).await["valid_until_ts"],
+        PAST_VALID_UNTIL
     );
 
-    let told = asks(&notary, &peer, &key_id, PAST + 1_000).await;
+    let told = query_notary(&notary, &peer, &key_id, PAST_VALID_UNTIL + 1_000).await;
 
-    assert_eq!(told["valid_until_ts"], FAR_AWAY);
+    assert_eq!(told["valid_until_ts"], FAR_FUTURE_MS);
 }
 
 #[tokio::test]
-async fn a_notary_goes_on_telling_a_key_that_its_server_lists_no_more() {
+async fn a_notary_keeps_returning_keys_their_server_no_longer_lists() {
     let network = Network::new();
     let notary = network.server().await;
-    let peer = publishes(&network, |peer| {
+    let peer = peer_with_key_lists(&network, |peer| {
         let name = peer.key.server_name().to_owned();
         let other = SigningKey::from_der(name, &Ed25519KeyPair::generate(), "other");
-        let other = other.expect("a key").published_keys(PAST + 1_000);
+        let other = other
+            .expect("a key")
+            .published_keys(PAST_VALID_UNTIL + 1_000);
         let other = serde_json::to_value(other.expect("it is signed")).expect("JSON");
-        vec![list_of(peer, PAST), other]
+        vec![signed_key_list(peer, PAST_VALID_UNTIL), other]
     })
     .await;
     let key_id = peer.key.key_id().to_string();
-    asks(&notary, &peer, &key_id, PAST).await;
+    query_notary(&notary, &peer, &key_id, PAST_VALID_UNTIL).await;
 
-    let told = asks(&notary, &peer, &key_id, PAST + 500).await;
+    let told = query_notary(&notary, &peer, &key_id, PAST_VALID_UNTIL + 500).await;
     assert!(told["verify_keys"].get(&key_id).is_some(), "{told}");
-    let told = asks(&notary, &peer, "ed25519:other", PAST).await;
+    let told = query_notary(&notary, &peer, "ed25519:other", PAST_VALID_UNTIL).await;
     assert!(told["verify_keys"].get("ed25519:other").is_some(), "{told}");
     let notary = notary.restart().await;
-    let told = asks(&notary, &peer, &key_id, PAST).await;
+    let told = query_notary(&notary, &peer, &key_id, PAST_VALID_UNTIL).await;
 
     assert!(told["verify_keys"].get(&key_id).is_some(), "{told}");
-    assert_eq!(peer.requests(), 2);
+    assert_eq!(peer.request_count(), 2);
 }
 
 #[tokio::test]
-async fn keys_can_be_asked_for_by_their_ids_as_older_servers_do() {
+async fn keys_can_be_requested_by_id_like_older_servers_do() {
     let network = Network::new();
     let server = network.server().await;
     let peer = network.peer(Router::new()).await;
@@ -210,7 +222,7 @@ async fn keys_can_be_asked_for_by_their_ids_as_older_servers_do() {
 }
 
 #[tokio::test]
-async fn too_many_servers_cannot_be_asked_for_at_once() {
+async fn a_key_query_for_too_many_servers_is_refused() {
     let server = Network::new().server().await;
     let many = (0..101).map(|n| (format!("{n}.example"), json!({})));
     let many: serde_json::Map<_, _> = many.collect();
@@ -223,40 +235,43 @@ async fn too_many_servers_cannot_be_asked_for_at_once() {
 }
 
 #[tokio::test]
-async fn keys_are_asked_for_once_and_survive_a_restart() {
+async fn keys_are_fetched_once_and_survive_a_restart() {
     let network = Network::new();
     let peer = network.peer(Router::new()).await;
     let server = network.server().await;
 
     for _ in 0..3 {
-        let answer = peer.gets(&server, PROFILE).await;
+        let answer = peer.gets(&server, PROFILE_QUERY_PATH).await;
         answer.expect_error(400, "M_INVALID_PARAM");
     }
     let server = server.restart().await;
-    let answer = peer.gets(&server, PROFILE).await;
+    let answer = peer.gets(&server, PROFILE_QUERY_PATH).await;
 
     answer.expect_error(400, "M_INVALID_PARAM");
-    assert_eq!(peer.requests(), 1);
+    assert_eq!(peer.request_count(), 1);
 }
 
 #[tokio::test]
-async fn keys_that_are_no_longer_valid_prove_nothing() {
+async fn a_request_signed_with_an_expired_key_is_refused() {
     let network = Network::new();
     let peer = network
         .peer_valid_until(Router::new(), 1_700_000_000_000)
         .await;
     let server = network.server().await;
 
-    let answer = peer.gets(&server, PROFILE).await;
+    let answer = peer.gets(&server, PROFILE_QUERY_PATH).await;
 
     answer.expect_error(401, "M_UNAUTHORIZED");
 }
 
 #[tokio::test]
-async fn a_notary_is_asked_for_the_keys_of_a_server_that_does_not_answer() {
+async fn keys_of_a_silent_server_are_requested_from_a_notary() {
     let network = Network::new();
     let silent = Peer::new(&super::unused_address().to_string());
-    let mut told = silent.key.published_keys(FAR_AWAY).expect("it is signed");
+    let mut told = silent
+        .key
+        .published_keys(FAR_FUTURE_MS)
+        .expect("it is signed");
     let unsigned = told.clone();
     let answers = |document: CanonicalJsonObject| {
         let answer = json!({ "server_keys": [document] });
@@ -266,7 +281,10 @@ async fn a_notary_is_asked_for_the_keys_of_a_server_that_does_not_answer() {
     let address = super::unused_address();
     let notary = Peer::new(&address.to_string());
     notary.key.sign(&mut told).expect("it is signed");
-    let own = notary.key.published_keys(FAR_AWAY).expect("it is signed");
+    let own = notary
+        .key
+        .published_keys(FAR_FUTURE_MS)
+        .expect("it is signed");
     let keys = axum::routing::get(async || Json(own));
     let router = answers(told).route("/_matrix/key/v2/server", keys);
     network
@@ -276,27 +294,27 @@ async fn a_notary_is_asked_for_the_keys_of_a_server_that_does_not_answer() {
     let trusts = async |peer: &Peer| {
         let name = peer.name.as_str().try_into().expect("a name");
         network
-            .server_with(|config| config.federation.notaries = vec![name])
+            .server_with_config(|config| config.federation.notaries = vec![name])
             .await
     };
     let deceived = trusts(&liar).await;
-    let answer = silent.gets(&deceived, PROFILE).await;
+    let answer = silent.gets(&deceived, PROFILE_QUERY_PATH).await;
     answer.expect_error(401, "M_UNAUTHORIZED");
     let helped = trusts(&notary).await;
-    let answer = silent.gets(&helped, PROFILE).await;
+    let answer = silent.gets(&helped, PROFILE_QUERY_PATH).await;
     answer.expect_error(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]
-async fn many_requests_at_once_ask_for_the_keys_once() {
+async fn simultaneous_requests_fetch_the_keys_once() {
     let network = Network::new();
     let peer = network.peer(Router::new()).await;
     let server = network.server().await;
 
-    let requests = (0..20).map(|_| peer.gets(&server, PROFILE));
+    let requests = (0..20).map(|_| peer.gets(&server, PROFILE_QUERY_PATH));
     for answer in futures_util::future::join_all(requests).await {
         answer.expect_error(400, "M_INVALID_PARAM");
     }
 
-    assert_eq!(peer.requests(), 1);
+    assert_eq!(peer.request_count(), 1);
 }

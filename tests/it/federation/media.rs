@@ -11,22 +11,24 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::Network;
-use crate::media::{DOWNLOAD, LEGACY_DOWNLOAD, THUMBNAIL, image_of, png, uploaded};
+use crate::media::{
+    DOWNLOAD_PATH, LEGACY_DOWNLOAD_PATH, THUMBNAIL_PATH, decode_image, png, upload_media,
+};
 
-const FEDERATION: &str = "/_matrix/federation/v1/media";
+const FEDERATION_MEDIA_PATH: &str = "/_matrix/federation/v1/media";
 
 /// Returns an answer that contains a file as `multipart/mixed`.
-fn in_parts(headers: &str, file: &str) -> impl IntoResponse + Clone + use<> {
+fn multipart_answer(headers: &str, file: &str) -> impl IntoResponse + Clone + use<> {
     let body = format!("--b\r\n\r\n{{}}\r\n--b\r\n{headers}\r\n\r\n{file}\r\n--b--");
     ([(CONTENT_TYPE, "multipart/mixed; boundary=b")], body)
 }
 
 #[tokio::test]
-async fn a_file_of_another_server_comes_with_its_type_and_name() {
+async fn a_remote_file_keeps_its_type_and_name() {
     let network = Network::new();
     let (home, away) = (network.server().await, network.server().await);
     let (alice, bob) = (home.register("alice").await, away.register("bob").await);
-    let place = uploaded(
+    let place = upload_media(
         &alice.client,
         "?filename=%E2%98%95.txt",
         "text/plain",
@@ -34,9 +36,12 @@ async fn a_file_of_another_server_comes_with_its_type_and_name() {
     )
     .await;
 
-    let file = bob.client.get(&format!("{DOWNLOAD}/{place}")).await;
+    let file = bob.client.get(&format!("{DOWNLOAD_PATH}/{place}")).await;
     home.running.stop().await;
-    let again = bob.client.get(&format!("{LEGACY_DOWNLOAD}/{place}")).await;
+    let again = bob
+        .client
+        .get(&format!("{LEGACY_DOWNLOAD_PATH}/{place}"))
+        .await;
 
     assert_eq!((file.status, &*file.text), (200, "tea"));
     assert_eq!(file.header("content-type"), "text/plain");
@@ -46,25 +51,25 @@ async fn a_file_of_another_server_comes_with_its_type_and_name() {
 }
 
 #[tokio::test]
-async fn a_thumbnail_is_made_of_a_file_of_another_server() {
+async fn a_remote_file_gets_a_local_thumbnail() {
     let network = Network::new();
     let (home, away) = (network.server().await, network.server().await);
     let (alice, bob) = (home.register("alice").await, away.register("bob").await);
-    let place = uploaded(&alice.client, "", "image/png", &png(200, 100)).await;
+    let place = upload_media(&alice.client, "", "image/png", &png(200, 100)).await;
 
-    let path = format!("{THUMBNAIL}/{place}?width=32&height=32&method=crop");
+    let path = format!("{THUMBNAIL_PATH}/{place}?width=32&height=32&method=crop");
     let thumbnail = bob.client.get(&path).await;
 
     assert_eq!(thumbnail.status, 200, "{}", thumbnail.text);
-    assert_eq!(image_of(&thumbnail).width(), 32);
+    assert_eq!(decode_image(&thumbnail).width(), 32);
 }
 
 #[tokio::test]
-async fn other_servers_get_files_and_thumbnails_in_parts() {
+async fn other_servers_get_files_and_thumbnails_as_multipart() {
     let network = Network::new();
     let server = network.server().await;
     let alice = server.register("alice").await;
-    let place = uploaded(
+    let place = upload_media(
         &alice.client,
         "?filename=a.png",
         "image/png",
@@ -75,9 +80,9 @@ async fn other_servers_get_files_and_thumbnails_in_parts() {
     let peer = network.peer(Router::new()).await;
 
     let file = peer
-        .gets(&server, &format!("{FEDERATION}/download/{id}"))
+        .gets(&server, &format!("{FEDERATION_MEDIA_PATH}/download/{id}"))
         .await;
-    let path = format!("{FEDERATION}/thumbnail/{id}?width=32&height=32&method=scale");
+    let path = format!("{FEDERATION_MEDIA_PATH}/thumbnail/{id}?width=32&height=32&method=scale");
     let thumbnail = peer.gets(&server, &path).await;
 
     for (answer, name) in [(&file, "a.png"), (&thumbnail, "thumbnail.png")] {
@@ -90,15 +95,20 @@ async fn other_servers_get_files_and_thumbnails_in_parts() {
         assert!(answer.text.contains(&disposition), "{}", answer.text);
     }
     let nothing = peer
-        .gets(&server, &format!("{FEDERATION}/download/nothing"))
+        .gets(
+            &server,
+            &format!("{FEDERATION_MEDIA_PATH}/download/nothing"),
+        )
         .await;
     nothing.expect_error(404, "M_NOT_FOUND");
-    let stranger = server.get(&format!("{FEDERATION}/download/{id}")).await;
+    let stranger = server
+        .get(&format!("{FEDERATION_MEDIA_PATH}/download/{id}"))
+        .await;
     stranger.expect_error(401, "M_UNAUTHORIZED");
 }
 
 #[tokio::test]
-async fn a_server_that_knows_only_the_endpoint_of_old_is_asked_there() {
+async fn the_legacy_download_endpoint_is_used_for_old_servers() {
     let network = Network::new();
     let old = get(async || ([(CONTENT_TYPE, "text/plain")], "old"));
     let path = "/_matrix/media/v3/download/{server}/file";
@@ -108,7 +118,7 @@ async fn a_server_that_knows_only_the_endpoint_of_old_is_asked_there() {
 
     let file = bob
         .client
-        .get(&format!("{DOWNLOAD}/{}/file", peer.name))
+        .get(&format!("{DOWNLOAD_PATH}/{}/file", peer.name))
         .await;
 
     assert_eq!((file.status, &*file.text), (200, "old"));
@@ -116,18 +126,21 @@ async fn a_server_that_knows_only_the_endpoint_of_old_is_asked_there() {
 }
 
 #[tokio::test]
-async fn a_file_is_got_from_where_its_server_says_that_it_is() {
+async fn a_redirect_in_the_location_header_is_followed() {
     let network = Network::new();
     let elsewhere = get(async || ([(CONTENT_TYPE, "text/plain")], "there"));
     let cdn = network
         .peer(Router::new().route("/cdn/file", elsewhere))
         .await;
     let location = format!("Location: https://{}:8448/cdn/file", cdn.name);
-    let to = |location: String| get(async move || in_parts(&location, ""));
+    let to = |location: String| get(async move || multipart_answer(&location, ""));
     let router = Router::new()
-        .route(&format!("{FEDERATION}/download/good"), to(location))
         .route(
-            &format!("{FEDERATION}/download/bad"),
+            &format!("{FEDERATION_MEDIA_PATH}/download/good"),
+            to(location),
+        )
+        .route(
+            &format!("{FEDERATION_MEDIA_PATH}/download/bad"),
             to("Location: file:///etc/passwd".to_owned()),
         );
     let peer = network.peer(router).await;
@@ -136,11 +149,11 @@ async fn a_file_is_got_from_where_its_server_says_that_it_is() {
 
     let good = bob
         .client
-        .get(&format!("{DOWNLOAD}/{}/good", peer.name))
+        .get(&format!("{DOWNLOAD_PATH}/{}/good", peer.name))
         .await;
     let bad = bob
         .client
-        .get(&format!("{DOWNLOAD}/{}/bad", peer.name))
+        .get(&format!("{DOWNLOAD_PATH}/{}/bad", peer.name))
         .await;
 
     assert_eq!((good.status, &*good.text), (200, "there"));
@@ -148,59 +161,66 @@ async fn a_file_is_got_from_where_its_server_says_that_it_is() {
 }
 
 #[tokio::test]
-async fn files_that_are_not_there_too_large_or_cut_are_not_served() {
+async fn missing_too_large_or_truncated_files_are_not_served() {
     let network = Network::new();
     let missing = (
         StatusCode::NOT_FOUND,
         axum::Json(json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
     );
-    let large = in_parts("", &"x".repeat(2_000));
+    let large = multipart_answer("", &"x".repeat(2_000));
     let cut = (
         [(CONTENT_TYPE, "multipart/mixed; boundary=b")],
         "--b\r\n\r\n{}\r\n--b\r\n\r\nhal",
     );
     let router = Router::new()
         .route(
-            &format!("{FEDERATION}/download/missing"),
+            &format!("{FEDERATION_MEDIA_PATH}/download/missing"),
             get(async || missing),
         )
-        .route(&format!("{FEDERATION}/download/large"), get(async || large))
         .route(
-            &format!("{FEDERATION}/download/cut"),
+            &format!("{FEDERATION_MEDIA_PATH}/download/large"),
+            get(async || large),
+        )
+        .route(
+            &format!("{FEDERATION_MEDIA_PATH}/download/cut"),
             get(async move || cut),
         );
     let peer = network.peer(router).await;
     let server = network
-        .server_with(|config| config.media.max_remote_bytes = 1_000)
+        .server_with_config(|config| config.media.max_remote_bytes = 1_000)
         .await;
     let bob = server.register("bob").await;
     let get = async |id: &str| {
-        let path = format!("{DOWNLOAD}/{}/{id}", peer.name);
+        let path = format!("{DOWNLOAD_PATH}/{}/{id}", peer.name);
         bob.client.get(&path).await
     };
 
     get("missing").await.expect_error(404, "M_NOT_FOUND");
     get("large").await.expect_error(413, "M_TOO_LARGE");
     get("cut").await.expect_error(502, "M_UNKNOWN");
-    let requests = peer.requests();
+    let requests = peer.request_count();
     get("missing").await.expect_error(404, "M_NOT_FOUND");
     get("large").await.expect_error(413, "M_TOO_LARGE");
-    assert_eq!(peer.requests(), requests, "the failures are remembered");
+    assert_eq!(
+        peer.request_count(),
+        requests,
+        "the failures are remembered"
+    );
 }
 
 #[tokio::test]
-async fn nothing_is_fetched_for_those_who_do_not_want_it() {
+async fn allow_remote_false_prevents_fetching_a_remote_file() {
     let network = Network::new();
-    let file = get(async || in_parts("Content-Type: text/plain", "file"));
-    let router = Router::new().route(&format!("{FEDERATION}/download/file"), file);
+    let file = get(async || multipart_answer("Content-Type: text/plain", "file"));
+    let router = Router::new().route(&format!("{FEDERATION_MEDIA_PATH}/download/file"), file);
     let peer = network.peer(router).await;
     let server = network.server().await;
 
     let bob = server.register("bob").await;
-    let path = format!("{LEGACY_DOWNLOAD}/{}/file", peer.name);
+    let path = format!("{LEGACY_DOWNLOAD_PATH}/{}/file", peer.name);
     let left = bob.client.get(&format!("{path}?allow_remote=false")).await;
     left.expect_error(404, "M_NOT_FOUND");
-    assert_eq!(peer.requests(), 0);
+    assert_eq!(peer.request_count(), 0);
     let fetched = bob.client.get(&path).await;
     assert_eq!((fetched.status, &*fetched.text), (200, "file"));
     let left = bob.client.get(&format!("{path}?allow_remote=false")).await;
@@ -208,25 +228,25 @@ async fn nothing_is_fetched_for_those_who_do_not_want_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_many_want_at_once_is_fetched_once() {
+async fn simultaneous_downloads_of_a_file_fetch_it_once() {
     let network = Network::new();
-    let file = get(async || in_parts("Content-Type: text/plain", "file"));
-    let router = Router::new().route(&format!("{FEDERATION}/download/file"), file);
+    let file = get(async || multipart_answer("Content-Type: text/plain", "file"));
+    let router = Router::new().route(&format!("{FEDERATION_MEDIA_PATH}/download/file"), file);
     let peer = network.peer(router).await;
     let server = network.server().await;
     let bob = server.register("bob").await;
-    let path = format!("{LEGACY_DOWNLOAD}/{}/file", peer.name);
+    let path = format!("{LEGACY_DOWNLOAD_PATH}/{}/file", peer.name);
 
     let answers = join_all((0..10).map(|_| bob.client.get(&path))).await;
 
     assert!(answers.iter().all(|answer| answer.text == "file"));
-    assert_eq!(peer.requests(), 1);
+    assert_eq!(peer.request_count(), 1);
 }
 
 #[tokio::test]
-async fn a_server_whose_files_do_not_come_holds_up_no_other() {
+async fn a_slow_media_server_does_not_delay_other_servers() {
     let network = Network::new();
-    let path = format!("{FEDERATION}/download/{{file}}");
+    let path = format!("{FEDERATION_MEDIA_PATH}/download/{{file}}");
     let asked = watch::Sender::new(0);
     let counter = asked.clone();
     let never = get(async move || {
@@ -234,17 +254,17 @@ async fn a_server_whose_files_do_not_come_holds_up_no_other() {
         std::future::pending::<()>().await;
     });
     let slow = network.peer(Router::new().route(&path, never)).await;
-    let file = get(async || in_parts("Content-Type: text/plain", "tea"));
+    let file = get(async || multipart_answer("Content-Type: text/plain", "tea"));
     let quick = network.peer(Router::new().route(&path, file)).await;
     let server = network.server().await;
     let bob = server.register("bob").await;
 
     let files = (0..40).map(|n| {
-        let path = format!("{DOWNLOAD}/{}/file{n}", slow.name);
+        let path = format!("{DOWNLOAD_PATH}/{}/file{n}", slow.name);
         let client = bob.client.clone();
         async move { client.get(&path).await }
     });
-    let path = format!("{DOWNLOAD}/{}/file", quick.name);
+    let path = format!("{DOWNLOAD_PATH}/{}/file", quick.name);
     let file = async {
         let mut asked = asked.subscribe();
         drop(asked.wait_for(|count| *count >= 4).await);

@@ -14,37 +14,37 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Network,
-    guest::{Archive, Made},
-    transactions::Shared,
+    peer_user::{PeerArchive, PeerEvent},
+    transactions::SharedRoom,
 };
-use crate::chat::{encoded, ids, said, timeline};
+use crate::chat::{event_ids, message_bodies, percent_encoded, timeline};
 
-impl Shared {
+impl SharedRoom {
     /// Makes a message that is not sent to the server.
-    fn keeps(&mut self, text: &str) -> Made {
+    fn makes_unsent_message(&mut self, text: &str) -> PeerEvent {
         self.bob.says(&self.peer, text)
     }
 
-    async fn sends(&self, made: &Made) -> Value {
+    async fn sends_event(&self, made: &PeerEvent) -> Value {
         self.peer.sends(&self.server, &[made]).await
     }
 }
 
 /// Delays a peer's answers to requests for missing events.
-struct Gate {
+struct MissingEventsGate {
     is_open: watch::Sender<bool>,
-    asks: mpsc::UnboundedSender<()>,
+    request_sender: mpsc::UnboundedSender<()>,
     /// Receives a message for every request.
-    asked: mpsc::UnboundedReceiver<()>,
+    requests: mpsc::UnboundedReceiver<()>,
 }
 
-impl Gate {
+impl MissingEventsGate {
     fn new() -> Self {
         let (asks, asked) = mpsc::unbounded_channel();
         Self {
             is_open: watch::Sender::new(false),
-            asks,
-            asked,
+            request_sender: asks,
+            requests: asked,
         }
     }
 
@@ -53,8 +53,8 @@ impl Gate {
     }
 
     /// Wraps a router: requests for missing events wait until the gate is open.
-    fn before(&self, router: Router) -> Router {
-        let (is_open, asks) = (self.is_open.subscribe(), self.asks.clone());
+    fn wraps(&self, router: Router) -> Router {
+        let (is_open, asks) = (self.is_open.subscribe(), self.request_sender.clone());
         router.layer(from_fn(move |request: Request, next: Next| {
             let (mut is_open, asks) = (is_open.clone(), asks.clone());
             async move {
@@ -69,75 +69,82 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn events_between_are_fetched_and_told_in_their_order() {
-    let mut shared = Shared::new().await;
+async fn missing_events_are_fetched_and_shown_in_order() {
+    let mut shared = SharedRoom::new().await;
     let since = shared.alice.syncs().await;
-    let made: Vec<Made> = (0..5).map(|n| shared.keeps(&n.to_string())).collect();
+    let made: Vec<PeerEvent> = (0..5)
+        .map(|n| shared.makes_unsent_message(&n.to_string()))
+        .collect();
 
-    let told = shared.sends(&made[4]).await;
+    let told = shared.sends_event(&made[4]).await;
 
     assert_eq!(told, json!({ &*made[4].id: {} }));
     let sync = shared.alice.syncs_after(&since).await;
     let made: Vec<&str> = made.iter().map(|made| &*made.id).collect();
-    assert_eq!(ids(timeline(&sync, &shared.room)), made);
-    assert_eq!(shared.archive.asked(), [format!("missing {}", made[4])]);
+    assert_eq!(event_ids(timeline(&sync, &shared.room)), made);
+    assert_eq!(
+        shared.archive.takes_requests(),
+        [format!("missing {}", made[4])]
+    );
 }
 
 #[tokio::test]
 async fn a_long_gap_is_closed_in_several_rounds() {
-    let mut shared = Shared::new().await;
-    let made: Vec<Made> = (0..60).map(|n| shared.keeps(&n.to_string())).collect();
+    let mut shared = SharedRoom::new().await;
+    let made: Vec<PeerEvent> = (0..60)
+        .map(|n| shared.makes_unsent_message(&n.to_string()))
+        .collect();
 
-    let told = shared.sends(&made[59]).await;
+    let told = shared.sends_event(&made[59]).await;
 
     assert_eq!(told[&*made[59].id], json!({}));
     let wanted: Vec<String> = (0..60).map(|n| n.to_string()).collect();
-    assert_eq!(shared.said().await, wanted);
-    let asked = shared.archive.asked();
+    assert_eq!(shared.message_texts().await, wanted);
+    let asked = shared.archive.takes_requests();
     assert!(asked.iter().all(|asked| asked.starts_with("missing")));
     assert_eq!(asked.len(), 4, "{asked:?}");
 }
 
 #[tokio::test]
-async fn an_event_whose_past_nobody_tells_is_taken_once_that_is_here() {
-    let mut shared = Shared::new().await;
-    let first = shared.keeps("first");
-    let second = shared.keeps("second");
+async fn an_event_is_accepted_once_its_missing_past_arrives() {
+    let mut shared = SharedRoom::new().await;
+    let first = shared.makes_unsent_message("first");
+    let second = shared.makes_unsent_message("second");
     shared.archive.withholds(&first);
 
-    let told = shared.sends(&second).await;
+    let told = shared.sends_event(&second).await;
     assert_eq!(told, json!({ &*second.id: {} }));
-    assert!(shared.said().await.is_empty());
-    shared.sends(&first).await;
-    shared.sends(&second).await;
+    assert!(shared.message_texts().await.is_empty());
+    shared.sends_event(&first).await;
+    shared.sends_event(&second).await;
 
-    assert_eq!(shared.said().await, ["first", "second"]);
+    assert_eq!(shared.message_texts().await, ["first", "second"]);
 }
 
 #[tokio::test]
-async fn the_state_at_a_gap_is_asked_for() {
-    let mut shared = Shared::new().await;
+async fn the_state_before_a_gap_is_fetched() {
+    let mut shared = SharedRoom::new().await;
     let peer = &shared.peer;
     let member = json!({ "membership": "join", "displayname": "Bob" });
     let id = shared.bob.id.clone();
     let member = shared
         .bob
-        .makes(peer, "m.room.member", (Some(&id), &member));
-    let lost = shared.keeps("lost");
-    let found = shared.keeps("found");
-    let newest = shared.keeps("newest");
+        .makes_event(peer, "m.room.member", (Some(&id), &member));
+    let lost = shared.makes_unsent_message("lost");
+    let found = shared.makes_unsent_message("found");
+    let newest = shared.makes_unsent_message("newest");
     // Events before the gap are not returned as missing events, but as part of the state.
-    shared.archive.tells_back_to(&found);
+    shared.archive.limits_missing_events_to(&found);
 
-    let told = shared.sends(&newest).await;
+    let told = shared.sends_event(&newest).await;
 
     assert_eq!(told[&*newest.id], json!({}));
     // Reading that far back fetches the history.
-    assert_eq!(shared.said().await, ["lost", "found", "newest"]);
+    assert_eq!(shared.message_texts().await, ["lost", "found", "newest"]);
     let path = format!("m.room.member/{}", shared.bob.id);
     let state = shared.alice.state(&shared.room, &path).await;
     assert_eq!(state["displayname"], "Bob");
-    let asked = shared.archive.asked();
+    let asked = shared.archive.takes_requests();
     assert!(
         asked.contains(&format!("state_ids {}", lost.id)),
         "{asked:?}"
@@ -147,126 +154,126 @@ async fn the_state_at_a_gap_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_had_whole_is_not_believed() {
-    let mut shared = Shared::new().await;
+async fn an_incomplete_fetched_state_is_not_used() {
+    let mut shared = SharedRoom::new().await;
     let id = shared.bob.id.clone();
     let mut names = Vec::new();
     for name in ["A", "B", "C"] {
         let member = json!({ "membership": "join", "displayname": name });
         let made = shared
             .bob
-            .makes(&shared.peer, "m.room.member", (Some(&id), &member));
+            .makes_event(&shared.peer, "m.room.member", (Some(&id), &member));
         names.push(made);
     }
-    shared.keeps("lost");
-    let found = shared.keeps("found");
-    let last = shared.keeps("last");
-    shared.archive.tells_back_to(&found);
+    shared.makes_unsent_message("lost");
+    let found = shared.makes_unsent_message("found");
+    let last = shared.makes_unsent_message("last");
+    shared.archive.limits_missing_events_to(&found);
     shared.archive.withholds(&names[1]);
 
-    let told = shared.sends(&last).await;
+    let told = shared.sends_event(&last).await;
 
     assert_eq!(told[&*last.id], json!({}));
-    assert!(shared.said().await.is_empty());
+    assert!(shared.message_texts().await.is_empty());
     let path = format!("m.room.member/{id}");
     let state = shared.alice.state(&shared.room, &path).await;
     assert_eq!(state.get("displayname"), None);
 }
 
 #[tokio::test]
-async fn an_event_that_rests_on_what_is_not_allowed_is_refused() {
-    let mut shared = Shared::new().await;
+async fn an_event_with_a_refused_auth_event_is_refused() {
+    let mut shared = SharedRoom::new().await;
     let levels = json!({ "users": {} });
     let mut apart = shared.bob.clone();
-    let refused = apart.makes(&shared.peer, "m.room.power_levels", (Some(""), &levels));
-    let told = shared.sends(&refused).await;
+    let refused = apart.makes_event(&shared.peer, "m.room.power_levels", (Some(""), &levels));
+    let told = shared.sends_event(&refused).await;
     assert!(told[&*refused.id]["error"].is_string());
     // This event has a refused auth event, and is fetched with the auth chain of the next event.
     let id = shared.bob.id.clone();
     let member = json!({ "membership": "join", "test": 1 });
-    let mut outlier = shared.bob.drafts("m.room.member", Some(&id), &member);
-    let rests_on = |event: &mut Value, made: &Made| {
+    let mut outlier = shared.bob.drafts_event("m.room.member", Some(&id), &member);
+    let rests_on = |event: &mut Value, made: &PeerEvent| {
         let auth_events = event["auth_events"].as_array_mut().expect("a list");
         auth_events.push(json!(made.id));
     };
     outlier["auth_events"] = json!([
-        shared.bob.state_event("m.room.join_rules", ""),
+        shared.bob.state_event_id("m.room.join_rules", ""),
         refused.id,
-        shared.bob.state_event("m.room.member", &id),
+        shared.bob.state_event_id("m.room.member", &id),
     ]);
     let outlier = shared.peer.signs(&outlier, &shared.bob.rules);
-    shared.bob.clone().follows(&outlier);
+    shared.bob.clone().advances_to(&outlier);
     let mut message = shared
         .bob
-        .drafts("m.room.message", None, &json!({ "body": "one" }));
+        .drafts_event("m.room.message", None, &json!({ "body": "one" }));
     rests_on(&mut message, &outlier);
     let message = shared.peer.signs(&message, &shared.bob.rules);
-    shared.bob.follows(&message);
+    shared.bob.advances_to(&message);
 
-    let told = shared.sends(&message).await;
-    let last = shared.keeps("last");
-    shared.sends(&last).await;
+    let told = shared.sends_event(&message).await;
+    let last = shared.makes_unsent_message("last");
+    shared.sends_event(&last).await;
 
     assert!(told[&*message.id]["error"].is_string(), "{told}");
-    assert_eq!(shared.said().await, ["last"]);
+    assert_eq!(shared.message_texts().await, ["last"]);
     for hidden in [&refused, &outlier, &message] {
         let answer = shared.alice.event(&shared.room, &hidden.id).await;
         answer.expect_error(404, "M_NOT_FOUND");
     }
-    let asked = shared.archive.asked();
+    let asked = shared.archive.takes_requests();
     let chain = format!("event_auth {}", message.id);
     assert!(asked.contains(&chain), "{asked:?}");
 }
 
 #[tokio::test]
-async fn an_event_that_rests_on_what_nobody_has_is_refused() {
-    let mut shared = Shared::new().await;
+async fn an_event_with_an_unavailable_auth_event_is_refused() {
+    let mut shared = SharedRoom::new().await;
     let mut message = shared
         .bob
-        .drafts("m.room.message", None, &json!({ "body": "one" }));
+        .drafts_event("m.room.message", None, &json!({ "body": "one" }));
     let auth_events = message["auth_events"].as_array_mut().expect("a list");
     let unknown = format!("${}", "a".repeat(43));
     auth_events.push(json!(unknown));
     let message = shared.peer.signs(&message, &shared.bob.rules);
 
-    let told = shared.sends(&message).await;
+    let told = shared.sends_event(&message).await;
 
     assert!(told[&*message.id]["error"].is_string(), "{told}");
-    let asked = shared.archive.asked();
+    let asked = shared.archive.takes_requests();
     assert!(asked.contains(&format!("event {unknown}")), "{asked:?}");
-    let tea = shared.keeps("tea");
-    assert_eq!(shared.sends(&tea).await[&*tea.id], json!({}));
+    let tea = shared.makes_unsent_message("tea");
+    assert_eq!(shared.sends_event(&tea).await[&*tea.id], json!({}));
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_asked_keeps_nothing_from_going_on() {
-    let mut shared = Shared::new().await;
-    let first = shared.keeps("first");
-    let second = shared.keeps("second");
+async fn an_unhelpful_sender_does_not_block_later_events() {
+    let mut shared = SharedRoom::new().await;
+    let first = shared.makes_unsent_message("first");
+    let second = shared.makes_unsent_message("second");
     // A peer that answers no requests forwards the event.
     let other = shared.network.peer(axum::Router::new()).await;
 
     let told = other.sends(&shared.server, &[&second]).await;
 
     assert_eq!(told, json!({ &*second.id: {} }));
-    assert!(shared.said().await.is_empty());
-    shared.sends(&second).await;
-    assert_eq!(shared.said().await, ["first", "second"]);
+    assert!(shared.message_texts().await.is_empty());
+    shared.sends_event(&second).await;
+    assert_eq!(shared.message_texts().await, ["first", "second"]);
     let event = shared.alice.event(&shared.room, &first.id).await;
     assert_eq!(event.expect_ok()["event_id"], first.id);
 }
 
 #[tokio::test]
-async fn events_that_stand_beside_others_are_both_told_to_other_servers() {
-    let mut shared = Shared::new().await;
+async fn backfill_returns_concurrent_events() {
+    let mut shared = SharedRoom::new().await;
     let mut beside = shared.bob.clone();
-    let one = shared.keeps("one");
+    let one = shared.makes_unsent_message("one");
     let other = beside.says(&shared.peer, "other");
     shared.peer.sends(&shared.server, &[&one, &other]).await;
     shared.alice.says(&shared.room, "both").await;
 
-    let room = encoded(&shared.room);
-    let from = format!("v={}&limit=10", encoded(&one.id));
+    let room = percent_encoded(&shared.room);
+    let from = format!("v={}&limit=10", percent_encoded(&one.id));
     let path = format!("/_matrix/federation/v1/backfill/{room}?{from}");
     let told = shared.peer.gets(&shared.server, &path).await.expect_ok();
 
@@ -276,21 +283,21 @@ async fn events_that_stand_beside_others_are_both_told_to_other_servers() {
 }
 
 #[tokio::test]
-async fn what_an_answer_did_not_wait_for_is_taken_after_a_restart() {
+async fn events_still_pending_at_a_restart_are_accepted_after_it() {
     let network = Network::new();
     let clock = Clock::manual(1_800_000_000_000);
-    let server = network.server_at(clock.clone()).await;
+    let server = network.server_with_clock(clock.clone()).await;
     let alice = server.register("alice").await;
     let room = alice.creates(json!({ "preset": "public_chat" })).await;
-    let (archive, mut gate) = (Archive::default(), Gate::new());
-    let peer = network.peer(gate.before(archive.router())).await;
+    let (archive, mut gate) = (PeerArchive::default(), MissingEventsGate::new());
+    let peer = network.peer(gate.wraps(archive.router())).await;
     let mut bob = peer.joins(&server, &room, ("bob", &archive)).await;
     bob.says(&peer, "lost");
     let found = bob.says(&peer, "found");
 
     let pending = [&found];
     let is_late = async {
-        gate.asked.recv().await.expect("a request");
+        gate.requests.recv().await.expect("a request");
         clock.advance(Duration::from_secs(30));
     };
     let (told, ()) = tokio::join!(peer.sends(&server, &pending), is_late);
@@ -298,22 +305,22 @@ async fn what_an_answer_did_not_wait_for_is_taken_after_a_restart() {
     let server = server.restart().await;
     gate.opens();
 
-    let alice = alice.at(&server);
+    let alice = alice.on_server(&server);
     let mut sync = alice.syncs().await;
-    while !said(timeline(&sync, &room)).contains(&"found") {
-        sync = alice.waits_after(&sync).await;
+    while !message_bodies(timeline(&sync, &room)).contains(&"found") {
+        sync = alice.long_polls_after(&sync).await;
     }
     let page = alice.messages(&room, "dir=f&limit=100").await;
-    assert_eq!(said(&page["chunk"]), ["lost", "found"]);
+    assert_eq!(message_bodies(&page["chunk"]), ["lost", "found"]);
 }
 
 #[tokio::test]
-async fn an_event_that_finds_no_place_among_those_that_wait_is_taken_when_there_is_one() {
-    let shared = Shared::new().await;
-    let gate = Gate::new();
-    let router = gate.before(shared.archive.router());
+async fn an_event_refused_by_a_full_queue_is_accepted_later() {
+    let shared = SharedRoom::new().await;
+    let gate = MissingEventsGate::new();
+    let router = gate.wraps(shared.archive.router());
     let slow = shared.network.peer(router).await;
-    let found: Vec<Made> = (0..5)
+    let found: Vec<PeerEvent> = (0..5)
         .map(|n| {
             let mut apart = shared.bob.clone();
             apart.says(&shared.peer, &format!("lost {n}"));
@@ -333,10 +340,10 @@ async fn an_event_that_finds_no_place_among_those_that_wait_is_taken_when_there_
     }
 
     let mut sync = shared.alice.syncs().await;
-    let mut said = shared.said().await;
+    let mut said = shared.message_texts().await;
     while said.len() < 10 {
-        sync = shared.alice.waits_after(&sync).await;
-        said = shared.said().await;
+        sync = shared.alice.long_polls_after(&sync).await;
+        said = shared.message_texts().await;
     }
     for n in 0..5 {
         assert!(said.contains(&format!("found {n}")), "{said:?}");
@@ -344,35 +351,35 @@ async fn an_event_that_finds_no_place_among_those_that_wait_is_taken_when_there_
 }
 
 #[tokio::test]
-async fn what_follows_a_refused_event_is_taken_all_the_same() {
-    let mut shared = Shared::new().await;
+async fn an_event_that_follows_a_refused_event_is_accepted() {
+    let mut shared = SharedRoom::new().await;
     let content = json!({ "msgtype": "m.text", "body": "odd" });
-    let refused = shared.bob.drafts("org.x\0", None, &content);
+    let refused = shared.bob.drafts_event("org.x\0", None, &content);
     let refused = shared.peer.signs(&refused, &shared.bob.rules);
-    shared.bob.follows(&refused);
-    shared.sends(&refused).await;
-    let tea = shared.keeps("tea");
+    shared.bob.advances_to(&refused);
+    shared.sends_event(&refused).await;
+    let tea = shared.makes_unsent_message("tea");
 
-    let told = shared.sends(&tea).await;
+    let told = shared.sends_event(&tea).await;
 
     assert_eq!(told, json!({ &*tea.id: {} }));
-    assert_eq!(shared.said().await, ["tea"]);
+    assert_eq!(shared.message_texts().await, ["tea"]);
 }
 
 #[tokio::test]
-async fn an_event_with_the_id_of_one_in_another_room_is_refused_alone() {
+async fn only_an_event_with_an_id_used_elsewhere_is_refused() {
     for version in ["1", "2"] {
         let request = json!({ "preset": "public_chat", "room_version": version });
-        let mut shared = Shared::of(request.clone()).await;
+        let mut shared = SharedRoom::with_room(request.clone()).await;
         let other = shared.alice.creates(request).await;
         let mut bob = shared
             .peer
-            .joins(&shared.server, &other, ("bob", &Archive::default()))
+            .joins(&shared.server, &other, ("bob", &PeerArchive::default()))
             .await;
         let elsewhere = bob.says(&shared.peer, "elsewhere");
-        shared.sends(&elsewhere).await;
+        shared.sends_event(&elsewhere).await;
         let content = json!({ "msgtype": "m.text", "body": "the same id" });
-        let mut same = shared.bob.drafts("m.room.message", None, &content);
+        let mut same = shared.bob.drafts_event("m.room.message", None, &content);
         same["event_id"] = json!(elsewhere.id);
         let same = shared.peer.signs(&same, &shared.bob.rules);
         let fine = bob.says(&shared.peer, "fine");
@@ -381,9 +388,9 @@ async fn an_event_with_the_id_of_one_in_another_room_is_refused_alone() {
 
         assert_ne!(told[&*same.id], json!({}), "{version}: {told}");
         assert_eq!(told[&*fine.id], json!({}), "{version}: {told}");
-        shared.bob.follows(&same);
-        let tea = shared.keeps("tea");
-        let told = shared.sends(&tea).await;
-        assert_eq!(shared.said().await, ["tea"], "{version}: {told}");
+        shared.bob.advances_to(&same);
+        let tea = shared.makes_unsent_message("tea");
+        let told = shared.sends_event(&tea).await;
+        assert_eq!(shared.message_texts().await, ["tea"], "{version}: {told}");
     }
 }

@@ -1,6 +1,5 @@
 //! Tests of servers that talk to each other over TLS, each at its own loopback address, and of peers that a test plays.
 
-pub(crate) mod abroad;
 mod access;
 mod convergence;
 mod directory;
@@ -8,7 +7,6 @@ mod edus;
 mod encryption;
 mod erasure;
 mod gaps;
-mod guest;
 mod handshakes;
 mod history;
 mod hostile;
@@ -20,6 +18,8 @@ mod media;
 mod missing;
 mod nested_json;
 mod outages;
+pub(crate) mod peer_room;
+mod peer_user;
 mod policy;
 mod profile;
 mod redactions;
@@ -66,12 +66,12 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::harness::{Answer, Server};
+use crate::harness::{HttpAnswer, Server};
 
 /// The port at which servers whose names have no port listen.
-const PORT: u16 = 8448;
+const FEDERATION_PORT: u16 = 8448;
 /// A time in 2100, later than any test runs, in milliseconds.
-const FAR_AWAY: i64 = 4_102_444_800_000;
+const FAR_FUTURE_MS: i64 = 4_102_444_800_000;
 
 /// A set of servers that trust the same certificate authority.
 pub(crate) struct Network {
@@ -103,16 +103,16 @@ impl Network {
 
     /// Starts a server whose name is its address.
     pub(crate) async fn server(&self) -> Server {
-        self.server_with(|_| {}).await
+        self.server_with_config(|_| {}).await
     }
 
     /// Starts a server that uses the clock of the test.
-    pub(crate) async fn server_at(&self, clock: Clock) -> Server {
+    pub(crate) async fn server_with_clock(&self, clock: Clock) -> Server {
         self.start(clock, |_| {}).await
     }
 
     /// Starts a server whose configuration the test changes.
-    pub(crate) async fn server_with(&self, change: impl FnOnce(&mut Config)) -> Server {
+    pub(crate) async fn server_with_config(&self, change: impl FnOnce(&mut Config)) -> Server {
         self.start(Clock::system(), change).await
     }
 
@@ -128,12 +128,12 @@ impl Network {
         Server::with_clock(clock, |config| {
             config.server.name = address.to_string().try_into().expect("a name");
             config.listen.push(ListenSection {
-                address: SocketAddr::from((address, PORT)),
+                address: SocketAddr::from((address, FEDERATION_PORT)),
                 tls_certificate,
                 tls_key,
             });
             config.federation.enabled = true;
-            config.federation.trusted_ca = vec![self.authority()];
+            config.federation.trusted_ca = vec![self.authority_path()];
             config.federation.allow_private_addresses = true;
             config.directory.public_without_login = true;
             change(config);
@@ -143,20 +143,20 @@ impl Network {
 
     /// Starts a peer that answers the requests of a router, besides those for its keys.
     pub(crate) async fn peer(&self, router: Router) -> Peer {
-        self.peer_valid_until(router, FAR_AWAY).await
+        self.peer_valid_until(router, FAR_FUTURE_MS).await
     }
 
     /// Starts a peer whose keys are valid until a time.
     pub(crate) async fn peer_valid_until(&self, router: Router, until: i64) -> Peer {
-        self.peer_of(|_| router, until).await
+        self.start_peer(|_| router, until).await
     }
 
     /// Starts a peer whose router is built with the peer's own key.
     pub(crate) async fn peer_with(&self, router: impl FnOnce(&Peer) -> Router) -> Peer {
-        self.peer_of(router, FAR_AWAY).await
+        self.start_peer(router, FAR_FUTURE_MS).await
     }
 
-    async fn peer_of(&self, router: impl FnOnce(&Peer) -> Router, until: i64) -> Peer {
+    async fn start_peer(&self, router: impl FnOnce(&Peer) -> Router, until: i64) -> Peer {
         let address = unused_address();
         let peer = Peer::new(&address.to_string());
         let keys = peer.key.published_keys(until).expect("they are signed");
@@ -166,7 +166,7 @@ impl Network {
     }
 
     /// Returns the path of the certificate of the authority that all servers trust.
-    pub(crate) fn authority(&self) -> PathBuf {
+    pub(crate) fn authority_path(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
@@ -182,7 +182,7 @@ impl Network {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .expect("the certificate can be used");
-        let listener = TcpListener::bind((address, PORT)).await;
+        let listener = TcpListener::bind((address, FEDERATION_PORT)).await;
         let listener = TlsListener {
             listener: listener.expect("the address is free"),
             acceptor: Arc::new(config).into(),
@@ -229,39 +229,45 @@ impl Peer {
     }
 
     /// Returns the number of requests that the peer received.
-    pub(crate) fn requests(&self) -> usize {
+    pub(crate) fn request_count(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
     /// Sends a signed GET request to a server.
-    pub(crate) async fn gets(&self, server: &Server, path: &str) -> Answer {
-        self.asks(server, Method::GET, path, "").await
+    pub(crate) async fn gets(&self, server: &Server, path: &str) -> HttpAnswer {
+        self.sends_request(server, Method::GET, path, "").await
     }
 
     /// Sends a signed POST request to a server.
-    pub(crate) async fn posts(&self, server: &Server, path: &str, body: &Value) -> Answer {
-        self.asks(server, Method::POST, path, &body.to_string())
+    pub(crate) async fn posts(&self, server: &Server, path: &str, body: &Value) -> HttpAnswer {
+        self.sends_request(server, Method::POST, path, &body.to_string())
             .await
     }
 
     /// Sends a signed request to a server.
-    pub(crate) async fn asks(
+    pub(crate) async fn sends_request(
         &self,
         server: &Server,
         method: Method,
         path: &str,
         body: &str,
-    ) -> Answer {
-        let proof = self.proof(server.name(), &method, path, body);
+    ) -> HttpAnswer {
+        let proof = self.authorization(server.name(), &method, path, body);
         let headers = [("authorization", &*proof)];
         server
             .client()
-            .send_with(method, path, body, &headers)
+            .send_with_headers(method, path, body, &headers)
             .await
     }
 
     /// Returns the `Authorization` header that proves that a request to a server is the peer's.
-    pub(crate) fn proof(&self, server: &str, method: &Method, path: &str, body: &str) -> String {
+    pub(crate) fn authorization(
+        &self,
+        server: &str,
+        method: &Method,
+        path: &str,
+        body: &str,
+    ) -> String {
         let request = http::Request::builder()
             .method(method.clone())
             .uri(path)
@@ -270,13 +276,17 @@ impl Peer {
         let destination: OwnedServerName = server.try_into().expect("a name");
         let input = self.key.signing_input(&destination);
         let Ok(proof) = XMatrix::sign_http_request(&request, input) else {
-            return self.proof_of_text((server, method, path), body);
+            return self.authorization_for_text((server, method, path), body);
         };
         proof.to_string()
     }
 
     /// Returns the header for a body without a canonical form, as servers make it that do not check the form.
-    fn proof_of_text(&self, (server, method, path): (&str, &Method, &str), body: &str) -> String {
+    fn authorization_for_text(
+        &self,
+        (server, method, path): (&str, &Method, &str),
+        body: &str,
+    ) -> String {
         let name = &self.name;
         let text = format!(
             r#"{{"content":{body},"destination":"{server}","method":"{method}","origin":"{name}","uri":"{path}"}}"#

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::{
     Network,
     edus::edu,
-    sending::{Manner, Scene},
-    transactions::Shared,
+    sending::{SendingScene, TransactionAnswer},
+    transactions::SharedRoom,
 };
-use crate::{chat::new_transaction, nested_json::nested, stored::Rows};
+use crate::{chat::new_transaction, nested_json::nested_object, stored_rows::StoredRows};
 
 /// Returns an EDU with a message to all devices of a user.
-fn message(sender: &str, kind: &str, receiver: &str, content: &Value) -> Value {
+fn message_to_all_devices(sender: &str, kind: &str, receiver: &str, content: &Value) -> Value {
     let content = json!({
         "sender": sender, "type": kind, "message_id": new_transaction(),
         "messages": { receiver: { "*": content } },
@@ -22,28 +22,28 @@ fn message(sender: &str, kind: &str, receiver: &str, content: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_deep_event_or_edu_of_another_server_spoils_nothing_else_of_its_transaction() {
-    let mut shared = Shared::new().await;
+async fn a_deeply_nested_event_does_not_affect_its_transaction() {
+    let mut shared = SharedRoom::new().await;
     for depth in [110, 124, 126, 128, 300, 10_000] {
         let since = shared.alice.syncs().await;
         let (peer, bob, alice) = (&shared.peer, &shared.bob.id, &shared.alice.id);
         // The nested value replaces a placeholder in the text, because the test helpers cannot make such events.
         let deep = shared
             .bob
-            .drafts("m.room.message", None, &json!({ "d": "DEEP" }));
-        let deep_message = message(bob, "org.deep", alice, &json!({ "d": "DEEP" }));
-        let fine_message = message(bob, "org.fine", alice, &json!({}));
+            .drafts_event("m.room.message", None, &json!({ "d": "DEEP" }));
+        let deep_message = message_to_all_devices(bob, "org.deep", alice, &json!({ "d": "DEEP" }));
+        let fine_message = message_to_all_devices(bob, "org.fine", alice, &json!({}));
         let text = format!("fine beside {depth}");
         let fine = shared.bob.clone().says(peer, &text);
         let body = json!({
             "origin": peer.name, "origin_server_ts": 1,
             "pdus": [deep, fine.json], "edus": [deep_message, fine_message],
         });
-        let body = body.to_string().replace("\"DEEP\"", &nested(depth));
+        let body = body.to_string().replace("\"DEEP\"", &nested_object(depth));
         let path = format!("/_matrix/federation/v1/send/{}", new_transaction());
 
         let answer = peer
-            .asks(&shared.server, Method::PUT, &path, &body)
+            .sends_request(&shared.server, Method::PUT, &path, &body)
             .await
             .expect_ok();
 
@@ -53,8 +53,8 @@ async fn a_deep_event_or_edu_of_another_server_spoils_nothing_else_of_its_transa
             2,
             "each event has a result"
         );
-        shared.bob.follows(&fine);
-        assert_eq!(shared.said().await.last(), Some(&text));
+        shared.bob.advances_to(&fine);
+        assert_eq!(shared.message_texts().await.last(), Some(&text));
         let sync = shared.alice.syncs_after(&since).await;
         let messages = sync["to_device"]["events"].as_array().expect("a list");
         let types: Vec<&Value> = messages.iter().map(|message| &message["type"]).collect();
@@ -63,17 +63,18 @@ async fn a_deep_event_or_edu_of_another_server_spoils_nothing_else_of_its_transa
 }
 
 #[tokio::test]
-async fn a_message_to_a_device_of_another_server_has_to_be_an_object() {
-    let shared = Shared::new().await;
+async fn to_device_content_from_another_server_must_be_an_object() {
+    let shared = SharedRoom::new().await;
     let since = shared.alice.syncs().await;
-    let of = |kind, content| message(&shared.bob.id, kind, &shared.alice.id, &content);
+    let of =
+        |kind, content| message_to_all_devices(&shared.bob.id, kind, &shared.alice.id, &content);
     let edus = [
         of("org.number", json!(5)),
         of("org.null", json!(null)),
         of("org.fine", json!({})),
     ];
 
-    shared.peer.tells(&shared.server, &edus).await;
+    shared.peer.sends_edus(&shared.server, &edus).await;
 
     let sync = shared.alice.syncs_after(&since).await;
     let messages = sync["to_device"]["events"].as_array().expect("a list");
@@ -82,9 +83,9 @@ async fn a_message_to_a_device_of_another_server_has_to_be_an_object() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_signed_is_dropped_and_all_else_is_sent() {
-    let scene = Scene::at(Clock::system()).await;
-    scene.ear.answers(Manner::Refuses(500));
+async fn stored_messages_that_cannot_be_signed_are_dropped_alone() {
+    let scene = SendingScene::with_clock(Clock::system()).await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
     let send = async |kind: &str| {
         let path = format!(
             "/_matrix/client/v3/sendToDevice/{kind}/{}",
@@ -96,7 +97,7 @@ async fn what_cannot_be_signed_is_dropped_and_all_else_is_sent() {
     for kind in ["org.before", "org.deep", "org.after"] {
         send(kind).await;
     }
-    scene.ear.refuses(1).await;
+    scene.receiver.waits_for_refusals(1).await;
 
     // Versions of the server that did not limit the depth stored such messages.
     let scene = scene
@@ -104,25 +105,25 @@ async fn what_cannot_be_signed_is_dropped_and_all_else_is_sent() {
             let sql = format!(
                 r#"UPDATE unsent_messages SET edu = REPLACE(edu, '"*":{{}}', '"*":{}')
                    WHERE edu LIKE '%org.deep%'"#,
-                nested(200)
+                nested_object(200)
             );
-            let mut rows = Rows::of(server).await;
-            rows.run(&sql).await;
+            let mut rows = StoredRows::open(server).await;
+            rows.execute_sql(&sql).await;
             rows.close().await;
         })
         .await;
-    scene.ear.answers(Manner::Takes);
-    scene.shows_life().await;
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
+    scene.peer_sends_request().await;
     scene.says(["plain"]).await;
 
-    scene.ear.hears("plain").await;
-    let edus = scene.ear.hears_edus("m.direct_to_device", 2).await;
+    scene.receiver.waits_for_message("plain").await;
+    let edus = scene.receiver.waits_for_edus("m.direct_to_device", 2).await;
     let types: Vec<&Value> = edus.iter().map(|edu| &edu["type"]).collect();
     assert_eq!(types, ["org.before", "org.after"]);
 }
 
 #[tokio::test]
-async fn a_message_to_another_server_has_to_have_a_canonical_form() {
+async fn to_device_messages_to_other_servers_must_be_canonical_json() {
     let server = Network::new().server().await;
     let alice = server.register("alice").await;
     let send = async |user: &str| {

@@ -7,13 +7,13 @@ use parlour::clock::Clock;
 use serde_json::json;
 
 use super::{
-    sending::{Manner, Scene},
+    sending::{SendingScene, TransactionAnswer},
     unused_address,
 };
-use crate::{chat::new_transaction, stored::Rows};
+use crate::{chat::new_transaction, stored_rows::StoredRows};
 
 /// Sends many messages in the room of a scene, in any order.
-async fn chats(scene: &Scene, count: usize) {
+async fn sends_many_messages(scene: &SendingScene, count: usize) {
     for first in (0..count).step_by(50) {
         let texts: Vec<String> = (first..count.min(first + 50))
             .map(|n| n.to_string())
@@ -24,65 +24,73 @@ async fn chats(scene: &Scene, count: usize) {
 }
 
 #[tokio::test]
-async fn who_left_during_a_long_outage_is_told_so_however_much_was_said() {
-    let scene = Scene::new().await;
-    scene.ear.answers(Manner::Refuses(500));
+async fn a_leave_during_a_long_outage_is_still_sent() {
+    let scene = SendingScene::new().await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
     scene.says(["first"]).await;
-    scene.ear.refuses(1).await;
+    scene.receiver.waits_for_refusals(1).await;
     // Send more messages than the server reads at once, before and after the kick.
-    chats(&scene, 850).await;
+    sends_many_messages(&scene, 850).await;
     let bob = json!({ "user_id": scene.bob.id });
-    let kick = scene.alice.tries(&scene.room, "kick", bob);
+    let kick = scene.alice.posts_in_room(&scene.room, "kick", bob);
     kick.await.expect_ok();
-    chats(&scene, 220).await;
-    scene.ear.answers(Manner::Takes);
+    sends_many_messages(&scene, 220).await;
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
 
-    scene.shows_life().await;
-    scene.is_left_with_leave_of_bob().await;
+    scene.peer_sends_request().await;
+    scene.asserts_bobs_leave_came_last().await;
 }
 
 #[tokio::test]
-async fn a_change_of_devices_that_could_not_be_noted_is_told_after_a_restart() {
-    let scene = Scene::new().await;
-    scene.ear.hears_edus("m.device_list_update", 1).await;
+async fn an_unrecorded_device_change_is_sent_after_a_restart() {
+    let scene = SendingScene::new().await;
+    scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 1)
+        .await;
     let peer = scene.peer.name.clone();
     // From now on a second pending device change violates the unique index, so it cannot be recorded.
     let scene = scene
         .restart_after(async |server| {
-            let mut rows = Rows::of(server).await;
-            let newest = rows.numbers("SELECT MAX(changed) FROM told_devices").await[0];
+            let mut rows = StoredRows::open(server).await;
+            let newest = rows
+                .query_numbers("SELECT MAX(changed) FROM told_devices")
+                .await[0];
             let other = format!("INSERT INTO told_devices VALUES ('{peer}', 0, 1, 1, 0)");
-            rows.run(&other).await;
+            rows.execute_sql(&other).await;
             let broken = format!(
                 "CREATE UNIQUE INDEX broken ON told_devices
                  ((CASE WHEN changed > {newest} THEN 1 ELSE changed END))"
             );
-            rows.run(&broken).await;
+            rows.execute_sql(&broken).await;
             rows.close().await;
         })
         .await;
 
-    Scene::uploads_keys(&scene.alice).await;
+    SendingScene::uploads_keys(&scene.alice).await;
     scene.says(["one"]).await;
-    scene.ear.hears("one").await;
+    scene.receiver.waits_for_message("one").await;
     let scene = scene
         .restart_after(async |server| {
-            let mut rows = Rows::of(server).await;
-            rows.run("DROP INDEX broken").await;
+            let mut rows = StoredRows::open(server).await;
+            rows.execute_sql("DROP INDEX broken").await;
             rows.close().await;
         })
         .await;
 
-    let told = scene.ear.hears_edus("m.device_list_update", 2).await;
+    let told = scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 2)
+        .await;
     assert_eq!(told[1]["user_id"], scene.alice.id);
     assert!(told[1]["keys"].is_object());
 }
 
 #[tokio::test]
-async fn a_message_to_a_device_waits_for_a_month_at_most() {
+async fn an_unsent_to_device_message_expires_after_a_month() {
     let clock = Clock::manual(1_700_000_000_000);
-    let scene = Scene::at(clock.clone()).await;
-    scene.ear.answers(Manner::Refuses(500));
+    let scene = SendingScene::with_clock(clock.clone()).await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
     let sends = async |n: u32| {
         let id = new_transaction();
         let path = format!("/_matrix/client/v3/sendToDevice/m.test/{id}");
@@ -90,16 +98,16 @@ async fn a_message_to_a_device_waits_for_a_month_at_most() {
         scene.alice.client.put(&path, body).await.expect_ok();
     };
     sends(1).await;
-    scene.ear.refuses(1).await;
+    scene.receiver.waits_for_refusals(1).await;
     clock.advance(Duration::from_hours(31 * 24));
     sends(2).await;
 
-    scene.ear.answers(Manner::Takes);
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
     // The pause after the last refused attempt may begin only now.
     let letters = loop {
         clock.advance(Duration::from_mins(1));
-        scene.shows_life().await;
-        let letters = scene.ear.lock().edus("m.direct_to_device");
+        scene.peer_sends_request().await;
+        let letters = scene.receiver.lock().edus("m.direct_to_device");
         if !letters.is_empty() {
             break letters;
         }
@@ -111,23 +119,26 @@ async fn a_message_to_a_device_waits_for_a_month_at_most() {
 
 #[tokio::test]
 async fn servers_in_no_room_are_forgotten_when_the_server_starts() {
-    let scene = Scene::new().await;
-    scene.ear.hears_edus("m.device_list_update", 1).await;
+    let scene = SendingScene::new().await;
+    scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 1)
+        .await;
     scene.says(["one"]).await;
-    scene.ear.hears("one").await;
-    let before = scene.ear.lock().transactions();
+    scene.receiver.waits_for_message("one").await;
+    let before = scene.receiver.lock().transaction_count();
     let (gone, waits) = (unused_address().to_string(), unused_address().to_string());
     let scene = scene
         .restart_after(async |server| {
-            let mut rows = Rows::of(server).await;
+            let mut rows = StoredRows::open(server).await;
             for name in [&gone, &waits] {
                 let sql = format!("INSERT INTO destinations VALUES ('{name}', 9, 1, 1)");
-                rows.run(&sql).await;
+                rows.execute_sql(&sql).await;
                 let sql = format!("INSERT INTO told_devices VALUES ('{name}', 1, 1, -1, 0)");
-                rows.run(&sql).await;
+                rows.execute_sql(&sql).await;
             }
             let sql = format!("INSERT INTO unsent_rooms VALUES ('{waits}', 1, 1)");
-            rows.run(&sql).await;
+            rows.execute_sql(&sql).await;
             rows.close().await;
         })
         .await;
@@ -135,15 +146,15 @@ async fn servers_in_no_room_are_forgotten_when_the_server_starts() {
     // The peer gets a transaction when the cleanup is done.
     let is_greeted = |count| (count > before).then_some(());
     scene
-        .ear
-        .waits(|heard| is_greeted(heard.transactions()))
+        .receiver
+        .waits_until(|heard| is_greeted(heard.transaction_count()))
         .await;
     let peer = scene.peer.name.clone();
     scene
         .restart_after(async |server| {
-            let mut rows = Rows::of(server).await;
+            let mut rows = StoredRows::open(server).await;
             for table in ["destinations", "told_devices"] {
-                let texts = rows.texts(table).await.join("\n");
+                let texts = rows.row_texts(table).await.join("\n");
                 assert!(!texts.contains(&gone), "{texts}");
                 assert!(texts.contains(&waits), "{texts}");
                 assert!(texts.contains(&peer), "{texts}");

@@ -4,11 +4,11 @@ use axum::{Json, Router, extract::Query, http::StatusCode, routing::get};
 use serde_json::{Value, json};
 
 use super::{Network, Peer};
-use crate::{chat::encoded, harness::Server};
+use crate::{chat::percent_encoded, harness::Server};
 
-const QUERY: &str = "/_matrix/federation/v1/query/profile";
+const PROFILE_QUERY_PATH: &str = "/_matrix/federation/v1/query/profile";
 
-async fn with_alice(network: &Network) -> Server {
+async fn server_with_alice(network: &Network) -> Server {
     let server = network.server().await;
     let alice = server.register("alice").await;
     let name = format!("/_matrix/client/v3/profile/{}/displayname", alice.id);
@@ -23,7 +23,7 @@ async fn with_alice(network: &Network) -> Server {
 #[tokio::test]
 async fn the_profile_of_a_user_of_another_server_is_shown() {
     let network = Network::new();
-    let (home, away) = (with_alice(&network).await, network.server().await);
+    let (home, away) = (server_with_alice(&network).await, network.server().await);
     let profile = format!("/_matrix/client/v3/profile/@alice:{}", home.name());
 
     let whole = away.get(&profile).await.expect_ok();
@@ -41,15 +41,17 @@ async fn the_profile_of_a_user_of_another_server_is_shown() {
 }
 
 #[tokio::test]
-async fn another_server_is_asked_with_the_whole_user_id() {
+async fn profile_queries_carry_the_whole_user_id() {
     let network = Network::new();
     let answer =
         async |Query(asked): Query<Value>| Json(json!({ "displayname": asked["user_id"] }));
-    let peer = network.peer(Router::new().route(QUERY, get(answer))).await;
+    let peer = network
+        .peer(Router::new().route(PROFILE_QUERY_PATH, get(answer)))
+        .await;
     let server = network.server().await;
     let user_id = format!("@a/b=c:{}", peer.name);
 
-    let path = format!("/_matrix/client/v3/profile/{}", encoded(&user_id));
+    let path = format!("/_matrix/client/v3/profile/{}", percent_encoded(&user_id));
     let profile = server.get(&path).await.expect_ok();
 
     assert_eq!(profile["displayname"], user_id.as_str());
@@ -63,7 +65,7 @@ async fn a_server_that_answers_nonsense_is_a_bad_gateway() {
         "[1]".to_owned(),
         "x".repeat(2_000_000),
     ] {
-        let router = Router::new().route(QUERY, get(async || answer));
+        let router = Router::new().route(PROFILE_QUERY_PATH, get(async || answer));
         let peer = network.peer(router).await;
         let server = network.server().await;
 
@@ -73,11 +75,13 @@ async fn a_server_that_answers_nonsense_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_logs_nobody_out() {
+async fn a_remote_unknown_token_error_is_not_passed_on() {
     let network = Network::new();
     let refusal = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "go away" });
     let answer = async || (StatusCode::UNAUTHORIZED, Json(refusal));
-    let peer = network.peer(Router::new().route(QUERY, get(answer))).await;
+    let peer = network
+        .peer(Router::new().route(PROFILE_QUERY_PATH, get(answer)))
+        .await;
     let server = network.server().await;
 
     let path = format!("/_matrix/client/v3/profile/@a:{}", peer.name);
@@ -85,11 +89,11 @@ async fn a_server_that_refuses_logs_nobody_out() {
 }
 
 #[tokio::test]
-async fn other_servers_see_the_fields_that_they_ask_for() {
+async fn other_servers_get_the_requested_profile_fields() {
     let network = Network::new();
-    let server = with_alice(&network).await;
+    let server = server_with_alice(&network).await;
     let peer = network.peer(Router::new()).await;
-    let query = |user: &str| format!("{QUERY}?user_id={}", encoded(user));
+    let query = |user: &str| format!("{PROFILE_QUERY_PATH}?user_id={}", percent_encoded(user));
     let alice = query(&format!("@alice:{}", server.name()));
 
     let whole = peer.gets(&server, &alice).await.expect_ok();
@@ -114,11 +118,11 @@ async fn other_servers_see_the_fields_that_they_ask_for() {
 }
 
 #[tokio::test]
-async fn servers_out_of_reach_are_not_asked() {
+async fn servers_at_private_addresses_are_not_contacted() {
     let network = Network::new();
-    let home = with_alice(&network).await;
+    let home = server_with_alice(&network).await;
     let away = network
-        .server_with(|config| config.federation.allow_private_addresses = false)
+        .server_with_config(|config| config.federation.allow_private_addresses = false)
         .await;
 
     let path = format!("/_matrix/client/v3/profile/@alice:{}", home.name());
@@ -126,14 +130,14 @@ async fn servers_out_of_reach_are_not_asked() {
 }
 
 #[tokio::test]
-async fn a_server_with_the_certificate_of_a_stranger_is_not_asked() {
+async fn a_server_with_an_untrusted_certificate_is_not_contacted() {
     let (network, strangers) = (Network::new(), Network::new());
-    let stranger = with_alice(&strangers).await;
+    let stranger = server_with_alice(&strangers).await;
     let path = format!("/_matrix/client/v3/profile/@alice:{}", stranger.name());
 
     let careful = network.server().await;
     let careless = network
-        .server_with(|config| config.federation.verify_certificates = false)
+        .server_with_config(|config| config.federation.verify_certificates = false)
         .await;
 
     careful.get(&path).await.expect_error(502, "M_UNKNOWN");
@@ -145,7 +149,7 @@ async fn a_server_with_the_certificate_of_a_stranger_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_left_alone_after_some_attempts() {
+async fn an_unreachable_server_is_not_contacted_after_some_attempts() {
     let network = Network::new();
     let server = network.server().await;
     let nobody = Peer::new(&super::unused_address().to_string());

@@ -4,26 +4,26 @@
 
 use serde_json::{Value, json};
 
-use super::{guest::Made, transactions::Shared};
+use super::{peer_user::PeerEvent, transactions::SharedRoom};
 use crate::{
-    chat::{encoded, find, ids, in_room, timeline},
-    sliding::list,
+    chat::{event_ids, find_event, percent_encoded, room_path, timeline},
+    sliding::list_config,
 };
 
-impl Shared {
+impl SharedRoom {
     /// Makes a redaction of an event, and sends it.
-    async fn redacts(&mut self, target: &str) -> Made {
+    async fn sends_redaction(&mut self, target: &str) -> PeerEvent {
         let content = json!({ "redacts": target });
         let redaction = self
             .bob
-            .makes(&self.peer, "m.room.redaction", (None, &content));
+            .makes_event(&self.peer, "m.room.redaction", (None, &content));
         let told = self.peer.sends(&self.server, &[&redaction]).await;
         assert_eq!(told, json!({ &*redaction.id: {} }));
         redaction
     }
 
     /// Asserts that no client API shows an event.
-    async fn shows_nowhere(&self, since: &Value, hidden: &Made, beside: &str) {
+    async fn assert_not_shown(&self, since: &Value, hidden: &PeerEvent, beside: &str) {
         let (alice, room, id) = (&self.alice, &self.room, &*hidden.id);
         let sync = alice.syncs_after(since).await;
         assert!(!sync.to_string().contains(id), "{sync}");
@@ -34,39 +34,47 @@ impl Shared {
             let page = alice.messages(room, &query).await;
             assert!(!page.to_string().contains(id), "{page}");
         }
-        let context = format!("context/{}?limit=50", encoded(beside));
-        let context = alice.client.get(&in_room(room, &context)).await.expect_ok();
+        let context = format!("context/{}?limit=50", percent_encoded(beside));
+        let context = alice
+            .client
+            .get(&room_path(room, &context))
+            .await
+            .expect_ok();
         assert!(!context.to_string().contains(id), "{context}");
         let event = alice.event(room, id).await;
         event.expect_error(404, "M_NOT_FOUND");
-        let mut sliding = alice.lists(&list([0, 9], 50, &json!([])));
-        let answer = sliding.next().await;
+        let mut sliding = alice.opens_list(&list_config([0, 9], 50, &json!([])));
+        let answer = sliding.poll().await;
         assert!(!answer.to_string().contains(id), "{answer}");
     }
 }
 
 #[tokio::test]
-async fn a_redaction_by_someone_without_the_power_for_it_is_not_shown() {
+async fn a_redaction_without_enough_power_is_not_shown() {
     for version in ["3", "10", "11", "12"] {
         let request = json!({ "preset": "public_chat", "room_version": version });
-        let mut shared = Shared::of(request).await;
+        let mut shared = SharedRoom::with_room(request).await;
         let tea = shared.alice.says(&shared.room, "tea").await;
         let since = shared.alice.syncs().await;
-        let mut redaction = shared
-            .bob
-            .drafts("m.room.redaction", None, &json!({ "redacts": tea }));
+        let mut redaction =
+            shared
+                .bob
+                .drafts_event("m.room.redaction", None, &json!({ "redacts": tea }));
         redaction["redacts"] = json!(tea);
         let redaction = shared.peer.signs(&redaction, &shared.bob.rules);
-        shared.bob.follows(&redaction);
+        shared.bob.advances_to(&redaction);
         shared.peer.sends(&shared.server, &[&redaction]).await;
         let coffee = shared.bob.says(&shared.peer, "coffee");
         shared.peer.sends(&shared.server, &[&coffee]).await;
 
-        shared.shows_nowhere(&since, &redaction, &tea).await;
+        shared.assert_not_shown(&since, &redaction, &tea).await;
 
         let event = shared.alice.event(&shared.room, &tea).await.expect_ok();
         assert_eq!(event["content"]["body"], "tea");
-        let path = format!("/_matrix/federation/v1/event/{}", encoded(&redaction.id));
+        let path = format!(
+            "/_matrix/federation/v1/event/{}",
+            percent_encoded(&redaction.id)
+        );
         let served = shared.peer.gets(&shared.server, &path).await.expect_ok();
         assert_eq!(served["pdus"][0]["type"], "m.room.redaction");
     }
@@ -74,71 +82,74 @@ async fn a_redaction_by_someone_without_the_power_for_it_is_not_shown() {
 
 #[tokio::test]
 async fn a_redaction_of_an_event_in_another_room_is_not_shown() {
-    let mut shared = Shared::new().await;
+    let mut shared = SharedRoom::new().await;
     let other = shared.alice.creates(json!({})).await;
     let secret = shared.alice.says(&other, "secret").await;
     let tea = shared.alice.says(&shared.room, "tea").await;
     let since = shared.alice.syncs().await;
 
-    let redaction = shared.redacts(&secret).await;
+    let redaction = shared.sends_redaction(&secret).await;
 
-    shared.shows_nowhere(&since, &redaction, &tea).await;
+    shared.assert_not_shown(&since, &redaction, &tea).await;
 }
 
 #[tokio::test]
-async fn a_redaction_is_held_back_until_its_target_comes() {
-    let mut shared = Shared::new().await;
+async fn a_redaction_is_held_back_until_its_target_arrives() {
+    let mut shared = SharedRoom::new().await;
     let tea = shared.alice.says(&shared.room, "tea").await;
     let content = json!({ "msgtype": "m.text", "body": "mistake" });
-    let mistake = shared.bob.drafts("m.room.message", None, &content);
+    let mistake = shared.bob.drafts_event("m.room.message", None, &content);
     let mistake = shared.peer.signs(&mistake, &shared.bob.rules);
     let since = shared.alice.syncs().await;
-    let redaction = shared.redacts(&mistake.id).await;
-    shared.shows_nowhere(&since, &redaction, &tea).await;
+    let redaction = shared.sends_redaction(&mistake.id).await;
+    shared.assert_not_shown(&since, &redaction, &tea).await;
     let since = shared.alice.syncs_after(&since).await;
 
     shared.peer.sends(&shared.server, &[&mistake]).await;
 
     let sync = shared.alice.syncs_after(&since).await;
     let shown = timeline(&sync, &shared.room);
-    assert_eq!(ids(shown), [&*mistake.id, &*redaction.id]);
+    assert_eq!(event_ids(shown), [&*mistake.id, &*redaction.id]);
     assert_eq!(shown[0]["content"], json!({}));
     let because = &shown[0]["unsigned"]["redacted_because"];
     assert_eq!(because["event_id"], redaction.id);
     let event = shared.alice.event(&shared.room, &redaction.id).await;
     assert_eq!(event.expect_ok()["event_id"], redaction.id);
     let page = shared.alice.messages(&shared.room, "dir=b&limit=2").await;
-    assert_eq!(ids(&page["chunk"]), [&*redaction.id, &*mistake.id]);
+    assert_eq!(event_ids(&page["chunk"]), [&*redaction.id, &*mistake.id]);
 }
 
 #[tokio::test]
-async fn a_redaction_that_was_held_back_is_shown_after_a_restart() {
-    let mut shared = Shared::new().await;
+async fn a_held_back_redaction_is_shown_after_a_restart() {
+    let mut shared = SharedRoom::new().await;
     let content = json!({ "msgtype": "m.text", "body": "mistake" });
-    let mistake = shared.bob.drafts("m.room.message", None, &content);
+    let mistake = shared.bob.drafts_event("m.room.message", None, &content);
     let mistake = shared.peer.signs(&mistake, &shared.bob.rules);
-    let redaction = shared.redacts(&mistake.id).await;
+    let redaction = shared.sends_redaction(&mistake.id).await;
     let tea = shared.alice.says(&shared.room, "tea").await;
     let since = shared.alice.syncs().await;
     let server = shared.server.restart().await;
-    let alice = shared.alice.at(&server);
+    let alice = shared.alice.on_server(&server);
     let event = alice.event(&shared.room, &redaction.id).await;
     event.expect_error(404, "M_NOT_FOUND");
 
     shared.peer.sends(&server, &[&mistake]).await;
     let server = server.restart().await;
 
-    let alice = alice.at(&server);
+    let alice = alice.on_server(&server);
     let sync = alice.syncs_after(&since).await;
     let shown = timeline(&sync, &shared.room);
-    assert_eq!(ids(shown), [&*mistake.id, &*redaction.id]);
+    assert_eq!(event_ids(shown), [&*mistake.id, &*redaction.id]);
     let page = alice.messages(&shared.room, "dir=b&limit=3").await;
-    assert_eq!(ids(&page["chunk"]), [&*redaction.id, &*mistake.id, &*tea]);
+    assert_eq!(
+        event_ids(&page["chunk"]),
+        [&*redaction.id, &*mistake.id, &*tea]
+    );
 }
 
 #[tokio::test]
-async fn a_late_target_is_measured_by_the_power_that_its_redactor_had() {
-    let mut shared = Shared::new().await;
+async fn a_late_target_is_redacted_with_the_senders_earlier_power() {
+    let mut shared = SharedRoom::new().await;
     let levels = shared
         .alice
         .state(&shared.room, "m.room.power_levels")
@@ -151,15 +162,18 @@ async fn a_late_target_is_measured_by_the_power_that_its_redactor_had() {
     let (promoted, demoted) = (with(60), with(0));
     let promotion = shared
         .alice
-        .sets(&shared.room, "m.room.power_levels", promoted)
+        .sets_state(&shared.room, "m.room.power_levels", promoted)
         .await;
-    let path = format!("/_matrix/federation/v1/event/{}", encoded(&promotion));
+    let path = format!(
+        "/_matrix/federation/v1/event/{}",
+        percent_encoded(&promotion)
+    );
     let promotion = shared.peer.gets(&shared.server, &path).await.expect_ok();
-    let promotion = Made {
-        id: promotion_id(&shared, &promotion["pdus"][0]),
+    let promotion = PeerEvent {
+        id: event_id_of(&shared, &promotion["pdus"][0]),
         json: promotion["pdus"][0].clone(),
     };
-    shared.bob.follows(&promotion);
+    shared.bob.advances_to(&promotion);
     // Another user of the peer sends a message. It arrives after Bob has redacted it and lost his power.
     let carol_id = shared.peer.user("carol");
     let carol = shared
@@ -168,12 +182,12 @@ async fn a_late_target_is_measured_by_the_power_that_its_redactor_had() {
         .await;
     assert_eq!(carol.id, carol_id);
     let content = json!({ "msgtype": "m.text", "body": "mistake" });
-    let mistake = carol.drafts("m.room.message", None, &content);
+    let mistake = carol.drafts_event("m.room.message", None, &content);
     let mistake = shared.peer.signs(&mistake, &carol.rules);
-    let redaction = shared.redacts(&mistake.id).await;
+    let redaction = shared.sends_redaction(&mistake.id).await;
     shared
         .alice
-        .sets(&shared.room, "m.room.power_levels", demoted)
+        .sets_state(&shared.room, "m.room.power_levels", demoted)
         .await;
     let since = shared.alice.syncs().await;
 
@@ -181,12 +195,12 @@ async fn a_late_target_is_measured_by_the_power_that_its_redactor_had() {
 
     let sync = shared.alice.syncs_after(&since).await;
     let shown = timeline(&sync, &shared.room);
-    assert_eq!(ids(shown), [&*mistake.id, &*redaction.id]);
-    assert_eq!(find(shown, "m.room.message", ""), &Value::Null);
+    assert_eq!(event_ids(shown), [&*mistake.id, &*redaction.id]);
+    assert_eq!(find_event(shown, "m.room.message", ""), &Value::Null);
     assert_eq!(shown[0]["content"], json!({}));
 }
 
-fn promotion_id(shared: &Shared, event: &Value) -> String {
+fn event_id_of(shared: &SharedRoom, event: &Value) -> String {
     let rules = &shared.bob.rules;
     let object = serde_json::from_value(event.clone()).expect("an object");
     let hash = ruma::signatures::reference_hash(&object, rules).expect("an event");
@@ -194,14 +208,14 @@ fn promotion_id(shared: &Shared, event: &Value) -> String {
 }
 
 #[tokio::test]
-async fn the_room_version_says_where_a_redaction_names_its_event() {
+async fn the_room_version_determines_the_place_of_redacts() {
     for (version, counted, ignored) in [("6", "top", "content"), ("11", "content", "top")] {
         let request = json!({ "preset": "public_chat", "room_version": version });
-        let mut shared = Shared::of(request).await;
+        let mut shared = SharedRoom::with_room(request).await;
         let in_content = shared.bob.says(&shared.peer, "content");
         let at_top = shared.bob.says(&shared.peer, "top");
         let content = json!({ "redacts": in_content.id });
-        let mut redaction = shared.bob.drafts("m.room.redaction", None, &content);
+        let mut redaction = shared.bob.drafts_event("m.room.redaction", None, &content);
         redaction["redacts"] = json!(at_top.id);
         let redaction = shared.peer.signs(&redaction, &shared.bob.rules);
         let made = [&in_content, &at_top, &redaction];
@@ -220,10 +234,10 @@ async fn the_room_version_says_where_a_redaction_names_its_event() {
 }
 
 #[tokio::test]
-async fn redacts_means_nothing_in_other_events() {
-    let shared = Shared::new().await;
+async fn redacts_is_ignored_in_other_event_types() {
+    let shared = SharedRoom::new().await;
     let content = json!({ "msgtype": "m.text", "body": "tea" });
-    let mut message = shared.bob.drafts("m.room.message", None, &content);
+    let mut message = shared.bob.drafts_event("m.room.message", None, &content);
     message["redacts"] = json!(5);
     let message = shared.peer.signs(&message, &shared.bob.rules);
 

@@ -18,144 +18,147 @@ use tokio::sync::watch;
 use super::{
     Network, Peer,
     edus::edu,
-    guest::{Archive, Guest},
+    peer_user::{PeerArchive, PeerUser},
 };
 use crate::harness::{Server, User};
 
 /// The device lists that a peer returns for its users.
 #[derive(Clone)]
-struct Lists {
-    inner: Arc<Mutex<Known>>,
+struct PeerDeviceLists {
+    inner: Arc<Mutex<DeviceListState>>,
     /// The number of requests for the device list of a single user.
-    fetched: watch::Sender<usize>,
+    fetch_counter: watch::Sender<usize>,
     /// Whether key queries about Bob are held back, and the number of such queries.
     is_held: watch::Sender<bool>,
-    questions: watch::Sender<usize>,
+    query_counter: watch::Sender<usize>,
 }
 
 #[derive(Default)]
-struct Known {
+struct DeviceListState {
     stream_id: u64,
     /// The keys by device.
     devices: BTreeMap<String, u32>,
     is_down: bool,
-    queried: usize,
+    query_count: usize,
 }
 
-impl Lists {
+impl PeerDeviceLists {
     fn new() -> Self {
         Self {
             inner: Arc::default(),
-            fetched: watch::Sender::new(0),
+            fetch_counter: watch::Sender::new(0),
             is_held: watch::Sender::new(false),
-            questions: watch::Sender::new(0),
+            query_counter: watch::Sender::new(0),
         }
     }
 
     fn router(&self) -> Router {
         let path = |rest: &str| format!("/_matrix/federation/v1/user/{rest}");
         Router::new()
-            .route(&path("devices/{user_id}"), get(devices))
-            .route(&path("keys/query"), post(query))
+            .route(&path("devices/{user_id}"), get(user_devices))
+            .route(&path("keys/query"), post(query_keys))
             .with_state(self.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, DeviceListState> {
         self.inner.lock().expect("no test panics here")
     }
 
     /// Sets the keys of a device, and returns the stream IDs of the list before and after.
-    fn changes(&self, device_id: &str, keys: u32) -> (u64, u64) {
+    fn changes_device(&self, device_id: &str, keys: u32) -> (u64, u64) {
         let mut known = self.lock();
         known.devices.insert(device_id.to_owned(), keys);
         known.stream_id += 1;
         (known.stream_id - 1, known.stream_id)
     }
 
-    fn goes_down(&self, is_down: bool) {
+    fn sets_down(&self, is_down: bool) {
         self.lock().is_down = is_down;
     }
 
-    fn queried(&self) -> usize {
-        self.lock().queried
+    fn query_count(&self) -> usize {
+        self.lock().query_count
     }
 
     /// Waits until lists were fetched a number of times.
-    async fn fetched(&self, times: usize) {
-        let mut fetched = self.fetched.subscribe();
+    async fn waits_for_fetches(&self, times: usize) {
+        let mut fetched = self.fetch_counter.subscribe();
         let reached = fetched.wait_for(|count| *count >= times).await;
         drop(reached.expect("the sender still exists"));
     }
 }
 
-fn keys_of(user_id: &str, device_id: &str, keys: u32) -> Value {
+fn device_keys(user_id: &str, device_id: &str, keys: u32) -> Value {
     json!({
         "user_id": user_id, "device_id": device_id, "algorithms": [], "signatures": {},
         "keys": { format!("ed25519:{device_id}"): format!("key{keys}") },
     })
 }
 
-fn down() -> Response {
+fn unavailable_answer() -> Response {
     StatusCode::SERVICE_UNAVAILABLE.into_response()
 }
 
-async fn devices(State(lists): State<Lists>, Path(user_id): Path<String>) -> Response {
+async fn user_devices(
+    State(lists): State<PeerDeviceLists>,
+    Path(user_id): Path<String>,
+) -> Response {
     let answer = {
         let known = lists.lock();
         if known.is_down {
             drop(known);
-            lists.fetched.send_modify(|count| *count += 1);
-            return down();
+            lists.fetch_counter.send_modify(|count| *count += 1);
+            return unavailable_answer();
         }
         let mut devices: Vec<Value> = known
             .devices
             .iter()
             .map(|(device_id, keys)| {
-                json!({ "device_id": device_id, "keys": keys_of(&user_id, device_id, *keys) })
+                json!({ "device_id": device_id, "keys": device_keys(&user_id, device_id, *keys) })
             })
             .collect();
         // Some servers list devices without keys.
         devices.push(json!({ "device_id": "SILENT", "device_display_name": "Silent" }));
         json!({ "user_id": user_id, "stream_id": known.stream_id, "devices": devices })
     };
-    lists.fetched.send_modify(|count| *count += 1);
+    lists.fetch_counter.send_modify(|count| *count += 1);
     Json(answer).into_response()
 }
 
-async fn query(State(lists): State<Lists>, Json(body): Json<Value>) -> Response {
+async fn query_keys(State(lists): State<PeerDeviceLists>, Json(body): Json<Value>) -> Response {
     let asked = body["device_keys"].as_object().expect("an object");
     if asked.keys().any(|user_id| user_id.starts_with("@bob:")) {
-        lists.questions.send_modify(|count| *count += 1);
+        lists.query_counter.send_modify(|count| *count += 1);
         let mut is_held = lists.is_held.subscribe();
         drop(is_held.wait_for(|is_held| !is_held).await);
     }
     let mut known = lists.lock();
-    known.queried += 1;
+    known.query_count += 1;
     if known.is_down {
-        return down();
+        return unavailable_answer();
     }
     let mut answer = serde_json::Map::new();
     for user_id in asked.keys() {
         let devices = known.devices.iter();
-        let devices = devices.map(|(id, keys)| (id.clone(), keys_of(user_id, id, *keys)));
+        let devices = devices.map(|(id, keys)| (id.clone(), device_keys(user_id, id, *keys)));
         answer.insert(user_id.clone(), Value::Object(devices.collect()));
     }
     Json(json!({ "device_keys": answer })).into_response()
 }
 
 /// A room of a server with a user of a peer. The user has a device.
-struct Scene {
+struct DeviceListScene {
     server: Server,
     alice: User,
     room: String,
     peer: Peer,
-    lists: Lists,
-    archive: Archive,
-    bob: Guest,
+    lists: PeerDeviceLists,
+    archive: PeerArchive,
+    bob: PeerUser,
     _network: Network,
 }
 
-impl Scene {
+impl DeviceListScene {
     async fn new() -> Self {
         let network = Network::new();
         let server = network.server().await;
@@ -166,11 +169,11 @@ impl Scene {
         let room = alice
             .creates(json!({ "preset": "public_chat", "initial_state": [encryption] }))
             .await;
-        let (lists, archive) = (Lists::new(), Archive::default());
-        lists.changes("PHONE", 1);
+        let (lists, archive) = (PeerDeviceLists::new(), PeerArchive::default());
+        lists.changes_device("PHONE", 1);
         let peer = network.peer(archive.router().merge(lists.router())).await;
         let bob = peer.joins(&server, &room, ("bob", &archive)).await;
-        lists.fetched(1).await;
+        lists.waits_for_fetches(1).await;
         Self {
             server,
             alice,
@@ -184,8 +187,8 @@ impl Scene {
     }
 
     /// Returns Bob's device keys from a key query by Alice.
-    async fn queries(&self) -> Vec<String> {
-        let told = self.alice.queries(&self.bob.id).await;
+    async fn queries_bobs_keys(&self) -> Vec<String> {
+        let told = self.alice.queries_keys(&self.bob.id).await;
         let devices = told["device_keys"][&self.bob.id].as_object().cloned();
         let keys = devices.unwrap_or_default().into_values().map(|device| {
             let keys = device["keys"].as_object().expect("keys");
@@ -196,34 +199,39 @@ impl Scene {
     }
 
     /// Sends a device list update for a device of Bob.
-    async fn tells(&self, device_id: &str, keys: u32, (prev_id, stream_id): (u64, u64)) {
+    async fn sends_device_update(
+        &self,
+        device_id: &str,
+        keys: u32,
+        (prev_id, stream_id): (u64, u64),
+    ) {
         let content = json!({
             "user_id": self.bob.id, "device_id": device_id, "stream_id": stream_id,
-            "prev_id": [prev_id], "keys": keys_of(&self.bob.id, device_id, keys),
+            "prev_id": [prev_id], "keys": device_keys(&self.bob.id, device_id, keys),
         });
         let edus = [edu("m.device_list_update", &content)];
-        self.peer.tells(&self.server, &edus).await;
+        self.peer.sends_edus(&self.server, &edus).await;
     }
 
     /// Syncs as Alice until Bob is in the list of changed devices.
-    async fn is_told(&self, since: &Value) -> Value {
+    async fn waits_for_bobs_change(&self, since: &Value) -> Value {
         let mut sync = self.alice.syncs_after(since).await;
-        while !lists(&sync, "changed").contains(&self.bob.id) {
-            sync = self.alice.waits_after(&sync).await;
+        while !device_list_users(&sync, "changed").contains(&self.bob.id) {
+            sync = self.alice.long_polls_after(&sync).await;
         }
         sync
     }
 
-    async fn moves(&mut self, membership: &str) {
+    async fn changes_bobs_membership(&mut self, membership: &str) {
         let (key, content) = (self.bob.id.clone(), json!({ "membership": membership }));
         let made = self
             .bob
-            .makes(&self.peer, "m.room.member", (Some(&key), &content));
+            .makes_event(&self.peer, "m.room.member", (Some(&key), &content));
         self.peer.sends(&self.server, &[&made]).await;
     }
 }
 
-fn lists(sync: &Value, name: &str) -> Vec<String> {
+fn device_list_users(sync: &Value, name: &str) -> Vec<String> {
     let list = sync["device_lists"][name].as_array().cloned();
     let texts = list.unwrap_or_default().into_iter();
     texts
@@ -232,169 +240,173 @@ fn lists(sync: &Value, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_known_of_devices_is_told_though_their_server_is_gone() {
-    let scene = Scene::new().await;
-    assert_eq!(scene.queries().await, ["key1"]);
+async fn stored_device_keys_are_returned_while_their_server_is_down() {
+    let scene = DeviceListScene::new().await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
 
-    scene.lists.goes_down(true);
-    let asked = scene.lists.queried();
-    assert_eq!(scene.queries().await, ["key1"]);
+    scene.lists.sets_down(true);
+    let asked = scene.lists.query_count();
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
     let server = scene.server.restart().await;
-    let alice = scene.alice.at(&server);
+    let alice = scene.alice.on_server(&server);
 
-    let told = alice.queries(&scene.bob.id).await;
+    let told = alice.queries_keys(&scene.bob.id).await;
     let keys = &told["device_keys"][&scene.bob.id]["PHONE"]["keys"];
     assert_eq!(keys["ed25519:PHONE"], "key1");
     assert_eq!(told["failures"], json!({}));
-    assert_eq!(scene.lists.queried(), asked);
+    assert_eq!(scene.lists.query_count(), asked);
     let one = json!({ "device_keys": { &*scene.bob.id: ["OTHER"] } });
-    let one = alice.client.post(crate::keys::QUERY, one).await.expect_ok();
+    let one = alice
+        .client
+        .post(crate::keys::QUERY_PATH, one)
+        .await
+        .expect_ok();
     assert_eq!(one["device_keys"], json!({ &*scene.bob.id: {} }));
 }
 
 #[tokio::test]
-async fn a_change_is_told_once_and_is_there_when_it_is() {
-    let scene = Scene::new().await;
-    scene.queries().await;
+async fn a_device_change_is_announced_once_with_its_keys_ready() {
+    let scene = DeviceListScene::new().await;
+    scene.queries_bobs_keys().await;
     let since = scene.alice.syncs().await;
 
-    let change = scene.lists.changes("DESK", 2);
-    scene.tells("DESK", 2, change).await;
-    let told = scene.is_told(&since).await;
+    let change = scene.lists.changes_device("DESK", 2);
+    scene.sends_device_update("DESK", 2, change).await;
+    let told = scene.waits_for_bobs_change(&since).await;
 
-    assert_eq!(scene.queries().await, ["key2", "key1"]);
-    scene.tells("DESK", 2, change).await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key2", "key1"]);
+    scene.sends_device_update("DESK", 2, change).await;
     let after = scene.alice.syncs_after(&told).await;
-    assert!(lists(&after, "changed").is_empty());
+    assert!(device_list_users(&after, "changed").is_empty());
 }
 
 #[tokio::test]
-async fn after_a_gap_the_list_is_asked_for() {
-    let scene = Scene::new().await;
-    scene.queries().await;
+async fn a_gap_in_device_updates_refetches_the_list() {
+    let scene = DeviceListScene::new().await;
+    scene.queries_bobs_keys().await;
     let since = scene.alice.syncs().await;
 
-    scene.lists.changes("LOST", 2);
-    let change = scene.lists.changes("DESK", 3);
-    scene.tells("DESK", 3, change).await;
-    scene.is_told(&since).await;
+    scene.lists.changes_device("LOST", 2);
+    let change = scene.lists.changes_device("DESK", 3);
+    scene.sends_device_update("DESK", 3, change).await;
+    scene.waits_for_bobs_change(&since).await;
 
-    assert_eq!(scene.queries().await, ["key3", "key2", "key1"]);
+    assert_eq!(scene.queries_bobs_keys().await, ["key3", "key2", "key1"]);
 }
 
 #[tokio::test]
-async fn a_list_that_could_not_be_asked_for_is_asked_for_when_its_server_shows_life() {
-    let scene = Scene::new().await;
-    assert_eq!(scene.queries().await, ["key1"]);
+async fn a_failed_list_fetch_is_retried_when_its_server_returns() {
+    let scene = DeviceListScene::new().await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
     let since = scene.alice.syncs().await;
 
-    scene.lists.goes_down(true);
-    scene.lists.changes("LOST", 2);
-    let change = scene.lists.changes("DESK", 3);
-    scene.tells("DESK", 3, change).await;
-    scene.lists.fetched(2).await;
-    let told = scene.alice.queries(&scene.bob.id).await;
+    scene.lists.sets_down(true);
+    scene.lists.changes_device("LOST", 2);
+    let change = scene.lists.changes_device("DESK", 3);
+    scene.sends_device_update("DESK", 3, change).await;
+    scene.lists.waits_for_fetches(2).await;
+    let told = scene.alice.queries_keys(&scene.bob.id).await;
     assert!(told["failures"][&scene.peer.name].is_object());
     let keys = &told["device_keys"][&scene.bob.id]["PHONE"]["keys"];
     assert_eq!(keys["ed25519:PHONE"], "key1", "the old keys remain");
-    scene.lists.goes_down(false);
+    scene.lists.sets_down(false);
     let content = json!({ "push": [] });
     scene
         .peer
-        .tells(&scene.server, &[edu("m.presence", &content)])
+        .sends_edus(&scene.server, &[edu("m.presence", &content)])
         .await;
 
-    scene.is_told(&since).await;
-    assert_eq!(scene.queries().await, ["key3", "key2", "key1"]);
+    scene.waits_for_bobs_change(&since).await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key3", "key2", "key1"]);
 }
 
 #[tokio::test]
-async fn a_list_that_is_wanted_is_asked_for_after_a_restart() {
-    let scene = Scene::new().await;
-    assert_eq!(scene.queries().await, ["key1"]);
+async fn a_pending_list_fetch_continues_after_a_restart() {
+    let scene = DeviceListScene::new().await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
     let since = scene.alice.syncs().await;
-    scene.lists.goes_down(true);
-    scene.lists.changes("LOST", 2);
-    let change = scene.lists.changes("DESK", 3);
-    scene.tells("DESK", 3, change).await;
-    scene.lists.fetched(2).await;
+    scene.lists.sets_down(true);
+    scene.lists.changes_device("LOST", 2);
+    let change = scene.lists.changes_device("DESK", 3);
+    scene.sends_device_update("DESK", 3, change).await;
+    scene.lists.waits_for_fetches(2).await;
 
     let server = scene
         .server
-        .restart_after(async |_| scene.lists.goes_down(false))
+        .restart_after(async |_| scene.lists.sets_down(false))
         .await;
-    let alice = scene.alice.at(&server);
+    let alice = scene.alice.on_server(&server);
 
     let mut sync = alice.syncs_after(&since).await;
-    while lists(&sync, "changed") != [&*scene.bob.id] {
-        sync = alice.waits_after(&sync).await;
+    while device_list_users(&sync, "changed") != [&*scene.bob.id] {
+        sync = alice.long_polls_after(&sync).await;
     }
 }
 
 #[tokio::test]
-async fn nothing_is_kept_of_who_shares_no_room() {
-    let mut scene = Scene::new().await;
-    assert_eq!(scene.queries().await, ["key1"]);
+async fn devices_of_users_who_share_no_room_are_not_kept() {
+    let mut scene = DeviceListScene::new().await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
     let since = scene.alice.syncs().await;
 
-    scene.moves("leave").await;
+    scene.changes_bobs_membership("leave").await;
     let left = scene.alice.syncs_after(&since).await;
-    assert_eq!(lists(&left, "left"), [&*scene.bob.id]);
-    let change = scene.lists.changes("PHONE", 2);
-    assert_eq!(scene.queries().await, ["key2"]);
-    scene.tells("PHONE", 2, change).await;
+    assert_eq!(device_list_users(&left, "left"), [&*scene.bob.id]);
+    let change = scene.lists.changes_device("PHONE", 2);
+    assert_eq!(scene.queries_bobs_keys().await, ["key2"]);
+    scene.sends_device_update("PHONE", 2, change).await;
     let unheard = scene.alice.syncs_after(&left).await;
-    assert!(lists(&unheard, "changed").is_empty());
-    scene.lists.changes("PHONE", 3);
+    assert!(device_list_users(&unheard, "changed").is_empty());
+    scene.lists.changes_device("PHONE", 3);
     let (peer, archive) = (&scene.peer, &scene.archive);
     peer.joins(&scene.server, &scene.room, ("bob", archive))
         .await;
 
     let back = scene.alice.syncs_after(&unheard).await;
-    assert_eq!(lists(&back, "changed"), [&*scene.bob.id]);
-    assert_eq!(scene.queries().await, ["key3"]);
+    assert_eq!(device_list_users(&back, "changed"), [&*scene.bob.id]);
+    assert_eq!(scene.queries_bobs_keys().await, ["key3"]);
 }
 
 #[tokio::test]
-async fn nothing_is_kept_when_the_last_user_of_this_server_leaves() {
-    let scene = Scene::new().await;
-    assert_eq!(scene.queries().await, ["key1"]);
+async fn remote_devices_are_dropped_when_the_last_local_member_leaves() {
+    let scene = DeviceListScene::new().await;
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
 
     scene.alice.leaves(&scene.room).await;
-    scene.lists.changes("PHONE", 2);
+    scene.lists.changes_device("PHONE", 2);
 
-    assert_eq!(scene.queries().await, ["key2"]);
-    scene.lists.changes("PHONE", 3);
-    assert_eq!(scene.queries().await, ["key3"]);
+    assert_eq!(scene.queries_bobs_keys().await, ["key2"]);
+    scene.lists.changes_device("PHONE", 3);
+    assert_eq!(scene.queries_bobs_keys().await, ["key3"]);
 }
 
 #[tokio::test]
-async fn who_is_told_of_on_joining_is_told_once() {
-    let scene = Scene::new().await;
+async fn a_joining_users_devices_are_announced_once() {
+    let scene = DeviceListScene::new().await;
     let carol = scene.peer.user("carol");
     let since = scene.alice.syncs().await;
 
     let (peer, archive) = (&scene.peer, &scene.archive);
     peer.joins(&scene.server, &scene.room, ("carol", archive))
         .await;
-    scene.lists.fetched(2).await;
+    scene.lists.waits_for_fetches(2).await;
     let joined = scene.alice.syncs_after(&since).await;
     let content = json!({
         "user_id": carol, "device_id": "PHONE", "stream_id": 1, "prev_id": [],
-        "keys": keys_of(&carol, "PHONE", 1),
+        "keys": device_keys(&carol, "PHONE", 1),
     });
     let edus = [edu("m.device_list_update", &content)];
-    peer.tells(&scene.server, &edus).await;
-    scene.alice.queries(&carol).await;
+    peer.sends_edus(&scene.server, &edus).await;
+    scene.alice.queries_keys(&carol).await;
 
-    assert_eq!(lists(&joined, "changed"), [&*carol]);
+    assert_eq!(device_list_users(&joined, "changed"), [&*carol]);
     let after = scene.alice.syncs_after(&joined).await;
-    assert!(lists(&after, "changed").is_empty());
+    assert!(device_list_users(&after, "changed").is_empty());
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_when_no_room_is_shared_any_more_is_not_believed_later() {
-    let scene = Scene::new().await;
+async fn keys_fetched_after_the_last_shared_room_are_not_stored() {
+    let scene = DeviceListScene::new().await;
     let carol = scene.server.register("carol").await;
     // Device lists are not fetched for a room that is not encrypted.
     let room = carol.creates_open_room().await;
@@ -405,37 +417,40 @@ async fn an_answer_that_comes_when_no_room_is_shared_any_more_is_not_believed_la
 
     scene.lists.is_held.send_replace(true);
     let gone = async {
-        let mut questions = scene.lists.questions.subscribe();
+        let mut questions = scene.lists.query_counter.subscribe();
         drop(questions.wait_for(|count| *count > 0).await);
         carol.leaves(&room).await;
         // After this query, the server has processed that Carol left.
-        carol.queries(&peer.user("dora")).await;
+        carol.queries_keys(&peer.user("dora")).await;
         scene.lists.is_held.send_replace(false);
     };
-    let (told, ()) = tokio::join!(carol.queries(&bob), gone);
+    let (told, ()) = tokio::join!(carol.queries_keys(&bob), gone);
     assert!(told["device_keys"][&bob]["PHONE"].is_object());
-    scene.lists.changes("PHONE", 2);
+    scene.lists.changes_device("PHONE", 2);
     let other = carol.creates_open_room().await;
     peer.joins(&scene.server, &other, ("bob", archive)).await;
 
-    let told = carol.queries(&bob).await;
+    let told = carol.queries_keys(&bob).await;
     let keys = &told["device_keys"][&bob]["PHONE"]["keys"];
     assert_eq!(keys["ed25519:PHONE"], "key2");
 }
 
 #[tokio::test]
-async fn one_who_changes_devices_while_no_room_is_shared_is_told_when_they_are_back() {
-    let mut scene = Scene::new().await;
+async fn device_changes_made_while_away_are_announced_on_rejoining() {
+    let mut scene = DeviceListScene::new().await;
     let since = scene.alice.syncs().await;
-    assert_eq!(scene.queries().await, ["key1"]);
+    assert_eq!(scene.queries_bobs_keys().await, ["key1"]);
 
-    scene.moves("leave").await;
-    scene.lists.changes("LAPTOP", 2);
-    scene.moves("join").await;
+    scene.changes_bobs_membership("leave").await;
+    scene.lists.changes_device("LAPTOP", 2);
+    scene.changes_bobs_membership("join").await;
 
     let sync = scene.alice.syncs_after(&since).await;
-    assert!(lists(&sync, "changed").contains(&scene.bob.id), "{sync}");
-    let mut keys = scene.queries().await;
+    assert!(
+        device_list_users(&sync, "changed").contains(&scene.bob.id),
+        "{sync}"
+    );
+    let mut keys = scene.queries_bobs_keys().await;
     keys.sort_unstable();
     assert_eq!(keys, ["key1", "key2"]);
 }

@@ -18,111 +18,114 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     Network, Peer,
-    guest::{Archive, Guest},
+    peer_user::{PeerArchive, PeerUser},
 };
 use crate::{
-    chat::{each, encoded, new_transaction},
-    cross_signing::Signer,
-    harness::{Answer, Server, User},
-    keys::{UPLOAD, device_keys},
+    chat::{new_transaction, percent_encoded, texts_at},
+    cross_signing::CrossSigningKeySet,
+    harness::{HttpAnswer, Server, User},
+    keys::{UPLOAD_PATH, device_keys},
 };
 
 /// The time that a test waits for expected transactions.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The transactions that a peer receives, and the way it answers them.
 #[derive(Clone, Default)]
-pub(super) struct Ear {
-    heard: Arc<Mutex<Heard>>,
-    news: Arc<Notify>,
+pub(super) struct TransactionReceiver {
+    transactions: Arc<Mutex<ReceivedTransactions>>,
+    arrivals: Arc<Notify>,
 }
 
 #[derive(Default)]
-pub(super) struct Heard {
+pub(super) struct ReceivedTransactions {
     /// The transactions that were accepted, each with its ID.
-    taken: Vec<(String, Value)>,
+    accepted: Vec<(String, Value)>,
     /// The IDs of the transactions that were refused.
     refused: Vec<String>,
-    manner: Manner,
+    answer_kind: TransactionAnswer,
 }
 
 /// The way in which a peer answers transactions.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum TransactionAnswer {
     #[default]
-    Takes,
+    Accepts,
     Refuses(u16),
-    Babbles,
-    Sleeps,
+    AnswersNonsense,
+    NeverAnswers,
 }
 
-impl Ear {
+impl TransactionReceiver {
     pub(super) fn router(&self) -> Router {
         Router::new()
             .route("/_matrix/federation/v1/send/{id}", put(transaction))
             .with_state(self.clone())
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().expect("no test panics here")
+    pub(super) fn lock(&self) -> MutexGuard<'_, ReceivedTransactions> {
+        self.transactions.lock().expect("no test panics here")
     }
 
-    pub(super) fn answers(&self, manner: Manner) {
-        self.lock().manner = manner;
+    pub(super) fn sets_answer(&self, manner: TransactionAnswer) {
+        self.lock().answer_kind = manner;
     }
 
     /// Waits until a check of the received transactions returns a value.
-    pub(super) async fn waits<T>(&self, enough: impl Fn(&Heard) -> Option<T>) -> T {
+    pub(super) async fn waits_until<T>(
+        &self,
+        enough: impl Fn(&ReceivedTransactions) -> Option<T>,
+    ) -> T {
         let waiting = async {
             loop {
-                let news = self.news.notified();
+                let news = self.arrivals.notified();
                 if let Some(found) = enough(&self.lock()) {
                     return found;
                 }
                 news.await;
             }
         };
-        let found = timeout(PATIENCE, waiting).await.ok();
-        assert!(found.is_some(), "missing; got {:#?}", self.lock().taken);
+        let found = timeout(RECEIVE_TIMEOUT, waiting).await.ok();
+        assert!(found.is_some(), "missing; got {:#?}", self.lock().accepted);
         found.expect("it was received")
     }
 
     /// Waits for a message, and returns the texts of all messages until then.
-    pub(super) async fn hears(&self, text: &str) -> Vec<String> {
-        self.waits(|heard| {
-            let said = heard.said();
+    pub(super) async fn waits_for_message(&self, text: &str) -> Vec<String> {
+        self.waits_until(|heard| {
+            let said = heard.message_texts();
             said.iter().any(|it| it == text).then_some(said)
         })
         .await
     }
 
     /// Waits for a number of EDUs of a type, and returns their contents.
-    pub(super) async fn hears_edus(&self, kind: &str, count: usize) -> Vec<Value> {
-        self.waits(|heard| Some(heard.edus(kind)).filter(|edus| edus.len() >= count))
+    pub(super) async fn waits_for_edus(&self, kind: &str, count: usize) -> Vec<Value> {
+        self.waits_until(|heard| Some(heard.edus(kind)).filter(|edus| edus.len() >= count))
             .await
     }
 
     /// Waits until the peer has refused a number of transactions.
-    pub(super) async fn refuses(&self, count: usize) {
-        self.waits(|heard| (heard.refused.len() >= count).then_some(()))
+    pub(super) async fn waits_for_refusals(&self, count: usize) {
+        self.waits_until(|heard| (heard.refused.len() >= count).then_some(()))
             .await;
     }
 }
 
-impl Heard {
+impl ReceivedTransactions {
     pub(super) fn pdus(&self) -> Vec<&Value> {
-        let taken = self.taken.iter();
+        let taken = self.accepted.iter();
         taken
             .flat_map(|(_, body)| body["pdus"].as_array().expect("a list"))
             .collect()
     }
 
     /// Returns the number of accepted transactions.
-    pub(super) fn transactions(&self) -> usize {
-        self.taken.len()
+    pub(super) fn transaction_count(&self) -> usize {
+        self.accepted.len()
     }
 
-    pub(super) fn said(&self) -> Vec<String> {
+    pub(super) fn message_texts(&self) -> Vec<String> {
         let bodies = self.pdus().into_iter();
         bodies
             .filter_map(|pdu| Some(pdu["content"]["body"].as_str()?.to_owned()))
@@ -130,7 +133,7 @@ impl Heard {
     }
 
     pub(super) fn edus(&self, kind: &str) -> Vec<Value> {
-        let edus = self.taken.iter().flat_map(|(_, body)| {
+        let edus = self.accepted.iter().flat_map(|(_, body)| {
             let edus = body["edus"].as_array().map(Vec::as_slice);
             edus.unwrap_or_default()
         });
@@ -141,15 +144,15 @@ impl Heard {
 }
 
 async fn transaction(
-    State(ear): State<Ear>,
+    State(ear): State<TransactionReceiver>,
     Path(id): Path<String>,
     Json(body): Json<Value>,
 ) -> Response {
-    let manner = ear.lock().manner;
+    let manner = ear.lock().answer_kind;
     let answer = match manner {
-        Manner::Takes => Json(json!({ "pdus": {} })).into_response(),
-        Manner::Babbles => "<html>thank you</html>".into_response(),
-        Manner::Refuses(status) => {
+        TransactionAnswer::Accepts => Json(json!({ "pdus": {} })).into_response(),
+        TransactionAnswer::AnswersNonsense => "<html>thank you</html>".into_response(),
+        TransactionAnswer::Refuses(status) => {
             let status = StatusCode::from_u16(status).expect("a status");
             (
                 status,
@@ -157,49 +160,49 @@ async fn transaction(
             )
                 .into_response()
         }
-        Manner::Sleeps => std::future::pending().await,
+        TransactionAnswer::NeverAnswers => std::future::pending().await,
     };
     {
         let mut heard = ear.lock();
         match manner {
-            Manner::Refuses(_) => heard.refused.push(id),
-            _ => heard.taken.push((id, body)),
+            TransactionAnswer::Refuses(_) => heard.refused.push(id),
+            _ => heard.accepted.push((id, body)),
         }
     }
-    ear.news.notify_waiters();
+    ear.arrivals.notify_waiters();
     answer
 }
 
 /// A server with a room that a user of a peer is in, and the transactions that the peer receives.
-pub(super) struct Scene {
+pub(super) struct SendingScene {
     pub(super) network: Network,
     pub(super) server: Server,
     pub(super) alice: User,
     pub(super) room: String,
     pub(super) peer: Peer,
-    pub(super) ear: Ear,
-    pub(super) bob: Guest,
+    pub(super) receiver: TransactionReceiver,
+    pub(super) bob: PeerUser,
 }
 
-impl Scene {
+impl SendingScene {
     pub(super) async fn new() -> Self {
-        Self::at(Clock::system()).await
+        Self::with_clock(Clock::system()).await
     }
 
     /// Starts a scene that uses the clock of the test.
-    pub(super) async fn at(clock: Clock) -> Self {
+    pub(super) async fn with_clock(clock: Clock) -> Self {
         let network = Network::new();
-        let server = network.server_at(clock).await;
+        let server = network.server_with_clock(clock).await;
         let alice = server.register("alice").await;
         let room = alice.creates_open_room().await;
-        let (peer, ear, bob) = joins(&network, &server, &room).await;
+        let (peer, ear, bob) = join_receiving_peer(&network, &server, &room).await;
         Self {
             network,
             server,
             alice,
             room,
             peer,
-            ear,
+            receiver: ear,
             bob,
         }
     }
@@ -211,19 +214,19 @@ impl Scene {
     }
 
     /// Waits until the peer gets Bob's leave, and asserts that it got no messages.
-    pub(super) async fn is_left_with_leave_of_bob(&self) {
+    pub(super) async fn asserts_bobs_leave_came_last(&self) {
         let leave = self
-            .ear
-            .waits(|heard| heard.pdus().last().map(|pdu| (*pdu).clone()))
+            .receiver
+            .waits_until(|heard| heard.pdus().last().map(|pdu| (*pdu).clone()))
             .await;
         assert_eq!(leave["state_key"], self.bob.id);
         assert_eq!(leave["content"]["membership"], "leave");
-        assert!(self.ear.lock().said().is_empty());
+        assert!(self.receiver.lock().message_texts().is_empty());
     }
 
     /// Sends a request from the peer to the server, which shows that the peer is up.
-    pub(super) async fn shows_life(&self) -> Answer {
-        let user_id = encoded(&self.alice.id);
+    pub(super) async fn peer_sends_request(&self) -> HttpAnswer {
+        let user_id = percent_encoded(&self.alice.id);
         let path = format!("/_matrix/federation/v1/query/profile?user_id={user_id}");
         self.peer.gets(&self.server, &path).await
     }
@@ -234,7 +237,7 @@ impl Scene {
 
     pub(super) async fn restart_after(self, change: impl AsyncFnOnce(&Server)) -> Self {
         let server = self.server.restart_after(change).await;
-        let alice = self.alice.at(&server);
+        let alice = self.alice.on_server(&server);
         Self {
             server,
             alice,
@@ -245,193 +248,210 @@ impl Scene {
     pub(super) async fn uploads_keys(user: &User) -> Value {
         let keys = device_keys(user, 1);
         let body = json!({ "device_keys": keys });
-        user.client.post(UPLOAD, body).await.expect_ok();
+        user.client.post(UPLOAD_PATH, body).await.expect_ok();
         keys
     }
 }
 
-async fn joins(network: &Network, server: &Server, room: &str) -> (Peer, Ear, Guest) {
-    let (ear, archive) = (Ear::default(), Archive::default());
+async fn join_receiving_peer(
+    network: &Network,
+    server: &Server,
+    room: &str,
+) -> (Peer, TransactionReceiver, PeerUser) {
+    let (ear, archive) = (TransactionReceiver::default(), PeerArchive::default());
     let peer = network.peer(ear.router().merge(archive.router())).await;
     let bob = peer.joins(server, room, ("bob", &archive)).await;
     (peer, ear, bob)
 }
 
 #[tokio::test]
-async fn what_is_said_reaches_the_other_server_once_and_in_order() {
-    let scene = Scene::new().await;
+async fn messages_reach_the_other_server_once_and_in_order() {
+    let scene = SendingScene::new().await;
     let texts: Vec<String> = (1..=120).map(|n| n.to_string()).collect();
 
     scene.says(texts.iter().map(String::as_str)).await;
-    let said = scene.ear.hears("120").await;
+    let said = scene.receiver.waits_for_message("120").await;
 
     assert_eq!(said, texts);
-    let heard = scene.ear.lock();
+    let heard = scene.receiver.lock();
     let sizes = heard
-        .taken
+        .accepted
         .iter()
         .map(|(_, body)| body["pdus"].as_array().map_or(0, Vec::len));
     assert!(sizes.max() <= Some(50));
-    assert_eq!(heard.taken[0].1["origin"], scene.server.name());
+    assert_eq!(heard.accepted[0].1["origin"], scene.server.name());
 }
 
 #[tokio::test]
-async fn what_waits_when_the_server_stops_is_sent_when_it_is_back() {
-    let scene = Scene::new().await;
-    scene.ear.answers(Manner::Refuses(502));
+async fn unsent_events_are_sent_after_a_restart() {
+    let scene = SendingScene::new().await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(502));
     scene.says(["one", "two", "three"]).await;
-    scene.ear.refuses(1).await;
+    scene.receiver.waits_for_refusals(1).await;
 
     let scene = scene.restart().await;
-    scene.ear.answers(Manner::Takes);
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
     scene.says(["four"]).await;
-    scene.shows_life().await;
+    scene.peer_sends_request().await;
 
     assert_eq!(
-        scene.ear.hears("four").await,
+        scene.receiver.waits_for_message("four").await,
         ["one", "two", "three", "four"]
     );
 }
 
 #[tokio::test]
-async fn after_a_short_outage_everything_comes_and_a_sign_of_life_ends_the_pause() {
-    let scene = Scene::new().await;
-    scene.ear.answers(Manner::Refuses(500));
+async fn a_request_from_a_server_ends_its_retry_pause() {
+    let scene = SendingScene::new().await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
     for text in ["one", "two", "three", "four"] {
         scene.says([text]).await;
     }
     // The pause grows with each refusal.
-    scene.ear.refuses(3).await;
-    scene.ear.answers(Manner::Takes);
+    scene.receiver.waits_for_refusals(3).await;
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
 
-    scene.shows_life().await;
+    scene.peer_sends_request().await;
 
     assert_eq!(
-        scene.ear.hears("four").await,
+        scene.receiver.waits_for_message("four").await,
         ["one", "two", "three", "four"]
     );
 }
 
 #[tokio::test]
-async fn after_a_long_outage_the_newest_event_of_a_room_comes() {
-    let scene = Scene::new().await;
+async fn only_the_newest_event_per_room_follows_a_long_outage() {
+    let scene = SendingScene::new().await;
     let quiet = scene.alice.creates_open_room().await;
-    let archive = Archive::default();
+    let archive = PeerArchive::default();
     scene
         .peer
         .joins(&scene.server, &quiet, ("bob", &archive))
         .await;
-    scene.ear.answers(Manner::Refuses(500));
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
     scene.says(["first"]).await;
-    scene.ear.refuses(1).await;
+    scene.receiver.waits_for_refusals(1).await;
     let texts: Vec<String> = (1..=60).map(|n| n.to_string()).collect();
     scene.says(texts.iter().map(String::as_str)).await;
     scene.alice.says(&quiet, "a").await;
     scene.alice.says(&quiet, "b").await;
-    scene.ear.answers(Manner::Takes);
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
 
-    scene.shows_life().await;
-    scene.ear.hears("60").await;
-    scene.ear.hears("b").await;
+    scene.peer_sends_request().await;
+    scene.receiver.waits_for_message("60").await;
+    scene.receiver.waits_for_message("b").await;
     scene.says(["later"]).await;
 
-    let said = scene.ear.hears("later").await;
+    let said = scene.receiver.waits_for_message("later").await;
     assert_eq!(said, ["60", "a", "b", "later"]);
 }
 
 #[tokio::test]
-async fn a_refusal_of_a_whole_transaction_is_tried_again_with_the_same_id_and_not_at_once() {
-    let scene = Scene::new().await;
+async fn a_refused_transaction_is_retried_later_with_the_same_id() {
+    let scene = SendingScene::new().await;
     // Wait for the initial device list update, which this test does not check.
-    scene.ear.hears_edus("m.device_list_update", 1).await;
-    scene.ear.answers(Manner::Refuses(400));
+    scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 1)
+        .await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(400));
 
     scene.says(["one"]).await;
-    scene.ear.refuses(2).await;
-    scene.ear.answers(Manner::Takes);
-    scene.ear.hears("one").await;
+    scene.receiver.waits_for_refusals(2).await;
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
+    scene.receiver.waits_for_message("one").await;
 
-    let heard = scene.ear.lock();
+    let heard = scene.receiver.lock();
     assert!(heard.refused.len() < 5, "{:?}", heard.refused);
     let id = &heard.refused[0];
-    let taken = heard.taken.iter().find(|(it, _)| it == id);
-    assert!(taken.is_some(), "{:?} and {:?}", heard.refused, heard.taken);
+    let taken = heard.accepted.iter().find(|(it, _)| it == id);
+    assert!(
+        taken.is_some(),
+        "{:?} and {:?}",
+        heard.refused,
+        heard.accepted
+    );
 }
 
 #[tokio::test]
-async fn whatever_a_server_says_that_takes_it_is_taken() {
-    let scene = Scene::new().await;
-    scene.ear.answers(Manner::Babbles);
+async fn any_success_answer_counts_as_accepted() {
+    let scene = SendingScene::new().await;
+    scene
+        .receiver
+        .sets_answer(TransactionAnswer::AnswersNonsense);
 
     scene.says(["one"]).await;
-    scene.ear.hears("one").await;
+    scene.receiver.waits_for_message("one").await;
     scene.says(["two"]).await;
 
-    assert_eq!(scene.ear.hears("two").await, ["one", "two"]);
+    assert_eq!(
+        scene.receiver.waits_for_message("two").await,
+        ["one", "two"]
+    );
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_holds_up_no_other() {
-    let scene = Scene::new().await;
-    let (_other, ear, _) = joins(&scene.network, &scene.server, &scene.room).await;
-    scene.ear.answers(Manner::Sleeps);
+async fn a_silent_server_does_not_delay_sending_to_others() {
+    let scene = SendingScene::new().await;
+    let (_other, ear, _) = join_receiving_peer(&scene.network, &scene.server, &scene.room).await;
+    scene.receiver.sets_answer(TransactionAnswer::NeverAnswers);
 
     scene.says(["one", "two"]).await;
 
-    assert_eq!(ear.hears("two").await, ["one", "two"]);
-    assert!(scene.ear.lock().said().is_empty());
+    assert_eq!(ear.waits_for_message("two").await, ["one", "two"]);
+    assert!(scene.receiver.lock().message_texts().is_empty());
 }
 
 #[tokio::test]
-async fn others_are_told_when_the_server_is_back() {
-    let scene = Scene::new().await;
+async fn an_empty_transaction_announces_a_restart() {
+    let scene = SendingScene::new().await;
     scene.says(["one"]).await;
-    scene.ear.hears("one").await;
-    let before = scene.ear.lock().taken.len();
+    scene.receiver.waits_for_message("one").await;
+    let before = scene.receiver.lock().accepted.len();
 
     // Pending transactions were sent, because the stop waits for them.
     let scene = scene.restart().await;
 
     let greeting = scene
-        .ear
-        .waits(|heard| heard.taken.get(before..)?.last().cloned())
+        .receiver
+        .waits_until(|heard| heard.accepted.get(before..)?.last().cloned())
         .await;
     assert_eq!(greeting.1["pdus"], json!([]));
-    assert!(scene.ear.lock().said().len() == 1);
+    assert!(scene.receiver.lock().message_texts().len() == 1);
 }
 
 #[tokio::test]
-async fn who_leaves_is_told_so_and_hears_no_more() {
-    let scene = Scene::new().await;
+async fn a_removed_server_gets_the_leave_and_nothing_later() {
+    let scene = SendingScene::new().await;
     let bob = json!({ "user_id": scene.bob.id });
     scene
         .alice
-        .tries(&scene.room, "kick", bob)
+        .posts_in_room(&scene.room, "kick", bob)
         .await
         .expect_ok();
     scene.says(["behind their back"]).await;
-    let (_, ear, _) = joins(&scene.network, &scene.server, &scene.room).await;
+    let (_, ear, _) = join_receiving_peer(&scene.network, &scene.server, &scene.room).await;
     scene.says(["hello"]).await;
-    ear.hears("hello").await;
+    ear.waits_for_message("hello").await;
 
-    scene.is_left_with_leave_of_bob().await;
+    scene.asserts_bobs_leave_came_last().await;
 }
 
 #[tokio::test]
-async fn others_are_told_who_types_and_who_has_read_what() {
-    let scene = Scene::new().await;
+async fn typing_and_public_receipts_are_sent_to_other_servers() {
+    let scene = SendingScene::new().await;
     let event_id = scene.alice.says(&scene.room, "hi").await;
 
-    scene.alice.types(&scene.room).await;
-    let typing = scene.ear.hears_edus("m.typing", 1).await;
-    scene.alice.has_read(&scene.room, &event_id).await;
+    scene.alice.starts_typing(&scene.room).await;
+    let typing = scene.receiver.waits_for_edus("m.typing", 1).await;
+    scene.alice.sends_read_receipt(&scene.room, &event_id).await;
     let private = format!("receipt/m.read.private/{event_id}");
     scene
         .alice
-        .tries(&scene.room, &private, json!({}))
+        .posts_in_room(&scene.room, &private, json!({}))
         .await
         .expect_ok();
-    let receipts = scene.ear.hears_edus("m.receipt", 1).await;
+    let receipts = scene.receiver.waits_for_edus("m.receipt", 1).await;
 
     let (room, alice) = (&scene.room, &scene.alice.id);
     assert_eq!(
@@ -445,15 +465,15 @@ async fn others_are_told_who_types_and_who_has_read_what() {
 }
 
 #[tokio::test]
-async fn others_are_told_who_is_there() {
-    let scene = Scene::new().await;
+async fn presence_is_sent_to_other_servers() {
+    let scene = SendingScene::new().await;
     let path = format!("/_matrix/client/v3/presence/{}/status", scene.alice.id);
     let status = json!({ "presence": "online", "status_msg": "hello" });
 
     scene.alice.client.put(&path, status).await.expect_ok();
     let told = scene
-        .ear
-        .waits(|heard| {
+        .receiver
+        .waits_until(|heard| {
             let all = heard.edus("m.presence").into_iter();
             let mut all = all.flat_map(|edu| edu["push"].as_array().expect("a list").clone());
             all.find(|update| update["status_msg"] == "hello")
@@ -462,15 +482,15 @@ async fn others_are_told_who_is_there() {
 
     assert_eq!(told["user_id"], scene.alice.id);
     assert_eq!(told["presence"], "online");
-    let (_, ear, _) = joins(&scene.network, &scene.server, &scene.room).await;
-    let told = &ear.hears_edus("m.presence", 1).await[0]["push"];
-    assert_eq!(each(told, "/user_id"), [&*scene.alice.id]);
+    let (_, ear, _) = join_receiving_peer(&scene.network, &scene.server, &scene.room).await;
+    let told = &ear.waits_for_edus("m.presence", 1).await[0]["push"];
+    assert_eq!(texts_at(told, "/user_id"), [&*scene.alice.id]);
 }
 
 #[tokio::test]
-async fn a_message_to_a_device_waits_for_its_server_and_comes_once() {
-    let scene = Scene::new().await;
-    scene.ear.answers(Manner::Refuses(500));
+async fn a_to_device_message_waits_and_arrives_once() {
+    let scene = SendingScene::new().await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
     let path = format!(
         "/_matrix/client/v3/sendToDevice/m.test/{}",
         new_transaction()
@@ -481,16 +501,16 @@ async fn a_message_to_a_device_waits_for_its_server_and_comes_once() {
         let sent = scene.alice.client.put(&path, messages.clone()).await;
         sent.expect_ok();
     }
-    scene.ear.refuses(1).await;
+    scene.receiver.waits_for_refusals(1).await;
 
     let scene = scene.restart().await;
-    scene.ear.answers(Manner::Takes);
-    scene.shows_life().await;
-    scene.ear.hears_edus("m.direct_to_device", 1).await;
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
+    scene.peer_sends_request().await;
+    scene.receiver.waits_for_edus("m.direct_to_device", 1).await;
     scene.says(["after"]).await;
-    scene.ear.hears("after").await;
+    scene.receiver.waits_for_message("after").await;
 
-    let letters = scene.ear.lock().edus("m.direct_to_device");
+    let letters = scene.receiver.lock().edus("m.direct_to_device");
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!(letters[0]["sender"], scene.alice.id);
     assert_eq!(letters[0]["type"], "m.test");
@@ -499,10 +519,13 @@ async fn a_message_to_a_device_waits_for_its_server_and_comes_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_into_a_room_is_told_of_the_devices_of_those_who_are_there() {
-    let scene = Scene::new().await;
+async fn a_joining_server_gets_the_devices_of_local_members() {
+    let scene = SendingScene::new().await;
 
-    let told = scene.ear.hears_edus("m.device_list_update", 1).await;
+    let told = scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 1)
+        .await;
 
     assert_eq!(told[0]["user_id"], scene.alice.id);
     assert_eq!(told[0]["device_id"], scene.alice.device_id);
@@ -510,21 +533,33 @@ async fn a_server_that_comes_into_a_room_is_told_of_the_devices_of_those_who_are
 }
 
 #[tokio::test]
-async fn others_are_told_of_devices_that_change_and_go() {
-    let scene = Scene::new().await;
-    scene.ear.hears_edus("m.device_list_update", 1).await;
+async fn device_changes_and_deletions_are_sent_to_other_servers() {
+    let scene = SendingScene::new().await;
+    scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 1)
+        .await;
 
-    let keys = Scene::uploads_keys(&scene.alice).await;
-    let first = scene.ear.hears_edus("m.device_list_update", 2).await;
+    let keys = SendingScene::uploads_keys(&scene.alice).await;
+    let first = scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 2)
+        .await;
     let phone = scene.server.log_in("alice").await;
-    Scene::uploads_keys(&phone).await;
-    let second = scene.ear.hears_edus("m.device_list_update", 3).await;
+    SendingScene::uploads_keys(&phone).await;
+    let second = scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 3)
+        .await;
     phone
         .client
         .post("/_matrix/client/v3/logout", json!({}))
         .await
         .expect_ok();
-    let third = scene.ear.hears_edus("m.device_list_update", 4).await;
+    let third = scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 4)
+        .await;
 
     assert_eq!(first[1]["keys"]["keys"], keys["keys"]);
     assert_eq!(first[1]["prev_id"], json!([first[0]["stream_id"]]));
@@ -535,35 +570,44 @@ async fn others_are_told_of_devices_that_change_and_go() {
     assert_eq!(third[3]["prev_id"], json!([second[2]["stream_id"]]));
     let path = format!(
         "/_matrix/federation/v1/user/devices/{}",
-        encoded(&scene.alice.id)
+        percent_encoded(&scene.alice.id)
     );
     let list = scene.peer.gets(&scene.server, &path).await.expect_ok();
     assert_eq!(list["stream_id"], third[3]["stream_id"]);
 }
 
 #[tokio::test]
-async fn what_changed_while_a_server_was_away_it_is_told_when_it_is_back() {
-    let scene = Scene::new().await;
-    scene.ear.hears_edus("m.device_list_update", 1).await;
-    scene.ear.answers(Manner::Refuses(500));
-    Scene::uploads_keys(&scene.alice).await;
-    scene.ear.refuses(1).await;
+async fn device_changes_during_an_outage_are_sent_afterwards() {
+    let scene = SendingScene::new().await;
+    scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 1)
+        .await;
+    scene.receiver.sets_answer(TransactionAnswer::Refuses(500));
+    SendingScene::uploads_keys(&scene.alice).await;
+    scene.receiver.waits_for_refusals(1).await;
 
     let scene = scene.restart().await;
-    scene.ear.answers(Manner::Takes);
-    scene.shows_life().await;
-    let told = scene.ear.hears_edus("m.device_list_update", 2).await;
+    scene.receiver.sets_answer(TransactionAnswer::Accepts);
+    scene.peer_sends_request().await;
+    let told = scene
+        .receiver
+        .waits_for_edus("m.device_list_update", 2)
+        .await;
 
     assert!(told[1]["keys"].is_object());
     assert_eq!(told[1]["prev_id"], json!([told[0]["stream_id"]]));
 }
 
 #[tokio::test]
-async fn others_are_told_of_the_keys_with_which_a_user_signs() {
-    let scene = Scene::new().await;
+async fn cross_signing_keys_are_sent_to_other_servers() {
+    let scene = SendingScene::new().await;
 
-    Signer::of(&scene.alice).await;
-    let told = scene.ear.hears_edus("m.signing_key_update", 1).await;
+    CrossSigningKeySet::upload_for(&scene.alice).await;
+    let told = scene
+        .receiver
+        .waits_for_edus("m.signing_key_update", 1)
+        .await;
 
     assert_eq!(told[0]["user_id"], scene.alice.id);
     assert_eq!(told[0]["master_key"]["usage"], json!(["master"]));
@@ -571,5 +615,8 @@ async fn others_are_told_of_the_keys_with_which_a_user_signs() {
         told[0]["self_signing_key"]["usage"],
         json!(["self_signing"])
     );
-    assert_eq!(scene.ear.lock().edus("org.matrix.signing_key_update"), told);
+    assert_eq!(
+        scene.receiver.lock().edus("org.matrix.signing_key_update"),
+        told
+    );
 }

@@ -4,19 +4,19 @@ use serde_json::{Value, json};
 
 use super::Network;
 use crate::{
-    chat::encoded,
+    chat::percent_encoded,
     harness::{Server, User},
 };
 
 /// A server with a space that leads to rooms of another.
-struct Spaces {
+struct SpaceScene {
     home: Server,
     away: Server,
     alice: User,
     bob: User,
 }
 
-impl Spaces {
+impl SpaceScene {
     async fn new() -> Self {
         let network = Network::new();
         let (home, away) = (network.server().await, network.server().await);
@@ -28,21 +28,24 @@ impl Spaces {
         }
     }
 
-    async fn links(&self, (user, server): (&User, &Server), space: &str, child: &str) {
-        let kind = format!("m.space.child/{}", encoded(child));
-        user.sets(space, &kind, json!({ "via": [server.name()] }))
+    async fn adds_child(&self, (user, server): (&User, &Server), space: &str, child: &str) {
+        let kind = format!("m.space.child/{}", percent_encoded(child));
+        user.sets_state(space, &kind, json!({ "via": [server.name()] }))
             .await;
     }
 }
 
-async fn space(user: &User, name: &str) -> String {
+async fn create_space(user: &User, name: &str) -> String {
     let kind = json!({ "type": "m.space" });
     user.creates(json!({ "preset": "public_chat", "name": name, "creation_content": kind }))
         .await
 }
 
-async fn names(user: &User, space: &str) -> Vec<String> {
-    let path = format!("/_matrix/client/v1/rooms/{}/hierarchy", encoded(space));
+async fn hierarchy_names(user: &User, space: &str) -> Vec<String> {
+    let path = format!(
+        "/_matrix/client/v1/rooms/{}/hierarchy",
+        percent_encoded(space)
+    );
     let page: Value = user.client.get(&path).await.expect_ok();
     let rooms = page["rooms"].as_array().expect("a list");
     let names = rooms
@@ -52,38 +55,40 @@ async fn names(user: &User, space: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn rooms_of_other_servers_are_shown_in_their_place() {
-    let spaces = Spaces::new().await;
+async fn the_hierarchy_includes_public_rooms_of_other_servers() {
+    let spaces = SpaceScene::new().await;
     let (alice, bob) = (&spaces.alice, &spaces.bob);
-    let top = space(alice, "top").await;
-    let inner = space(bob, "inner").await;
+    let top = create_space(alice, "top").await;
+    let inner = create_space(bob, "inner").await;
     let open = json!({ "preset": "public_chat", "name": "open" });
     let (open, secret) = (
         bob.creates(open).await,
         bob.creates(json!({ "name": "secret" })).await,
     );
-    spaces.links((alice, &spaces.away), &top, &inner).await;
-    spaces.links((bob, &spaces.away), &inner, &open).await;
-    spaces.links((bob, &spaces.away), &inner, &secret).await;
+    spaces.adds_child((alice, &spaces.away), &top, &inner).await;
+    spaces.adds_child((bob, &spaces.away), &inner, &open).await;
+    spaces
+        .adds_child((bob, &spaces.away), &inner, &secret)
+        .await;
 
-    assert_eq!(names(alice, &top).await, ["top", "inner", "open"]);
+    assert_eq!(hierarchy_names(alice, &top).await, ["top", "inner", "open"]);
     // In the other direction, Bob's server knows only the ID of the top space.
-    assert_eq!(names(bob, &inner).await.len(), 3);
+    assert_eq!(hierarchy_names(bob, &inner).await.len(), 3);
 }
 
 #[tokio::test]
-async fn a_space_of_another_server_may_be_looked_at_from_outside() {
-    let spaces = Spaces::new().await;
+async fn the_hierarchy_of_a_remote_space_needs_no_membership() {
+    let spaces = SpaceScene::new().await;
     let kind = json!({ "type": "m.space" });
     let request = json!({
         "preset": "public_chat", "name": "top", "creation_content": kind, "room_version": "11",
     });
     let top = spaces.bob.creates(request).await;
 
-    assert_eq!(names(&spaces.alice, &top).await, ["top"]);
+    assert_eq!(hierarchy_names(&spaces.alice, &top).await, ["top"]);
     let path = format!(
         "/_matrix/client/v1/rooms/{}/hierarchy",
-        encoded("!nothing:elsewhere")
+        percent_encoded("!nothing:elsewhere")
     );
     let unknown = spaces.alice.client.get(&path).await;
     unknown.expect_error(403, "M_FORBIDDEN");
@@ -91,13 +96,13 @@ async fn a_space_of_another_server_may_be_looked_at_from_outside() {
 
 #[tokio::test]
 async fn a_room_of_another_server_has_a_summary() {
-    let spaces = Spaces::new().await;
+    let spaces = SpaceScene::new().await;
     let open = json!({ "preset": "public_chat", "name": "tea", "room_alias_name": "tea" });
     let open = spaces.bob.creates(open).await;
     let secret = spaces.bob.creates(json!({})).await;
     let summary = async |room: &str| {
         let via = spaces.away.name();
-        let room = encoded(room);
+        let room = percent_encoded(room);
         let path = format!("/_matrix/client/v1/room_summary/{room}?via={via}");
         spaces.alice.client.get(&path).await
     };

@@ -16,10 +16,10 @@ use crate::harness::Server;
 
 /// Tables that may mention a deleted room: the record of its deletion, the last events of its members, and
 /// the reports of users.
-const KEPT: [&str; 3] = ["deleted_rooms", "removed_members", "reports"];
+const TABLES_KEPT: [&str; 3] = ["deleted_rooms", "removed_members", "reports"];
 
 /// Tables that have no rows for a room in which only users of this server are members.
-const UNUSED: [&str; 6] = [
+const TABLES_UNUSED_LOCALLY: [&str; 6] = [
     "arrived_events",
     "gaps",
     "removed_members",
@@ -29,13 +29,13 @@ const UNUSED: [&str; 6] = [
 ];
 
 /// The database of a stopped server.
-pub(crate) struct Rows {
+pub(crate) struct StoredRows {
     db: Db,
 }
 
-impl Rows {
-    pub(crate) async fn of(server: &Server) -> Self {
-        let (url, folder) = server.data();
+impl StoredRows {
+    pub(crate) async fn open(server: &Server) -> Self {
+        let (url, folder) = server.database_location();
         let db = Db::open(url.expose(), &folder, &Tasks::default()).await;
         Self {
             db: db.expect("the database opens"),
@@ -44,7 +44,7 @@ impl Rows {
 
     pub(crate) async fn begin_deletion(&mut self, room_id: &str, remover: &str) {
         let mut tx = self.db.write().await.expect("a write transaction");
-        let deletion = deletion_of(&mut tx, room_id, remover).await;
+        let deletion = new_deletion(&mut tx, room_id, remover).await;
         assert!(
             room_deletion::begin(&mut tx, &deletion)
                 .await
@@ -57,7 +57,7 @@ impl Rows {
     /// Stores a deletion as it is when the server is killed after its members were removed.
     pub(crate) async fn begin_purge(&mut self, room_id: &str, remover: &str) {
         let mut tx = self.db.write().await.expect("a write transaction");
-        let deletion = deletion_of(&mut tx, room_id, remover).await;
+        let deletion = new_deletion(&mut tx, room_id, remover).await;
         let num = deletion.num;
         assert!(
             room_deletion::begin(&mut tx, &deletion)
@@ -84,7 +84,7 @@ impl Rows {
     }
 
     /// Runs an SQL statement that changes data.
-    pub(crate) async fn run(&mut self, sql: &str) {
+    pub(crate) async fn execute_sql(&mut self, sql: &str) {
         let mut tx = self.db.write().await.expect("a write transaction");
         let done = tx.query(AssertSqlSafe(sql.to_owned())).execute().await;
         done.expect("the statement runs");
@@ -96,42 +96,42 @@ impl Rows {
     }
 
     /// Checks that every table with a room column has a row of this room.
-    pub(crate) async fn check_everything_mentions(&mut self, room_id: &str) {
+    pub(crate) async fn check_all_tables_mention(&mut self, room_id: &str) {
         let sql = format!("SELECT num FROM rooms WHERE room_id = '{room_id}'");
-        let num = self.numbers(&sql).await[0];
-        for (table, columns) in self.tables().await {
+        let num = self.query_numbers(&sql).await[0];
+        for (table, columns) in self.table_columns().await {
             let is_used = columns.iter().any(|column| column == "room");
-            if is_used && !UNUSED.contains(&&*table) {
+            if is_used && !TABLES_UNUSED_LOCALLY.contains(&&*table) {
                 let sql = format!("SELECT room FROM {table} WHERE room IS NOT NULL");
-                let rooms = self.numbers(&sql).await;
+                let rooms = self.query_numbers(&sql).await;
                 assert!(rooms.contains(&num), "{table} has no row of the room");
             }
         }
     }
 
     /// Checks that no table but the documented ones contains one of the texts or the number of a deleted room.
-    pub(crate) async fn check_nothing_mentions(&mut self, needles: &[&str]) {
-        let gone = self.numbers("SELECT num FROM deleted_rooms").await;
+    pub(crate) async fn check_no_table_mentions(&mut self, needles: &[&str]) {
+        let gone = self.query_numbers("SELECT num FROM deleted_rooms").await;
         assert!(!gone.is_empty());
-        for (table, columns) in self.tables().await {
-            if KEPT.contains(&&*table) {
+        for (table, columns) in self.table_columns().await {
+            if TABLES_KEPT.contains(&&*table) {
                 continue;
             }
-            for row in self.texts(&table).await {
+            for row in self.row_texts(&table).await {
                 for needle in needles {
                     assert!(!row.contains(needle), "{table} has {needle}: {row}");
                 }
             }
             if columns.iter().any(|column| column == "room") {
                 let rooms = self
-                    .numbers(&format!("SELECT room FROM {table} WHERE room IS NOT NULL"))
+                    .query_numbers(&format!("SELECT room FROM {table} WHERE room IS NOT NULL"))
                     .await;
                 assert!(rooms.iter().all(|room| !gone.contains(room)), "{table}");
             }
         }
     }
 
-    pub(crate) async fn numbers(&mut self, sql: &str) -> Vec<i64> {
+    pub(crate) async fn query_numbers(&mut self, sql: &str) -> Vec<i64> {
         let mut conn = self.db.read().await.expect("a connection");
         let found = conn
             .query(AssertSqlSafe(sql.to_owned()))
@@ -141,7 +141,7 @@ impl Rows {
     }
 
     /// Returns all tables with their columns.
-    async fn tables(&mut self) -> Vec<(String, Vec<String>)> {
+    async fn table_columns(&mut self) -> Vec<(String, Vec<String>)> {
         let mut conn = self.db.read().await.expect("a connection");
         let sql = match conn.raw() {
             RawConnection::Sqlite(_) => {
@@ -168,8 +168,8 @@ impl Rows {
     }
 
     /// Returns the rows of a table as text.
-    pub(crate) async fn texts(&mut self, table: &str) -> Vec<String> {
-        let tables = self.tables().await;
+    pub(crate) async fn row_texts(&mut self, table: &str) -> Vec<String> {
+        let tables = self.table_columns().await;
         let (_, columns) = tables
             .iter()
             .find(|(name, _)| name == table)
@@ -187,7 +187,7 @@ impl Rows {
     }
 }
 
-async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> RoomDeletionRow {
+async fn new_deletion(tx: &mut WriteTx, room_id: &str, remover: &str) -> RoomDeletionRow {
     let num = room_table::find_number(tx, room_id).await.expect("is read");
     RoomDeletionRow {
         num: num.expect("the room is there"),
@@ -199,14 +199,14 @@ async fn deletion_of(tx: &mut WriteTx, room_id: &str, remover: &str) -> RoomDele
 }
 
 /// A connection to a running server's database that observes the stage of its deletions.
-pub(crate) enum Stages {
+pub(crate) enum DeletionProgress {
     Sqlite(sqlx::SqliteConnection),
     Postgres(sqlx::PgConnection),
 }
 
-impl Stages {
-    pub(crate) async fn of(server: &Server) -> Self {
-        let (url, folder) = server.data();
+impl DeletionProgress {
+    pub(crate) async fn connect(server: &Server) -> Self {
+        let (url, folder) = server.database_location();
         if let Some(file) = url.expose().strip_prefix("sqlite:") {
             let file = format!("sqlite:{}", folder.join(file).display());
             let conn = sqlx::SqliteConnection::connect(&file).await;
@@ -216,7 +216,7 @@ impl Stages {
         Self::Postgres(conn.expect("the database opens"))
     }
 
-    pub(crate) async fn wait_until_done(mut self) {
+    pub(crate) async fn wait_until_finished(mut self) {
         let sql =
             || AssertSqlSafe("SELECT COUNT(*) FROM deleted_rooms WHERE stage < 2").into_sql_str();
         loop {

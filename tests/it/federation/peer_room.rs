@@ -28,7 +28,7 @@ use super::Peer;
 const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
 /// A room of a peer, and the user who created it.
-pub(crate) struct Abroad {
+pub(crate) struct PeerRoom {
     key: Arc<SigningKey>,
     version: RoomVersionId,
     rules: RoomVersionRules,
@@ -39,21 +39,21 @@ pub(crate) struct Abroad {
     /// All events, the oldest first.
     pub(crate) events: Vec<(Pdu, Value)>,
     /// The number of joins that the peer accepted.
-    pub(crate) joins: usize,
+    pub(crate) join_count: usize,
     /// Whether the peer withholds the history.
     pub(crate) is_silent: bool,
 }
 
 /// A room that the test shares with the handlers of a peer.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Abroad>>);
+pub(crate) struct SharedPeerRoom(Arc<Mutex<PeerRoom>>);
 
-impl Shared {
+impl SharedPeerRoom {
     pub(crate) fn new(peer: &Peer, version: &str) -> Self {
-        Self(Arc::new(Mutex::new(Abroad::new(peer, version))))
+        Self(Arc::new(Mutex::new(PeerRoom::new(peer, version))))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Abroad> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PeerRoom> {
         self.0.lock().expect("no test panics here")
     }
 
@@ -72,16 +72,16 @@ impl Shared {
                 "/_matrix/federation/v2/send_leave/{room}/{event}",
                 put(send_leave),
             )
-            .merge(Self::unchanged_endpoints())
+            .merge(Self::common_endpoints())
             .with_state(self.clone())
     }
 
     /// Returns the same endpoints of a server that supports only version 1 of `send_join` and `send_leave`.
     pub(crate) fn router_of_old_server(&self) -> Router {
-        let joined = async |room: State<Shared>, event: Json<Value>| {
+        let joined = async |room: State<SharedPeerRoom>, event: Json<Value>| {
             Json(json!([200, send_join(room, event).await.0]))
         };
-        let left = async |room: State<Shared>, event: Json<Value>| {
+        let left = async |room: State<SharedPeerRoom>, event: Json<Value>| {
             Json(json!([200, send_leave(room, event).await.0]))
         };
         Router::new()
@@ -93,12 +93,12 @@ impl Shared {
                 "/_matrix/federation/v1/send_leave/{room}/{event}",
                 put(left),
             )
-            .merge(Self::unchanged_endpoints())
+            .merge(Self::common_endpoints())
             .with_state(self.clone())
     }
 
     /// Returns the endpoints that are the same for old and new servers.
-    fn unchanged_endpoints() -> Router<Self> {
+    fn common_endpoints() -> Router<Self> {
         Router::new()
             .route(
                 "/_matrix/federation/v1/make_join/{room}/{user}",
@@ -127,7 +127,7 @@ impl Shared {
     }
 }
 
-impl Abroad {
+impl PeerRoom {
     fn new(peer: &Peer, version: &str) -> Self {
         let version = RoomVersionId::try_from(version).expect("a version");
         let rules = matrix::room_version_rules(&version).expect("it is supported");
@@ -143,12 +143,12 @@ impl Abroad {
             state: StateMap::default(),
             last: None,
             events: Vec::new(),
-            joins: 0,
+            join_count: 0,
             is_silent: false,
         };
         let create = json!({ "room_version": room.version, "creator": creator });
-        room.sets("m.room.create", "", create);
-        room.sets(
+        room.sets_state("m.room.create", "", create);
+        room.sets_state(
             "m.room.member",
             creator.as_str(),
             json!({ "membership": "join" }),
@@ -158,8 +158,8 @@ impl Abroad {
         } else {
             json!({})
         };
-        room.sets("m.room.power_levels", "", levels);
-        room.sets("m.room.join_rules", "", json!({ "join_rule": "public" }));
+        room.sets_state("m.room.power_levels", "", levels);
+        room.sets_state("m.room.join_rules", "", json!({ "join_rule": "public" }));
         room
     }
 
@@ -172,30 +172,30 @@ impl Abroad {
         clippy::needless_pass_by_value,
         reason = "callers write the content in the call"
     )]
-    pub(crate) fn sets(&mut self, kind: &str, state_key: &str, content: Value) -> String {
+    pub(crate) fn sets_state(&mut self, kind: &str, state_key: &str, content: Value) -> String {
         let sender = self.creator.clone();
-        self.makes(&sender, (kind, Some(state_key)), &content)
+        self.makes_event(&sender, (kind, Some(state_key)), &content)
     }
 
     /// Sends a message as the creator, and returns the ID of the event.
     pub(crate) fn says(&mut self, text: &str) -> String {
         let sender = self.creator.clone();
         let content = json!({ "msgtype": "m.text", "body": text });
-        self.makes(&sender, ("m.room.message", None), &content)
+        self.makes_event(&sender, ("m.room.message", None), &content)
     }
 
-    fn makes(
+    fn makes_event(
         &mut self,
         sender: &UserId,
         (kind, state_key): (&str, Option<&str>),
         content: &Value,
     ) -> String {
         let key = self.key.clone();
-        self.forges(sender, (kind, state_key), content, &key)
+        self.makes_event_with_key(sender, (kind, state_key), content, &key)
     }
 
     /// Makes an event of any user, signed with any key.
-    pub(crate) fn forges(
+    pub(crate) fn makes_event_with_key(
         &mut self,
         sender: &UserId,
         (kind, state_key): (&str, Option<&str>),
@@ -203,7 +203,7 @@ impl Abroad {
         key: &SigningKey,
     ) -> String {
         let draft = self.draft(sender, (kind, state_key), content);
-        let place = Place::of(self);
+        let place = NextEventPosition::after(self);
         let site = place.site(self);
         let (pdu, json) = matrix::build_event(draft, site, key).expect("it is allowed");
         self.room_id = Some(pdu.room_id.clone());
@@ -240,17 +240,17 @@ impl Abroad {
     }
 
     /// Adds an event in the form in which another server sent it.
-    pub(crate) fn takes(&mut self, json: Value) -> String {
+    pub(crate) fn accepts_event(&mut self, json: Value) -> String {
         let object = serde_json::from_value(json.clone()).expect("canonical JSON");
         let (pdu, _) = Pdu::from_object(&object, &self.rules).expect("an event");
         self.add(pdu, json)
     }
 
-    pub(crate) fn template_of_join(&self, user_id: &str) -> Value {
-        self.template(user_id, "join")
+    pub(crate) fn join_template(&self, user_id: &str) -> Value {
+        self.member_template(user_id, "join")
     }
 
-    fn template(&self, user_id: &str, membership: &str) -> Value {
+    fn member_template(&self, user_id: &str, membership: &str) -> Value {
         let user_id = UserId::parse(user_id).expect("an id");
         let mut content = json!({ "membership": membership });
         if membership == "join" && self.is_restricted() {
@@ -261,7 +261,7 @@ impl Abroad {
             ("m.room.member", Some(user_id.as_str())),
             &content,
         );
-        let place = Place::of(self);
+        let place = NextEventPosition::after(self);
         let template = matrix::build_template(draft, place.site(self)).expect("it is allowed");
         let event: &RawValue = &template.event;
         json!({ "room_version": self.version, "event": event })
@@ -274,7 +274,7 @@ impl Abroad {
     }
 
     /// Returns a join with the signature of the server that lets the user in, if that is needed.
-    fn countersigned(&self, event: Value) -> Value {
+    fn countersign_join(&self, event: Value) -> Value {
         if event["content"].get(AUTHORISED_VIA).is_none() {
             return event;
         }
@@ -331,14 +331,14 @@ impl Abroad {
 }
 
 /// The position of the next event in the room's graph.
-struct Place {
+struct NextEventPosition {
     prev_events: Vec<ruma::OwnedEventId>,
     hashes: Vec<String>,
     depth: UInt,
 }
 
-impl Place {
-    fn of(room: &Abroad) -> Self {
+impl NextEventPosition {
+    fn after(room: &PeerRoom) -> Self {
         let last = room.last.as_ref();
         Self {
             prev_events: last.map(|last| last.event_id.clone()).into_iter().collect(),
@@ -350,7 +350,7 @@ impl Place {
         }
     }
 
-    fn site<'a>(&'a self, room: &'a Abroad) -> EventContext<'a> {
+    fn site<'a>(&'a self, room: &'a PeerRoom) -> EventContext<'a> {
         EventContext {
             room_id: room.room_id.as_ref(),
             rules: &room.rules,
@@ -363,18 +363,18 @@ impl Place {
 }
 
 async fn make_join(
-    State(room): State<Shared>,
+    State(room): State<SharedPeerRoom>,
     Path((_, user)): Path<(String, String)>,
 ) -> Json<Value> {
-    Json(room.lock().template(&user, "join"))
+    Json(room.lock().member_template(&user, "join"))
 }
 
-async fn send_join(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
+async fn send_join(State(room): State<SharedPeerRoom>, Json(event): Json<Value>) -> Json<Value> {
     let mut room = room.lock();
     let (state, auth_chain) = room.state_and_chain();
-    let event = room.countersigned(event);
-    room.takes(event.clone());
-    room.joins += 1;
+    let event = room.countersign_join(event);
+    room.accepts_event(event.clone());
+    room.join_count += 1;
     Json(json!({
         "origin": "x", "state": state, "auth_chain": auth_chain, "event": event,
         "members_omitted": false,
@@ -382,42 +382,42 @@ async fn send_join(State(room): State<Shared>, Json(event): Json<Value>) -> Json
 }
 
 async fn make_leave(
-    State(room): State<Shared>,
+    State(room): State<SharedPeerRoom>,
     Path((_, user)): Path<(String, String)>,
 ) -> Json<Value> {
-    Json(room.lock().template(&user, "leave"))
+    Json(room.lock().member_template(&user, "leave"))
 }
 
-async fn send_leave(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
-    room.lock().takes(event);
+async fn send_leave(State(room): State<SharedPeerRoom>, Json(event): Json<Value>) -> Json<Value> {
+    room.lock().accepts_event(event);
     Json(json!({}))
 }
 
 async fn make_knock(
-    State(room): State<Shared>,
+    State(room): State<SharedPeerRoom>,
     Path((_, user)): Path<(String, String)>,
 ) -> Json<Value> {
-    Json(room.lock().template(&user, "knock"))
+    Json(room.lock().member_template(&user, "knock"))
 }
 
-async fn send_knock(State(room): State<Shared>, Json(event): Json<Value>) -> Json<Value> {
+async fn send_knock(State(room): State<SharedPeerRoom>, Json(event): Json<Value>) -> Json<Value> {
     let mut room = room.lock();
     let (state, _) = room.state_and_chain();
     let told = state
         .into_iter()
         .filter(|event| event["type"] != "m.room.member");
     let told: Vec<Value> = told.collect();
-    room.takes(event);
+    room.accepts_event(event);
     Json(json!({ "knock_room_state": told }))
 }
 
 async fn backfill(
-    State(room): State<Shared>,
+    State(room): State<SharedPeerRoom>,
     Query(asked): Query<Vec<(String, String)>>,
 ) -> Json<Value> {
     let room = room.lock();
-    let from: Vec<&str> = values(&asked, "v");
-    let limit: usize = values(&asked, "limit")
+    let from: Vec<&str> = query_values(&asked, "v");
+    let limit: usize = query_values(&asked, "limit")
         .first()
         .expect("a limit")
         .parse()
@@ -437,11 +437,11 @@ async fn backfill(
 }
 
 async fn state_ids(
-    State(room): State<Shared>,
+    State(room): State<SharedPeerRoom>,
     Query(asked): Query<Vec<(String, String)>>,
 ) -> Json<Value> {
     let room = room.lock();
-    let event_id = values(&asked, "event_id")[0].to_owned();
+    let event_id = query_values(&asked, "event_id")[0].to_owned();
     let state = room.state_before(&event_id);
     let chain: Vec<String> = room
         .events
@@ -453,7 +453,7 @@ async fn state_ids(
     Json(json!({ "pdu_ids": state, "auth_chain_ids": chain }))
 }
 
-async fn event(State(room): State<Shared>, Path(event_id): Path<String>) -> Json<Value> {
+async fn event(State(room): State<SharedPeerRoom>, Path(event_id): Path<String>) -> Json<Value> {
     let room = room.lock();
     let found = room.events.iter().find(|(pdu, _)| pdu.event_id == event_id);
     let pdus: Vec<&Value> = found.iter().map(|(_, json)| json).collect();
@@ -461,11 +461,11 @@ async fn event(State(room): State<Shared>, Path(event_id): Path<String>) -> Json
 }
 
 async fn event_at_time(
-    State(room): State<Shared>,
+    State(room): State<SharedPeerRoom>,
     Query(asked): Query<Vec<(String, String)>>,
 ) -> Json<Value> {
     let room = room.lock();
-    let ts: u64 = values(&asked, "ts")[0].parse().expect("a number");
+    let ts: u64 = query_values(&asked, "ts")[0].parse().expect("a number");
     let is_after = |(pdu, _): &&(Pdu, Value)| u64::from(pdu.origin_server_ts.0) >= ts;
     let found = &room.events.iter().find(is_after).expect("an event").0;
     Json(json!({ "event_id": found.event_id, "origin_server_ts": found.origin_server_ts }))
@@ -475,7 +475,7 @@ async fn transaction() -> Json<Value> {
     Json(json!({ "pdus": {} }))
 }
 
-fn values<'a>(asked: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+fn query_values<'a>(asked: &'a [(String, String)], name: &str) -> Vec<&'a str> {
     let named = asked.iter().filter(|(key, _)| key == name);
     named.map(|(_, value)| &**value).collect()
 }

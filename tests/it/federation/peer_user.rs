@@ -26,55 +26,55 @@ use serde_json::{Value, json};
 
 use super::{Network, Peer};
 use crate::{
-    chat::{encoded, new_transaction},
-    harness::{Answer, Server},
+    chat::{new_transaction, percent_encoded},
+    harness::{HttpAnswer, Server},
 };
 
 /// The events that a peer knows, and the requests that it received.
 #[derive(Clone, Default)]
-pub(crate) struct Archive {
-    inner: Arc<Mutex<Known>>,
+pub(crate) struct PeerArchive {
+    inner: Arc<Mutex<ArchivedEvents>>,
 }
 
 #[derive(Default)]
-struct Known {
+struct ArchivedEvents {
     events: HashMap<String, Value>,
     /// The state before each event.
     states: HashMap<String, Vec<String>>,
     withheld: HashSet<String>,
     /// Events before this one are returned, but not by `get_missing_events`.
-    first_told: Option<String>,
-    asked: Vec<String>,
+    oldest_missing_event: Option<String>,
+    requests: Vec<String>,
 }
 
 /// A user of a peer in a room, with the peer's position in the room.
 #[derive(Clone)]
-pub(crate) struct Guest {
+pub(crate) struct PeerUser {
     pub(crate) id: String,
     pub(crate) room: String,
     pub(crate) rules: RoomVersionRules,
     pub(crate) state: StateMap,
     pub(crate) prev_events: Vec<String>,
     pub(crate) depth: u64,
-    archive: Archive,
+    archive: PeerArchive,
 }
 
 /// An event that a peer has made.
 #[derive(Clone, Debug)]
-pub(crate) struct Made {
+pub(crate) struct PeerEvent {
     pub(crate) id: String,
     pub(crate) json: Value,
 }
 
 impl Network {
     /// Starts a peer that answers requests for its events.
-    pub(crate) async fn archivist(&self) -> (Peer, Archive) {
-        let archive = Archive::default();
+    pub(crate) async fn peer_with_archive(&self) -> (Peer, PeerArchive) {
+        let archive = PeerArchive::default();
         (self.peer(archive.router()).await, archive)
     }
 }
 
-impl Archive {
+impl PeerArchive {
     pub(crate) fn router(&self) -> Router {
         let path = |rest: &str| format!("/_matrix/federation/v1/{rest}");
         Router::new()
@@ -88,37 +88,37 @@ impl Archive {
     }
 
     /// Withholds an event from all requests.
-    pub(crate) fn withholds(&self, made: &Made) {
+    pub(crate) fn withholds(&self, made: &PeerEvent) {
         self.lock().withheld.insert(made.id.clone());
     }
 
     /// Lets `get_missing_events` go no further back than to this event.
-    pub(crate) fn tells_back_to(&self, made: &Made) {
-        self.lock().first_told = Some(made.id.clone());
+    pub(crate) fn limits_missing_events_to(&self, made: &PeerEvent) {
+        self.lock().oldest_missing_event = Some(made.id.clone());
     }
 
     /// Returns the requests received so far, and clears them.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.lock().asked)
+    pub(crate) fn takes_requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().requests)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ArchivedEvents> {
         self.inner.lock().expect("no test panics here")
     }
 }
 
-impl Known {
-    fn told(&self, ids: &[String]) -> Vec<Value> {
+impl ArchivedEvents {
+    fn available_events(&self, ids: &[String]) -> Vec<Value> {
         let told = ids.iter().filter(|id| !self.withheld.contains(*id));
         told.filter_map(|id| self.events.get(id).cloned()).collect()
     }
 
-    fn chain(&self, ids: &[String]) -> Vec<String> {
+    fn auth_chain_ids(&self, ids: &[String]) -> Vec<String> {
         let mut found = Vec::new();
         let mut next: VecDeque<String> = ids.iter().cloned().collect();
         while let Some(id) = next.pop_front() {
             let event = self.events.get(&id).unwrap_or(&Value::Null);
-            for auth in texts(&event["auth_events"]) {
+            for auth in event_ids(&event["auth_events"]) {
                 if self.events.contains_key(&auth) && !found.contains(&auth) {
                     found.push(auth.clone());
                     next.push_back(auth);
@@ -130,7 +130,7 @@ impl Known {
 }
 
 /// Returns the event IDs in a list. Room versions 1 and 2 list pairs whose first item is the ID.
-fn texts(list: &Value) -> Vec<String> {
+fn event_ids(list: &Value) -> Vec<String> {
     let items = list.as_array().into_iter().flatten();
     items
         .filter_map(|item| item.as_str().or_else(|| item[0].as_str()))
@@ -138,7 +138,7 @@ fn texts(list: &Value) -> Vec<String> {
         .collect()
 }
 
-fn not_found() -> Response {
+fn not_found_answer() -> Response {
     (
         StatusCode::NOT_FOUND,
         Json(json!({ "errcode": "M_NOT_FOUND", "error": "no" })),
@@ -146,59 +146,59 @@ fn not_found() -> Response {
         .into_response()
 }
 
-async fn event(State(archive): State<Archive>, Path(id): Path<String>) -> Response {
+async fn event(State(archive): State<PeerArchive>, Path(id): Path<String>) -> Response {
     let mut known = archive.lock();
-    known.asked.push(format!("event {id}"));
-    match known.told(&[id]).pop() {
+    known.requests.push(format!("event {id}"));
+    match known.available_events(&[id]).pop() {
         Some(event) => Json(json!({ "origin": "peer", "origin_server_ts": 1, "pdus": [event] }))
             .into_response(),
-        None => not_found(),
+        None => not_found_answer(),
     }
 }
 
 async fn event_auth(
-    State(archive): State<Archive>,
+    State(archive): State<PeerArchive>,
     Path((_, id)): Path<(String, String)>,
 ) -> Response {
     let mut known = archive.lock();
-    known.asked.push(format!("event_auth {id}"));
+    known.requests.push(format!("event_auth {id}"));
     if !known.events.contains_key(&id) {
-        return not_found();
+        return not_found_answer();
     }
-    let chain = known.chain(&[id]);
-    Json(json!({ "auth_chain": known.told(&chain) })).into_response()
+    let chain = known.auth_chain_ids(&[id]);
+    Json(json!({ "auth_chain": known.available_events(&chain) })).into_response()
 }
 
 async fn state_ids(
-    State(archive): State<Archive>,
+    State(archive): State<PeerArchive>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let mut known = archive.lock();
     let id = &query["event_id"];
-    known.asked.push(format!("state_ids {id}"));
+    known.requests.push(format!("state_ids {id}"));
     let Some(state) = known.states.get(id) else {
-        return not_found();
+        return not_found_answer();
     };
-    Json(json!({ "pdu_ids": state, "auth_chain_ids": known.chain(state) })).into_response()
+    Json(json!({ "pdu_ids": state, "auth_chain_ids": known.auth_chain_ids(state) })).into_response()
 }
 
 async fn state(
-    State(archive): State<Archive>,
+    State(archive): State<PeerArchive>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
     let mut known = archive.lock();
     let id = &query["event_id"];
-    known.asked.push(format!("state {id}"));
+    known.requests.push(format!("state {id}"));
     let Some(state) = known.states.get(id) else {
-        return not_found();
+        return not_found_answer();
     };
-    let chain = known.told(&known.chain(state));
-    Json(json!({ "pdus": known.told(state), "auth_chain": chain })).into_response()
+    let chain = known.available_events(&known.auth_chain_ids(state));
+    Json(json!({ "pdus": known.available_events(state), "auth_chain": chain })).into_response()
 }
 
 /// Returns events and their predecessors, the newest first.
 async fn backfill(
-    State(archive): State<Archive>,
+    State(archive): State<PeerArchive>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Response {
     let known = archive.lock();
@@ -209,7 +209,7 @@ async fn backfill(
         let Some(event) = known.events.get(&id).filter(|_| seen.insert(id.clone())) else {
             continue;
         };
-        next.extend(texts(&event["prev_events"]));
+        next.extend(event_ids(&event["prev_events"]));
         if !known.withheld.contains(&id) {
             found.push(event.clone());
         }
@@ -217,16 +217,16 @@ async fn backfill(
     Json(json!({ "origin": "peer", "origin_server_ts": 1, "pdus": found })).into_response()
 }
 
-async fn missing_events(State(archive): State<Archive>, Json(body): Json<Value>) -> Response {
+async fn missing_events(State(archive): State<PeerArchive>, Json(body): Json<Value>) -> Response {
     let mut known = archive.lock();
-    let latest = texts(&body["latest_events"]);
-    known.asked.push(format!("missing {}", latest.join(" ")));
+    let latest = event_ids(&body["latest_events"]);
+    known.requests.push(format!("missing {}", latest.join(" ")));
     let limit = body["limit"].as_u64().unwrap_or(10).min(20);
-    let mut seen: HashSet<String> = texts(&body["earliest_events"]).into_iter().collect();
+    let mut seen: HashSet<String> = event_ids(&body["earliest_events"]).into_iter().collect();
     let mut next: VecDeque<String> = latest
         .iter()
         .filter_map(|id| known.events.get(id))
-        .flat_map(|event| texts(&event["prev_events"]))
+        .flat_map(|event| event_ids(&event["prev_events"]))
         .collect();
     let mut found = Vec::new();
     while let Some(id) = next.pop_front() {
@@ -236,8 +236,8 @@ async fn missing_events(State(archive): State<Archive>, Json(body): Json<Value>)
         let Some(event) = known.events.get(&id).filter(|_| seen.insert(id.clone())) else {
             continue;
         };
-        if known.first_told.as_ref() != Some(&id) {
-            next.extend(texts(&event["prev_events"]));
+        if known.oldest_missing_event.as_ref() != Some(&id) {
+            next.extend(event_ids(&event["prev_events"]));
         }
         if !known.withheld.contains(&id) {
             found.push(event.clone());
@@ -248,8 +248,8 @@ async fn missing_events(State(archive): State<Archive>, Json(body): Json<Value>)
 }
 
 impl Peer {
-    pub(crate) async fn puts(&self, server: &Server, path: &str, body: &Value) -> Answer {
-        self.asks(server, Method::PUT, path, &body.to_string())
+    pub(crate) async fn puts(&self, server: &Server, path: &str, body: &Value) -> HttpAnswer {
+        self.sends_request(server, Method::PUT, path, &body.to_string())
             .await
     }
 
@@ -258,38 +258,42 @@ impl Peer {
     }
 
     /// Signs an event as it is.
-    pub(crate) fn signs(&self, event: &Value, rules: &RoomVersionRules) -> Made {
+    pub(crate) fn signs(&self, event: &Value, rules: &RoomVersionRules) -> PeerEvent {
         self.tries_to_sign(event, rules).expect("it is an event")
     }
 
     /// Signs an event as it is, if it can be signed.
-    pub(crate) fn tries_to_sign(&self, event: &Value, rules: &RoomVersionRules) -> Option<Made> {
+    pub(crate) fn tries_to_sign(
+        &self,
+        event: &Value,
+        rules: &RoomVersionRules,
+    ) -> Option<PeerEvent> {
         let mut object: CanonicalJsonObject = serde_json::from_str(&event.to_string()).ok()?;
         self.key.hash_and_sign(&mut object, rules).ok()?;
         let id = Pdu::id_of(&object, rules).ok()?.to_string();
         let json = serde_json::to_value(object).ok()?;
-        Some(Made { id, json })
+        Some(PeerEvent { id, json })
     }
 
     /// Requests the template of an event by which a user joins, leaves or knocks.
-    pub(crate) async fn prepares(
+    pub(crate) async fn requests_template(
         &self,
         server: &Server,
         what: &str,
         (room, user): (&str, &str),
-    ) -> Answer {
+    ) -> HttpAnswer {
         let versions: Vec<String> = (1..=12).map(|n| format!("ver={n}")).collect();
         let path = format!(
             "/_matrix/federation/v1/make_{what}/{}/{}?{}",
-            encoded(room),
-            encoded(user),
+            percent_encoded(room),
+            percent_encoded(user),
             versions.join("&")
         );
         self.gets(server, &path).await
     }
 
     /// Signs a template.
-    pub(crate) fn completes(&self, prepared: &Value) -> Made {
+    pub(crate) fn signs_template(&self, prepared: &Value) -> PeerEvent {
         let version: RoomVersionId =
             serde_json::from_value(prepared["room_version"].clone()).expect("a version");
         let mut event = prepared["event"].clone();
@@ -302,13 +306,13 @@ impl Peer {
     }
 
     /// Sends a signed event by which a user joins, leaves or knocks.
-    pub(crate) async fn submits(
+    pub(crate) async fn sends_member_event(
         &self,
         server: &Server,
         endpoint: &str,
-        (room, made): (&str, &Made),
-    ) -> Answer {
-        let path = submission(endpoint, room, &made.id);
+        (room, made): (&str, &PeerEvent),
+    ) -> HttpAnswer {
+        let path = member_event_path(endpoint, room, &made.id);
         self.puts(server, &path, &made.json).await
     }
 
@@ -317,16 +321,21 @@ impl Peer {
         &self,
         server: &Server,
         room: &str,
-        (localpart, archive): (&str, &Archive),
-    ) -> Guest {
+        (localpart, archive): (&str, &PeerArchive),
+    ) -> PeerUser {
         let id = self.user(localpart);
-        let prepared = self.prepares(server, "join", (room, &id)).await.expect_ok();
-        let join = self.completes(&prepared);
-        let answer = self.submits(server, "v2/send_join", (room, &join)).await;
+        let prepared = self
+            .requests_template(server, "join", (room, &id))
+            .await
+            .expect_ok();
+        let join = self.signs_template(&prepared);
+        let answer = self
+            .sends_member_event(server, "v2/send_join", (room, &join))
+            .await;
         let answer = answer.expect_ok();
         let version: RoomVersionId =
             serde_json::from_value(prepared["room_version"].clone()).expect("a version");
-        let mut guest = Guest {
+        let mut guest = PeerUser {
             id,
             room: room.to_owned(),
             rules: matrix::room_version_rules(&version).expect("it is known"),
@@ -337,15 +346,15 @@ impl Peer {
         };
         for list in ["auth_chain", "state"] {
             for event in answer[list].as_array().expect("a list") {
-                guest.learns(event, list == "state");
+                guest.stores_event(event, list == "state");
             }
         }
-        guest.follows(&join);
+        guest.advances_to(&join);
         guest
     }
 
     /// Sends events, and returns the server's result for each.
-    pub(crate) async fn sends(&self, server: &Server, events: &[&Made]) -> Value {
+    pub(crate) async fn sends(&self, server: &Server, events: &[&PeerEvent]) -> Value {
         let events: Vec<&Value> = events.iter().map(|made| &made.json).collect();
         self.tries_to_send(server, &new_transaction(), &json!(events))
             .await
@@ -353,7 +362,12 @@ impl Peer {
             .clone()
     }
 
-    pub(crate) async fn tries_to_send(&self, server: &Server, id: &str, pdus: &Value) -> Answer {
+    pub(crate) async fn tries_to_send(
+        &self,
+        server: &Server,
+        id: &str,
+        pdus: &Value,
+    ) -> HttpAnswer {
         let path = format!("/_matrix/federation/v1/send/{id}");
         let body = json!({ "origin": self.name, "origin_server_ts": 1, "pdus": pdus });
         self.puts(server, &path, &body).await
@@ -361,14 +375,14 @@ impl Peer {
 }
 
 /// Returns the path to which a member event is sent.
-pub(crate) fn submission(endpoint: &str, room: &str, event_id: &str) -> String {
-    let (room, event_id) = (encoded(room), encoded(event_id));
+pub(crate) fn member_event_path(endpoint: &str, room: &str, event_id: &str) -> String {
+    let (room, event_id) = (percent_encoded(room), percent_encoded(event_id));
     format!("/_matrix/federation/{endpoint}/{room}/{event_id}")
 }
 
-impl Guest {
+impl PeerUser {
     /// Stores an event that another server returned.
-    fn learns(&mut self, event: &Value, is_state: bool) -> Arc<Pdu> {
+    fn stores_event(&mut self, event: &Value, is_state: bool) -> Arc<Pdu> {
         let text = event.to_string();
         let object: CanonicalJsonObject = serde_json::from_str(&text).expect("canonical JSON");
         let (pdu, _) = Pdu::from_object(&object, &self.rules).expect("an event");
@@ -382,18 +396,23 @@ impl Guest {
     }
 
     /// Stores an event, and lets the next event follow it.
-    pub(crate) fn follows(&mut self, made: &Made) {
+    pub(crate) fn advances_to(&mut self, made: &PeerEvent) {
         let ids = self.state.iter().map(|pdu| pdu.event_id.to_string());
         let ids = ids.collect();
         self.archive.lock().states.insert(made.id.clone(), ids);
         let is_state = made.json.get("state_key").is_some();
-        let pdu = self.learns(&made.json, is_state);
+        let pdu = self.stores_event(&made.json, is_state);
         self.prev_events = vec![made.id.clone()];
         self.depth = u64::from(pdu.depth);
     }
 
     /// Makes an unsigned event at the peer's position, and does not advance to it.
-    pub(crate) fn drafts(&self, kind: &str, state_key: Option<&str>, content: &Value) -> Value {
+    pub(crate) fn drafts_event(
+        &self,
+        kind: &str,
+        state_key: Option<&str>,
+        content: &Value,
+    ) -> Value {
         let mut event = json!({
             "type": kind, "sender": self.id, "room_id": self.room, "depth": self.depth + 1,
             "origin_server_ts": Clock::system().now_ms(), "prev_events": self.prev_events,
@@ -409,8 +428,8 @@ impl Guest {
             .iter()
             .filter_map(|(kind, key)| self.state.get(kind, key));
         let ids: Vec<_> = held.map(|pdu| pdu.event_id.to_string()).collect();
-        event["auth_events"] = self.references(&ids);
-        event["prev_events"] = self.references(&self.prev_events);
+        event["auth_events"] = self.event_references(&ids);
+        event["prev_events"] = self.event_references(&self.prev_events);
         if self.rules.event_format.require_event_id {
             let server = UserId::parse(&*self.id).expect("an id");
             event["event_id"] = json!(EventId::new_v1(server.server_name()));
@@ -419,7 +438,7 @@ impl Guest {
     }
 
     /// Returns references to events in the format of the room version.
-    fn references(&self, ids: &[String]) -> Value {
+    fn event_references(&self, ids: &[String]) -> Value {
         if self.rules.event_format.require_event_id {
             let pairs: Vec<Value> = ids.iter().map(|id| json!([id, { "sha256": "" }])).collect();
             json!(pairs)
@@ -429,25 +448,25 @@ impl Guest {
     }
 
     /// Makes a signed event, and lets the next event follow it.
-    pub(crate) fn makes(
+    pub(crate) fn makes_event(
         &mut self,
         peer: &Peer,
         kind: &str,
         (state_key, content): (Option<&str>, &Value),
-    ) -> Made {
-        let made = peer.signs(&self.drafts(kind, state_key, content), &self.rules);
-        self.follows(&made);
+    ) -> PeerEvent {
+        let made = peer.signs(&self.drafts_event(kind, state_key, content), &self.rules);
+        self.advances_to(&made);
         made
     }
 
     /// Makes a signed message, and lets the next event follow it.
-    pub(crate) fn says(&mut self, peer: &Peer, text: &str) -> Made {
+    pub(crate) fn says(&mut self, peer: &Peer, text: &str) -> PeerEvent {
         let content = json!({ "msgtype": "m.text", "body": text });
-        self.makes(peer, "m.room.message", (None, &content))
+        self.makes_event(peer, "m.room.message", (None, &content))
     }
 
     /// Returns the ID of a state event.
-    pub(crate) fn state_event(&self, kind: &str, state_key: &str) -> String {
+    pub(crate) fn state_event_id(&self, kind: &str, state_key: &str) -> String {
         let held = self.state.get(&kind.into(), state_key);
         held.expect("it is in the state").event_id.to_string()
     }

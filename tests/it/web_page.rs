@@ -3,7 +3,7 @@
 use crate::harness::Server;
 
 #[tokio::test]
-async fn the_page_runs_nothing_but_its_own_scripts() {
+async fn the_page_runs_only_its_own_scripts() {
     let server = Server::start().await;
 
     let page = server.get("/").await;
@@ -23,11 +23,11 @@ async fn the_page_runs_nothing_but_its_own_scripts() {
 }
 
 #[tokio::test]
-async fn what_the_page_loads_is_there_and_says_what_it_is() {
+async fn every_file_of_the_page_has_its_content_type() {
     let server = Server::start().await;
     let page = server.get("/").await.text;
 
-    for file in loaded_by(&page) {
+    for file in asset_paths(&page) {
         let answer = server.get(file).await;
 
         assert_eq!(answer.status, 200, "{file}");
@@ -43,7 +43,7 @@ async fn what_the_page_loads_is_there_and_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn each_answer_has_its_own_nonce_for_what_the_page_loads() {
+async fn every_response_has_a_new_nonce() {
     let server = Server::start().await;
     let nonce = async || {
         let page = server.get("/").await;
@@ -69,7 +69,7 @@ async fn each_answer_has_its_own_nonce_for_what_the_page_loads() {
 }
 
 #[tokio::test]
-async fn other_files_are_unknown_paths() {
+async fn unknown_asset_paths_are_not_found() {
     let server = Server::start().await;
 
     for path in [
@@ -83,7 +83,7 @@ async fn other_files_are_unknown_paths() {
 }
 
 /// Returns the asset paths in the page's tags. A server that was built without Node has none.
-fn loaded_by(page: &str) -> Vec<&str> {
+fn asset_paths(page: &str) -> Vec<&str> {
     page.split('"')
         .filter(|part| part.starts_with("/assets/"))
         .collect()

@@ -6,16 +6,16 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{filtered, next},
+    chat::{filter_query, next_batch},
     harness::{Server, User},
 };
 
 /// The number of actions of users in each run.
-const STEPS: usize = 60;
+const ACTION_COUNT: usize = 60;
 
 /// A client's data of a room.
 #[derive(Debug, Default, PartialEq)]
-struct Known {
+struct KnownSyncRoom {
     section: String,
     /// The latest events of the timeline, without a gap.
     timeline: Vec<String>,
@@ -27,34 +27,34 @@ struct Known {
 
 /// A client's data of all rooms.
 #[derive(Debug, Default, PartialEq)]
-struct Client {
-    rooms: BTreeMap<String, Known>,
+struct KnownSyncRooms {
+    rooms: BTreeMap<String, KnownSyncRoom>,
 }
 
-impl Client {
-    fn take(&mut self, sync: &Value) {
+impl KnownSyncRooms {
+    fn apply_sync(&mut self, sync: &Value) {
         for section in ["join", "leave", "invite"] {
             let rooms = sync["rooms"][section].as_object().into_iter().flatten();
             for (room_id, room) in rooms {
                 let known = self.rooms.entry(room_id.clone()).or_default();
                 section.clone_into(&mut known.section);
-                known.take(room);
+                known.apply_room(room);
             }
         }
     }
 
     /// Removes the data that an initial sync does not contain: left rooms, all but the section of invitations,
     /// and the heroes of a room that has a name.
-    fn in_brief(mut self) -> Self {
+    fn reduced_to_first_sync(mut self) -> Self {
         self.rooms.retain(|_, room| room.section != "leave");
         for room in self
             .rooms
             .values_mut()
             .filter(|room| room.section == "invite")
         {
-            *room = Known {
+            *room = KnownSyncRoom {
                 section: "invite".to_owned(),
-                ..Known::default()
+                ..KnownSyncRoom::default()
             };
         }
         let name = ("m.room.name".to_owned(), String::new());
@@ -67,18 +67,18 @@ impl Client {
     }
 }
 
-impl Known {
-    fn take(&mut self, room: &Value) {
+impl KnownSyncRoom {
+    fn apply_room(&mut self, room: &Value) {
         let timeline = &room["timeline"];
         if timeline["limited"] == true {
             self.timeline.clear();
         }
-        for event in events(&room["state"]["events"]) {
-            self.take_state(event);
+        for event in list_items(&room["state"]["events"]) {
+            self.apply_state_event(event);
         }
-        for event in events(&timeline["events"]) {
+        for event in list_items(&timeline["events"]) {
             self.timeline.push(text(&event["event_id"]));
-            self.take_state(event);
+            self.apply_state_event(event);
         }
         if room["unread_notifications"].is_object() {
             self.counts = room["unread_notifications"].clone();
@@ -88,7 +88,7 @@ impl Known {
         }
     }
 
-    fn take_state(&mut self, event: &Value) {
+    fn apply_state_event(&mut self, event: &Value) {
         if let Some(state_key) = event["state_key"].as_str() {
             let key = (text(&event["type"]), state_key.to_owned());
             self.state.insert(key, text(&event["event_id"]));
@@ -96,7 +96,7 @@ impl Known {
     }
 }
 
-fn events(list: &Value) -> &[Value] {
+fn list_items(list: &Value) -> &[Value] {
     list.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -105,16 +105,16 @@ fn text(value: &Value) -> String {
 }
 
 /// The users, their rooms, and the source of their random actions.
-struct Scene {
+struct SyncScenario {
     users: Vec<User>,
     rooms: Vec<String>,
     last: HashMap<String, String>,
     random: StdRng,
 }
 
-impl Scene {
+impl SyncScenario {
     /// Performs a random action of a random user; the server may refuse it.
-    async fn goes_on(&mut self) {
+    async fn run_random_action(&mut self) {
         let room = self.rooms.choose(&mut self.random).expect("a room").clone();
         let user = self.users.choose(&mut self.random).expect("a user");
         let other = self.users.choose(&mut self.random).expect("a user");
@@ -135,31 +135,31 @@ impl Scene {
             }
             4 => user.tries_to_send(&room, "m.room.message", mention).await,
             5 => {
-                user.tries_to_set(&room, "m.room.name", json!({ "name": n.to_string() }))
+                user.tries_to_set_state(&room, "m.room.name", json!({ "name": n.to_string() }))
                     .await
             }
             6 => {
-                user.tries_to_set(&room, "org.example/key", json!({ "n": n }))
+                user.tries_to_set_state(&room, "org.example/key", json!({ "n": n }))
                     .await
             }
-            7 | 8 => user.tries(&room, "join", json!({})).await,
-            9 => user.tries(&room, "leave", json!({})).await,
-            10 => user.tries(&room, "invite", target).await,
-            11 => user.tries(&room, "kick", target).await,
+            7 | 8 => user.posts_in_room(&room, "join", json!({})).await,
+            9 => user.posts_in_room(&room, "leave", json!({})).await,
+            10 => user.posts_in_room(&room, "invite", target).await,
+            11 => user.posts_in_room(&room, "kick", target).await,
             12 => user.tries_to_redact(&room, &last).await,
             13 => {
-                user.tries(&room, &format!("receipt/m.read/{last}"), json!({}))
+                user.posts_in_room(&room, &format!("receipt/m.read/{last}"), json!({}))
                     .await
             }
             14 => {
-                user.tries(&room, &format!("receipt/m.read.private/{last}"), json!({}))
+                user.posts_in_room(&room, &format!("receipt/m.read.private/{last}"), json!({}))
                     .await
             }
             _ => {
                 let visibility = ["shared", "joined", "invited", "world_readable"];
                 let visibility = visibility.choose(&mut self.random).expect("a visibility");
                 let content = json!({ "history_visibility": visibility });
-                user.tries_to_set(&room, "m.room.history_visibility", content)
+                user.tries_to_set_state(&room, "m.room.history_visibility", content)
                     .await
             }
         };
@@ -169,7 +169,7 @@ impl Scene {
     }
 }
 
-async fn set_scene(server: &Server, seed: u64) -> Scene {
+async fn create_scenario(server: &Server, seed: u64) -> SyncScenario {
     let mut users = Vec::new();
     for name in ["alice", "bob", "carol"] {
         users.push(server.register(name).await);
@@ -182,7 +182,7 @@ async fn set_scene(server: &Server, seed: u64) -> Scene {
     for _ in 0..2 {
         rooms.push(users[0].creates(request.clone()).await);
     }
-    Scene {
+    SyncScenario {
         users,
         rooms,
         last: HashMap::new(),
@@ -193,8 +193,11 @@ async fn set_scene(server: &Server, seed: u64) -> Scene {
 /// Checks the data of incremental syncs against that of an initial sync.
 ///
 /// A redaction changes an event, but not its ID. Timelines are compared as far back as both reach.
-fn compare(folded: Client, first: Client, seed: u64) {
-    let (mut folded, mut first) = (folded.in_brief(), first.in_brief());
+fn assert_same_knowledge(folded: KnownSyncRooms, first: KnownSyncRooms, seed: u64) {
+    let (mut folded, mut first) = (
+        folded.reduced_to_first_sync(),
+        first.reduced_to_first_sync(),
+    );
     for (room_id, room) in &mut folded.rooms {
         let fresh = first.rooms.get_mut(room_id).expect("a room of both syncs");
         let both = room.timeline.len().min(fresh.timeline.len());
@@ -205,55 +208,55 @@ fn compare(folded: Client, first: Client, seed: u64) {
 }
 
 /// A user who syncs at intervals, with the data of these syncs.
-struct Watcher {
-    client: Client,
+struct SyncWatcher {
+    client: KnownSyncRooms,
     token: String,
 }
 
-impl Watcher {
-    async fn begin(user: &User, filter: &str) -> Self {
+impl SyncWatcher {
+    async fn start_watching(user: &User, filter: &str) -> Self {
         let sync = user.syncs_with(filter).await;
-        let mut client = Client::default();
-        client.take(&sync);
-        let token = next(&sync).to_owned();
+        let mut client = KnownSyncRooms::default();
+        client.apply_sync(&sync);
+        let token = next_batch(&sync).to_owned();
         Self { client, token }
     }
 
-    async fn look(&mut self, user: &User, filter: &str) {
+    async fn sync_again(&mut self, user: &User, filter: &str) {
         let query = format!("since={}&{filter}", self.token);
         let sync = user.syncs_with(&query).await;
-        self.client.take(&sync);
-        next(&sync).clone_into(&mut self.token);
+        self.client.apply_sync(&sync);
+        next_batch(&sync).clone_into(&mut self.token);
     }
 }
 
-async fn check_folding(seed: u64, limit: u64) {
+async fn check_incremental_syncs(seed: u64, limit: u64) {
     let server = Server::start().await;
-    let mut scene = set_scene(&server, seed).await;
-    let filter = filtered(&json!({ "room": { "timeline": { "limit": limit } } }));
+    let mut scene = create_scenario(&server, seed).await;
+    let filter = filter_query(&json!({ "room": { "timeline": { "limit": limit } } }));
     let mut watchers = Vec::new();
     for user in &scene.users {
-        watchers.push(Watcher::begin(user, &filter).await);
+        watchers.push(SyncWatcher::start_watching(user, &filter).await);
     }
-    for step in 1..=STEPS {
-        scene.goes_on().await;
+    for step in 1..=ACTION_COUNT {
+        scene.run_random_action().await;
         for (user, watcher) in scene.users.iter().zip(&mut watchers) {
-            if step == STEPS || scene.random.random_ratio(1, 4) {
-                watcher.look(user, &filter).await;
+            if step == ACTION_COUNT || scene.random.random_ratio(1, 4) {
+                watcher.sync_again(user, &filter).await;
             }
         }
     }
     for (user, watcher) in scene.users.iter().zip(watchers) {
-        let first = Watcher::begin(user, &filter).await;
-        compare(watcher.client, first.client, seed);
+        let first = SyncWatcher::start_watching(user, &filter).await;
+        assert_same_knowledge(watcher.client, first.client, seed);
     }
 }
 
 #[tokio::test]
-async fn syncs_of_any_chopping_fold_into_what_a_first_sync_says() {
+async fn incremental_syncs_add_up_to_an_initial_sync() {
     for seed in 0..6 {
         for limit in [1, 3, 10] {
-            check_folding(seed, limit).await;
+            check_incremental_syncs(seed, limit).await;
         }
     }
 }

@@ -5,14 +5,14 @@ use parlour::clock::Clock;
 use crate::harness::Server;
 
 /// Returns a server with rate limits and a clock that does not advance.
-async fn limited() -> Server {
+async fn limited_server() -> Server {
     let clock = Clock::manual(1_700_000_000_000);
     Server::with_clock(clock, |config| config.limits.enabled = true).await
 }
 
 #[tokio::test]
-async fn looks_of_strangers_at_aliases_are_limited() {
-    let server = limited().await;
+async fn anonymous_alias_lookups_are_rate_limited() {
+    let server = limited_server().await;
     let alice = server.register("alice").await;
     let alias = |n: usize| format!("/_matrix/client/v3/directory/room/%23{n}:localhost");
 
@@ -30,8 +30,8 @@ async fn looks_of_strangers_at_aliases_are_limited() {
 }
 
 #[tokio::test]
-async fn looks_at_the_directories_of_other_servers_are_limited() {
-    let server = limited().await;
+async fn remote_directory_lookups_are_rate_limited() {
+    let server = limited_server().await;
     let alice = server.register("alice").await;
     let path = "/_matrix/client/v3/publicRooms";
 

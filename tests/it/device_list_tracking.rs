@@ -7,30 +7,30 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use crate::{
-    chat::next,
+    chat::next_batch,
     harness::{Server, User},
 };
 
 /// Number of random actions in one run.
-const STEPS: usize = 60;
+const STEPS_PER_RUN: usize = 60;
 
 /// The state of a client that tracks the keys of other users.
-struct Tracker {
+struct KeyTracker {
     token: Value,
     /// Key versions by user id.
     known: BTreeMap<String, u32>,
 }
 
 /// Users who join and leave rooms, and the version of each user's keys.
-struct Scene {
+struct TrackingScenario {
     users: Vec<User>,
     rooms: Vec<String>,
     keys: Vec<u32>,
     random: StdRng,
 }
 
-impl Scene {
-    async fn set(server: &Server, seed: u64) -> Self {
+impl TrackingScenario {
+    async fn create(server: &Server, seed: u64) -> Self {
         let mut users = Vec::new();
         for name in ["alice", "bob", "carol", "dave"] {
             users.push(server.register(name).await);
@@ -53,17 +53,17 @@ impl Scene {
     }
 
     /// Makes a random user take a random action; actions that the rules forbid have no effect.
-    async fn goes_on(&mut self) {
+    async fn take_random_step(&mut self) {
         let room = self.rooms.choose(&mut self.random).expect("a room");
         let who = self.random.random_range(0..self.users.len());
         let user = &self.users[who];
         let other = self.users.choose(&mut self.random).expect("a user");
         let target = json!({ "user_id": other.id });
         match self.random.random_range(0..12) {
-            0..=3 => drop(user.tries(room, "join", json!({})).await),
-            4 | 5 => drop(user.tries(room, "leave", json!({})).await),
-            6 => drop(user.tries(room, "invite", target).await),
-            7 => drop(user.tries(room, "kick", target).await),
+            0..=3 => drop(user.posts_in_room(room, "join", json!({})).await),
+            4 | 5 => drop(user.posts_in_room(room, "leave", json!({})).await),
+            6 => drop(user.posts_in_room(room, "invite", target).await),
+            7 => drop(user.posts_in_room(room, "kick", target).await),
             8 => {
                 let content = json!({ "msgtype": "m.text", "body": "hi" });
                 drop(user.tries_to_send(room, "m.room.message", content).await);
@@ -75,19 +75,19 @@ impl Scene {
             }
             _ => {
                 self.keys[who] += 1;
-                user.has_keys(self.keys[who]).await;
+                user.uploads_device_keys(self.keys[who]).await;
             }
         }
     }
 
     /// Returns the users who share a room with a user, with the versions of their keys.
-    async fn neighbours(&self, user: &User) -> BTreeMap<String, u32> {
+    async fn keys_of_room_mates(&self, user: &User) -> BTreeMap<String, u32> {
         let joined = user.client.get("/_matrix/client/v3/joined_rooms").await;
         let joined = joined.expect_ok();
         let mut found = BTreeSet::new();
         for room in joined["joined_rooms"].as_array().expect("a list") {
             let room = room.as_str().expect("an id");
-            let members = user.asks(room, "joined_members").await.expect_ok();
+            let members = user.gets_in_room(room, "joined_members").await.expect_ok();
             found.extend(
                 members["joined"]
                     .as_object()
@@ -103,14 +103,14 @@ impl Scene {
             .collect()
     }
 
-    fn version(&self, user_id: &str) -> u32 {
+    fn key_version(&self, user_id: &str) -> u32 {
         let at = self.users.iter().position(|user| user.id == user_id);
         self.keys[at.expect("the user takes part")]
     }
 }
 
-impl Tracker {
-    async fn look(&mut self, scene: &Scene, who: usize) {
+impl KeyTracker {
+    async fn sync_device_lists(&mut self, scene: &TrackingScenario, who: usize) {
         let user = &scene.users[who];
         let sync = user.syncs_after(&self.token).await;
         let list = |name: &str| -> Vec<String> {
@@ -119,32 +119,32 @@ impl Tracker {
             ids.map(ToOwned::to_owned).collect()
         };
         for user_id in list("changed").into_iter().filter(|id| *id != user.id) {
-            let version = scene.version(&user_id);
+            let version = scene.key_version(&user_id);
             self.known.insert(user_id, version);
         }
         for user_id in list("left") {
             self.known.remove(&user_id);
         }
-        assert!(!next(&sync).is_empty());
+        assert!(!next_batch(&sync).is_empty());
         self.token = sync;
     }
 }
 
 async fn check_tracking(seed: u64) {
     let server = Server::start().await;
-    let mut scene = Scene::set(&server, seed).await;
+    let mut scene = TrackingScenario::create(&server, seed).await;
     let mut trackers = Vec::new();
     for user in &scene.users {
         let token = user.syncs().await;
-        let known = scene.neighbours(user).await;
-        trackers.push(Tracker { token, known });
+        let known = scene.keys_of_room_mates(user).await;
+        trackers.push(KeyTracker { token, known });
     }
-    for step in 1..=STEPS {
-        scene.goes_on().await;
+    for step in 1..=STEPS_PER_RUN {
+        scene.take_random_step().await;
         for (who, tracker) in trackers.iter_mut().enumerate() {
-            if step == STEPS || scene.random.random_ratio(1, 4) {
-                tracker.look(&scene, who).await;
-                let neighbours = scene.neighbours(&scene.users[who]).await;
+            if step == STEPS_PER_RUN || scene.random.random_ratio(1, 4) {
+                tracker.sync_device_lists(&scene, who).await;
+                let neighbours = scene.keys_of_room_mates(&scene.users[who]).await;
                 assert_eq!(
                     tracker.known, neighbours,
                     "seed {seed}, step {step}, user {who}"
@@ -155,7 +155,7 @@ async fn check_tracking(seed: u64) {
 }
 
 #[tokio::test]
-async fn syncs_of_any_chopping_tell_whose_keys_to_track() {
+async fn syncs_at_any_interval_keep_key_tracking_exact() {
     for seed in 0..8 {
         check_tracking(seed).await;
     }

@@ -5,15 +5,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    chat::{encoded, in_room},
+    chat::{percent_encoded, room_path},
     harness::{Server, User},
 };
 
 /// A request: method, path and body.
-type Request = (Method, String, Value);
+type NulTextRequest = (Method, String, Value);
 
 /// Paths of `PUT` requests in a room, and their bodies.
-const ROOM_TEXTS: [(&str, &str); 8] = [
+const ROOM_PATHS_WITH_NUL: [(&str, &str); 8] = [
     ("send/a%00b/1", "{}"),
     ("send/m.x/a%00b", "{}"),
     ("send/m.x/a%00b?org.matrix.msc4140.delay=9", "{}"),
@@ -24,21 +24,21 @@ const ROOM_TEXTS: [(&str, &str); 8] = [
     ("state/m.room.join_rules", r#"{ "join_rule": "a\u0000b" }"#),
 ];
 
-fn puts(alice: &User, room: &str, event: &str) -> Vec<Request> {
+fn put_requests(alice: &User, room: &str, event: &str) -> Vec<NulTextRequest> {
     let id = &alice.id;
     let relates = json!({ "rel_type": "a\0", "event_id": "$a\0", "key": "\0" });
     let member = json!({ "membership": "join", "displayname": "a\0b", "avatar_url": "\0" });
     let status = json!({ "presence": "online", "status_msg": "a\0" });
     let rule = json!({ "actions": [], "conditions": [] });
-    let fixed = ROOM_TEXTS.map(|(path, body)| {
+    let fixed = ROOM_PATHS_WITH_NUL.map(|(path, body)| {
         let body = serde_json::from_str(body).expect("JSON");
-        (in_room(room, path), body)
+        (room_path(room, path), body)
     });
-    let in_room = |path: String, body: Value| (in_room(room, &path), body);
+    let in_room = |path: String, body: Value| (room_path(room, &path), body);
     let v3 = |path: String, body: Value| (format!("/_matrix/client/v3/{path}"), body);
     let thread = format!(
         "/_matrix/client/unstable/io.element.msc4306/rooms/{}/thread/%24a%00/subscription",
-        encoded(room)
+        percent_encoded(room)
     );
     let others = [
         in_room("send/m.x/2".to_owned(), json!({ "m.relates_to": relates })),
@@ -53,7 +53,7 @@ fn puts(alice: &User, room: &str, event: &str) -> Vec<Request> {
         in_room(format!("state/m.room.member/{id}"), member),
         v3(format!("user/{id}/account_data/a%00b"), json!({})),
         v3(
-            format!("user/{id}/rooms/{}/tags/a%00b", encoded(room)),
+            format!("user/{id}/rooms/{}/tags/a%00b", percent_encoded(room)),
             json!({}),
         ),
         v3(
@@ -72,8 +72,8 @@ fn puts(alice: &User, room: &str, event: &str) -> Vec<Request> {
     all.map(|(path, body)| (Method::PUT, path, body)).collect()
 }
 
-fn posts(alice: &User, room: &str, event: &str) -> Vec<Request> {
-    let in_room = |path: &str, body: Value| (in_room(room, path), body);
+fn post_requests(alice: &User, room: &str, event: &str) -> Vec<NulTextRequest> {
+    let in_room = |path: &str, body: Value| (room_path(room, path), body);
     let v3 = |path: &str, body: Value| (format!("/_matrix/client/v3/{path}"), body);
     let listed = json!({ "filter": { "generic_search_term": "a\0b", "room_types": ["\0"] } });
     let search = json!({ "search_categories": { "room_events": { "search_term": "a\0b" } } });
@@ -99,16 +99,16 @@ fn posts(alice: &User, room: &str, event: &str) -> Vec<Request> {
     all.map(|(path, body)| (Method::POST, path, body)).collect()
 }
 
-fn gets(room: &str, event: &str) -> Vec<Request> {
+fn get_requests(room: &str, event: &str) -> Vec<NulTextRequest> {
     let relations = |path: &str| {
-        let room = encoded(room);
+        let room = percent_encoded(room);
         format!("/_matrix/client/v1/rooms/{room}/relations/{path}")
     };
     let filter = "messages?dir=b&filter=%7B%22types%22%3A%5B%22%5Cu0000%22%5D%7D";
     let all = [
-        in_room(room, "event/%24a%00"),
-        in_room(room, "context/%24a%00"),
-        in_room(room, filter),
+        room_path(room, "event/%24a%00"),
+        room_path(room, "context/%24a%00"),
+        room_path(room, filter),
         relations("%24a%00"),
         relations(&format!("{event}/a%00/a%00")),
         "/_matrix/client/v3/profile/%40a%00%3Ax".to_owned(),
@@ -119,17 +119,17 @@ fn gets(room: &str, event: &str) -> Vec<Request> {
 }
 
 #[tokio::test]
-async fn no_text_with_nul_makes_a_request_fail() {
+async fn texts_with_nul_cause_no_internal_error() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
     let event = alice.says(&room, "tea").await;
 
-    let event = encoded(&event);
+    let event = percent_encoded(&event);
     let requests = [
-        puts(&alice, &room, &event),
-        posts(&alice, &room, &event),
-        gets(&room, &event),
+        put_requests(&alice, &room, &event),
+        post_requests(&alice, &room, &event),
+        get_requests(&room, &event),
     ];
     for (method, path, body) in requests.concat() {
         let answer = alice.client.send(method, &path, &body.to_string()).await;
@@ -144,7 +144,7 @@ async fn no_text_with_nul_makes_a_request_fail() {
 }
 
 #[tokio::test]
-async fn types_state_keys_and_transaction_ids_with_nul_are_refused() {
+async fn event_types_keys_and_transaction_ids_with_nul_are_refused() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
@@ -155,7 +155,7 @@ async fn types_state_keys_and_transaction_ids_with_nul_are_refused() {
         ("send/m.x/a%00b", "M_INVALID_PARAM"),
         ("send//2", "M_BAD_JSON"),
     ] {
-        let answer = alice.client.put(&in_room(&room, path), json!({})).await;
+        let answer = alice.client.put(&room_path(&room, path), json!({})).await;
         answer.expect_error(400, code);
     }
 }
@@ -170,7 +170,7 @@ async fn a_transaction_id_has_at_most_1024_bytes() {
         .map(|_| ruma::TransactionId::new().to_string())
         .collect();
     let send = async |txn_id: &str| {
-        let path = in_room(&room, &format!("send/m.x/{txn_id}"));
+        let path = room_path(&room, &format!("send/m.x/{txn_id}"));
         alice.client.put(&path, json!({})).await
     };
 
