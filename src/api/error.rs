@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 
+/// The code of a conflict between an automatic subscription to a thread and a later unsubscription.
+const CONFLICTING_UNSUBSCRIPTION_CODE: &str = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION";
 /// The time after which to retry when the server is temporarily unavailable.
 const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The time after which to retry when the disk is full. An operator has to free space first.
@@ -118,13 +120,12 @@ fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
         Error::UnableToAuthoriseJoin(_) => bad_request("M_UNABLE_TO_AUTHORISE_JOIN"),
         Error::UnableToGrantJoin(_) => bad_request("M_UNABLE_TO_GRANT_JOIN"),
         // The specification has no error code for these.
-        Error::NotLeft(_) | Error::CannotThumbnail(_) => bad_request("M_UNKNOWN"),
-        Error::Refused(_) => bad_request("M_UNKNOWN"),
+        Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
+            bad_request("M_UNKNOWN")
+        }
         Error::DuplicateAnnotation => (StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
         Error::NotInThread(_) => bad_request("IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
-        Error::ConflictingUnsubscription => {
-            conflict("IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION")
-        }
+        Error::ConflictingUnsubscription => conflict(CONFLICTING_UNSUBSCRIPTION_CODE),
         Error::AliasInUse(_) | Error::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
         Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),

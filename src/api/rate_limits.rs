@@ -1,64 +1,31 @@
 //! Rate limits: a token bucket for each kind of request and each sender.
 //!
-//! The buckets are kept in memory; a restart fills them. `classes` has the kinds of requests and their rates.
+//! The buckets are kept in memory; a restart fills them. `classes` has the kinds of requests and their rates, and
+//! `keys` the owners of buckets.
 
 mod buckets;
 mod classes;
+mod keys;
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ruma::{
-    OwnedServerName, OwnedUserId, ServerName, UserId,
+    UserId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-pub use self::classes::RequestClass;
 use self::{
     buckets::{BucketKey, TokenBuckets},
     classes::ConfiguredRates,
 };
-use super::client_address::{ClientAddress, subscriber_network};
+pub use self::{classes::RequestClass, keys::RateLimitKey};
 use crate::{
     clock::Clock,
     config,
     error::{Error, Result},
 };
-
-/// The subject of a rate limit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum RateLimitKey {
-    /// A network address. For IPv6 it is the /64 network, because one subscriber has all of it.
-    Address(IpAddr),
-    User(OwnedUserId),
-    Server(OwnedServerName),
-    /// Another server and a user to whom it sends.
-    ServerTo(OwnedServerName, OwnedUserId),
-    /// A user and another user to whom they send.
-    UserTo(OwnedUserId, OwnedUserId),
-}
-
-impl From<&UserId> for RateLimitKey {
-    fn from(user_id: &UserId) -> Self {
-        Self::User(user_id.to_owned())
-    }
-}
-
-impl From<&ServerName> for RateLimitKey {
-    fn from(server: &ServerName) -> Self {
-        Self::Server(server.to_owned())
-    }
-}
-
-impl From<&ClientAddress> for RateLimitKey {
-    fn from(peer: &ClientAddress) -> Self {
-        Self::Address(subscriber_network(peer.0))
-    }
-}
 
 /// The part of a member event that says whether it is an invite.
 #[derive(Deserialize)]

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    RateLimitKey,
     classes::{RateLimit, RequestClass},
+    keys::RateLimitKey,
 };
 
 /// The number of buckets in each of two generations (about 10 MB each when full). The buckets that have been unused for

@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use ruma::user_id;
 
 use super::{buckets::MAX_BUCKETS, *};
+use crate::api::client_address::ClientAddress;
 
 fn limits(enabled: bool) -> (RateLimits, Clock) {
     let clock = Clock::manual(1_000_000);
