@@ -125,7 +125,7 @@ fn check_path(session: &Session, method: &Method, path: &str) -> Result<()> {
 }
 
 /// Returns the path of an endpoint without its version and parameter names.
-fn path_pattern(path: &str) -> String {
+pub(super) fn path_pattern(path: &str) -> String {
     let path = match path.strip_prefix("/_parlour/client/v1/") {
         Some(rest) => &format!("parlour/{rest}"),
         None => path,

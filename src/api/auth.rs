@@ -40,6 +40,11 @@ pub trait RequestAuthenticator: AuthScheme {
         body: &[u8],
     ) -> impl Future<Output = Result<Self::Identity>> + Send;
 
+    /// Returns the session of a sender who has one.
+    fn session(_: &Self::Identity) -> Option<&Session> {
+        None
+    }
+
     /// Checks the head of a request before its body is read.
     ///
     /// # Errors
@@ -62,6 +67,10 @@ impl RequestAuthenticator for AccessToken {
         let token = access_token(parts).ok_or(Error::MissingToken)?;
         authenticate_session(app, parts, &token).await
     }
+
+    fn session(session: &Arc<Session>) -> Option<&Session> {
+        Some(session)
+    }
 }
 
 impl RequestAuthenticator for AccessTokenOptional {
@@ -72,6 +81,10 @@ impl RequestAuthenticator for AccessTokenOptional {
             Some(token) => authenticate_session(app, parts, &token).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    fn session(session: &Option<Arc<Session>>) -> Option<&Session> {
+        session.as_deref()
     }
 }
 

@@ -8,13 +8,13 @@ mod parameters;
 use std::{collections::BTreeSet, io};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
     extract::{FromRequest, Request},
     handler::Handler,
     http::{self, Method, StatusCode, request::Parts},
     response::{IntoResponse, Response},
-    routing::{MethodFilter, on},
+    routing::{MethodFilter, MethodRouter, on},
 };
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -27,7 +27,11 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 pub(super) use self::parameters::{PathParams, raw_path_params, read_query};
-use super::{app::App, auth::RequestAuthenticator};
+use super::{
+    app::App,
+    auth::RequestAuthenticator,
+    endpoint_policies::{AdmissionCheck, EndpointPolicy},
+};
 use crate::{
     error::{Error, Result},
     matrix::canonical_text,
@@ -67,7 +71,8 @@ where
     R: Metadata,
     T: 'static,
 {
-    let handler = on(method_filter::<R>(), handler);
+    let policy = EndpointPolicy::of_endpoint(&R::METHOD, R::PATH_BUILDER.all_paths());
+    let handler = method_router(R::METHOD, handler, policy);
     let mut router = Router::new();
     for path in paths_with_aliases(R::PATH_BUILDER.all_paths()) {
         router = router.route(&path, handler.clone());
@@ -75,12 +80,31 @@ where
     router
 }
 
+/// Routes one path to `handler`, for endpoints that ruma does not have.
+pub fn endpoint_at<T>(method: Method, path: &str, handler: impl Handler<T, App>) -> Router<App>
+where
+    T: 'static,
+{
+    let policy = EndpointPolicy::of_endpoint(&method, [path]);
+    Router::new().route(path, method_router(method, handler, policy))
+}
+
+/// Returns the route of a method. Its requests carry the policy of the endpoint.
 #[expect(
     clippy::expect_used,
-    reason = "axum knows every method that ruma's endpoints have"
+    reason = "axum knows every method that the endpoints have"
 )]
-fn method_filter<R: Metadata>() -> MethodFilter {
-    MethodFilter::try_from(R::METHOD).expect("the method is a usual one")
+fn method_router<T: 'static>(
+    method: Method,
+    handler: impl Handler<T, App>,
+    policy: Option<EndpointPolicy>,
+) -> MethodRouter<App> {
+    let method = MethodFilter::try_from(method).expect("the method is a usual one");
+    let router = on(method, handler);
+    match policy {
+        Some(policy) => router.route_layer(Extension(policy)),
+        None => router,
+    }
 }
 
 /// Returns the paths and the variants of them that clients also use.
@@ -122,8 +146,8 @@ where
         // Some clients join, leave and so on without a body. It then counts as an empty object. A `PUT` replaces
         // something, so it always needs a body.
         let may_lack_body = request.method() != Method::PUT;
-        let (incoming, _) = read_request(request, app, may_lack_body).await?;
-        Ok(incoming)
+        let parsed = read_request(request, app, may_lack_body).await?;
+        Ok(parsed.incoming)
     }
 }
 
@@ -134,11 +158,12 @@ where
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let (MatrixRequest { from, request }, body) = read_request(request, app, true).await?;
+        let parsed = read_request(request, app, true).await?;
+        let MatrixRequest { from, request } = parsed.incoming;
         Ok(Self {
             from,
             request,
-            has_body: body.is_some(),
+            has_body: parsed.body.is_some(),
         })
     }
 }
@@ -151,9 +176,9 @@ where
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
         let may_lack_body = request.method() != Method::PUT;
-        let (MatrixRequest { from, request }, body) =
-            read_request(request, app, may_lack_body).await?;
-        let body = serde_json::from_str(body.as_deref().unwrap_or("{}"))
+        let parsed = read_request(request, app, may_lack_body).await?;
+        let MatrixRequest { from, request } = parsed.incoming;
+        let body = serde_json::from_str(parsed.body.as_deref().unwrap_or("{}"))
             .map_err(|e| Error::BadJson(e.to_string()))?;
         Ok(Self {
             from,
@@ -163,11 +188,19 @@ where
     }
 }
 
+/// A parsed request and its body.
+pub struct ParsedRequest<R: Metadata<Authentication: RequestAuthenticator>> {
+    pub incoming: MatrixRequest<R>,
+    /// The canonical form of the body, if there is one.
+    pub body: Option<String>,
+}
+
 /// A received request and its authenticated sender.
 pub struct ReceivedRequest<I> {
     parts: Parts,
     /// The names and values of the path parameters.
     params: Vec<(String, String)>,
+    admission: AdmissionCheck,
     /// The authenticated sender.
     pub from: I,
     /// The canonical form of the body, if there is one.
@@ -175,33 +208,43 @@ pub struct ReceivedRequest<I> {
 }
 
 impl<I> ReceivedRequest<I> {
-    /// Parses the request with ruma. Returns it with the sender and the body.
+    /// Parses the request with ruma, and takes its cost.
     ///
     /// # Errors
     ///
-    /// When the request is invalid; the error says why.
-    pub fn parse<R: IncomingRequest>(self) -> Result<(R, I, Option<String>)> {
+    /// When the request is invalid, or its sender has made too many; the error says why.
+    pub fn parse<R>(self, app: &App) -> Result<ParsedRequest<R>>
+    where
+        R: IncomingRequest + Metadata<Authentication: RequestAuthenticator<Identity = I>>,
+    {
         let params = self.params.iter();
         let params: Vec<(&str, &str)> = params.map(|(name, value)| (&**name, &**value)).collect();
         let text = self.body.as_deref().unwrap_or("{}");
         let request = http::Request::from_parts(self.parts, text.as_bytes());
         let request = parse_request(request, &params)?;
-        Ok((request, self.from, self.body))
+        self.admission
+            .admit(app, R::Authentication::session(&self.from))?;
+        Ok(ParsedRequest {
+            incoming: MatrixRequest {
+                from: self.from,
+                request,
+            },
+            body: self.body,
+        })
     }
 }
 
-/// Receives, authenticates and parses a request. Also returns its body, if it has one.
+/// Receives, authenticates and parses a request, and takes its cost.
 async fn read_request<R>(
     request: Request,
     app: &App,
     may_lack_body: bool,
-) -> Result<(MatrixRequest<R>, Option<String>)>
+) -> Result<ParsedRequest<R>>
 where
     R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
     let received = receive_request::<R>(request, app, may_lack_body).await?;
-    let (request, from, body) = received.parse()?;
-    Ok((MatrixRequest { from, request }, body))
+    received.parse(app)
 }
 
 /// Receives a request and authenticates its sender.
@@ -218,6 +261,8 @@ where
     R::Authentication::check_head(app, &parts)?;
     let whole = read_body(body, R::Authentication::max_body_bytes(app, &parts)).await?;
     let from = R::Authentication::authenticate(app, &parts, &whole).await?;
+    let session = R::Authentication::session(&from);
+    let admission = AdmissionCheck::of_request(app, &parts, session).await;
     let body = match parts.method {
         Method::GET | Method::HEAD => None,
         _ if whole.is_empty() && may_lack_body => None,
@@ -227,6 +272,7 @@ where
     let params = params.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Ok(ReceivedRequest {
         params: params.collect(),
+        admission,
         parts,
         from,
         body,

@@ -9,10 +9,12 @@ use axum::{
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 
+/// The code of a conflict between an automatic subscription to a thread and a later unsubscription.
+const CONFLICTING_UNSUBSCRIPTION_CODE: &str = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION";
 /// The time after which to retry when the server is temporarily unavailable.
 const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The time after which to retry when the disk is full. An operator has to free space first.
@@ -74,8 +76,7 @@ pub(super) fn error_body(error: &Error) -> Value {
     };
     let mut body = json!({ "errcode": errcode, "error": text });
     if let Value::Object(body) = &mut body {
-        let details = details(error).into_iter();
-        body.extend(details.map(|(key, value)| (key.to_owned(), value)));
+        body.extend(details(error));
     }
     body
 }
@@ -103,16 +104,13 @@ fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
         Error::InvalidUsername(_) => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
         Error::WeakPassword(_) => (StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD"),
         Error::GuestAccessForbidden => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
-        // "This `type` of account data is controlled by the server": the status is 405, but the
-        // code is `M_BAD_JSON`.
+        // "This `type` of account data is controlled by the server": the status is 405, but the code is `M_BAD_JSON`.
         Error::ReadOnly(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
         Error::ProfileTooLarge(_) => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
         Error::KeyTooLarge(_) => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
         Error::UserSuspended => (StatusCode::FORBIDDEN, "M_USER_SUSPENDED"),
         Error::UserLocked => (StatusCode::UNAUTHORIZED, "M_USER_LOCKED"),
-        Error::CannotLeaveServerNoticeRoom => {
-            (StatusCode::FORBIDDEN, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM")
-        }
+        Error::CannotLeaveServerNoticeRoom => forbidden("M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"),
         Error::ThreepidDenied(_) => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),
         Error::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
         Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),
@@ -123,14 +121,11 @@ fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
         Error::UnableToGrantJoin(_) => bad_request("M_UNABLE_TO_GRANT_JOIN"),
         // The specification has no error code for these.
         Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
-            (StatusCode::BAD_REQUEST, "M_UNKNOWN")
+            bad_request("M_UNKNOWN")
         }
         Error::DuplicateAnnotation => (StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
         Error::NotInThread(_) => bad_request("IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
-        Error::ConflictingUnsubscription => (
-            StatusCode::CONFLICT,
-            "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION",
-        ),
+        Error::ConflictingUnsubscription => conflict(CONFLICTING_UNSUBSCRIPTION_CODE),
         Error::AliasInUse(_) | Error::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
         Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
         Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
@@ -146,13 +141,21 @@ fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
     }
 }
 
+fn forbidden(code: &'static str) -> (StatusCode, &'static str) {
+    (StatusCode::FORBIDDEN, code)
+}
+
+fn conflict(code: &'static str) -> (StatusCode, &'static str) {
+    (StatusCode::CONFLICT, code)
+}
+
 fn bad_request(code: &'static str) -> (StatusCode, &'static str) {
     (StatusCode::BAD_REQUEST, code)
 }
 
 /// Returns the fields of an error besides its code and text.
-fn details(error: &Error) -> Vec<(&'static str, Value)> {
-    match error {
+fn details(error: &Error) -> Map<String, Value> {
+    let fields = match error {
         Error::UnknownToken { soft_logout } => vec![("soft_logout", json!(soft_logout))],
         // The client may keep its data, because the account may be unlocked later.
         Error::UserLocked => vec![("soft_logout", json!(true))],
@@ -167,7 +170,11 @@ fn details(error: &Error) -> Vec<(&'static str, Value)> {
             ("org.matrix.msc4140.max_delay", milliseconds(*longest)),
         ],
         _ => Vec::new(),
-    }
+    };
+    let fields = fields.into_iter();
+    fields
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn milliseconds(duration: Duration) -> Value {

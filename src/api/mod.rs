@@ -4,13 +4,14 @@
 //! responses, and `layers` wraps every request. Rules, SQL, locks and tasks do not belong here.
 
 mod account_restrictions;
-mod anonymous_limit;
 mod app;
 mod auth;
 mod client;
 mod client_address;
 mod complete_response;
+mod content_policy;
 mod endpoint;
+mod endpoint_policies;
 mod error;
 mod federation;
 mod in_flight_response;
@@ -25,15 +26,15 @@ mod websocket;
 use axum::Router;
 
 pub use self::{
-    anonymous_limit::AnonymousLimit,
     app::App,
     auth::{AuthenticatedSession, MaybeSession, RequestAuthenticator},
     client_address::{ClientAddress, KeepOpen, TrustedProxies, subscriber_network},
     complete_response::CompleteResponse,
     endpoint::{
         MatrixRequest, MatrixResponse, RequestWithBody, RequestWithOptionalBody, endpoint,
-        receive_request,
+        endpoint_at, receive_request,
     },
+    endpoint_policies::WithinLimit,
     in_flight_response::InFlightResponse,
     metrics::RequestMetrics,
     monitoring::metrics_router,

@@ -15,10 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use ruma::serde::{
-    Base64,
-    base64::{Standard, UrlSafe},
-};
+use ruma::serde::{Base64, base64::UrlSafe};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -59,7 +56,7 @@ async fn index() -> Response {
     let nonce = nonce.encode();
     let page = String::from_utf8_lossy(page).replace(NONCE_PLACEHOLDER, &nonce);
     let mut response = page.into_response();
-    let told = [
+    let answer_headers = [
         (CONTENT_SECURITY_POLICY, policy(&nonce)),
         (CONTENT_TYPE, content_type("index.html").to_owned()),
         // A nonce is valid for one response.
@@ -67,7 +64,7 @@ async fn index() -> Response {
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    for (name, value) in told {
+    for (name, value) in answer_headers {
         insert_header(&mut response, name, &value);
     }
     response
@@ -107,14 +104,14 @@ fn serve_file(path: &str, headers: &HeaderMap) -> Response {
     } else {
         file_body(path, plain, headers)
     };
-    let told = [
+    let answer_headers = [
         (ETAG, etag),
         (CACHE_CONTROL, cache_control(path).to_owned()),
         (VARY, "accept-encoding".to_owned()),
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
-    for (name, value) in told {
+    for (name, value) in answer_headers {
         insert_header(&mut response, name, &value);
     }
     response
@@ -130,13 +127,6 @@ fn file_body(path: &str, plain: &'static [u8], headers: &HeaderMap) -> Response 
         insert_header(&mut response, CONTENT_ENCODING, "gzip");
     }
     response
-}
-
-/// Returns the policy source for a script or style inside the page.
-pub(super) fn hash_source(text: &str) -> String {
-    let hash: Base64<Standard, _> = Base64::new(Sha256::digest(text).to_vec());
-    // Matrix writes Base64 without padding; the hash of 32 bytes needs one padding character.
-    format!("'sha256-{}='", hash.encode())
 }
 
 fn insert_header(response: &mut Response, name: HeaderName, value: &str) {

@@ -43,8 +43,8 @@ pub(super) fn prepare(config: &Config) -> Result<()> {
         }
         create_private_file(file).map_err(|source| failed(file, source))?;
     }
-    let beside = database.into_iter().flat_map(sqlite_files);
-    for file in beside.chain([folder.join(signing_key::SIGNING_KEY_FILE)]) {
+    let database_files = database.into_iter().flat_map(sqlite_files);
+    for file in database_files.chain([folder.join(signing_key::SIGNING_KEY_FILE)]) {
         if let Err(error) = make_private(&file) {
             let path = file.display();
             tracing::warn!(%error, %path, "could not make a file private; other users of this machine may read it");

@@ -138,13 +138,8 @@ pub(crate) async fn build_app(
     let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
     start_room_tasks(&rooms, &federation);
-    let media = Media::open(
-        &db,
-        &clock,
-        &tasks,
-        media::MediaSettings::from_config(&config),
-        &federation,
-    )?;
+    let settings = media::MediaSettings::from_config(&config);
+    let media = Media::open(&db, &clock, &tasks, settings, &federation)?;
     let ephemeral = EphemeralState::new(clock.clone(), &tasks);
     let services = SenderServices {
         db: db.clone(),

@@ -63,6 +63,7 @@ mod receipts;
 mod register;
 mod relations;
 mod reporting;
+mod response_bodies;
 mod rooms;
 mod search;
 mod send;

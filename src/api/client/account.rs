@@ -41,7 +41,7 @@ async fn change_password(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<change_password::v3::Request>,
 ) -> Result<MatrixResponse<change_password::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
@@ -49,7 +49,7 @@ async fn change_password(
         limits.check(RequestClass::Login, &*from.user_id)?;
     }
     let changed = users.account.change_password(&from, request).await;
-    asked.store_for_session(&users, changed)?;
+    parameters.store_for_session(&users, changed)?;
     Ok(MatrixResponse(change_password::v3::Response::new()))
 }
 
@@ -63,7 +63,7 @@ async fn deactivate(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<deactivate::v3::Request>,
 ) -> Result<MatrixResponse<deactivate::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
@@ -75,7 +75,7 @@ async fn deactivate(
         .uia
         .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
         .await;
-    asked.store_for_session(&users, shown)?;
+    parameters.store_for_session(&users, shown)?;
     workflows.accounts.deactivate(&from, request.erase).await?;
     // This server has no third-party identifiers to remove from an identity server.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);

@@ -2,20 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::State,
-    routing::{MethodRouter, get},
-};
+use axum::{Json, Router, body::Body, extract::State, http::Method};
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     api::{
-        App, ClientAddress, RateLimits, RequestClass,
+        App, ClientAddress, RateLimits, RequestClass, WithinLimit,
         endpoint::{object_text, read_body},
+        endpoint_at,
     },
     config::Config,
     error::{Error, Result},
@@ -23,9 +19,13 @@ use crate::{
     users::Users,
 };
 
+/// The path of both endpoints.
+const REGISTER_PATH: &str = "/_synapse/admin/v1/register";
+
 pub(super) fn routes() -> Router<App> {
-    let register: MethodRouter<App> = get(nonce).post(register);
-    Router::new().route("/_synapse/admin/v1/register", register)
+    Router::new()
+        .merge(endpoint_at(Method::GET, REGISTER_PATH, nonce))
+        .merge(endpoint_at(Method::POST, REGISTER_PATH, register))
 }
 
 #[derive(Serialize)]
@@ -37,12 +37,7 @@ struct SharedSecretResponse {
 }
 
 /// `GET /_synapse/admin/v1/register`
-async fn nonce(
-    State(users): State<Users>,
-    State(limits): State<RateLimits>,
-    peer: ClientAddress,
-) -> Result<Json<Value>> {
-    limits.check(RequestClass::Lookup, &peer)?;
+async fn nonce(State(users): State<Users>, _: WithinLimit) -> Result<Json<Value>> {
     let nonce = users.shared_secret.issue_nonce()?;
     Ok(Json(json!({ "nonce": nonce })))
 }

@@ -22,8 +22,8 @@ use serde::Deserialize;
 use crate::{
     api::{
         App, ClientAddress, RequestClass,
+        content_policy::hash_source,
         endpoint::{PathParams, read_body, read_query},
-        web::hash_source,
     },
     error::{Error, Result},
     users::StageInput,
@@ -86,7 +86,7 @@ async fn submit_stage(
     let body = read_body(body, MAX_FORM_BYTES).await?;
     let form_sent: StageForm =
         serde_html_form::from_bytes(&body).map_err(|e| Error::BadJson(e.to_string()))?;
-    match complete_stage(&app, &peer, (&session, stage, form_sent)).await {
+    match complete_stage(&app, &peer, &session, stage, form_sent).await {
         Ok(()) => Ok(done_page()),
         Err(Error::Forbidden(why)) => Ok(form_page(StatusCode::FORBIDDEN, stage, &why)),
         Err(other) => Err(other),
@@ -97,7 +97,9 @@ async fn submit_stage(
 async fn complete_stage(
     app: &App,
     peer: &ClientAddress,
-    (session, stage, form): (&str, AuthStage, StageForm),
+    session: &str,
+    stage: AuthStage,
+    form: StageForm,
 ) -> Result<()> {
     let answer = match stage {
         AuthStage::Dummy => StageInput::Dummy,

@@ -15,10 +15,7 @@ use ruma::api::client::delayed_events::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{
-        App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
-        RequestWithBody, endpoint,
-    },
+    api::{App, MatrixRequest, MatrixResponse, RequestWithBody, endpoint},
     error::{Error, Result},
     rooms::{DelayAction, DelayRequest, DelayedEvent, Rooms},
     workflows::Workflows,
@@ -68,10 +65,8 @@ pub(super) fn routes() -> Router<App> {
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn send_delayed_event(
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<send_delayed_event::unstable::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let delay = DelayRequest {
         user: from.user,
         user_id: from.user_id.clone(),
@@ -120,10 +115,8 @@ async fn get_delayed_event(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event_of_session(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     RequestWithBody { from, request, .. }: RequestWithBody<unstable_v1::Request>,
 ) -> Result<MatrixResponse<unstable_v1::Response>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let action = delay_action(&request.action)
         .ok_or_else(|| Error::invalid_param("action: expected restart, send or cancel"))?;
     if action != DelayAction::Cancel {
@@ -143,11 +136,8 @@ async fn update_delayed_event_of_session(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
-    peer: ClientAddress,
     MatrixRequest { request, .. }: MatrixRequest<unstable_v2::Request>,
 ) -> Result<MatrixResponse<unstable_v2::Response>> {
-    limits.check(RequestClass::Send, &peer)?;
     // In this form, each action is an endpoint of its own.
     let action = delay_action(&request.action)
         .ok_or_else(|| Error::Unrecognized("unknown endpoint".to_owned()))?;

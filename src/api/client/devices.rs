@@ -92,7 +92,7 @@ async fn delete_device(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<delete_device::v3::Request>,
 ) -> Result<MatrixResponse<delete_device::v3::Response>> {
     if request.auth.is_some() {
@@ -103,7 +103,7 @@ async fn delete_device(
         .uia
         .reauthenticate("delete_device", &from, device_id, auth)
         .await;
-    asked.store_for_session(&users, shown)?;
+    parameters.store_for_session(&users, shown)?;
     devices.management.delete(from.user, &[device_id]).await?;
     Ok(MatrixResponse(delete_device::v3::Response::new()))
 }
@@ -118,7 +118,7 @@ async fn delete_devices(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<delete_devices::v3::Request>,
 ) -> Result<MatrixResponse<delete_devices::v3::Response>> {
     if request.auth.is_some() {
@@ -129,7 +129,7 @@ async fn delete_devices(
         .uia
         .reauthenticate("delete_devices", &from, ids, auth)
         .await;
-    asked.store_for_session(&users, shown)?;
+    parameters.store_for_session(&users, shown)?;
     let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
     devices.management.delete(from.user, &ids).await?;
     Ok(MatrixResponse(delete_devices::v3::Response::new()))

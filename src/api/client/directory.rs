@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use super::optional_fields::WithDefaults;
 use crate::{
     api::{
-        AnonymousLimit, App, ClientAddress, MatrixRequest, MatrixResponse, MaybeSession,
-        RateLimitKey, RequestClass, endpoint,
+        App, ClientAddress, MatrixRequest, MatrixResponse, MaybeSession, RateLimitKey,
+        RequestClass, endpoint,
     },
     error::{Error, Result},
     rooms::{DirectorySearch, Rooms, check_visibility},
@@ -66,10 +66,8 @@ async fn create_alias(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3directoryroomroomalias).
 async fn get_alias(
     State(workflows): State<Workflows>,
-    asker: AnonymousLimit,
     MatrixRequest { request, .. }: MatrixRequest<get_alias::v3::Request>,
 ) -> Result<MatrixResponse<get_alias::v3::Response>> {
-    asker.check_limit()?;
     let (room_id, servers) = workflows
         .directory
         .resolve_alias(&request.room_alias)
@@ -152,8 +150,11 @@ async fn get_public_rooms(
         || RateLimitKey::from(&peer),
         |session| RateLimitKey::from(&*session.user_id),
     );
-    let place = (request.server, RoomNetwork::default());
-    list_public_rooms(&app, asker, place, search).await
+    let directory = DirectoryChoice {
+        server: request.server,
+        network: RoomNetwork::default(),
+    };
+    list_public_rooms(&app, asker, directory, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
@@ -170,8 +171,11 @@ async fn get_public_rooms_filtered(
         since: request.since,
         limit: request.limit.map(u64::from),
     };
-    let place = (request.server, request.room_network);
-    list_public_rooms(&app, RateLimitKey::from(&*from.user_id), place, search).await
+    let directory = DirectoryChoice {
+        server: request.server,
+        network: request.room_network,
+    };
+    list_public_rooms(&app, RateLimitKey::from(&*from.user_id), directory, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
@@ -181,19 +185,28 @@ fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
     }
 }
 
+/// The directory that a request wants to read.
+struct DirectoryChoice {
+    /// The server that has the directory; without a name, this one.
+    server: Option<OwnedServerName>,
+    network: RoomNetwork,
+}
+
 async fn list_public_rooms(
     app: &App,
     asker: RateLimitKey,
-    (server, network): (Option<OwnedServerName>, RoomNetwork),
+    directory: DirectoryChoice,
     search: DirectorySearch,
 ) -> Result<Json<Value>> {
-    let other = server.filter(|server| server != app.rooms.memory.server_name());
+    let other = directory
+        .server
+        .filter(|server| server != app.rooms.memory.server_name());
     let page = match other {
         Some(server) => {
             app.limits.check(RequestClass::Lookup, asker)?;
             app.workflows
                 .directory
-                .fetch_public_rooms(&server, search, network)
+                .fetch_public_rooms(&server, search, directory.network)
                 .await?
         }
         None => app.rooms.directory.list_public_rooms(search).await?,

@@ -4,16 +4,14 @@
 //! supplies the parameters. Clients of the first versions of the specification name the user in a field `user` of
 //! `auth`, which is now an `identifier`. Some, such as mautrix, still do.
 
-use std::sync::Arc;
-
 use axum::extract::{FromRequest, Request};
 use ruma::api::{IncomingRequest, Metadata};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{App, RequestAuthenticator, receive_request},
+    api::{App, MatrixRequest, RequestAuthenticator, receive_request},
     error::{Error, Result},
-    users::{Session, Users},
+    users::Users,
 };
 
 /// A request that needs interactive authentication, and its sender.
@@ -28,28 +26,9 @@ pub(super) struct InteractiveRequest<R: Metadata<Authentication: RequestAuthenti
 /// The body of a request without `auth`.
 pub(super) struct InteractiveParameters(String);
 
-/// An identity that may have a session.
-pub(super) trait MaybeLoggedIn {
-    fn session(&self) -> Option<&Session>;
-}
-
-impl MaybeLoggedIn for Arc<Session> {
-    fn session(&self) -> Option<&Session> {
-        Some(self)
-    }
-}
-
-impl MaybeLoggedIn for Option<Arc<Session>> {
-    fn session(&self) -> Option<&Session> {
-        self.as_deref()
-    }
-}
-
 impl<R> FromRequest<App> for InteractiveRequest<R>
 where
-    R: IncomingRequest
-        + Metadata<Authentication: RequestAuthenticator<Identity: MaybeLoggedIn>>
-        + Send,
+    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
     type Rejection = Error;
 
@@ -60,19 +39,19 @@ where
         let auth = fields.remove("auth").map(with_identifier);
         if fields.is_empty()
             && let Some(id) = auth.as_ref().and_then(|auth| auth.get("session")?.as_str())
-            && let Some(session) = received.from.session()
+            && let Some(session) = R::Authentication::session(&received.from)
             && let Some(first) = app.users.uia.first_request(id, session)
         {
             fields = serde_json::from_str(&first)?;
         }
-        let asked = InteractiveParameters(serde_json::to_string(&fields)?);
+        let parameters = InteractiveParameters(serde_json::to_string(&fields)?);
         fields.extend(auth.map(|auth| ("auth".to_owned(), auth)));
         received.body = Some(serde_json::to_string(&fields)?);
-        let (request, from, _) = received.parse()?;
+        let MatrixRequest { from, request } = received.parse(app)?.incoming;
         Ok(Self {
             from,
             request,
-            parameters: asked,
+            parameters,
         })
     }
 }

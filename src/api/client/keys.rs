@@ -100,7 +100,7 @@ async fn upload_signing_keys(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<upload_signing_keys::v3::Request>,
 ) -> Result<MatrixResponse<upload_signing_keys::v3::Response>> {
     let owner = owner(&from);
@@ -109,7 +109,7 @@ async fn upload_signing_keys(
         if request.auth.is_some() {
             limits.check(RequestClass::Login, &*from.user_id)?;
         }
-        let parameters = json!([
+        let new_keys = json!([
             request.master_key,
             request.self_signing_key,
             request.user_signing_key
@@ -117,9 +117,9 @@ async fn upload_signing_keys(
         let auth = request.auth.as_ref();
         let shown = users
             .uia
-            .reauthenticate("device_signing", &from, &parameters, auth)
+            .reauthenticate("device_signing", &from, &new_keys, auth)
             .await;
-        asked.store_for_session(&users, shown)?;
+        parameters.store_for_session(&users, shown)?;
         proof = UiaProof::Given;
     }
     devices

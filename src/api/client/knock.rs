@@ -4,9 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::knock::knock_room;
 
 use crate::{
-    api::{
-        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
-    },
+    api::{App, InFlightResponse, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
     sync::Sync,
     workflows::Workflows,
@@ -22,11 +20,9 @@ pub(super) fn routes() -> Router<App> {
 async fn knock_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<knock_room::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<knock_room::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let room_id = workflows
         .knocks

@@ -66,14 +66,14 @@ async fn get_login_token(
     InteractiveRequest {
         from,
         request,
-        parameters: asked,
+        parameters,
     }: InteractiveRequest<get_login_token::v1::Request>,
 ) -> Result<MatrixResponse<get_login_token::v1::Response>> {
     if request.auth.is_some() {
         limits.check(RequestClass::Login, &*from.user_id)?;
     }
     let response = users.login.issue_token(&from, request.auth.as_ref()).await;
-    asked
+    parameters
         .store_for_session(&users, response)
         .map(MatrixResponse)
 }
@@ -85,10 +85,8 @@ async fn login(
     State(users): State<Users>,
     State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
-    peer: ClientAddress,
     LoginRequest(request): LoginRequest,
 ) -> Result<MatrixResponse<login::v3::Response>> {
-    limits.check(RequestClass::Login, &peer)?;
     let account = users.login.attempted_user(&request);
     let attempt = account.map(|user_id| limits.charge(RequestClass::WrongPassword, &*user_id));
     let attempt = attempt.transpose()?;

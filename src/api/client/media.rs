@@ -5,33 +5,32 @@
 
 mod file_response;
 mod legacy_endpoints;
+mod thumbnails;
 mod upload;
 
-use std::time::Duration;
-
 use axum::{Json, Router, extract::State, http::HeaderMap, response::Response};
-use ruma::{
-    OwnedServerName, UInt,
-    api::client::{
-        authenticated_media::{
-            get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
-            get_media_preview,
-        },
-        media::{create_content, create_content_async, create_mxc_uri},
+use ruma::api::client::{
+    authenticated_media::{
+        get_content, get_content_as_filename, get_content_thumbnail, get_media_config,
+        get_media_preview,
     },
-    media::Method,
+    media::{create_content, create_content_async, create_mxc_uri},
 };
 
 use serde_json::{Value, json};
 
 pub(in crate::api) use self::file_response::{disposition_of_file, disposition_of_thumbnail};
 
-use self::file_response::{FileAudience, FileResponse};
+use self::{
+    file_response::{FileAudience, FileResponse},
+    thumbnails::ThumbnailParameters,
+    upload::{IncomingUpload, max_upload_size},
+};
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::timestamp,
-    error::{Error, Result},
-    media::{self, Media, RemoteMediaPolicy, ThumbnailRequest},
+    error::Result,
+    media::{self, Media, RemoteMediaPolicy},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -62,10 +61,8 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav3upload).
 async fn create_content(
     State(media): State<Media>,
-    State(limits): State<RateLimits>,
-    arriving: upload::IncomingUpload<create_content::v3::Request>,
+    arriving: IncomingUpload<create_content::v3::Request>,
 ) -> Result<MatrixResponse<create_content::v3::Response>> {
-    limits.check(RequestClass::Upload, &*arriving.from.user_id)?;
     let upload = media::UploadMetadata {
         uploader: arriving.from.user,
         content_type: arriving.request.content_type.as_deref(),
@@ -81,10 +78,8 @@ async fn create_content(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixmediav1create).
 async fn create_mxc_uri(
     State(media): State<Media>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, .. }: MatrixRequest<create_mxc_uri::v1::Request>,
 ) -> Result<MatrixResponse<create_mxc_uri::v1::Response>> {
-    limits.check(RequestClass::Upload, &*from.user_id)?;
     let (address, expires_ts) = media.reserve_media_id(from.user).await?;
     let mut response = create_mxc_uri::v1::Response::new(address);
     response.unused_expires_at = Some(timestamp(expires_ts));
@@ -96,10 +91,8 @@ async fn create_mxc_uri(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixmediav3uploadservernamemediaid).
 async fn create_content_async(
     State(media): State<Media>,
-    State(limits): State<RateLimits>,
-    arriving: upload::IncomingUpload<create_content_async::v3::Request>,
+    arriving: IncomingUpload<create_content_async::v3::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Upload, &*arriving.from.user_id)?;
     let request = &arriving.request;
     let upload = media::UploadMetadata {
         uploader: arriving.from.user,
@@ -197,52 +190,7 @@ async fn get_media_config(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1mediapreview_url).
 async fn get_media_preview(
     State(media): State<Media>,
-    State(limits): State<RateLimits>,
-    MatrixRequest { from, request }: MatrixRequest<get_media_preview::v1::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_media_preview::v1::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Upload, &*from.user_id)?;
     Ok(Json(media.preview(&request.url).await?.into()))
-}
-
-fn max_upload_size(media: &Media) -> UInt {
-    UInt::try_from(media.max_upload_bytes()).unwrap_or(UInt::MAX)
-}
-
-/// The parameters that the two thumbnail endpoints share.
-struct ThumbnailParameters {
-    server_name: OwnedServerName,
-    media_id: String,
-    width: UInt,
-    height: UInt,
-    method: Option<Method>,
-    animated: Option<bool>,
-    timeout: Duration,
-    remote: RemoteMediaPolicy,
-}
-
-impl ThumbnailParameters {
-    async fn respond(
-        self,
-        media: &Media,
-        audience: FileAudience,
-        headers: &HeaderMap,
-    ) -> Result<Response> {
-        let (width, height) = (self.width.into(), self.height.into());
-        let wanted =
-            ThumbnailRequest::new(width, height, self.method.as_ref()).ok_or_else(|| {
-                Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
-            })?;
-        // "When not provided, the server SHOULD NOT return an animated thumbnail."
-        let animated = self.animated.unwrap_or(false);
-        let address = media::MediaAddress {
-            server: &self.server_name,
-            media_id: &self.media_id,
-        };
-        let content = media
-            .thumbnail(address, wanted, animated, self.timeout, self.remote)
-            .await?;
-        FileResponse::thumbnail(content, audience)
-            .respond_to(headers)
-            .await
-    }
 }

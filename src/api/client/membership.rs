@@ -13,8 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     api::{
-        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
-        RequestWithBody, endpoint,
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestWithBody, endpoint,
     },
     clock::Clock,
     error::{Error, Result},
@@ -48,7 +47,6 @@ pub(super) fn routes() -> Router<App> {
 async fn join_room_by_id(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
     RequestWithBody {
         from,
         request,
@@ -56,7 +54,6 @@ async fn join_room_by_id(
     }: RequestWithBody<join_room_by_id::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<join_room_by_id::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows
         .joins
         .join(
@@ -77,7 +74,6 @@ async fn join_room_by_id(
 async fn join_room_by_id_or_alias(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
     RequestWithBody {
         from,
         request,
@@ -85,7 +81,6 @@ async fn join_room_by_id_or_alias(
     }: RequestWithBody<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<join_room_by_id_or_alias::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows
         .joins
         .join(
@@ -110,7 +105,6 @@ async fn invite_user(
     MatrixRequest { from, request }: MatrixRequest<invite_user::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<invite_user::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
         return Err(Error::forbidden(
             "this server cannot invite by e-mail or phone number: it has no identity server",

@@ -87,38 +87,18 @@ async fn get_message_events(
         .access
         .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
-    let start = match request
-        .from
-        .as_deref()
-        .map(parse_timeline_token)
-        .transpose()?
-    {
-        Some(place) => place,
-        None if request.dir == Direction::Forward => i64::MIN,
-        None => room.view().newest_place(),
-    };
+    let wanted_page = page_request(&request, &room)?;
     let filter = &request.filter;
-    let limit = filter.limit.unwrap_or(request.limit).min(request.limit);
-    let page = PageRequest {
-        from: start,
-        to: request
-            .to
-            .as_deref()
-            .map(parse_timeline_token)
-            .transpose()?,
-        dir: request.dir,
-        limit: page_size(limit.into()),
-    };
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
     let query = query.as_deref().unwrap_or_default();
     let relations: RelationFilter = parse_filter_fields(query)?;
-    let page = read_page_with_backfill(
-        (&rooms, &workflows),
-        (&room, &access),
-        page,
-        (&wanted, &relations),
-    )
-    .await?;
+    let history = HistoryReader {
+        rooms: &rooms,
+        workflows: &workflows,
+        room: &room,
+        access: &access,
+    };
+    let page = history.read_page(wanted_page, &wanted, &relations).await?;
     let bundles = rooms
         .relations
         .load_aggregations(&room, audience(&from, &access), &page.events)
@@ -129,7 +109,7 @@ async fn get_message_events(
     });
     let state = room.view().state.clone();
     let members = sender_members(&state, filter, page.events.iter());
-    let sources = event_sources(&rooms, query, (page.events.iter(), members.iter())).await?;
+    let sources = event_sources(&rooms, query, page.events.iter(), members.iter()).await?;
     let now = clock.now_ms();
     let recipient = EventRecipient {
         session: &from,
@@ -143,7 +123,7 @@ async fn get_message_events(
     response.start = request
         .from
         .clone()
-        .unwrap_or_else(|| timeline_token(start));
+        .unwrap_or_else(|| timeline_token(wanted_page.from));
     // A non-empty page that was shortened by a filter also has an end token, because clients expect it.
     response.end = page.end.or(far_end).map(timeline_token);
     response.state = members
@@ -154,34 +134,93 @@ async fn get_message_events(
     Ok(CompleteResponse(response))
 }
 
-/// Reads a page. When other servers had the missing events, it reads the page again.
-async fn read_page_with_backfill(
-    (rooms, workflows): (&Rooms, &Workflows),
-    (room, access): (&Arc<Room>, &UserAccess),
-    request: PageRequest,
-    wanted: (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
-) -> Result<TimelinePage> {
-    let mut page = rooms
-        .timeline
-        .page_by_relations(room, access, request, wanted)
-        .await?;
-    for _ in 0..MAX_BACKFILLS {
-        let (after, up_to) = backfill_range(request, &page);
-        if !workflows.history.fill_history(room, after, up_to).await? {
-            break;
-        }
-        page = rooms
-            .timeline
-            .page_by_relations(room, access, request, wanted)
+/// Returns the page that a request wants.
+fn page_request(request: &get_message_events::v3::Request, room: &Room) -> Result<PageRequest> {
+    let (from, to) = (request.from.as_deref(), request.to.as_deref());
+    let start = match from.map(parse_timeline_token).transpose()? {
+        Some(place) => place,
+        None if request.dir == Direction::Forward => i64::MIN,
+        None => room.view().newest_place(),
+    };
+    let limit = request.filter.limit.unwrap_or(request.limit);
+    Ok(PageRequest {
+        from: start,
+        to: to.map(parse_timeline_token).transpose()?,
+        dir: request.dir,
+        limit: page_size(limit.min(request.limit).into()),
+    })
+}
+
+/// Reads the history of a room, and fetches from other servers the events that this server lacks.
+struct HistoryReader<'a> {
+    rooms: &'a Rooms,
+    workflows: &'a Workflows,
+    room: &'a Arc<Room>,
+    access: &'a UserAccess,
+}
+
+impl HistoryReader<'_> {
+    /// Reads a page. When other servers had the missing events, it reads the page again.
+    async fn read_page(
+        &self,
+        request: PageRequest,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+        relations: &RelationFilter,
+    ) -> Result<TimelinePage> {
+        let timeline = &self.rooms.timeline;
+        let wanted = (wanted, relations);
+        let mut page = timeline
+            .page_by_relations(self.room, self.access, request, wanted)
             .await?;
+        for _ in 0..MAX_BACKFILLS {
+            let (after, up_to) = backfill_range(request, &page);
+            let filling = self.workflows.history.fill_history(self.room, after, up_to);
+            if !filling.await? {
+                break;
+            }
+            page = timeline
+                .page_by_relations(self.room, self.access, request, wanted)
+                .await?;
+        }
+        if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())
+            && self
+                .workflows
+                .history
+                .lacks_history(self.room, last.timeline)
+                .await?
+        {
+            // No server sends the earlier events now; the client may ask again later.
+            page.end = Some(last.timeline - 1);
+        }
+        Ok(page)
     }
-    if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())
-        && workflows.history.lacks_history(room, last.timeline).await?
-    {
-        // No server sends the earlier events now; the client may ask again later.
-        page.end = Some(last.timeline - 1);
+
+    /// Reads the events around an event. When other servers had the events missing before it, it reads them again.
+    async fn read_context(
+        &self,
+        event_id: &EventId,
+        limit: usize,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> Result<TimelineContext> {
+        let timeline = &self.rooms.timeline;
+        let context = timeline
+            .load_context(self.room, self.access, event_id, limit, wanted)
+            .await?;
+        let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
+        let place = context.event.timeline;
+        if limit > 1
+            && self
+                .workflows
+                .history
+                .fill_history(self.room, stop, place)
+                .await?
+        {
+            return timeline
+                .load_context(self.room, self.access, event_id, limit, wanted)
+                .await;
+        }
+        Ok(context)
     }
-    Ok(page)
 }
 
 /// Returns the span in which missing events belong to a page. A position is between two events, and events missing
@@ -214,8 +253,15 @@ async fn get_context(
     let filter = &request.filter;
     let limit = usize::try_from(u64::from(request.limit).min(MAX_LIMIT)).unwrap_or(0);
     let wanted = |pdu: &Pdu| wants_event(filter, pdu);
-    let about = (&room, &access, &*request.event_id);
-    let context = read_context_with_backfill((&rooms, &workflows), about, limit, &wanted).await?;
+    let history = HistoryReader {
+        rooms: &rooms,
+        workflows: &workflows,
+        room: &room,
+        access: &access,
+    };
+    let context = history
+        .read_context(&request.event_id, limit, &wanted)
+        .await?;
     let now = clock.now_ms();
     let all = context.before.events.iter().chain(&context.after.events);
     let all = all.chain([&context.event]);
@@ -227,7 +273,7 @@ async fn get_context(
     let state = rooms.state.state_at(&room, last.timeline).await?;
     let state = context_state(&state, filter, all.clone());
     let query = query.as_deref().unwrap_or_default();
-    let sources = event_sources(&rooms, query, (all, state.iter())).await?;
+    let sources = event_sources(&rooms, query, all, state.iter()).await?;
     let recipient = EventRecipient {
         session: &from,
         access: &access,
@@ -254,28 +300,6 @@ async fn get_context(
         .map(|pdu| Raw::from_json(state_event_in_format(&room, pdu, &sources, now)))
         .collect();
     Ok(CompleteResponse(response))
-}
-
-/// Reads the events around an event. When other servers had the events missing before it, it reads them again.
-async fn read_context_with_backfill(
-    (rooms, workflows): (&Rooms, &Workflows),
-    (room, access, event_id): (&Arc<Room>, &UserAccess, &EventId),
-    limit: usize,
-    wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-) -> Result<TimelineContext> {
-    let context = rooms
-        .timeline
-        .load_context(room, access, event_id, limit, wanted)
-        .await?;
-    let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
-    let place = context.event.timeline;
-    if limit > 1 && workflows.history.fill_history(room, stop, place).await? {
-        return rooms
-            .timeline
-            .load_context(room, access, event_id, limit, wanted)
-            .await;
-    }
-    Ok(context)
 }
 
 /// `GET /_matrix/client/*/rooms/{roomId}/event/{eventId}`
@@ -327,10 +351,8 @@ struct FormatFilter {
 async fn event_sources<'a>(
     rooms: &Rooms,
     query: &str,
-    (events, state): (
-        impl Iterator<Item = &'a Arc<TimelineEvent>>,
-        impl Iterator<Item = &'a Arc<Pdu>>,
-    ),
+    events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
+    state: impl Iterator<Item = &'a Arc<Pdu>>,
 ) -> Result<EventSources> {
     let filter: FormatFilter = parse_filter_fields(query)?;
     if !is_known_format(&filter.event_format) {

@@ -6,7 +6,7 @@ use axum::{Router, extract::State};
 use ruma::{api::client::account::request_openid_token, authentication::TokenType};
 
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     config::Config,
     error::Result,
     users::Users,
@@ -21,11 +21,9 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridopenidrequest_token).
 async fn request_openid_token(
     State(users): State<Users>,
-    State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
     MatrixRequest { from, request }: MatrixRequest<request_openid_token::v3::Request>,
 ) -> Result<MatrixResponse<request_openid_token::v3::Response>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_be_user(&request.user_id)?;
     let issued = users.openid.issue_token(&from).await?;
     Ok(MatrixResponse(request_openid_token::v3::Response::new(

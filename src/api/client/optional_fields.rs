@@ -14,20 +14,20 @@ pub(super) struct WithDefaults<R>(pub(super) R);
 /// The optional fields of a request.
 pub(super) trait OptionalFields {
     /// Returns the names and default values of the fields.
-    fn defaults() -> Vec<(&'static str, Value)>;
+    fn defaults() -> Map<String, Value>;
 }
 
 /// "`visibility`: The new visibility setting for the room. Defaults to `public`."
 impl OptionalFields for set_room_visibility::v3::Request {
-    fn defaults() -> Vec<(&'static str, Value)> {
-        vec![("visibility", json!("public"))]
+    fn defaults() -> Map<String, Value> {
+        Map::from_iter([("visibility".to_owned(), json!("public"))])
     }
 }
 
 /// "A rule with no conditions always matches." Kinds of rules without conditions ignore the field.
 impl OptionalFields for set_pushrule::v3::Request {
-    fn defaults() -> Vec<(&'static str, Value)> {
-        vec![("conditions", json!([]))]
+    fn defaults() -> Map<String, Value> {
+        Map::from_iter([("conditions".to_owned(), json!([]))])
     }
 }
 

@@ -10,8 +10,7 @@ use ruma::{
 
 use crate::{
     api::{
-        AnonymousLimit, App, MatrixRequest, MatrixResponse, RateLimitCharge, RateLimits,
-        RequestClass, endpoint,
+        App, MatrixRequest, MatrixResponse, RateLimitCharge, RateLimits, RequestClass, endpoint,
     },
     error::Result,
     rooms::Rooms,
@@ -38,10 +37,8 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuserid).
 async fn get_profile(
     State(workflows): State<Workflows>,
-    asker: AnonymousLimit,
     MatrixRequest { request, .. }: MatrixRequest<get_profile::v3::Request>,
 ) -> Result<MatrixResponse<get_profile::v3::Response>> {
-    asker.check_limit()?;
     let profile = workflows.profiles.profile(&request.user_id).await?;
     Ok(MatrixResponse(profile.into()))
 }
@@ -51,10 +48,8 @@ async fn get_profile(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3profileuseridkeyname).
 async fn get_profile_field(
     State(workflows): State<Workflows>,
-    asker: AnonymousLimit,
     MatrixRequest { request, .. }: MatrixRequest<get_profile_field::v3::Request>,
 ) -> Result<MatrixResponse<get_profile_field::v3::Response>> {
-    asker.check_limit()?;
     let value = workflows
         .profiles
         .profile_field(&request.user_id, &request.field)
@@ -74,7 +69,7 @@ async fn set_profile_field(
 ) -> Result<MatrixResponse<set_profile_field::v3::Response>> {
     let field = request.value.field_name();
     must_be_allowed_to_change(&from, &field)?;
-    let cost = charge_profile_change(&rooms, &limits, (&from, &field)).await?;
+    let cost = charge_profile_change(&rooms, &limits, &from, &field).await?;
     let change = users
         .profiles
         .set_field(&from, &request.user_id, &request.value)
@@ -97,7 +92,7 @@ async fn delete_profile_field(
     MatrixRequest { from, request }: MatrixRequest<delete_profile_field::v3::Request>,
 ) -> Result<MatrixResponse<delete_profile_field::v3::Response>> {
     must_be_allowed_to_change(&from, &request.field)?;
-    let cost = charge_profile_change(&rooms, &limits, (&from, &request.field)).await?;
+    let cost = charge_profile_change(&rooms, &limits, &from, &request.field).await?;
     let change = users
         .profiles
         .remove_field(&from, &request.user_id, request.field)
@@ -113,7 +108,8 @@ async fn delete_profile_field(
 async fn charge_profile_change(
     rooms: &Rooms,
     limits: &RateLimits,
-    (session, field): (&Session, &ProfileFieldName),
+    session: &Session,
+    field: &ProfileFieldName,
 ) -> Result<RateLimitCharge> {
     let (class, events) = match field {
         ProfileFieldName::DisplayName => (

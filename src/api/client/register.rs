@@ -61,7 +61,6 @@ async fn register(
     peer: ClientAddress,
     MatrixRequest { request, .. }: MatrixRequest<register::v3::Request>,
 ) -> Result<Json<RegistrationResponse>> {
-    limits.check(RequestClass::Lookup, &peer)?;
     // A request without authentication only asks for the registration flows, and costs nothing.
     let is_complete = request.auth.is_some() || request.kind == RegistrationKind::Guest;
     let account = is_complete.then(|| limits.charge(RequestClass::Register, &peer));
@@ -100,11 +99,8 @@ fn is_token_wrong(registered: &Result<RegisteredAccount>) -> bool {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3registeravailable).
 async fn get_username_availability(
     State(users): State<Users>,
-    State(limits): State<RateLimits>,
-    peer: ClientAddress,
     MatrixRequest { request, .. }: MatrixRequest<get_username_availability::v3::Request>,
 ) -> Result<MatrixResponse<get_username_availability::v3::Response>> {
-    limits.check(RequestClass::Lookup, &peer)?;
     users.usernames.available_user_id(&request.username).await?;
     Ok(MatrixResponse(
         get_username_availability::v3::Response::new(true),

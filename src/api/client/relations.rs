@@ -58,17 +58,24 @@ pub(super) fn page_size(limit: Option<UInt>) -> usize {
     usize::try_from(limit.clamp(1, MAX_LIMIT)).unwrap_or(1)
 }
 
-fn parse_page_range(
-    from: Option<&str>,
-    to: Option<&str>,
+/// The place and the direction of a page.
+struct PageRange {
+    from: Option<i64>,
+    to: Option<i64>,
     dir: Direction,
-) -> Result<(Option<i64>, Option<i64>, Direction)> {
-    let from = from.map(parse_timeline_token).transpose()?;
-    Ok((from, to.map(parse_timeline_token).transpose()?, dir))
+}
+
+fn parse_page_range(from: Option<&str>, to: Option<&str>, dir: Direction) -> Result<PageRange> {
+    Ok(PageRange {
+        from: from.map(parse_timeline_token).transpose()?,
+        to: to.map(parse_timeline_token).transpose()?,
+        dir,
+    })
 }
 
 async fn find_relations<T>(
-    (rooms, clock): (&Rooms, &Clock),
+    rooms: &Rooms,
+    clock: &Clock,
     session: &Session,
     room_id: &OwnedRoomId,
     request: &RelatedEventsRequest,
@@ -105,19 +112,18 @@ async fn get_relating_events(
     State(clock): State<Clock>,
     MatrixRequest { from, request }: MatrixRequest<get_relating_events::v1::Request>,
 ) -> Result<MatrixResponse<get_relating_events::v1::Response>> {
-    let (start, to, dir) =
-        parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let range = parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
     let wanted = RelatedEventsRequest {
         parent: request.event_id,
         rel_type: None,
         kind: None,
         recurse: request.recurse,
-        from: start,
-        to,
-        dir,
+        from: range.from,
+        to: range.to,
+        dir: range.dir,
         limit: page_size(request.limit),
     };
-    let found = find_relations((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let found = find_relations(&rooms, &clock, &from, &request.room_id, &wanted).await?;
     let mut response = get_relating_events::v1::Response::new(found.chunk);
     response.next_batch = found.next_batch;
     response.prev_batch = request.from;
@@ -133,19 +139,18 @@ async fn get_relating_events_with_rel_type(
     State(clock): State<Clock>,
     MatrixRequest { from, request }: MatrixRequest<get_relating_events_with_rel_type::v1::Request>,
 ) -> Result<MatrixResponse<get_relating_events_with_rel_type::v1::Response>> {
-    let (start, to, dir) =
-        parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let range = parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
     let wanted = RelatedEventsRequest {
         parent: request.event_id,
         rel_type: Some(request.rel_type.to_string()),
         kind: None,
         recurse: request.recurse,
-        from: start,
-        to,
-        dir,
+        from: range.from,
+        to: range.to,
+        dir: range.dir,
         limit: page_size(request.limit),
     };
-    let found = find_relations((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let found = find_relations(&rooms, &clock, &from, &request.room_id, &wanted).await?;
     let mut response = get_relating_events_with_rel_type::v1::Response::new(found.chunk);
     response.next_batch = found.next_batch;
     response.prev_batch = request.from;
@@ -163,19 +168,18 @@ async fn get_relating_events_with_rel_type_and_event_type(
         get_relating_events_with_rel_type_and_event_type::v1::Request,
     >,
 ) -> Result<MatrixResponse<get_relating_events_with_rel_type_and_event_type::v1::Response>> {
-    let (start, to, dir) =
-        parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
+    let range = parse_page_range(request.from.as_deref(), request.to.as_deref(), request.dir)?;
     let wanted = RelatedEventsRequest {
         parent: request.event_id,
         rel_type: Some(request.rel_type.to_string()),
         kind: Some(request.event_type.to_string()),
         recurse: request.recurse,
-        from: start,
-        to,
-        dir,
+        from: range.from,
+        to: range.to,
+        dir: range.dir,
         limit: page_size(request.limit),
     };
-    let found = find_relations((&rooms, &clock), &from, &request.room_id, &wanted).await?;
+    let found = find_relations(&rooms, &clock, &from, &request.room_id, &wanted).await?;
     let mut response =
         get_relating_events_with_rel_type_and_event_type::v1::Response::new(found.chunk);
     response.next_batch = found.next_batch;

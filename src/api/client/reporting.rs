@@ -7,7 +7,7 @@ use ruma::api::client::{
 };
 
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
     rooms::{ReportAuthor, Rooms},
     users::Session,
@@ -25,10 +25,8 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreporteventid).
 async fn report_content(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<report_content::v3::Request>,
 ) -> Result<MatrixResponse<report_content::v3::Response>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let reason = request.reason.unwrap_or_default();
     let reporter = reporter(&from, &reason);
     rooms
@@ -43,10 +41,8 @@ async fn report_content(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreport).
 async fn report_room(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<report_room::v3::Request>,
 ) -> Result<MatrixResponse<report_room::v3::Response>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     rooms
         .reports
         .report_room(reporter(&from, &request.reason), &request.room_id)
@@ -59,10 +55,8 @@ async fn report_room(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3usersuseridreport).
 async fn report_user(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<report_user::v3::Request>,
 ) -> Result<MatrixResponse<report_user::v3::Response>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     rooms
         .reports
         .report_user(reporter(&from, &request.reason), &request.user_id)

@@ -4,9 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::{membership::joined_rooms, room::aliases, room::create_room};
 
 use crate::{
-    api::{
-        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
-    },
+    api::{App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, endpoint},
     error::{Error, Result},
     matrix::EventVisibility,
     rooms::Rooms,
@@ -31,7 +29,6 @@ async fn create_room(
     MatrixRequest { from, request }: MatrixRequest<create_room::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<create_room::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     limits.check_invitations(
         &from.user_id,

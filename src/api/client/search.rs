@@ -15,10 +15,10 @@ use serde_json::{Map, Value, json};
 
 use super::{messages::audience, state::state_event};
 use crate::{
-    api::{App, RateLimits, RequestClass, RequestWithBody, endpoint},
+    api::{App, RequestWithBody, endpoint},
     clock::Clock,
     error::{Error, Result},
-    matrix::{Pdu, wants_event},
+    matrix::{Pdu, StateMap, TimelineEvent, wants_event},
     rooms::{AggregationsByEvent, Rooms, SearchHit, SearchKey, SearchPage, SearchQuery},
     sync::{client_event, timeline_token},
     users::Session,
@@ -44,14 +44,12 @@ pub(super) fn routes() -> Router<App> {
 async fn search_events(
     State(rooms): State<Rooms>,
     State(clock): State<Clock>,
-    State(limits): State<RateLimits>,
     RequestWithBody {
         from,
         request,
         body,
     }: RequestWithBody<search_events::v3::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let Some(criteria) = &request.search_categories.room_events else {
         return Ok(Json(json!({ "search_categories": {} })));
     };
@@ -129,8 +127,28 @@ fn parse_search_token(token: &str) -> Result<(i64, usize)> {
     parse().ok_or_else(|| Error::invalid_param("this is not a token of a search"))
 }
 
-fn search_token((up_to, skipped): (i64, usize)) -> String {
+fn search_token(up_to: i64, skipped: usize) -> String {
     format!("q{up_to}_{skipped}")
+}
+
+/// Returns the profiles of the senders of events, as their member events show them.
+fn sender_profiles<'a>(
+    state: &StateMap,
+    events: impl Iterator<Item = &'a Arc<TimelineEvent>>,
+) -> Value {
+    let mut profiles = Map::new();
+    for event in events {
+        let member = state.member(&event.pdu.sender);
+        let fields = ["displayname", "avatar_url"]
+            .into_iter()
+            .filter_map(|field| {
+                let text = member?.content_str(field)?;
+                Some((field.to_owned(), Value::String(text)))
+            });
+        let profile = Value::Object(fields.collect());
+        profiles.insert(event.pdu.sender.to_string(), profile);
+    }
+    Value::Object(profiles)
 }
 
 /// The context in which search results are written.
@@ -156,8 +174,9 @@ impl SearchResultWriter<'_> {
         found.insert("count".to_owned(), json!(page.count));
         found.insert("highlights".to_owned(), json!(page.words));
         found.insert("results".to_owned(), Value::Array(results));
-        if let Some(next) = page.next {
-            found.insert("next_batch".to_owned(), json!(search_token(next)));
+        if let Some((up_to, skipped)) = page.next {
+            let token = search_token(up_to, skipped);
+            found.insert("next_batch".to_owned(), json!(token));
         }
         let groups = self.group_results(page);
         if !groups.is_empty() {
@@ -252,19 +271,8 @@ impl SearchResultWriter<'_> {
         ]);
         if wanted.include_profile {
             let state = self.rooms.state.state_at(room, last).await?;
-            let mut profiles = Map::new();
-            for event in around.chain([&hit.event]) {
-                let member = state.member(&event.pdu.sender);
-                let fields = ["displayname", "avatar_url"]
-                    .into_iter()
-                    .filter_map(|field| {
-                        let text = member?.content_str(field)?;
-                        Some((field.to_owned(), Value::String(text)))
-                    });
-                let profile = Value::Object(fields.collect());
-                profiles.insert(event.pdu.sender.to_string(), profile);
-            }
-            shown.insert("profile_info".to_owned(), Value::Object(profiles));
+            let profiles = sender_profiles(&state, around.chain([&hit.event]));
+            shown.insert("profile_info".to_owned(), profiles);
         }
         result.insert("context".to_owned(), Value::Object(shown));
         Ok(Value::Object(result))

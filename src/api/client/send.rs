@@ -23,8 +23,7 @@ use serde_json::{json, value::to_raw_value};
 use super::delayed_events::DelayMs;
 use crate::{
     api::{
-        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
-        RequestWithOptionalBody, endpoint,
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RequestWithOptionalBody, endpoint,
     },
     error::Result,
     rooms::{ClientTransaction, DelayRequest, EventToSend, Rooms},
@@ -51,7 +50,6 @@ pub(super) fn routes() -> Router<App> {
 async fn send_message_event(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
     State(sync): State<Sync>,
     DelayMs(delay_ms): DelayMs,
     RequestWithOptionalBody {
@@ -60,9 +58,7 @@ async fn send_message_event(
         has_body,
     }: RequestWithOptionalBody<send_message_event::v3::Request>,
 ) -> Result<Response> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let sending = sync.begin_send(from.device);
-    workflows.activity.record_activity(&from);
     if let Some(delay_ms) = delay_ms {
         let delay = DelayRequest {
             user: from.user,
@@ -113,12 +109,11 @@ async fn send_state_event(
     DelayMs(delay_ms): DelayMs,
     MatrixRequest { from, request }: MatrixRequest<send_state_event::v3::Request>,
 ) -> Result<Response> {
-    app.limits.check(RequestClass::Send, &*from.user_id)?;
     let sending = app.sync.begin_send(from.device);
-    app.workflows.activity.record_activity(&from);
     let content = request.body.into_json();
-    let key = (&request.event_type, request.state_key.as_str());
-    app.limits.check_state(&from.user_id, key, &content)?;
+    let (kind, state_key) = (&request.event_type, request.state_key.as_str());
+    app.limits
+        .check_state(&from.user_id, kind, state_key, &content)?;
     if let Some(delay_ms) = delay_ms {
         let delay = DelayRequest {
             user: from.user,
@@ -152,7 +147,6 @@ async fn send_state_event(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid).
 async fn redact_event(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     State(sync): State<Sync>,
     MatrixRequest { from, request }: MatrixRequest<redact_event::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<redact_event::v3::Response>>> {
@@ -166,7 +160,7 @@ async fn redact_event(
         event_id: request.event_id,
         reason: request.reason,
     };
-    let response = redact(&rooms, &limits, (&from, redaction, Some(transaction))).await?;
+    let response = redact(&rooms, &from, redaction, Some(transaction)).await?;
     Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
@@ -214,21 +208,20 @@ impl IncomingRequest for RedactionRequest {
 /// The first versions of the specification had this endpoint, and bots still use it.
 async fn redact_once(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     State(sync): State<Sync>,
     MatrixRequest { from, request }: MatrixRequest<RedactionRequest>,
 ) -> Result<InFlightResponse<MatrixResponse<redact_event::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let response = redact(&rooms, &limits, (&from, request, None)).await?;
+    let response = redact(&rooms, &from, request, None).await?;
     Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
 
 async fn redact(
     rooms: &Rooms,
-    limits: &RateLimits,
-    (from, request, transaction): (&Session, RedactionRequest, Option<ClientTransaction>),
+    from: &Session,
+    request: RedactionRequest,
+    transaction: Option<ClientTransaction>,
 ) -> Result<redact_event::v3::Response> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     if from.is_suspended {
         must_be_own_event(rooms, from, &request).await?;
     }

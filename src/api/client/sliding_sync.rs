@@ -46,12 +46,12 @@ impl IncomingRequest for IncomingSlidingSync {
     ) -> Result<Self, DeserializationError> {
         let query = request.uri().query().unwrap_or_default();
         let query: SlidingSyncQuery = ruma::exports::serde_html_form::from_str(query)?;
-        let mut asked: SlidingRequest = serde_json::from_slice(request.body())?;
-        asked.bytes = request.body().len();
-        asked.pos = query.pos.or(asked.pos);
-        asked.timeout = query.timeout.or(asked.timeout);
-        asked.set_presence = query.set_presence.or(asked.set_presence);
-        Ok(Self(asked))
+        let mut sliding: SlidingRequest = serde_json::from_slice(request.body())?;
+        sliding.bytes = request.body().len();
+        sliding.pos = query.pos.or(sliding.pos);
+        sliding.timeout = query.timeout.or(sliding.timeout);
+        sliding.set_presence = query.set_presence.or(sliding.set_presence);
+        Ok(Self(sliding))
     }
 }
 

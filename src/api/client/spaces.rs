@@ -1,6 +1,10 @@
 //! Spaces, and summaries of rooms for users who are not in them.
 
-use axum::{Json, Router, extract::State, http::Uri};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{Method, Uri},
+};
 use ruma::{
     OwnedServerName, RoomId, UserId,
     api::client::{membership::get_mutual_rooms, room::get_summary, space::get_hierarchy},
@@ -9,7 +13,7 @@ use ruma::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, ClientAddress, MatrixRequest, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, endpoint, endpoint_at},
     error::{Error, Result},
     rooms::{HierarchyRequest, RoomPreview, Rooms},
     users::Session,
@@ -24,7 +28,7 @@ pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<get_hierarchy::v1::Request, _>(get_hierarchy))
         .merge(endpoint::<get_summary::v1::Request, _>(get_summary))
-        .route(OLD_SUMMARY_PATH, axum::routing::get(get_summary))
+        .merge(endpoint_at(Method::GET, OLD_SUMMARY_PATH, get_summary))
         .merge(endpoint::<get_mutual_rooms::v1::Request, _>(
             get_mutual_rooms,
         ))
@@ -63,12 +67,9 @@ async fn get_hierarchy(
 async fn get_summary(
     State(rooms): State<Rooms>,
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
-    peer: ClientAddress,
     uri: Uri,
     MatrixRequest { from, request }: MatrixRequest<get_summary::v1::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &peer)?;
     let unknown = || Error::not_found("there is no such room, or you may not see it");
     let (room_id, mut via) = match <&RoomId>::try_from(&*request.room_id_or_alias) {
         Ok(room_id) => (room_id.to_owned(), Vec::new()),
@@ -86,8 +87,13 @@ async fn get_summary(
         }
         Ok(_) => return Err(unknown()),
         Err(Error::NotFound(_)) => {
-            let told = summary_elsewhere(&rooms, &workflows, (user_id, &room_id, &via)).await?;
-            let summary = told.ok_or_else(unknown)?;
+            let wanted = RemoteSummaryRequest {
+                user_id,
+                room_id: &room_id,
+                via: &via,
+            };
+            let summary = summary_elsewhere(&rooms, &workflows, &wanted).await?;
+            let summary = summary.ok_or_else(unknown)?;
             let membership = match &from {
                 Some(session) => Some(membership_elsewhere(&rooms, session, &room_id).await?),
                 None => None,
@@ -113,19 +119,33 @@ async fn get_summary(
     Ok(Json(body))
 }
 
+/// A request for the summary of a room in which this server has no members.
+struct RemoteSummaryRequest<'a> {
+    /// The user who wants the summary, if they are logged in.
+    user_id: Option<&'a UserId>,
+    room_id: &'a RoomId,
+    /// The servers that may know the room.
+    via: &'a [OwnedServerName],
+}
+
 /// Returns the summary of a room in which this server has no members: from other servers or, failing that, from the
 /// last known state.
 async fn summary_elsewhere(
     rooms: &Rooms,
     workflows: &Workflows,
-    (user_id, room_id, via): (Option<&UserId>, &RoomId, &[OwnedServerName]),
+    wanted: &RemoteSummaryRequest<'_>,
 ) -> Result<Option<RoomPreview>> {
-    let told = workflows
+    let RemoteSummaryRequest {
+        user_id,
+        room_id,
+        via,
+    } = *wanted;
+    let summary = workflows
         .spaces
         .remote_summary(user_id, room_id, via)
         .await?;
-    if told.is_some() {
-        return Ok(told);
+    if summary.is_some() {
+        return Ok(summary);
     }
     match rooms.memory.room(room_id).await {
         Ok(room) if rooms.previews.may_preview(&room, user_id).await? => {

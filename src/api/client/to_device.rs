@@ -4,7 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::to_device::send_event_to_device;
 
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
     devices::Devices,
     error::Result,
@@ -19,11 +19,9 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3sendtodeviceeventtypetxnid).
 async fn send_event_to_device(
     State(devices): State<Devices>,
-    State(limits): State<RateLimits>,
     State(clock): State<Clock>,
     MatrixRequest { from, request }: MatrixRequest<send_event_to_device::v3::Request>,
 ) -> Result<MatrixResponse<send_event_to_device::v3::Response>> {
-    limits.check(RequestClass::SendToDevice, &*from.user_id)?;
     devices
         .to_device
         .send(&from.user_id, from.device, &request, clock.now_ms())

@@ -9,10 +9,7 @@ use ruma::{RoomVersionId, api::client::room::upgrade_room};
 use serde::Deserialize;
 
 use crate::{
-    api::{
-        App, InFlightResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
-        endpoint::read_body,
-    },
+    api::{App, InFlightResponse, MatrixRequest, MatrixResponse, endpoint, endpoint::read_body},
     error::{Error, Result},
     sync::Sync,
     workflows::Workflows,
@@ -64,11 +61,9 @@ pub(super) fn routes() -> Router<App> {
 async fn upgrade_room(
     State(sync): State<Sync>,
     State(workflows): State<Workflows>,
-    State(limits): State<RateLimits>,
     RoomUpgradeRequest(MatrixRequest { from, request }): RoomUpgradeRequest,
 ) -> Result<InFlightResponse<MatrixResponse<upgrade_room::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    limits.check(RequestClass::Send, &*from.user_id)?;
     from.must_not_be_guest()?;
     let creators = request.additional_creators;
     let new = workflows

@@ -4,7 +4,7 @@ use axum::{Router, extract::State};
 use ruma::api::client::user_directory::search_users::{self, v3::User};
 
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
     users::{DirectoryUser, Users},
 };
@@ -18,10 +18,8 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch).
 async fn search_users(
     State(users): State<Users>,
-    State(limits): State<RateLimits>,
     MatrixRequest { from, request }: MatrixRequest<search_users::v3::Request>,
 ) -> Result<MatrixResponse<search_users::v3::Response>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let limit = u64::from(request.limit);
     let found = users
         .directory

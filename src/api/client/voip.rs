@@ -31,15 +31,22 @@ async fn get_turn_server_info(
     MatrixRequest { from, .. }: MatrixRequest<get_turn_server_info::v3::Request>,
 ) -> Result<MatrixResponse<get_turn_server_info::v3::Response>> {
     let turn = &config.turn;
-    let Some((username, password)) = turn_credentials(turn, &from.user_id, clock.now_ms())? else {
+    let Some(credentials) = turn_credentials(turn, &from.user_id, clock.now_ms())? else {
         return Err(Error::not_found("this server has no TURN servers"));
     };
     Ok(MatrixResponse(get_turn_server_info::v3::Response::new(
-        username,
-        password,
+        credentials.username,
+        credentials.password,
         turn.uris.clone(),
         Duration::from_secs(turn.lifetime_seconds),
     )))
+}
+
+/// The name and password with which a user can use the TURN servers.
+#[derive(Debug, PartialEq)]
+struct TurnCredentials {
+    username: String,
+    password: String,
 }
 
 /// Returns the name and password with which a user can use the TURN servers until they expire.
@@ -50,7 +57,7 @@ fn turn_credentials(
     turn: &TurnSection,
     user_id: &UserId,
     now_ms: i64,
-) -> Result<Option<(String, String)>> {
+) -> Result<Option<TurnCredentials>> {
     let Some(secret) = turn
         .shared_secret
         .as_ref()
@@ -67,7 +74,7 @@ fn turn_credentials(
     // TURN servers compare the password with its padding, which `encode` omits; 20 bytes need one
     // padding character.
     let password = Base64::<Standard, _>::new(tag.as_slice()).encode() + "=";
-    Ok(Some((username, password)))
+    Ok(Some(TurnCredentials { username, password }))
 }
 
 #[cfg(test)]
@@ -85,11 +92,11 @@ mod tests {
         let found = turn_credentials(&turn, user_id!("@a:b"), 1_000_000).unwrap();
 
         // printf 1060:@a:b | openssl dgst -sha1 -hmac secret -binary | base64
-        let (name, password) = (
-            "1060:@a:b".to_owned(),
-            "2a3nsmTMlw/TjuvY49XrHlH9XQo=".to_owned(),
-        );
-        assert_eq!(found, Some((name, password)));
+        let expected = TurnCredentials {
+            username: "1060:@a:b".to_owned(),
+            password: "2a3nsmTMlw/TjuvY49XrHlH9XQo=".to_owned(),
+        };
+        assert_eq!(found, Some(expected));
     }
 
     #[test]

@@ -37,11 +37,12 @@ pub(super) fn explain_error<R: IncomingRequest>(
         return Error::MissingParam(text.replace(MISSING_FIELD_PREFIX, "missing parameter"));
     }
     // ruma parses the path first, and its errors do not say whether the path or the query is wrong.
-    if let Some((name, expected)) = find_wrong_path_parameter(params) {
-        return Error::InvalidParam(format!("invalid parameter `{name}`: expected {expected}"));
+    if let Some(wrong) = find_wrong_path_parameter(params) {
+        let WrongParameter { name, reason } = wrong;
+        return Error::InvalidParam(format!("invalid parameter `{name}`: expected {reason}"));
     }
     match find_wrong_query_parameter::<R>(head, params) {
-        Some((name, text)) => invalid_parameter(&name, &text),
+        Some(wrong) => invalid_parameter(&wrong.name, &wrong.reason),
         None => Error::InvalidParam(text),
     }
 }
@@ -121,11 +122,17 @@ fn expected_value(text: &str) -> &str {
     }
 }
 
+/// A parameter that cannot be parsed, and what is wrong or expected.
+struct WrongParameter<T> {
+    name: String,
+    reason: T,
+}
+
 /// Finds the query parameter that cannot be parsed, by parsing each of them alone.
 fn find_wrong_query_parameter<R: IncomingRequest>(
     head: &Request<()>,
     params: &[(&str, &str)],
-) -> Option<(String, String)> {
+) -> Option<WrongParameter<String>> {
     let (path, query) = (head.uri().path(), head.uri().query()?);
     let values: Vec<&str> = params.iter().map(|(_, value)| *value).collect();
     query.split('&').take(MAX_CANDIDATES).find_map(|pair| {
@@ -142,12 +149,15 @@ fn find_wrong_query_parameter<R: IncomingRequest>(
         };
         let text = error.to_string();
         let name = pair.split('=').next().unwrap_or(pair);
-        (!text.starts_with(MISSING_FIELD_PREFIX)).then(|| (name.to_owned(), text))
+        (!text.starts_with(MISSING_FIELD_PREFIX)).then(|| WrongParameter {
+            name: name.to_owned(),
+            reason: text,
+        })
     })
 }
 
 /// Finds the path parameter that cannot be parsed, and says what is expected.
-fn find_wrong_path_parameter<'p>(params: &[(&'p str, &str)]) -> Option<(&'p str, &'static str)> {
+fn find_wrong_path_parameter(params: &[(&str, &str)]) -> Option<WrongParameter<&'static str>> {
     params.iter().find_map(|(name, value)| {
         let (is_valid, expected) = match *name {
             "room_id" => (
@@ -173,7 +183,10 @@ fn find_wrong_path_parameter<'p>(params: &[(&'p str, &str)]) -> Option<(&'p str,
             ),
             _ => return None,
         };
-        (!is_valid).then_some((*name, expected))
+        (!is_valid).then(|| WrongParameter {
+            name: (*name).to_owned(),
+            reason: expected,
+        })
     })
 }
 

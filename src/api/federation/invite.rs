@@ -97,7 +97,7 @@ async fn create_invite_v1(
     check_limits(&limits, &signed.from, &signed.body)?;
     let room_id = signed.next_param::<OwnedRoomId>()?;
     let event_id = signed.next_param::<OwnedEventId>()?;
-    let told: InviteV1Body = serde_json::from_str(signed.body.get())
+    let body: InviteV1Body = serde_json::from_str(signed.body.get())
         .map_err(|error| Error::BadJson(error.to_string()))?;
     let invitation = ReceivedInvitation {
         // "This API is for rooms of versions 1 and 2". The exact version becomes known when the user joins.
@@ -108,7 +108,7 @@ async fn create_invite_v1(
             event_id,
             event: signed.body,
         },
-        room_state: told.unsigned.invite_room_state.0,
+        room_state: body.unsigned.invite_room_state.0,
     };
     let event = workflows
         .received_invitations

@@ -94,7 +94,7 @@ async fn create_join_event(
         event: request.pdu,
     };
     let omit_members = request.omit_members;
-    write_join(&workflows, &rooms, (join, omit_members), &mut writing).await?;
+    write_join(&workflows, &rooms, join, omit_members, &mut writing).await?;
     Ok(writing.into_response())
 }
 
@@ -113,7 +113,7 @@ async fn create_join_event_v1(
     );
     let join = signed_event(signed)?;
     writing.push_text("[200,");
-    write_join(&workflows, &rooms, (join, false), &mut writing).await?;
+    write_join(&workflows, &rooms, join, false, &mut writing).await?;
     writing.push_text("]");
     Ok(writing.into_response())
 }
@@ -122,7 +122,8 @@ async fn create_join_event_v1(
 async fn write_join(
     workflows: &Workflows,
     rooms: &Rooms,
-    (join, omit_members): (SignedEvent, bool),
+    join: SignedEvent,
+    omit_members: bool,
     writing: &mut StreamedResponse,
 ) -> Result<()> {
     let taken = workflows
@@ -246,12 +247,12 @@ async fn create_knock_event(
         .signed_events
         .accept_signed_event(MembershipHandshake::Knock, knock)
         .await?;
-    let told = rooms
+    let state = rooms
         .federation
         .load_events_for_server(&from, &rooms.resident.stripped_state_ids(&taken.before))
         .await?;
-    let told = told.into_iter().map(RawStrippedState::Pdu).collect();
-    Ok(MatrixResponse(create_knock_event::v1::Response::new(told)))
+    let state = state.into_iter().map(RawStrippedState::Pdu).collect();
+    Ok(MatrixResponse(create_knock_event::v1::Response::new(state)))
 }
 
 fn signed_event(mut signed: SignedRequest<Box<RawValue>>) -> Result<SignedEvent> {

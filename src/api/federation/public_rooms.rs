@@ -85,8 +85,8 @@ fn must_be_public(config: &Config) -> Result<()> {
 }
 
 /// "Defaults to 0 (no limit)."
-fn page_limit(asked: Option<UInt>) -> Option<u64> {
-    asked.map(u64::from).filter(|limit| *limit > 0)
+fn page_limit(requested: Option<UInt>) -> Option<u64> {
+    requested.map(u64::from).filter(|limit| *limit > 0)
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {

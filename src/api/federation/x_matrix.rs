@@ -89,8 +89,8 @@ impl XMatrixParameters {
                 return Some(parameters);
             }
             let (name, value) = rest.split_once('=')?;
-            let (value, after) = split_value(value.trim_start())?;
-            rest = after;
+            let split = split_value(value.trim_start())?;
+            rest = split.rest;
             let place = match name.trim().to_ascii_lowercase().as_str() {
                 "origin" => &mut parameters.origin,
                 "destination" => &mut parameters.destination,
@@ -98,19 +98,28 @@ impl XMatrixParameters {
                 "sig" => &mut parameters.sig,
                 _ => continue,
             };
-            if place.replace(value).is_some() {
+            if place.replace(split.value).is_some() {
                 return None;
             }
         }
     }
 }
 
+/// A value and the text after it.
+struct SplitValue<'a> {
+    value: String,
+    rest: &'a str,
+}
+
 /// Returns a value and the text after it. The value is quoted or extends to the next comma.
-fn split_value(text: &str) -> Option<(String, &str)> {
+fn split_value(text: &str) -> Option<SplitValue<'_>> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(',').unwrap_or(text.len());
         let (value, after) = text.split_at(end);
-        return Some((value.trim().to_owned(), after));
+        return Some(SplitValue {
+            value: value.trim().to_owned(),
+            rest: after,
+        });
     };
     let mut value = String::new();
     let mut characters = quoted.char_indices();
@@ -119,7 +128,7 @@ fn split_value(text: &str) -> Option<(String, &str)> {
             '"' => {
                 let after = quoted.get(at + 1..)?.trim_start();
                 let is_over = after.is_empty() || after.starts_with(',');
-                return is_over.then_some((value, after));
+                return is_over.then_some(SplitValue { value, rest: after });
             }
             '\\' => value.push(characters.next()?.1),
             other => value.push(other),

@@ -1,19 +1,19 @@
 //! Invites that expire.
 
-use axum::{Json, Router, extract::State, routing::post};
+use axum::{Json, Router, extract::State, http::Method};
 use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ParlourRequest, PathRoomId, path};
 use crate::{
-    api::{App, RateLimits, RequestClass},
+    api::{App, RateLimits, endpoint_at},
     error::Result,
     workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route(&path("rooms/{room_id}/invite"), post(invite))
+    endpoint_at(Method::POST, &path("rooms/{room_id}/invite"), invite)
 }
 
 #[derive(Deserialize)]
@@ -30,7 +30,6 @@ async fn invite(
     PathRoomId(room_id): PathRoomId,
     ParlourRequest { from, body }: ParlourRequest<ExpiringInviteBody>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     limits.check_invitations(&from.user_id, [&*body.user_id])?;
     let event_id = workflows
         .invitations

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{FromRequestParts, State},
-    http::request::Parts,
-    routing::{MethodRouter, delete, get, post},
+    http::{Method, request::Parts},
 };
 use ruma::events::StateEventType;
 use serde::Deserialize;
@@ -14,7 +13,10 @@ use serde_json::{Value, json};
 
 use super::{ParlourRequest, PathRoomId, path, path_parameter};
 use crate::{
-    api::{App, AuthenticatedSession, ClientAddress, RateLimits, RequestClass},
+    api::{
+        App, AuthenticatedSession, ClientAddress, RateLimits, RequestClass, WithinLimit,
+        endpoint_at,
+    },
     config::Config,
     error::{Error, Result},
     rooms::{InviteLink, NewInviteLink, Rooms},
@@ -22,15 +24,16 @@ use crate::{
 };
 
 pub(super) fn routes() -> Router<App> {
-    let of_room: MethodRouter<App> = get(list_links).post(create_link);
+    let of_room = path("rooms/{room_id}/invite_links");
+    let of_link = path("rooms/{room_id}/invite_links/{token}");
+    let preview = path("invite_links/{token}");
+    let redeem = path("invite_links/{token}/redeem");
     Router::new()
-        .route(&path("rooms/{room_id}/invite_links"), of_room)
-        .route(
-            &path("rooms/{room_id}/invite_links/{token}"),
-            delete(revoke_link),
-        )
-        .route(&path("invite_links/{token}"), get(preview_link))
-        .route(&path("invite_links/{token}/redeem"), post(redeem_link))
+        .merge(endpoint_at(Method::GET, &of_room, list_links))
+        .merge(endpoint_at(Method::POST, &of_room, create_link))
+        .merge(endpoint_at(Method::DELETE, &of_link, revoke_link))
+        .merge(endpoint_at(Method::GET, &preview, preview_link))
+        .merge(endpoint_at(Method::POST, &redeem, redeem_link))
 }
 
 /// The token of a link in the path of a request.
@@ -57,12 +60,10 @@ struct EmptyBody {}
 /// `POST /_parlour/client/v1/rooms/{roomId}/invite_links`
 async fn create_link(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
     PathRoomId(room_id): PathRoomId,
     ParlourRequest { from, body }: ParlourRequest<CreateLinkBody>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let link = NewInviteLink {
         expires_at: body.expires_at,
         max_uses: body.max_uses,
@@ -115,8 +116,8 @@ async fn preview_link(
     State(limits): State<RateLimits>,
     peer: ClientAddress,
     InviteLinkToken(token): InviteLinkToken,
+    _: WithinLimit,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Lookup, &peer)?;
     let preview = workflows.invite_links.preview_link(&token).await;
     if matches!(preview, Err(Error::NotFound(_))) {
         limits.check(RequestClass::WrongToken, &peer)?;
@@ -144,7 +145,6 @@ async fn redeem_link(
     InviteLinkToken(token): InviteLinkToken,
     ParlourRequest { from, .. }: ParlourRequest<EmptyBody>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let room_id = workflows.invite_links.redeem_link(&from, &token).await;
     if matches!(room_id, Err(Error::NotFound(_))) {
         limits.check(RequestClass::WrongToken, &*from.user_id)?;

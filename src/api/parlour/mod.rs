@@ -22,6 +22,7 @@ use super::{
     app::App,
     auth::RequestAuthenticator,
     endpoint::{object_text, raw_path_params, read_body, read_query},
+    endpoint_policies::AdmissionCheck,
 };
 use crate::{
     error::{Error, Result},
@@ -55,9 +56,11 @@ impl<T: DeserializeOwned + Send> FromRequest<App> for ParlourRequest<T> {
         let (parts, body) = request.into_parts();
         let whole = read_body(body, app.config.limits.max_request_bytes).await?;
         let from = AccessToken::authenticate(app, &parts, &whole).await?;
+        let admission = AdmissionCheck::of_request(app, &parts, Some(&from)).await;
         let body: &[u8] = if whole.is_empty() { b"{}" } else { &whole };
         let body = object_text(body, MAX_JSON_DEPTH)?;
         let body = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
+        admission.admit(app, Some(&from))?;
         Ok(Self { from, body })
     }
 }

@@ -1,19 +1,19 @@
 //! The list of the users of this server.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, Router, extract::State, http::Method};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{QueryParameters, path};
 use crate::{
-    api::{App, AuthenticatedSession},
+    api::{App, AuthenticatedSession, endpoint_at},
     error::Result,
     users::UserListRequest,
     workflows::{PersonWithPresence, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route(&path("users"), get(list_people))
+    endpoint_at(Method::GET, &path("users"), list_people)
 }
 
 #[derive(Deserialize)]

@@ -1,18 +1,18 @@
 //! The deletion of rooms.
 
-use axum::{Json, Router, extract::State, routing::delete};
+use axum::{Json, Router, extract::State, http::Method};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ParlourRequest, PathRoomId, path};
 use crate::{
-    api::{App, RateLimits, RequestClass},
+    api::{App, endpoint_at},
     error::Result,
     rooms::Rooms,
 };
 
 pub(super) fn routes() -> Router<App> {
-    Router::new().route(&path("rooms/{room_id}"), delete(delete_room))
+    endpoint_at(Method::DELETE, &path("rooms/{room_id}"), delete_room)
 }
 
 #[derive(Deserialize)]
@@ -23,11 +23,9 @@ struct DeleteRoomBody {
 /// `DELETE_DEVICES_PATH /_parlour/client/v1/rooms/{roomId}`
 async fn delete_room(
     State(rooms): State<Rooms>,
-    State(limits): State<RateLimits>,
     PathRoomId(room_id): PathRoomId,
     ParlourRequest { from, body }: ParlourRequest<DeleteRoomBody>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Send, &*from.user_id)?;
     let asker = (&*from.user_id, from.is_admin);
     rooms
         .deletion

@@ -12,8 +12,10 @@ use axum::{
     routing::get,
 };
 
-use super::hash_source;
-use crate::{api::app::App, config::Config};
+use crate::{
+    api::{app::App, content_policy::hash_source},
+    config::Config,
+};
 
 const WELCOME_PAGE: &str = include_str!("welcome.html");
 const WELCOME_STYLE: &str = include_str!("welcome.css");

@@ -12,7 +12,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     api::{
-        App, RequestClass, client::DEFAULT_TYPING_TIMEOUT, endpoint::object_text, error::error_body,
+        App, RequestClass, client::DEFAULT_TYPING_TIMEOUT, endpoint::object_text,
+        endpoint_policies::EndpointPolicy, error::error_body,
     },
     ephemeral::PresenceUpdate,
     error::{Error, Result},
@@ -207,6 +208,9 @@ pub(super) async fn answer_request(app: App, session: Arc<Session>, text: String
 
 async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     app.limits.check(RequestClass::Write, &*session.user_id)?;
+    if let Some(policy) = EndpointPolicy::of_channel_method(&call.method) {
+        policy.check_channel_request(app, session)?;
+    }
     match call.method.as_str() {
         "ping" => Ok(json!({})),
         "send" => send(app, session, call).await,
@@ -221,7 +225,6 @@ async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<V
 }
 
 async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
-    app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let transaction = call.transaction(session)?;
     let params: SendParams = call.params()?;
@@ -233,13 +236,12 @@ async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Valu
 }
 
 async fn state(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
-    app.limits.check(RequestClass::Send, &*session.user_id)?;
     session.must_not_be_suspended()?;
     let params: StateParams = call.params()?;
     app.workflows.activity.record_activity(session);
-    let key = (&params.event_type, params.state_key.as_str());
+    let (kind, state_key) = (&params.event_type, params.state_key.as_str());
     app.limits
-        .check_state(&session.user_id, key, &params.content)?;
+        .check_state(&session.user_id, kind, state_key, &params.content)?;
     let request = StateEventRequest {
         room_id: params.room_id,
         kind: params.event_type,

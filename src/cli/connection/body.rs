@@ -1,12 +1,9 @@
-//! The bodies of requests and responses. A stalled body is aborted, and the part of a request that its handler does not
-//! read is discarded.
+//! The bodies of requests and responses. The part of a request that its handler does not read is discarded.
 
 use std::{
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use axum::{
@@ -14,65 +11,15 @@ use axum::{
     body::{Body, Bytes, HttpBody},
 };
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::{
     activity::{ConnectionActivity, OpenRequest, ResponseNum},
     discard::DiscardSender,
-    stall_timer::StallTimer,
+    timed_body::TimedBody,
 };
 
 /// The size of the chunks that are passed to HTTP/2. The client must take each within the timeout.
 const HTTP2_CHUNK_BYTES: usize = 16 * 1024;
-
-/// A request body that fails when the client sends nothing for too long.
-pub(super) struct TimedBody {
-    incoming: Incoming,
-    timer: StallTimer,
-}
-
-impl TimedBody {
-    /// Wraps a body.
-    pub(super) fn new(incoming: Incoming, timeout: Duration) -> Self {
-        Self {
-            incoming,
-            timer: StallTimer::new(timeout),
-        }
-    }
-}
-
-impl HttpBody for TimedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.timer
-                    .record_progress(frame.data_ref().map_or(0, Bytes::len));
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(other) => Poll::Ready(other.map(|frame| frame.map_err(Into::into))),
-            Poll::Pending => {
-                ready!(self.timer.poll_stalled(cx));
-                let error =
-                    io::Error::new(io::ErrorKind::TimedOut, "the body did not arrive in time");
-                Poll::Ready(Some(Err(error.into())))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
 
 /// The body of a request, as passed to its handler.
 pub(super) struct RequestBody {

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{activity::OpenRequest, body::TimedBody};
+use super::{activity::OpenRequest, timed_body::TimedBody};
 
 /// The number of bytes of one body that are discarded beyond the maximum body size.
 const MAX_EXTRA_BYTES: u64 = 64 * 1024 * 1024;

@@ -1,6 +1,6 @@
 //! HTTP on one connection, from its first byte until it is closed.
 //!
-//! `socket` and `body` disconnect a stalled client, `discard` reads what a handler does not read, `activity` determines
+//! `socket` and `timed_body` disconnect a stalled client, `discard` reads what a handler does not read, `activity` determines
 //! when a connection has been unused for too long, and `connection_limits` limits the number of open connections.
 
 mod activity;
@@ -9,6 +9,7 @@ mod connection_limits;
 mod discard;
 mod socket;
 mod stall_timer;
+mod timed_body;
 
 use std::{
     convert::Infallible, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
@@ -36,10 +37,11 @@ use tower::ServiceExt;
 
 use self::{
     activity::ConnectionActivity,
-    body::{RequestBody, ResponseBody, RestOfBody, TimedBody},
+    body::{RequestBody, ResponseBody, RestOfBody},
     connection_limits::{ConnectionLimits, ConnectionPermit},
     discard::{BodyDiscarder, DiscardSender},
     socket::{ClientSocket, ClientStream},
+    timed_body::TimedBody,
 };
 use crate::{
     api::{KeepOpen, TrustedProxies},

@@ -26,15 +26,12 @@ use ruma::{
 use serde_json::Value;
 
 use super::{
-    ThumbnailParameters,
     file_response::{FileAudience, FileResponse},
-    max_upload_size,
+    thumbnails::ThumbnailParameters,
+    upload::max_upload_size,
 };
 use crate::{
-    api::{
-        App, MatrixRequest, MatrixResponse, RateLimits, RequestAuthenticator, RequestClass,
-        endpoint,
-    },
+    api::{App, MatrixRequest, MatrixResponse, RequestAuthenticator, endpoint},
     config::LegacyMedia,
     error::{Error, Result},
     media::{Media, RemoteMediaPolicy},
@@ -201,9 +198,7 @@ async fn get_media_config(
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixmediav3preview_url).
 async fn get_media_preview(
     State(media): State<Media>,
-    State(limits): State<RateLimits>,
-    MatrixRequest { from, request }: MatrixRequest<get_media_preview::v3::Request>,
+    MatrixRequest { request, .. }: MatrixRequest<get_media_preview::v3::Request>,
 ) -> Result<Json<Value>> {
-    limits.check(RequestClass::Upload, &*from.user_id)?;
     Ok(Json(media.preview(&request.url).await?.into()))
 }

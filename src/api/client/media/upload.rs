@@ -7,14 +7,19 @@ use axum::{
     extract::{FromRequest, Request},
     http,
 };
-use ruma::api::{IncomingRequest, auth_scheme::AccessToken};
+use ruma::{
+    UInt,
+    api::{IncomingRequest, auth_scheme::AccessToken},
+};
 
 use crate::{
     api::{
         App, RequestAuthenticator,
         endpoint::{parse_request, raw_path_params},
+        endpoint_policies::AdmissionCheck,
     },
     error::{Error, Result},
+    media::Media,
     users::Session,
 };
 
@@ -36,10 +41,12 @@ impl<R: IncomingRequest> FromRequest<App> for IncomingUpload<R> {
         let (mut parts, body) = request.into_parts();
         let params = raw_path_params(&mut parts).await?;
         let from = AccessToken::authenticate(app, &parts, &[]).await?;
+        let admission = AdmissionCheck::of_request(app, &parts, Some(&from)).await;
         let announced_size = body.size_hint().exact();
         let without_file = http::Request::from_parts(parts, &[] as &[u8]);
         let params: Vec<(&str, &str)> = params.iter().collect();
         let request = parse_request(without_file, &params)?;
+        admission.admit(app, Some(&from))?;
         Ok(Self {
             from,
             request,
@@ -47,4 +54,9 @@ impl<R: IncomingRequest> FromRequest<App> for IncomingUpload<R> {
             file_stream: body.into_data_stream(),
         })
     }
+}
+
+/// Returns the size of the largest file that may be uploaded.
+pub(super) fn max_upload_size(media: &Media) -> UInt {
+    UInt::try_from(media.max_upload_bytes()).unwrap_or(UInt::MAX)
 }
