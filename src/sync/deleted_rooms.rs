@@ -43,7 +43,7 @@ impl SyncInner {
             .memory
             .rooms_of_user(user)
             .await?
-            .removal(room)
+            .deleted_room(room)
             .is_some())
     }
 
@@ -59,12 +59,12 @@ impl SyncInner {
             return added;
         }
         let mine = self.rooms.memory.rooms_of_user(viewer.session.user).await?;
-        let Some((left_at, removed)) = mine.removal(moment.num) else {
+        let Some(deleted) = mine.deleted_room(moment.num) else {
             return added;
         };
         let room_id = room_id(self, moment).await?;
         response.rooms.join.remove(&room_id);
-        let left = removed_room(viewer, left_at, &removed)?;
+        let left = removed_room(viewer, deleted.left_at, &deleted.removal)?;
         response.rooms.leave.insert(room_id, left);
         Ok(())
     }

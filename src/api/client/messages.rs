@@ -159,7 +159,7 @@ async fn read_page_with_backfill(
 ) -> Result<TimelinePage> {
     let mut page = rooms
         .timeline
-        .page_by_relations(room, access, request, wanted)
+        .page_by_relations(room, access, request, wanted.0, wanted.1)
         .await?;
     for _ in 0..MAX_BACKFILLS {
         let (after, up_to) = backfill_range(request, &page);
@@ -168,7 +168,7 @@ async fn read_page_with_backfill(
         }
         page = rooms
             .timeline
-            .page_by_relations(room, access, request, wanted)
+            .page_by_relations(room, access, request, wanted.0, wanted.1)
             .await?;
     }
     if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())

@@ -194,11 +194,11 @@ impl SyncInner {
             eye.request.extensions.thread_subscriptions.limit,
             MAX_THREAD_SUBSCRIPTIONS,
         );
-        let span = (eye.plan.now.position + 1, since);
+        let before = eye.plan.now.position + 1;
         let mut changes = self
             .rooms
             .relations
-            .load_subscription_changes(user, span, limit + 1)
+            .load_subscription_changes(user, before, since, limit + 1)
             .await?;
         let told = &mut extensions.thread_subscriptions;
         if changes.len() > limit {

@@ -258,12 +258,12 @@ fn children_of(
     let is_accessible =
         |room_id: &OwnedRoomId| told.is_none_or(|told| !told.inaccessible.contains(room_id));
     children
-        .filter(|(room_id, _)| is_accessible(room_id))
-        .map(|(room_id, via)| PendingSpaceRoom {
-            summary: told.and_then(|told| told.children.get(&room_id).cloned()),
-            room_id,
+        .filter(|child| is_accessible(&child.room_id))
+        .map(|child| PendingSpaceRoom {
+            summary: told.and_then(|told| told.children.get(&child.room_id).cloned()),
+            room_id: child.room_id,
             depth,
-            via,
+            via: child.via,
         })
         .collect()
 }

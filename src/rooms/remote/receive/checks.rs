@@ -19,10 +19,10 @@ use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap, VerifiedEvent},
     rooms::{
-        log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
+        log::{accepted_event::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
         memory::{
-            load::state_map,
             room::{Room, RoomTip},
+            stored_events::state_map,
         },
         remote::EventReceiver,
     },
@@ -200,7 +200,7 @@ impl EventReceiver {
             Some(ids) => {
                 let state = self.load_given_state(room, ids).await?;
                 (
-                    SnapshotBase::from_change((tip.snapshot, &tip.state), &state),
+                    SnapshotBase::from_change(tip.snapshot, &tip.state, &state),
                     state,
                 )
             }

@@ -10,8 +10,8 @@ use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
     rooms::{
-        log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
-        memory::room::{MAX_PREV_EVENTS, Room, RoomTip},
+        log::{accepted_event::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
+        memory::room::{MAX_PREV_EVENTS, Room, RoomExtremity, RoomTip},
         remote::EventReceiver,
     },
     storage::rooms::{event_graph, events::EventStatus},
@@ -67,7 +67,7 @@ impl EventReceiver {
         let sets = afters.into_iter().map(|after| after.state).collect();
         let state = self.log.resolve_states(&room.rules, sets).await?;
         Ok((
-            SnapshotBase::from_change((first.snapshot, &first.state), &state),
+            SnapshotBase::from_change(first.snapshot, &first.state, &state),
             state,
         ))
     }
@@ -149,7 +149,7 @@ impl EventReceiver {
         covered: &HashSet<OwnedEventId>,
     ) -> Result<Vec<ForwardExtremity>> {
         let mut lines = Vec::new();
-        for (id, hash) in tip.extremities() {
+        for RoomExtremity { event_id: id, hash } in tip.extremities() {
             if covered.contains(id) {
                 continue;
             }
