@@ -26,7 +26,8 @@ pub use self::{
     memory::{
         RoomMemory,
         room::{Room, RoomView, ServerInRoom},
-        user_rooms::{UserRoom, UserRooms},
+        user_room::UserRoom,
+        user_rooms::UserRooms,
     },
     read::{
         EventSearch, JoinRules, Relations, RoomAccess, RoomPreviews, StateReader, Timeline,
@@ -35,12 +36,14 @@ pub use self::{
             AggregationViewer, AggregationsByEvent, BundledAggregations, ThreadSummary,
         },
         federation_format::EventSources,
-        hierarchy::{HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceRoom},
+        hierarchy::{
+            HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceChild, SpaceRoom,
+        },
         relations::{RelatedEventsPage, RelatedEventsRequest},
         search::{SearchHit, SearchKey, SearchPage, SearchQuery},
         summary::{MutualRooms, RoomPreview},
-        threads::{SubscriptionChange, ThreadCount, ThreadFilter},
-        timeline::{HiddenEvents, PageRequest, TimelineContext, TimelinePage},
+        threads::{SubscriptionChange, ThreadCount, ThreadFilter, ThreadListRequest},
+        timeline::{ContextLimits, HiddenEvents, PageRequest, TimelineContext, TimelinePage},
     },
     remote::{
         EventReceiver, FederationReader, RemoteMemberships, ResidentServer, RoomImporter,
@@ -67,9 +70,10 @@ pub use self::{
         delayed_events::{
             DelayAction, DelayRequest, DelayedEvent, MAX_DELAY, MAX_SCHEDULED_EVENTS,
         },
+        deletion::DeletionRequester,
         directory::{DirectoryPage, DirectorySearch},
         invite_links::{InviteLink, NewInviteLink},
-        membership::{MemberChange, MemberProfile, MembershipAction},
+        member_change::{MemberChange, MemberProfile, MembershipAction},
         policy_server::PolicyServerClient,
         reports::ReportAuthor,
         upgrade::RoomUpgrade,

@@ -49,7 +49,7 @@ impl RemovedRoomReader {
     /// Returns whether a room was deleted in which the user had a membership.
     pub(super) async fn is_removed(&self, user: UserNum, room: RoomNum) -> Result<bool> {
         let user_rooms = self.rooms.memory.rooms_of_user(user).await?;
-        Ok(user_rooms.removal(room).is_some())
+        Ok(user_rooms.deleted_room(room).is_some())
     }
 
     /// Corrects the response for a room that was deleted while it was read: the data that was read may be incomplete.
@@ -64,12 +64,12 @@ impl RemovedRoomReader {
             return added;
         };
         let user_rooms = self.rooms.memory.rooms_of_user(viewer.session.user).await?;
-        let Some((left_at, removed)) = user_rooms.removal(snapshot.num) else {
+        let Some(deleted) = user_rooms.deleted_room(snapshot.num) else {
             return added;
         };
         let room_id = contents.room.room_id.clone();
         response.rooms.join.remove(&room_id);
-        let left = removed_room(viewer, left_at, &removed)?;
+        let left = removed_room(viewer, deleted.left_at, &deleted.removal)?;
         response.rooms.leave.insert(room_id, left);
         Ok(())
     }

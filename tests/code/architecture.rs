@@ -79,13 +79,6 @@ const ROOMS_LAYERS: [&str; 6] = ["memory", "read", "unread", "log", "write", "re
 /// Folders of `rooms` that do not know each other, although one stands before the other.
 const ROOMS_SIBLINGS: [(&str, &str); 1] = [("remote", "write")];
 
-/// Files that still import a higher folder.
-const ROOMS_EXCEPTIONS: [&str; 3] = [
-    "rooms/memory/load.rs",
-    "rooms/read/hierarchy.rs",
-    "rooms/remote/receive.rs",
-];
-
 /// The folders of `storage`, and the services that may read and write their tables.
 const TABLE_OWNERS: [(&str, &[&str]); 6] = [
     ("rooms", &["rooms", "users"]),
@@ -148,8 +141,7 @@ fn folders_of_rooms_import_only_lower_folders() {
             };
             let is_sibling = ROOMS_SIBLINGS.contains(&(folder, other.as_str()));
             let is_higher = place(other).is_some_and(|place| place > own);
-            let is_exception = ROOMS_EXCEPTIONS.contains(&file.path.as_str());
-            if first == "rooms" && (is_higher || is_sibling) && !is_exception {
+            if first == "rooms" && (is_higher || is_sibling) {
                 broken.push(format!("{} imports {}", file.path, import.join("::")));
             }
         }

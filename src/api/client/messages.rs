@@ -168,9 +168,8 @@ impl HistoryReader<'_> {
         relations: &RelationFilter,
     ) -> Result<TimelinePage> {
         let timeline = &self.rooms.timeline;
-        let wanted = (wanted, relations);
         let mut page = timeline
-            .page_by_relations(self.room, self.access, request, wanted)
+            .page_by_relations(self.room, self.access, request, wanted, relations)
             .await?;
         for _ in 0..MAX_BACKFILLS {
             let (after, up_to) = backfill_range(request, &page);
@@ -179,7 +178,7 @@ impl HistoryReader<'_> {
                 break;
             }
             page = timeline
-                .page_by_relations(self.room, self.access, request, wanted)
+                .page_by_relations(self.room, self.access, request, wanted, relations)
                 .await?;
         }
         if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())

@@ -19,7 +19,9 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent, wants_event},
-    rooms::{AggregationsByEvent, Rooms, SearchHit, SearchKey, SearchPage, SearchQuery},
+    rooms::{
+        AggregationsByEvent, ContextLimits, Rooms, SearchHit, SearchKey, SearchPage, SearchQuery,
+    },
     sync::{client_event, timeline_token},
     users::Session,
 };
@@ -243,14 +245,17 @@ impl SearchResultWriter<'_> {
         let limit = |limit: ruma::UInt| {
             usize::try_from(u64::from(limit).min(MAX_CONTEXT)).unwrap_or_default()
         };
-        let limits = (limit(wanted.before_limit), limit(wanted.after_limit));
+        let limits = ContextLimits {
+            before: limit(wanted.before_limit),
+            after: limit(wanted.after_limit),
+        };
         let filter = &self.criteria.filter;
         let is_wanted = |pdu: &Pdu| wants_event(filter, pdu);
         let (room, access) = (&*hit.room_access.0, &hit.room_access.1);
         let context = self
             .rooms
             .timeline
-            .load_events_around((room, access), hit.event.clone(), limits, &is_wanted)
+            .load_events_around(room, access, hit.event.clone(), limits, &is_wanted)
             .await?;
         let (before, after) = (&context.before, &context.after);
         let around = before.events.iter().chain(&after.events);

@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::TimelineEvent,
-    rooms::{Rooms, ThreadFilter},
+    rooms::{Rooms, ThreadFilter, ThreadListRequest},
     sync::{client_event, parse_timeline_token, split_subscription_changes, timeline_token},
 };
 
@@ -65,7 +65,11 @@ async fn get_threads(
         .map(parse_timeline_token)
         .transpose()?;
     let audience = audience(&from, &access);
-    let wanted = (include, start, page_size(request.limit));
+    let wanted = ThreadListRequest {
+        include,
+        from: start,
+        limit: page_size(request.limit),
+    };
     let (page, bundles) = rooms
         .relations
         .list_threads(&room, &access, audience, wanted)
@@ -92,7 +96,7 @@ async fn get_thread_subscription(
         .await?;
     let automatic = rooms
         .relations
-        .is_subscription_automatic((&room, &access), from.user, &request.thread_root)
+        .is_subscription_automatic(&room, &access, from.user, &request.thread_root)
         .await?;
     Ok(MatrixResponse(
         get_thread_subscription::unstable::Response::new(automatic),
@@ -113,7 +117,7 @@ async fn subscribe_thread(
     let (thread_root, automatic) = (&request.thread_root, request.automatic.as_deref());
     rooms
         .relations
-        .subscribe((&room, &access), from.user, thread_root, automatic)
+        .subscribe(&room, &access, from.user, thread_root, automatic)
         .await?;
     Ok(MatrixResponse(subscribe_thread::unstable::Response::new()))
 }
@@ -131,7 +135,7 @@ async fn unsubscribe_thread(
         .await?;
     rooms
         .relations
-        .unsubscribe((&room, &access), from.user, &request.thread_root)
+        .unsubscribe(&room, &access, from.user, &request.thread_root)
         .await?;
     Ok(MatrixResponse(unsubscribe_thread::unstable::Response::new()))
 }
@@ -156,10 +160,10 @@ async fn get_thread_subscriptions_changes(
         .map(parse_timeline_token)
         .transpose()?;
     let limit = page_size(request.limit);
-    let span = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
+    let (before, after) = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
     let mut changes = rooms
         .relations
-        .load_subscription_changes(from.user, span, limit + 1)
+        .load_subscription_changes(from.user, before, after, limit + 1)
         .await?;
     let mut response = get_thread_subscriptions_changes::unstable::Response::new();
     if changes.len() > limit {

@@ -69,10 +69,9 @@ async fn create_link(
         max_uses: body.max_uses,
         label: body.label.filter(|label| !label.is_empty()),
     };
-    let creator = (from.user, &*from.user_id);
     let link = rooms
         .invite_links
-        .create_link(&room_id, creator, link)
+        .create_link(&room_id, from.user, &from.user_id, link)
         .await?;
     Ok(Json(invite_link_json(&link, &config)))
 }
@@ -86,7 +85,7 @@ async fn list_links(
 ) -> Result<Json<Value>> {
     let links = rooms
         .invite_links
-        .list_links(&room_id, (from.user, &from.user_id))
+        .list_links(&room_id, from.user, &from.user_id)
         .await?;
     let links: Vec<Value> = links
         .iter()
@@ -102,10 +101,9 @@ async fn revoke_link(
     InviteLinkToken(token): InviteLinkToken,
     AuthenticatedSession(from): AuthenticatedSession,
 ) -> Result<Json<Value>> {
-    let user = (from.user, &*from.user_id);
     rooms
         .invite_links
-        .revoke_link(&room_id, &token, user)
+        .revoke_link(&room_id, &token, from.user, &from.user_id)
         .await?;
     Ok(Json(json!({})))
 }

@@ -8,7 +8,7 @@ use super::{ParlourRequest, PathRoomId, path};
 use crate::{
     api::{App, endpoint_at},
     error::Result,
-    rooms::Rooms,
+    rooms::{DeletionRequester, Rooms},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -26,10 +26,13 @@ async fn delete_room(
     PathRoomId(room_id): PathRoomId,
     ParlourRequest { from, body }: ParlourRequest<DeleteRoomBody>,
 ) -> Result<Json<Value>> {
-    let asker = (&*from.user_id, from.is_admin);
+    let requester = DeletionRequester {
+        user_id: &from.user_id,
+        is_admin: from.is_admin,
+    };
     rooms
         .deletion
-        .delete_room(&room_id, asker, body.reason)
+        .delete_room(&room_id, requester, body.reason)
         .await?;
     Ok(Json(json!({})))
 }

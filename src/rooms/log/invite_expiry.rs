@@ -44,7 +44,8 @@ pub(crate) async fn load_timetable(db: &Db) -> Result<Timetable> {
 pub(crate) async fn store_expiry(
     log: &EventLog,
     tx: &mut WriteTx,
-    (room, user): (RoomNum, UserNum),
+    room: RoomNum,
+    user: UserNum,
     pdu: &Pdu,
 ) -> Result<()> {
     let is_own = pdu.sender.server_name() == log.key.server_name();
@@ -72,12 +73,12 @@ pub(crate) async fn store_expiry(
 ///
 /// [`Error::Forbidden`] until the expired invitation is withdrawn, which happens soon.
 pub(crate) fn check_not_expired(state: &StateMap, event: &EventToSend, now: i64) -> Result<()> {
-    let comes = matches!(
+    let is_entering = matches!(
         event.membership(),
         Some(MembershipState::Join | MembershipState::Knock)
     );
     let is_own = event.state_key.as_deref() == Some(event.sender.as_str());
-    if comes && is_own && is_expired(state, &event.sender, now) {
+    if is_entering && is_own && is_expired(state, &event.sender, now) {
         return Err(Error::forbidden(
             "the invitation has expired; ask for a new one",
         ));

@@ -1,27 +1,34 @@
 //! The event log: the only code that adds events to rooms.
 
+pub(crate) mod accepted_event;
 pub(crate) mod append;
 pub(crate) mod backfill_columns;
+pub(crate) mod event_placement;
 pub(crate) mod invite_expiry;
 pub(crate) mod new_event;
 pub(crate) mod new_events;
 pub(crate) mod redactions;
 pub(crate) mod relations;
 pub(crate) mod resolution;
+pub(crate) mod room_write;
 pub(crate) mod snapshots;
+mod stored_memberships;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use tokio::sync::Semaphore;
 
 use super::{
-    RoomEnvironment, memory::timetable::Timetable, read::ignored_users::IgnoreSettingsByUser,
+    RoomEnvironment,
+    memory::{room::Room, timetable::Timetable},
+    read::ignored_users::IgnoreSettingsByUser,
     unread::UnreadCounts,
 };
 use crate::{
     clock::Clock,
+    error::Result,
     matrix::{KnownEvents, SigningKey},
-    storage::Db,
+    storage::{Db, PendingWrite, WriteTx},
 };
 
 /// The number of state resolutions that may run at the same time.
@@ -60,4 +67,11 @@ impl EventLog {
             auth_events: Arc::default(),
         }
     }
+}
+
+/// Leaves a write to the journal's batch, and records in the room that the write is not on disk yet.
+pub(super) fn release_write(tx: WriteTx, room: &Room, newest: i64) -> Result<PendingWrite> {
+    let pending = tx.release()?;
+    room.submitted_position.store(newest, Ordering::SeqCst);
+    Ok(pending)
 }

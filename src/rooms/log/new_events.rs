@@ -6,16 +6,13 @@ use ruma::{
     events::room::member::MembershipState, room_version_rules::RoomVersionRules,
 };
 
-use super::{
-    EventLog,
-    append::{AcceptedEvent, append},
-};
+use super::{EventLog, accepted_event::AcceptedEvent, append::append};
 use crate::{
     error::{Error, Result},
     matrix::{self, EventContext, EventDraft, InviteTreatment},
     rooms::{
         EventToSend,
-        memory::room::{Room, RoomTip, RoomView},
+        memory::room::{Room, RoomIdentity, RoomTip, RoomView},
         unread::push_counts::UnreadIncrement,
     },
     storage::{WriteTx, rooms::room_table},
@@ -44,9 +41,7 @@ impl EventLog {
         tip: &RoomTip,
         event: EventToSend,
     ) -> Result<AcceptedEvent> {
-        let transaction = event
-            .transaction
-            .map(|transaction| (transaction.device, transaction.txn_id));
+        let transaction = event.transaction;
         let draft = EventDraft {
             sender: event.sender,
             kind: event.kind,
@@ -56,17 +51,17 @@ impl EventLog {
             timestamp: self.clock.now(),
             event_id: self.new_event_id(&room.rules),
         };
-        let (prev_events, prev_hashes) = tip.choose_prev_events();
-        let site = EventContext {
+        let prev_events = tip.choose_prev_events();
+        let context = EventContext {
             room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
                 .then_some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,
-            prev_events: &prev_events,
-            prev_hashes: &prev_hashes,
+            prev_events: &prev_events.ids,
+            prev_hashes: &prev_events.hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
-        let (pdu, json) = matrix::build_event(draft, site, &self.key)?;
+        let (pdu, json) = matrix::build_event(draft, context, &self.key)?;
         let counting = self.unread.count_event(room, tip, &pdu).await;
         Ok(AcceptedEvent {
             pdu,
@@ -100,7 +95,7 @@ impl EventLog {
             timestamp,
             event_id: self.new_event_id(&rules),
         };
-        let site = EventContext {
+        let context = EventContext {
             room_id: room_id.as_ref(),
             rules: &rules,
             state: &matrix::StateMap::default(),
@@ -109,7 +104,7 @@ impl EventLog {
             depth: 1_u32.into(),
         };
         let (pdu, json) =
-            matrix::build_event(draft, site, &self.key).map_err(into_invalid_state)?;
+            matrix::build_event(draft, context, &self.key).map_err(into_invalid_state)?;
         let room_id = pdu.room_id.clone();
         let accepted = AcceptedEvent {
             pdu,
@@ -120,13 +115,13 @@ impl EventLog {
             unattended: false,
             arrival: None,
         };
-        let room = Room::new(
-            0,
+        let identity = RoomIdentity {
+            num: 0,
             room_id,
             version,
             rules,
-            (RoomTip::default(), RoomView::default()),
-        );
+        };
+        let room = Room::new(identity, RoomTip::default(), RoomView::default());
         Ok((room, accepted))
     }
 
@@ -161,8 +156,8 @@ impl EventLog {
         let Some(invited) = self.db.strings.find_number(&mut conn, invited).await? else {
             return Ok(());
         };
-        let shield = self.ignored_users.find(invited);
-        match shield.map(|shield| shield.invite_treatment(&event.sender)) {
+        let settings = self.ignored_users.find(invited);
+        match settings.map(|settings| settings.invite_treatment(&event.sender)) {
             Some(InviteTreatment::Blocked) => Err(Error::InviteBlocked),
             Some(InviteTreatment::Filtered) => Err(Error::InviteFiltered),
             Some(InviteTreatment::Shown | InviteTreatment::Hidden) | None => Ok(()),

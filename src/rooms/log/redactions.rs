@@ -13,12 +13,9 @@ use super::relations;
 use crate::{
     error::Result,
     matrix::{self, NotificationCounters, Pdu, StateMap, TimelineEvent},
-    rooms::{
-        memory::{
-            load,
-            room::{Room, RoomTip, replace_redacted},
-        },
-        read::timeline::event_from_row,
+    rooms::memory::{
+        room::{Room, RoomTip, replace_redacted},
+        stored_events::{event_from_row, pdu_by_id},
     },
     storage::{
         JournalChange, WriteTx,
@@ -33,11 +30,17 @@ use crate::{
 /// The outcome of checking a redaction.
 enum RedactionOutcome {
     /// The redaction is valid and applies to this event.
-    Valid(Box<(EventRow, Pdu)>),
+    Valid(Box<RedactedEvent>),
     /// The redacted event has not arrived yet.
     AwaitsTarget,
     /// The sender may not redact the event, or the event is in another room.
     Invalid,
+}
+
+/// The event that a redaction redacts.
+struct RedactedEvent {
+    row: EventRow,
+    pdu: Pdu,
 }
 
 /// Returns whether an event is a redaction that must not be sent to clients, because it has not
@@ -81,7 +84,8 @@ async fn check_redaction(
     if row.room != room.num || !may {
         return Ok(RedactionOutcome::Invalid);
     }
-    Ok(RedactionOutcome::Valid(Box::new((row, target))))
+    let redacted = RedactedEvent { row, pdu: target };
+    Ok(RedactionOutcome::Valid(Box::new(redacted)))
 }
 
 fn is_same_server(one: &UserId, other: &UserId) -> bool {
@@ -96,20 +100,22 @@ pub(crate) async fn apply_redaction(
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut RoomTip,
-    (redaction, before): (&Arc<Pdu>, &StateMap),
+    redaction: &Arc<Pdu>,
+    before: &StateMap,
 ) -> Result<bool> {
-    let (row, target) = match check_redaction(tx, room, before, redaction).await? {
-        RedactionOutcome::Valid(found) => *found,
-        RedactionOutcome::AwaitsTarget => {
-            let target = redaction.redacts(&room.rules);
-            if let Some(target) = target {
-                let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
-                event_graph::store_waiting_redaction(tx, room.num, target, redaction).await?;
+    let RedactedEvent { row, pdu: target } =
+        match check_redaction(tx, room, before, redaction).await? {
+            RedactionOutcome::Valid(redacted) => *redacted,
+            RedactionOutcome::AwaitsTarget => {
+                let target = redaction.redacts(&room.rules);
+                if let Some(target) = target {
+                    let (target, redaction) = (target.as_str(), redaction.event_id.as_str());
+                    event_graph::store_waiting_redaction(tx, room.num, target, redaction).await?;
+                }
+                return Ok(false);
             }
-            return Ok(false);
-        }
-        RedactionOutcome::Invalid => return Ok(false),
-    };
+            RedactionOutcome::Invalid => return Ok(false),
+        };
     if row.redacted_by.is_some() {
         return Ok(true);
     }
@@ -150,10 +156,11 @@ pub(crate) async fn apply_redactions_on_arrival(
     tx: &mut WriteTx,
     room: &Room,
     tip: &mut RoomTip,
-    (pdu, before): (&Pdu, &StateMap),
+    pdu: &Pdu,
+    before: &StateMap,
 ) -> Result<()> {
     if pdu.kind == TimelineEventType::RoomRedaction {
-        apply_redaction(tx, room, tip, (&Arc::new(pdu.clone()), before)).await?;
+        apply_redaction(tx, room, tip, &Arc::new(pdu.clone()), before).await?;
     }
     for redaction in
         event_graph::take_waiting_redactions(tx, room.num, pdu.event_id.as_str()).await?
@@ -161,16 +168,14 @@ pub(crate) async fn apply_redactions_on_arrival(
         let Some(row) = events::get_anywhere(tx, &redaction).await? else {
             continue;
         };
-        let Some(redaction) = load::pdu_by_id(tx, &redaction).await? else {
+        let Some(redaction) = pdu_by_id(tx, &redaction).await? else {
             continue;
         };
-        let (redaction, before) = (
-            Arc::new(redaction),
-            load_power_levels_before(tx, &row).await?,
-        );
-        let is_valid = apply_redaction(tx, room, tip, (&redaction, &before)).await?;
+        let redaction = Arc::new(redaction);
+        let before = load_power_levels_before(tx, &row).await?;
+        let is_valid = apply_redaction(tx, room, tip, &redaction, &before).await?;
         if is_valid && row.withheld {
-            show_redaction(tx, room, tip, (row, redaction)).await?;
+            show_redaction(tx, room, tip, row, redaction).await?;
         }
     }
     Ok(())
@@ -182,10 +187,10 @@ async fn load_power_levels_before(tx: &mut WriteTx, row: &EventRow) -> Result<St
     let key = tx.intern("").await?;
     for kind in [StateEventType::RoomCreate, StateEventType::RoomPowerLevels] {
         let kind = tx.intern(&kind.to_string()).await?;
-        let held = state_snapshots::state_event(tx, row.state, kind, key).await?;
-        let event_id = held.and_then(|held| held.event_id);
+        let state_row = state_snapshots::state_event(tx, row.state, kind, key).await?;
+        let event_id = state_row.and_then(|state_row| state_row.event_id);
         if let Some(event_id) = event_id
-            && let Some(pdu) = load::pdu_by_id(tx, &event_id).await?
+            && let Some(pdu) = pdu_by_id(tx, &event_id).await?
         {
             before.insert(Arc::new(pdu));
         }
@@ -200,7 +205,8 @@ async fn show_redaction(
     tx: &mut WriteTx,
     room: &Room,
     tip: &RoomTip,
-    (row, redaction): (EventRow, Arc<Pdu>),
+    row: EventRow,
+    redaction: Arc<Pdu>,
 ) -> Result<()> {
     if row.backfilled {
         let counters = NotificationCounters {
@@ -215,8 +221,8 @@ async fn show_redaction(
         notified: tip.notified,
         mentioned: tip.mentioned,
     };
-    let counters_there = (counters, tip.threaded);
-    events::show_redaction(tx, &row.event_id, Some(position), counters_there).await?;
+    let all_counters = (counters, tip.threaded);
+    events::show_redaction(tx, &row.event_id, Some(position), all_counters).await?;
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     room_table::set_tip(tx, room.num, &extremities, tip.snapshot, position).await?;
     let sender = tx.intern(redaction.sender.as_str()).await?;

@@ -104,10 +104,10 @@ impl EventLog {
         let mut events = Vec::with_capacity(ids.len());
         let mut unknown = Vec::new();
         {
-            let lately = self.auth_events.lock();
-            let lately = lately.unwrap_or_else(PoisonError::into_inner);
+            let auth_events = self.auth_events.lock();
+            let auth_events = auth_events.unwrap_or_else(PoisonError::into_inner);
             for id in ids {
-                match lately.get(id) {
+                match auth_events.get(id) {
                     Some(pdu) => events.push(pdu.clone()),
                     None => unknown.push(id),
                 }
@@ -131,12 +131,12 @@ impl EventLog {
         if pdu.rejected || pdu.state_key.is_none() {
             return;
         }
-        let lately = self.auth_events.lock();
-        let mut lately = lately.unwrap_or_else(PoisonError::into_inner);
-        if lately.len() >= MAX_REMEMBERED_EVENTS {
-            lately.clear();
+        let auth_events = self.auth_events.lock();
+        let mut auth_events = auth_events.unwrap_or_else(PoisonError::into_inner);
+        if auth_events.len() >= MAX_REMEMBERED_EVENTS {
+            auth_events.clear();
         }
-        lately.insert(pdu.event_id.clone(), pdu.clone());
+        auth_events.insert(pdu.event_id.clone(), pdu.clone());
     }
 }
 

@@ -4,25 +4,17 @@
 //! So reading a value at any place in the timeline is one look-up, and so is reading the changes
 //! since a place. The states of forks branch from this chain.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use ruma::{
-    OwnedEventId, OwnedUserId,
-    events::{StateEventType, room::member::MembershipState},
-};
+use ruma::{OwnedEventId, events::StateEventType};
 
-use super::{EventLog, append::store_membership};
 use crate::{
     error::{Error, Result},
-    matrix::{Pdu, ResolvedState, StateMap},
-    rooms::{
-        memory::room::{Room, RoomTip, count_joined_between},
-        read::listing::{build_listing, is_directory_state},
-    },
+    matrix::StateMap,
     storage::{
-        JournalChange, WriteTx,
+        WriteTx,
         rooms::{
-            event_graph, memberships, room_table,
+            event_graph,
             state_snapshots::{self, MAX_CHAIN_DEPTH, StateEntry},
         },
     },
@@ -41,25 +33,38 @@ pub(crate) enum SnapshotBase {
         /// The stored snapshot.
         parent: i64,
         /// The changed keys, each with its new event.
-        changes: Vec<(StateEventType, String, Option<OwnedEventId>)>,
+        changes: Vec<ChangedStateKey>,
     },
 }
 
+/// A state key with its new event.
+#[derive(Clone, Debug)]
+pub(crate) struct ChangedStateKey {
+    pub(crate) kind: StateEventType,
+    pub(crate) state_key: String,
+    /// `None` if the state no longer has an event for the key.
+    pub(crate) event_id: Option<OwnedEventId>,
+}
+
 impl SnapshotBase {
-    /// Returns the snapshot of a state, as the difference from a stored snapshot.
-    pub(crate) fn from_change(parent: (i64, &StateMap), state: &StateMap) -> Self {
-        let (snapshot, before) = parent;
+    /// Returns the snapshot of a state, as the difference from the state before it, which is stored
+    /// as the snapshot `parent`.
+    pub(crate) fn from_change(parent: i64, before: &StateMap, state: &StateMap) -> Self {
         let keys = before.differing_keys(state);
         if keys.is_empty() {
-            return Self::Stored(snapshot);
+            return Self::Stored(parent);
         }
-        let change = |(kind, key): (StateEventType, String)| {
-            let held = state.get(&kind, &key).map(|pdu| pdu.event_id.clone());
-            (kind, key, held)
-        };
+        let changes = keys.into_iter().map(|(kind, state_key)| {
+            let pdu = state.get(&kind, &state_key);
+            ChangedStateKey {
+                event_id: pdu.map(|pdu| pdu.event_id.clone()),
+                kind,
+                state_key,
+            }
+        });
         Self::Changed {
-            parent: snapshot,
-            changes: keys.into_iter().map(change).collect(),
+            parent,
+            changes: changes.collect(),
         }
     }
 }
@@ -115,12 +120,16 @@ pub(crate) async fn store_branch(
 /// Returns changes with numbers instead of strings and event ids. Their events must be stored.
 pub(crate) async fn intern_entries(
     tx: &mut WriteTx,
-    changes: &[(StateEventType, String, Option<OwnedEventId>)],
+    changes: &[ChangedStateKey],
 ) -> Result<Vec<StateEntry>> {
-    let events: Vec<&OwnedEventId> = changes.iter().filter_map(|(.., id)| id.as_ref()).collect();
+    let events: Vec<&OwnedEventId> = changes
+        .iter()
+        .filter_map(|change| change.event_id.as_ref())
+        .collect();
     let positions = find_positions(tx, &events).await?;
-    let kinds: Vec<String> = changes.iter().map(|(kind, ..)| kind.to_string()).collect();
-    let keys = changes.iter().map(|(_, key, _)| key.as_str());
+    let kinds = changes.iter().map(|change| change.kind.to_string());
+    let kinds: Vec<String> = kinds.collect();
+    let keys = changes.iter().map(|change| change.state_key.as_str());
     let texts: Vec<&str> = kinds.iter().map(String::as_str).chain(keys).collect();
     let numbers = tx.intern_all(&texts).await?;
     let number = |text: &str| {
@@ -128,14 +137,14 @@ pub(crate) async fn intern_entries(
         number.ok_or_else(|| Error::internal("intern a text", "the text vanished"))
     };
     let mut entries = Vec::with_capacity(changes.len());
-    for ((_, key, id), kind) in changes.iter().zip(&kinds) {
-        let event = match id {
+    for (change, kind) in changes.iter().zip(&kinds) {
+        let event = match &change.event_id {
             Some(id) => Some(*positions.get(id.as_str()).ok_or_else(|| {
                 Error::internal("store a state", format!("the event {id} is not stored"))
             })?),
             None => None,
         };
-        entries.push((number(kind)?, number(key)?, event));
+        entries.push((number(kind)?, number(&change.state_key)?, event));
     }
     Ok(entries)
 }
@@ -151,106 +160,4 @@ pub(crate) async fn find_positions(
         found.extend(rows.into_iter().map(|(id, position, _)| (id, position)));
     }
     Ok(found)
-}
-
-/// Returns the user and membership of a member event that needs no more than a row in the table:
-/// the user is on another server, and is neither invited nor knocking.
-fn plain_remote_member(log: &EventLog, pdu: &Pdu) -> Option<(OwnedUserId, MembershipState)> {
-    let (user_id, membership) = (pdu.member()?, pdu.membership()?);
-    let is_remote = user_id.server_name() != log.key.server_name();
-    let is_plain = !matches!(membership, MembershipState::Invite | MembershipState::Knock);
-    (is_remote && is_plain).then(|| (user_id.to_owned(), membership))
-}
-
-/// Stores that a user has left the room, because the resolved state has no member event for them.
-async fn store_absence(
-    log: &EventLog,
-    tx: &mut WriteTx,
-    room: &Room,
-    (place, user, user_id): (i64, i64, &str),
-) -> Result<()> {
-    // An invalid user id was never a member.
-    let Ok(user_id) = OwnedUserId::try_from(user_id) else {
-        return Ok(());
-    };
-    let membership = MembershipState::Leave;
-    let left = (place, None);
-    memberships::set(tx, (user, room.num), membership.as_str(), left, None).await?;
-    let change = JournalChange::Membership {
-        user,
-        local: user_id.server_name() == log.key.server_name(),
-        user_id,
-        room: room.num,
-        membership: Some(membership),
-        stripped_state: None,
-    };
-    tx.publish(place, change);
-    Ok(())
-}
-
-/// Makes a resolved state the current state of the room, from a place in the timeline on.
-pub(crate) async fn set_current_state(
-    log: &EventLog,
-    tx: &mut WriteTx,
-    room: &Room,
-    tip: &mut RoomTip,
-    (place, resolved): (i64, &Arc<ResolvedState>),
-) -> Result<()> {
-    let keys = &resolved.changed_keys;
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let changes: Vec<_> = keys
-        .iter()
-        .map(|(kind, key)| {
-            let held = resolved.state.get(kind, key);
-            (
-                kind.clone(),
-                key.clone(),
-                held.map(|pdu| pdu.event_id.clone()),
-            )
-        })
-        .collect();
-    let entries = intern_entries(tx, &changes).await?;
-    if tip.snapshot_chain == 0 {
-        tip.snapshot_chain = place;
-        state_snapshots::insert_chain(tx, place, None, 0).await?;
-    }
-    state_snapshots::insert_snapshot(tx, place, tip.snapshot_chain).await?;
-    state_snapshots::insert_entries(tx, (tip.snapshot_chain, place), &entries).await?;
-    tip.snapshot = place;
-    tip.joined_members += count_joined_between(&tip.state, &resolved.state, keys);
-    tip.state = resolved.state.clone();
-    let mut many = Vec::new();
-    for ((kind, key), (_, user, row)) in keys.iter().zip(entries) {
-        if *kind != StateEventType::RoomMember {
-            continue;
-        }
-        let Some(pdu) = tip.state.get(kind, key) else {
-            store_absence(log, tx, room, (place, user, key)).await?;
-            continue;
-        };
-        let row = row.unwrap_or_default();
-        let Some((user_id, membership)) = plain_remote_member(log, pdu) else {
-            let member = (user, Some(pdu), row);
-            store_membership(log, tx, room, (place, member), &tip.state).await?;
-            continue;
-        };
-        many.push((user, membership.to_string(), row));
-        let change = JournalChange::Membership {
-            user,
-            user_id,
-            local: false,
-            room: room.num,
-            membership: Some(membership),
-            stripped_state: None,
-        };
-        tx.publish(place, change);
-    }
-    memberships::set_all(tx, room.num, place, &many).await?;
-    if keys.iter().any(|(kind, _)| is_directory_state(kind)) {
-        let listing = build_listing(&tip.state, tip.joined_members);
-        room_table::set_directory_entry(tx, room.num, &listing).await?;
-    }
-    Ok(())
 }

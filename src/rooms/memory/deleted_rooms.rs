@@ -18,8 +18,8 @@ pub(crate) struct DeletedRooms {
 impl DeletedRooms {
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
-        let begun = room_deletion::unfinished_deletions(&mut conn).await?;
-        let rooms = begun.into_iter().map(|deletion| (deletion.num, false));
+        let unfinished = room_deletion::unfinished_deletions(&mut conn).await?;
+        let rooms = unfinished.into_iter().map(|deletion| (deletion.num, false));
         Ok(Self {
             rooms: watch::Sender::new(rooms.collect()),
         })

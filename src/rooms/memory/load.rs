@@ -13,12 +13,14 @@ use ruma::{
 
 use super::{
     recent_events::RecentRoomEvents,
-    room::{RING_CAPACITY, Room, RoomTip, RoomView, count_server_member},
+    room::{RING_CAPACITY, Room, RoomIdentity, RoomTip, RoomView, count_server_member},
+    stored_events::{
+        event_from_row, parse_event_id, parse_state_event, pdu_by_id, state_map, state_map_at,
+    },
 };
 use crate::{
     error::{Error, Result},
     matrix::{self, NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
-    rooms::read::timeline::event_from_row,
     storage::{
         self, Db, Position, ReadAccess, Receipt, RoomNum,
         interned_strings::InternedStrings,
@@ -26,8 +28,7 @@ use crate::{
             events::{self, EventRow},
             receipts,
             room_table::{self, RoomRow},
-            state_snapshots::{self, StateRow},
-            timeline_gaps,
+            state_snapshots, timeline_gaps,
         },
     },
 };
@@ -51,7 +52,13 @@ pub(crate) async fn load_room(
         .map_err(|source| Error::internal("read the id of a room", source))?;
     let view = load_view(&mut tx, &db.strings, &row, &rules, server_name).await?;
     let tip = load_tip(&mut tx, &row, &view).await?;
-    Ok((Room::new(num, room_id, version, rules, (tip, view)), known))
+    let identity = RoomIdentity {
+        num,
+        room_id,
+        version,
+        rules,
+    };
+    Ok((Room::new(identity, tip, view), known))
 }
 
 async fn load_tip(db: &mut impl ReadAccess, row: &RoomRow, view: &RoomView) -> Result<RoomTip> {
@@ -59,9 +66,7 @@ async fn load_tip(db: &mut impl ReadAccess, row: &RoomRow, view: &RoomView) -> R
     let mut depth = 0;
     let mut hashes = HashMap::new();
     for (event_id, _, json) in events::by_ids(db, &forward_extremities).await? {
-        let event_id = OwnedEventId::try_from(event_id)
-            .map_err(|source| Error::internal("read an event id", source))?;
-        let pdu = Pdu::parse(event_id, &json)?;
+        let pdu = Pdu::parse(parse_event_id(&event_id)?, &json)?;
         depth = depth.max(u64::from(pdu.depth));
         hashes.extend(pdu.reference_hash.map(|hash| (pdu.event_id, hash)));
     }
@@ -88,11 +93,15 @@ async fn load_view(
     rules: &RoomVersionRules,
     server_name: &ServerName,
 ) -> Result<RoomView> {
-    let (ring, ring_after, state) = load_ring(db, row, strings, rules).await?;
+    let LoadedEvents {
+        ring,
+        complete_after,
+        state,
+    } = load_ring(db, row, strings, rules).await?;
     let mut view = RoomView {
         state,
         snapshot: row.state,
-        ring_after,
+        ring_after: complete_after,
         last_position: row.last_position,
         notified: ring.back().map_or(0, |event| event.notified),
         mentioned: ring.back().map_or(0, |event| event.mentioned),
@@ -125,7 +134,7 @@ async fn load_view(
         let Some(user_id) = pdu.member().filter(|_| is_joined) else {
             continue;
         };
-        count_server_member(&mut view.servers, user_id, (1, 0));
+        count_server_member(&mut view.servers, user_id, 1, 0);
         if user_id.server_name() == server_name
             && let Some(user) = strings.find_number(db, user_id.as_str()).await?
         {
@@ -164,8 +173,17 @@ async fn load_receipts(
     Ok(())
 }
 
-/// Returns the latest events with the state before each, the place after which they are complete, and
-/// the current state.
+/// The latest events of a room, and its state after them.
+struct LoadedEvents {
+    /// The events, each with the state before it, the oldest first.
+    ring: VecDeque<Arc<TimelineEvent>>,
+    /// The place after which the events are complete.
+    complete_after: i64,
+    /// The current state.
+    state: StateMap,
+}
+
+/// Returns the latest events and the current state of a room.
 ///
 /// The state is read once, as it was before the first of these events. The later changes are then
 /// applied to it one after another.
@@ -174,14 +192,18 @@ async fn load_ring(
     room: &RoomRow,
     strings: &InternedStrings,
     rules: &RoomVersionRules,
-) -> Result<(VecDeque<Arc<TimelineEvent>>, i64, StateMap)> {
-    let (rows, complete_after, mut threaded) = latest_rows(db, room.num).await?;
+) -> Result<LoadedEvents> {
+    let LatestRows {
+        rows,
+        complete_after,
+        mut threaded,
+    } = latest_rows(db, room.num).await?;
     let Some(first) = rows.first() else {
-        return Ok((
-            VecDeque::new(),
+        return Ok(LoadedEvents {
+            ring: VecDeque::new(),
             complete_after,
-            state_map(db, room.state).await?,
-        ));
+            state: state_map(db, room.state).await?,
+        });
     };
     let before = first.timeline - 1;
     let mut state = state_map_at(db, room.state, before).await?;
@@ -216,7 +238,11 @@ async fn load_ring(
     for change in changes {
         change.apply_to(&mut state);
     }
-    Ok((ring, complete_after, state))
+    Ok(LoadedEvents {
+        ring,
+        complete_after,
+        state,
+    })
 }
 
 /// Returns whether the event itself is the only change of the room's state at its place, as for most
@@ -229,12 +255,17 @@ fn is_only_change(keys: &[(StateEventType, String)], pdu: &Pdu) -> bool {
     }
 }
 
-/// Returns the latest events without a gap between them (the oldest first), the place after which they
-/// are complete, and the counters of threads at that place.
-async fn latest_rows(
-    db: &mut impl ReadAccess,
-    room: RoomNum,
-) -> Result<(Vec<EventRow>, i64, NotificationCounters)> {
+/// The rows of a room's latest events.
+struct LatestRows {
+    /// The rows without a gap between them, the oldest first.
+    rows: Vec<EventRow>,
+    /// The place after which they are complete.
+    complete_after: i64,
+    /// The counters of threads at that place.
+    threaded: NotificationCounters,
+}
+
+async fn latest_rows(db: &mut impl ReadAccess, room: RoomNum) -> Result<LatestRows> {
     let limit = i64::try_from(RING_CAPACITY).unwrap_or(i64::MAX);
     let mut rows: Vec<EventRow> = events::before_place(db, room, i64::MAX, limit + 1).await?;
     let gap = timeline_gaps::newest_gap(db, room)
@@ -257,7 +288,11 @@ async fn latest_rows(
         (None, Some(first)) if gap != i64::MIN => first.timeline - 1,
         (None, _) => 0,
     };
-    Ok((rows, complete_after, threaded))
+    Ok(LatestRows {
+        rows,
+        complete_after,
+        threaded,
+    })
 }
 
 /// A change of a room's state.
@@ -296,19 +331,10 @@ async fn state_changes_since(
             place: row.snapshot,
             kind: StateEventType::from(&**kind),
             state_key: key.to_string(),
-            event: parse_state_event(row.event_id.zip(row.json))?,
+            event: parse_state_event(row.event_id, row.json)?,
         });
     }
     Ok(changes)
-}
-
-fn parse_state_event(held: Option<(String, String)>) -> Result<Option<Arc<Pdu>>> {
-    let Some((event_id, json)) = held else {
-        return Ok(None);
-    };
-    let event_id =
-        OwnedEventId::try_from(event_id).map_err(|e| Error::internal("read an event id", e))?;
-    Ok(Some(Arc::new(Pdu::parse(event_id, &json)?)))
 }
 
 async fn event_with_state(
@@ -317,9 +343,7 @@ async fn event_with_state(
     state: StateMap,
     rules: &RoomVersionRules,
 ) -> Result<TimelineEvent> {
-    let event_id = OwnedEventId::try_from(row.event_id.as_str())
-        .map_err(|e| Error::internal("read an event id", e))?;
-    let pdu = Arc::new(Pdu::parse(event_id, &row.json)?);
+    let pdu = Arc::new(Pdu::parse(parse_event_id(&row.event_id)?, &row.json)?);
     let redaction = row.redacted_by.clone();
     let mut event = event_from_row(row, pdu, rules);
     event.state_before = Some(state);
@@ -327,46 +351,4 @@ async fn event_with_state(
         event.redacted_by = pdu_by_id(db, &redaction).await?.map(Arc::new);
     }
     Ok(event)
-}
-
-/// Returns a stored event by its id.
-pub(crate) async fn pdu_by_id(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<Pdu>> {
-    let Some((event_id, _, json)) = events::by_ids(db, [event_id]).await?.into_iter().next() else {
-        return Ok(None);
-    };
-    let event_id =
-        OwnedEventId::try_from(event_id).map_err(|e| Error::internal("read an event id", e))?;
-    Pdu::parse(event_id, &json).map(Some)
-}
-
-/// Returns the state of a snapshot.
-pub(crate) async fn state_map(db: &mut impl ReadAccess, snapshot: i64) -> Result<StateMap> {
-    state_from_rows(state_snapshots::whole_state(db, snapshot).await?)
-}
-
-/// Returns the state of a room at a place of its timeline. `snapshot` must be the snapshot of its
-/// current state.
-pub(crate) async fn state_map_at(
-    db: &mut impl ReadAccess,
-    snapshot: i64,
-    place: i64,
-) -> Result<StateMap> {
-    state_from_rows(state_snapshots::earlier_state(db, snapshot, place).await?)
-}
-
-fn state_from_rows(rows: Vec<StateRow>) -> Result<StateMap> {
-    let mut map = StateMap::default();
-    let mut held: HashMap<(i64, i64), (String, String)> = HashMap::new();
-    for row in rows {
-        match row.event_id.zip(row.json) {
-            Some(event) => drop(held.insert((row.kind, row.state_key), event)),
-            None => drop(held.remove(&(row.kind, row.state_key))),
-        }
-    }
-    for event in held.into_values() {
-        if let Some(pdu) = parse_state_event(Some(event))? {
-            map.insert(pdu);
-        }
-    }
-    Ok(map)
 }

@@ -3,10 +3,11 @@
 pub(crate) mod deleted_rooms;
 pub(crate) mod journal_cache;
 pub(crate) mod load;
-pub(crate) mod read_state;
 pub(crate) mod recent_events;
 pub(crate) mod room;
+pub(crate) mod stored_events;
 pub(crate) mod timetable;
+pub(crate) mod user_room;
 pub(crate) mod user_rooms;
 
 use std::{
@@ -181,9 +182,10 @@ impl RoomMemory {
     }
 
     /// Returns the journal positions of the newest events of rooms.
-    pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<(RoomNum, Position)>> {
+    pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<HashMap<RoomNum, Position>> {
         let mut conn = self.inner.db.read().await?;
-        room_table::last_positions(&mut conn, rooms).await
+        let positions = room_table::last_positions(&mut conn, rooms).await?;
+        Ok(positions.into_iter().collect())
     }
 
     /// Returns the number of a room.
@@ -282,28 +284,6 @@ impl RoomMemory {
             .values()
             .filter_map(|text| UserId::parse(&**text).ok());
         Ok(user_ids.collect())
-    }
-
-    /// Returns the users of this server who share a room with a user, including that user.
-    pub async fn local_users_sharing_room(
-        &self,
-        user: UserNum,
-    ) -> Result<Vec<(UserNum, OwnedUserId)>> {
-        let mut neighbours = HashMap::new();
-        for room in self.rooms_of_user(user).await?.joined_rooms() {
-            let room = match self.room_by_number(room).await {
-                // It was deleted meanwhile.
-                Err(Error::NotFound(_)) => continue,
-                room => room?,
-            };
-            neighbours.extend(
-                room.view()
-                    .local_members
-                    .iter()
-                    .map(|(num, id)| (*num, id.clone())),
-            );
-        }
-        Ok(neighbours.into_iter().collect())
     }
 
     /// Returns a room that has joined users of this server.

@@ -47,6 +47,14 @@ pub struct Room {
     pub(crate) submitted_position: AtomicI64,
 }
 
+/// The unchanging properties of a room.
+pub(crate) struct RoomIdentity {
+    pub(crate) num: RoomNum,
+    pub(crate) room_id: OwnedRoomId,
+    pub(crate) version: RoomVersionId,
+    pub(crate) rules: RoomVersionRules,
+}
+
 /// The maximum number of events in the `prev_events` of an event.
 pub(crate) const MAX_PREV_EVENTS: usize = 20;
 
@@ -112,21 +120,38 @@ pub struct RoomView {
     pub receipts: BTreeMap<Position, Arc<Receipt>>,
 }
 
+/// An event that no other event of the room follows yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoomExtremity<'a> {
+    pub(crate) event_id: &'a OwnedEventId,
+    /// The hash, for room versions whose event ids do not contain it.
+    pub(crate) hash: Option<&'a String>,
+}
+
+/// The events that a new event follows.
+#[derive(Debug)]
+pub(crate) struct PrevEvents {
+    pub(crate) ids: Vec<OwnedEventId>,
+    /// The hashes of the events, for room versions whose event ids do not contain them.
+    pub(crate) hashes: Vec<String>,
+}
+
 impl RoomTip {
     /// Returns the forward extremities, with their hashes where these are kept.
-    pub(crate) fn extremities(&self) -> impl Iterator<Item = (&OwnedEventId, Option<&String>)> {
+    pub(crate) fn extremities(&self) -> impl Iterator<Item = RoomExtremity<'_>> {
         let hashes = self
             .extremity_hashes
             .iter()
             .map(Some)
             .chain(std::iter::repeat(None));
-        self.forward_extremities.iter().zip(hashes)
+        let extremities = self.forward_extremities.iter().zip(hashes);
+        extremities.map(|(event_id, hash)| RoomExtremity { event_id, hash })
     }
 
     /// Returns the events that a new event of this server follows, with their hashes: all extremities,
     /// or the oldest and the newest if they are too many. So lines of events that an attack adds soon
     /// end, and the lines from before the attack are kept.
-    pub(crate) fn choose_prev_events(&self) -> (Vec<OwnedEventId>, Vec<String>) {
+    pub(crate) fn choose_prev_events(&self) -> PrevEvents {
         let surplus = self
             .forward_extremities
             .len()
@@ -135,17 +160,20 @@ impl RoomTip {
         let named = self.extremities().enumerate();
         let named = named.filter(|(nth, _)| surplus == 0 || *nth < from || *nth >= to);
         let (ids, hashes): (Vec<_>, Vec<_>) = named
-            .map(|(_, (id, hash))| (id.clone(), hash.cloned()))
+            .map(|(_, extremity)| (extremity.event_id.clone(), extremity.hash.cloned()))
             .unzip();
-        (ids, hashes.into_iter().flatten().collect())
+        PrevEvents {
+            ids,
+            hashes: hashes.into_iter().flatten().collect(),
+        }
     }
 
     /// Replaces the extremities that an event follows with the event.
     pub(crate) fn replace_extremities(&mut self, pdu: &Pdu) {
         let left = self
             .extremities()
-            .filter(|(id, _)| !pdu.prev_events.contains(*id))
-            .map(|(id, hash)| (id.clone(), hash.cloned()));
+            .filter(|extremity| !pdu.prev_events.contains(extremity.event_id))
+            .map(|extremity| (extremity.event_id.clone(), extremity.hash.cloned()));
         let own = (pdu.event_id.clone(), pdu.reference_hash.clone());
         let (ids, hashes): (Vec<_>, Vec<_>) = left.chain([own]).unzip();
         self.forward_extremities = ids;
@@ -154,18 +182,12 @@ impl RoomTip {
 }
 
 impl Room {
-    pub(crate) fn new(
-        num: RoomNum,
-        room_id: OwnedRoomId,
-        version: RoomVersionId,
-        rules: RoomVersionRules,
-        (tip, view): (RoomTip, RoomView),
-    ) -> Self {
+    pub(crate) fn new(identity: RoomIdentity, tip: RoomTip, view: RoomView) -> Self {
         Self {
-            num,
-            room_id,
-            version,
-            rules,
+            num: identity.num,
+            room_id: identity.room_id,
+            version: identity.version,
+            rules: identity.rules,
             tip: Mutex::new(tip),
             view: RwLock::new(view),
             policy_check_lock: Arc::default(),
@@ -234,7 +256,7 @@ impl RoomView {
             self.apply_resolved_state(resolved, event.timeline);
         } else if event.pdu.state_key.is_some() {
             let replaced = self.state.insert(event.pdu.clone());
-            self.count_member_change((replaced.as_deref(), Some(&event.pdu)), event.timeline);
+            self.count_member_change(replaced.as_deref(), Some(&event.pdu), event.timeline);
             self.snapshot = event.timeline;
         }
         self.ring.push_back(event);
@@ -251,7 +273,7 @@ impl RoomView {
         for (kind, key) in &resolved.changed_keys {
             let after = resolved.state.get(kind, key);
             let before = before.get(kind, key).map(|pdu| &**pdu);
-            self.count_member_change((before, after.map(|pdu| &**pdu)), place);
+            self.count_member_change(before, after.map(|pdu| &**pdu), place);
         }
         if !resolved.changed_keys.is_empty() {
             self.snapshot = place;
@@ -269,7 +291,8 @@ impl RoomView {
         }
     }
 
-    fn count_member_change(&mut self, (before, after): (Option<&Pdu>, Option<&Pdu>), place: i64) {
+    /// Updates the member counts after a member event has replaced another.
+    fn count_member_change(&mut self, before: Option<&Pdu>, after: Option<&Pdu>, place: i64) {
         let Some(user_id) = after.or(before).and_then(Pdu::member) else {
             return;
         };
@@ -280,7 +303,7 @@ impl RoomView {
         };
         self.invited_members += invited(after) - invited(before);
         if change != 0 {
-            count_server_member(&mut self.servers, user_id, (change, place));
+            count_server_member(&mut self.servers, user_id, change, place);
         }
     }
 
@@ -322,15 +345,16 @@ impl RoomView {
 pub(crate) fn count_server_member(
     servers: &mut BTreeMap<OwnedServerName, ServerInRoom>,
     user_id: &UserId,
-    (change, place): (i64, i64),
+    change: i64,
+    place: i64,
 ) {
     let server = user_id.server_name();
-    let stay = servers.entry(server.to_owned()).or_insert(ServerInRoom {
+    let entry = servers.entry(server.to_owned()).or_insert(ServerInRoom {
         members: 0,
         since: place,
     });
-    stay.members += change;
-    if stay.members <= 0 {
+    entry.members += change;
+    if entry.members <= 0 {
         servers.remove(server);
     }
 }

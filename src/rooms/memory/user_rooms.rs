@@ -7,12 +7,12 @@ use std::{
 
 use ruma::{OwnedEventId, OwnedRoomId, events::room::member::MembershipState};
 
-use super::{journal_cache::CachedValue, read_state::ThreadMarkers};
+use super::{journal_cache::CachedValue, user_room::UserRoom};
 use crate::{
     error::{Error, Result},
     matrix::CountException,
     storage::{
-        self, Db, JournalChange, Position, ReadMarker, ReadPosition, RoomNum, RoomRemoval, UserNum,
+        self, Db, JournalChange, Position, ReadPosition, RoomNum, RoomRemoval, UserNum,
         rooms::{memberships, room_deletion, threads, unread_counts},
     },
 };
@@ -24,53 +24,13 @@ pub struct UserRooms {
     rooms: RwLock<HashMap<RoomNum, UserRoom>>,
 }
 
-/// The membership and the read state of a user in a room.
+/// A deleted room in which a user had a membership.
 #[derive(Clone, Debug)]
-pub struct UserRoom {
-    /// The membership.
-    pub membership: MembershipState,
-    /// The journal position since which the membership holds.
-    pub position: Position,
-    /// JSON list of stripped state, with an invitation or a knock.
-    pub stripped_state: Option<Arc<str>>,
-    /// Whether the user has forgotten the room.
-    pub forgotten: bool,
-    /// The last update about the room, if it was deleted.
-    pub removed: Option<Arc<RoomRemoval>>,
-    /// The place up to which the user has read everything.
-    pub marker: ReadMarker,
-    /// The markers of threads, and of the main timeline, that are beyond that place.
-    pub(crate) threads: Arc<ThreadMarkers>,
-    /// The events after the markers that count differently for this user than in the room's counters.
-    pub exceptions: Vec<CountException>,
-}
-
-impl Default for UserRoom {
-    fn default() -> Self {
-        Self {
-            membership: MembershipState::Leave,
-            position: 0,
-            stripped_state: None,
-            forgotten: false,
-            removed: None,
-            marker: ReadMarker::default(),
-            threads: Arc::default(),
-            exceptions: Vec::new(),
-        }
-    }
-}
-
-impl UserRoom {
-    /// Returns the entry of a room that was deleted.
-    fn from_removed(left_at: Position, removed: Arc<RoomRemoval>) -> Self {
-        Self {
-            position: left_at,
-            // Only the end of the room is still shown.
-            forgotten: true,
-            removed: Some(removed),
-            ..Self::default()
-        }
-    }
+pub struct DeletedUserRoom {
+    /// The position at which the user ceased to be a member.
+    pub left_at: Position,
+    /// The last update about the room.
+    pub removal: Arc<RoomRemoval>,
 }
 
 impl UserRooms {
@@ -142,12 +102,14 @@ impl UserRooms {
             .map_or(MembershipState::Leave, |room| room.membership.clone())
     }
 
-    /// Returns the last update about a deleted room, and the position at which the user ceased to be a
-    /// member.
-    pub fn removal(&self, room: RoomNum) -> Option<(Position, Arc<RoomRemoval>)> {
+    /// Returns a deleted room, if the user had a membership in it.
+    pub fn deleted_room(&self, room: RoomNum) -> Option<DeletedUserRoom> {
         let all = self.all();
         let room = all.get(&room)?;
-        Some((room.position, room.removed.clone()?))
+        Some(DeletedUserRoom {
+            left_at: room.position,
+            removal: room.removed.clone()?,
+        })
     }
 
     /// Returns the rooms that the user has joined.

@@ -40,7 +40,7 @@ impl UserAccess {
     pub fn hides_event(&self, pdu: &Pdu) -> bool {
         self.ignore_settings
             .as_ref()
-            .is_some_and(|shield| shield.hides_event(pdu))
+            .is_some_and(|settings| settings.hides_event(pdu))
     }
 
     /// Returns whether the user may see an event.
@@ -177,7 +177,7 @@ impl RoomAccess {
         user_id: &UserId,
     ) -> Result<UserAccess> {
         let erased = self.memory.erased_users();
-        let shield = self.find_ignore_settings(user);
+        let settings = self.find_ignore_settings(user);
         let mut tx = self.db.read().await?;
         let snapshot = room.view().snapshot;
         let kind = self
@@ -189,7 +189,7 @@ impl RoomAccess {
             return Ok(UserAccess {
                 history: Vec::new(),
                 erased_users: erased,
-                ignore_settings: shield,
+                ignore_settings: settings,
             });
         };
         let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user).await?;
@@ -204,7 +204,7 @@ impl RoomAccess {
         Ok(UserAccess {
             history,
             erased_users: erased,
-            ignore_settings: shield,
+            ignore_settings: settings,
         })
     }
 }

@@ -184,8 +184,8 @@ impl Relations {
         thread: &mut ThreadRow,
     ) -> Result<()> {
         let is_there = |access: &UserAccess| access.is_joined_since(thread_root.timeline);
-        let shield = self.access.find_ignore_settings(audience.user);
-        let wants_all = !shield.is_some_and(|shield| shield.ignores_anyone());
+        let settings = self.access.find_ignore_settings(audience.user);
+        let wants_all = !settings.is_some_and(|settings| settings.ignores_anyone());
         if wants_all && audience.access.is_none_or(is_there) {
             return Ok(());
         }
@@ -217,36 +217,10 @@ impl Relations {
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
         bundles: &mut AggregationsByEvent,
     ) -> Result<()> {
-        let (children, ignored) = {
-            let mut conn = self.db.read().await?;
-            let strings = &self.db.strings;
-            let reference = strings
-                .find_number(&mut conn, rel_type::M_REFERENCE)
-                .await?;
-            let reference = reference.unwrap_or_default();
-            let children = relations::bundled_children(
-                &mut conn,
-                room.num,
-                parents.keys(),
-                reference,
-                MAX_BUNDLED_CHILDREN,
-            )
-            .await?;
-            let senders: Vec<UserNum> = children.iter().map(|child| child.sender).collect();
-            let ignored = self
-                .find_ignored_senders(&mut conn, audience.user, &senders)
-                .await?;
-            (children, ignored)
-        };
-        // An edit has the same sender as its parent, so no edit is included for an event of an
-        // ignored user.
-        let is_visible = |child: &&BundledChild| {
-            audience.may_see_at(child.visibility, child.timeline)
-                && !ignored.contains(&child.sender)
-        };
+        let children = self.load_visible_children(room, audience, parents).await?;
         let mut edits: HashMap<&EventId, i64> = HashMap::new();
         let mut references: Vec<(&EventId, &BundledChild)> = Vec::new();
-        for child in children.iter().filter(is_visible) {
+        for child in &children {
             let parent = <&EventId>::try_from(child.parent.as_str()).ok();
             let Some((parent, event)) = parent.and_then(|id| parents.get_key_value(id)) else {
                 continue;
@@ -274,6 +248,40 @@ impl Relations {
         Ok(())
     }
 
+    /// Returns the edits of events and the references to them, limited to those that the user may
+    /// see.
+    async fn load_visible_children(
+        &self,
+        room: &Room,
+        audience: AggregationViewer<'_>,
+        parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
+    ) -> Result<Vec<BundledChild>> {
+        let mut conn = self.db.read().await?;
+        let strings = &self.db.strings;
+        let reference = strings
+            .find_number(&mut conn, rel_type::M_REFERENCE)
+            .await?;
+        let mut children = relations::bundled_children(
+            &mut conn,
+            room.num,
+            parents.keys(),
+            reference.unwrap_or_default(),
+            MAX_BUNDLED_CHILDREN,
+        )
+        .await?;
+        let senders: Vec<UserNum> = children.iter().map(|child| child.sender).collect();
+        let ignored = self
+            .find_ignored_senders(&mut conn, audience.user, &senders)
+            .await?;
+        // An edit has the same sender as its parent, so no edit is included for an event of an
+        // ignored user.
+        children.retain(|child| {
+            audience.may_see_at(child.visibility, child.timeline)
+                && !ignored.contains(&child.sender)
+        });
+        Ok(children)
+    }
+
     /// Returns the senders in a list whom the user ignores.
     async fn find_ignored_senders(
         &self,
@@ -281,14 +289,14 @@ impl Relations {
         user: UserNum,
         senders: &[UserNum],
     ) -> Result<HashSet<UserNum>> {
-        let shield = self.access.find_ignore_settings(user);
-        let Some(shield) = shield.filter(|shield| shield.ignores_anyone()) else {
+        let settings = self.access.find_ignore_settings(user);
+        let Some(settings) = settings.filter(|settings| settings.ignores_anyone()) else {
             return Ok(HashSet::new());
         };
         let texts = self.db.strings.find_texts(conn, senders).await?;
         let ignored = texts.into_iter().filter(|(_, text)| {
             let sender = <&UserId>::try_from(&**text);
-            sender.is_ok_and(|sender| shield.ignores_user(sender))
+            sender.is_ok_and(|sender| settings.ignores_user(sender))
         });
         Ok(ignored.map(|(number, _)| number).collect())
     }

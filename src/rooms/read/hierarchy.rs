@@ -12,7 +12,10 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{RoomPreviews, join_rules::restricted_rule, summary::RoomPreview};
+use super::{
+    RoomPreviews, join_rules::restricted_rule, server_acl::check_server_allowed,
+    summary::RoomPreview,
+};
 use crate::{
     error::{Error, Result},
     matrix::StateMap,
@@ -110,14 +113,10 @@ impl SpaceRoom {
         room
     }
 
-    /// Returns the children in order, each with the servers that may know it.
-    pub fn children(&self) -> Vec<(OwnedRoomId, Vec<OwnedServerName>)> {
-        let children = self
-            .children_state
-            .iter()
-            .cloned()
-            .filter_map(SpaceChild::parse);
-        children.map(|child| (child.room_id, child.via)).collect()
+    /// Returns the children in order.
+    pub fn children(&self) -> Vec<SpaceChild> {
+        let children = self.children_state.iter().cloned();
+        children.filter_map(SpaceChild::parse).collect()
     }
 
     fn from_room(room: &Room, suggested_only: bool) -> Self {
@@ -160,9 +159,13 @@ struct ChildContent {
     order: Value,
 }
 
-struct SpaceChild {
-    room_id: OwnedRoomId,
-    via: Vec<OwnedServerName>,
+/// A child of a space.
+#[derive(Debug)]
+pub struct SpaceChild {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The servers that may know the room.
+    pub via: Vec<OwnedServerName>,
     order: Option<String>,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
     event: Value,
@@ -224,9 +227,7 @@ impl RoomPreviews {
     /// one of its users is in the room or invited, or because one of its users is in a room whose
     /// members may join.
     async fn may_server_preview(&self, room: &Room, origin: &ServerName) -> Result<bool> {
-        if crate::rooms::remote::server_acl::check_server_allowed(&room.view().state, origin)
-            .is_err()
-        {
+        if check_server_allowed(&room.view().state, origin).is_err() {
             return Ok(false);
         }
         if self.may_preview(room, None).await? {
@@ -342,16 +343,16 @@ impl HierarchyToken {
     ///
     /// [`Error::InvalidParam`] for a token that does not belong to the request.
     pub fn from_request(request: &HierarchyRequest) -> Result<Self> {
-        let asked = Self {
+        let requested = Self {
             skip: 0,
             max_depth: request.max_depth.unwrap_or(MAX_DEPTH).min(MAX_DEPTH),
             suggested_only: request.suggested_only,
         };
         let Some(from) = &request.from else {
-            return Ok(asked);
+            return Ok(requested);
         };
         let token: Self = from.parse()?;
-        if (Self { skip: 0, ..token }) != asked {
+        if (Self { skip: 0, ..token }) != requested {
             return Err(Error::invalid_param(
                 "suggested_only and max_depth must be the same as on the previous page",
             ));

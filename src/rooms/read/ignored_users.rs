@@ -28,14 +28,14 @@ impl IgnoreSettingsByUser {
     /// Loads the settings of all users.
     pub(crate) async fn load(db: &Db) -> Result<Self> {
         let mut conn = db.read().await?;
-        let shields = Self::default();
+        let settings = Self::default();
         for kind in IgnoreSettings::ACCOUNT_DATA_TYPES {
             for (user, user_id, content) in account_data::of_all_users(&mut conn, kind).await? {
-                shields.set_account_data(user, kind, &content);
-                shields.stop_ignoring_self(user, &user_id);
+                settings.set_account_data(user, kind, &content);
+                settings.stop_ignoring_self(user, &user_id);
             }
         }
-        Ok(shields)
+        Ok(settings)
     }
 
     fn set_account_data(&self, user: UserNum, kind: &str, content: &str) {
@@ -43,13 +43,13 @@ impl IgnoreSettingsByUser {
             return;
         }
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
-        let mut shield = by_user
+        let mut settings = by_user
             .get(&user)
-            .map_or_else(IgnoreSettings::default, |shield| {
-                IgnoreSettings::clone(shield)
+            .map_or_else(IgnoreSettings::default, |settings| {
+                IgnoreSettings::clone(settings)
             });
-        shield.apply_account_data(kind, content);
-        replace_settings(&mut by_user, user, shield);
+        settings.apply_account_data(kind, content);
+        replace_settings(&mut by_user, user, settings);
     }
 
     /// Removes a user from their own list of ignored users. Lists stored before this was refused
@@ -59,12 +59,12 @@ impl IgnoreSettingsByUser {
             return;
         };
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(shield) = by_user.get(&user).filter(|s| s.ignores_user(user_id)) else {
+        let Some(settings) = by_user.get(&user).filter(|s| s.ignores_user(user_id)) else {
             return;
         };
-        let mut shield = IgnoreSettings::clone(shield);
-        shield.stop_ignoring(user_id);
-        replace_settings(&mut by_user, user, shield);
+        let mut settings = IgnoreSettings::clone(settings);
+        settings.stop_ignoring(user_id);
+        replace_settings(&mut by_user, user, settings);
     }
 
     /// Applies a change of account data.
@@ -92,15 +92,15 @@ impl IgnoreSettingsByUser {
         let members = &view.local_members;
         if members.len() < by_user.len() {
             let ignores = |user: &UserNum| {
-                let shield = by_user.get(user);
-                shield.is_some_and(|shield| shield.ignores_user(sender))
+                let settings = by_user.get(user);
+                settings.is_some_and(|settings| settings.ignores_user(sender))
             };
             let deaf = members.iter().filter(|(user, _)| ignores(user));
             return deaf.map(|(_, user_id)| user_id.clone()).collect();
         }
         let deaf = by_user
             .iter()
-            .filter(|(_, shield)| shield.ignores_user(sender))
+            .filter(|(_, settings)| settings.ignores_user(sender))
             .filter_map(|(user, _)| view.local_members.get(user).cloned());
         deaf.collect()
     }
@@ -110,12 +110,12 @@ impl IgnoreSettingsByUser {
 fn replace_settings(
     by_user: &mut HashMap<UserNum, Arc<IgnoreSettings>>,
     user: UserNum,
-    shield: IgnoreSettings,
+    settings: IgnoreSettings,
 ) {
-    if shield.is_empty() {
+    if settings.is_empty() {
         by_user.remove(&user);
     } else {
-        by_user.insert(user, Arc::new(shield));
+        by_user.insert(user, Arc::new(settings));
     }
 }
 
@@ -134,15 +134,15 @@ mod tests {
 
     #[test]
     fn a_stored_list_never_ignores_its_own_user() {
-        let shields = IgnoreSettingsByUser::default();
+        let settings = IgnoreSettingsByUser::default();
         let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
         let content = format!(r#"{{"ignored_users":{{"{alice}":{{}},"{bob}":{{}}}}}}"#);
-        shields.set_account_data(1, "m.ignored_user_list", &content);
+        settings.set_account_data(1, "m.ignored_user_list", &content);
 
-        shields.stop_ignoring_self(1, alice.as_str());
+        settings.stop_ignoring_self(1, alice.as_str());
 
-        let shield = shields.find(1).unwrap();
-        assert!(!shield.ignores_user(alice));
-        assert!(shield.ignores_user(bob));
+        let settings = settings.find(1).unwrap();
+        assert!(!settings.ignores_user(alice));
+        assert!(settings.ignores_user(bob));
     }
 }

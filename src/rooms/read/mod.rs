@@ -10,6 +10,7 @@ pub(crate) mod listing;
 pub(crate) mod relation_filter;
 pub(crate) mod relations;
 pub(crate) mod search;
+pub(crate) mod server_acl;
 pub(crate) mod some_events;
 pub(crate) mod state;
 pub(crate) mod summary;

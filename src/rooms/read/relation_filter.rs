@@ -22,7 +22,8 @@ impl Timeline {
         room: &Room,
         access: &UserAccess,
         mut request: PageRequest,
-        (wanted, filter): (&(dyn Fn(&Pdu) -> bool + Sync), &RelationFilter),
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+        filter: &RelationFilter,
     ) -> Result<TimelinePage> {
         let wanted = |pdu: &Pdu| wanted(pdu) && filter.wants_event(pdu);
         if !filter.depends_on_children() {

@@ -48,6 +48,46 @@ pub struct RelatedEventsPage {
     pub depth: i64,
 }
 
+/// The interned strings of a request. `None` matches all events.
+struct RelationNumbers {
+    rel_type: Option<i64>,
+    kind: Option<i64>,
+}
+
+/// The place of a related event.
+struct RelatedPlace {
+    place: i64,
+    /// Its distance from the parent, in relations.
+    depth: i64,
+}
+
+impl RelatedEventsPage {
+    fn empty(request: &RelatedEventsRequest) -> Self {
+        Self {
+            page: TimelinePage {
+                events: Vec::new(),
+                end: None,
+            },
+            depth: i64::from(request.recurse),
+        }
+    }
+}
+
+impl RelatedEventsRequest {
+    /// Returns the place from which the page begins.
+    fn start(&self) -> i64 {
+        self.from.unwrap_or(match self.dir {
+            Direction::Backward => i64::MAX,
+            Direction::Forward => i64::MIN,
+        })
+    }
+
+    /// Returns the greatest distance of an event from the parent.
+    fn max_depth(&self) -> i64 {
+        if self.recurse { MAX_RECURSION_DEPTH } else { 1 }
+    }
+}
+
 impl Relations {
     /// Returns events that relate to an event, limited to those that the user may see.
     ///
@@ -63,14 +103,9 @@ impl Relations {
         self.timeline
             .load_event(room, access, &request.parent)
             .await?;
-        let mut found = RelatedEventsPage {
-            page: TimelinePage {
-                events: Vec::new(),
-                end: None,
-            },
-            depth: i64::from(request.recurse),
-        };
-        let Some((rel_type, kind)) = self.find_string_numbers(request).await? else {
+        let mut found = RelatedEventsPage::empty(request);
+        let Some(RelationNumbers { rel_type, kind }) = self.find_string_numbers(request).await?
+        else {
             return Ok(found);
         };
         let mut query = RelationQuery {
@@ -78,15 +113,8 @@ impl Relations {
             parent: request.parent.as_str(),
             rel_type,
             kind,
-            depth: if request.recurse {
-                MAX_RECURSION_DEPTH
-            } else {
-                1
-            },
-            from: request.from.unwrap_or(match request.dir {
-                Direction::Backward => i64::MAX,
-                Direction::Forward => i64::MIN,
-            }),
+            depth: request.max_depth(),
+            from: request.start(),
             limit: RELATION_BATCH_ROWS,
         };
         let mut looked_at = 0;
@@ -94,7 +122,7 @@ impl Relations {
             let places = self.load_places(&query, request.dir).await?;
             let is_last = i64::try_from(places.len()).unwrap_or(0) < RELATION_BATCH_ROWS;
             let events = self.load_events(room, &places).await?;
-            for (place, depth) in places {
+            for RelatedPlace { place, depth } in places {
                 if is_past_end(request.to, place, request.dir) {
                     found.page.end = None;
                     return Ok(found);
@@ -108,10 +136,10 @@ impl Relations {
                     Direction::Backward => place - 1,
                     Direction::Forward => place,
                 };
-                let shown = events
-                    .get(&place)
-                    .filter(|event| access.may_see(event) && !access.hides_event(&event.pdu));
-                if let Some(event) = shown {
+                if let Some(event) = events.get(&place)
+                    && access.may_see(event)
+                    && !access.hides_event(&event.pdu)
+                {
                     let event = access.redact_if_erased(event.clone(), &room.rules);
                     found.page.events.push(event);
                     found.depth = found.depth.max(depth);
@@ -129,20 +157,24 @@ impl Relations {
         &self,
         query: &RelationQuery<'_>,
         dir: Direction,
-    ) -> Result<Vec<(i64, i64)>> {
+    ) -> Result<Vec<RelatedPlace>> {
         let mut conn = self.db.read().await?;
-        match dir {
-            Direction::Backward => relations::related_before(&mut conn, query).await,
-            Direction::Forward => relations::related_after(&mut conn, query).await,
-        }
+        let rows = match dir {
+            Direction::Backward => relations::related_before(&mut conn, query).await?,
+            Direction::Forward => relations::related_after(&mut conn, query).await?,
+        };
+        let places = rows.into_iter();
+        Ok(places
+            .map(|(place, depth)| RelatedPlace { place, depth })
+            .collect())
     }
 
     async fn load_events(
         &self,
         room: &Room,
-        places: &[(i64, i64)],
+        places: &[RelatedPlace],
     ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
-        let places: Vec<i64> = places.iter().map(|(place, _)| *place).collect();
+        let places: Vec<i64> = places.iter().map(|related| related.place).collect();
         self.timeline.load_events_at(room, &places).await
     }
 
@@ -151,7 +183,7 @@ impl Relations {
     async fn find_string_numbers(
         &self,
         request: &RelatedEventsRequest,
-    ) -> Result<Option<(Option<i64>, Option<i64>)>> {
+    ) -> Result<Option<RelationNumbers>> {
         let mut conn = self.db.read().await?;
         let strings = &self.db.strings;
         let mut numbers = [None, None];
@@ -169,7 +201,7 @@ impl Relations {
             }
         }
         let [rel_type, kind] = numbers;
-        Ok(Some((rel_type, kind)))
+        Ok(Some(RelationNumbers { rel_type, kind }))
     }
 }
 

@@ -109,6 +109,12 @@ pub struct SearchPage {
     pub words: Vec<String>,
 }
 
+/// A text that a search found, with the rank of the match.
+struct RankedText {
+    rank: f64,
+    found: FoundText,
+}
+
 type AccessibleRooms = HashMap<RoomNum, Arc<(Arc<Room>, UserAccess)>>;
 
 impl EventSearch {
@@ -150,17 +156,18 @@ impl EventSearch {
         found.retain(|found| words.iter().all(|word| found.text.contains(word)));
         self.keep_wanted(user, query, &mut found).await?;
         let places = self.keep_visible(user, user_id, &mut found).await?;
-        let mut ranked: Vec<(f64, FoundText)> = found
-            .into_iter()
-            .map(|found| (rank(&found.text, &words), found))
-            .collect();
+        let ranked = found.into_iter().map(|found| RankedText {
+            rank: rank(&found.text, &words),
+            found,
+        });
+        let mut ranked: Vec<RankedText> = ranked.collect();
         if query.by_rank {
             // The sort is stable: of results with equal rank, the newest comes first.
-            ranked.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+            ranked.sort_by(|one, other| other.rank.total_cmp(&one.rank));
         }
         let count = ranked.len();
-        let page: Vec<(f64, FoundText)> =
-            ranked.into_iter().skip(skipped).take(query.limit).collect();
+        let page = ranked.into_iter().skip(skipped).take(query.limit);
+        let page: Vec<RankedText> = page.collect();
         let next = (page.len() == query.limit).then_some((up_to, skipped + query.limit));
         Ok(SearchPage {
             count,
@@ -220,10 +227,10 @@ impl EventSearch {
         let numbers: Vec<i64> = numbers.into_iter().collect();
         let mut conn = self.db.read().await?;
         let texts = self.db.strings.find_texts(&mut conn, &numbers).await?;
-        let shield = self.access.find_ignore_settings(user);
+        let settings = self.access.find_ignore_settings(user);
         let ignores = |sender: &UserId| {
-            let shield = shield.as_ref();
-            shield.is_some_and(|shield| shield.ignores_user(sender))
+            let settings = settings.as_ref();
+            settings.is_some_and(|settings| settings.ignores_user(sender))
         };
         found.retain(|found| {
             let (Some(kind), Some(sender)) = (texts.get(&found.kind), texts.get(&found.sender))
@@ -273,12 +280,12 @@ impl EventSearch {
 
     async fn load_hits(
         &self,
-        page: Vec<(f64, FoundText)>,
+        page: Vec<RankedText>,
         places: &AccessibleRooms,
         filter: &RoomEventFilter,
     ) -> Result<Vec<SearchHit>> {
         let mut by_room: HashMap<RoomNum, Vec<i64>> = HashMap::new();
-        for (_, found) in &page {
+        for RankedText { found, .. } in &page {
             by_room.entry(found.room).or_default().push(found.timeline);
         }
         let mut events = HashMap::new();
@@ -288,7 +295,7 @@ impl EventSearch {
             }
         }
         let mut hits = Vec::with_capacity(page.len());
-        for (rank, found) in page {
+        for RankedText { rank, found } in page {
             let event = events.get(&found.timeline).cloned();
             let Some((place, event)) = places.get(&found.room).zip(event) else {
                 continue;

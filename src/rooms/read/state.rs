@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Result},
     matrix::{EventVisibility, Pdu, StateMap},
     rooms::memory::{
-        load::{state_map, state_map_at},
         room::Room,
+        stored_events::{state_map, state_map_at},
     },
     storage::{
         UserNum,

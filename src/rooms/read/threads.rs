@@ -38,6 +38,23 @@ pub enum ThreadFilter {
     Participated,
 }
 
+/// A request for a page of a room's threads.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadListRequest {
+    /// The threads to include.
+    pub include: ThreadFilter,
+    /// The place in the timeline before which the newest replies are.
+    pub from: Option<i64>,
+    /// The greatest number of threads.
+    pub limit: usize,
+}
+
+/// Stored threads, and the roots of those in which a user has replied.
+struct ThreadRows {
+    rows: Vec<threads::ThreadRow>,
+    replied: Vec<String>,
+}
+
 /// A thread with new events, and its counters.
 #[derive(Clone, Debug)]
 pub struct ThreadCount {
@@ -69,7 +86,7 @@ impl Relations {
         room: &Arc<Room>,
         access: &UserAccess,
         audience: AggregationViewer<'_>,
-        wanted: (ThreadFilter, Option<i64>, usize),
+        wanted: ThreadListRequest,
     ) -> Result<(TimelinePage, AggregationsByEvent)> {
         let mut page = self
             .load_thread_roots(room, access, audience, wanted)
@@ -87,36 +104,39 @@ impl Relations {
         room: &Arc<Room>,
         access: &UserAccess,
         audience: AggregationViewer<'_>,
-        (include, from, limit): (ThreadFilter, Option<i64>, usize),
+        request: ThreadListRequest,
     ) -> Result<TimelinePage> {
         let mut page = TimelinePage {
             events: Vec::new(),
             end: None,
         };
-        let mut from = from.unwrap_or(i64::MAX);
+        let mut from = request.from.unwrap_or(i64::MAX);
         let mut looked_at = 0;
         while looked_at < MAX_READ_THREADS {
-            let (rows, replied) = self.load_thread_rows(room, audience.user, from).await?;
+            let ThreadRows { rows, replied } =
+                self.load_thread_rows(room, audience.user, from).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < THREADS_PER_QUERY;
             let roots = self
                 .timeline
                 .load_events_by_id(room, rows.iter().map(|row| &row.root))
                 .await?;
             for row in rows {
-                if page.events.len() == limit {
+                if page.events.len() == request.limit {
                     page.end = Some(from);
                     return Ok(page);
                 }
                 looked_at += 1;
                 from = row.latest;
-                let Some(begun) = roots.get(&row.root).filter(|event| access.may_see(event)) else {
+                let thread_root = roots.get(&row.root);
+                let Some(thread_root) = thread_root.filter(|event| access.may_see(event)) else {
                     continue;
                 };
-                let is_own = begun.pdu.sender == audience.user_id || replied.contains(&row.root);
-                if is_own || include == ThreadFilter::All {
+                let is_own =
+                    thread_root.pdu.sender == audience.user_id || replied.contains(&row.root);
+                if is_own || request.include == ThreadFilter::All {
                     // A thread started by an ignored user is listed, but its root event is
                     // redacted.
-                    let event = access.redact_if_hidden(begun.clone(), &room.rules);
+                    let event = access.redact_if_hidden(thread_root.clone(), &room.rules);
                     page.events.push(event);
                 }
             }
@@ -128,12 +148,7 @@ impl Relations {
         Ok(page)
     }
 
-    async fn load_thread_rows(
-        &self,
-        room: &Room,
-        user: UserNum,
-        from: i64,
-    ) -> Result<(Vec<threads::ThreadRow>, Vec<String>)> {
+    async fn load_thread_rows(&self, room: &Room, user: UserNum, from: i64) -> Result<ThreadRows> {
         let mut conn = self.db.read().await?;
         let rows = threads::before_place(&mut conn, room.num, from, THREADS_PER_QUERY).await?;
         let strings = &self.db.strings;
@@ -142,7 +157,7 @@ impl Relations {
         let rel_type = rel_type.unwrap_or_default();
         let replied =
             relations::parents_related_by(&mut conn, room.num, roots, rel_type, user).await?;
-        Ok((rows, replied))
+        Ok(ThreadRows { rows, replied })
     }
 
     /// Returns the threads with events after a place in the timeline, with their counters now and
@@ -176,7 +191,8 @@ impl Relations {
     /// unsubscribed after that event.
     pub async fn subscribe(
         &self,
-        (room, access): (&Arc<Room>, &UserAccess),
+        room: &Arc<Room>,
+        access: &UserAccess,
         user: UserNum,
         thread_root: &EventId,
         automatic: Option<&EventId>,
@@ -241,7 +257,8 @@ impl Relations {
     /// [`Error::NotFound`] for a thread that the user cannot see.
     pub async fn unsubscribe(
         &self,
-        (room, access): (&Arc<Room>, &UserAccess),
+        room: &Arc<Room>,
+        access: &UserAccess,
         user: UserNum,
         thread_root: &EventId,
     ) -> Result<()> {
@@ -273,7 +290,8 @@ impl Relations {
     /// [`Error::NotFound`] without a subscription, or for a thread that the user cannot see.
     pub async fn is_subscription_automatic(
         &self,
-        (room, access): (&Arc<Room>, &UserAccess),
+        room: &Arc<Room>,
+        access: &UserAccess,
         user: UserNum,
         thread_root: &EventId,
     ) -> Result<bool> {
@@ -292,7 +310,8 @@ impl Relations {
     pub async fn load_subscription_changes(
         &self,
         user: UserNum,
-        (before, after): (Position, Position),
+        before: Position,
+        after: Position,
         limit: usize,
     ) -> Result<Vec<SubscriptionChange>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);

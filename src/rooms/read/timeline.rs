@@ -2,18 +2,18 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use ruma::{
-    EventId, OwnedEventId, api::Direction, events::TimelineEventType,
-    room_version_rules::RoomVersionRules,
-};
+use ruma::{EventId, api::Direction, events::TimelineEventType};
 
 use super::Timeline;
 use crate::{
     error::{Error, Result},
-    matrix::{EventVisibility, Pdu, StateMap, TimelineEvent, write_event_head},
+    matrix::{Pdu, StateMap, TimelineEvent},
     rooms::{
         UserAccess,
-        memory::{load, room::Room},
+        memory::{
+            room::Room,
+            stored_events::{event_from_row, parse_event_id, pdu_by_id},
+        },
     },
     storage::{
         ReadAccess,
@@ -86,6 +86,13 @@ enum GapHandling {
     EndAtGap,
 }
 
+/// The greatest numbers of events before and after an event.
+#[derive(Clone, Copy, Debug)]
+pub struct ContextLimits {
+    pub before: usize,
+    pub after: usize,
+}
+
 /// An event and the events around it.
 #[derive(Debug)]
 pub struct TimelineContext {
@@ -95,6 +102,75 @@ pub struct TimelineContext {
     pub before: TimelinePage,
     /// Events after it, oldest first.
     pub after: TimelinePage,
+}
+
+/// A page that is being read.
+struct PageReader<'a> {
+    room: &'a Room,
+    access: &'a UserAccess,
+    request: PageRequest,
+    gaps: GapHandling,
+    found: Vec<Arc<TimelineEvent>>,
+    /// The place from which to continue.
+    from: i64,
+    hidden: HiddenEvents,
+    hidden_in_a_row: usize,
+}
+
+/// Whether more events belong to a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PageProgress {
+    Complete,
+    Incomplete,
+}
+
+impl PageReader<'_> {
+    /// Adds an event, if the user may see it and `wanted` includes it. `before` is the place at
+    /// which the page ends if the event cannot be shown.
+    fn add_event(
+        &mut self,
+        event: Arc<TimelineEvent>,
+        before: i64,
+        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
+    ) -> PageProgress {
+        let is_visible = self.access.may_see(&event);
+        if is_visible {
+            self.hidden_in_a_row = 0;
+        } else {
+            self.hidden.add(&event.pdu);
+            self.hidden_in_a_row += 1;
+        }
+        let ends_at_gap = self.gaps == GapHandling::EndAtGap;
+        let is_shown = is_visible && !self.access.hides_event(&event.pdu) && wanted(&event.pdu);
+        if is_shown && ends_at_gap && self.hidden.has_replaced(&event.pdu) {
+            self.from = before;
+            return PageProgress::Complete;
+        }
+        if is_shown {
+            let event = self.access.redact_if_erased(event, &self.room.rules);
+            self.found.push(event);
+        }
+        let is_hidden_here = ends_at_gap && self.hidden_in_a_row >= MAX_HIDDEN_IN_A_ROW;
+        if is_hidden_here || self.found.len() >= self.request.limit {
+            return PageProgress::Complete;
+        }
+        PageProgress::Incomplete
+    }
+
+    /// Returns the page, with the place from which to continue.
+    fn into_page_with_end(self) -> TimelinePage {
+        TimelinePage {
+            events: self.found,
+            end: Some(self.from),
+        }
+    }
+
+    fn into_last_page(self) -> TimelinePage {
+        TimelinePage {
+            events: self.found,
+            end: None,
+        }
+    }
 }
 
 impl Timeline {
@@ -107,7 +183,7 @@ impl Timeline {
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
-        self.read_page(room, (access, GapHandling::SkipGaps), request, wanted)
+        self.read_page(room, access, GapHandling::SkipGaps, request, wanted)
             .await
     }
 
@@ -120,70 +196,63 @@ impl Timeline {
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
-        self.read_page(room, (access, GapHandling::EndAtGap), request, wanted)
+        self.read_page(room, access, GapHandling::EndAtGap, request, wanted)
             .await
     }
 
     async fn read_page(
         &self,
         room: &Room,
-        (access, gaps): (&UserAccess, GapHandling),
+        access: &UserAccess,
+        gaps: GapHandling,
         request: PageRequest,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
-        let mut found = Vec::new();
-        let mut from = request.from;
-        let mut looked_at = 0;
-        let mut hidden = HiddenEvents::default();
-        let mut hidden_in_a_row = 0;
         let gap = match gaps {
             GapHandling::EndAtGap => self.find_newest_gap(room, request).await?,
             GapHandling::SkipGaps => None,
         };
-        let page = |events, end| TimelinePage { events, end };
+        let mut page = PageReader {
+            room,
+            access,
+            request,
+            gaps,
+            found: Vec::new(),
+            from: request.from,
+            hidden: HiddenEvents::default(),
+            hidden_in_a_row: 0,
+        };
+        let mut looked_at = 0;
         while looked_at < MAX_READ_EVENTS {
-            let rows = self.load_rows(room, from, request.dir).await?;
+            let rows = self.load_rows(room, page.from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < ROWS_PER_QUERY;
             for row in rows {
                 // The gap is checked first: even if the reader knows this event, some events in
                 // between are missing.
                 if gap.is_some_and(|gap| row.timeline < gap) {
-                    return Ok(page(found, Some(from)));
+                    return Ok(page.into_page_with_end());
                 }
                 if is_past_end(request.to, row.timeline, request.dir) {
-                    return Ok(page(found, None));
+                    return Ok(page.into_last_page());
                 }
                 looked_at += 1;
-                let before = std::mem::replace(&mut from, place_after(&row, request.dir));
+                let before = std::mem::replace(&mut page.from, place_after(&row, request.dir));
                 if row.withheld {
                     continue;
                 }
                 let event = self.load_event_from_row(room, row).await?;
-                let is_visible = access.may_see(&event);
-                if is_visible {
-                    hidden_in_a_row = 0;
-                } else {
-                    hidden.add(&event.pdu);
-                    hidden_in_a_row += 1;
+                if page.add_event(event, before, wanted) == PageProgress::Complete {
+                    return Ok(page.into_page_with_end());
                 }
-                let is_shown = is_visible && !access.hides_event(&event.pdu) && wanted(&event.pdu);
-                if is_shown && gaps == GapHandling::EndAtGap && hidden.has_replaced(&event.pdu) {
-                    return Ok(page(found, Some(before)));
-                }
-                if is_shown {
-                    found.push(access.redact_if_erased(event, &room.rules));
-                }
-                let is_hidden_here =
-                    gaps == GapHandling::EndAtGap && hidden_in_a_row >= MAX_HIDDEN_IN_A_ROW;
-                if is_hidden_here || found.len() >= request.limit {
-                    return Ok(page(found, Some(from)));
-                }
+            }
+            if is_last && gap.is_none() {
+                return Ok(page.into_last_page());
             }
             if is_last {
-                return Ok(page(found, gap.map(|_| from)));
+                break;
             }
         }
-        Ok(page(found, Some(from)))
+        Ok(page.into_page_with_end())
     }
 
     /// Returns the place of the newest gap within a page. Some events before that place are
@@ -235,7 +304,7 @@ impl Timeline {
         let redaction = row.redacted_by.clone();
         let mut event = event_from_row(row, pdu, &room.rules);
         if let Some(redaction) = redaction {
-            event.redacted_by = load::pdu_by_id(&mut conn, &redaction).await?.map(Arc::new);
+            event.redacted_by = pdu_by_id(&mut conn, &redaction).await?.map(Arc::new);
         }
         if let Some(state_key) = event.pdu.state_key.clone() {
             event.state_before = Some(
@@ -359,17 +428,21 @@ impl Timeline {
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelineContext> {
         let event = self.load_event(room, access, event_id).await?;
-        let limits = (limit / 2, limit - limit / 2);
-        self.load_events_around((room, access), event, limits, wanted)
+        let limits = ContextLimits {
+            before: limit / 2,
+            after: limit - limit / 2,
+        };
+        self.load_events_around(room, access, event, limits, wanted)
             .await
     }
 
     /// Returns an event that the user may see, with at most this many events before and after it.
     pub async fn load_events_around(
         &self,
-        (room, access): (&Room, &UserAccess),
+        room: &Room,
+        access: &UserAccess,
         event: Arc<TimelineEvent>,
-        limits: (usize, usize),
+        limits: ContextLimits,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelineContext> {
         let page = |from, dir, limit| PageRequest {
@@ -378,8 +451,8 @@ impl Timeline {
             dir,
             limit,
         };
-        let before = page(event.timeline - 1, Direction::Backward, limits.0);
-        let after = page(event.timeline, Direction::Forward, limits.1);
+        let before = page(event.timeline - 1, Direction::Backward, limits.before);
+        let after = page(event.timeline, Direction::Forward, limits.after);
         Ok(TimelineContext {
             before: self
                 .load_page_or_start(room, access, before, wanted)
@@ -425,37 +498,4 @@ pub(crate) fn is_past_end(to: Option<i64>, timeline: i64, dir: Direction) -> boo
         (Some(to), Direction::Backward) => timeline <= to,
         (Some(to), Direction::Forward) => timeline > to,
     }
-}
-
-/// Returns the event of a stored row, without the state before it.
-pub(crate) fn event_from_row(
-    row: EventRow,
-    pdu: Arc<Pdu>,
-    rules: &RoomVersionRules,
-) -> TimelineEvent {
-    TimelineEvent {
-        // The event may have been stored earlier, without a place in the timeline.
-        position: row.timeline,
-        timeline: row.timeline,
-        head: write_event_head(&pdu, rules),
-        pdu,
-        is_withheld: row.withheld,
-        visibility: EventVisibility::from_number(row.visibility),
-        snapshot: row.state,
-        state_before: None,
-        resolved: None,
-        notified: row.notified,
-        mentioned: row.mentioned,
-        threaded_counters: row.threaded_counters(),
-        thread: row.thread_position(),
-        exceptions: Vec::new(),
-        device: row.device,
-        txn_id: row.txn_id,
-        unattended: false,
-        redacted_by: None,
-    }
-}
-
-fn parse_event_id(event_id: &str) -> Result<OwnedEventId> {
-    OwnedEventId::try_from(event_id).map_err(|source| Error::internal("read an event id", source))
 }

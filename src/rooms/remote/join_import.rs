@@ -23,7 +23,9 @@ use crate::{
     rooms::{
         ReceiveHints, ReceiveOutcome,
         log::{
-            append::{AcceptedEvent, EventFork, GAP_PLACES, RemoteArrival, append},
+            accepted_event::{AcceptedEvent, EventFork, GAP_PLACES, RemoteArrival},
+            append::append,
+            room_write::RoomWrite,
             snapshots::{self, SnapshotBase},
         },
         memory::room::{Room, RoomTip},
@@ -288,8 +290,15 @@ impl RoomImporter {
             state: taken.state.clone(),
             after_gap: true,
         };
-        let resolved = (snapshot, &Arc::new(resolved));
-        snapshots::set_current_state(&self.log, &mut tx, room, &mut next, resolved).await?;
+        let mut write = RoomWrite {
+            log: &self.log,
+            tx: &mut tx,
+            room,
+            tip: &mut next,
+        };
+        write
+            .set_current_state(snapshot, &Arc::new(resolved))
+            .await?;
         let pdu = taken.join.pdu().clone();
         let mut current = taken.state.clone();
         current.insert(Arc::new(pdu.clone()));

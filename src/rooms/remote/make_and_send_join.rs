@@ -14,14 +14,17 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ResidentServer, server_acl::check_server_allowed};
+use super::ResidentServer;
 use crate::{
     error::{Error, Result},
     matrix::{self, EventContext, EventDraft, StateMap, VerifiedEvent},
     rooms::{
         ReceiveHints, ReceiveOutcome,
         memory::room::{Room, RoomTip},
-        read::join_rules::{find_authorising_user, restricted_rule},
+        read::{
+            join_rules::{find_authorising_user, restricted_rule},
+            server_acl::check_server_allowed,
+        },
     },
 };
 
@@ -116,13 +119,13 @@ impl ResidentServer {
             timestamp: self.clock.now(),
             event_id: self.log.new_event_id(&room.rules),
         };
-        let (prev_events, prev_hashes) = tip.choose_prev_events();
+        let prev_events = tip.choose_prev_events();
         let site = EventContext {
             room_id: Some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,
-            prev_events: &prev_events,
-            prev_hashes: &prev_hashes,
+            prev_events: &prev_events.ids,
+            prev_hashes: &prev_events.hashes,
             depth: UInt::new_saturating(tip.depth + 1),
         };
         Ok(MembershipDraft {

@@ -12,7 +12,6 @@ pub(crate) mod receive;
 pub(crate) mod remote_membership;
 pub(crate) mod serve_events;
 pub(crate) mod serve_state;
-pub(crate) mod server_acl;
 pub(crate) mod shared_room;
 pub(crate) mod stored_inbox;
 

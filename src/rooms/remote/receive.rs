@@ -24,15 +24,19 @@ use self::{
         ReceiveOutcome,
     },
 };
-use super::{EventReceiver, server_acl::check_server_allowed};
+use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, VerifiedEvent},
     rooms::{
-        log::append::{AcceptedEvent, RemoteArrival, append},
+        log::{
+            accepted_event::{AcceptedEvent, RemoteArrival},
+            append::append,
+            release_write,
+        },
         memory::room::{Room, RoomTip},
+        read::server_acl::check_server_allowed,
         unread::push_counts::UnreadIncrement,
-        write::send::release_write,
     },
     storage::{
         PendingWrite, RoomNum, WriteIntent, WriteTx,

@@ -19,7 +19,7 @@ use super::RemoteMemberships;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, UnsignedFields, VerifiedEvent},
-    rooms::{EventToSend, memory::room::Room},
+    rooms::{EventToSend, memory::room::Room, read::server_acl::check_server_allowed},
     storage::{
         JournalChange, RoomNum, UserNum, WriteTx,
         rooms::{
@@ -82,7 +82,7 @@ impl RemoteMemberships {
         self.key.sign_event(&mut object, &rules)?;
         let json = serde_json::to_string(&object)?;
         if let Ok(room) = self.memory.resident_room(&pdu.room_id).await {
-            super::server_acl::check_server_allowed(&room.view().state, origin)?;
+            check_server_allowed(&room.view().state, origin)?;
         } else {
             let json = json.clone();
             self.tasks

@@ -17,7 +17,7 @@ use crate::{
     matrix::{self, EventVisibility, StateMap},
     rooms::{
         log::resolution::pdu_from_node,
-        memory::{load::state_map, room::Room},
+        memory::{room::Room, stored_events::state_map},
     },
     storage::rooms::{
         event_graph::{self, EventNode},

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     keyed_semaphore::KeyedSemaphore,
     matrix::{Pdu, StateMap},
-    rooms::memory::{load::state_map, room::Room},
+    rooms::memory::{room::Room, stored_events::state_map},
     storage::rooms::{event_graph, events},
 };
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ruma::{RoomId, ServerName};
 
-use super::{FederationReader, server_acl::check_server_allowed};
+use super::FederationReader;
 use crate::{
     error::{Error, Result},
-    rooms::Room,
+    rooms::{Room, read::server_acl::check_server_allowed},
 };
 
 impl FederationReader {

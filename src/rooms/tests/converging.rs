@@ -48,7 +48,7 @@ impl RandomHistory {
             auth_chain: auth_chain.clone(),
         };
         abroad
-            .house
+            .server
             .rooms
             .join_import
             .import(import())
@@ -113,7 +113,7 @@ impl RandomHistory {
 
     /// Adds two parallel lines of events, and then one event that follows both.
     async fn add_branches(&mut self) {
-        let start = self.abroad.house.event_line(&self.abroad.id()).await;
+        let start = self.abroad.server.event_line(&self.abroad.id()).await;
         for _ in 0..2 {
             let mut line = start.clone();
             for _ in 0..self.random.random_range(1..4) {
@@ -125,7 +125,7 @@ impl RandomHistory {
                 }
             }
         }
-        let line = self.abroad.house.event_line(&self.abroad.id()).await;
+        let line = self.abroad.server.event_line(&self.abroad.id()).await;
         let carol = self.abroad.there.user("carol");
         let event = (&*carol, "m.room.message", None);
         let (there, room) = (&self.abroad.there, &self.abroad.room);
@@ -136,15 +136,15 @@ impl RandomHistory {
 
     async fn deliver_event(&self, event: &VerifiedEvent) -> ReceiveOutcome {
         self.abroad
-            .house
+            .server
             .receive_event(&self.abroad.there, event)
             .await
     }
 
     /// Sends the same events to another server in another order.
     async fn replay_shuffled(&mut self) -> TestServer {
-        let house = self.abroad.house.with_empty_database().await;
-        house
+        let server = self.abroad.server.with_empty_database().await;
+        server
             .rooms
             .join_import
             .import((self.import)())
@@ -157,12 +157,12 @@ impl RandomHistory {
         while let Some(event) = waiting.pop_front() {
             tries += 1;
             assert!(tries < 5_000, "some events stay missing");
-            let received = house.receive_event(&self.abroad.there, &event).await;
+            let received = server.receive_event(&self.abroad.there, &event).await;
             if matches!(received, ReceiveOutcome::Missing { .. }) {
                 waiting.push_back(event);
             }
         }
-        house
+        server
     }
 
     /// Compares the states before the events that both servers have. Returns the number of these events.
@@ -181,12 +181,12 @@ impl RandomHistory {
 
     async fn state_before(
         &self,
-        house: &TestServer,
+        server: &TestServer,
         event: &VerifiedEvent,
     ) -> Option<HashSet<OwnedEventId>> {
-        let room = house.rooms.memory.room(&self.abroad.id()).await.unwrap();
+        let room = server.rooms.memory.room(&self.abroad.id()).await.unwrap();
         let id = &event.pdu().event_id;
-        let state = house
+        let state = server
             .rooms
             .federation
             .state_before_event(&room, id)
@@ -207,7 +207,7 @@ async fn the_state_before_an_event_does_not_depend_on_arrival_order() {
 
             let other = story.replay_shuffled().await.restart().await;
 
-            let compared = story.compare_states(&story.abroad.house, &other).await;
+            let compared = story.compare_states(&story.abroad.server, &other).await;
             assert!(compared > 8, "{version} {seed}: {compared}");
         }
     }

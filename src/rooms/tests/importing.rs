@@ -10,7 +10,7 @@ use crate::matrix::VerifiedEvent;
 
 /// A room on another server that a user of this server is about to join.
 pub(crate) struct ImportFixture {
-    pub(crate) house: TestServer,
+    pub(crate) server: TestServer,
     pub(crate) there: RemoteServer,
     pub(crate) room: RemoteRoom,
     version: RoomVersionId,
@@ -20,10 +20,10 @@ pub(crate) struct ImportFixture {
 
 impl ImportFixture {
     pub(crate) async fn new(version: &str) -> Self {
-        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (server, there) = (TestServer::new().await, RemoteServer::new("there"));
         let (room, line, events) = there.create_room(version);
         Self {
-            house,
+            server,
             there,
             room,
             version: RoomVersionId::try_from(version).unwrap(),
@@ -69,8 +69,8 @@ impl ImportFixture {
             .draft_event(&self.room, &self.line, event, content);
         let mut object = serde_json::from_value(draft).unwrap();
         let rules = &self.room.rules;
-        self.house.key.hash_and_sign(&mut object, rules).unwrap();
-        VerifiedEvent::verify(object, rules, &self.house.keys()).unwrap()
+        self.server.key.hash_and_sign(&mut object, rules).unwrap();
+        VerifiedEvent::verify(object, rules, &self.server.keys()).unwrap()
     }
 
     pub(crate) fn join_answer(&self, join: VerifiedEvent) -> RoomImport {
@@ -96,7 +96,7 @@ impl ImportFixture {
     async fn import_join(&mut self, user_id: &UserId) -> Result<ImportOutcome> {
         let join = self.signed_join(user_id);
         let import = self.join_answer(join.clone());
-        let imported = self.house.rooms.join_import.import(import).await;
+        let imported = self.server.rooms.join_import.import(import).await;
         self.line = self.line.after(&join);
         self.events.push(join);
         imported
@@ -105,14 +105,14 @@ impl ImportFixture {
     /// Lets a user of this server leave, and adds the leave to the line of the other server.
     async fn leave_room(&mut self, user_id: &UserId) {
         let (id, user_id) = (self.id(), user_id.to_owned());
-        let leaving = self.house.change_membership(
+        let leaving = self.server.change_membership(
             &id,
             user_id.clone(),
             user_id.clone(),
             MembershipAction::Leave,
         );
         leaving.await.unwrap();
-        let here = self.house.event_line(&id).await;
+        let here = self.server.event_line(&id).await;
         let leave = here.state.member(&user_id).unwrap().clone();
         self.line.state.insert(leave);
         self.line.prev_events = here.prev_events;
@@ -120,7 +120,7 @@ impl ImportFixture {
     }
 
     async fn visible_bodies(&self, user_id: &UserId) -> Vec<String> {
-        self.house.visible_bodies(&self.id(), user_id).await
+        self.server.visible_bodies(&self.id(), user_id).await
     }
 }
 
@@ -135,7 +135,7 @@ async fn a_room_is_imported_with_its_state_in_every_version() {
         let imported = abroad.import_join(&bob()).await.unwrap();
 
         assert_eq!(imported, ImportOutcome::NewRoom);
-        let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
+        let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
         {
             let view = room.view();
             let name = view.state.get(&StateEventType::RoomName, "").unwrap();
@@ -147,18 +147,18 @@ async fn a_room_is_imported_with_its_state_in_every_version() {
         }
         let id = abroad.id();
         abroad
-            .house
+            .server
             .send_message(&id, bob(), "hello", None)
             .await
             .unwrap();
-        let line = abroad.house.event_line(&id).await;
+        let line = abroad.server.event_line(&id).await;
         let carol = abroad.carol();
         let event = (&*carol, "m.room.message", None);
         let hi = abroad
             .there
             .make_event(&abroad.room, &line, event, text_content("hi"));
         assert_eq!(
-            abroad.house.receive_event(&abroad.there, &hi).await,
+            abroad.server.receive_event(&abroad.there, &hi).await,
             ReceiveOutcome::Accepted
         );
         let seen = abroad.visible_bodies(&bob()).await;
@@ -171,14 +171,14 @@ async fn an_imported_room_is_the_same_after_a_restart() {
     let mut abroad = ImportFixture::new("11").await;
     abroad.add_event("m.room.name", Some(""), json!({"name": "tea"}));
     abroad.import_join(&bob()).await.unwrap();
-    let before = abroad.house.event_line(&abroad.id()).await;
+    let before = abroad.server.event_line(&abroad.id()).await;
 
     let abroad = ImportFixture {
-        house: abroad.house.restart().await,
+        server: abroad.server.restart().await,
         ..abroad
     };
 
-    let after = abroad.house.event_line(&abroad.id()).await;
+    let after = abroad.server.event_line(&abroad.id()).await;
     assert_eq!(before.prev_events, after.prev_events);
     assert!(before.state.differing_keys(&after.state).is_empty());
     assert_eq!(abroad.visible_bodies(&bob()).await, ["m.room.member"]);
@@ -193,7 +193,7 @@ async fn a_join_answer_about_another_room_is_refused() {
     let mut import = abroad.join_answer(join);
     import.state = other;
 
-    let refused = abroad.house.rooms.join_import.import(import).await;
+    let refused = abroad.server.rooms.join_import.import(import).await;
 
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 }
@@ -221,7 +221,7 @@ async fn a_join_answer_that_does_not_allow_the_join_is_refused() {
     );
 
     for import in [other, bare, stranger] {
-        let refused = abroad.house.rooms.join_import.import(import).await;
+        let refused = abroad.server.rooms.join_import.import(import).await;
         assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
     }
 }
@@ -231,7 +231,7 @@ async fn a_join_succeeds_after_an_answer_with_the_wrong_version() {
     let mut abroad = ImportFixture::new("11").await;
     let mut other = abroad.join_answer(abroad.signed_join(&bob()));
     other.version = RoomVersionId::V10;
-    let refused = abroad.house.rooms.join_import.import(other).await;
+    let refused = abroad.server.rooms.join_import.import(other).await;
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 
     assert_eq!(
@@ -239,10 +239,10 @@ async fn a_join_succeeds_after_an_answer_with_the_wrong_version() {
         ImportOutcome::NewRoom
     );
 
-    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.version, RoomVersionId::V11);
-    let house = abroad.house.restart().await;
-    let room = house
+    let server = abroad.server.restart().await;
+    let room = server
         .rooms
         .memory
         .room(abroad.room.id.as_ref().unwrap())
@@ -256,7 +256,7 @@ async fn a_backfilled_redaction_takes_effect() {
     abroad.import_join(&bob()).await.unwrap();
     let id = abroad.id();
     let secret = abroad.add_message("secret");
-    let received = abroad.house.receive_event(&abroad.there, &secret).await;
+    let received = abroad.server.receive_event(&abroad.there, &secret).await;
     assert_eq!(received, ReceiveOutcome::Accepted);
     abroad.leave_room(&bob()).await;
     let redacts = json!({"redacts": secret.pdu().event_id});
@@ -269,8 +269,8 @@ async fn a_backfilled_redaction_takes_effect() {
             .contains(&"secret".to_owned())
     );
 
-    let room = abroad.house.rooms.memory.room(&id).await.unwrap();
-    let rooms = &abroad.house.rooms;
+    let room = abroad.server.rooms.memory.room(&id).await.unwrap();
+    let rooms = &abroad.server.rooms;
     let (name, none) = (&abroad.there.name, HashMap::new());
     let filled = rooms
         .receiver
@@ -300,9 +300,15 @@ async fn unauthorized_state_is_not_imported() {
     let mut import = abroad.join_answer(join);
     import.state.push(topic);
 
-    abroad.house.rooms.join_import.import(import).await.unwrap();
+    abroad
+        .server
+        .rooms
+        .join_import
+        .import(import)
+        .await
+        .unwrap();
 
-    let line = abroad.house.event_line(&abroad.id()).await;
+    let line = abroad.server.event_line(&abroad.id()).await;
     assert!(line.state.get(&StateEventType::RoomTopic, "").is_none());
 }
 
@@ -314,7 +320,7 @@ async fn a_second_user_joins_an_imported_room() {
     let imported = abroad.import_join(&alice()).await.unwrap();
 
     assert_eq!(imported, ImportOutcome::KnownRoom);
-    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.view().local_members.len(), 2);
 }
 
@@ -330,7 +336,7 @@ async fn a_user_who_rejoins_finds_the_current_state() {
     let imported = abroad.import_join(&bob()).await.unwrap();
 
     assert_eq!(imported, ImportOutcome::NewRoom);
-    let room = abroad.house.rooms.memory.room(&id).await.unwrap();
+    let room = abroad.server.rooms.memory.room(&id).await.unwrap();
     let name = room
         .view()
         .state
@@ -339,7 +345,7 @@ async fn a_user_who_rejoins_finds_the_current_state() {
     assert_eq!(name.unwrap().content_str("name").unwrap(), "new");
     assert_eq!(room.view().joined_members, 2);
     let gaps = abroad
-        .house
+        .server
         .rooms
         .receiver
         .find_gaps(&room, i64::MIN, i64::MAX)
@@ -356,7 +362,7 @@ async fn backfilled_history_is_placed_before_the_join_in_order() {
         abroad.add_message(&format!("event {n}"));
     }
     abroad.import_join(&bob()).await.unwrap();
-    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
     let before_join = abroad.events.len() - 1;
     let state: Vec<OwnedEventId> = abroad.events[..4]
         .iter()
@@ -366,7 +372,7 @@ async fn backfilled_history_is_placed_before_the_join_in_order() {
         let events = abroad.events[from..to].to_vec();
         let first = events[0].pdu().event_id.clone();
         let states = HashMap::from([(first, state.clone())]);
-        let rooms = &abroad.house.rooms;
+        let rooms = &abroad.server.rooms;
         rooms
             .receiver
             .backfill(&room, &abroad.there.name, events, &states)
@@ -383,14 +389,14 @@ async fn backfilled_history_is_placed_before_the_join_in_order() {
     assert_eq!(seen[..6], wanted);
     assert_eq!(seen[6..], ["m.room.member"]);
     let gaps = abroad
-        .house
+        .server
         .rooms
         .receiver
         .find_gaps(&room, i64::MIN, i64::MAX)
         .await;
     assert_eq!(gaps.unwrap()[0].missing, [state[3].clone()]);
     let (first, none) = (abroad.events[..4].to_vec(), HashMap::new());
-    let rooms = &abroad.house.rooms;
+    let rooms = &abroad.server.rooms;
     let whole = rooms
         .receiver
         .backfill(&room, &abroad.there.name, first, &none)
@@ -416,13 +422,13 @@ async fn a_room_with_many_members_is_imported_at_once() {
 
     abroad.import_join(&bob()).await.unwrap();
 
-    let room = abroad.house.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
     assert_eq!(room.view().joined_members, 2 + MEMBER_COUNT);
     assert_eq!(room.view().servers.len(), 2);
     let member = abroad.there.user("member7");
-    let number = abroad.house.user_number(&member).await;
+    let number = abroad.server.user_number(&member).await;
     let rooms = abroad
-        .house
+        .server
         .rooms
         .memory
         .rooms_of_user(number)
@@ -431,7 +437,7 @@ async fn a_room_with_many_members_is_imported_at_once() {
     assert_eq!(rooms.membership(room.num), MembershipState::Join);
     let id = abroad.id();
     abroad
-        .house
+        .server
         .send_message(&id, bob(), "hello", None)
         .await
         .unwrap();
@@ -440,14 +446,17 @@ async fn a_room_with_many_members_is_imported_at_once() {
 #[tokio::test]
 async fn an_imported_join_is_not_sent_out_from_here() {
     let mut abroad = ImportFixture::new("11").await;
-    let start = abroad.house.test.db.journal().published_position();
+    let start = abroad.server.test.db.journal().published_position();
 
     abroad.import_join(&alice()).await.unwrap();
     let id = abroad.id();
-    let hello = abroad.house.send_message(&id, alice(), "hello", None).await;
+    let hello = abroad
+        .server
+        .send_message(&id, alice(), "hello", None)
+        .await;
 
     let page = abroad
-        .house
+        .server
         .rooms
         .federation
         .outgoing_events(start)

@@ -7,7 +7,7 @@ use super::{
 use crate::matrix::VerifiedEvent;
 
 struct InvitationFixture {
-    house: TestServer,
+    server: TestServer,
     there: RemoteServer,
     room: RemoteRoom,
     line: EventLine,
@@ -15,10 +15,10 @@ struct InvitationFixture {
 
 impl InvitationFixture {
     async fn new(version: &str) -> Self {
-        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (server, there) = (TestServer::new().await, RemoteServer::new("there"));
         let (room, line, _) = there.create_room(version);
         Self {
-            house,
+            server,
             there,
             room,
             line,
@@ -67,7 +67,7 @@ impl InvitationFixture {
         let invitation = self.make_member_event("carol", whom, "invite");
         let brought = self.with_stripped_state(invitation.clone());
         let signed = self
-            .house
+            .server
             .rooms
             .remote_memberships
             .receive_invitation(&self.there.name, brought)
@@ -77,15 +77,15 @@ impl InvitationFixture {
     }
 
     async fn user_room(&self, whom: &UserId) -> UserRoom {
-        let user = self.house.user_number(whom).await;
+        let user = self.server.user_number(whom).await;
         let num = self
-            .house
+            .server
             .rooms
             .memory
             .room_number(&self.id())
             .await
             .unwrap();
-        self.house
+        self.server
             .rooms
             .memory
             .rooms_of_user(user)
@@ -120,7 +120,7 @@ async fn an_invitation_is_stored_with_stripped_state() {
         assert!(stripped.contains("tea") && stripped.contains("invite"));
         assert!(!stripped.contains("$name"), "{stripped}");
         let outside = InvitationFixture {
-            house: outside.house.restart().await,
+            server: outside.server.restart().await,
             ..outside
         };
         assert_eq!(
@@ -128,7 +128,7 @@ async fn an_invitation_is_stored_with_stripped_state() {
             MembershipState::Invite
         );
         let refused = outside
-            .house
+            .server
             .rooms
             .memory
             .resident_room(&outside.id())
@@ -141,7 +141,7 @@ async fn an_invitation_is_stored_with_stripped_state() {
 async fn only_invitations_of_local_users_are_signed() {
     let outside = InvitationFixture::new("11").await;
     let stranger = user_id!("@x:elsewhere");
-    let rooms = &outside.house.rooms;
+    let rooms = &outside.server.rooms;
 
     let join = outside.with_stripped_state(outside.make_member_event("carol", &bob(), "join"));
     let other = outside.with_stripped_state(outside.make_member_event("carol", stranger, "invite"));
@@ -168,7 +168,7 @@ async fn only_invitations_of_local_users_are_signed() {
 async fn an_invitation_can_be_rejected_without_the_other_server() {
     let outside = InvitationFixture::new("11").await;
     outside.receive_invitation(&bob()).await.unwrap();
-    let rooms = &outside.house.rooms;
+    let rooms = &outside.server.rooms;
 
     let left = rooms
         .remote_memberships
@@ -198,7 +198,7 @@ async fn only_the_inviting_side_can_retract_an_invitation() {
     let kick = outside.make_retraction(&bob(), &invitation);
 
     let forged = outside
-        .house
+        .server
         .receive_with_help(&elsewhere, &forged, ReceiveHints::default())
         .await;
     assert!(matches!(forged, Err(Error::NotFound(_))), "{forged:?}");
@@ -206,7 +206,7 @@ async fn only_the_inviting_side_can_retract_an_invitation() {
         outside.user_room(&bob()).await.membership,
         MembershipState::Invite
     );
-    outside.house.receive_event(&outside.there, &kick).await;
+    outside.server.receive_event(&outside.there, &kick).await;
 
     assert_eq!(
         outside.user_room(&bob()).await.membership,
@@ -224,11 +224,15 @@ async fn a_knock_is_stored_with_stripped_state() {
         .draft_event(&outside.room, &outside.line, event, content);
     let mut object = serde_json::from_value(draft).unwrap();
     let rules = &outside.room.rules;
-    outside.house.key.hash_and_sign(&mut object, rules).unwrap();
-    let knock = VerifiedEvent::verify(object, rules, &outside.house.keys()).unwrap();
+    outside
+        .server
+        .key
+        .hash_and_sign(&mut object, rules)
+        .unwrap();
+    let knock = VerifiedEvent::verify(object, rules, &outside.server.keys()).unwrap();
 
     outside
-        .house
+        .server
         .rooms
         .remote_memberships
         .store_knock(outside.with_stripped_state(knock))

@@ -1,5 +1,7 @@
 //! Receiving events of other servers.
 
+mod forks;
+
 use super::{
     remote::{EventLine, RemoteRoom, RemoteServer, text_content},
     *,
@@ -10,7 +12,7 @@ const MESSAGE_TYPE: &str = "m.room.message";
 
 /// This server and another one, which share a room.
 struct ReceivingFixture {
-    house: TestServer,
+    server: TestServer,
     there: RemoteServer,
     room: RemoteRoom,
     dora: OwnedUserId,
@@ -22,10 +24,10 @@ impl ReceivingFixture {
     }
 
     async fn in_version(version: &str) -> Self {
-        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
-        let (room, dora) = house.create_shared_room(&there, version).await;
+        let (server, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (room, dora) = server.create_shared_room(&there, version).await;
         Self {
-            house,
+            server,
             there,
             room,
             dora,
@@ -37,7 +39,7 @@ impl ReceivingFixture {
     }
 
     async fn event_line(&self) -> EventLine {
-        self.house.event_line(&self.id()).await
+        self.server.event_line(&self.id()).await
     }
 
     fn make_message(&self, line: &EventLine, body: &str) -> VerifiedEvent {
@@ -61,15 +63,15 @@ impl ReceivingFixture {
     }
 
     async fn receive_event(&self, event: &VerifiedEvent) -> ReceiveOutcome {
-        self.house.receive_event(&self.there, event).await
+        self.server.receive_event(&self.there, event).await
     }
 
     async fn visible_bodies(&self) -> Vec<String> {
-        self.house.visible_bodies(&self.id(), &alice()).await
+        self.server.visible_bodies(&self.id(), &alice()).await
     }
 
     async fn state_field(&self, kind: &StateEventType, field: &str) -> Option<String> {
-        let room = self.house.rooms.memory.room(&self.id()).await.unwrap();
+        let room = self.server.rooms.memory.room(&self.id()).await.unwrap();
         let view = room.view();
         view.state.get(kind, "")?.content_str(field)
     }
@@ -88,7 +90,7 @@ impl ReceivingFixture {
 
     async fn send_state(&self, kind: &StateEventType, content: serde_json::Value) {
         let event = EventToSend::state(alice(), kind, "", to_raw_value(&content).unwrap());
-        self.house
+        self.server
             .rooms
             .sender
             .send(&self.id(), event)
@@ -119,7 +121,7 @@ async fn a_valid_event_is_accepted_once_in_every_version() {
         );
 
         let restarted = ReceivingFixture {
-            house: shared.house.restart().await,
+            server: shared.server.restart().await,
             ..shared
         };
         assert_eq!(
@@ -138,7 +140,7 @@ async fn a_message_of_another_server_counts_as_unread() {
     shared.receive_event(&hello).await;
 
     assert_eq!(
-        shared.house.unread_counts(&shared.id(), &alice()).await,
+        shared.server.unread_counts(&shared.id(), &alice()).await,
         (1, 0)
     );
 }
@@ -289,7 +291,7 @@ async fn a_lost_auth_event_rejects_the_event_until_it_arrives() {
         ..ReceiveHints::default()
     };
     let rejected = shared
-        .house
+        .server
         .receive_with_help(&shared.there, &hello, lost)
         .await
         .unwrap();
@@ -318,7 +320,7 @@ async fn an_event_forbidden_by_the_current_state_soft_fails() {
     let ban = MembershipAction::Ban;
     let (id, dora) = (shared.id(), shared.dora.clone());
     shared
-        .house
+        .server
         .change_membership(&id, alice(), dora, ban)
         .await
         .unwrap();
@@ -340,177 +342,6 @@ async fn an_event_forbidden_by_the_current_state_soft_fails() {
 }
 
 #[tokio::test]
-async fn the_next_event_merges_two_lines_of_events() {
-    let shared = ReceivingFixture::new().await;
-    shared.set_level_of_dora(50).await;
-    let line = shared.event_line().await;
-    let topic = shared.make_state_event(&line, "m.room.topic", "", json!({"topic": "theirs"}));
-    shared
-        .send_state(&StateEventType::RoomName, json!({"name": "ours"}))
-        .await;
-
-    assert_eq!(shared.receive_event(&topic).await, ReceiveOutcome::Accepted);
-
-    assert_eq!(shared.extremities().await.len(), 2);
-    let field = |kind, field| shared.state_field(kind, field);
-    assert_eq!(
-        field(&StateEventType::RoomTopic, "topic").await.unwrap(),
-        "theirs"
-    );
-    let name = shared.state_field(&StateEventType::RoomName, "name").await;
-    assert_eq!(name.unwrap(), "ours");
-    let id = shared.id();
-    shared
-        .house
-        .send_message(&id, alice(), "both", None)
-        .await
-        .unwrap();
-    assert_eq!(shared.extremities().await.len(), 1);
-    let shared = ReceivingFixture {
-        house: shared.house.restart().await,
-        ..shared
-    };
-    let topic = shared
-        .state_field(&StateEventType::RoomTopic, "topic")
-        .await;
-    assert_eq!(topic.unwrap(), "theirs");
-}
-
-#[tokio::test]
-async fn many_lines_from_an_old_event_do_not_restore_old_state() {
-    let shared = ReceivingFixture::new().await;
-    let then = shared.event_line().await;
-    let name = json!({"name": "new"});
-    shared.send_state(&StateEventType::RoomName, name).await;
-
-    for n in 0..30 {
-        let hello = shared.make_message(&then, &n.to_string());
-        assert_eq!(shared.receive_event(&hello).await, ReceiveOutcome::Accepted);
-    }
-
-    assert!(shared.extremities().await.len() <= 20);
-    assert_eq!(shared.room_name().await, "new");
-    let id = shared.id();
-    shared
-        .house
-        .send_message(&id, alice(), "all", None)
-        .await
-        .unwrap();
-    assert_eq!(shared.extremities().await.len(), 1);
-    let shared = ReceivingFixture {
-        house: shared.house.restart().await,
-        ..shared
-    };
-    let last = shared.make_message(&then, "last");
-    assert_eq!(shared.receive_event(&last).await, ReceiveOutcome::Accepted);
-    assert_eq!(shared.room_name().await, "new");
-}
-
-#[tokio::test]
-async fn lines_of_events_beyond_the_limit_soft_fail() {
-    let shared = ReceivingFixture::new().await;
-    let then = shared.event_line().await;
-    let name = json!({"name": "new"});
-    shared.send_state(&StateEventType::RoomName, name).await;
-
-    let mut accepted = 0;
-    for n in 0..60 {
-        let content = json!({"membership": "join", "displayname": n.to_string()});
-        let event = shared.make_state_event(&then, "m.room.member", shared.dora.as_str(), content);
-        accepted += usize::from(shared.receive_event(&event).await == ReceiveOutcome::Accepted);
-    }
-
-    assert!((20..60).contains(&accepted), "{accepted}");
-    assert_eq!(shared.room_name().await, "new");
-    // Each event that is sent from here follows as many extremities as it can name, until one is left.
-    let id = shared.id();
-    for _ in 0..4 {
-        shared
-            .house
-            .send_message(&id, alice(), "all", None)
-            .await
-            .unwrap();
-    }
-    assert_eq!(shared.extremities().await.len(), 1);
-    assert_eq!(shared.room_name().await, "new");
-}
-
-#[tokio::test]
-async fn a_join_concurrent_with_closing_the_room_is_undone() {
-    let shared = ReceivingFixture::new().await;
-    shared.set_level_of_dora(100).await;
-    let then = shared.event_line().await;
-    let id = shared.id();
-    let join = shared
-        .house
-        .change_membership(&id, bob(), bob(), MembershipAction::Join);
-    join.await.unwrap();
-    let closed = json!({"join_rule": "invite"});
-
-    let closed = shared.make_state_event(&then, "m.room.join_rules", "", closed);
-    assert_eq!(
-        shared.receive_event(&closed).await,
-        ReceiveOutcome::Accepted
-    );
-
-    for house in [None, Some(())] {
-        let rooms = match house {
-            None => shared.house.rooms.clone(),
-            Some(()) => open_rooms(&shared.house.test, &shared.house.key).await,
-        };
-        let room = rooms.memory.room(&id).await.unwrap();
-        assert!(!room.view().local_members.values().any(|id| *id == bob()));
-        let user = rooms.memory.user_number(&bob()).await.unwrap().unwrap();
-        let mine = rooms.memory.rooms_of_user(user).await.unwrap();
-        assert_eq!(mine.membership(room.num), MembershipState::Leave);
-    }
-}
-
-#[tokio::test]
-async fn a_ban_wins_over_concurrent_events_of_the_banned_user() {
-    for version in ["11", "12"] {
-        let shared = ReceivingFixture::in_version(version).await;
-        if version == "11" {
-            shared.set_level_of_dora(50).await;
-        } else {
-            let levels = json!({"users": {&shared.dora: 50}});
-            shared
-                .send_state(&StateEventType::RoomPowerLevels, levels)
-                .await;
-        }
-        let line = shared.event_line().await;
-        let topic = shared.make_state_event(&line, "m.room.topic", "", json!({"topic": "mine"}));
-        let after = line.after(&topic);
-        assert_eq!(shared.receive_event(&topic).await, ReceiveOutcome::Accepted);
-        let ban = EventToSend::state(
-            alice(),
-            &StateEventType::RoomMember,
-            shared.dora.as_str(),
-            to_raw_value(&json!({"membership": "ban"})).unwrap(),
-        );
-        shared
-            .house
-            .rooms
-            .sender
-            .send(&shared.id(), ban)
-            .await
-            .unwrap();
-        // The banned user continues on a line of events without the ban.
-        let more = shared.make_state_event(&after, "m.room.topic", "", json!({"topic": "more"}));
-        let received = shared.receive_event(&more).await;
-
-        assert!(
-            matches!(received, ReceiveOutcome::SoftFailed(_)),
-            "{received:?}"
-        );
-        let topic = shared
-            .state_field(&StateEventType::RoomTopic, "topic")
-            .await;
-        assert_eq!(topic.unwrap(), "mine", "in {version}");
-    }
-}
-
-#[tokio::test]
 async fn an_event_of_a_server_denied_by_acl_is_refused() {
     let shared = ReceivingFixture::new().await;
     let hello = shared.make_message(&shared.event_line().await, "hello");
@@ -519,7 +350,7 @@ async fn an_event_of_a_server_denied_by_acl_is_refused() {
 
     let help = ReceiveHints::default();
     let refused = shared
-        .house
+        .server
         .receive_with_help(&shared.there, &hello, help)
         .await;
 
@@ -532,14 +363,14 @@ async fn a_room_without_local_members_receives_no_events() {
     let id = shared.id();
     let hello = shared.make_message(&shared.event_line().await, "hello");
     shared
-        .house
+        .server
         .change_membership(&id, alice(), alice(), MembershipAction::Leave)
         .await
         .unwrap();
 
     let help = ReceiveHints::default();
     let refused = shared
-        .house
+        .server
         .receive_with_help(&shared.there, &hello, help)
         .await;
 
@@ -569,7 +400,7 @@ async fn a_redaction_without_enough_power_changes_nothing() {
     let shared = ReceivingFixture::new().await;
     let id = shared.id();
     let mine = shared
-        .house
+        .server
         .send_message(&id, alice(), "mine", None)
         .await
         .unwrap();
@@ -596,14 +427,14 @@ async fn an_event_after_a_gap_is_accepted_with_supplied_state() {
     };
 
     let received = shared
-        .house
+        .server
         .receive_with_help(&shared.there, &found, help)
         .await;
 
     assert_eq!(received.unwrap(), ReceiveOutcome::Accepted);
-    let room = shared.house.rooms.memory.room(&shared.id()).await.unwrap();
+    let room = shared.server.rooms.memory.room(&shared.id()).await.unwrap();
     let gaps = shared
-        .house
+        .server
         .rooms
         .receiver
         .find_gaps(&room, i64::MIN, i64::MAX)
@@ -618,7 +449,7 @@ async fn an_event_after_a_gap_is_accepted_with_supplied_state() {
         "{seen:?}"
     );
     let gaps = shared
-        .house
+        .server
         .rooms
         .receiver
         .find_gaps(&room, i64::MIN, i64::MAX)

@@ -7,16 +7,20 @@ use super::{
 use crate::rooms::MissingEventsQuery;
 
 struct ServingFixture {
-    house: TestServer,
+    server: TestServer,
     there: RemoteServer,
     room: RemoteRoom,
 }
 
 impl ServingFixture {
     async fn new() -> Self {
-        let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
-        let (room, _) = house.create_shared_room(&there, "11").await;
-        Self { house, there, room }
+        let (server, there) = (TestServer::new().await, RemoteServer::new("there"));
+        let (room, _) = server.create_shared_room(&there, "11").await;
+        Self {
+            server,
+            there,
+            room,
+        }
     }
 
     fn id(&self) -> OwnedRoomId {
@@ -24,14 +28,14 @@ impl ServingFixture {
     }
 
     async fn send_message(&self, body: &str) -> OwnedEventId {
-        self.house
+        self.server
             .send_message(&self.id(), alice(), body, None)
             .await
             .unwrap()
     }
 
     async fn room(&self) -> Arc<Room> {
-        self.house.rooms.memory.room(&self.id()).await.unwrap()
+        self.server.rooms.memory.room(&self.id()).await.unwrap()
     }
 
     async fn set_visibility(&self, visibility: &str) {
@@ -41,7 +45,7 @@ impl ServingFixture {
             "",
             to_raw_value(&json!({"history_visibility": visibility})).unwrap(),
         );
-        self.house
+        self.server
             .rooms
             .sender
             .send(&self.id(), event)
@@ -50,7 +54,7 @@ impl ServingFixture {
     }
 
     fn rooms(&self) -> &Rooms {
-        &self.house.rooms
+        &self.server.rooms
     }
 }
 
@@ -59,7 +63,7 @@ async fn only_servers_in_the_room_can_read_its_events() {
     let shared = ServingFixture::new().await;
     let hello = shared.send_message("hello").await;
 
-    let told = shared
+    let answer_events = shared
         .rooms()
         .federation
         .event_for_server(&shared.there.name, &hello)
@@ -82,7 +86,7 @@ async fn only_servers_in_the_room_can_read_its_events() {
         .event_for_server(&shared.there.name, unknown)
         .await;
 
-    assert!(told.unwrap().get().contains("hello"));
+    assert!(answer_events.unwrap().get().contains("hello"));
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
     assert!(matches!(room, Err(Error::Forbidden(_))));
     assert!(matches!(unknown, Err(Error::NotFound(_))));
@@ -90,8 +94,8 @@ async fn only_servers_in_the_room_can_read_its_events() {
 
 #[tokio::test]
 async fn messages_from_before_a_server_joined_are_redacted() {
-    let (house, there) = (TestServer::new().await, RemoteServer::new("there"));
-    let id = house
+    let (server, there) = (TestServer::new().await, RemoteServer::new("there"));
+    let id = server
         .create_room(json!({"room_version": "11"}))
         .await
         .unwrap();
@@ -106,38 +110,38 @@ async fn messages_from_before_a_server_joined_are_redacted() {
         ),
     ] {
         let event = EventToSend::state(alice(), &kind, "", to_raw_value(&content).unwrap());
-        house.rooms.sender.send(&id, event).await.unwrap();
+        server.rooms.sender.send(&id, event).await.unwrap();
     }
-    let secret = house
+    let secret = server
         .send_message(&id, alice(), "secret", None)
         .await
         .unwrap();
-    let room = RemoteRoom::from_room(&house.rooms.memory.room(&id).await.unwrap());
+    let room = RemoteRoom::from_room(&server.rooms.memory.room(&id).await.unwrap());
     let eve = there.user("eve");
-    let line = house.event_line(&id).await;
+    let line = server.event_line(&id).await;
     let event = (&*eve, "m.room.member", Some(eve.as_str()));
     let join = there.make_event(&room, &line, event, json!({"membership": "join"}));
-    house.receive_event(&there, &join).await;
-    let open = house
+    server.receive_event(&there, &join).await;
+    let open = server
         .send_message(&id, alice(), "open", None)
         .await
         .unwrap();
-    let room = house.rooms.memory.room(&id).await.unwrap();
+    let room = server.rooms.memory.room(&id).await.unwrap();
 
     let from = [open.clone()];
-    let history = house
+    let history = server
         .rooms
         .federation
         .backfill_for_server(&room, &there.name, &from, 3)
         .await
         .unwrap();
-    let alone = house
+    let alone = server
         .rooms
         .federation
         .event_for_server(&there.name, &secret)
         .await
         .unwrap();
-    let (at_time, _) = house
+    let (at_time, _) = server
         .rooms
         .federation
         .event_at_time_for_server(&room, &there.name, 1_000, Direction::Forward)
@@ -177,8 +181,11 @@ async fn missing_events_are_those_between_earliest_and_latest() {
             let event: serde_json::Value = serde_json::from_str(json.get()).unwrap();
             event["content"]["body"].as_str().unwrap().to_owned()
         };
-        let told = told.await.unwrap();
-        told.iter().map(|json| body(json)).collect::<Vec<_>>()
+        let answer_events = answer_events.await.unwrap();
+        answer_events
+            .iter()
+            .map(|json| body(json))
+            .collect::<Vec<_>>()
     };
 
     assert_eq!(bodies(10).await, ["two", "three", "four"]);
@@ -205,26 +212,27 @@ async fn the_state_before_an_event_includes_its_auth_chain() {
         .auth_chain_of(&room, &hello)
         .await
         .unwrap();
-    let server = shared.rooms().memory.server_name();
+    let server_name = shared.rooms().memory.server_name();
     let jsons = shared
         .rooms()
         .federation
-        .load_events_for_server(server, &answer.state)
+        .load_events_for_server(server_name, &answer.state)
         .await
         .unwrap();
 
-    let told: Vec<&str> = jsons.iter().map(|json| json.get()).collect();
-    assert_eq!(told.len(), answer.state.len());
+    let answer_events: Vec<&str> = jsons.iter().map(|json| json.get()).collect();
+    assert_eq!(answer_events.len(), answer.state.len());
     assert!(
-        told.iter()
+        answer_events
+            .iter()
             .any(|json| json.contains(r#""history_visibility":"shared""#))
     );
     assert!(
-        !told
+        !answer_events
             .iter()
             .any(|json| json.contains(r#""history_visibility":"joined""#))
     );
-    let line = shared.house.event_line(&shared.id()).await;
+    let line = shared.server.event_line(&shared.id()).await;
     let create = line.state.get(&StateEventType::RoomCreate, "").unwrap();
     assert!(answer.auth_chain.contains(&create.event_id));
     assert!(chain.contains(&create.event_id));
@@ -236,26 +244,29 @@ async fn the_state_before_an_event_includes_its_auth_chain() {
 #[tokio::test]
 async fn a_rejected_event_is_not_served() {
     let shared = ServingFixture::new().await;
-    let line = shared.house.event_line(&shared.id()).await;
+    let line = shared.server.event_line(&shared.id()).await;
     let dora = shared.there.user("dora");
     let event = (&*dora, "m.room.topic", Some(""));
     let content = json!({"topic": "mine"});
     let topic = shared.there.make_event(&shared.room, &line, event, content);
-    shared.house.receive_event(&shared.there, &topic).await;
+    shared.server.receive_event(&shared.there, &topic).await;
 
-    let told = shared
+    let answer_events = shared
         .rooms()
         .federation
         .event_for_server(&shared.there.name, &topic.pdu().event_id)
         .await;
 
-    assert!(matches!(told, Err(Error::NotFound(_))), "{told:?}");
+    assert!(
+        matches!(answer_events, Err(Error::NotFound(_))),
+        "{answer_events:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_space_is_served_only_to_servers_with_access() {
     let shared = ServingFixture::new().await;
-    let private = shared.house.create_room(json!({})).await.unwrap();
+    let private = shared.server.create_room(json!({})).await.unwrap();
 
     let open = shared
         .rooms()
@@ -277,8 +288,8 @@ async fn a_space_is_served_only_to_servers_with_access() {
 
 #[tokio::test]
 async fn each_server_gets_three_large_answers_at_once() {
-    let house = TestServer::new().await;
-    let turn = async |name| house.rooms.federation.wait_for_answer_turn(name).await;
+    let server = TestServer::new().await;
+    let turn = async |name| server.rooms.federation.wait_for_answer_turn(name).await;
     let (there, elsewhere) = (ruma::server_name!("there"), ruma::server_name!("elsewhere"));
     let mut telling = Vec::new();
     for _ in 0..3 {

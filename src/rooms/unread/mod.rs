@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ruma::ServerName;
 
-use self::push_counts::{CustomRules, UnreadIncrement};
+use self::push_counts::{CustomRules, MemberSettings, UnreadIncrement};
 use super::{
     RoomEnvironment,
     memory::{
@@ -56,7 +56,10 @@ impl UnreadCounts {
         pdu: &Pdu,
     ) -> UnreadIncrement {
         let server_name: &ServerName = self.key.server_name();
-        let rules = (&*self.push_rules, &*self.ignored_users);
-        push_counts::count_for_members(rules, room, tip, pdu, server_name).await
+        let settings = MemberSettings {
+            push_rules: &self.push_rules,
+            ignored_users: &self.ignored_users,
+        };
+        push_counts::count_for_members(settings, room, tip, pdu, server_name).await
     }
 }

@@ -45,9 +45,22 @@ pub(crate) struct CustomRules {
 pub(crate) struct UnreadIncrement {
     pub(crate) notify: bool,
     pub(crate) mention: bool,
-    /// The users for whom it counts differently, with the numbers to add to notifications and to
-    /// highlights.
-    pub(crate) exceptions: Vec<(OwnedUserId, i64, i64)>,
+    /// The users for whom it counts differently.
+    pub(crate) exceptions: Vec<PersonalIncrement>,
+}
+
+/// The numbers that an event adds to the counts of one user, besides those that it adds for all.
+#[derive(Debug)]
+pub(crate) struct PersonalIncrement {
+    pub(crate) user_id: OwnedUserId,
+    pub(crate) notify: i64,
+    pub(crate) highlight: i64,
+}
+
+/// A member of a room who has their own push rules.
+struct MemberRules {
+    user_id: OwnedUserId,
+    rules: Arc<Ruleset>,
 }
 
 #[derive(Deserialize)]
@@ -107,20 +120,24 @@ impl CustomRules {
     }
 
     /// Returns the members of a room who have their own rules, with these rules.
-    fn rules_of_members(&self, room: &Room) -> Vec<(OwnedUserId, Arc<Ruleset>)> {
+    fn rules_of_members(&self, room: &Room) -> Vec<MemberRules> {
         let by_user = self.by_user.read().unwrap_or_else(PoisonError::into_inner);
         let view = room.view();
         let members = &view.local_members;
+        let member_rules = |user_id: &OwnedUserId, rules: &Arc<Ruleset>| MemberRules {
+            user_id: user_id.clone(),
+            rules: rules.clone(),
+        };
         if by_user.len() < members.len() {
-            let own = by_user
+            let found = by_user
                 .iter()
-                .filter_map(|(user, rules)| Some((members.get(user)?.clone(), rules.clone())));
-            own.collect()
+                .filter_map(|(user, rules)| Some(member_rules(members.get(user)?, rules)));
+            found.collect()
         } else {
-            let own = members
+            let found = members
                 .iter()
-                .filter_map(|(user, user_id)| Some((user_id.clone(), by_user.get(user)?.clone())));
-            own.collect()
+                .filter_map(|(user, user_id)| Some(member_rules(user_id, by_user.get(user)?)));
+            found.collect()
         }
     }
 }
@@ -129,9 +146,16 @@ fn rules_json(rules: &Ruleset) -> Option<serde_json::Value> {
     serde_json::to_value(rules).ok()
 }
 
+/// The settings of users that decide how events count for them.
+#[derive(Clone, Copy)]
+pub(crate) struct MemberSettings<'a> {
+    pub(crate) push_rules: &'a CustomRules,
+    pub(crate) ignored_users: &'a IgnoreSettingsByUser,
+}
+
 /// Returns the increments that an event adds to the unread counts of the members of a room.
 pub(crate) async fn count_for_members(
-    (rules, shields): (&CustomRules, &IgnoreSettingsByUser),
+    settings: MemberSettings<'_>,
     room: &Room,
     tip: &RoomTip,
     pdu: &Pdu,
@@ -140,15 +164,15 @@ pub(crate) async fn count_for_members(
     let head = matrix::write_event_head(pdu, &room.rules);
     let event = matrix::client_event(&head, room.room_id.as_str(), &UnsignedFields::default());
     let mentions = parse_mentions(pdu);
-    let deaf = shields.members_ignoring(room, &pdu.sender);
-    let is_deaf = |user_id: &UserId| deaf.iter().any(|deaf| deaf == user_id);
-    let mut custom = rules.rules_of_members(room);
-    custom.retain(|(user_id, _)| !is_deaf(user_id));
+    let ignoring = settings.ignored_users.members_ignoring(room, &pdu.sender);
+    let is_ignoring = |user_id: &UserId| ignoring.iter().any(|member| member == user_id);
+    let mut custom = settings.push_rules.rules_of_members(room);
+    custom.retain(|member| !is_ignoring(&member.user_id));
     let needs_levels = mentions.room
         || pdu.state_key.is_some()
         || custom
             .iter()
-            .any(|(_, rules)| matrix::depends_on_power_levels(rules));
+            .any(|member| matrix::depends_on_power_levels(&member.rules));
     let facts = RoomFacts {
         room_id: room.room_id.clone(),
         member_count: u64::try_from(tip.joined_members).unwrap_or(0),
@@ -156,7 +180,7 @@ pub(crate) async fn count_for_members(
     };
     let usual = matrix::default_push_outcome(&event, &facts).await;
     let mut exceptions = Vec::new();
-    for user_id in &deaf {
+    for user_id in &ignoring {
         add_exception(
             &mut exceptions,
             user_id,
@@ -165,7 +189,7 @@ pub(crate) async fn count_for_members(
             PushOutcome::default(),
         );
     }
-    for (user_id, rules) in &custom {
+    for MemberRules { user_id, rules } in &custom {
         let own = own_notice(rules, user_id, tip, &event, &facts).await;
         add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
     }
@@ -174,9 +198,9 @@ pub(crate) async fn count_for_members(
         .take(MAX_CHECKED_MENTIONS)
     {
         let is_member = user_id.server_name() == local
-            && !is_deaf(user_id)
+            && !is_ignoring(user_id)
             && tip.state.membership(user_id) == MembershipState::Join;
-        if is_member && !custom.iter().any(|(member, _)| member == user_id) {
+        if is_member && !custom.iter().any(|member| member.user_id == *user_id) {
             let rules = matrix::default_rules(user_id);
             let own = own_notice(&rules, user_id, tip, &event, &facts).await;
             add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
@@ -235,7 +259,7 @@ async fn own_notice(
 }
 
 fn add_exception(
-    exceptions: &mut Vec<(OwnedUserId, i64, i64)>,
+    exceptions: &mut Vec<PersonalIncrement>,
     user_id: &UserId,
     sender: &UserId,
     usual: PushOutcome,
@@ -243,10 +267,10 @@ fn add_exception(
 ) {
     // A sender's own events never count: sending moves the sender's read marker past them.
     if usual != own && user_id != sender {
-        exceptions.push((
-            user_id.to_owned(),
-            i64::from(own.notify) - i64::from(usual.notify),
-            i64::from(own.highlight) - i64::from(usual.highlight),
-        ));
+        exceptions.push(PersonalIncrement {
+            user_id: user_id.to_owned(),
+            notify: i64::from(own.notify) - i64::from(usual.notify),
+            highlight: i64::from(own.highlight) - i64::from(usual.highlight),
+        });
     }
 }

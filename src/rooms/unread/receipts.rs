@@ -1,5 +1,7 @@
 //! Receipts, which show how far users have read.
 
+use std::sync::Arc;
+
 use ruma::{
     EventId, OwnedUserId,
     events::receipt::ReceiptThread::{self, Main, Thread, Unthreaded},
@@ -33,6 +35,13 @@ pub struct ReceiptUpdate<'a> {
     pub ts: Option<i64>,
 }
 
+/// A receipt whose event is known here and belongs to its thread.
+struct CheckedReceipt<'a> {
+    new: ReceiptUpdate<'a>,
+    event: Arc<TimelineEvent>,
+    thread: ReceiptThread,
+}
+
 impl UnreadCounts {
     /// Records that a user has read a room up to an event. A receipt never moves back.
     ///
@@ -44,11 +53,9 @@ impl UnreadCounts {
         let event = self.timeline.find_event(room, new.event_id).await?;
         let event = event.ok_or_else(|| Error::not_found("the room has no such event"))?;
         let thread = self.thread_of_receipt(room, &event, new.thread).await?;
+        let checked = CheckedReceipt { new, event, thread };
         let mut tx = self.db.write().await?;
-        if self
-            .advance_receipt(&mut tx, room, (&new, &event, &thread))
-            .await?
-        {
+        if self.advance_receipt(&mut tx, room, &checked).await? {
             tx.commit().await?;
         }
         Ok(())
@@ -68,7 +75,7 @@ impl UnreadCounts {
                 continue;
             };
             match self.thread_of_receipt(room, &event, new.thread).await {
-                Ok(thread) => found.push((new, event, thread)),
+                Ok(thread) => found.push(CheckedReceipt { new, event, thread }),
                 Err(Error::InvalidParam(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -78,10 +85,8 @@ impl UnreadCounts {
         }
         let mut tx = self.db.write().await?;
         let mut is_news = false;
-        for (new, event, thread) in &found {
-            is_news |= self
-                .advance_receipt(&mut tx, room, (new, event, thread))
-                .await?;
+        for receipt in &found {
+            is_news |= self.advance_receipt(&mut tx, room, receipt).await?;
         }
         if is_news {
             tx.commit().await?;
@@ -95,8 +100,9 @@ impl UnreadCounts {
         &self,
         tx: &mut WriteTx,
         room: &Room,
-        (new, event, thread): (&ReceiptUpdate<'_>, &TimelineEvent, &ReceiptThread),
+        receipt: &CheckedReceipt<'_>,
     ) -> Result<bool> {
+        let CheckedReceipt { new, event, thread } = receipt;
         let position = tx.next_position();
         let ts = new.ts.unwrap_or_else(|| self.clock.now_ms());
         let row = receipts::NewReceiptRow {

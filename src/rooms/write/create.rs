@@ -4,11 +4,10 @@
 
 mod plan;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId,
-    RoomVersionId,
+    MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomVersionId,
     api::client::room::{Visibility, create_room::v3::Request},
 };
 
@@ -20,7 +19,7 @@ use crate::{
     matrix::Pdu,
     rooms::{
         EventToSend,
-        log::{append::AcceptedEvent, new_events::into_invalid_state},
+        log::{accepted_event::AcceptedEvent, new_events::into_invalid_state},
         memory::room::{Room, RoomTip, joined_count},
     },
     storage::rooms::{aliases, room_table},
@@ -53,8 +52,8 @@ impl RoomCreation {
         }
         // From room version 12 on, the room id is the hash of the create event. A user who creates two equal rooms
         // within a millisecond would get the same id twice, so the second room gets a later timestamp.
-        for later in 0..MAX_ROOM_ID_ATTEMPTS {
-            let timestamp = timestamp(self.clock.now_ms() + later);
+        for attempt in 0..MAX_ROOM_ID_ATTEMPTS {
+            let timestamp = timestamp(self.clock.now_ms() + attempt);
             let (mut room, events) = self
                 .build_room(&version, planned.clone(), timestamp)
                 .await?;
@@ -156,6 +155,3 @@ pub(crate) fn advance_scratch_tip(tip: &mut RoomTip, pdu: &Pdu) {
         tip.joined_members += joined_count(Some(&pdu)) - joined_count(replaced.as_deref());
     }
 }
-
-/// The profiles of users in a room, by user id.
-pub(crate) type MemberProfiles = HashMap<OwnedUserId, crate::rooms::MemberProfile>;

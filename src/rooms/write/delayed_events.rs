@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde_json::{json, value::RawValue};
 
-use super::{DelayedEvents, send::SendOccasion};
+use super::{DelayedEvents, send_occasion::SendOccasion};
 use crate::{
     error::{Error, Result},
     rooms::{EventToSend, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
@@ -240,11 +240,11 @@ impl DelayedEvents {
                 is_done
             }
             DelayAction::Cancel => {
-                let ending = DelayedEventOutcome {
+                let outcome = DelayedEventOutcome {
                     ts: now,
                     ..DelayedEventOutcome::default()
                 };
-                self.finalise_delayed_event(row.num, ending).await?
+                self.finalise_delayed_event(row.num, outcome).await?
             }
         };
         if is_done {
@@ -265,10 +265,10 @@ impl DelayedEvents {
     async fn finalise_delayed_event(
         &self,
         num: i64,
-        ending: DelayedEventOutcome<'_>,
+        outcome: DelayedEventOutcome<'_>,
     ) -> Result<bool> {
         let mut tx = self.db.write().await?;
-        let is_done = delayed_events::finish(&mut tx, num, ending).await?;
+        let is_done = delayed_events::finish(&mut tx, num, outcome).await?;
         tx.commit().await?;
         Ok(is_done)
     }
@@ -306,12 +306,12 @@ impl DelayedEvents {
             });
         let event_id = sent.await?;
         // A state event that repeats the current state is not sent again, so it has to be finished here.
-        let ending = DelayedEventOutcome {
+        let outcome = DelayedEventOutcome {
             ts: self.clock.now_ms(),
             event_id: Some(event_id.as_str()),
             error: None,
         };
-        self.finalise_delayed_event(row.num, ending).await?;
+        self.finalise_delayed_event(row.num, outcome).await?;
         Ok(())
     }
 
@@ -361,12 +361,12 @@ impl DelayedEvents {
             _ => "M_UNKNOWN",
         };
         let error = json!({ "errcode": errcode, "error": refused.to_string() }).to_string();
-        let ending = DelayedEventOutcome {
+        let outcome = DelayedEventOutcome {
             ts: self.clock.now_ms(),
             event_id: None,
             error: Some(&error),
         };
-        self.finalise_delayed_event(row.num, ending).await?;
+        self.finalise_delayed_event(row.num, outcome).await?;
         Ok(())
     }
 }

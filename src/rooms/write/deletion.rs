@@ -13,7 +13,7 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 
-use super::{RoomDeletion, expiring_invites::leave_event, send::SendOccasion};
+use super::{RoomDeletion, member_change::leave_event, send_occasion::SendOccasion};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap, UnsignedFields},
@@ -49,6 +49,14 @@ const MAX_REMOVAL_ROUNDS: usize = 3;
 /// A function that returns whether all events of a room have been sent to the other servers.
 pub(super) type DeliveryCheck = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
 
+/// The user who wants to delete a room.
+#[derive(Clone, Copy, Debug)]
+pub struct DeletionRequester<'a> {
+    pub user_id: &'a UserId,
+    /// Whether the user is an administrator of the server.
+    pub is_admin: bool,
+}
+
 impl RoomDeletion {
     /// Deletes a room at the request of its creator or of an administrator. Returns when nothing is left of the room.
     ///
@@ -61,7 +69,7 @@ impl RoomDeletion {
     pub async fn delete_room(
         &self,
         room_id: &RoomId,
-        (asker, is_admin): (&UserId, bool),
+        requester: DeletionRequester<'_>,
         reason: Option<String>,
     ) -> Result<()> {
         let reason = reason.filter(|reason| !reason.trim().is_empty());
@@ -71,6 +79,7 @@ impl RoomDeletion {
                 "the reason must be a text of at most {MAX_REASON_BYTES} bytes without U+0000"
             )));
         }
+        let DeletionRequester { user_id, is_admin } = requester;
         let room = if is_admin {
             self.memory.room(room_id).await?
         } else {
@@ -78,7 +87,7 @@ impl RoomDeletion {
         };
         let creator = room_creator(&room)?;
         let is_creator =
-            creator == asker && room.view().state.membership(asker) == MembershipState::Join;
+            creator == user_id && room.view().state.membership(user_id) == MembershipState::Join;
         if !is_creator && !is_admin {
             return Err(Error::forbidden(
                 "only the creator may delete the room, and only while joined to it",
@@ -91,7 +100,7 @@ impl RoomDeletion {
             reason,
             stage: RoomDeletionRow::EMPTYING_STAGE,
         };
-        tracing::info!(%room_id, user_id = %asker, "a room is being deleted");
+        tracing::info!(%room_id, %user_id, "a room is being deleted");
         drop(room);
         let num = deletion.num;
         self.tasks
@@ -143,12 +152,12 @@ impl RoomDeletion {
     }
 
     async fn finish_begun_deletions(self) -> Result<Option<i64>> {
-        let begun = {
+        let unfinished = {
             let mut conn = self.db.read().await?;
             room_deletion::unfinished_deletions(&mut conn).await?
         };
         let mut outcome = Ok(None);
-        for deletion in begun {
+        for deletion in unfinished {
             match self.finish_deletion(&deletion).await {
                 // The deletion continues at the next start of the server.
                 Err(_) if self.tasks.stopping().is_cancelled() => return Ok(None),
@@ -213,7 +222,8 @@ impl RoomDeletion {
                 leaving.push(self.remove_member(
                     room,
                     &state,
-                    (last.as_ref(), target),
+                    last.as_ref(),
+                    target,
                     &deletion.reason,
                 ));
             }
@@ -222,7 +232,7 @@ impl RoomDeletion {
             }
         }
         if let Some(last) = &last {
-            let is_gone = self.remove_member(room, &state, (None, last), &deletion.reason);
+            let is_gone = self.remove_member(room, &state, None, last, &deletion.reason);
             removed += usize::from(is_gone.await?);
         }
         Ok(removed)
@@ -245,7 +255,8 @@ impl RoomDeletion {
         &self,
         room: &Room,
         state: &StateMap,
-        (remover, target): (Option<&OwnedUserId>, &OwnedUserId),
+        remover: Option<&OwnedUserId>,
+        target: &OwnedUserId,
         reason: &str,
     ) -> Result<bool> {
         self.check_not_stopping()?;

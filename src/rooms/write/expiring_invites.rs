@@ -5,16 +5,21 @@
 //! ordinary event. Until that event is stored, the server already refuses the invitation.
 
 use ruma::{
-    OwnedEventId, OwnedUserId, RoomId, UserId,
+    OwnedEventId, RoomId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::Value;
 
-use super::{ExpiringInvitations, removal::find_remover, send::SendOccasion};
+use super::{
+    ExpiringInvitations,
+    member_change::{MemberChange, leave_event},
+    removal::find_remover,
+    send_occasion::SendOccasion,
+};
 use crate::{
     error::{Error, Result},
     rooms::{
-        EventToSend, MemberChange, MemberProfile, MembershipAction,
+        EventToSend,
         log::invite_expiry::{invitation_replaced, is_expired},
         memory::room::Room,
     },
@@ -189,21 +194,4 @@ impl ExpiringInvitations {
             });
         withdrawn.await.map(drop)
     }
-}
-
-/// Returns the member event with which a user leaves or is kicked.
-pub(crate) fn leave_event(
-    sender: OwnedUserId,
-    target: &OwnedUserId,
-    reason: &str,
-) -> Result<EventToSend> {
-    let action = if sender == *target {
-        MembershipAction::Leave
-    } else {
-        MembershipAction::Kick
-    };
-    let mut change = MemberChange::for_self(target, action, MemberProfile::default());
-    change.sender = sender;
-    change.reason = Some(reason.to_owned());
-    change.into_event()
 }

@@ -72,7 +72,8 @@ impl InviteLinks {
     pub async fn create_link(
         &self,
         room_id: &RoomId,
-        (creator, creator_id): (UserNum, &UserId),
+        creator: UserNum,
+        creator_id: &UserId,
         link: NewInviteLink,
     ) -> Result<InviteLink> {
         let now = self.clock.now_ms();
@@ -120,7 +121,8 @@ impl InviteLinks {
     pub async fn list_links(
         &self,
         room_id: &RoomId,
-        (user, user_id): (UserNum, &UserId),
+        user: UserNum,
+        user_id: &UserId,
     ) -> Result<Vec<InviteLink>> {
         let room = self.memory.room_of_member(room_id).await?;
         if room.view().state.membership(user_id) != MembershipState::Join {
@@ -153,7 +155,8 @@ impl InviteLinks {
         &self,
         room_id: &RoomId,
         token: &str,
-        (user, user_id): (UserNum, &UserId),
+        user: UserNum,
+        user_id: &UserId,
     ) -> Result<()> {
         let room = self.memory.room_of_member(room_id).await?;
         let link = self.find_link(token).await?;

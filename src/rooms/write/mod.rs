@@ -6,11 +6,13 @@ pub(crate) mod deletion;
 pub(crate) mod directory;
 pub(crate) mod expiring_invites;
 pub(crate) mod invite_links;
+pub(crate) mod member_change;
 pub(crate) mod membership;
 pub(crate) mod policy_server;
 pub(crate) mod removal;
 pub(crate) mod reports;
 pub(crate) mod send;
+pub(crate) mod send_occasion;
 pub(crate) mod upgrade;
 
 use std::sync::{Arc, OnceLock};

@@ -14,10 +14,10 @@ use ruma::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-use super::{EventSender, send::SendOccasion};
+use super::{EventSender, send_occasion::SendOccasion};
 use crate::{
     error::Result,
-    rooms::{Room, log::append::AcceptedEvent, memory::room::RoomTip},
+    rooms::{Room, log::accepted_event::AcceptedEvent, memory::room::RoomTip},
 };
 
 /// A client that asks policy servers for their signature.
@@ -54,7 +54,7 @@ impl EventVetting {
     /// Takes the event that the policy server has signed, if it still follows the tip of the room.
     pub(crate) fn take_vetted(&mut self, tip: &RoomTip) -> Option<AcceptedEvent> {
         let vetted = self.vetted.take();
-        vetted.filter(|accepted| accepted.pdu.prev_events == tip.choose_prev_events().0)
+        vetted.filter(|accepted| accepted.pdu.prev_events == tip.choose_prev_events().ids)
     }
 
     /// Keeps an event that the policy server has signed.
@@ -75,9 +75,9 @@ impl Room {
 
 impl EventSender {
     /// Sets the client that asks policy servers. Without a client, no policy server is asked.
-    pub fn set_policy_server_client(&self, asker: Arc<dyn PolicyServerClient>) {
+    pub fn set_policy_server_client(&self, client: Arc<dyn PolicyServerClient>) {
         // The first client is kept.
-        drop(self.policy_servers.set(asker));
+        drop(self.policy_servers.set(client));
     }
 
     /// Returns whether the policy server of the room has to sign an event.
@@ -98,8 +98,8 @@ impl EventSender {
         mut accepted: AcceptedEvent,
     ) -> Result<AcceptedEvent> {
         if let (Some(policies), Some(policy)) = (self.policy_servers.get(), room.policy_server()) {
-            let asking = policies.request_signature(&policy, &room.rules, &accepted.json);
-            accepted.json = asking.await?;
+            let signed = policies.request_signature(&policy, &room.rules, &accepted.json);
+            accepted.json = signed.await?;
         }
         Ok(accepted)
     }

@@ -1,51 +1,34 @@
 //! Sends events: builds, checks, signs and stores an event that a user of this server sends.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use ruma::{
-    EventId, OwnedEventId, OwnedUserId, RoomId,
-    events::{StateEventType, TimelineEventType},
-};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, events::TimelineEventType};
+use tokio::sync::MutexGuard;
 
-use super::{EventSender, membership::is_redundant_change, policy_server::EventVetting};
+use super::{EventSender, policy_server::EventVetting, send_occasion::SendOccasion};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu},
     rooms::{
-        MembershipAction,
         log::{
-            append::{AcceptedEvent, append},
+            accepted_event::AcceptedEvent,
+            append::append,
             invite_expiry,
-            new_event::{EventToSend, check_txn_id},
-            relations,
+            new_event::{ClientTransaction, EventToSend, check_txn_id},
+            relations, release_write,
         },
         memory::{
-            load, not_in_room,
+            not_in_room,
             room::{Room, RoomTip},
+            stored_events::pdu_by_id,
         },
     },
-    storage::{PendingWrite, WriteTx, rooms::events},
+    storage::{ReadAccess, WriteIntent, WriteTx, rooms::events},
 };
 
 /// The number of attempts to build an event. A new attempt is needed if a lost batch invalidated the room's tip, or if
 /// the room got other events while its policy server checked this one.
 const MAX_SEND_ATTEMPTS: usize = 8;
-/// The reason for which the server sends an event.
-#[derive(Clone, Debug)]
-pub(crate) enum SendOccasion {
-    /// A user requests it.
-    Request,
-    /// A user requests this change of a membership.
-    Membership(MembershipAction),
-    /// The server sends it for a user who did not request it just now.
-    Background,
-    /// The delayed event with this number is due.
-    Delayed(i64),
-    /// This invitation has expired.
-    InvitationExpiry(OwnedEventId),
-    /// The room is being deleted.
-    Deletion,
-}
 
 /// The outcome of an attempt to send an event.
 enum SendAttempt {
@@ -54,58 +37,6 @@ enum SendAttempt {
     Retry,
     /// The policy server of the room has to sign the event first.
     Unvetted(Box<AcceptedEvent>),
-}
-
-impl SendOccasion {
-    /// Checks at the tip of the room that the reason for the event still exists.
-    fn check_still_valid(&self, tip: &RoomTip, event: &EventToSend) -> Result<()> {
-        match self {
-            Self::InvitationExpiry(invitation) => {
-                invite_expiry::check_is_current(&tip.state, event, invitation)
-            }
-            Self::Request
-            | Self::Membership(_)
-            | Self::Background
-            | Self::Delayed(_)
-            | Self::Deletion => Ok(()),
-        }
-    }
-
-    /// Returns the current member event, if it already is what a membership change requests.
-    fn existing_member_event<'a>(
-        &self,
-        tip: &'a RoomTip,
-        event: &EventToSend,
-    ) -> Option<&'a Arc<Pdu>> {
-        let Self::Membership(action) = self else {
-            return None;
-        };
-        let member = tip
-            .state
-            .get(&StateEventType::RoomMember, event.state_key.as_deref()?)?;
-        matches!(
-            is_redundant_change(member.membership().as_ref(), *action),
-            Ok(true)
-        )
-        .then_some(member)
-    }
-
-    /// Returns whether the event is sent without a request of its sender, so that it marks nothing as read.
-    fn is_unattended(&self) -> bool {
-        match self {
-            Self::Background | Self::Delayed(_) | Self::InvitationExpiry(_) | Self::Deletion => {
-                true
-            }
-            Self::Request | Self::Membership(_) => false,
-        }
-    }
-
-    fn delayed_event_num(&self) -> Option<i64> {
-        match self {
-            Self::Delayed(num) => Some(*num),
-            _ => None,
-        }
-    }
 }
 
 impl EventSender {
@@ -196,7 +127,7 @@ impl EventSender {
     ) -> Result<SendAttempt> {
         // Other senders wait for the lock of this room. The intent makes the batch wait for their events too.
         let intent = self.db.journal().register_intent();
-        let mut tip = room.tip.lock().await;
+        let tip = room.tip.lock().await;
         if room.is_stale() {
             return Ok(SendAttempt::Retry);
         }
@@ -233,19 +164,35 @@ impl EventSender {
         if occasion.is_unattended() {
             accepted.keep_sender_unread();
         }
+        self.store_event(room, event, accepted, tip, intent).await
+    }
+
+    /// Stores an event that was built at the tip of the room.
+    async fn store_event(
+        &self,
+        room: &Room,
+        event: &EventToSend,
+        accepted: AcceptedEvent,
+        mut tip: MutexGuard<'_, RoomTip>,
+        intent: WriteIntent,
+    ) -> Result<SendAttempt> {
         let event_id = accepted.pdu.event_id.clone();
         let mut tx = self.db.write().await?;
         if room.is_stale() {
             return Ok(SendAttempt::Retry);
         }
         if let Err(refused) = relations::check_relation(&mut tx, room.num, event).await {
-            return answer_refused(tx, room, event, refused).await;
+            // The first event of the transaction may be in the same batch, which readers do not see yet.
+            return match find_first_event_in_batch(tx, room, event).await {
+                Ok(Some(first)) => Ok(SendAttempt::Sent(first)),
+                Ok(None) | Err(_) => Err(refused),
+            };
         }
         let mut next = tip.clone();
         let Some(stored) = append(&self.log, &mut tx, room, &mut next, accepted).await? else {
-            return answer_repeated_transaction(tx, room, event)
-                .await
-                .map(SendAttempt::Sent);
+            let first = find_first_event_in_batch(tx, room, event).await?;
+            let missing = || Error::internal("store an event", "it is already stored");
+            return first.map(SendAttempt::Sent).ok_or_else(missing);
         };
         drop(intent);
         let pending = release_write(tx, room, stored.position)?;
@@ -314,46 +261,35 @@ pub(crate) fn is_on_disk(room: &Room, pdu: &Pdu) -> bool {
     seen.is_some_and(|seen| seen.event_id == pdu.event_id)
 }
 
-/// Returns the refusal of an event, or the event id if the same transaction already sent it.
-async fn answer_refused(
-    tx: WriteTx,
-    room: &Room,
-    event: &EventToSend,
-    refused: Error,
-) -> Result<SendAttempt> {
-    if event.transaction.is_none() {
-        return Err(refused);
-    }
-    // The first event of the transaction may be in the same batch, which readers do not see yet.
-    let first = answer_repeated_transaction(tx, room, event).await;
-    first.map(SendAttempt::Sent).map_err(|_| refused)
-}
-
-/// Answers a repeated transaction with the event that it sent the first time, once that event is on disk.
-async fn answer_repeated_transaction(
+/// Returns the event that the transaction of an event sent first, once that event is on disk. It may be in the batch
+/// of `tx`.
+async fn find_first_event_in_batch(
     mut tx: WriteTx,
     room: &Room,
     event: &EventToSend,
-) -> Result<OwnedEventId> {
+) -> Result<Option<OwnedEventId>> {
     let Some(transaction) = &event.transaction else {
-        return Err(Error::internal(
-            "store an event",
-            "it was refused without a transaction",
-        ));
+        return Ok(None);
     };
     let kind = tx.intern(&event.kind.to_string()).await?;
-    let known = events::find_by_transaction(
-        &mut tx,
-        transaction.device,
-        room.num,
-        kind,
-        &transaction.txn_id,
-    )
-    .await?;
+    let first = find_first_event(&mut tx, room, transaction, kind).await?;
     tx.commit().await?;
-    let known =
-        known.ok_or_else(|| Error::internal("find an event by its transaction", "it is gone"))?;
-    OwnedEventId::try_from(known).map_err(|source| Error::internal("read an event id", source))
+    Ok(first)
+}
+
+/// Returns the event that a transaction sent first. `kind` is the number of its type.
+async fn find_first_event(
+    db: &mut impl ReadAccess,
+    room: &Room,
+    transaction: &ClientTransaction,
+    kind: i64,
+) -> Result<Option<OwnedEventId>> {
+    let (device, txn_id) = (transaction.device, &transaction.txn_id);
+    let first = events::find_by_transaction(db, device, room.num, kind, txn_id).await?;
+    first
+        .map(OwnedEventId::try_from)
+        .transpose()
+        .map_err(|source| Error::internal("read an event id", source))
 }
 
 impl EventSender {
@@ -369,7 +305,7 @@ impl EventSender {
         let levels = matrix::power_levels(&tip.state, &room.rules);
         let may_redact_all = levels.user_can_redact_event_of_other(sender);
         let mut conn = self.db.read().await?;
-        match load::pdu_by_id(&mut conn, target.as_str()).await? {
+        match pdu_by_id(&mut conn, target.as_str()).await? {
             Some(pdu) if pdu.room_id != room.room_id => Err(Error::invalid_param(
                 "the event to redact is in another room",
             )),
@@ -395,31 +331,12 @@ impl EventSender {
             return Err(refused);
         };
         let mut conn = self.db.read().await?;
-        let Some(kind) = self
-            .db
-            .strings
-            .find_number(&mut conn, &event.kind.to_string())
-            .await?
-        else {
+        let (strings, kind) = (&self.db.strings, event.kind.to_string());
+        let Some(kind) = strings.find_number(&mut conn, &kind).await? else {
             return Err(refused);
         };
-        let known = events::find_by_transaction(
-            &mut conn,
-            transaction.device,
-            room.num,
-            kind,
-            &transaction.txn_id,
-        )
-        .await?;
-        known
-            .and_then(|event_id| OwnedEventId::try_from(event_id).ok())
+        find_first_event(&mut conn, room, transaction, kind)
+            .await?
             .ok_or(refused)
     }
-}
-
-/// Leaves a write to the journal's batch, and records in the room that the write is not on disk yet.
-pub(crate) fn release_write(tx: WriteTx, room: &Room, newest: i64) -> Result<PendingWrite> {
-    let pending = tx.release()?;
-    room.submitted_position.store(newest, Ordering::SeqCst);
-    Ok(pending)
 }

@@ -7,7 +7,7 @@ mod plan;
 use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, UInt,
+    OwnedEventId, OwnedRoomId, UInt,
     events::{
         StateEventType,
         room::{member::MembershipState, tombstone::RoomTombstoneEventContent},
@@ -16,19 +16,21 @@ use ruma::{
 use serde_json::{Map, Value, json, value::to_raw_value};
 use tokio::sync::MutexGuard;
 
+pub use self::plan::RoomUpgrade;
 use super::{
     RoomCreation,
     create::{MAX_ROOM_ID_ATTEMPTS, advance_scratch_tip},
     policy_server::EventVetting,
-    send::{SendOccasion, is_on_disk, release_write},
+    send::is_on_disk,
+    send_occasion::SendOccasion,
 };
 use crate::{
     clock::timestamp,
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
     rooms::{
-        EventToSend, MemberProfile,
-        log::append::{AcceptedEvent, append},
+        EventToSend,
+        log::{accepted_event::AcceptedEvent, append::append, release_write},
         memory::room::{Room, RoomTip},
     },
     storage::rooms::{aliases, room_table},
@@ -41,19 +43,6 @@ const MIN_SPEAKING_LEVEL: i64 = 50;
 const REPEATED_UPGRADE_MS: i64 = 60_000;
 /// The text of the tombstone, for users who open the old room.
 const TOMBSTONE_BODY: &str = "This room has been replaced";
-
-/// A request to upgrade a room.
-#[derive(Clone, Debug)]
-pub struct RoomUpgrade {
-    /// The user who replaces the room and creates the new one.
-    pub user_id: OwnedUserId,
-    /// The profile of this user.
-    pub profile: MemberProfile,
-    /// The version of the new room.
-    pub version: RoomVersionId,
-    /// Other creators of the new room, if its version supports additional creators.
-    pub additional_creators: Vec<OwnedUserId>,
-}
 
 /// A new room and the last events of the old room, built but not stored yet.
 struct RoomReplacement {
@@ -102,7 +91,7 @@ impl RoomCreation {
     ) -> Result<OwnedRoomId> {
         let mut vetting = EventVetting::default();
         let mut vetted: Option<RoomReplacement> = None;
-        for later in 0..MAX_ROOM_ID_ATTEMPTS {
+        for attempt in 0..MAX_ROOM_ID_ATTEMPTS {
             let old = self.memory.room_by_number(num).await?;
             vetting.wait_for_turn(&old).await;
             let tip = old.tip.lock().await;
@@ -110,26 +99,26 @@ impl RoomCreation {
                 continue;
             }
             self.memory.check_not_deleted(num)?;
-            if let Some(standing) = current_tombstone(&tip.state).cloned() {
-                if !is_on_disk(&old, &standing) {
+            if let Some(tombstone) = current_tombstone(&tip.state).cloned() {
+                if !is_on_disk(&old, &tombstone) {
                     drop(tip);
                     self.wait_for_tombstone(&old).await;
                     continue;
                 }
-                if let Some(new) = self.find_equal_replacement(&standing, upgrade).await? {
+                if let Some(new) = self.find_equal_replacement(&tombstone, upgrade).await? {
                     return Ok(new);
                 }
-                if known.is_none_or(|known| known.event_id != standing.event_id) {
+                if known.is_none_or(|known| known.event_id != tombstone.event_id) {
                     return Err(Error::forbidden(
                         "another request has just upgraded the room",
                     ));
                 }
             }
             check_may_replace(&old, &tip, upgrade)?;
-            let follows = tip.choose_prev_events().0;
+            let follows = tip.choose_prev_events().ids;
             let replacement = match vetted.take().filter(|vetted| vetted.prev_events == follows) {
                 Some(vetted) => vetted,
-                None => self.build_replacement(&old, &tip, upgrade, later).await?,
+                None => self.build_replacement(&old, &tip, upgrade, attempt).await?,
             };
             if !replacement.is_vetted {
                 drop(tip);
@@ -156,7 +145,7 @@ impl RoomCreation {
         let RoomReplacement {
             mut new,
             events,
-            last_events: farewell,
+            last_events,
             ..
         } = replacement;
         let mut tx = self.db.write().await?;
@@ -170,7 +159,7 @@ impl RoomCreation {
         }
         let mut next = tip.clone();
         let mut newest = 0;
-        for accepted in farewell {
+        for accepted in last_events {
             let stored = append(&self.log, &mut tx, old, &mut next, accepted).await?;
             newest = stored.map_or(newest, |event| event.position);
         }
@@ -212,19 +201,19 @@ impl RoomCreation {
         old: &Room,
         tip: &RoomTip,
         upgrade: &RoomUpgrade,
-        later: i64,
+        attempt: i64,
     ) -> Result<RoomReplacement> {
         let planned = plan::first_events(old, tip, upgrade)?;
-        let now = timestamp(self.clock.now_ms() + later);
+        let now = timestamp(self.clock.now_ms() + attempt);
         let (new, events) = self.build_room(&upgrade.version, planned, now).await?;
-        let farewell = self
+        let last_events = self
             .build_last_events(old, tip, upgrade, &new.room_id)
             .await?;
         Ok(RoomReplacement {
             new,
             events,
-            last_events: farewell,
-            prev_events: tip.choose_prev_events().0,
+            last_events,
+            prev_events: tip.choose_prev_events().ids,
             is_vetted: !self.sender.needs_vetting(old, &SendOccasion::Request),
         })
     }
@@ -235,11 +224,11 @@ impl RoomCreation {
         old: &Room,
         mut replacement: RoomReplacement,
     ) -> Result<RoomReplacement> {
-        let mut farewell = Vec::with_capacity(replacement.last_events.len());
+        let mut signed = Vec::with_capacity(replacement.last_events.len());
         for accepted in replacement.last_events {
-            farewell.push(self.sender.vet_event(old, accepted).await?);
+            signed.push(self.sender.vet_event(old, accepted).await?);
         }
-        replacement.last_events = farewell;
+        replacement.last_events = signed;
         replacement.is_vetted = true;
         Ok(replacement)
     }
@@ -264,7 +253,7 @@ impl RoomCreation {
         let mut scratch = tip.clone();
         let accepted = self.log.build_event(old, &scratch, tombstone).await?;
         advance_scratch_tip(&mut scratch, &accepted.pdu);
-        let mut farewell = vec![accepted];
+        let mut last_events = vec![accepted];
         let kinds = [
             (
                 StateEventType::RoomPowerLevels,
@@ -281,7 +270,7 @@ impl RoomCreation {
             match self.log.build_event(old, &scratch, event).await {
                 Ok(accepted) => {
                     advance_scratch_tip(&mut scratch, &accepted.pdu);
-                    farewell.push(accepted);
+                    last_events.push(accepted);
                 }
                 // The specification says "if possible": a user who may upgrade the room may lack the power for this.
                 Err(Error::Forbidden(reason)) => {
@@ -290,7 +279,7 @@ impl RoomCreation {
                 Err(error) => return Err(error),
             }
         }
-        Ok(farewell)
+        Ok(last_events)
     }
 }
 
@@ -314,12 +303,12 @@ fn restricted_power_levels(tip: &RoomTip) -> Option<Map<String, Value>> {
     let level = |content: &Map<String, Value>, field: &str| {
         content.get(field).and_then(Value::as_i64).unwrap_or(0)
     };
-    let quiet = MIN_SPEAKING_LEVEL.max(level(&content, "users_default").saturating_add(1));
-    let quiet = quiet.min(i64::from(UInt::MAX));
+    let speaking_level = MIN_SPEAKING_LEVEL.max(level(&content, "users_default").saturating_add(1));
+    let speaking_level = speaking_level.min(i64::from(UInt::MAX));
     let mut is_changed = false;
     for field in ["events_default", "invite"] {
-        if level(&content, field) < quiet {
-            content.insert(field.to_owned(), json!(quiet));
+        if level(&content, field) < speaking_level {
+            content.insert(field.to_owned(), json!(speaking_level));
             is_changed = true;
         }
     }

@@ -178,11 +178,11 @@ impl ExtensionReader {
             context.request.extensions.thread_subscriptions.limit,
             MAX_THREAD_SUBSCRIPTIONS,
         );
-        let slice = (context.plan.now.position + 1, since);
+        let before = context.plan.now.position + 1;
         let mut changes = self
             .rooms
             .relations
-            .load_subscription_changes(user, slice, limit + 1)
+            .load_subscription_changes(user, before, since, limit + 1)
             .await?;
         let sent = &mut extensions.thread_subscriptions;
         if changes.len() > limit {

@@ -285,13 +285,13 @@ fn children_of(
         description.is_none_or(|description| !description.inaccessible.contains(room_id))
     };
     children
-        .filter(|(room_id, _)| is_accessible(room_id))
-        .map(|(room_id, via)| PendingSpaceRoom {
+        .filter(|child| is_accessible(&child.room_id))
+        .map(|child| PendingSpaceRoom {
             summary: description
-                .and_then(|description| description.children.get(&room_id).cloned()),
-            room_id,
+                .and_then(|description| description.children.get(&child.room_id).cloned()),
+            room_id: child.room_id,
             depth,
-            via,
+            via: child.via,
         })
         .collect()
 }

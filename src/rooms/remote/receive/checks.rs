@@ -132,7 +132,7 @@ impl EventReceiver {
             Some(ids) => {
                 let state = self.load_given_state(room, ids).await?;
                 (
-                    SnapshotBase::from_change((tip.snapshot, &tip.state), &state),
+                    SnapshotBase::from_change(tip.snapshot, &tip.state, &state),
                     state,
                 )
             }

@@ -10,11 +10,11 @@ use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
     rooms::{
-        log::{append::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
+        log::{accepted_event::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
         memory::{
-            load::state_map,
             recent_events::RecentRoomEvent,
-            room::{MAX_PREV_EVENTS, Room, RoomTip},
+            room::{MAX_PREV_EVENTS, Room, RoomExtremity, RoomTip},
+            stored_events::state_map,
         },
         remote::EventReceiver,
     },
@@ -66,7 +66,7 @@ impl EventReceiver {
         let sets = afters.into_iter().map(|after| after.state).collect();
         let state = self.log.resolve_states(&room.rules, sets).await?;
         Ok((
-            SnapshotBase::from_change((first.snapshot, &first.state), &state),
+            SnapshotBase::from_change(first.snapshot, &first.state, &state),
             state,
         ))
     }
@@ -149,7 +149,7 @@ impl EventReceiver {
         covered: &HashSet<OwnedEventId>,
     ) -> Result<Vec<ForwardExtremity>> {
         let mut others = Vec::new();
-        for (id, hash) in tip.extremities() {
+        for RoomExtremity { event_id: id, hash } in tip.extremities() {
             if covered.contains(id) {
                 continue;
             }

@@ -6,7 +6,7 @@ use crate::{
     matrix::{NotificationCounters, ThreadPosition, VerifiedEvent},
     rooms::{
         log::{
-            append::{EventNumbers, event_visibility, intern_event},
+            event_placement::{EventNumbers, event_visibility, intern_event},
             redactions, relations, snapshots,
         },
         memory::room::{Room, RoomTip},
@@ -95,7 +95,7 @@ pub(crate) async fn store_history_event(
         let stored = stored_history_event(room, &numbers, place);
         relations::store_relation(tx, stored, pdu, thread.as_ref()).await?;
     }
-    redactions::apply_redactions_on_arrival(tx, room, tip, (pdu, before)).await?;
+    redactions::apply_redactions_on_arrival(tx, room, tip, pdu, before).await?;
     tx.publish(
         numbers.position,
         JournalChange::Backfilled { room: room.num },

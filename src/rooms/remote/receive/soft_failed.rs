@@ -6,7 +6,7 @@ use crate::{
     matrix::{NotificationCounters, VerifiedEvent},
     rooms::{
         log::{
-            append::{event_visibility, intern_event},
+            event_placement::{event_visibility, intern_event},
             snapshots,
         },
         memory::{

@@ -5,7 +5,7 @@ use ruma::OwnedEventId;
 use crate::{
     matrix::{StateMap, VerifiedEvent},
     rooms::{
-        log::{append::EventFork, snapshots::SnapshotBase},
+        log::{accepted_event::EventFork, snapshots::SnapshotBase},
         memory::{recent_events::RecentRoomEvent, room::RoomTip},
     },
     storage::rooms::events::EventStatus,

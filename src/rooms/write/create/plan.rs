@@ -21,11 +21,13 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::MemberProfiles;
 use crate::{
     error::{Error, Result},
     matrix,
-    rooms::{EventToSend, MemberChange, MemberProfile, MembershipAction},
+    rooms::{
+        EventToSend,
+        write::member_change::{MemberChange, MemberProfile, MemberProfiles, MembershipAction},
+    },
 };
 
 /// The most users that one request may invite.
@@ -105,43 +107,11 @@ pub(crate) fn first_events(
     // 5. Events set by the preset.
     plan.add_preset_events(&mut events)?;
     // 6. Events listed in initial_state, in the order that they are listed.
-    for raw in &request.initial_state {
-        let state: InitialState = serde_json::from_str(raw.json().get())
-            .map_err(|e| Error::BadJson(format!("initial_state: {e}")))?;
-        if state.kind == StateEventType::RoomPowerLevels {
-            matrix::check_power_levels(&state.content)?;
-        }
-        events.push(EventToSend::state(
-            create.creator.clone(),
-            &state.kind,
-            &state.state_key,
-            state.content,
-        ));
-    }
+    plan.add_initial_state(&mut events)?;
     // 7. Events implied by name and topic.
-    if let Some(name) = &request.name {
-        events.push(plan.state_event(
-            &StateEventType::RoomName,
-            &RoomNameEventContent::new(name.clone()),
-        )?);
-    }
-    if let Some(topic) = &request.topic {
-        events.push(plan.state_event(
-            &StateEventType::RoomTopic,
-            &RoomTopicEventContent::new(topic.clone()),
-        )?);
-    }
+    plan.add_name_and_topic(&mut events)?;
     // 8. Invite events implied by invite.
-    // Users of other servers are invited later: their servers have to sign the invitation, and the room must exist
-    // for that.
-    let own = create.creator.server_name();
-    let here = request
-        .invite
-        .iter()
-        .filter(|user_id| user_id.server_name() == own);
-    for target in here {
-        events.push(plan.invite_event(target)?);
-    }
+    plan.add_invitations(&mut events)?;
     Ok(events)
 }
 
@@ -293,9 +263,9 @@ impl CreationPlan<'_> {
             &self.create.request.power_level_content_override,
             content.as_object_mut(),
         ) {
-            let wished: Map<String, Value> = serde_json::from_str(raw.json().get())
+            let overrides: Map<String, Value> = serde_json::from_str(raw.json().get())
                 .map_err(|e| Error::BadJson(format!("power_level_content_override: {e}")))?;
-            content.extend(wished);
+            content.extend(overrides);
         }
         matrix::check_power_levels(&to_raw_value(&content)?)?;
         self.state_event(&StateEventType::RoomPowerLevels, &content)
@@ -315,6 +285,50 @@ impl CreationPlan<'_> {
         if !is_public {
             let guests = json!({ "guest_access": "can_join" });
             events.push(self.state_event(&StateEventType::RoomGuestAccess, &guests)?);
+        }
+        Ok(())
+    }
+
+    /// Adds the events that the request lists in `initial_state`.
+    fn add_initial_state(&self, events: &mut Vec<EventToSend>) -> Result<()> {
+        for raw in &self.create.request.initial_state {
+            let state: InitialState = serde_json::from_str(raw.json().get())
+                .map_err(|e| Error::BadJson(format!("initial_state: {e}")))?;
+            if state.kind == StateEventType::RoomPowerLevels {
+                matrix::check_power_levels(&state.content)?;
+            }
+            events.push(EventToSend::state(
+                self.create.creator.clone(),
+                &state.kind,
+                &state.state_key,
+                state.content,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Adds the events for the name and the topic of the room.
+    fn add_name_and_topic(&self, events: &mut Vec<EventToSend>) -> Result<()> {
+        if let Some(name) = &self.create.request.name {
+            let content = RoomNameEventContent::new(name.clone());
+            events.push(self.state_event(&StateEventType::RoomName, &content)?);
+        }
+        if let Some(topic) = &self.create.request.topic {
+            let content = RoomTopicEventContent::new(topic.clone());
+            events.push(self.state_event(&StateEventType::RoomTopic, &content)?);
+        }
+        Ok(())
+    }
+
+    /// Adds the invitations of users of this server.
+    ///
+    /// Users of other servers are invited later: their servers have to sign the invitation, and the room must exist
+    /// for that.
+    fn add_invitations(&self, events: &mut Vec<EventToSend>) -> Result<()> {
+        let own = self.create.creator.server_name();
+        let invited = self.create.request.invite.iter();
+        for target in invited.filter(|user_id| user_id.server_name() == own) {
+            events.push(self.invite_event(target)?);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Builds the first events of a room that replaces another.
 
 use ruma::{
-    OwnedUserId, ServerName, UserId,
+    OwnedUserId, RoomVersionId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
     room::JoinRuleKind,
     room_version_rules::AuthorizationRules,
@@ -9,13 +9,13 @@ use ruma::{
 };
 use serde_json::{Map, Value, json, value::to_raw_value};
 
-use super::RoomUpgrade;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
     rooms::{
-        EventToSend, MemberChange, MemberProfile, MembershipAction,
+        EventToSend,
         memory::room::{Room, RoomTip},
+        write::member_change::{MemberChange, MemberProfile, MembershipAction},
     },
 };
 
@@ -43,6 +43,19 @@ const ROOM_SPECIFIC_FIELDS: [&str; 4] = [
 const CREATOR_LEVEL: i64 = 100;
 /// The power level needed to upgrade a room, in versions where creators are above all levels.
 const TOMBSTONE_LEVEL: i64 = 150;
+
+/// A request to upgrade a room.
+#[derive(Clone, Debug)]
+pub struct RoomUpgrade {
+    /// The user who replaces the room and creates the new one.
+    pub user_id: OwnedUserId,
+    /// The profile of this user.
+    pub profile: MemberProfile,
+    /// The version of the new room.
+    pub version: RoomVersionId,
+    /// Other creators of the new room, if its version supports additional creators.
+    pub additional_creators: Vec<OwnedUserId>,
+}
 
 struct UpgradePlan<'a> {
     old: &'a Room,
@@ -216,7 +229,7 @@ impl UpgradePlan<'_> {
     /// Returns the aliases of this server, which move to the new room.
     fn own_aliases_content(&self) -> Option<Value> {
         let server = self.upgrade.user_id.server_name();
-        let (own, _) = split_aliases(self.state, server)?;
+        let own = split_aliases(self.state, server)?.own;
         (!own.is_empty()).then_some(Value::Object(own))
     }
 
@@ -257,15 +270,18 @@ impl UpgradePlan<'_> {
 
 /// Returns the old room's aliases without those of this server, or `None` if this server has none of them.
 pub(crate) fn aliases_of_others(tip: &RoomTip, server: &ServerName) -> Option<Map<String, Value>> {
-    let (own, others) = split_aliases(&tip.state, server)?;
-    (!own.is_empty()).then_some(others)
+    let aliases = split_aliases(&tip.state, server)?;
+    (!aliases.own.is_empty()).then_some(aliases.others)
+}
+
+/// Contents of `m.room.canonical_alias`: the aliases of a server, and those of other servers.
+struct AliasesByServer {
+    own: Map<String, Value>,
+    others: Map<String, Value>,
 }
 
 /// Splits a room's aliases into those of a server and the others.
-fn split_aliases(
-    state: &StateMap,
-    server: &ServerName,
-) -> Option<(Map<String, Value>, Map<String, Value>)> {
+fn split_aliases(state: &StateMap, server: &ServerName) -> Option<AliasesByServer> {
     let kind = StateEventType::RoomCanonicalAlias;
     let content: Map<String, Value> = state.content(&kind)?;
     let suffix = format!(":{server}");
@@ -276,14 +292,14 @@ fn split_aliases(
         side.insert("alias".to_owned(), alias.clone());
     }
     let more = content.get("alt_aliases").and_then(Value::as_array);
-    let (mine, theirs): (Vec<Value>, Vec<Value>) =
+    let (own_more, others_more): (Vec<Value>, Vec<Value>) =
         more.into_iter().flatten().cloned().partition(is_own);
-    for (side, aliases) in [(&mut own, mine), (&mut others, theirs)] {
+    for (side, aliases) in [(&mut own, own_more), (&mut others, others_more)] {
         if !aliases.is_empty() {
             side.insert("alt_aliases".to_owned(), Value::Array(aliases));
         }
     }
-    Some((own, others))
+    Some(AliasesByServer { own, others })
 }
 
 fn object_or_empty(value: Option<Value>) -> Map<String, Value> {

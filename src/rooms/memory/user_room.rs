@@ -1,17 +1,66 @@
-//! The place up to which a user has read a room, and the unread counts that follow from it.
+//! A room of a user: the membership, the place up to which the user has read the room, and the unread counts that
+//! follow from it.
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, events::room::member::MembershipState};
 
-use super::user_rooms::UserRoom;
 use crate::{
-    matrix::{NotificationCounters, TimelineEvent},
-    storage::{ReadPosition, ThreadMarker},
+    matrix::{CountException, NotificationCounters, TimelineEvent},
+    storage::{Position, ReadMarker, ReadPosition, RoomRemoval, ThreadMarker},
 };
 
 /// Markers by thread; `None` is the main timeline.
 pub(crate) type ThreadMarkers = HashMap<Option<OwnedEventId>, ThreadMarker>;
+
+/// The membership and the read state of a user in a room.
+#[derive(Clone, Debug)]
+pub struct UserRoom {
+    /// The membership.
+    pub membership: MembershipState,
+    /// The journal position since which the membership holds.
+    pub position: Position,
+    /// JSON list of stripped state, with an invitation or a knock.
+    pub stripped_state: Option<Arc<str>>,
+    /// Whether the user has forgotten the room.
+    pub forgotten: bool,
+    /// The last update about the room, if it was deleted.
+    pub removed: Option<Arc<RoomRemoval>>,
+    /// The place up to which the user has read everything.
+    pub marker: ReadMarker,
+    /// The markers of threads, and of the main timeline, that are beyond that place.
+    pub(crate) threads: Arc<ThreadMarkers>,
+    /// The events after the markers that count differently for this user than in the room's counters.
+    pub exceptions: Vec<CountException>,
+}
+
+impl Default for UserRoom {
+    fn default() -> Self {
+        Self {
+            membership: MembershipState::Leave,
+            position: 0,
+            stripped_state: None,
+            forgotten: false,
+            removed: None,
+            marker: ReadMarker::default(),
+            threads: Arc::default(),
+            exceptions: Vec::new(),
+        }
+    }
+}
+
+impl UserRoom {
+    /// Returns the entry of a room that was deleted.
+    pub(crate) fn from_removed(left_at: Position, removed: Arc<RoomRemoval>) -> Self {
+        Self {
+            position: left_at,
+            // Only the end of the room is still shown.
+            forgotten: true,
+            removed: Some(removed),
+            ..Self::default()
+        }
+    }
+}
 
 impl UserRoom {
     /// Returns the numbers of unread notifications and highlights, given the room's running counters.

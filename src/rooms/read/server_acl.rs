@@ -1,4 +1,4 @@
-//! Reads the server ACL of a room: the servers whose events it accepts.
+//! The server ACL of a room, which says which servers may take part in it.
 
 use ruma::{
     ServerName,
