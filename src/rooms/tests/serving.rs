@@ -174,9 +174,10 @@ async fn missing_events_are_those_between_earliest_and_latest() {
             limit,
         };
         let rooms = shared.rooms();
-        let told = rooms
-            .federation
-            .missing_events_for_server(&room, &shared.there.name, query);
+        let answer_events =
+            rooms
+                .federation
+                .missing_events_for_server(&room, &shared.there.name, query);
         let body = |json: &serde_json::value::RawValue| {
             let event: serde_json::Value = serde_json::from_str(json.get()).unwrap();
             event["content"]["body"].as_str().unwrap().to_owned()
