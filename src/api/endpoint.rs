@@ -26,6 +26,7 @@ use ruma::api::{
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
+use self::parameters::{FindParseError, RequestHead};
 pub(super) use self::parameters::{PathParams, raw_path_params, read_query};
 use super::{
     app::App,
@@ -243,30 +244,30 @@ async fn read_request<R>(
 where
     R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send,
 {
-    let received = receive_request::<R>(request, app, may_lack_body).await?;
+    let received = receive_request::<R::Authentication>(request, app, may_lack_body).await?;
     received.parse(app)
 }
 
 /// Receives a request and authenticates its sender.
-pub async fn receive_request<R>(
+///
+/// It is generic over the kind of authentication and not over the endpoint, so that it is compiled a few times and not
+/// for each endpoint.
+pub async fn receive_request<A: RequestAuthenticator>(
     request: Request,
     app: &App,
     may_lack_body: bool,
-) -> Result<ReceivedRequest<<R::Authentication as RequestAuthenticator>::Identity>>
-where
-    R: Metadata<Authentication: RequestAuthenticator>,
-{
+) -> Result<ReceivedRequest<A::Identity>> {
     let (mut parts, body) = request.into_parts();
     let params = raw_path_params(&mut parts).await?;
-    R::Authentication::check_head(app, &parts)?;
-    let whole = read_body(body, R::Authentication::max_body_bytes(app, &parts)).await?;
-    let from = R::Authentication::authenticate(app, &parts, &whole).await?;
-    let session = R::Authentication::session(&from);
+    A::check_head(app, &parts)?;
+    let whole = read_body(body, A::max_body_bytes(app, &parts)).await?;
+    let from = A::authenticate(app, &parts, &whole).await?;
+    let session = A::session(&from);
     let admission = AdmissionCheck::of_request(app, &parts, session).await;
     let body = match parts.method {
         Method::GET | Method::HEAD => None,
         _ if whole.is_empty() && may_lack_body => None,
-        _ => Some(object_text(&whole, R::Authentication::MAX_BODY_DEPTH)?),
+        _ => Some(object_text(&whole, A::MAX_BODY_DEPTH)?),
     };
     let params = params.iter();
     let params = params.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -327,17 +328,29 @@ pub(super) fn parse_request<R: IncomingRequest>(
     request: http::Request<&[u8]>,
     params: &[(&str, &str)],
 ) -> Result<R> {
+    let head = RequestHead::of(&request);
     let body = *request.body();
-    let mut head = http::Request::new(());
-    head.method_mut().clone_from(request.method());
-    head.uri_mut().clone_from(request.uri());
     let values: Vec<&str> = params.iter().map(|(_, value)| *value).collect();
-    let error = match R::try_from_http_request(request, &values) {
-        Ok(read) => return Ok(read),
-        Err(FromHttpRequestError::Deserialization(error)) => error,
-        Err(other) => return Err(Error::MethodNotAllowed(other.to_string())),
+    R::try_from_http_request(request, &values).map_err(|error| {
+        let find_error =
+            |request: http::Request<&[u8]>| R::try_from_http_request(request, &values).err();
+        explain_parse_error(error, body, &head, params, &find_error)
+    })
+}
+
+/// Returns the error for a request that ruma could not parse. `find_error` parses another request as the same endpoint.
+fn explain_parse_error(
+    error: FromHttpRequestError,
+    body: &[u8],
+    head: &RequestHead,
+    params: &[(&str, &str)],
+    find_error: &FindParseError<'_>,
+) -> Error {
+    let error = match error {
+        FromHttpRequestError::Deserialization(error) => error,
+        other => return Error::MethodNotAllowed(other.to_string()),
     };
-    Err(match error {
+    match error {
         DeserializationError::Json(error) => {
             // A value of a wrong type may come before the place where the body is no longer JSON.
             match serde_json::from_slice::<IgnoredAny>(body) {
@@ -348,8 +361,8 @@ pub(super) fn parse_request<R: IncomingRequest>(
         DeserializationError::Header(HeaderDeserializationError::MissingHeader(name)) => {
             Error::MissingParam(format!("missing header `{name}`"))
         }
-        other => parameters::explain_error::<R>(&other, &head, params),
-    })
+        other => parameters::explain_error(&other, head, params, find_error),
+    }
 }
 
 impl<T: OutgoingResponse> IntoResponse for MatrixResponse<T> {

@@ -33,7 +33,7 @@ where
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
-        let mut received = receive_request::<R>(request, app, true).await?;
+        let mut received = receive_request::<R::Authentication>(request, app, true).await?;
         let fields = serde_json::from_str(received.body.as_deref().unwrap_or("{}"));
         let mut fields: Map<String, Value> = fields.map_err(|e| Error::BadJson(e.to_string()))?;
         let auth = fields.remove("auth").map(with_identifier);

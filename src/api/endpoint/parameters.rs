@@ -2,14 +2,11 @@
 
 use axum::{
     extract::{self, FromRequestParts, Query, RawPathParams},
-    http::{Request, Uri, request::Parts, uri::PathAndQuery},
+    http::{Method, Request, Uri, request::Parts, uri::PathAndQuery},
 };
 use ruma::{
     EventId, RoomAliasId, RoomId, RoomOrAliasId, ServerName, UserId,
-    api::{
-        IncomingRequest, IncomingRequestExt,
-        error::{DeserializationError, FromHttpRequestError},
-    },
+    api::error::{DeserializationError, FromHttpRequestError},
 };
 use serde::de::DeserializeOwned;
 
@@ -24,13 +21,32 @@ const AXUM_PATH_PREFIX: &str = "Invalid URL: ";
 /// The text before axum's errors about a query.
 const AXUM_QUERY_PREFIX: &str = "Failed to deserialize query string: ";
 
+/// Parses a request as an endpoint, and returns the error if there is one.
+pub(super) type FindParseError<'a> = dyn Fn(Request<&[u8]>) -> Option<FromHttpRequestError> + 'a;
+
+/// The method and the address of a request.
+pub(super) struct RequestHead {
+    method: Method,
+    uri: Uri,
+}
+
+impl RequestHead {
+    pub(super) fn of<T>(request: &Request<T>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+        }
+    }
+}
+
 /// Explains the error in the path or query of a request that ruma could not parse.
 ///
 /// `params` are the names and values of its path parameters.
-pub(super) fn explain_error<R: IncomingRequest>(
+pub(super) fn explain_error(
     error: &DeserializationError,
-    head: &Request<()>,
+    head: &RequestHead,
     params: &[(&str, &str)],
+    find_error: &FindParseError<'_>,
 ) -> Error {
     let text = error.to_string();
     if text.starts_with(MISSING_FIELD_PREFIX) {
@@ -41,7 +57,7 @@ pub(super) fn explain_error<R: IncomingRequest>(
         let WrongParameter { name, reason } = wrong;
         return Error::InvalidParam(format!("invalid parameter `{name}`: expected {reason}"));
     }
-    match find_wrong_query_parameter::<R>(head, params) {
+    match find_wrong_query_parameter(head, find_error) {
         Some(wrong) => invalid_parameter(&wrong.name, &wrong.reason),
         None => Error::InvalidParam(text),
     }
@@ -129,20 +145,19 @@ struct WrongParameter<T> {
 }
 
 /// Finds the query parameter that cannot be parsed, by parsing each of them alone.
-fn find_wrong_query_parameter<R: IncomingRequest>(
-    head: &Request<()>,
-    params: &[(&str, &str)],
+fn find_wrong_query_parameter(
+    head: &RequestHead,
+    find_error: &FindParseError<'_>,
 ) -> Option<WrongParameter<String>> {
-    let (path, query) = (head.uri().path(), head.uri().query()?);
-    let values: Vec<&str> = params.iter().map(|(_, value)| *value).collect();
+    let (path, query) = (head.uri.path(), head.uri.query()?);
     query.split('&').take(MAX_CANDIDATES).find_map(|pair| {
         let path_and_query: PathAndQuery = format!("{path}?{pair}").parse().ok()?;
         let request = Request::builder()
-            .method(head.method())
+            .method(&head.method)
             .uri(Uri::from(path_and_query))
             .body(b"{}".as_slice())
             .ok()?;
-        let error = R::try_from_http_request(request, &values).err()?;
+        let error = find_error(request)?;
         let FromHttpRequestError::Deserialization(DeserializationError::Query(error)) = error
         else {
             return None;
