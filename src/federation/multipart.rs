@@ -87,9 +87,8 @@ impl MultipartReader {
             if line.is_empty() {
                 return Ok(Some(part));
             }
-            if let Some((name, value)) = parse_header(line) {
-                part.headers.insert(name, value);
-            }
+            // A malformed header is ignored.
+            let _ = insert_header(&mut part.headers, line);
         }
     }
 
@@ -176,12 +175,14 @@ fn parse_boundary(content_type: &str) -> Option<String> {
         .then_some(boundary)
 }
 
-fn parse_header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+/// Parses a line and inserts its header; `None` if it is malformed.
+fn insert_header(headers: &mut HeaderMap, line: &[u8]) -> Option<()> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);
     let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;
     let value = HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?;
-    Some((name, value))
+    headers.insert(name, value);
+    Some(())
 }
 
 /// Returns the first position of a delimiter, which begins with a line break.

@@ -1,5 +1,8 @@
 //! The keys with which other servers sign: fetched from them or from notaries, and stored.
 //!
+//! `find_keys` finds the keys with which signatures are verified, and lets `fetch_keys` fetch those that `known_keys`
+//! does not have. `notary` answers other servers from the lists in `key_documents`.
+//!
 //! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys).
 
 mod fetch_keys;

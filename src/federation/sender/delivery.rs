@@ -225,11 +225,11 @@ impl FederationSenderInner {
         batch: TransactionBatch,
     ) -> DeliveryStep {
         if batch.messages_up_to.is_some() || !batch.device_list_updates.is_empty() {
-            let (server, tellings) = (&destination.server, &batch.device_list_updates);
+            let (server, updates) = (&destination.server, &batch.device_list_updates);
             let noted = self
                 .devices
                 .outgoing
-                .record_sent(server, batch.messages_up_to, tellings);
+                .record_sent(server, batch.messages_up_to, updates);
             if let Err(error) = noted.await {
                 tracing::warn!(%server, %error, "the progress of a delivery could not be stored");
                 // The server recognizes these by their ids when they are sent again.

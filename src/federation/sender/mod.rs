@@ -1,9 +1,10 @@
 //! Sends local events and EDUs to the other servers that they concern, in order, even if this server crashes.
 //!
 //! The sender follows the journal. `distribution` decides which servers receive what. `destination` keeps the queue of
-//! one server: the first unsent position of each room, not the events themselves. Recent events are in memory once for
-//! all servers, in `recent_events`; older ones are in the database. `delivery` is the task that sends to one server as long as
-//! something is waiting, `batch` and `edus` fill its transactions, and `queue_persistence` stores the queues.
+//! one server: the first unsent position of each room, not the events themselves. `destination_health` decides when a
+//! server that failed is tried again. Recent events are in memory once for all servers, in `recent_events`; older ones
+//! are in the database. `delivery` is the task that sends to one server as long as something is waiting, `batch` and
+//! `edus` fill its transactions, each a `transaction_batch`, and `queue_persistence` stores the queues.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
 
