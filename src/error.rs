@@ -1,6 +1,6 @@
 //! The errors of the layers below `api`.
 //!
-//! There is a variant for each case on which a caller can act. `api/error.rs` alone turns them into a status, an
+//! [`Error`] has a variant for each case on which a caller acts, and [`Error::Refused`] for all others. `api/error.rs` alone turns them into a status, an
 //! `errcode` and a text; nothing here knows HTTP. Normal outcomes are not errors: they are an `Option` or an enum.
 
 use std::time::Duration;
@@ -9,6 +9,53 @@ use ruma::{RoomVersionId, api::client::uiaa::UiaaInfo};
 
 /// The result of every fallible function below `api`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The kind of a refusal on which no caller acts: it only chooses the status and the `errcode` of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The request does not prove that it is from the server that it names.
+    Unauthorized,
+    /// The body is not JSON.
+    NotJson,
+    /// The request breaks a rule for which the specification has no error code.
+    Unspecified,
+    /// The event with which the user subscribes to a thread is not in that thread.
+    NotInThread,
+    /// A parameter is missing.
+    MissingParam,
+    /// The endpoint, method or login type is not known.
+    Unrecognized,
+    /// The endpoint exists, but not for this method.
+    MethodNotAllowed,
+    /// The server alone may set this value; clients may only read it.
+    ReadOnly,
+    /// The change would make the profile too large.
+    ProfileTooLarge,
+    /// The name of the profile field is too long.
+    KeyTooLarge,
+    /// The user name has a form that is not allowed.
+    InvalidUsername,
+    /// The password is too weak.
+    WeakPassword,
+    /// This server does not support third-party identifiers.
+    ThreepidDenied,
+    /// The room alias is taken.
+    RoomInUse,
+    /// The requested initial state of a room is not allowed.
+    InvalidRoomState,
+    /// The user cannot forget the room, because they are in it.
+    NotLeft,
+    /// The new alias already points to a room.
+    AliasInUse,
+    /// The alias does not point to this room, or does not exist.
+    BadAlias,
+    /// The media ID was reserved, but the media has not been uploaded yet.
+    NotYetUploaded,
+    /// Media with this ID already exists.
+    CannotOverwriteMedia,
+    /// The server cannot make a thumbnail of this media.
+    CannotThumbnail,
+}
 
 /// The reason why a request cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -28,39 +75,32 @@ pub enum Error {
         /// Whether the client may keep its data and log in again to the same device.
         soft_logout: bool,
     },
-    /// The request does not prove that it is from the server that it names.
-    #[error("{0}")]
-    Unauthorized(String),
     /// The client must continue user-interactive authentication first.
     #[error("authentication is required")]
     Uia(Box<UiaaInfo>),
-    /// The body is not JSON.
-    #[error("{0}")]
-    NotJson(String),
     /// The body is JSON, but not in the form that this endpoint accepts.
     #[error("{0}")]
     BadJson(String),
     /// A parameter has a value that is not allowed.
     #[error("{0}")]
     InvalidParam(String),
-    /// The request breaks a rule for which the specification has no error code.
-    #[error("{0}")]
-    Refused(String),
+    /// The request is refused, and no caller needs to know more than the code and the reason.
+    #[error("{reason}")]
+    Refused {
+        /// The kind of the refusal.
+        code: RefusalCode,
+        /// The reason, which the caller may read.
+        reason: String,
+    },
     /// The user has already reacted to the event with this key.
     #[error("you have already annotated this event with this key")]
     DuplicateAnnotation,
-    /// The event with which the user subscribes to a thread is not in that thread.
-    #[error("{0}")]
-    NotInThread(String),
     /// The user unsubscribed from the thread after the event that would subscribe them.
     #[error("you have unsubscribed from this thread after this event")]
     ConflictingUnsubscription,
     /// The position in a sliding sync is unknown or no longer known: the client must start the connection again.
     #[error("this position is unknown or has expired; start the sync again without a position")]
     UnknownPos,
-    /// A parameter is missing.
-    #[error("{0}")]
-    MissingParam(String),
     /// A signature is missing or wrong.
     #[error("{0}")]
     InvalidSignature(String),
@@ -76,21 +116,6 @@ pub enum Error {
     /// The body did not arrive in time.
     #[error("the body did not arrive in time")]
     BodyTimeout,
-    /// The endpoint, method or login type is not known.
-    #[error("{0}")]
-    Unrecognized(String),
-    /// The endpoint exists, but not for this method.
-    #[error("{0}")]
-    MethodNotAllowed(String),
-    /// The server alone may set this value; clients may only read it.
-    #[error("{0}")]
-    ReadOnly(String),
-    /// The change would make the profile too large.
-    #[error("{0}")]
-    ProfileTooLarge(String),
-    /// The name of the profile field is too long.
-    #[error("{0}")]
-    KeyTooLarge(String),
     /// The caller has to wait.
     #[error("too many requests")]
     LimitExceeded {
@@ -100,12 +125,6 @@ pub enum Error {
     /// The user name is taken.
     #[error("the user name is taken")]
     UserInUse,
-    /// The user name has a form that is not allowed.
-    #[error("{0}")]
-    InvalidUsername(String),
-    /// The password is too weak.
-    #[error("{0}")]
-    WeakPassword(String),
     /// Guests may not do this.
     #[error("guests may not do this")]
     GuestAccessForbidden,
@@ -118,18 +137,9 @@ pub enum Error {
     /// A user must not decline the invite to the server notices room.
     #[error("the invitation to the server notices room cannot be declined")]
     CannotLeaveServerNoticeRoom,
-    /// This server does not support third-party identifiers.
-    #[error("{0}")]
-    ThreepidDenied(String),
     /// The account was deactivated.
     #[error("this account has been deactivated")]
     UserDeactivated,
-    /// The room alias is taken.
-    #[error("{0}")]
-    RoomInUse(String),
-    /// The requested initial state of a room is not allowed.
-    #[error("{0}")]
-    InvalidRoomState(String),
     /// The server does not support the room version.
     #[error("{0}")]
     UnsupportedRoomVersion(String),
@@ -142,27 +152,6 @@ pub enum Error {
     /// The user may join the restricted room, but no user of this server has the power to let them in.
     #[error("{0}")]
     UnableToGrantJoin(String),
-    /// The user cannot forget the room, because they are in it.
-    #[error("{0}")]
-    NotLeft(String),
-    /// The new alias already points to a room.
-    #[error("{0}")]
-    AliasInUse(String),
-    /// The change does not fit the current state of the room.
-    #[error("{0}")]
-    BadState(String),
-    /// The alias does not point to this room, or does not exist.
-    #[error("{0}")]
-    BadAlias(String),
-    /// The media ID was reserved, but the media has not been uploaded yet.
-    #[error("{0}")]
-    NotYetUploaded(String),
-    /// Media with this ID already exists.
-    #[error("{0}")]
-    CannotOverwriteMedia(String),
-    /// The server cannot make a thumbnail of this media.
-    #[error("{0}")]
-    CannotThumbnail(String),
     /// Another server could not be reached, or its response cannot be used.
     #[error("{0}")]
     Unreachable(String),
@@ -216,6 +205,14 @@ impl Error {
     /// Returns a refusal with a reason that the caller may read.
     pub fn forbidden(reason: impl Into<String>) -> Self {
         Self::Forbidden(reason.into())
+    }
+
+    /// Returns a refusal on which no caller acts, with a reason that the caller may read.
+    pub fn refused(code: RefusalCode, reason: impl Into<String>) -> Self {
+        Self::Refused {
+            code,
+            reason: reason.into(),
+        }
     }
 
     /// Returns the error for a thing that does not exist.

@@ -34,7 +34,7 @@ use super::{
     endpoint_policies::{AdmissionCheck, EndpointPolicy},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::canonical_text,
 };
 
@@ -306,7 +306,10 @@ fn incomplete_body_error(error: &axum::Error) -> Error {
         }
         cause = error.source();
     }
-    Error::NotJson("the body ended before it was complete".to_owned())
+    Error::refused(
+        RefusalCode::NotJson,
+        "the body ended before it was complete".to_owned(),
+    )
 }
 
 /// Returns the canonical form of a body, which must be an object, because serde would also read a list as a struct.
@@ -348,18 +351,21 @@ fn explain_parse_error(
 ) -> Error {
     let error = match error {
         FromHttpRequestError::Deserialization(error) => error,
-        other => return Error::MethodNotAllowed(other.to_string()),
+        other => return Error::refused(RefusalCode::MethodNotAllowed, other.to_string()),
     };
     match error {
         DeserializationError::Json(error) => {
             // A value of a wrong type may come before the place where the body is no longer JSON.
             match serde_json::from_slice::<IgnoredAny>(body) {
-                Err(broken) => Error::NotJson(broken.to_string()),
+                Err(broken) => Error::refused(RefusalCode::NotJson, broken.to_string()),
                 Ok(_) => Error::BadJson(error.to_string()),
             }
         }
         DeserializationError::Header(HeaderDeserializationError::MissingHeader(name)) => {
-            Error::MissingParam(format!("missing header `{name}`"))
+            Error::refused(
+                RefusalCode::MissingParam,
+                format!("missing header `{name}`"),
+            )
         }
         other => parameters::explain_error(&other, head, params, find_error),
     }
@@ -376,12 +382,15 @@ impl<T: OutgoingResponse> IntoResponse for MatrixResponse<T> {
 
 /// The response for a path that does not exist.
 pub(super) async fn unknown_path() -> Error {
-    Error::Unrecognized("unknown endpoint".to_owned())
+    Error::refused(RefusalCode::Unrecognized, "unknown endpoint".to_owned())
 }
 
 /// The response for a path that exists but does not have this method.
 pub(super) async fn unknown_method() -> Error {
-    Error::MethodNotAllowed("unknown method for this endpoint".to_owned())
+    Error::refused(
+        RefusalCode::MethodNotAllowed,
+        "unknown method for this endpoint".to_owned(),
+    )
 }
 
 /// The response to a request whose handler panicked. The panic itself has been logged where it happened.

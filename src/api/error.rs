@@ -11,7 +11,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::error::Error;
+use crate::error::{Error, RefusalCode};
 
 /// The code of a conflict between an automatic subscription to a thread and a later unsubscription.
 const CONFLICTING_UNSUBSCRIPTION_CODE: &str = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION";
@@ -87,50 +87,30 @@ fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
         Error::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
         Error::MissingToken => (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN"),
         Error::UnknownToken { .. } => (StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN"),
-        Error::Uia(_) | Error::Unauthorized(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
-        Error::NotJson(_) => (StatusCode::BAD_REQUEST, "M_NOT_JSON"),
+        Error::Uia(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
         Error::BadJson(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
         Error::InvalidParam(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
-        Error::MissingParam(_) => (StatusCode::BAD_REQUEST, "M_MISSING_PARAM"),
         Error::UnknownPos => (StatusCode::BAD_REQUEST, "M_UNKNOWN_POS"),
         Error::InvalidSignature(_) => (StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE"),
         Error::WrongRoomKeysVersion { .. } => (StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION"),
         Error::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN"),
         Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
-        Error::Unrecognized(_) => (StatusCode::NOT_FOUND, "M_UNRECOGNIZED"),
-        Error::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),
         Error::LimitExceeded { .. } => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Error::UserInUse => (StatusCode::BAD_REQUEST, "M_USER_IN_USE"),
-        Error::InvalidUsername(_) => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
-        Error::WeakPassword(_) => (StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD"),
         Error::GuestAccessForbidden => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
         // "This `type` of account data is controlled by the server": the status is 405, but the code is `M_BAD_JSON`.
-        Error::ReadOnly(_) => (StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
-        Error::ProfileTooLarge(_) => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
-        Error::KeyTooLarge(_) => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
         Error::UserSuspended => (StatusCode::FORBIDDEN, "M_USER_SUSPENDED"),
         Error::UserLocked => (StatusCode::UNAUTHORIZED, "M_USER_LOCKED"),
         Error::CannotLeaveServerNoticeRoom => forbidden("M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"),
-        Error::ThreepidDenied(_) => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),
         Error::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
-        Error::RoomInUse(_) => (StatusCode::BAD_REQUEST, "M_ROOM_IN_USE"),
-        Error::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
         Error::UnsupportedRoomVersion(_) => (StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
         Error::IncompatibleRoomVersion(_) => bad_request("M_INCOMPATIBLE_ROOM_VERSION"),
         Error::UnableToAuthoriseJoin(_) => bad_request("M_UNABLE_TO_AUTHORISE_JOIN"),
         Error::UnableToGrantJoin(_) => bad_request("M_UNABLE_TO_GRANT_JOIN"),
-        // The specification has no error code for these.
-        Error::NotLeft(_) | Error::CannotThumbnail(_) | Error::Refused(_) => {
-            bad_request("M_UNKNOWN")
-        }
+        Error::Refused { code, .. } => refusal_status_with_code(*code),
         Error::DuplicateAnnotation => (StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION"),
-        Error::NotInThread(_) => bad_request("IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
         Error::ConflictingUnsubscription => conflict(CONFLICTING_UNSUBSCRIPTION_CODE),
-        Error::AliasInUse(_) | Error::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
-        Error::BadState(_) => (StatusCode::FORBIDDEN, "M_BAD_STATE"),
-        Error::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
-        Error::NotYetUploaded(_) => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
-        Error::CannotOverwriteMedia(_) => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
+        Error::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
         Error::InviteBlocked => (StatusCode::FORBIDDEN, "M_INVITE_BLOCKED"),
         Error::InviteFiltered => (StatusCode::FORBIDDEN, "ORG.MATRIX.MSC4155.M_INVITE_BLOCKED"),
         Error::Unreachable(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
@@ -147,6 +127,36 @@ fn forbidden(code: &'static str) -> (StatusCode, &'static str) {
 
 fn conflict(code: &'static str) -> (StatusCode, &'static str) {
     (StatusCode::CONFLICT, code)
+}
+
+/// Returns the status and the `errcode` of a refusal.
+fn refusal_status_with_code(code: RefusalCode) -> (StatusCode, &'static str) {
+    match code {
+        RefusalCode::Unauthorized => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
+        RefusalCode::NotJson => bad_request("M_NOT_JSON"),
+        // The specification has no error code for these.
+        RefusalCode::Unspecified | RefusalCode::NotLeft | RefusalCode::CannotThumbnail => {
+            bad_request("M_UNKNOWN")
+        }
+        RefusalCode::AliasInUse => (StatusCode::CONFLICT, "M_UNKNOWN"),
+        RefusalCode::NotInThread => bad_request("IO.ELEMENT.MSC4306.M_NOT_IN_THREAD"),
+        RefusalCode::MissingParam => bad_request("M_MISSING_PARAM"),
+        RefusalCode::Unrecognized => (StatusCode::NOT_FOUND, "M_UNRECOGNIZED"),
+        RefusalCode::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED"),
+        // "This `type` of account data is controlled by the server": the status is 405, but the
+        // code is `M_BAD_JSON`.
+        RefusalCode::ReadOnly => (StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON"),
+        RefusalCode::ProfileTooLarge => bad_request("M_PROFILE_TOO_LARGE"),
+        RefusalCode::KeyTooLarge => bad_request("M_KEY_TOO_LARGE"),
+        RefusalCode::InvalidUsername => bad_request("M_INVALID_USERNAME"),
+        RefusalCode::WeakPassword => bad_request("M_WEAK_PASSWORD"),
+        RefusalCode::ThreepidDenied => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),
+        RefusalCode::RoomInUse => bad_request("M_ROOM_IN_USE"),
+        RefusalCode::InvalidRoomState => bad_request("M_INVALID_ROOM_STATE"),
+        RefusalCode::BadAlias => bad_request("M_BAD_ALIAS"),
+        RefusalCode::NotYetUploaded => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
+        RefusalCode::CannotOverwriteMedia => (StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA"),
+    }
 }
 
 fn bad_request(code: &'static str) -> (StatusCode, &'static str) {

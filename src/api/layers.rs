@@ -28,7 +28,10 @@ use super::{
     error::{ResourceLimit, resource_limit_body},
     metrics::RequestMetrics,
 };
-use crate::{config::Config, error::Error};
+use crate::{
+    config::Config,
+    error::{Error, RefusalCode},
+};
 
 /// The header with the id by which a request is found in the log.
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -98,7 +101,7 @@ async fn require_host(request: Request, next: Next) -> Response {
     let hosts = request.headers().get_all(HOST).iter().count();
     if request.version() == Version::HTTP_11 && hosts != 1 {
         let text = "the request must have one `Host` header";
-        return Error::Refused(text.to_owned()).into_response();
+        return Error::refused(RefusalCode::Unspecified, text.to_owned()).into_response();
     }
     next.run(request).await
 }

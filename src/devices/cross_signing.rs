@@ -14,7 +14,7 @@ use ruma::{
 
 use super::{DeviceEnvironment, DeviceOwner};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::{self, signed_object},
     storage::{
         Db, ReadAccess, UserNum, WriteTx,
@@ -76,7 +76,7 @@ impl CrossSigningKeys {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSignature`] for keys that the master key did not sign, [`Error::MissingParam`] without a master
+    /// [`Error::InvalidSignature`] for keys that the master key did not sign, `RefusalCode::MissingParam` without a master
     /// key, [`Error::Forbidden`] for a key named like a device, or when interactive authentication is missing.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload(
@@ -286,7 +286,12 @@ fn check_signatures(user_id: &UserId, stored: &SigningKeysByUsage, new: &[NewKey
     let master = accompanying
         .map(|key| &*key.public_key)
         .or_else(|| recent.map(|row| &*row.public_key))
-        .ok_or_else(|| Error::MissingParam("master_key is missing".to_owned()))?;
+        .ok_or_else(|| {
+            Error::refused(
+                RefusalCode::MissingParam,
+                "master_key is missing".to_owned(),
+            )
+        })?;
     let key_id = format!("ed25519:{master}");
     for key in new.iter().filter(|key| key.usage != KeyUsage::Master) {
         if !matrix::is_signed_by_user(&key.object, user_id, &key_id, master) {

@@ -58,7 +58,7 @@ use self::{connections::ServerConnections, resolve::ServerResolver};
 use crate::{
     clock::Clock,
     config::{self, Config},
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::SigningKey,
     outbound::{CertificateTrust, NetworkReach},
     storage::Db,
@@ -152,7 +152,7 @@ impl Federation {
     ///
     /// # Errors
     ///
-    /// [`Error::Unauthorized`] if the verification fails; [`Error::LimitExceeded`] when too many unknown servers send
+    /// `RefusalCode::Unauthorized` if the verification fails; [`Error::LimitExceeded`] when too many unknown servers send
     /// requests; the errors of `admit`.
     #[tracing::instrument(skip_all, fields(server = %proof.origin), err(level = "debug"))]
     pub async fn authenticate<B: AsRef<[u8]>>(
@@ -248,5 +248,5 @@ fn to_raw_keys(document: &CanonicalJsonObject) -> Result<Raw<ServerSigningKeys>>
 }
 
 fn unauthorized(why: impl Into<String>) -> Error {
-    Error::Unauthorized(why.into())
+    Error::refused(RefusalCode::Unauthorized, why.into())
 }

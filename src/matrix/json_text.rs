@@ -11,7 +11,7 @@ use std::{borrow::Cow, ops::Range};
 use ruma::canonical_json::CanonicalJsonObject;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, RefusalCode, Result};
 
 /// The greatest depth of JSON that a client sends, and of each EDU of another server.
 ///
@@ -30,11 +30,12 @@ pub const MAX_SERVER_JSON_DEPTH: usize = MAX_JSON_DEPTH + 10;
 ///
 /// # Errors
 ///
-/// [`Error::NotJson`] when the text is not JSON, or has a number that is too large for every reader; [`Error::BadJson`]
+/// `RefusalCode::NotJson` when the text is not JSON, or has a number that is too large for every reader; [`Error::BadJson`]
 /// when it is nested too deeply.
 pub fn canonical_text(text: &[u8], max_depth: usize) -> Result<String> {
     // The parsers of requests skip what they do not need, without checking its encoding.
-    let text = std::str::from_utf8(text).map_err(|e| Error::NotJson(e.to_string()))?;
+    let text = std::str::from_utf8(text)
+        .map_err(|e| Error::refused(RefusalCode::NotJson, e.to_string()))?;
     let mut reader = JsonReader::new(text, max_depth);
     reader.read()?;
     let JsonReader {
@@ -85,7 +86,7 @@ pub fn canonical_object(raw: &RawValue) -> Option<Box<RawValue>> {
 ///
 /// # Errors
 ///
-/// [`Error::BadJson`] or [`Error::NotJson`] when it is not an object, is nested too deeply, or has a number that
+/// [`Error::BadJson`] or `RefusalCode::NotJson` when it is not an object, is nested too deeply, or has a number that
 /// canonical JSON does not allow.
 pub fn signed_object(text: &str) -> Result<CanonicalJsonObject> {
     check_depth(text, MAX_JSON_DEPTH)?;
@@ -342,10 +343,13 @@ impl<'a> JsonReader<'a> {
     }
 
     fn unexpected(&self) -> Error {
-        Error::NotJson(match self.peek() {
-            Some(_) => format!("the text is not JSON at byte {}", self.offset),
-            None => "the JSON is not complete".to_owned(),
-        })
+        Error::refused(
+            RefusalCode::NotJson,
+            match self.peek() {
+                Some(_) => format!("the text is not JSON at byte {}", self.offset),
+                None => "the JSON is not complete".to_owned(),
+            },
+        )
     }
 }
 

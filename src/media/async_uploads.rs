@@ -14,7 +14,7 @@ use super::{
     is_media_id, new_media_id,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     storage::{
         UserNum,
         media::{
@@ -63,7 +63,7 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`Error::CannotOverwriteMedia`] when it was already uploaded; [`Error::Forbidden`] for other users;
+    /// `RefusalCode::CannotOverwriteMedia` when it was already uploaded; [`Error::Forbidden`] for other users;
     /// [`Error::NotFound`] when the id is not reserved, or has expired; and as [`Media::upload`].
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn upload_reserved<E>(
@@ -134,7 +134,7 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`Error::NotYetUploaded`] when it does not arrive in time; [`Error::NotFound`] when the id is not reserved.
+    /// `RefusalCode::NotYetUploaded` when it does not arrive in time; [`Error::NotFound`] when the id is not reserved.
     pub(super) async fn await_upload(
         &self,
         server: &ServerName,
@@ -157,7 +157,8 @@ impl Media {
                 return Err(Error::not_found("there is no media with this id"));
             }
             if timeout_at(until, arrival).await.is_err() {
-                return Err(Error::NotYetUploaded(
+                return Err(Error::refused(
+                    RefusalCode::NotYetUploaded,
                     "the media has not been uploaded yet".to_owned(),
                 ));
             }
@@ -174,5 +175,8 @@ impl Media {
 }
 
 fn already_uploaded_error() -> Error {
-    Error::CannotOverwriteMedia("this media has been uploaded already".to_owned())
+    Error::refused(
+        RefusalCode::CannotOverwriteMedia,
+        "this media has been uploaded already".to_owned(),
+    )
 }

@@ -222,7 +222,7 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::NotYetUploaded`]; [`Error::Unreachable`] and [`Error::TooLarge`] when fetching it
+    /// [`Error::NotFound`]; `RefusalCode::NotYetUploaded`; [`Error::Unreachable`] and [`Error::TooLarge`] when fetching it
     /// fails.
     #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
     pub async fn content(
@@ -270,7 +270,7 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; [`Error::CannotThumbnail`] and [`Error::TooLarge`] because of the image;
+    /// [`Error::NotFound`]; `RefusalCode::CannotThumbnail` and [`Error::TooLarge`] because of the image;
     /// [`Error::LimitExceeded`] when too many thumbnails are being made.
     #[tracing::instrument(skip_all, fields(server = %address.server), err(level = "debug"))]
     pub async fn thumbnail(

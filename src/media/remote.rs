@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     federation::{Federation, LookupCache, MultipartReader, RequestFailure},
     outbound,
 };
@@ -343,7 +343,10 @@ impl From<&Error> for FetchFailure {
         let text = error.to_string();
         match error {
             Error::NotFound(_) => Self::NotFound(text),
-            Error::NotYetUploaded(_) => Self::NotYetUploaded(text),
+            Error::Refused {
+                code: RefusalCode::NotYetUploaded,
+                ..
+            } => Self::NotYetUploaded(text),
             Error::TooLarge(_) => Self::TooLarge(text),
             _ => Self::Unreachable(text),
         }
@@ -354,7 +357,7 @@ impl From<FetchFailure> for Error {
     fn from(missing: FetchFailure) -> Self {
         match missing {
             FetchFailure::NotFound(text) => Self::NotFound(text),
-            FetchFailure::NotYetUploaded(text) => Self::NotYetUploaded(text),
+            FetchFailure::NotYetUploaded(text) => Self::refused(RefusalCode::NotYetUploaded, text),
             FetchFailure::TooLarge(text) => Self::TooLarge(text),
             FetchFailure::Unreachable(text) => Self::Unreachable(text),
         }

@@ -10,7 +10,7 @@ use super::{
     stored_account_data::{self, MAX_NAME_BYTES, PUSH_RULES_TYPE},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     storage::{
         Db, Position, RoomNum, UserNum,
         users::account_data::{self, AccountData},
@@ -81,7 +81,7 @@ impl AccountDataEntries {
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`] for types that only the server sets, [`Error::BadJson`] when the content is not an object,
+    /// `RefusalCode::ReadOnly` for types that only the server sets, [`Error::BadJson`] when the content is not an object,
     /// [`Error::InvalidParam`] for users who try to ignore themselves, [`Error::Forbidden`] for another user's.
     pub async fn set(
         &self,
@@ -94,9 +94,10 @@ impl AccountDataEntries {
         session.must_be_user(owner)?;
         check_text("type", kind, MAX_NAME_BYTES)?;
         if SERVER_SET_TYPES.contains(&kind) {
-            return Err(Error::ReadOnly(format!(
-                "{kind} cannot be set through this endpoint"
-            )));
+            return Err(Error::refused(
+                RefusalCode::ReadOnly,
+                format!("{kind} cannot be set through this endpoint"),
+            ));
         }
         let object = serde_json::from_str::<Map<String, Value>>(content)
             .map_err(|_| Error::BadJson("the content must be a JSON object".to_owned()))?;
@@ -160,7 +161,13 @@ mod tests {
         let list = set("org.example", "[]").await;
         assert!(matches!(list, Err(Error::BadJson(_))));
         for own in SERVER_SET_TYPES {
-            assert!(matches!(set(own, "{}").await, Err(Error::ReadOnly(_))));
+            assert!(matches!(
+                set(own, "{}").await,
+                Err(Error::Refused {
+                    code: RefusalCode::ReadOnly,
+                    ..
+                })
+            ));
         }
 
         let content = test.users.account_data.get(&alice, id, None, "org.example");

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     storage::{Db, users::accounts},
 };
 
@@ -92,13 +92,16 @@ impl GuestRegistration {
     /// Turns a guest account into a user account, which keeps its user id and gets a password.
     pub(super) async fn upgrade(&self, request: Request) -> Result<RegisteredAccount> {
         let Some(token) = &request.guest_access_token else {
-            return Err(Error::MissingParam(
+            return Err(Error::refused(
+                RefusalCode::MissingParam,
                 "guest_access_token is missing".to_owned(),
             ));
         };
         let guest = self.sessions.authenticate(token).await?;
         let name = request.username.as_deref();
-        let name = name.ok_or_else(|| Error::MissingParam("username is missing".to_owned()))?;
+        let name = name.ok_or_else(|| {
+            Error::refused(RefusalCode::MissingParam, "username is missing".to_owned())
+        })?;
         if !guest.is_guest || name != guest.user_id.localpart() {
             return Err(Error::forbidden(
                 "this is not the access token of that guest",
@@ -106,8 +109,9 @@ impl GuestRegistration {
         }
         let device = requested_device(&request)?;
         let password = request.password.clone();
-        let password =
-            password.ok_or_else(|| Error::MissingParam("password is missing".to_owned()))?;
+        let password = password.ok_or_else(|| {
+            Error::refused(RefusalCode::MissingParam, "password is missing".to_owned())
+        })?;
         Passwords::check(&password)?;
         let result = self.auth.authorize(&request, Some(&guest.user_id)).await?;
         let upgrade = GuestUpgrade {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     storage::{
         Db,
         users::{accounts, short_lived_tokens::TokenPurpose},
@@ -62,7 +62,7 @@ impl UserLogin {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; [`Error::Refused`] for login types other than a password or a
+    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; `RefusalCode::Unspecified` for login types other than a password or a
     /// login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn log_in(&self, request: login::v3::Request) -> Result<StartedSession> {
@@ -80,7 +80,12 @@ impl UserLogin {
                     .await?
             }
             login::v3::LoginInfo::Token(login) => self.redeem_token(&login.token).await?,
-            _ => return Err(Error::Refused("unknown login type".to_owned())),
+            _ => {
+                return Err(Error::refused(
+                    RefusalCode::Unspecified,
+                    "unknown login type".to_owned(),
+                ));
+            }
         };
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
@@ -153,9 +158,15 @@ fn named_user(credentials: &login::v3::Password) -> Result<String> {
         ) => Err(Error::forbidden(
             "log in with a user name, email addresses and phone numbers are not supported",
         )),
-        (Some(_), _) => Err(Error::Refused("unknown login identifier type".to_owned())),
+        (Some(_), _) => Err(Error::refused(
+            RefusalCode::Unspecified,
+            "unknown login identifier type".to_owned(),
+        )),
         (None, Some(user)) => Ok(user),
-        (None, None) => Err(Error::MissingParam("identifier is missing".to_owned())),
+        (None, None) => Err(Error::refused(
+            RefusalCode::MissingParam,
+            "identifier is missing".to_owned(),
+        )),
     }
 }
 
@@ -267,6 +278,12 @@ mod tests {
 
         let refused = test.users.login.log_in(request).await;
 
-        assert!(matches!(refused, Err(Error::Refused(_))));
+        assert!(matches!(
+            refused,
+            Err(Error::Refused {
+                code: RefusalCode::Unspecified,
+                ..
+            })
+        ));
     }
 }

@@ -13,7 +13,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{
     config,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
 };
 
 /// The number of passwords that may wait to be hashed. More are refused, so that memory and waiting time stay bounded.
@@ -56,10 +56,13 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// [`Error::WeakPassword`] when it is empty, [`Error::InvalidParam`] when it is too long.
+    /// `RefusalCode::WeakPassword` when it is empty, [`Error::InvalidParam`] when it is too long.
     pub(super) fn check(password: &str) -> Result<()> {
         if password.is_empty() {
-            return Err(Error::WeakPassword("the password is empty".to_owned()));
+            return Err(Error::refused(
+                RefusalCode::WeakPassword,
+                "the password is empty".to_owned(),
+            ));
         }
         if password.len() > MAX_PASSWORD_BYTES {
             return Err(Error::invalid_param(format!(

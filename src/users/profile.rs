@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{AccountLookup, Session, UserEnvironment, check_text};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     storage::{
         Db,
         users::{profiles, user_directory},
@@ -90,7 +90,7 @@ impl UserProfiles {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for the profile of another user, [`Error::ProfileTooLarge`], [`Error::KeyTooLarge`].
+    /// [`Error::Forbidden`] for the profile of another user, `RefusalCode::ProfileTooLarge`, `RefusalCode::KeyTooLarge`.
     pub async fn set_field(
         &self,
         session: &Session,
@@ -118,7 +118,8 @@ impl UserProfiles {
             .map(|(f, v)| f.len() + v.len() + FIELD_OVERHEAD)
             .sum();
         if size + field.as_str().len() + json.len() + FIELD_OVERHEAD > PROFILE_BYTES {
-            return Err(Error::ProfileTooLarge(
+            return Err(Error::refused(
+                RefusalCode::ProfileTooLarge,
                 "the profile would be larger than 64 KiB".to_owned(),
             ));
         }
@@ -179,9 +180,10 @@ fn is_namespaced(name: &str) -> bool {
 
 fn check_key(field: &ProfileFieldName) -> Result<()> {
     if field.as_str().len() > KEY_BYTES {
-        return Err(Error::KeyTooLarge(format!(
-            "the key is longer than {KEY_BYTES} bytes"
-        )));
+        return Err(Error::refused(
+            RefusalCode::KeyTooLarge,
+            format!("the key is longer than {KEY_BYTES} bytes"),
+        ));
     }
     check_text("keyName", field.as_str(), KEY_BYTES)
 }
@@ -264,9 +266,21 @@ mod tests {
         let large = set("org.example.a", json!("x".repeat(40_000))).await;
         assert!(large.unwrap().is_some());
         let too_large = set("org.example.b", json!("x".repeat(40_000))).await;
-        assert!(matches!(too_large, Err(Error::ProfileTooLarge(_))));
+        assert!(matches!(
+            too_large,
+            Err(Error::Refused {
+                code: RefusalCode::ProfileTooLarge,
+                ..
+            })
+        ));
         let long = set(&"k".repeat(256), json!(1)).await;
-        assert!(matches!(long, Err(Error::KeyTooLarge(_))));
+        assert!(matches!(
+            long,
+            Err(Error::Refused {
+                code: RefusalCode::KeyTooLarge,
+                ..
+            })
+        ));
         let avatar = set("avatar_url", json!("x".repeat(2000))).await;
         assert!(matches!(avatar, Err(Error::InvalidParam(_))));
         let name = set("displayname", json!("x".repeat(2000))).await;

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
 };
 
 /// Registers accounts.
@@ -52,7 +52,7 @@ impl AccountRegistration {
     ///
     /// # Errors
     ///
-    /// [`Error::Uia`] with the flows until it has; [`Error::InvalidUsername`], [`Error::UserInUse`];
+    /// [`Error::Uia`] with the flows until it has; `RefusalCode::InvalidUsername`, [`Error::UserInUse`];
     /// [`Error::GuestAccessForbidden`] if guests are not allowed.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn register(&self, request: Request) -> Result<RegisteredAccount> {
@@ -148,7 +148,8 @@ fn check_has_parameters(request: &Request) -> Result<()> {
         .as_ref()
         .is_some_and(|auth| auth.auth_type().is_some());
     if shows_proof && request_parameters(request).is_none() {
-        return Err(Error::MissingParam(
+        return Err(Error::refused(
+            RefusalCode::MissingParam,
             "username and password are missing".to_owned(),
         ));
     }
@@ -233,7 +234,13 @@ mod tests {
         let auth = json!({"auth": {"type": "m.login.dummy", "session": session}});
         let refused = test.register_with(auth).await;
 
-        assert!(matches!(refused, Err(Error::MissingParam(_))));
+        assert!(matches!(
+            refused,
+            Err(Error::Refused {
+                code: RefusalCode::MissingParam,
+                ..
+            })
+        ));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::SecretString,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
 };
 
 /// The lifetime of a nonce, in milliseconds.
@@ -115,7 +115,7 @@ impl SharedSecretAccounts {
     ///
     /// # Errors
     ///
-    /// [`Error::Unrecognized`] when the server has no shared secret.
+    /// `RefusalCode::Unrecognized` when the server has no shared secret.
     pub fn issue_nonce(&self) -> Result<String> {
         self.shared_secret()?;
         self.nonces.issue(self.clock.now_ms())
@@ -125,7 +125,7 @@ impl SharedSecretAccounts {
     ///
     /// # Errors
     ///
-    /// [`Error::Unrecognized`] when the server has none, [`Error::Forbidden`] when the MAC is wrong.
+    /// `RefusalCode::Unrecognized` when the server has none, [`Error::Forbidden`] when the MAC is wrong.
     pub async fn register(&self, request: SharedSecretRegistration) -> Result<RegisteredAccount> {
         let secret = self.shared_secret()?;
         let now = self.clock.now_ms();
@@ -161,7 +161,12 @@ impl SharedSecretAccounts {
 
     fn shared_secret(&self) -> Result<&str> {
         let secret = self.secret.as_ref().map(SecretString::expose);
-        secret.ok_or_else(|| Error::Unrecognized("there is no such endpoint".to_owned()))
+        secret.ok_or_else(|| {
+            Error::refused(
+                RefusalCode::Unrecognized,
+                "there is no such endpoint".to_owned(),
+            )
+        })
     }
 }
 
@@ -277,7 +282,13 @@ mod tests {
 
         let refused = test.users.shared_secret.issue_nonce();
 
-        assert!(matches!(refused, Err(Error::Unrecognized(_))));
+        assert!(matches!(
+            refused,
+            Err(Error::Refused {
+                code: RefusalCode::Unrecognized,
+                ..
+            })
+        ));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use super::{UserEnvironment, secrets};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     storage::{Db, users::accounts},
 };
 
@@ -37,7 +37,7 @@ impl UserNames {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUsername`] or [`Error::UserInUse`] when it cannot.
+    /// `RefusalCode::InvalidUsername` or [`Error::UserInUse`] when it cannot.
     pub async fn available_user_id(&self, name: &str) -> Result<OwnedUserId> {
         let user_id = registrable_user_id(name, &self.server_name)?;
         if self.notices_sender.as_ref() == Some(&user_id) {
@@ -69,28 +69,37 @@ impl UserNames {
 ///
 /// # Errors
 ///
-/// [`Error::InvalidUsername`] unless the localpart follows the grammar of new user ids.
+/// `RefusalCode::InvalidUsername` unless the localpart follows the grammar of new user ids.
 fn registrable_user_id(name: &str, server_name: &ServerName) -> Result<OwnedUserId> {
     let localpart = name.to_ascii_lowercase();
     // "The localpart of a user ID MUST NOT be empty."
     if localpart.is_empty() {
-        return Err(Error::InvalidUsername("the user name is empty".to_owned()));
+        return Err(Error::refused(
+            RefusalCode::InvalidUsername,
+            "the user name is empty".to_owned(),
+        ));
     }
     // "The length of a user ID, including the @ sigil and the domain, MUST NOT exceed 255 bytes."
     if localpart.len() + server_name.as_str().len() + 2 > MAX_USER_ID_BYTES {
-        return Err(Error::InvalidUsername(
+        return Err(Error::refused(
+            RefusalCode::InvalidUsername,
             "the user name is too long".to_owned(),
         ));
     }
     // "MUST contain only the characters a-z, 0-9, ., _, =, -, /, and +"
     let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._=-/+".contains(&b);
     if !localpart.bytes().all(is_allowed) {
-        return Err(Error::InvalidUsername(
+        return Err(Error::refused(
+            RefusalCode::InvalidUsername,
             "the user name may contain only a-z, 0-9, ., _, =, -, / and +".to_owned(),
         ));
     }
-    UserId::parse_with_server_name(localpart, server_name)
-        .map_err(|e| Error::InvalidUsername(format!("the user name is not allowed: {e}")))
+    UserId::parse_with_server_name(localpart, server_name).map_err(|e| {
+        Error::refused(
+            RefusalCode::InvalidUsername,
+            format!("the user name is not allowed: {e}"),
+        )
+    })
 }
 
 /// Returns the user of this server that a login names by localpart or user id, if the name is valid.
@@ -124,7 +133,16 @@ mod tests {
             "a b", "é", "a:b", "a@b", "{a}", "a!", "a\n", "a\0", "", "a~",
         ] {
             let refused = registrable_user_id(name, server_name!("a.b"));
-            assert!(matches!(refused, Err(Error::InvalidUsername(_))), "{name}");
+            assert!(
+                matches!(
+                    refused,
+                    Err(Error::Refused {
+                        code: RefusalCode::InvalidUsername,
+                        ..
+                    })
+                ),
+                "{name}"
+            );
         }
         for name in ["3", "q", ".", "_", "=", "-", "/", "+"] {
             assert!(

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{WorkflowSources, profiles::UserProfiles};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     rooms::{
         ClientTransaction, CreateRoom, EventToSend, MemberChange, MemberProfile, MembershipAction,
         Rooms,
@@ -66,14 +66,17 @@ impl ServerNotices {
     /// # Errors
     ///
     /// [`Error::Forbidden`] for all other users; [`Error::NotFound`] when the user does not exist;
-    /// [`Error::Unrecognized`] when no sender is configured.
+    /// `RefusalCode::Unrecognized` when no sender is configured.
     pub async fn send_server_notice(
         &self,
         session: &Session,
         notice: ServerNotice,
     ) -> Result<OwnedEventId> {
         let sender = self.users.notices.sender().ok_or_else(|| {
-            Error::Unrecognized("no sender of server notices is configured".to_owned())
+            Error::refused(
+                RefusalCode::Unrecognized,
+                "no sender of server notices is configured".to_owned(),
+            )
         })?;
         let user = self.users.lookup.user_num(&notice.user_id).await?;
         let room_id = self

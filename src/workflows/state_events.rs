@@ -127,7 +127,7 @@ impl StateEvents {
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a second create event, and for an invalid tombstone; [`Error::BadJson`] for
-    /// malformed power levels; [`Error::BadAlias`] for an alias that points to another room;
+    /// malformed power levels; `RefusalCode::BadAlias` for an alias that points to another room;
     /// [`Error::GuestAccessForbidden`] and [`Error::CannotLeaveServerNoticeRoom`] for the user's own membership; and
     /// as [`crate::rooms::DelayedEvents::schedule_event`].
     pub async fn schedule_event(

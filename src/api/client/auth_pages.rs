@@ -25,7 +25,7 @@ use crate::{
         content_policy::hash_source,
         endpoint::{PathParams, read_body, read_query},
     },
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     users::StageInput,
 };
 
@@ -134,7 +134,10 @@ impl AuthStage {
             "m.login.dummy" => Ok(Self::Dummy),
             "m.login.password" => Ok(Self::Password),
             "m.login.registration_token" => Ok(Self::RegistrationToken),
-            _ => Err(Error::Unrecognized("unknown endpoint".to_owned())),
+            _ => Err(Error::refused(
+                RefusalCode::Unrecognized,
+                "unknown endpoint".to_owned(),
+            )),
         }
     }
 

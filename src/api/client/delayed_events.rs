@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{App, MatrixRequest, MatrixResponse, RequestWithBody, endpoint},
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     rooms::{DelayAction, DelayRequest, DelayedEvent, Rooms},
     workflows::Workflows,
 };
@@ -140,7 +140,7 @@ async fn update_delayed_event(
 ) -> Result<MatrixResponse<unstable_v2::Response>> {
     // In this form, each action is an endpoint of its own.
     let action = delay_action(&request.action)
-        .ok_or_else(|| Error::Unrecognized("unknown endpoint".to_owned()))?;
+        .ok_or_else(|| Error::refused(RefusalCode::Unrecognized, "unknown endpoint".to_owned()))?;
     rooms
         .delayed_events
         .update_delayed_event(&request.delay_id, action)

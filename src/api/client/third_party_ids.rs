@@ -24,7 +24,7 @@ use ruma::api::{
 
 use crate::{
     api::{App, CompleteResponse, MatrixRequest, MatrixResponse, RequestAuthenticator, endpoint},
-    error::Error,
+    error::{Error, RefusalCode},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -107,7 +107,10 @@ where
     R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send + 'static,
 {
     endpoint::<R, _>(async |_: MatrixRequest<R>| {
-        Error::ThreepidDenied("accounts have no third-party identifiers on this server".to_owned())
+        Error::refused(
+            RefusalCode::ThreepidDenied,
+            "accounts have no third-party identifiers on this server".to_owned(),
+        )
     })
 }
 

@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, RefusalCode, Result};
 
 /// The maximum number of query parameters that are checked one by one.
 const MAX_CANDIDATES: usize = 32;
@@ -50,7 +50,10 @@ pub(super) fn explain_error(
 ) -> Error {
     let text = error.to_string();
     if text.starts_with(MISSING_FIELD_PREFIX) {
-        return Error::MissingParam(text.replace(MISSING_FIELD_PREFIX, "missing parameter"));
+        return Error::refused(
+            RefusalCode::MissingParam,
+            text.replace(MISSING_FIELD_PREFIX, "missing parameter"),
+        );
     }
     // ruma parses the path first, and its errors do not say whether the path or the query is wrong.
     if let Some(wrong) = find_wrong_path_parameter(params) {
@@ -98,7 +101,7 @@ pub(in crate::api) async fn raw_path_params(parts: &mut Parts) -> Result<RawPath
 ///
 /// # Errors
 ///
-/// [`Error::InvalidParam`] with the name of the parameter, or [`Error::MissingParam`].
+/// [`Error::InvalidParam`] with the name of the parameter, or `RefusalCode::MissingParam`.
 pub(in crate::api) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
     let read = Query::try_from_uri(uri);
     let error = match read {
@@ -107,7 +110,8 @@ pub(in crate::api) fn read_query<T: DeserializeOwned>(uri: &Uri) -> Result<T> {
     };
     let text = error.strip_prefix(AXUM_QUERY_PREFIX).unwrap_or(&error);
     if text.starts_with(MISSING_FIELD_PREFIX) {
-        return Err(Error::MissingParam(
+        return Err(Error::refused(
+            RefusalCode::MissingParam,
             text.replace(MISSING_FIELD_PREFIX, "missing parameter"),
         ));
     }

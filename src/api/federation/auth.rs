@@ -8,7 +8,7 @@ use ruma::{OwnedServerName, api::federation::authentication::ServerSignatures};
 use super::x_matrix;
 use crate::{
     api::{App, ClientAddress, RequestAuthenticator, RequestClass},
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::MAX_SERVER_JSON_DEPTH,
 };
 
@@ -44,7 +44,7 @@ impl RequestAuthenticator for ServerSignatures {
         let destination = proof.destination.as_ref();
         if destination.is_some_and(|destination| !app.federation.is_own(destination)) {
             let text = "the request is for another server";
-            return Err(Error::Unauthorized(text.to_owned()));
+            return Err(Error::refused(RefusalCode::Unauthorized, text.to_owned()));
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ use crate::{
         client::{disposition_of_file, disposition_of_thumbnail},
         endpoint,
     },
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     media::{Media, MediaContent, RemoteMediaPolicy, ThumbnailRequest},
     rooms::Rooms,
 };
@@ -66,7 +66,10 @@ async fn get_content_thumbnail(
     let (width, height) = (request.width.into(), request.height.into());
     let wanted =
         ThumbnailRequest::new(width, height, request.method.as_ref()).ok_or_else(|| {
-            Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
+            Error::refused(
+                RefusalCode::CannotThumbnail,
+                "there is no thumbnail of this size and method".to_owned(),
+            )
         })?;
     // "When not provided, the server SHOULD NOT return an animated thumbnail."
     let animated = request.animated.unwrap_or(false);

@@ -5,7 +5,7 @@ use ruma::api::federation::openid::get_openid_userinfo;
 
 use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     users::Users,
 };
 
@@ -22,7 +22,10 @@ async fn get_openid_userinfo(
 ) -> Result<MatrixResponse<get_openid_userinfo::v1::Response>> {
     let MatrixRequest { request, .. } = incoming.map_err(|error| match error {
         // "The token was missing or expired": 401
-        Error::MissingParam(_) => Error::MissingToken,
+        Error::Refused {
+            code: RefusalCode::MissingParam,
+            ..
+        } => Error::MissingToken,
         other => other,
     })?;
     let user_id = users.openid.user_of(&request.access_token).await?;

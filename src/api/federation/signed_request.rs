@@ -9,7 +9,7 @@ use crate::{
         App, RequestAuthenticator,
         endpoint::{object_text, raw_path_params, read_body},
     },
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::MAX_SERVER_JSON_DEPTH,
 };
 
@@ -19,7 +19,7 @@ pub(super) trait SignedBody: Sized + Send {
     ///
     /// # Errors
     ///
-    /// [`Error::NotJson`] or [`Error::BadJson`] when the endpoint does not accept it.
+    /// `RefusalCode::NotJson` or [`Error::BadJson`] when the endpoint does not accept it.
     fn read(body: &[u8]) -> Result<Self>;
 }
 
@@ -27,7 +27,8 @@ pub(super) trait SignedBody: Sized + Send {
 impl SignedBody for Box<RawValue> {
     fn read(body: &[u8]) -> Result<Self> {
         let text = object_text(body, MAX_SERVER_JSON_DEPTH)?;
-        RawValue::from_string(text).map_err(|error| Error::NotJson(error.to_string()))
+        RawValue::from_string(text)
+            .map_err(|error| Error::refused(RefusalCode::NotJson, error.to_string()))
     }
 }
 
@@ -46,7 +47,12 @@ impl<T> SignedRequest<T> {
     where
         P: TryFrom<String, Error: std::fmt::Display>,
     {
-        let missing = || Error::MissingParam("a path parameter is missing".to_owned());
+        let missing = || {
+            Error::refused(
+                RefusalCode::MissingParam,
+                "a path parameter is missing".to_owned(),
+            )
+        };
         let param = self.params.next().ok_or_else(missing)?;
         P::try_from(param).map_err(|error| Error::invalid_param(error.to_string()))
     }

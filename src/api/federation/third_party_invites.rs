@@ -7,7 +7,7 @@ use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
 
 use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     workflows::Workflows,
 };
 
@@ -37,5 +37,8 @@ async fn exchange_invite(
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind).
 async fn bind_callback(_: MatrixRequest<bind_callback::v1::Request>) -> Error {
-    Error::ThreepidDenied("accounts have no third-party ids on this server".to_owned())
+    Error::refused(
+        RefusalCode::ThreepidDenied,
+        "accounts have no third-party ids on this server".to_owned(),
+    )
 }

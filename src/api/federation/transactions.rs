@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::signed_request::{SignedBody, SignedRequest};
 use crate::{
     api::{App, MatrixResponse},
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     workflows::{ReceivedTransaction, Workflows},
 };
 
@@ -46,7 +46,7 @@ impl SignedBody for TransactionBody {
             if error.is_data() {
                 Error::BadJson(error.to_string())
             } else {
-                Error::NotJson(error.to_string())
+                Error::refused(RefusalCode::NotJson, error.to_string())
             }
         })
     }

@@ -9,7 +9,7 @@ use ruma::{
     serde::Base64,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, RefusalCode, Result};
 
 /// The parameters of the header as text.
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct XMatrixParameters {
 ///
 /// # Errors
 ///
-/// [`Error::Unauthorized`] when it is missing or cannot be parsed.
+/// `RefusalCode::Unauthorized` when it is missing or cannot be parsed.
 pub(super) fn from_headers(headers: &HeaderMap) -> Result<XMatrix> {
     let strict = match XMatrix::extract_from_http_headers(headers) {
         Ok(signature) => return Ok(signature),
@@ -33,9 +33,12 @@ pub(super) fn from_headers(headers: &HeaderMap) -> Result<XMatrix> {
     let header = headers
         .get(AUTHORIZATION)
         .and_then(|header| header.to_str().ok());
-    header
-        .and_then(parse_tolerantly)
-        .ok_or_else(|| Error::Unauthorized(explain_refusal(&strict).to_owned()))
+    header.and_then(parse_tolerantly).ok_or_else(|| {
+        Error::refused(
+            RefusalCode::Unauthorized,
+            explain_refusal(&strict).to_owned(),
+        )
+    })
 }
 
 /// Explains the error in a header without quoting the header, which is a secret of its sender.

@@ -25,7 +25,7 @@ use super::{
     endpoint_policies::AdmissionCheck,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::MAX_JSON_DEPTH,
     users::Session,
 };
@@ -96,5 +96,5 @@ async fn path_parameter(parts: &mut Parts, name: &str) -> Result<String> {
     let found = params.find(|(known, _)| *known == name);
     found
         .map(|(_, value)| value.to_owned())
-        .ok_or_else(|| Error::MissingParam(format!("{name} is missing")))
+        .ok_or_else(|| Error::refused(RefusalCode::MissingParam, format!("{name} is missing")))
 }

@@ -16,7 +16,7 @@ use crate::{
         endpoint_policies::EndpointPolicy, error::error_body,
     },
     ephemeral::PresenceUpdate,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::MAX_JSON_DEPTH,
     rooms::{ClientTransaction, EventToSend},
     sync::{SendInFlight, SyncToken},
@@ -129,7 +129,7 @@ impl ClientRequest {
     ///
     /// # Errors
     ///
-    /// [`Error::NotJson`] or [`Error::BadJson`] when it is not a request.
+    /// `RefusalCode::NotJson` or [`Error::BadJson`] when it is not a request.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let text = object_text(text.as_bytes(), MAX_JSON_DEPTH)?;
         let call: Self = serde_json::from_str(&text).map_err(|_| {
@@ -164,7 +164,8 @@ impl ClientRequest {
                 device: session.device,
                 txn_id: id.clone(),
             }),
-            _ => Err(Error::MissingParam(
+            _ => Err(Error::refused(
+                RefusalCode::MissingParam,
                 "a request that sends needs an id".to_owned(),
             )),
         }
@@ -220,7 +221,10 @@ async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<V
         "presence" => presence(app, session, call),
         "ack" => ack(app, session, call).await,
         "authenticate" => Err(Error::forbidden("you are already authenticated")),
-        other => Err(Error::Unrecognized(format!("unknown method {other:?}"))),
+        other => Err(Error::refused(
+            RefusalCode::Unrecognized,
+            format!("unknown method {other:?}"),
+        )),
     }
 }
 

@@ -110,11 +110,26 @@ fn text_that_is_not_json_is_refused() {
     for text in broken {
         let result = canonical_text(text.as_bytes(), MAX_JSON_DEPTH);
 
-        assert!(matches!(result, Err(Error::NotJson(_))), "{text:?}");
+        assert!(
+            matches!(
+                result,
+                Err(Error::Refused {
+                    code: RefusalCode::NotJson,
+                    ..
+                })
+            ),
+            "{text:?}"
+        );
         assert!(serde_json::from_str::<Value>(text).is_err(), "{text:?}");
     }
     let no_text = canonical_text(b"\"\xff\"", MAX_JSON_DEPTH);
-    assert!(matches!(no_text, Err(Error::NotJson(_))));
+    assert!(matches!(
+        no_text,
+        Err(Error::Refused {
+            code: RefusalCode::NotJson,
+            ..
+        })
+    ));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use image::{
 };
 
 use super::size::{ImageCut, ImageSize, ThumbnailShape};
-use crate::error::{Error, Result};
+use crate::error::{Error, RefusalCode, Result};
 
 /// The largest file that is read, in bytes: a decoder may hold all of it in memory.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -68,7 +68,7 @@ type FileImageReader = ImageReader<BufReader<File>>;
 ///
 /// # Errors
 ///
-/// [`Error::TooLarge`] and [`Error::CannotThumbnail`].
+/// [`Error::TooLarge`] and `RefusalCode::CannotThumbnail`.
 pub(super) fn make_thumbnail(
     path: &Path,
     shape: ThumbnailShape,
@@ -332,7 +332,10 @@ fn too_large() -> Error {
 }
 
 fn cannot_thumbnail() -> Error {
-    Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
+    Error::refused(
+        RefusalCode::CannotThumbnail,
+        "cannot make a thumbnail of this content".to_owned(),
+    )
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use self::{
 };
 use super::files::{MediaFiles, StoredContent};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     keyed_semaphore::KeyedSemaphore,
     storage::{
         Db, UserNum,
@@ -164,7 +164,10 @@ impl ThumbnailMaker {
         let drawn: Result<(StoredContent, &'static str)> = drawing.await.map_err(|error| {
             // The decoder panicked on a file that it cannot read.
             tracing::warn!(%error, "an image decoder panicked");
-            Error::CannotThumbnail("cannot make a thumbnail of this content".to_owned())
+            Error::refused(
+                RefusalCode::CannotThumbnail,
+                "cannot make a thumbnail of this content".to_owned(),
+            )
         })?;
         let (stored, content_type) = drawn?;
         Ok(ThumbnailRow {

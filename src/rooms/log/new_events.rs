@@ -8,7 +8,7 @@ use ruma::{
 
 use super::{EventLog, accepted_event::AcceptedEvent, append::append};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::{self, EventContext, EventDraft, InviteTreatment},
     rooms::{
         EventToSend,
@@ -22,7 +22,7 @@ use crate::{
 /// for an impossible state.
 pub(crate) fn into_invalid_state(error: Error) -> Error {
     match error {
-        Error::Forbidden(reason) => Error::InvalidRoomState(reason),
+        Error::Forbidden(reason) => Error::refused(RefusalCode::InvalidRoomState, reason),
         other => other,
     }
 }

@@ -5,7 +5,7 @@
 use ruma::OwnedEventId;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, Pdu, RelatesTo, ThreadPosition, rel_type},
     rooms::EventToSend,
     storage::{
@@ -128,7 +128,8 @@ pub(crate) async fn check_relation(
     if relates_to.rel_type == rel_type::M_THREAD
         && let Some((Some(_), _)) = relations::parent_of(tx, room, parent).await?
     {
-        return Err(Error::Refused(
+        return Err(Error::refused(
+            RefusalCode::Unspecified,
             "a thread cannot start from an event that relates to another event".to_owned(),
         ));
     }

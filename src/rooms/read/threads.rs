@@ -9,7 +9,7 @@ use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
 use super::Relations;
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, rel_type},
     rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
     storage::{
@@ -186,7 +186,7 @@ impl Relations {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] for a thread that the user cannot see; [`Error::NotInThread`] if
+    /// [`Error::NotFound`] for a thread that the user cannot see; `RefusalCode::NotInThread` if
     /// `automatic` is not in the thread; [`Error::ConflictingUnsubscription`] if the user
     /// unsubscribed after that event.
     pub async fn subscribe(
@@ -239,8 +239,12 @@ impl Relations {
         thread_root: &EventId,
         cause: &EventId,
     ) -> Result<i64> {
-        let not_in_thread =
-            || Error::NotInThread(format!("{cause} is not in the thread of {thread_root}"));
+        let not_in_thread = || {
+            Error::refused(
+                RefusalCode::NotInThread,
+                format!("{cause} is not in the thread of {thread_root}"),
+            )
+        };
         let event = self.timeline.load_event(room, access, cause).await;
         let event = event.map_err(|_| not_in_thread())?;
         let is_reply = event

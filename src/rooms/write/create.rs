@@ -15,7 +15,7 @@ pub use self::plan::{CreateRoom, check_visibility};
 use super::{RoomCreation, directory::check_alias_count};
 use crate::{
     clock::timestamp,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::Pdu,
     rooms::{
         EventToSend,
@@ -33,8 +33,8 @@ impl RoomCreation {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::UnsupportedRoomVersion`], [`Error::RoomInUse`] if the alias is taken, and
-    /// [`Error::InvalidRoomState`] if the requested state contradicts the rules of the room.
+    /// Returns [`Error::UnsupportedRoomVersion`], `RefusalCode::RoomInUse` if the alias is taken, and
+    /// `RefusalCode::InvalidRoomState` if the requested state contradicts the rules of the room.
     pub async fn create_room(&self, create: CreateRoom) -> Result<OwnedRoomId> {
         self.tasks
             .run_to_completion(self, async move |rooms: Self| {
@@ -131,7 +131,10 @@ impl RoomCreation {
             let creator = tx.intern(create.creator.as_str()).await?;
             check_alias_count(&mut tx, creator).await?;
             if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
-                return Err(Error::RoomInUse(format!("the alias {alias} is taken")));
+                return Err(Error::refused(
+                    RefusalCode::RoomInUse,
+                    format!("the alias {alias} is taken"),
+                ));
             }
         }
         if create.request.visibility == Visibility::Public {

@@ -12,7 +12,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{DelayedEvents, send_occasion::SendOccasion};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     rooms::{EventToSend, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
     storage::{
         Db, DeviceNum, UserNum,
@@ -90,7 +90,7 @@ impl DelayedEvents {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NotJson`] if no event was scheduled with it, because the request for a new event needs a body,
+    /// Returns `RefusalCode::NotJson` if no event was scheduled with it, because the request for a new event needs a body,
     /// and [`Error::Forbidden`] if this server does not know the room.
     pub async fn delay_id_of_transaction(
         &self,
@@ -99,7 +99,9 @@ impl DelayedEvents {
     ) -> Result<String> {
         let room = self.memory.room_of_member(room_id).await?;
         let known = self.find_by_transaction(&room, delay).await?;
-        known.ok_or_else(|| Error::NotJson("the request has no body".to_owned()))
+        known.ok_or_else(|| {
+            Error::refused(RefusalCode::NotJson, "the request has no body".to_owned())
+        })
     }
 
     async fn find_by_transaction(

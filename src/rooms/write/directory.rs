@@ -16,7 +16,7 @@ use serde_json::{
 
 use super::RoomDirectory;
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix,
     rooms::{EventToSend, memory::room::Room},
     storage::{
@@ -83,7 +83,7 @@ impl RoomDirectory {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::AliasInUse`] if the alias is taken, and [`Error::Forbidden`] if the user is not in the room.
+    /// Returns `RefusalCode::AliasInUse` if the alias is taken, and [`Error::Forbidden`] if the user is not in the room.
     pub async fn create_alias(
         &self,
         alias: &RoomAliasId,
@@ -98,7 +98,10 @@ impl RoomDirectory {
         let creator = tx.intern(creator.as_str()).await?;
         check_alias_count(&mut tx, creator).await?;
         if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
-            return Err(Error::AliasInUse(format!("the alias {alias} is taken")));
+            return Err(Error::refused(
+                RefusalCode::AliasInUse,
+                format!("the alias {alias} is taken"),
+            ));
         }
         tx.commit().await
     }
@@ -147,7 +150,7 @@ impl RoomDirectory {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::BadAlias`] for an alias that does not, and [`Error::InvalidParam`] for a malformed one.
+    /// Returns `RefusalCode::BadAlias` for an alias that does not, and [`Error::InvalidParam`] for a malformed one.
     pub async fn check_canonical_alias(&self, room_id: &RoomId, content: &RawValue) -> Result<()> {
         let content = serde_json::from_str::<RoomCanonicalAliasEventContent>(content.get())
             .map_err(|e| Error::invalid_param(format!("not a canonical alias: {e}")))?;
@@ -169,9 +172,10 @@ impl RoomDirectory {
             match self.resolve_alias(alias).await {
                 Ok(target) if target == room_id => {}
                 Ok(_) | Err(Error::NotFound(_)) => {
-                    return Err(Error::BadAlias(format!(
-                        "{alias} does not point to this room"
-                    )));
+                    return Err(Error::refused(
+                        RefusalCode::BadAlias,
+                        format!("{alias} does not point to this room"),
+                    ));
                 }
                 Err(other) => return Err(other),
             }

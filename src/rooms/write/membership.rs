@@ -13,7 +13,7 @@ use super::{
     send_occasion::SendOccasion,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     rooms::{
         UserRoom,
         memory::{not_in_room, room::Room},
@@ -93,7 +93,7 @@ impl Memberships {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NotLeft`] if the user has not left the room.
+    /// Returns `RefusalCode::NotLeft` if the user has not left the room.
     pub async fn forget_room(
         &self,
         room_id: &RoomId,
@@ -114,7 +114,8 @@ impl Memberships {
         {
             Some(MembershipState::Leave | MembershipState::Ban) => {}
             Some(_) => {
-                return Err(Error::NotLeft(
+                return Err(Error::refused(
+                    RefusalCode::NotLeft,
                     "leave the room before you forget it".to_owned(),
                 ));
             }

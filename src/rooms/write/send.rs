@@ -7,7 +7,7 @@ use tokio::sync::MutexGuard;
 
 use super::{EventSender, policy_server::EventVetting, send_occasion::SendOccasion};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::{self, Pdu},
     rooms::{
         log::{
@@ -70,7 +70,7 @@ impl EventSender {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NotJson`] if no event was sent with it, because the request for a new event needs a body, and
+    /// Returns `RefusalCode::NotJson` if no event was sent with it, because the request for a new event needs a body, and
     /// [`Error::Forbidden`] if this server is not in the room.
     pub async fn event_id_of_transaction(
         &self,
@@ -78,7 +78,7 @@ impl EventSender {
         event: &EventToSend,
     ) -> Result<OwnedEventId> {
         let room = self.memory.room_of_member(room_id).await?;
-        let no_body = Error::NotJson("the request has no body".to_owned());
+        let no_body = Error::refused(RefusalCode::NotJson, "the request has no body".to_owned());
         self.answer_repeat_or_refuse(&room, event, no_body).await
     }
 

@@ -7,7 +7,7 @@ use ruma::{OwnedServerName, UInt, media::Method};
 
 use super::file_response::{FileAudience, FileResponse};
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     media::{Media, MediaAddress, RemoteMediaPolicy, ThumbnailRequest},
 };
 
@@ -34,7 +34,10 @@ impl ThumbnailParameters {
         let (width, height) = (self.width.into(), self.height.into());
         let wanted =
             ThumbnailRequest::new(width, height, self.method.as_ref()).ok_or_else(|| {
-                Error::CannotThumbnail("there is no thumbnail of this size and method".to_owned())
+                Error::refused(
+                    RefusalCode::CannotThumbnail,
+                    "there is no thumbnail of this size and method".to_owned(),
+                )
             })?;
         // "When not provided, the server SHOULD NOT return an animated thumbnail."
         let animated = self.animated.unwrap_or(false);

@@ -10,7 +10,7 @@ use ruma::{
 use serde_json::{Map, Value, json, value::to_raw_value};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     matrix::{self, Pdu, StateMap},
     rooms::{
         EventToSend,
@@ -193,7 +193,8 @@ impl UpgradePlan<'_> {
             return Ok(Vec::new());
         };
         let creators = RoomCreateEvent::new(&**create).creators(rules);
-        let creators = creators.map_err(Error::InvalidRoomState)?;
+        let creators =
+            creators.map_err(|reason| Error::refused(RefusalCode::InvalidRoomState, reason))?;
         Ok(creators.into_iter().collect())
     }
 
