@@ -110,7 +110,7 @@ impl Devices {
     ) -> Result<OutgoingListUpdates> {
         let user_id = {
             let mut db = self.db.read().await?;
-            self.db.strings.text_of(&mut db, owed.user_num).await?
+            self.db.strings.user_id(&mut db, owed.user_num).await?
         };
         let user_id =
             UserId::parse(&*user_id).map_err(|source| Error::internal("read a user id", source))?;

@@ -171,8 +171,8 @@ impl Devices {
         wanted: &BTreeMap<&UserId, &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
     ) -> Result<BTreeMap<String, HashMap<DeviceNum, ClaimedDevice>>> {
         let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
-        let users = self.db.strings.find_numbers(tx, &user_ids).await?;
-        let texts = self.db.strings.find_texts(tx, &users).await?;
+        let users = self.db.strings.find_users(tx, &user_ids).await?;
+        let texts = self.db.strings.find_user_ids(tx, &users).await?;
         let mut found: BTreeMap<String, HashMap<DeviceNum, ClaimedDevice>> = BTreeMap::new();
         for (device, user, device_id) in device_table::of_users(tx, &users).await? {
             let user_id = texts

@@ -176,11 +176,11 @@ mod tests {
 
     use super::*;
     use crate::storage::{
-        JournalChange, JournalFollower, Position, testing::TestDb, users::tokens,
+        DeviceNum, JournalChange, JournalFollower, Position, testing::TestDb, users::tokens,
     };
 
     #[derive(Default)]
-    struct EndedDevices(Mutex<Vec<i64>>);
+    struct EndedDevices(Mutex<Vec<DeviceNum>>);
 
     impl JournalFollower for EndedDevices {
         fn committed(&self, changes: &[(Position, JournalChange)]) {
@@ -198,27 +198,36 @@ mod tests {
         let test = TestDb::new().await;
         let service = Devices::new(&test.db, &Config::default());
         let mut tx = test.db.write().await.unwrap();
-        device_table::upsert(&mut tx, 1, "A", Some("Phone".into()), 5)
+        device_table::upsert(&mut tx, UserNum::new(1), "A", Some("Phone".into()), 5)
             .await
             .unwrap();
-        device_table::upsert(&mut tx, 2, "B", None, 5)
+        device_table::upsert(&mut tx, UserNum::new(2), "B", None, 5)
             .await
             .unwrap();
         tx.commit().await.unwrap();
 
         let a = device_id!("A");
-        assert_eq!(service.list(1).await.unwrap().len(), 1);
-        service.rename(1, a, None).await.unwrap();
-        service.rename(1, a, Some("Desk".into())).await.unwrap();
-        let device = service.get(1, a).await.unwrap();
+        assert_eq!(service.list(UserNum::new(1)).await.unwrap().len(), 1);
+        service.rename(UserNum::new(1), a, None).await.unwrap();
+        service
+            .rename(UserNum::new(1), a, Some("Desk".into()))
+            .await
+            .unwrap();
+        let device = service.get(UserNum::new(1), a).await.unwrap();
         assert_eq!(device.display_name.as_deref(), Some("Desk"));
         assert_eq!(device.last_seen_ts, Some(timestamp(5)));
-        service.delete(1, &[a, device_id!("B")]).await.unwrap();
+        service
+            .delete(UserNum::new(1), &[a, device_id!("B")])
+            .await
+            .unwrap();
 
-        assert!(matches!(service.get(1, a).await, Err(Error::NotFound(_))));
-        let renamed = service.rename(1, a, Some("x".into())).await;
+        assert!(matches!(
+            service.get(UserNum::new(1), a).await,
+            Err(Error::NotFound(_))
+        ));
+        let renamed = service.rename(UserNum::new(1), a, Some("x".into())).await;
         assert!(matches!(renamed, Err(Error::NotFound(_))));
-        let others = service.get(2, device_id!("B")).await;
+        let others = service.get(UserNum::new(2), device_id!("B")).await;
         assert!(others.is_ok());
     }
 
@@ -229,7 +238,7 @@ mod tests {
         let ended = Arc::new(EndedDevices::default());
         test.db.journal().add_follower(ended.clone());
         let mut tx = test.db.write().await.unwrap();
-        let num = device_table::upsert(&mut tx, 1, "A", None, 5)
+        let num = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 5)
             .await
             .unwrap();
         tokens::insert_access(&mut tx, &[1; 32], num, None)
@@ -237,7 +246,10 @@ mod tests {
             .unwrap();
         tx.commit().await.unwrap();
 
-        service.delete(1, &[device_id!("A")]).await.unwrap();
+        service
+            .delete(UserNum::new(1), &[device_id!("A")])
+            .await
+            .unwrap();
 
         let mut db = test.db.read().await.unwrap();
         let token = tokens::find_access(&mut db, &[1; 32]).await.unwrap();

@@ -194,11 +194,11 @@ impl Devices {
         }
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.snapshot().await?;
-        let users = self.db.strings.find_numbers(&mut db, &texts).await?;
+        let users = self.db.strings.find_users(&mut db, &texts).await?;
         let lists = remote_device_lists::lists(&mut db, &users).await?;
         let known: Vec<UserNum> = lists.iter().map(|list| list.user_num).collect();
         let devices = remote_device_lists::devices(&mut db, &known).await?;
-        let texts = self.db.strings.find_texts(&mut db, &known).await?;
+        let texts = self.db.strings.find_user_ids(&mut db, &known).await?;
         drop(db);
         let mut by_user: HashMap<UserNum, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>> =
             HashMap::new();
@@ -229,7 +229,7 @@ impl Devices {
         let mut doubtful = Vec::new();
         let mut tx = self.db.write().await?;
         for (user_id, list) in lists {
-            let user = tx.intern(user_id.as_str()).await?;
+            let user = tx.intern_user(user_id.as_str()).await?;
             let is_doubtful = ticket.has_changed(&user_id);
             store_list(&mut tx, (user, &user_id), list, is_doubtful).await?;
             if is_doubtful {
@@ -255,7 +255,7 @@ impl Devices {
             let user_id = &*update.user_id;
             self.record_list_change(user_id);
             if let Some(device_ids) = named.remove(user_id) {
-                let user = tx.intern(user_id.as_str()).await?;
+                let user = tx.intern_user(user_id.as_str()).await?;
                 let state = ListUpdater::load(&mut tx, user, &device_ids).await?;
                 states.insert(user_id, state);
             }
@@ -295,7 +295,7 @@ impl Devices {
         }
         self.record_list_change(user_id);
         let mut tx = self.db.write().await?;
-        let user = tx.intern(user_id.as_str()).await?;
+        let user = tx.intern_user(user_id.as_str()).await?;
         if cross_signing::store_reported_keys(&mut tx, (user, user_id), &new).await? {
             device_list_changes::record_change(&mut tx, user, None).await?;
         }
@@ -306,7 +306,7 @@ impl Devices {
     pub async fn record_failed_requests(&self, user_ids: &[&UserId]) -> Result<()> {
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.read().await?;
-        let users = self.db.strings.find_numbers(&mut db, &texts).await?;
+        let users = self.db.strings.find_users(&mut db, &texts).await?;
         let lists = remote_device_lists::lists(&mut db, &users).await?;
         drop(db);
         let told = lists.iter().filter(|list| list.is_told);

@@ -303,8 +303,8 @@ async fn find_target_devices(
     letters: &MessagesByUser,
 ) -> Result<Vec<DeviceDelivery>> {
     let user_ids: Vec<&str> = letters.keys().map(|user_id| user_id.as_str()).collect();
-    let users = db.strings.find_numbers(tx, &user_ids).await?;
-    let user_ids = db.strings.find_texts(tx, &users).await?;
+    let users = db.strings.find_users(tx, &user_ids).await?;
+    let user_ids = db.strings.find_user_ids(tx, &users).await?;
     let mut by_user: HashMap<UserNum, Vec<(DeviceNum, String)>> = HashMap::new();
     for (device, user, device_id) in device_table::of_users(tx, &users).await? {
         by_user.entry(user).or_default().push((device, device_id));
@@ -457,7 +457,7 @@ mod tests {
         let test = TestDb::new().await;
         let service = Devices::new(&test.db, &Config::default());
         let mut tx = test.db.write().await.unwrap();
-        let bob = tx.intern("@bob:localhost").await.unwrap();
+        let bob = tx.intern_user("@bob:localhost").await.unwrap();
         let phone = device_table::upsert(&mut tx, bob, "PHONE", None, 1)
             .await
             .unwrap();

@@ -24,7 +24,7 @@ use super::*;
 use crate::{
     error::Error,
     matrix::{NotificationCounters, Pdu},
-    storage::{UserNum, testing::TestDb},
+    storage::{DeviceNum, UserNum, testing::TestDb},
 };
 
 struct TestServer {
@@ -123,7 +123,7 @@ impl TestServer {
         txn: Option<&str>,
     ) -> Result<OwnedEventId> {
         let transaction = txn.map(|txn_id| ClientTransaction {
-            device: 7,
+            device: DeviceNum::new(7),
             txn_id: txn_id.to_owned(),
         });
         let event = EventToSend {

@@ -24,8 +24,7 @@ use sqlx::{
 pub use self::engine::{
     backfilled_tables,
     change::{
-        DeviceNum, JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomNum,
-        RoomRemoval, ThreadMarker, UserNum,
+        JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomRemoval, ThreadMarker,
     },
     database_check::DatabaseCheckError,
     dialect::{DatabaseTarget, RawConnection},
@@ -33,6 +32,7 @@ pub use self::engine::{
     journal::{
         Journal, JournalFollower, PendingWrite, Position, WriteIntent, WriteTx, last_position,
     },
+    numbers::{DeviceNum, RoomNum, UserNum},
     postgres_text::{TextList, text_list},
     query::{DbQuery, ReadAccess, number_list, values_clause},
 };

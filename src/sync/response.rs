@@ -32,7 +32,7 @@ use crate::{
     error::Result,
     matrix::{IgnoreSettings, InviteTreatment, wants_global, wants_room, wants_room_data},
     rooms::UserRoom,
-    storage::{Receipt, UserNum, users::account_data::AccountData},
+    storage::{Receipt, RoomNum, UserNum, users::account_data::AccountData},
     users::{Session, write_push_rules},
 };
 
@@ -244,7 +244,7 @@ impl SyncInner {
         if users.is_empty() {
             return Ok(());
         }
-        let mine: HashSet<i64> = self
+        let mine: HashSet<RoomNum> = self
             .rooms
             .memory
             .rooms_of_user(viewer.session.user)

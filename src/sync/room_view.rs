@@ -175,7 +175,7 @@ impl SyncInner {
             joined.summary = summary(inside, &viewer.session.user_id);
         }
         self.add_unread(viewer, (mine, inside), &mut joined).await?;
-        tracing::trace!(room_id = %room.room_id, user, count = span.events.len(), "room added to a sync response");
+        tracing::trace!(room_id = %room.room_id, %user, count = span.events.len(), "room added to a sync response");
         Ok(JoinedRoomChanges {
             room: joined,
             is_new: viewer.since().is_some() && since.is_none(),

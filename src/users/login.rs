@@ -133,7 +133,7 @@ impl Users {
     async fn load_account(&self, user_id: &OwnedUserId) -> Result<Option<accounts::Account>> {
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
-        match strings.find_number(&mut db, user_id.as_str()).await? {
+        match strings.find_user(&mut db, user_id.as_str()).await? {
             Some(user) => accounts::find(&mut db, user).await,
             None => Ok(None),
         }

@@ -133,7 +133,7 @@ impl Users {
         }
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
-        let user = strings.find_number(&mut db, user_id.as_str()).await?;
+        let user = strings.find_user(&mut db, user_id.as_str()).await?;
         let user = user.ok_or_else(unknown)?;
         match crate::storage::users::accounts::find(&mut db, user).await? {
             Some(account) if !account.deactivated => Ok(user),

@@ -140,7 +140,7 @@ impl Users {
         }
         let mut db = self.inner.db.read().await?;
         let strings = &self.inner.db.strings;
-        let Some(user) = strings.find_number(&mut db, user_id.as_str()).await? else {
+        let Some(user) = strings.find_user(&mut db, user_id.as_str()).await? else {
             return Ok(user_id);
         };
         match accounts::find(&mut db, user).await? {
@@ -180,7 +180,7 @@ impl Users {
         let now = self.inner.clock.now_ms();
         let mut tx = self.inner.db.write().await?;
         let mut admin = account.admin;
-        let user = tx.intern(account.user_id.as_str()).await?;
+        let user = tx.intern_user(account.user_id.as_str()).await?;
         if let Some(token) = registration_token {
             admin |= self.use_token(&mut tx, &token, user).await?;
         }

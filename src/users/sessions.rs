@@ -213,7 +213,7 @@ impl Users {
     }
 
     async fn user_id_of(&self, db: &mut ReadSnapshot, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.inner.db.strings.text_of(db, user).await?;
+        let text = self.inner.db.strings.user_id(db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }

@@ -67,7 +67,7 @@ impl Users {
         let mut db = self.inner.db.read().await?;
         let user = short_lived_tokens::find(&mut db, &hash, TokenPurpose::Openid, now).await?;
         let user = user.ok_or(Error::UnknownToken { soft_logout: false })?;
-        let text = self.inner.db.strings.text_of(&mut db, user).await?;
+        let text = self.inner.db.strings.user_id(&mut db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 
@@ -77,7 +77,7 @@ impl Users {
         let mut tx = self.inner.db.write().await?;
         let user = short_lived_tokens::consume(&mut tx, &hash, TokenPurpose::Login, now).await?;
         let user = user.ok_or_else(|| Error::forbidden("the login token is not valid"))?;
-        let text = self.inner.db.strings.text_of(&mut tx, user).await?;
+        let text = self.inner.db.strings.user_id(&mut tx, user).await?;
         tx.commit().await?;
         let user_id = UserId::parse(&*text);
         Ok((

@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+/// A user number that no user has.
+const UNUSED_USER_NUM: UserNum = UserNum::new(0);
 /// The number of users on a page when the client sets no limit, and the largest limit.
 const DEFAULT_LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 500;
@@ -81,7 +83,7 @@ impl Users {
                 self.inner
                     .db
                     .strings
-                    .find_number(&mut db, sender.as_str())
+                    .find_user(&mut db, sender.as_str())
                     .await?
             }
             None => None,
@@ -90,7 +92,7 @@ impl Users {
             requester: session.user,
             term: term.trim().to_lowercase(),
             everybody: self.inner.all_users_listed || self.inner.all_users_searchable,
-            except: except.unwrap_or_default(),
+            except: except.unwrap_or(UNUSED_USER_NUM),
             after: request
                 .from
                 .as_deref()

@@ -179,7 +179,7 @@ impl DeviceListTracker {
             .devices
             .apply_sharing_changes(&[SharingChange::Unclear])
             .await?;
-        let mut after = 0;
+        let mut after = UserNum::new(0);
         loop {
             let page = self
                 .inner

@@ -24,6 +24,7 @@ use crate::{
     error::{Error, Result},
     matrix::canonical_object,
     rooms::Room,
+    storage::UserNum,
 };
 
 /// "The list must not be more than 100 EDUs."
@@ -106,7 +107,7 @@ impl Workflows {
         &self,
         origin: &ServerName,
         user_id: &UserId,
-    ) -> Result<Option<i64>> {
+    ) -> Result<Option<UserNum>> {
         if user_id.server_name() != origin {
             return Ok(None);
         }

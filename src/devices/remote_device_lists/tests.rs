@@ -76,7 +76,7 @@ impl DeviceListTest {
         let told = Arc::new(NotificationCounter::default());
         devices.add_follower(told.clone());
         let mut tx = test.db.write().await.unwrap();
-        let bob = tx.intern(bob().as_str()).await.unwrap();
+        let bob = tx.intern_user(bob().as_str()).await.unwrap();
         tx.commit().await.unwrap();
         Self {
             test,
@@ -151,7 +151,11 @@ async fn a_new_users_list_is_requested_without_notifying_clients() {
 
     scene.start_sharing().await;
     assert_eq!(scene.stored_keys().await, keys(false, &[]));
-    let to_ask = scene.devices.lists_to_request(0, 10).await.unwrap();
+    let to_ask = scene
+        .devices
+        .lists_to_request(UserNum::new(0), 10)
+        .await
+        .unwrap();
     assert_eq!(to_ask, [(scene.bob, bob().to_owned())]);
     let phone = device("PHONE", Some(1));
     assert!(scene.answer_request(Some(5), vec![phone]).await.is_empty());
@@ -340,7 +344,7 @@ async fn stored_and_needed_lists_survive_a_restart() {
     let test = scene.test.reopen().await;
     let devices = Devices::new(&test.db, &Config::default());
 
-    let to_ask = devices.lists_to_request(0, 10).await.unwrap();
+    let to_ask = devices.lists_to_request(UserNum::new(0), 10).await.unwrap();
     assert_eq!(to_ask.len(), 1);
     assert!(
         devices

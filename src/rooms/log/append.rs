@@ -31,7 +31,7 @@ use crate::{
         },
     },
     storage::{
-        DeviceNum, JournalChange, WriteTx,
+        DeviceNum, JournalChange, UserNum, WriteTx,
         rooms::{
             delayed_events::{self, DelayedEventOutcome},
             events::{self, EventStatus, NewEventRow},
@@ -110,7 +110,7 @@ pub(crate) struct EventNumbers {
     /// without a place before.
     pub(crate) stored_at: i64,
     pub(crate) kind: i64,
-    pub(crate) sender: i64,
+    pub(crate) sender: UserNum,
     pub(crate) state_key: Option<i64>,
 }
 
@@ -271,7 +271,7 @@ async fn advance_past_event(
     };
     store_state(tx, room, tip, (numbers, state_key), event).await?;
     if event.pdu.member().is_some() {
-        let member = (state_key, Some(&event.pdu), numbers.stored_at);
+        let member = (UserNum::new(state_key), Some(&event.pdu), numbers.stored_at);
         store_membership(log, tx, room, (numbers.position, member), &tip.state).await?;
     }
     if is_directory_state(&event.pdu.state_type()) {
@@ -309,7 +309,7 @@ async fn finish_delayed_events(
     log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
-    (accepted, sender): (&AcceptedEvent, i64),
+    (accepted, sender): (&AcceptedEvent, UserNum),
 ) -> Result<()> {
     if !log.delayed_events.may_have_work() {
         return Ok(());
@@ -345,7 +345,7 @@ pub(crate) async fn intern_event(
         position,
         stored_at: stored_at.unwrap_or(position),
         kind: tx.intern(&pdu.kind.to_string()).await?,
-        sender: tx.intern(pdu.sender.as_str()).await?,
+        sender: tx.intern_user(pdu.sender.as_str()).await?,
         state_key: match &pdu.state_key {
             Some(state_key) => Some(tx.intern(state_key).await?),
             None => None,
@@ -406,7 +406,10 @@ async fn build_timeline_event(
                 .unwrap_or_default(),
         thread,
         exceptions,
-        device: accepted.transaction.as_ref().map(|(device, _)| *device),
+        device: accepted
+            .transaction
+            .as_ref()
+            .map(|(device, _)| device.as_i64()),
         txn_id: accepted
             .transaction
             .as_ref()
@@ -457,7 +460,10 @@ async fn store_event(
             .as_ref()
             .map(|thread| (thread.root.as_str(), thread.counters)),
         origin_server_ts: event.pdu.origin_server_ts.0.into(),
-        transaction: event.device.zip(event.txn_id.as_deref()),
+        transaction: event
+            .device
+            .map(DeviceNum::new)
+            .zip(event.txn_id.as_deref()),
         json,
     };
     if numbers.stored_at == numbers.position {
@@ -538,7 +544,7 @@ pub(crate) async fn store_membership(
     log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
-    (position, (user, pdu, row)): (i64, (i64, Option<&Arc<Pdu>>, i64)),
+    (position, (user, pdu, row)): (i64, (UserNum, Option<&Arc<Pdu>>, i64)),
     state: &StateMap,
 ) -> Result<()> {
     let Some((pdu, membership)) = pdu.and_then(|pdu| Some((pdu, pdu.membership()?))) else {

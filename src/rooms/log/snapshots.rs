@@ -20,7 +20,7 @@ use crate::{
         read::listing::{build_listing, is_directory_state},
     },
     storage::{
-        JournalChange, WriteTx,
+        JournalChange, UserNum, WriteTx,
         rooms::{
             event_graph, memberships, room_table,
             state_snapshots::{self, MAX_CHAIN_DEPTH, StateEntry},
@@ -167,7 +167,7 @@ async fn store_absence(
     log: &EventLog,
     tx: &mut WriteTx,
     room: &Room,
-    (place, user, user_id): (i64, i64, &str),
+    (place, user, user_id): (i64, UserNum, &str),
 ) -> Result<()> {
     // An invalid user id was never a member.
     let Ok(user_id) = OwnedUserId::try_from(user_id) else {
@@ -226,6 +226,7 @@ pub(crate) async fn set_current_state(
         if *kind != StateEventType::RoomMember {
             continue;
         }
+        let user = UserNum::new(user);
         let Some(pdu) = tip.state.get(kind, key) else {
             store_absence(log, tx, room, (place, user, key)).await?;
             continue;

@@ -98,7 +98,7 @@ impl UserRooms {
             unread_counts::exceptions(&mut tx, user).await?
         {
             let exception = CountException {
-                user,
+                user: user.as_i64(),
                 timeline,
                 thread: thread.and_then(|root| OwnedEventId::try_from(root).ok()),
                 notify,
@@ -208,7 +208,7 @@ impl CachedValue for UserRooms {
                     event
                         .exceptions
                         .iter()
-                        .filter(|exception| exception.user == self.user)
+                        .filter(|exception| exception.user == self.user.as_i64())
                         .cloned(),
                 );
             }

@@ -192,7 +192,7 @@ impl RoomAccess {
                 ignore_settings: shield,
             });
         };
-        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user).await?;
+        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user.as_i64()).await?;
         let mut history = Vec::with_capacity(rows.len());
         for (from, json) in rows {
             let pdu = Pdu::parse(placeholder_event_id(), &json)?;

@@ -285,7 +285,7 @@ impl Relations {
         let Some(shield) = shield.filter(|shield| shield.ignores_anyone()) else {
             return Ok(HashSet::new());
         };
-        let texts = self.db.strings.find_texts(conn, senders).await?;
+        let texts = self.db.strings.find_user_ids(conn, senders).await?;
         let ignored = texts.into_iter().filter(|(_, text)| {
             let sender = <&UserId>::try_from(&**text);
             sender.is_ok_and(|sender| shield.ignores_user(sender))

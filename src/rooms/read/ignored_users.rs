@@ -137,11 +137,11 @@ mod tests {
         let shields = IgnoreSettingsByUser::default();
         let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
         let content = format!(r#"{{"ignored_users":{{"{alice}":{{}},"{bob}":{{}}}}}}"#);
-        shields.set_account_data(1, "m.ignored_user_list", &content);
+        shields.set_account_data(UserNum::new(1), "m.ignored_user_list", &content);
 
-        shields.stop_ignoring_self(1, alice.as_str());
+        shields.stop_ignoring_self(UserNum::new(1), alice.as_str());
 
-        let shield = shields.find(1).unwrap();
+        let shield = shields.find(UserNum::new(1)).unwrap();
         assert!(!shield.ignores_user(alice));
         assert!(shield.ignores_user(bob));
     }

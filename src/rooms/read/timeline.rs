@@ -16,7 +16,7 @@ use crate::{
         memory::{load, room::Room},
     },
     storage::{
-        ReadAccess,
+        DeviceNum, ReadAccess,
         rooms::{
             events::{self, EventRow},
             state_snapshots, timeline_gaps,
@@ -449,7 +449,7 @@ pub(crate) fn event_from_row(
         threaded_counters: row.threaded_counters(),
         thread: row.thread_position(),
         exceptions: Vec::new(),
-        device: row.device,
+        device: row.device.map(DeviceNum::as_i64),
         txn_id: row.txn_id,
         unattended: false,
         redacted_by: None,

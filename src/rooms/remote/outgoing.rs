@@ -266,7 +266,7 @@ impl FederationReader {
 
     /// Returns the other servers that share rooms with users of this server.
     pub async fn servers_sharing_rooms_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
-        let (mut servers, mut after) = (BTreeSet::new(), 0);
+        let (mut servers, mut after) = (BTreeSet::new(), UserNum::new(0));
         loop {
             let page = {
                 let mut conn = self.db.read().await?;

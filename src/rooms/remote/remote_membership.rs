@@ -349,7 +349,7 @@ impl RemoteMemberships {
         shown.push(matrix::stripped_state_event(pdu));
         let stripped: Arc<str> = serde_json::to_string(&shown)?.into();
         let mut tx = self.db.write().await?;
-        let user = tx.intern(user_id.as_str()).await?;
+        let user = tx.intern_user(user_id.as_str()).await?;
         let position = tx.next_position();
         let row = store_outlier(&mut tx, num, pdu, &json).await?;
         memberships::set(
@@ -387,7 +387,7 @@ async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -
             Some(state_key) => Some(tx.intern(state_key).await?),
             None => None,
         },
-        sender: tx.intern(pdu.sender.as_str()).await?,
+        sender: tx.intern_user(pdu.sender.as_str()).await?,
         status: EventStatus::Accepted,
         origin_server_ts: pdu.origin_server_ts.0.into(),
         json,

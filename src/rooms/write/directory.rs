@@ -20,7 +20,7 @@ use crate::{
     matrix,
     rooms::{EventToSend, memory::room::Room},
     storage::{
-        TextList, UserNum, WriteTx,
+        RoomNum, TextList, UserNum, WriteTx,
         rooms::{
             aliases,
             room_table::{self, DirectoryQuery, ListedRoom},
@@ -95,7 +95,7 @@ impl RoomDirectory {
             return Err(Error::forbidden("you are not in this room"));
         }
         let mut tx = self.db.write().await?;
-        let creator = tx.intern(creator.as_str()).await?;
+        let creator = tx.intern_user(creator.as_str()).await?;
         check_alias_count(&mut tx, creator).await?;
         if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
             return Err(Error::AliasInUse(format!("the alias {alias} is taken")));
@@ -297,7 +297,7 @@ fn may_set_canonical_alias(room: &Room, user_id: &UserId) -> bool {
 /// A position in the order of the directory, from which a page begins.
 struct DirectoryPosition {
     members: i64,
-    num: i64,
+    num: RoomNum,
     is_backwards: bool,
 }
 
@@ -313,7 +313,7 @@ impl DirectoryPosition {
     /// Returns the position directly before a room, for the page before it.
     fn before_room(room: &ListedRoom) -> Self {
         Self {
-            num: room.num - 1,
+            num: RoomNum::new(room.num.as_i64() - 1),
             ..Self::from_room(room, true)
         }
     }
@@ -333,7 +333,7 @@ impl DirectoryPosition {
             let (members, num) = token.strip_prefix(['b', 'f'])?.split_once('_')?;
             Some(Self {
                 members: members.parse().ok()?,
-                num: num.parse().ok()?,
+                num: RoomNum::new(num.parse().ok()?),
                 is_backwards: is_back,
             })
         };
@@ -391,7 +391,7 @@ mod tests {
     #[tokio::test]
     async fn a_user_makes_a_bounded_number_of_aliases() {
         let test = TestDb::new().await;
-        let (alice, bob) = (1, 2);
+        let (alice, bob) = (UserNum::new(1), UserNum::new(2));
         let mut tx = test.db.write().await.unwrap();
         tx.query(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)

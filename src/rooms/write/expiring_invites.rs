@@ -147,7 +147,7 @@ impl ExpiringInvitations {
             }
             Err(refused) => {
                 tracing::debug!(
-                    room = invitation.room,
+                    room = %invitation.room,
                     error = %refused,
                     "the withdrawal of an expired invitation was refused"
                 );

@@ -24,7 +24,7 @@ use crate::{
             room::{Room, RoomTip},
         },
     },
-    storage::{PendingWrite, WriteTx, rooms::events},
+    storage::{PendingWrite, RoomNum, WriteTx, rooms::events},
 };
 
 /// The number of attempts to build an event. A new attempt is needed if a lost batch invalidated the room's tip, or if
@@ -151,7 +151,7 @@ impl EventSender {
         self.answer_repeat_or_refuse(&room, event, no_body).await
     }
 
-    pub(crate) async fn send_now(&self, num: i64, event: EventToSend) -> Result<OwnedEventId> {
+    pub(crate) async fn send_now(&self, num: RoomNum, event: EventToSend) -> Result<OwnedEventId> {
         self.send_with_occasion(num, event, SendOccasion::Request)
             .await
     }
@@ -159,7 +159,7 @@ impl EventSender {
     /// Sends an event like [`Rooms::send_now`], for a reason that decides whether the event is still needed.
     pub(crate) async fn send_with_occasion(
         &self,
-        num: i64,
+        num: RoomNum,
         event: EventToSend,
         occasion: SendOccasion,
     ) -> Result<OwnedEventId> {

@@ -9,7 +9,7 @@ use std::{
 use super::postgres_text::without_nul;
 use crate::{
     error::{Error, Result},
-    storage::{ReadAccess, WriteTx, number_list, text_list},
+    storage::{ReadAccess, UserNum, WriteTx, number_list, text_list},
 };
 
 /// The most texts in memory; when there are more, the memory is cleared.
@@ -80,6 +80,15 @@ impl InternedStrings {
         Ok(number)
     }
 
+    /// Returns the number of a user, or `None` if the id was never stored.
+    pub async fn find_user(
+        &self,
+        db: &mut impl ReadAccess,
+        user_id: &str,
+    ) -> Result<Option<UserNum>> {
+        Ok(self.find_number(db, user_id).await?.map(UserNum::new))
+    }
+
     /// Returns the numbers of those of the texts that are stored.
     pub async fn find_numbers(&self, db: &mut impl ReadAccess, texts: &[&str]) -> Result<Vec<i64>> {
         let mut found: Vec<i64> = Vec::with_capacity(texts.len());
@@ -105,6 +114,16 @@ impl InternedStrings {
             );
         }
         Ok(found)
+    }
+
+    /// Returns the numbers of those of the users whose ids are stored.
+    pub async fn find_users(
+        &self,
+        db: &mut impl ReadAccess,
+        user_ids: &[&str],
+    ) -> Result<Vec<UserNum>> {
+        let numbers = self.find_numbers(db, user_ids).await?;
+        Ok(numbers.into_iter().map(UserNum::new).collect())
     }
 
     /// Returns the texts of these numbers, in no particular order.
@@ -135,6 +154,25 @@ impl InternedStrings {
             self.cache_pairs(pairs);
         }
         Ok(found)
+    }
+
+    /// Returns the ids of these users, in no particular order.
+    pub async fn find_user_ids(
+        &self,
+        db: &mut impl ReadAccess,
+        users: &[UserNum],
+    ) -> Result<HashMap<UserNum, Arc<str>>> {
+        let numbers: Vec<i64> = users.iter().map(|user| user.as_i64()).collect();
+        let texts = self.find_texts(db, &numbers).await?;
+        let user_ids = texts.into_iter();
+        Ok(user_ids
+            .map(|(number, text)| (UserNum::new(number), text))
+            .collect())
+    }
+
+    /// Returns the id of a user.
+    pub async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<Arc<str>> {
+        self.text_of(db, user.as_i64()).await
     }
 
     /// Returns the text of a number.
@@ -216,5 +254,10 @@ impl WriteTx {
         };
         self.record_interned(text, number);
         Ok(number)
+    }
+
+    /// Returns the number of a user, and stores the user id if it is new.
+    pub async fn intern_user(&mut self, user_id: &str) -> Result<UserNum> {
+        Ok(UserNum::new(self.intern(user_id).await?))
     }
 }

@@ -10,5 +10,6 @@ pub(crate) mod failure;
 pub mod interned_strings;
 pub(crate) mod journal;
 pub(crate) mod migrations;
+pub(crate) mod numbers;
 pub(crate) mod postgres_text;
 pub(crate) mod query;

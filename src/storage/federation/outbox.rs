@@ -234,15 +234,24 @@ mod tests {
             since,
         };
 
-        set_unsent_rooms(&mut tx, &[row(1, 5), row(2, 6)])
+        set_unsent_rooms(&mut tx, &[row(RoomNum::new(1), 5), row(RoomNum::new(2), 6)])
             .await
             .unwrap();
-        set_unsent_rooms(&mut tx, &[row(2, 9)]).await.unwrap();
-        remove_unsent_rooms(&mut tx, "a", &[1]).await.unwrap();
-        remove_unsent_rooms(&mut tx, "b", &[2]).await.unwrap();
+        set_unsent_rooms(&mut tx, &[row(RoomNum::new(2), 9)])
+            .await
+            .unwrap();
+        remove_unsent_rooms(&mut tx, "a", &[RoomNum::new(1)])
+            .await
+            .unwrap();
+        remove_unsent_rooms(&mut tx, "b", &[RoomNum::new(2)])
+            .await
+            .unwrap();
         set_cursor(&mut tx, 77).await.unwrap();
 
-        assert_eq!(unsent_rooms(&mut tx).await.unwrap(), [row(2, 9)]);
+        assert_eq!(
+            unsent_rooms(&mut tx).await.unwrap(),
+            [row(RoomNum::new(2), 9)]
+        );
         assert_eq!(cursor(&mut tx).await.unwrap(), 77);
     }
 
@@ -321,7 +330,7 @@ mod tests {
         set_destinations(&mut tx, &rows).await.unwrap();
         let unsent = UnsentRoomRow {
             server: "b".to_owned(),
-            room: 1,
+            room: RoomNum::new(1),
             since: 5,
         };
         set_unsent_rooms(&mut tx, &[unsent]).await.unwrap();

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use super::events::EventStatus;
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, WriteTx, text_list, values_clause},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx, text_list, values_clause},
 };
 
 /// The number of outliers that one statement stores.
@@ -84,7 +84,7 @@ pub struct OutlierRow<'a> {
     /// The number of the state key.
     pub state_key: Option<i64>,
     /// The number of the sender.
-    pub sender: i64,
+    pub sender: UserNum,
     /// Whether it was accepted or rejected.
     pub status: EventStatus,
     pub origin_server_ts: i64,

@@ -5,7 +5,7 @@ use ruma::OwnedEventId;
 use crate::{
     error::Result,
     matrix::{NotificationCounters, ThreadPosition},
-    storage::{DeviceNum, ReadAccess, RoomNum, WriteTx, number_list, text_list},
+    storage::{DeviceNum, ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list},
 };
 
 /// The result of the checks on receipt of an event.
@@ -53,7 +53,7 @@ pub struct NewEventRow<'a> {
     /// The number of the state key.
     pub state_key: Option<i64>,
     /// The number of the sender.
-    pub sender: i64,
+    pub sender: UserNum,
     /// The snapshot of the state before it; `None` for an outlier.
     pub state: Option<i64>,
     /// The snapshot of the state after it, where that is neither the position nor `state`.

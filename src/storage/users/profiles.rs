@@ -80,16 +80,24 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        set(&mut tx, 1, "displayname", r#""A""#).await.unwrap();
-        set(&mut tx, 1, "displayname", r#""B""#).await.unwrap();
-        set(&mut tx, 1, "m.tz", r#""UTC""#).await.unwrap();
+        set(&mut tx, UserNum::new(1), "displayname", r#""A""#)
+            .await
+            .unwrap();
+        set(&mut tx, UserNum::new(1), "displayname", r#""B""#)
+            .await
+            .unwrap();
+        set(&mut tx, UserNum::new(1), "m.tz", r#""UTC""#)
+            .await
+            .unwrap();
 
-        let name = field(&mut tx, 1, "displayname").await.unwrap();
+        let name = field(&mut tx, UserNum::new(1), "displayname")
+            .await
+            .unwrap();
         assert_eq!(name.as_deref(), Some(r#""B""#));
-        assert_eq!(of_user(&mut tx, 1).await.unwrap().len(), 2);
-        assert!(remove(&mut tx, 1, "m.tz").await.unwrap());
-        assert!(!remove(&mut tx, 1, "m.tz").await.unwrap());
-        remove_all(&mut tx, 1).await.unwrap();
-        assert!(of_user(&mut tx, 1).await.unwrap().is_empty());
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap().len(), 2);
+        assert!(remove(&mut tx, UserNum::new(1), "m.tz").await.unwrap());
+        assert!(!remove(&mut tx, UserNum::new(1), "m.tz").await.unwrap());
+        remove_all(&mut tx, UserNum::new(1)).await.unwrap();
+        assert!(of_user(&mut tx, UserNum::new(1)).await.unwrap().is_empty());
     }
 }

@@ -72,22 +72,36 @@ mod tests {
     async fn pushers_are_replaced_removed_and_go_with_their_device() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let one = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let one = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
-        let two = device_table::upsert(&mut tx, 2, "B", None, 1)
+        let two = device_table::upsert(&mut tx, UserNum::new(2), "B", None, 1)
             .await
             .unwrap();
         for (owner, pusher) in [((1, one), "a"), ((2, two), "b"), ((1, one), "c")] {
-            set(&mut tx, owner, ("app", "key"), pusher).await.unwrap();
+            let (user, device) = owner;
+            set(
+                &mut tx,
+                (UserNum::new(user), device),
+                ("app", "key"),
+                pusher,
+            )
+            .await
+            .unwrap();
         }
 
-        assert_eq!(of_user(&mut tx, 1).await.unwrap(), ["c"]);
-        remove_of_others(&mut tx, 1, "app", "key").await.unwrap();
-        assert!(of_user(&mut tx, 2).await.unwrap().is_empty());
-        remove(&mut tx, 1, "app", "other").await.unwrap();
-        assert_eq!(of_user(&mut tx, 1).await.unwrap(), ["c"]);
-        device_table::delete(&mut tx, 1, vec![one]).await.unwrap();
-        assert!(of_user(&mut tx, 1).await.unwrap().is_empty());
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap(), ["c"]);
+        remove_of_others(&mut tx, UserNum::new(1), "app", "key")
+            .await
+            .unwrap();
+        assert!(of_user(&mut tx, UserNum::new(2)).await.unwrap().is_empty());
+        remove(&mut tx, UserNum::new(1), "app", "other")
+            .await
+            .unwrap();
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap(), ["c"]);
+        device_table::delete(&mut tx, UserNum::new(1), vec![one])
+            .await
+            .unwrap();
+        assert!(of_user(&mut tx, UserNum::new(1)).await.unwrap().is_empty());
     }
 }

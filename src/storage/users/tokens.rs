@@ -271,13 +271,13 @@ pub async fn use_registration(tx: &mut WriteTx, token: &str, now: i64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{devices::device_table, testing::TestDb};
+    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
 
     #[tokio::test]
     async fn tokens_go_with_their_device() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
         insert_access(&mut tx, &[1; 32], device, Some(7))
@@ -287,7 +287,7 @@ mod tests {
 
         let found = find_access(&mut tx, &[1; 32]).await.unwrap();
         assert_eq!(found, Some((device, Some(7))));
-        device_table::delete(&mut tx, 1, vec![device])
+        device_table::delete(&mut tx, UserNum::new(1), vec![device])
             .await
             .unwrap();
 
@@ -299,7 +299,7 @@ mod tests {
     async fn the_predecessor_of_an_issued_token_is_found() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
         insert_access(&mut tx, &[1; 32], device, None)

@@ -3,7 +3,7 @@
 use std::sync::Mutex as StdMutex;
 
 use super::*;
-use crate::storage::{Db, testing::TestDb};
+use crate::storage::{Db, DeviceNum, UserNum, testing::TestDb};
 
 #[derive(Default)]
 struct PositionLog(StdMutex<Vec<Position>>);
@@ -19,7 +19,10 @@ impl JournalFollower for PositionLog {
 }
 
 fn change() -> JournalChange {
-    JournalChange::ToDevice { user: 1, device: 1 }
+    JournalChange::ToDevice {
+        user: UserNum::new(1),
+        device: DeviceNum::new(1),
+    }
 }
 
 async fn store(tx: &mut WriteTx, text: &str) {
