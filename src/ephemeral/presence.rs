@@ -310,7 +310,7 @@ impl PresenceRecord {
             last_active: 0,
             last_sync: 0,
             open_syncs: 0,
-            changed: 0,
+            changed: EphemeralTick::ZERO,
             reported_active: None,
         }
     }
@@ -526,7 +526,7 @@ mod tests {
             scene
                 .ephemeral
                 .presence
-                .changed_users(tick, i64::MAX),
+                .changed_users(tick, EphemeralTick::MAX),
             Some(vec![])
         );
         scene.alice(PresenceUpdate::Set(
@@ -537,7 +537,7 @@ mod tests {
             scene
                 .ephemeral
                 .presence
-                .changed_users(tick, i64::MAX),
+                .changed_users(tick, EphemeralTick::MAX),
             Some(vec![UserNum::new(1)])
         );
     }

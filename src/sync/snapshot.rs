@@ -174,7 +174,7 @@ impl SyncInner {
         if since.boot == self.ephemeral.run_id() {
             since.tick
         } else {
-            0
+            EphemeralTick::ZERO
         }
     }
 
@@ -280,7 +280,7 @@ impl SyncInner {
                 .collect(),
             typing: self.ephemeral.typing.changed_users(
                 num,
-                since.map_or(0, |since| self.tick_of(since)),
+                since.map_or(EphemeralTick::ZERO, |since| self.tick_of(since)),
                 tick,
             ),
             room: room.clone(),

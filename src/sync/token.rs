@@ -42,7 +42,7 @@ impl FromStr for SyncToken {
             let token = Self {
                 position: parts.next()?.parse().ok()?,
                 to_device: parts.next()?.parse().ok()?,
-                tick: parts.next()?.parse().ok()?,
+                tick: EphemeralTick::new(parts.next()?.parse().ok()?),
                 boot: u32::from_str_radix(parts.next()?, 16).ok()?,
             };
             parts.next().is_none().then_some(token)
@@ -84,7 +84,7 @@ mod tests {
         let token = SyncToken {
             position: 12,
             to_device: 10,
-            tick: 3,
+            tick: EphemeralTick::new(3),
             boot: 0xbeef,
         };
 

@@ -349,7 +349,7 @@ impl FederationSenderInner {
         let typists =
             self.ephemeral
                 .typing
-                .changed_users(room, EphemeralTick::MIN, EphemeralTick::MAX);
+                .changed_users(room, EphemeralTick::ZERO, EphemeralTick::MAX);
         let typists = typists.unwrap_or_default().into_iter();
         let now: BTreeSet<OwnedUserId> = typists
             .filter(|user_id| self.rooms.memory.is_local(user_id))

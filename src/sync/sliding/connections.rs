@@ -239,6 +239,7 @@ fn parse_pos(pos: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ephemeral::EphemeralTick;
     use crate::storage::UserNum;
     use crate::sync::sliding::connection_state::SyncPosition;
 
@@ -248,7 +249,7 @@ mod tests {
         let mut state = ConnectionState::default();
         state.since = Some(SyncPosition {
             position,
-            tick: 0,
+            tick: EphemeralTick::ZERO,
         });
         state
     }

@@ -138,7 +138,7 @@ impl SyncInner {
         };
         let now = eye.plan.now.tick;
         let typing = &self.ephemeral.typing;
-        let typing = typing.changed_users(look.room, after.unwrap_or(0), now);
+        let typing = typing.changed_users(look.room, after.unwrap_or_default(), now);
         // If the client had nothing before, an empty list of typing users is no change.
         let typing = typing.filter(|users| after.is_some() || !users.is_empty());
         if let Some(users) = typing {
