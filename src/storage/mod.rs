@@ -29,10 +29,8 @@ pub use self::engine::{
     database_check::DatabaseCheckError,
     dialect::{DatabaseTarget, RawConnection},
     interned_strings,
-    journal::{
-        Journal, JournalFollower, PendingWrite, Position, WriteIntent, WriteTx, last_position,
-    },
-    numbers::{DeviceNum, RoomNum, UserNum},
+    journal::{Journal, JournalFollower, PendingWrite, WriteIntent, WriteTx, last_position},
+    numbers::{DeviceNum, Position, RoomNum, UserNum},
     postgres_text::{TextList, text_list},
     query::{DbQuery, ReadAccess, number_list, values_clause},
 };
@@ -99,7 +97,7 @@ impl Db {
         let target = DatabaseTarget::parse(url, data_dir)?;
         let locks = lock_directories(&target, data_dir)?;
         let strings = interned_strings::InternedStrings::default();
-        let journal = Journal::open(&target, strings.clone(), (tasks, locks)).await?;
+        let journal = Journal::open(&target, strings.clone(), tasks, locks).await?;
         let readers = match &target {
             DatabaseTarget::Sqlite(options) => ReadPool::Sqlite(
                 SqlitePoolOptions::new()

@@ -12,7 +12,6 @@ use crate::{
     api::{App, ClientAddress, MatrixRequest, RateLimits, RequestClass, endpoint},
     error::{Error, Result},
     rooms::{HierarchyRequest, RoomPreview, Rooms},
-    storage::RoomNum,
     users::Session,
     workflows::Workflows,
 };
@@ -184,7 +183,7 @@ async fn mutual_rooms(
         Some(token) => Some(token.strip_prefix('m').ok_or_else(invalid)?),
         None => None,
     };
-    let after = after.map(|after| after.parse().map(RoomNum::new).map_err(|_| invalid()));
+    let after = after.map(|after| after.parse().map_err(|_| invalid()));
     let shared = rooms
         .previews
         .find_mutual_rooms(session.user, other, after.transpose()?)

@@ -333,7 +333,7 @@ impl DirectoryPosition {
             let (members, num) = token.strip_prefix(['b', 'f'])?.split_once('_')?;
             Some(Self {
                 members: members.parse().ok()?,
-                num: RoomNum::new(num.parse().ok()?),
+                num: num.parse().ok()?,
                 is_backwards: is_back,
             })
         };

@@ -8,6 +8,7 @@ pub(crate) mod dialect;
 pub(crate) mod directory_lock;
 pub(crate) mod failure;
 pub mod interned_strings;
+mod interning;
 pub(crate) mod journal;
 pub(crate) mod migrations;
 pub(crate) mod numbers;

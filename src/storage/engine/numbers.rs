@@ -3,7 +3,7 @@
 //! A number is bound and read like the `BIGINT` that it is stored as. It can be compared and sorted, but there is no
 //! arithmetic on it.
 
-use std::fmt;
+use std::{fmt, num::ParseIntError, str::FromStr};
 
 /// Implements the conversions of a number type.
 macro_rules! number_conversions {
@@ -36,6 +36,9 @@ macro_rules! number_conversions {
     };
 }
 
+/// The place of a change in the order of all changes. A sync token is made of such positions.
+pub type Position = i64;
+
 /// The number of a user in the table `strings`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
@@ -52,3 +55,12 @@ pub struct DeviceNum(i64);
 pub struct RoomNum(i64);
 
 number_conversions!(UserNum, DeviceNum, RoomNum);
+
+/// A room can be named by its number in a token.
+impl FromStr for RoomNum {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
