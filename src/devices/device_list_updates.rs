@@ -244,7 +244,7 @@ impl Devices {
         let mut db = self.db.read().await?;
         let rows = outbox::messages(&mut db, server.as_str(), since, limit).await?;
         rows.into_iter()
-            .map(|(position, json)| Ok((position, Raw::from_json_string(json)?)))
+            .map(|row| Ok((row.position, Raw::from_json_string(row.edu)?)))
             .collect()
     }
 
@@ -331,7 +331,13 @@ pub(super) async fn store_remote_messages(
     for RemoteServerMessages { server, edus } in letters {
         for edu in edus {
             let position = tx.next_position();
-            outbox::insert_message(tx, position, server.as_str(), (edu, now_ms)).await?;
+            let message = outbox::NewServerMessage {
+                position,
+                server: server.as_str(),
+                edu,
+                created_ts: now_ms,
+            };
+            outbox::insert_message(tx, message).await?;
             let server = server.clone();
             tx.publish(position, JournalChange::ToServer { server });
         }

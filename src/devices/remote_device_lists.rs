@@ -363,7 +363,7 @@ impl Devices {
         let rows = remote_device_lists::users_to_query(&mut db, after, limit).await?;
         let users = rows.into_iter();
         Ok(users
-            .filter_map(|(user, text)| Some((user, UserId::parse(text).ok()?)))
+            .filter_map(|user| Some((user.user_num, UserId::parse(user.user_id).ok()?)))
             .collect())
     }
 }

@@ -306,8 +306,9 @@ async fn find_target_devices(
     let users = db.strings.find_users(tx, &user_ids).await?;
     let user_ids = db.strings.find_user_ids(tx, &users).await?;
     let mut by_user: HashMap<UserNum, Vec<(DeviceNum, String)>> = HashMap::new();
-    for (device, user, device_id) in device_table::of_users(tx, &users).await? {
-        by_user.entry(user).or_default().push((device, device_id));
+    for device in device_table::of_users(tx, &users).await? {
+        let of_user = by_user.entry(device.user_num).or_default();
+        of_user.push((device.num, device.device_id));
     }
     let mut deliveries = Vec::new();
     for (user, devices) in by_user {
@@ -624,12 +625,18 @@ mod tests {
         let there = ruma::owned_server_name!("there");
         let mut tx = two.test.db.write().await.unwrap();
         let first = tx.next_position();
-        outbox::insert_message(&mut tx, first, "there", ("{}", 1_000))
+        let message = |position| outbox::NewServerMessage {
+            position,
+            server: "there",
+            edu: "{}",
+            created_ts: 1_000,
+        };
+        outbox::insert_message(&mut tx, message(first))
             .await
             .unwrap();
         for _ in 1..10_000 {
             let position = tx.next_position();
-            outbox::insert_message(&mut tx, position, "there", ("{}", 1_000))
+            outbox::insert_message(&mut tx, message(position))
                 .await
                 .unwrap();
         }

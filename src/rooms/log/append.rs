@@ -35,7 +35,8 @@ use crate::{
         rooms::{
             delayed_events::{self, DelayedEventOutcome},
             events::{self, EventStatus, NewEventRow},
-            memberships, room_table, state_snapshots, timeline_gaps, unread_counts,
+            memberships::{self, NewMembership},
+            room_table, state_snapshots, timeline_gaps, unread_counts,
         },
     },
 };
@@ -558,14 +559,15 @@ pub(crate) async fn store_membership(
         }
         _ => None,
     };
-    memberships::set(
-        tx,
-        (user, room.num),
-        membership.as_str(),
-        (position, Some(row)),
-        stripped.as_deref(),
-    )
-    .await?;
+    let new = NewMembership {
+        user,
+        room: room.num,
+        membership: membership.as_str(),
+        position,
+        event: Some(row),
+        stripped_state: stripped.as_deref(),
+    };
+    memberships::set(tx, new).await?;
     invite_expiry::store_expiry(log, tx, (room.num, user), pdu).await?;
     let local = user_id.server_name() == log.key.server_name();
     let change = JournalChange::Membership {

@@ -22,7 +22,9 @@ use crate::{
     storage::{
         JournalChange, UserNum, WriteTx,
         rooms::{
-            event_graph, memberships, room_table,
+            event_graph,
+            memberships::{self, MembershipOfMany, NewMembership},
+            room_table,
             state_snapshots::{self, MAX_CHAIN_DEPTH, StateEntry},
         },
     },
@@ -90,9 +92,9 @@ pub(crate) async fn store_branch(
     let snapshot = tx.next_position();
     let end = state_snapshots::end_of_chain(tx, parent).await?;
     let chain = match end {
-        Some((chain, _, newest)) if newest == parent && chain != own_chain => chain,
-        Some((_, depth, _)) if depth < MAX_CHAIN_DEPTH => {
-            state_snapshots::insert_chain(tx, snapshot, Some(parent), depth + 1).await?;
+        Some(end) if end.newest == parent && end.id != own_chain => end.id,
+        Some(end) if end.depth < MAX_CHAIN_DEPTH => {
+            state_snapshots::insert_chain(tx, snapshot, Some(parent), end.depth + 1).await?;
             snapshot
         }
         _ => {
@@ -148,7 +150,7 @@ pub(crate) async fn find_positions(
     let mut found = HashMap::with_capacity(events.len());
     for chunk in events.chunks(IDS_PER_QUERY) {
         let rows = event_graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;
-        found.extend(rows.into_iter().map(|(id, position, _)| (id, position)));
+        found.extend(rows.into_iter().map(|row| (row.event_id, row.position)));
     }
     Ok(found)
 }
@@ -174,8 +176,15 @@ async fn store_absence(
         return Ok(());
     };
     let membership = MembershipState::Leave;
-    let left = (place, None);
-    memberships::set(tx, (user, room.num), membership.as_str(), left, None).await?;
+    let left = NewMembership {
+        user,
+        room: room.num,
+        membership: membership.as_str(),
+        position: place,
+        event: None,
+        stripped_state: None,
+    };
+    memberships::set(tx, left).await?;
     let change = JournalChange::Membership {
         user,
         local: user_id.server_name() == log.key.server_name(),
@@ -237,7 +246,11 @@ pub(crate) async fn set_current_state(
             store_membership(log, tx, room, (place, member), &tip.state).await?;
             continue;
         };
-        many.push((user, membership.to_string(), row));
+        many.push(MembershipOfMany {
+            user,
+            membership: membership.to_string(),
+            event: row,
+        });
         let change = JournalChange::Membership {
             user,
             user_id,

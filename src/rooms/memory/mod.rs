@@ -28,7 +28,7 @@ use crate::{
     storage::{
         Db, JournalChange, Position, RoomNum, UserNum,
         rooms::{memberships, room_deletion, room_table},
-        users::accounts,
+        users::accounts::{self, ErasedUserRow},
     },
 };
 
@@ -382,7 +382,12 @@ pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
 async fn load_erased_users(db: &Db) -> Result<ErasedUsers> {
     let mut conn = db.read().await?;
     let erased = accounts::erased_users(&mut conn).await?;
-    let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
+    let typed = |row: ErasedUserRow| {
+        Some((
+            OwnedUserId::try_from(row.user_id).ok()?,
+            row.erased_position,
+        ))
+    };
     Ok(erased.into_iter().filter_map(typed).collect())
 }
 

@@ -94,17 +94,21 @@ impl UserRooms {
                 room.apply_reading(&ReadPosition::Thread(marker));
             }
         }
-        for (room, timeline, thread, notify, highlight) in
-            unread_counts::exceptions(&mut tx, user).await?
-        {
+        for row in unread_counts::exceptions(&mut tx, user).await? {
             let exception = CountException {
                 user: user.as_i64(),
-                timeline,
-                thread: thread.and_then(|root| OwnedEventId::try_from(root).ok()),
-                notify,
-                highlight,
+                timeline: row.timeline,
+                thread: row
+                    .thread
+                    .and_then(|root| OwnedEventId::try_from(root).ok()),
+                notify: row.notify,
+                highlight: row.highlight,
             };
-            rooms.entry(room).or_default().exceptions.push(exception);
+            rooms
+                .entry(row.room)
+                .or_default()
+                .exceptions
+                .push(exception);
         }
         for room in rooms.values_mut() {
             room.drop_read_exceptions();

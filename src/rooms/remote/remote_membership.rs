@@ -181,7 +181,15 @@ impl RemoteMemberships {
             .as_ref()
             .and_then(|(pdu, _)| pdu.membership())
             .unwrap_or(MembershipState::Leave);
-        memberships::set(&mut tx, (user, num), gone.as_str(), (position, row), None).await?;
+        let new = memberships::NewMembership {
+            user,
+            room: num,
+            membership: gone.as_str(),
+            position,
+            event: row,
+            stripped_state: None,
+        };
+        memberships::set(&mut tx, new).await?;
         let change = JournalChange::Membership {
             user,
             user_id,
@@ -352,14 +360,15 @@ impl RemoteMemberships {
         let user = tx.intern_user(user_id.as_str()).await?;
         let position = tx.next_position();
         let row = store_outlier(&mut tx, num, pdu, &json).await?;
-        memberships::set(
-            &mut tx,
-            (user, num),
-            membership.as_str(),
-            (position, Some(row)),
-            Some(&stripped),
-        )
-        .await?;
+        let new = memberships::NewMembership {
+            user,
+            room: num,
+            membership: membership.as_str(),
+            position,
+            event: Some(row),
+            stripped_state: Some(&stripped),
+        };
+        memberships::set(&mut tx, new).await?;
         let change = JournalChange::Membership {
             user,
             user_id: user_id.to_owned(),

@@ -67,12 +67,12 @@ impl RoomDirectory {
     ///
     /// Returns [`Error::NotFound`] if there is no such alias.
     pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId> {
-        let room = {
+        let found = {
             let mut conn = self.db.read().await?;
             aliases::get(&mut conn, alias.as_str()).await?
         };
-        match room {
-            Some((room, _)) => self.memory.room_id(room).await,
+        match found {
+            Some(found) => self.memory.room_id(found.room).await,
             None => Err(Error::not_found(format!(
                 "there is no room with the alias {alias}"
             ))),
@@ -121,10 +121,10 @@ impl RoomDirectory {
             let mut conn = self.db.read().await?;
             aliases::get(&mut conn, alias.as_str()).await?
         };
-        let (room, creator) = found
+        let found = found
             .ok_or_else(|| Error::not_found(format!("there is no room with the alias {alias}")))?;
-        let room = self.memory.room_by_number(room).await?;
-        if creator != user && !is_admin && !may_set_canonical_alias(&room, user_id) {
+        let room = self.memory.room_by_number(found.room).await?;
+        if found.creator != user && !is_admin && !may_set_canonical_alias(&room, user_id) {
             return Err(Error::forbidden("you may not remove this alias"));
         }
         let mut tx = self.db.write().await?;

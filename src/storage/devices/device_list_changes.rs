@@ -176,15 +176,15 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (user, membership) in [(1, "join"), (2, "join"), (3, "leave")] {
-            memberships::set(
-                &mut tx,
-                (UserNum::new(user), RoomNum::new(7)),
+            let new = memberships::NewMembership {
+                user: UserNum::new(user),
+                room: RoomNum::new(7),
                 membership,
-                (1, None),
-                None,
-            )
-            .await
-            .unwrap();
+                position: 1,
+                event: None,
+                stripped_state: None,
+            };
+            memberships::set(&mut tx, new).await.unwrap();
         }
         let first = record_change(&mut tx, UserNum::new(1), None).await.unwrap();
         let second = record_change(&mut tx, UserNum::new(2), None).await.unwrap();

@@ -41,11 +41,16 @@ pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<Devi
     .await
 }
 
-/// Returns the devices of several users: number, user and id.
-pub async fn of_users(
-    db: &mut impl ReadAccess,
-    users: &[UserNum],
-) -> Result<Vec<(DeviceNum, UserNum, String)>> {
+/// A device with its numbers and its id.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct NumberedDevice {
+    pub num: DeviceNum,
+    pub user_num: UserNum,
+    pub device_id: String,
+}
+
+/// Returns the devices of several users.
+pub async fn of_users(db: &mut impl ReadAccess, users: &[UserNum]) -> Result<Vec<NumberedDevice>> {
     db.query(
         "SELECT num, user_num, device_id
          FROM devices

@@ -4,7 +4,10 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list, values_clause},
+    storage::{
+        ReadAccess, RoomNum, UserNum, WriteTx, interned_strings::NumberedUser, number_list,
+        text_list, values_clause,
+    },
 };
 
 /// The number of rows that one statement inserts.
@@ -90,14 +93,14 @@ pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<(i64
     Ok(extent.unwrap_or_default())
 }
 
-/// Returns some of the users whose lists must be queried, after a user number: number and user id.
+/// Returns some of the users whose lists must be queried, after a user number.
 pub async fn users_to_query(
     db: &mut impl ReadAccess,
     after: UserNum,
     limit: i64,
-) -> Result<Vec<(UserNum, String)>> {
+) -> Result<Vec<NumberedUser>> {
     db.query(
-        "SELECT l.user_num, s.text
+        "SELECT l.user_num, s.text AS user_id
          FROM remote_device_lists l
          JOIN strings s ON s.num = l.user_num
          WHERE NOT l.is_fresh AND l.user_num > $1
@@ -361,22 +364,26 @@ mod tests {
         };
         accounts::insert(&mut tx, &account).await.unwrap();
         for (user, room) in [(0, 7), (1, 7), (2, 8)] {
-            memberships::set(
-                &mut tx,
-                (users[user], RoomNum::new(room)),
-                "join",
-                (1, None),
-                None,
-            )
-            .await
-            .unwrap();
+            let new = memberships::NewMembership {
+                user: users[user],
+                room: RoomNum::new(room),
+                membership: "join",
+                position: 1,
+                event: None,
+                stripped_state: None,
+            };
+            memberships::set(&mut tx, new).await.unwrap();
         }
         for user in &users[1..] {
             set_list(&mut tx, &list_of(*user, false)).await.unwrap();
         }
         let found = users_to_query(&mut tx, users[1], 10).await.unwrap();
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0], (users[2], "@carol:there".to_owned()));
+        let carol = NumberedUser {
+            user_num: users[2],
+            user_id: "@carol:there".to_owned(),
+        };
+        assert_eq!(found[0], carol);
 
         assert_eq!(
             untrack_users_without_shared_rooms(&mut tx).await.unwrap(),

@@ -14,6 +14,13 @@ use crate::{
 /// The most texts in memory; when there are more, the memory is cleared.
 const MAX_CACHED_TEXTS: usize = 200_000;
 
+/// A user with number and id.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct NumberedUser {
+    pub user_num: UserNum,
+    pub user_id: String,
+}
+
 /// The cache of interned texts. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct InternedStrings {

@@ -180,10 +180,18 @@ pub async fn deactivate(
     Ok(())
 }
 
-/// Returns the users who asked to be erased, with the positions of these requests.
-pub async fn erased_users(db: &mut impl ReadAccess) -> Result<Vec<(String, Position)>> {
+/// A user who asked to be erased.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ErasedUserRow {
+    pub user_id: String,
+    /// The position of the request.
+    pub erased_position: Position,
+}
+
+/// Returns the users who asked to be erased.
+pub async fn erased_users(db: &mut impl ReadAccess) -> Result<Vec<ErasedUserRow>> {
     db.query(
-        "SELECT s.text, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num
+        "SELECT s.text AS user_id, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num
          WHERE a.erased_position IS NOT NULL",
     )
     .fetch_all()

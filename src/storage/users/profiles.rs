@@ -5,8 +5,16 @@ use crate::{
     storage::{ReadAccess, UserNum, WriteTx},
 };
 
-/// Returns the fields of a user's profile, each with its value as JSON.
-pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<(String, String)>> {
+/// A field of a user's profile.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ProfileFieldRow {
+    pub field: String,
+    /// The value as JSON.
+    pub value: String,
+}
+
+/// Returns the fields of a user's profile.
+pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<ProfileFieldRow>> {
     db.query(
         "SELECT field, value
          FROM profiles

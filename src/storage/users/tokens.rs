@@ -52,11 +52,19 @@ pub async fn insert_access(
     Ok(())
 }
 
-/// Returns the device of an access token, and the token's expiry time.
+/// A stored access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct AccessTokenRow {
+    pub device: DeviceNum,
+    /// The time in milliseconds since the Unix epoch; `None` if it does not expire.
+    pub expires_ts: Option<i64>,
+}
+
+/// Returns an access token.
 pub async fn find_access(
     db: &mut impl ReadAccess,
     hash: &TokenHash,
-) -> Result<Option<(DeviceNum, Option<i64>)>> {
+) -> Result<Option<AccessTokenRow>> {
     db.query(
         "SELECT device, expires_ts
          FROM access_tokens
@@ -286,7 +294,11 @@ mod tests {
         insert_refresh(&mut tx, &[2; 32], device).await.unwrap();
 
         let found = find_access(&mut tx, &[1; 32]).await.unwrap();
-        assert_eq!(found, Some((device, Some(7))));
+        let expected = AccessTokenRow {
+            device,
+            expires_ts: Some(7),
+        };
+        assert_eq!(found, Some(expected));
         device_table::delete(&mut tx, UserNum::new(1), vec![device])
             .await
             .unwrap();
