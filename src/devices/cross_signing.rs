@@ -131,18 +131,14 @@ impl CrossSigningKeys {
     async fn store_keys_of_remote_user(&self, user_id: &UserId, new: &[NewKey]) -> Result<()> {
         {
             let mut db = self.db.read().await?;
-            if let Some(user) = self
-                .db
-                .strings
-                .find_number(&mut db, user_id.as_str())
-                .await?
+            if let Some(user) = self.db.strings.find_user(&mut db, user_id.as_str()).await?
                 && changed_keys(&load_signing_keys(&mut db, user).await?, new)?.is_empty()
             {
                 return Ok(());
             }
         }
         let mut tx = self.db.write().await?;
-        let user = tx.intern(user_id.as_str()).await?;
+        let user = tx.intern_user(user_id.as_str()).await?;
         store_reported_keys(&mut tx, user, user_id, new).await?;
         tx.commit().await
     }

@@ -132,7 +132,7 @@ impl OutgoingDeviceEdus {
     ) -> Result<OutgoingListUpdates> {
         let user_id = {
             let mut db = self.db.read().await?;
-            self.db.strings.text_of(&mut db, queued.user_num).await?
+            self.db.strings.user_id(&mut db, queued.user_num).await?
         };
         let user_id =
             UserId::parse(&*user_id).map_err(|source| Error::internal("read a user id", source))?;
@@ -266,10 +266,10 @@ impl OutgoingDeviceEdus {
         let mut db = self.db.read().await?;
         let rows = outbox::messages(&mut db, server.as_str(), since, limit).await?;
         rows.into_iter()
-            .map(|(position, json)| {
+            .map(|row| {
                 Ok(OutgoingMessage {
-                    position,
-                    edu: Raw::from_json_string(json)?,
+                    position: row.position,
+                    edu: Raw::from_json_string(row.edu)?,
                 })
             })
             .collect()

@@ -169,6 +169,7 @@ impl JournalFollower for KeyCountCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::UserNum;
 
     fn counted(count: i64) -> Arc<KeyCounts> {
         Arc::new(KeyCounts {
@@ -179,8 +180,8 @@ mod tests {
 
     fn change(count: i64, claimed: bool) -> JournalChange {
         JournalChange::KeyCounts {
-            user: 1,
-            device: 1,
+            user: UserNum::new(1),
+            device: DeviceNum::new(1),
             counts: counted(count),
             claimed,
         }
@@ -189,20 +190,20 @@ mod tests {
     #[test]
     fn the_cache_follows_the_journal_and_has_the_last_claim() {
         let memory = KeyCountCache::default();
-        let (generation, _) = memory.get(1);
+        let (generation, _) = memory.get(DeviceNum::new(1));
 
         memory.committed(&[(4, change(2, true)), (5, change(9, false))]);
-        memory.remember(generation, 1, RemainingKeys::default());
+        memory.remember(generation, DeviceNum::new(1), RemainingKeys::default());
 
-        let remaining = memory.get(1).1.unwrap();
+        let remaining = memory.get(DeviceNum::new(1)).1.unwrap();
         assert_eq!(remaining.counts, counted(9));
         assert_eq!(remaining.claimed_at, 4);
         let ended = JournalChange::SessionsEnded {
-            user: 1,
-            devices: vec![1],
+            user: UserNum::new(1),
+            devices: vec![DeviceNum::new(1)],
         };
         memory.committed(&[(6, ended)]);
-        assert!(memory.get(1).1.is_none());
+        assert!(memory.get(DeviceNum::new(1)).1.is_none());
     }
 
     #[test]

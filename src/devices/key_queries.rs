@@ -42,7 +42,7 @@ pub struct KeyViewer<'a> {
 type SignaturesByKey<'a> = HashMap<(UserNum, &'a str), Vec<&'a SignatureRow>>;
 
 /// The user number of a viewer on another server; no user has it.
-const REMOTE_VIEWER_NUM: UserNum = 0;
+const REMOTE_VIEWER_NUM: UserNum = UserNum::new(0);
 
 /// The part of a device's keys that servers add.
 #[derive(Default, Deserialize)]
@@ -103,8 +103,8 @@ impl KeyQueries {
             .map(|user_id| user_id.as_str())
             .collect();
         let mut db = self.db.snapshot().await?;
-        let users = self.db.strings.find_numbers(&mut db, &user_ids).await?;
-        let texts = self.db.strings.find_texts(&mut db, &users).await?;
+        let users = self.db.strings.find_users(&mut db, &user_ids).await?;
+        let texts = self.db.strings.find_user_ids(&mut db, &users).await?;
         let devices = device_keys::of_users(&mut db, &users).await?;
         let rows = cross_signing::signatures(&mut db, &users, viewer_num(viewer)).await?;
         drop(db);
@@ -144,8 +144,8 @@ impl KeyQueries {
             return Ok(());
         }
         let mut db = self.db.snapshot().await?;
-        let users = self.db.strings.find_numbers(&mut db, &user_ids).await?;
-        let texts = self.db.strings.find_texts(&mut db, &users).await?;
+        let users = self.db.strings.find_users(&mut db, &user_ids).await?;
+        let texts = self.db.strings.find_user_ids(&mut db, &users).await?;
         let keys = cross_signing::keys_of_users(&mut db, &users).await?;
         let rows = cross_signing::signatures(&mut db, &users, viewer_num(viewer)).await?;
         drop(db);
@@ -181,12 +181,7 @@ impl KeyQueries {
     /// Returns the version of a user's device list: the position of its last change.
     async fn list_stream_id(&self, user_id: &UserId) -> Result<Position> {
         let mut db = self.db.read().await?;
-        let Some(user) = self
-            .db
-            .strings
-            .find_number(&mut db, user_id.as_str())
-            .await?
-        else {
+        let Some(user) = self.db.strings.find_user(&mut db, user_id.as_str()).await? else {
             return Ok(0);
         };
         Ok(device_list_changes::last_device_change(&mut db, user)

@@ -182,27 +182,27 @@ impl EncryptionKeys {
         wanted: &BTreeMap<&UserId, &BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
     ) -> Result<BTreeMap<String, HashMap<DeviceNum, ClaimedDevice>>> {
         let user_ids: Vec<&str> = wanted.keys().map(|user_id| user_id.as_str()).collect();
-        let users = self.db.strings.find_numbers(tx, &user_ids).await?;
-        let texts = self.db.strings.find_texts(tx, &users).await?;
+        let users = self.db.strings.find_users(tx, &user_ids).await?;
+        let texts = self.db.strings.find_user_ids(tx, &users).await?;
         let mut found: BTreeMap<String, HashMap<DeviceNum, ClaimedDevice>> = BTreeMap::new();
-        for (device, user, device_id) in device_table::of_users(tx, &users).await? {
+        for device in device_table::of_users(tx, &users).await? {
             let user_id = texts
-                .get(&user)
+                .get(&device.user_num)
                 .and_then(|id| <&UserId>::try_from(&**id).ok());
             let Some((user_id, requested)) = user_id.and_then(|id| Some((id, wanted.get(id)?)))
             else {
                 continue;
             };
-            let device_id = OwnedDeviceId::from(device_id);
+            let device_id = OwnedDeviceId::from(device.device_id);
             if let Some(algorithm) = requested.get(&device_id) {
                 check_text("the algorithm", algorithm.as_str())?;
                 let claimed = ClaimedDevice {
-                    user,
+                    user: device.user_num,
                     user_id: user_id.to_owned(),
                     device_id,
                 };
                 let of_algorithm = found.entry(algorithm.to_string()).or_default();
-                of_algorithm.insert(device, claimed);
+                of_algorithm.insert(device.num, claimed);
             }
         }
         Ok(found)

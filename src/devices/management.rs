@@ -117,11 +117,13 @@ mod tests {
     use crate::{
         config::Config,
         devices::Devices,
-        storage::{JournalChange, JournalFollower, Position, testing::TestDb, users::tokens},
+        storage::{
+            DeviceNum, JournalChange, JournalFollower, Position, testing::TestDb, users::tokens,
+        },
     };
 
     #[derive(Default)]
-    struct EndedDevices(Mutex<Vec<i64>>);
+    struct EndedDevices(Mutex<Vec<DeviceNum>>);
 
     impl JournalFollower for EndedDevices {
         fn committed(&self, changes: &[(Position, JournalChange)]) {
@@ -139,38 +141,56 @@ mod tests {
         let test = TestDb::new().await;
         let service = Devices::new(&test.db, &Config::default());
         let mut tx = test.db.write().await.unwrap();
-        device_table::upsert(&mut tx, 1, "A", Some("Phone".into()), 5)
+        device_table::upsert(&mut tx, UserNum::new(1), "A", Some("Phone".into()), 5)
             .await
             .unwrap();
-        device_table::upsert(&mut tx, 2, "B", None, 5)
+        device_table::upsert(&mut tx, UserNum::new(2), "B", None, 5)
             .await
             .unwrap();
         tx.commit().await.unwrap();
 
         let a = device_id!("A");
-        assert_eq!(service.management.list(1).await.unwrap().len(), 1);
-        service.management.rename(1, a, None).await.unwrap();
+        assert_eq!(
+            service
+                .management
+                .list(UserNum::new(1))
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
         service
             .management
-            .rename(1, a, Some("Desk".into()))
+            .rename(UserNum::new(1), a, None)
             .await
             .unwrap();
-        let device = service.management.get(1, a).await.unwrap();
+        service
+            .management
+            .rename(UserNum::new(1), a, Some("Desk".into()))
+            .await
+            .unwrap();
+        let device = service.management.get(UserNum::new(1), a).await.unwrap();
         assert_eq!(device.display_name.as_deref(), Some("Desk"));
         assert_eq!(device.last_seen_ts, Some(timestamp(5)));
         service
             .management
-            .delete(1, &[a, device_id!("B")])
+            .delete(UserNum::new(1), &[a, device_id!("B")])
             .await
             .unwrap();
 
         assert!(matches!(
-            service.management.get(1, a).await,
+            service.management.get(UserNum::new(1), a).await,
             Err(Error::NotFound(_))
         ));
-        let renamed = service.management.rename(1, a, Some("x".into())).await;
+        let renamed = service
+            .management
+            .rename(UserNum::new(1), a, Some("x".into()))
+            .await;
         assert!(matches!(renamed, Err(Error::NotFound(_))));
-        let others = service.management.get(2, device_id!("B")).await;
+        let others = service
+            .management
+            .get(UserNum::new(2), device_id!("B"))
+            .await;
         assert!(others.is_ok());
     }
 
@@ -181,7 +201,7 @@ mod tests {
         let ended = Arc::new(EndedDevices::default());
         test.db.journal().add_follower(ended.clone());
         let mut tx = test.db.write().await.unwrap();
-        let num = device_table::upsert(&mut tx, 1, "A", None, 5)
+        let num = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 5)
             .await
             .unwrap();
         tokens::insert_access(&mut tx, &[1; 32], num, None)
@@ -191,7 +211,7 @@ mod tests {
 
         service
             .management
-            .delete(1, &[device_id!("A")])
+            .delete(UserNum::new(1), &[device_id!("A")])
             .await
             .unwrap();
 

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     storage::{
         Db, DeviceNum, JournalChange, UserNum, WriteTx,
+        devices::device_table::NumberedDevice,
         devices::{device_table, to_device},
     },
 };
@@ -109,11 +110,11 @@ pub(super) async fn find_deliveries(
     messages: &MessagesByUser,
 ) -> Result<Vec<DeviceDelivery>> {
     let user_ids: Vec<&str> = messages.keys().map(|user_id| user_id.as_str()).collect();
-    let users = db.strings.find_numbers(tx, &user_ids).await?;
-    let user_ids = db.strings.find_texts(tx, &users).await?;
-    let mut by_user: HashMap<UserNum, Vec<(DeviceNum, String)>> = HashMap::new();
-    for (device, user, device_id) in device_table::of_users(tx, &users).await? {
-        by_user.entry(user).or_default().push((device, device_id));
+    let users = db.strings.find_users(tx, &user_ids).await?;
+    let user_ids = db.strings.find_user_ids(tx, &users).await?;
+    let mut by_user: HashMap<UserNum, Vec<NumberedDevice>> = HashMap::new();
+    for device in device_table::of_users(tx, &users).await? {
+        by_user.entry(device.user_num).or_default().push(device);
     }
     let mut deliveries = Vec::new();
     for (user, devices) in by_user {
@@ -124,10 +125,10 @@ pub(super) async fn find_deliveries(
         for TargetMessage { target, message } in for_user.into_iter().flatten() {
             let targets = devices
                 .iter()
-                .filter(|(_, id)| is_target_device(target, id));
-            deliveries.extend(targets.map(|(device, _)| DeviceDelivery {
+                .filter(|device| is_target_device(target, &device.device_id));
+            deliveries.extend(targets.map(|device| DeviceDelivery {
                 user,
-                device: *device,
+                device: device.num,
                 message: message.clone(),
             }));
         }

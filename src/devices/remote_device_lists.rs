@@ -126,11 +126,11 @@ impl RemoteDeviceLists {
         }
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.snapshot().await?;
-        let users = self.db.strings.find_numbers(&mut db, &texts).await?;
+        let users = self.db.strings.find_users(&mut db, &texts).await?;
         let lists = remote_device_lists::lists(&mut db, &users).await?;
         let stored: Vec<UserNum> = lists.iter().map(|list| list.user_num).collect();
         let devices = remote_device_lists::devices(&mut db, &stored).await?;
-        let texts = self.db.strings.find_texts(&mut db, &stored).await?;
+        let texts = self.db.strings.find_user_ids(&mut db, &stored).await?;
         drop(db);
         let mut by_user: HashMap<UserNum, BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>> =
             HashMap::new();
@@ -161,7 +161,7 @@ impl RemoteDeviceLists {
         let mut doubtful = Vec::new();
         let mut tx = self.db.write().await?;
         for (user_id, list) in lists {
-            let user = tx.intern(user_id.as_str()).await?;
+            let user = tx.intern_user(user_id.as_str()).await?;
             let is_doubtful = ticket.has_changed(&user_id);
             store_list(&mut tx, user, &user_id, list, is_doubtful).await?;
             if is_doubtful {
@@ -187,7 +187,7 @@ impl RemoteDeviceLists {
             let user_id = &*update.user_id;
             self.record_list_change(user_id);
             if let Some(device_ids) = device_ids_by_user.remove(user_id) {
-                let user = tx.intern(user_id.as_str()).await?;
+                let user = tx.intern_user(user_id.as_str()).await?;
                 let state = ListUpdater::load(&mut tx, user, &device_ids).await?;
                 states.insert(user_id, state);
             }
@@ -227,7 +227,7 @@ impl RemoteDeviceLists {
         }
         self.record_list_change(user_id);
         let mut tx = self.db.write().await?;
-        let user = tx.intern(user_id.as_str()).await?;
+        let user = tx.intern_user(user_id.as_str()).await?;
         if cross_signing::store_reported_keys(&mut tx, user, user_id, &new).await? {
             device_list_changes::record_change(&mut tx, user, None).await?;
         }
@@ -238,7 +238,7 @@ impl RemoteDeviceLists {
     pub async fn record_failed_requests(&self, user_ids: &[&UserId]) -> Result<()> {
         let texts: Vec<&str> = user_ids.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.read().await?;
-        let users = self.db.strings.find_numbers(&mut db, &texts).await?;
+        let users = self.db.strings.find_users(&mut db, &texts).await?;
         let lists = remote_device_lists::lists(&mut db, &users).await?;
         drop(db);
         let reported = lists.iter().filter(|list| list.is_told);
@@ -291,9 +291,11 @@ impl RemoteDeviceLists {
         let rows = remote_device_lists::users_to_query(&mut db, after, limit).await?;
         let users = rows.into_iter();
         Ok(users
-            .filter_map(|(user, text)| {
-                let user_id = UserId::parse(text).ok()?;
-                Some(ListToRequest { user, user_id })
+            .filter_map(|row| {
+                Some(ListToRequest {
+                    user: row.user_num,
+                    user_id: UserId::parse(row.user_id).ok()?,
+                })
             })
             .collect())
     }

@@ -111,7 +111,13 @@ pub(super) async fn store_remote_messages(
     for RemoteServerMessages { server, edus } in messages_by_server {
         for edu in edus {
             let position = tx.next_position();
-            outbox::insert_message(tx, position, server.as_str(), (edu, now_ms)).await?;
+            let message = outbox::NewServerMessage {
+                position,
+                server: server.as_str(),
+                edu,
+                created_ts: now_ms,
+            };
+            outbox::insert_message(tx, message).await?;
             let server = server.clone();
             tx.publish(position, JournalChange::ToServer { server });
         }

@@ -76,11 +76,7 @@ impl KeySignatures {
         let mut tx = self.db.write().await?;
         let context = SignatureContext::load(&mut tx, owner).await?;
         for (user_id, keys) in &request.signed_keys {
-            let user = self
-                .db
-                .strings
-                .find_number(&mut tx, user_id.as_str())
-                .await?;
+            let user = self.db.strings.find_user(&mut tx, user_id.as_str()).await?;
             let signing_keys = match user {
                 Some(user) => load_signing_keys(&mut tx, user).await?,
                 None => SigningKeysByUsage::new(),

@@ -6,9 +6,12 @@
 mod presence;
 mod typing;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 pub use self::{
@@ -22,7 +25,26 @@ use crate::{
 };
 
 /// The number of a change to the in-memory state.
-pub type EphemeralTick = i64;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EphemeralTick(i64);
+
+impl EphemeralTick {
+    /// The tick before all changes.
+    pub const ZERO: Self = Self(0);
+    /// The last tick that there can be.
+    pub const MAX: Self = Self(i64::MAX);
+
+    /// Returns the tick with this number in a token.
+    pub fn new(number: i64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for EphemeralTick {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
 
 /// A change to the in-memory state, for the listeners that wake waiting clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +85,7 @@ impl EphemeralState {
 
     /// Returns the newest tick.
     pub fn newest_tick(&self) -> EphemeralTick {
-        self.ticks.newest.load(Ordering::SeqCst)
+        EphemeralTick(self.ticks.newest.load(Ordering::SeqCst))
     }
 
     /// Returns a random number that distinguishes this run of the server from others.
@@ -90,7 +112,7 @@ struct TickCounter {
 
 impl TickCounter {
     fn next_tick(&self) -> EphemeralTick {
-        self.newest.fetch_add(1, Ordering::SeqCst) + 1
+        EphemeralTick(self.newest.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     fn notify_listeners(&self, stir: EphemeralChange) {

@@ -310,7 +310,7 @@ impl PresenceRecord {
             last_active: 0,
             last_sync: 0,
             open_syncs: 0,
-            changed: 0,
+            changed: EphemeralTick::ZERO,
             reported_active: None,
         }
     }
@@ -435,15 +435,17 @@ mod tests {
         }
 
         fn alice(&self, update: PresenceUpdate) {
-            self.ephemeral
-                .presence
-                .update(1, &user_id!("@alice:here").to_owned(), update);
+            self.ephemeral.presence.update(
+                UserNum::new(1),
+                &user_id!("@alice:here").to_owned(),
+                update,
+            );
         }
 
         fn state(&self) -> PresenceState {
             self.ephemeral
                 .presence
-                .presence_event(1)
+                .presence_event(UserNum::new(1))
                 .unwrap()
                 .content
                 .presence
@@ -471,7 +473,7 @@ mod tests {
         let scene = PresenceScene::new();
         scene.alice(PresenceUpdate::Sync(PresenceState::Online));
 
-        let waiting = scene.ephemeral.presence.keep_online(1);
+        let waiting = scene.ephemeral.presence.keep_online(UserNum::new(1));
         scene.pass(31);
         assert_eq!(scene.state(), PresenceState::Online);
         scene.pass(300);
@@ -501,7 +503,12 @@ mod tests {
             PresenceState::Unavailable,
             false,
         )));
-        let content = scene.ephemeral.presence.presence_event(1).unwrap().content;
+        let content = scene
+            .ephemeral
+            .presence
+            .presence_event(UserNum::new(1))
+            .unwrap()
+            .content;
         assert_eq!(content.presence, PresenceState::Unavailable);
         assert_eq!(content.status_msg.as_deref(), Some("tea"));
         assert_eq!(content.last_active_ago, Some(5_000_u32.into()));
@@ -519,7 +526,10 @@ mod tests {
 
         scene.alice(PresenceUpdate::Active);
         assert_eq!(
-            scene.ephemeral.presence.changed_users(tick, i64::MAX),
+            scene
+                .ephemeral
+                .presence
+                .changed_users(tick, EphemeralTick::MAX),
             Some(vec![])
         );
         scene.alice(PresenceUpdate::Set(
@@ -527,8 +537,11 @@ mod tests {
             Some("tea".to_owned()),
         ));
         assert_eq!(
-            scene.ephemeral.presence.changed_users(tick, i64::MAX),
-            Some(vec![1])
+            scene
+                .ephemeral
+                .presence
+                .changed_users(tick, EphemeralTick::MAX),
+            Some(vec![UserNum::new(1)])
         );
     }
 }

@@ -38,10 +38,26 @@ pub enum ResolutionResult {
 }
 
 /// The most states that are resolved together: more than a room has branches.
-const MAX_STATE_SETS: usize = ChainBits::BITS as usize;
+const MAX_STATE_SETS: usize = u64::BITS as usize;
 
 /// The states whose auth chains contain an event: one bit for each state.
-type ChainBits = u64;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ChainBits(u64);
+
+impl ChainBits {
+    /// Returns the bits of the first `count` states, of which there is at least one.
+    fn of_first(count: usize) -> Self {
+        Self(u64::MAX >> (MAX_STATE_SETS - count))
+    }
+
+    fn add_state(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    fn add_all(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
 
 /// The extent to which the auth chains of the events in conflict are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,13 +197,13 @@ impl StateConflict<'_> {
     /// chain may stop at an event that is in all states, since everything below it is then in common.
     fn auth_chains(&self, reach: ChainReach) -> HashMap<OwnedEventId, ChainBits> {
         let order = self.events_in_order(reach);
-        let mut chains: HashMap<OwnedEventId, ChainBits> =
-            order.iter().map(|pdu| (pdu.event_id.clone(), 0)).collect();
+        let no_state = |pdu: &Arc<Pdu>| (pdu.event_id.clone(), ChainBits::default());
+        let mut chains: HashMap<OwnedEventId, ChainBits> = order.iter().map(no_state).collect();
         for (n, set) in self.sets.iter().enumerate() {
             let keys = self.conflicted_keys.iter();
             for pdu in keys.filter_map(|(kind, key)| set.get(kind, key)) {
                 if let Some(chains) = chains.get_mut(&pdu.event_id) {
-                    *chains |= 1 << n;
+                    chains.add_state(n);
                 }
             }
         }
@@ -195,7 +211,7 @@ impl StateConflict<'_> {
             let of_event = chains.get(&pdu.event_id).copied().unwrap_or_default();
             for auth_event in &pdu.auth_events {
                 if let Some(chains) = chains.get_mut(auth_event) {
-                    *chains |= of_event;
+                    chains.add_all(of_event);
                 }
             }
         }
@@ -236,7 +252,7 @@ impl StateConflict<'_> {
     /// which are the same for all states. So an event that is in one chain only may still be in the common part; an
     /// event outside it is part of the difference.
     fn auth_difference(&self, chains: &HashMap<OwnedEventId, ChainBits>) -> HashSet<OwnedEventId> {
-        let of_all = ChainBits::MAX >> (MAX_STATE_SETS - self.sets.len());
+        let of_all = ChainBits::of_first(self.sets.len());
         let apart = chains.iter().filter(|(_, chains)| **chains != of_all);
         let mut apart: HashSet<OwnedEventId> = apart.map(|(id, _)| id.clone()).collect();
         // The events in conflict are in the full conflicted set anyway.

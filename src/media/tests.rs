@@ -6,7 +6,10 @@ use ruma::{MxcUri, server_name, signatures::Ed25519KeyPair};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::{matrix::SigningKey, storage::testing::TestDb};
+use crate::{
+    matrix::SigningKey,
+    storage::{UserNum, testing::TestDb},
+};
 
 const MAX_TEST_BYTES: u64 = 100_000;
 
@@ -31,7 +34,7 @@ fn parts(parts: Vec<Vec<u8>>) -> impl Stream<Item = Result<Bytes, std::io::Error
 
 async fn upload(media: &Media, content: &[u8]) -> OwnedMxcUri {
     let upload = UploadMetadata {
-        uploader: 7,
+        uploader: UserNum::new(7),
         content_type: Some("text/plain"),
         file_name: Some("notes\u{0}.txt"),
         announced_size: None,
@@ -108,7 +111,7 @@ async fn too_large_and_interrupted_uploads_leave_no_files() {
     let test = TestDb::new().await;
     let media = open(&test, &Clock::system());
     let upload = |announced_size| UploadMetadata {
-        uploader: 7,
+        uploader: UserNum::new(7),
         content_type: None,
         file_name: None,
         announced_size,

@@ -24,15 +24,13 @@ use sqlx::{
 pub use self::engine::{
     backfilled_tables,
     change::{
-        DeviceNum, JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomNum,
-        RoomRemoval, ThreadMarker, UserNum,
+        JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomRemoval, ThreadMarker,
     },
     database_check::DatabaseCheckError,
     dialect::{DatabaseTarget, RawConnection},
     interned_strings,
-    journal::{
-        Journal, JournalFollower, PendingWrite, Position, WriteIntent, WriteTx, last_position,
-    },
+    journal::{Journal, JournalFollower, PendingWrite, WriteIntent, WriteTx, last_position},
+    numbers::{DeviceNum, Position, RoomNum, UserNum},
     postgres_text::{TextList, text_list},
     query::{DbQuery, ReadAccess, number_list, values_clause},
 };
@@ -99,7 +97,7 @@ impl Db {
         let target = DatabaseTarget::parse(url, data_dir)?;
         let locks = lock_directories(&target, data_dir)?;
         let strings = interned_strings::InternedStrings::default();
-        let journal = Journal::open(&target, strings.clone(), (tasks, locks)).await?;
+        let journal = Journal::open(&target, strings.clone(), tasks, locks).await?;
         let readers = match &target {
             DatabaseTarget::Sqlite(options) => ReadPool::Sqlite(
                 SqlitePoolOptions::new()

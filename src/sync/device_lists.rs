@@ -2,10 +2,7 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync).
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
     OwnedUserId, UserId,
@@ -214,7 +211,7 @@ impl DeviceListReader {
             return Ok(Vec::new());
         }
         let mut db = self.db.read().await?;
-        let texts = self.db.strings.find_texts(&mut db, &users).await?;
+        let texts = self.db.strings.find_user_ids(&mut db, &users).await?;
         let user_ids = texts
             .values()
             .filter_map(|text| UserId::parse(&**text).ok());
@@ -319,8 +316,8 @@ impl DeviceListReader {
         }
         let texts: Vec<&str> = users.iter().map(|user_id| user_id.as_str()).collect();
         let mut db = self.db.read().await?;
-        let numbers = self.db.strings.find_numbers(&mut db, &texts).await?;
-        let known: HashMap<UserNum, _> = self.db.strings.find_texts(&mut db, &numbers).await?;
+        let numbers = self.db.strings.find_users(&mut db, &texts).await?;
+        let known = self.db.strings.find_user_ids(&mut db, &numbers).await?;
         drop(db);
         let sharing = self
             .rooms

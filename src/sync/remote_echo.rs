@@ -133,11 +133,11 @@ mod tests {
     async fn an_echo_waits_only_for_responses_to_its_device() {
         let sends = PendingSends::default();
         let (one, two, _other) = (
-            sends.begin_send(1),
-            sends.begin_send(1),
-            sends.begin_send(2),
+            sends.begin_send(DeviceNum::new(1)),
+            sends.begin_send(DeviceNum::new(1)),
+            sends.begin_send(DeviceNum::new(2)),
         );
-        let mut echo = Box::pin(sends.wait_for_responses(1));
+        let mut echo = Box::pin(sends.wait_for_responses(DeviceNum::new(1)));
 
         assert!(poll!(echo.as_mut()).is_pending());
         drop(one);
@@ -146,30 +146,30 @@ mod tests {
         let answered = Instant::now();
         echo.await;
         assert!(answered.elapsed() >= ECHO_PAUSE);
-        sends.wait_for_responses(3).await;
+        sends.wait_for_responses(DeviceNum::new(3)).await;
         assert_eq!(answered.elapsed(), ECHO_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_echo_does_not_wait_for_ever() {
         let sends = PendingSends::default();
-        let _never_answered = sends.begin_send(1);
+        let _never_answered = sends.begin_send(DeviceNum::new(1));
         let start = Instant::now();
 
-        sends.wait_for_responses(1).await;
+        sends.wait_for_responses(DeviceNum::new(1)).await;
         assert_eq!(start.elapsed(), MAX_ECHO_WAIT);
 
-        sends.wait_for_responses(1).await;
+        sends.wait_for_responses(DeviceNum::new(1)).await;
         assert_eq!(start.elapsed(), MAX_ECHO_WAIT);
     }
 
     #[tokio::test(start_paused = true)]
     async fn devices_with_old_responses_are_forgotten() {
         let sends = PendingSends::default();
-        drop(sends.begin_send(1));
+        drop(sends.begin_send(DeviceNum::new(1)));
         tokio::time::advance(ECHO_PAUSE * 2).await;
 
-        let _another = sends.begin_send(2);
+        let _another = sends.begin_send(DeviceNum::new(2));
 
         assert_eq!(sends.lock().len(), 1);
     }

@@ -83,7 +83,7 @@ impl RoomSections {
         self.unread
             .add_unread(viewer, user_room, contents, &mut joined)
             .await?;
-        tracing::trace!(room_id = %room.room_id, user, count = slice.events.len(), "room added to a sync response");
+        tracing::trace!(room_id = %room.room_id, %user, count = slice.events.len(), "room added to a sync response");
         Ok(JoinedRoomChanges {
             room: joined,
             is_new: viewer.since().is_some() && since.is_none(),

@@ -241,7 +241,7 @@ impl SnapshotReader {
                 .collect(),
             typing: self.ephemeral.typing.changed_users(
                 num,
-                since.map_or(0, |since| self.tokens.tick_of(since)),
+                since.map_or(EphemeralTick::ZERO, |since| self.tokens.tick_of(since)),
                 tick,
             ),
             room: room.clone(),

@@ -42,7 +42,7 @@ impl FromStr for SyncToken {
             let token = Self {
                 position: parts.next()?.parse().ok()?,
                 to_device: parts.next()?.parse().ok()?,
-                tick: parts.next()?.parse().ok()?,
+                tick: EphemeralTick::new(parts.next()?.parse().ok()?),
                 boot: u32::from_str_radix(parts.next()?, 16).ok()?,
             };
             parts.next().is_none().then_some(token)
@@ -124,9 +124,10 @@ mod tests {
         fn any_sync_token_parses_back_to_itself(
             position: Position,
             to_device: Position,
-            tick: EphemeralTick,
+            tick: i64,
             boot: u32,
         ) {
+            let tick = EphemeralTick::new(tick);
             let token = SyncToken { position, to_device, tick, boot };
 
             prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
@@ -182,7 +183,7 @@ mod tests {
         let token = SyncToken {
             position: 12,
             to_device: 10,
-            tick: 3,
+            tick: EphemeralTick::new(3),
             boot: 0xbeef,
         };
 

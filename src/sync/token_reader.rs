@@ -41,7 +41,7 @@ impl TokenReader {
         if since.boot == self.ephemeral.run_id() {
             since.tick
         } else {
-            0
+            EphemeralTick::ZERO
         }
     }
 

@@ -60,7 +60,7 @@ impl AccountCreation {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
         let mut admin = account.admin;
-        let user = tx.intern(account.user_id.as_str()).await?;
+        let user = tx.intern_user(account.user_id.as_str()).await?;
         if let Some(token) = registration_token {
             admin |= self.tokens.use_token(&mut tx, &token, user).await?;
         }

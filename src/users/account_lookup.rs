@@ -62,7 +62,7 @@ impl AccountLookup {
     pub(super) async fn account(&self, user_id: &UserId) -> Result<Option<Account>> {
         let mut db = self.db.read().await?;
         let strings = &self.db.strings;
-        match strings.find_number(&mut db, user_id.as_str()).await? {
+        match strings.find_user(&mut db, user_id.as_str()).await? {
             Some(user) => accounts::find(&mut db, user).await,
             None => Ok(None),
         }

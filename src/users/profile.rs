@@ -59,8 +59,8 @@ impl UserProfiles {
         let user = self.lookup.user_num(user_id).await?;
         let mut db = self.db.read().await?;
         let mut profile = UserProfile::new();
-        for (field, value) in profiles::of_user(&mut db, user).await? {
-            profile.set(field, serde_json::from_str(&value)?);
+        for row in profiles::of_user(&mut db, user).await? {
+            profile.set(row.field, serde_json::from_str(&row.value)?);
         }
         Ok(profile)
     }
@@ -109,13 +109,13 @@ impl UserProfiles {
         let fields = profiles::of_user(&mut tx, session.user).await?;
         if fields
             .iter()
-            .any(|(f, v)| f == field.as_str() && *v == json)
+            .any(|row| row.field == field.as_str() && row.value == json)
         {
             return Ok(None);
         }
-        let others = fields.iter().filter(|(f, _)| f != field.as_str());
+        let others = fields.iter().filter(|row| row.field != field.as_str());
         let size: usize = others
-            .map(|(f, v)| f.len() + v.len() + FIELD_OVERHEAD)
+            .map(|row| row.field.len() + row.value.len() + FIELD_OVERHEAD)
             .sum();
         if size + field.as_str().len() + json.len() + FIELD_OVERHEAD > PROFILE_BYTES {
             return Err(Error::refused(

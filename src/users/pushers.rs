@@ -83,7 +83,14 @@ impl UserPushers {
         if !append {
             pushers::remove_of_others(&mut tx, user, app_id, pushkey).await?;
         }
-        pushers::set(&mut tx, (user, device), (app_id, pushkey), &json).await?;
+        let pusher = pushers::NewPusher {
+            user,
+            device,
+            app_id,
+            pushkey,
+            json: &json,
+        };
+        pushers::set(&mut tx, pusher).await?;
         tx.commit().await
     }
 }

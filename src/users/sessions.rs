@@ -213,10 +213,10 @@ impl UserSessions {
 
     async fn load_session(&self, hash: &TokenHash) -> Result<Option<Session>> {
         let mut db = self.db.snapshot().await?;
-        let Some((num, expires_ts)) = tokens::find_access(&mut db, hash).await? else {
+        let Some(token) = tokens::find_access(&mut db, hash).await? else {
             return Ok(None);
         };
-        let Some(device) = device_table::get(&mut db, num).await? else {
+        let Some(device) = device_table::get(&mut db, token.device).await? else {
             return Ok(None);
         };
         let Some(account) = accounts::find(&mut db, device.user_num).await? else {
@@ -230,12 +230,12 @@ impl UserSessions {
             user_id,
             user: device.user_num,
             device_id: device.device_id.into(),
-            device: num,
+            device: token.device,
             is_admin: account.admin,
             is_guest: account.guest,
             is_suspended: account.suspended,
             is_locked: account.locked,
-            expires_ts,
+            expires_ts: token.expires_ts,
             recorded: Mutex::new(RecordedAccess {
                 ts: device.last_seen_ts,
                 ip: device.last_seen_ip.and_then(|ip| ip.parse().ok()),
@@ -244,7 +244,7 @@ impl UserSessions {
     }
 
     async fn user_id_of(&self, db: &mut ReadSnapshot, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.db.strings.text_of(db, user).await?;
+        let text = self.db.strings.user_id(db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }

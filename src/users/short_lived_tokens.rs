@@ -94,7 +94,7 @@ impl ShortLivedTokens {
     }
 
     async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.db.strings.text_of(db, user).await?;
+        let text = self.db.strings.user_id(db, user).await?;
         UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }

@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+/// A user number that no user has.
+const UNUSED_USER_NUM: UserNum = UserNum::new(0);
 /// The number of users on a page when the client sets no limit, and the largest limit.
 const DEFAULT_LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 500;
@@ -91,19 +93,14 @@ impl UserList {
         let limit = usize::try_from(limit).unwrap_or(1);
         let mut db = self.db.read().await?;
         let except = match &self.notices_sender {
-            Some(sender) => {
-                self.db
-                    .strings
-                    .find_number(&mut db, sender.as_str())
-                    .await?
-            }
+            Some(sender) => self.db.strings.find_user(&mut db, sender.as_str()).await?,
             None => None,
         };
         let query = UserListQuery {
             requester: session.user,
             term: term.trim().to_lowercase(),
             everybody: self.lists_everybody,
-            except: except.unwrap_or_default(),
+            except: except.unwrap_or(UNUSED_USER_NUM),
             after: request
                 .from
                 .as_deref()

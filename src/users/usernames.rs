@@ -45,7 +45,7 @@ impl UserNames {
         }
         let mut db = self.db.read().await?;
         let strings = &self.db.strings;
-        let Some(user) = strings.find_number(&mut db, user_id.as_str()).await? else {
+        let Some(user) = strings.find_user(&mut db, user_id.as_str()).await? else {
             return Ok(user_id);
         };
         match accounts::find(&mut db, user).await? {

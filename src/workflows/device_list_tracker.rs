@@ -178,7 +178,7 @@ impl DeviceListTracker {
             .remote_lists
             .apply_sharing_changes(&[SharingChange::Unclear])
             .await?;
-        let mut after = 0;
+        let mut after = UserNum::new(0);
         loop {
             let page = self
                 .inner

@@ -2,7 +2,7 @@
 
 use parlour::{
     storage::{
-        Db, RawConnection, ReadAccess, WriteTx,
+        Db, RawConnection, ReadAccess, UserNum, WriteTx,
         rooms::{
             room_deletion::{self, RoomDeletionRow},
             room_table,
@@ -67,7 +67,7 @@ impl StoredRows {
         let members = room_deletion::members(&mut tx, num, 100)
             .await
             .expect("the rows are read");
-        let users: Vec<i64> = members.iter().map(|member| member.user_num).collect();
+        let users: Vec<UserNum> = members.iter().map(|member| member.user_num).collect();
         for user in &users {
             let told = room_deletion::insert_removal(&mut tx, *user, num, (1, None)).await;
             told.expect("is written");

@@ -80,7 +80,7 @@ impl DeviceListTest {
         let notifications = Arc::new(NotificationCounter::default());
         devices.add_follower(notifications.clone());
         let mut tx = test.db.write().await.unwrap();
-        let bob = tx.intern(bob().as_str()).await.unwrap();
+        let bob = tx.intern_user(bob().as_str()).await.unwrap();
         tx.commit().await.unwrap();
         Self {
             test,
@@ -176,7 +176,7 @@ async fn a_new_users_list_is_requested_without_notifying_clients() {
     let to_request = test
         .devices
         .remote_lists
-        .lists_to_request(0, 10)
+        .lists_to_request(UserNum::new(0), 10)
         .await
         .unwrap();
     assert_eq!(to_request.len(), 1);
@@ -375,7 +375,11 @@ async fn stored_and_needed_lists_survive_a_restart() {
     let test = test.test.reopen().await;
     let devices = Devices::new(&test.db, &Config::default());
 
-    let to_request = devices.remote_lists.lists_to_request(0, 10).await.unwrap();
+    let to_request = devices
+        .remote_lists
+        .lists_to_request(UserNum::new(0), 10)
+        .await
+        .unwrap();
     assert_eq!(to_request.len(), 1);
     assert!(
         devices

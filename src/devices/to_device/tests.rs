@@ -30,7 +30,7 @@ async fn two_devices() -> TwoDevices {
     let test = TestDb::new().await;
     let devices = Devices::new(&test.db, &Config::default());
     let mut tx = test.db.write().await.unwrap();
-    let bob = tx.intern("@bob:localhost").await.unwrap();
+    let bob = tx.intern_user("@bob:localhost").await.unwrap();
     let phone = device_table::upsert(&mut tx, bob, "PHONE", None, 1)
         .await
         .unwrap();
@@ -195,18 +195,27 @@ async fn too_large_or_too_many_messages_are_refused() {
     assert!(matches!(refused, Err(Error::InvalidParam(_))));
 }
 
+fn message_to_there(position: Position) -> outbox::NewServerMessage<'static> {
+    outbox::NewServerMessage {
+        position,
+        server: "there",
+        edu: "{}",
+        created_ts: 1_000,
+    }
+}
+
 #[tokio::test]
 async fn too_many_messages_for_a_server_remove_the_oldest() {
     let two = two_devices().await;
     let there = ruma::owned_server_name!("there");
     let mut tx = two.test.db.write().await.unwrap();
     let first = tx.next_position();
-    outbox::insert_message(&mut tx, first, "there", ("{}", 1_000))
+    outbox::insert_message(&mut tx, message_to_there(first))
         .await
         .unwrap();
     for _ in 1..10_000 {
         let position = tx.next_position();
-        outbox::insert_message(&mut tx, position, "there", ("{}", 1_000))
+        outbox::insert_message(&mut tx, message_to_there(position))
             .await
             .unwrap();
     }

@@ -313,17 +313,17 @@ mod tests {
     #[test]
     fn events_queued_during_a_delivery_are_kept() {
         let mut state = DestinationState::default();
-        state.queue_event(1, 5);
-        state.queue_event(2, 6);
-        state.queue_event(1, 7);
+        state.queue_event(RoomNum::new(1), 5);
+        state.queue_event(RoomNum::new(2), 6);
+        state.queue_event(RoomNum::new(1), 7);
 
-        state.record_delivery(&batch(&[(1, 5), (2, 6)]));
+        state.record_delivery(&batch(&[(RoomNum::new(1), 5), (RoomNum::new(2), 6)]));
 
         assert_eq!(
             state.unsent,
-            BTreeMap::from([(1, UnsentEvents { first: 6, last: 7 })])
+            BTreeMap::from([(RoomNum::new(1), UnsentEvents { first: 6, last: 7 })])
         );
-        state.record_delivery(&batch(&[(1, 7)]));
+        state.record_delivery(&batch(&[(RoomNum::new(1), 7)]));
         assert!(!state.has_work());
     }
 
@@ -333,7 +333,7 @@ mod tests {
         state.record_refusal(TransactionBatch::default(), 5);
 
         for position in 0..10_000 {
-            state.queue_event(position % 20, position);
+            state.queue_event(RoomNum::new(position % 20), position);
         }
 
         assert_eq!(state.unsent.len(), 20);
@@ -346,17 +346,20 @@ mod tests {
     fn only_changed_entries_are_stored() {
         let server = owned_server_name!("a.example");
         let mut state = DestinationState::default();
-        state.queue_event(1, 5);
-        state.queue_event(2, 6);
+        state.queue_event(RoomNum::new(1), 5);
+        state.queue_event(RoomNum::new(2), 6);
 
         let first = state.take_changes(&server).expect("something");
         assert_eq!((first.unsent.len(), first.health.is_some()), (2, true));
         assert!(state.take_changes(&server).is_none());
-        state.record_delivery(&batch(&[(1, 5)]));
-        state.queue_event(2, 7);
+        state.record_delivery(&batch(&[(RoomNum::new(1), 5)]));
+        state.queue_event(RoomNum::new(2), 7);
         let second = state.take_changes(&server).expect("something");
 
-        assert_eq!((second.unsent.len(), second.sent), (0, vec![1]));
+        assert_eq!(
+            (second.unsent.len(), second.sent),
+            (0, vec![RoomNum::new(1)])
+        );
         assert!(second.health.is_none());
     }
 

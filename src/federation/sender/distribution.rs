@@ -306,7 +306,7 @@ impl FederationSenderInner {
     async fn distribute_device_lists(self: &Arc<Self>, user: UserNum) -> Result<()> {
         let user_id = {
             let mut db = self.db.read().await?;
-            self.db.strings.text_of(&mut db, user).await?
+            self.db.strings.user_id(&mut db, user).await?
         };
         let is_local =
             <&UserId>::try_from(&*user_id).is_ok_and(|id| self.rooms.memory.is_local(id));
@@ -359,7 +359,7 @@ impl FederationSenderInner {
         let typists =
             self.ephemeral
                 .typing
-                .changed_users(room, EphemeralTick::MIN, EphemeralTick::MAX);
+                .changed_users(room, EphemeralTick::ZERO, EphemeralTick::MAX);
         let typists = typists.unwrap_or_default().into_iter();
         let now: BTreeSet<OwnedUserId> = typists
             .filter(|user_id| self.rooms.memory.is_local(user_id))

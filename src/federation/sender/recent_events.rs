@@ -118,10 +118,11 @@ mod tests {
             (3, 2, &["a"]),
             (4, 1, &["a"]),
         ] {
-            log.push(event(position, room, servers));
+            log.push(event(position, RoomNum::new(room), servers));
         }
+        let (one, two) = (RoomNum::new(1), RoomNum::new(2));
         let unsent = |first, last| UnsentEvents { first, last };
-        let rooms = BTreeMap::from([(1, unsent(1, 4)), (2, unsent(3, 3))]);
+        let rooms = BTreeMap::from([(one, unsent(1, 4)), (two, unsent(3, 3))]);
         let a = server_name!("a");
 
         let some = log.find_unsent(a, &rooms, 2).expect("in memory");
@@ -131,18 +132,19 @@ mod tests {
             found.events.iter().map(|event| event.position).collect()
         };
         assert_eq!(positions(&some), [1, 3]);
-        assert_eq!(some.complete_up_to, BTreeMap::from([(1, 3), (2, 3)]));
+        assert_eq!(some.complete_up_to, BTreeMap::from([(one, 3), (two, 3)]));
         assert_eq!(positions(&all), [1, 3, 4]);
-        assert_eq!(all.complete_up_to, BTreeMap::from([(1, 4), (2, 3)]));
+        assert_eq!(all.complete_up_to, BTreeMap::from([(one, 4), (two, 3)]));
     }
 
     #[test]
     fn old_events_leave_the_bounded_memory() {
         let mut log = RecentOutgoingEvents::starting_after(7);
         for position in 8..=10_007 {
-            log.push(event(position, 1, &["a"]));
+            log.push(event(position, RoomNum::new(1), &["a"]));
         }
-        let rooms = |first| BTreeMap::from([(1, UnsentEvents { first, last: first })]);
+        let rooms =
+            |first| BTreeMap::from([(RoomNum::new(1), UnsentEvents { first, last: first })]);
 
         assert_eq!(log.events.len(), MAX_RECENT_EVENTS);
         assert!(log.find_unsent(server_name!("a"), &rooms(8), 5).is_none());

@@ -132,7 +132,7 @@ mod tests {
         let pdu = |id: &&str| {
             Arc::new(OutgoingEvent {
                 position: 1,
-                room: 1,
+                room: RoomNum::new(1),
                 event_id: (*id).try_into().expect("an id"),
                 json: RawValue::from_string("{}".to_owned()).expect("JSON"),
                 servers: Vec::new(),

@@ -23,7 +23,7 @@ use crate::{
         },
     },
     storage::{
-        JournalChange, WriteTx,
+        DeviceNum, JournalChange, WriteTx,
         rooms::{
             delayed_events::{self, DelayedEventOutcome},
             events::{self, EventStatus, NewEventRow},
@@ -123,7 +123,9 @@ impl EventAppend<'_> {
             threaded_counters: tip.threaded + added_to_threads.unwrap_or_default(),
             thread,
             exceptions: Vec::new(),
-            device: transaction.as_ref().map(|transaction| transaction.device),
+            device: transaction
+                .as_ref()
+                .map(|transaction| transaction.device.as_i64()),
             txn_id: transaction.map(|transaction| transaction.txn_id),
             redacted_by: None,
             unattended: self.accepted.unattended,
@@ -148,7 +150,12 @@ impl EventAppend<'_> {
         let mut exceptions = Vec::with_capacity(increments.len());
         for increment in increments {
             exceptions.push(CountException {
-                user: self.write.tx.intern(increment.user_id.as_str()).await?,
+                user: self
+                    .write
+                    .tx
+                    .intern_user(increment.user_id.as_str())
+                    .await?
+                    .as_i64(),
                 timeline: event.timeline,
                 thread: event.thread.as_ref().map(|thread| thread.root.clone()),
                 notify: increment.notify,
@@ -184,7 +191,10 @@ impl EventAppend<'_> {
                 .as_ref()
                 .map(|thread| (thread.root.as_str(), thread.counters)),
             origin_server_ts: event.pdu.origin_server_ts.0.into(),
-            transaction: event.device.zip(event.txn_id.as_deref()),
+            transaction: event
+                .device
+                .map(DeviceNum::new)
+                .zip(event.txn_id.as_deref()),
             json: &self.accepted.json,
         };
         if numbers.stored_at == numbers.position {

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     matrix::{EventVisibility, Pdu, StateMap, TimelineEvent},
     rooms::memory::{recent_events::RecentRoomEvent, room::RoomTip},
-    storage::{WriteTx, rooms::events::EventStatus},
+    storage::{UserNum, WriteTx, rooms::events::EventStatus},
 };
 
 /// The position of an event, and the numbers of its interned strings.
@@ -21,7 +21,7 @@ pub(crate) struct EventNumbers {
     /// without a place before.
     pub(crate) stored_at: i64,
     pub(crate) kind: i64,
-    pub(crate) sender: i64,
+    pub(crate) sender: UserNum,
     pub(crate) state_key: Option<i64>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn intern_event(
         position,
         stored_at: stored_at.unwrap_or(position),
         kind: tx.intern(&pdu.kind.to_string()).await?,
-        sender: tx.intern(pdu.sender.as_str()).await?,
+        sender: tx.intern_user(pdu.sender.as_str()).await?,
         state_key: match &pdu.state_key {
             Some(state_key) => Some(tx.intern(state_key).await?),
             None => None,

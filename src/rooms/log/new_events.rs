@@ -15,7 +15,7 @@ use crate::{
         memory::room::{Room, RoomIdentity, RoomTip, RoomView},
         unread::push_counts::UnreadIncrement,
     },
-    storage::{WriteTx, rooms::room_table},
+    storage::{RoomNum, WriteTx, rooms::room_table},
 };
 
 /// Turns the rejection of one of a room's first events into an error of the request, which asked
@@ -116,7 +116,7 @@ impl EventLog {
             arrival: None,
         };
         let identity = RoomIdentity {
-            num: 0,
+            num: RoomNum::new(0),
             room_id,
             version,
             rules,
@@ -153,7 +153,7 @@ impl EventLog {
         }
         let mut conn = self.db.read().await?;
         let invited = event.state_key.as_deref().unwrap_or_default();
-        let Some(invited) = self.db.strings.find_number(&mut conn, invited).await? else {
+        let Some(invited) = self.db.strings.find_user(&mut conn, invited).await? else {
             return Ok(());
         };
         let settings = self.ignored_users.find(invited);

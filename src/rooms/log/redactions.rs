@@ -225,7 +225,7 @@ async fn show_redaction(
     events::show_redaction(tx, &row.event_id, Some(position), all_counters).await?;
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     room_table::set_tip(tx, room.num, &extremities, tip.snapshot, position).await?;
-    let sender = tx.intern(redaction.sender.as_str()).await?;
+    let sender = tx.intern_user(redaction.sender.as_str()).await?;
     let shown = TimelineEvent {
         position,
         timeline: position,

@@ -9,7 +9,7 @@ use crate::{
     matrix::{NotificationCounters, Pdu, RelatesTo, ThreadPosition, rel_type},
     rooms::EventToSend,
     storage::{
-        ReadAccess, RoomNum, WriteTx,
+        ReadAccess, RoomNum, UserNum, WriteTx,
         rooms::{
             events::EventRow,
             relations::{self, NewRelation},
@@ -62,7 +62,7 @@ pub(crate) struct RelatingEvent {
     pub(crate) position: i64,
     pub(crate) timeline: i64,
     pub(crate) kind: i64,
-    pub(crate) sender: i64,
+    pub(crate) sender: UserNum,
 }
 
 /// Stores the relation of an event, and adds the event to its thread.
@@ -137,7 +137,7 @@ pub(crate) async fn check_relation(
         return Ok(());
     };
     let kind = tx.intern(&event.kind.to_string()).await?;
-    let sender = tx.intern(event.sender.as_str()).await?;
+    let sender = tx.intern_user(event.sender.as_str()).await?;
     if relations::has_annotation(tx, room, parent, (kind, sender), key).await? {
         return Err(Error::DuplicateAnnotation);
     }

@@ -18,9 +18,10 @@ use crate::{
         read::listing::{build_listing, is_directory_state},
     },
     storage::{
-        WriteTx,
+        UserNum, WriteTx,
         rooms::{
-            memberships, room_table,
+            memberships::{self, MembershipOfMany},
+            room_table,
             state_snapshots::{self, StateEntry},
         },
     },
@@ -48,7 +49,7 @@ impl RoomWrite<'_> {
         if event.pdu.member().is_some() {
             let member = MemberRecord {
                 room: self.room.num,
-                user: state_key,
+                user: UserNum::new(state_key),
                 since: numbers.position,
                 stored_at: numbers.stored_at,
                 pdu: &event.pdu,
@@ -130,7 +131,7 @@ impl RoomWrite<'_> {
             let Some(pdu) = tip.state.get(kind, key) else {
                 let absent = AbsentMember {
                     room,
-                    user: *user,
+                    user: UserNum::new(*user),
                     user_id: key,
                     since: place,
                 };
@@ -139,14 +140,18 @@ impl RoomWrite<'_> {
             };
             let member = MemberRecord {
                 room,
-                user: *user,
+                user: UserNum::new(*user),
                 since: place,
                 stored_at: stored_at.unwrap_or_default(),
                 pdu,
             };
             match member.remote_membership(log) {
                 Some(membership) => {
-                    remote_members.push((*user, membership.to_string(), member.stored_at));
+                    remote_members.push(MembershipOfMany {
+                        user: member.user,
+                        membership: membership.to_string(),
+                        event: member.stored_at,
+                    });
                     member.publish(log, self.tx, membership, None)?;
                 }
                 None => {

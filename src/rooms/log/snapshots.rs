@@ -95,9 +95,9 @@ pub(crate) async fn store_branch(
     let snapshot = tx.next_position();
     let end = state_snapshots::end_of_chain(tx, parent).await?;
     let chain = match end {
-        Some((chain, _, newest)) if newest == parent && chain != own_chain => chain,
-        Some((_, depth, _)) if depth < MAX_CHAIN_DEPTH => {
-            state_snapshots::insert_chain(tx, snapshot, Some(parent), depth + 1).await?;
+        Some(end) if end.newest == parent && end.id != own_chain => end.id,
+        Some(end) if end.depth < MAX_CHAIN_DEPTH => {
+            state_snapshots::insert_chain(tx, snapshot, Some(parent), end.depth + 1).await?;
             snapshot
         }
         _ => {
@@ -157,7 +157,7 @@ pub(crate) async fn find_positions(
     let mut found = HashMap::with_capacity(events.len());
     for chunk in events.chunks(IDS_PER_QUERY) {
         let rows = event_graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;
-        found.extend(rows.into_iter().map(|(id, position, _)| (id, position)));
+        found.extend(rows.into_iter().map(|row| (row.event_id, row.position)));
     }
     Ok(found)
 }

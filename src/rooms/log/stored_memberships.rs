@@ -12,7 +12,10 @@ use super::{EventLog, invite_expiry};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
-    storage::{JournalChange, Position, RoomNum, UserNum, WriteTx, rooms::memberships},
+    storage::{
+        JournalChange, Position, RoomNum, UserNum, WriteTx,
+        rooms::memberships::{self, NewMembership},
+    },
 };
 
 /// A member event that becomes the current one of its user.
@@ -80,14 +83,15 @@ pub(super) async fn store_membership(
         }
         _ => None,
     };
-    memberships::set(
-        tx,
-        (member.user, member.room),
-        membership.as_str(),
-        (member.since, Some(member.stored_at)),
-        stripped.as_deref(),
-    )
-    .await?;
+    let row = NewMembership {
+        user: member.user,
+        room: member.room,
+        membership: membership.as_str(),
+        position: member.since,
+        event: Some(member.stored_at),
+        stripped_state: stripped.as_deref(),
+    };
+    memberships::set(tx, row).await?;
     invite_expiry::store_expiry(log, tx, member.room, member.user, member.pdu).await?;
     member.publish(log, tx, membership, stripped)
 }
@@ -113,14 +117,15 @@ pub(super) async fn store_absence(
         return Ok(());
     };
     let membership = MembershipState::Leave;
-    memberships::set(
-        tx,
-        (absent.user, absent.room),
-        membership.as_str(),
-        (absent.since, None),
-        None,
-    )
-    .await?;
+    let row = NewMembership {
+        user: absent.user,
+        room: absent.room,
+        membership: membership.as_str(),
+        position: absent.since,
+        event: None,
+        stripped_state: None,
+    };
+    memberships::set(tx, row).await?;
     let change = JournalChange::Membership {
         user: absent.user,
         local: user_id.server_name() == log.key.server_name(),

@@ -263,6 +263,7 @@ impl<V: CachedValue> Drop for LoadGuard<'_, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::{DeviceNum, UserNum};
 
     #[derive(Default)]
     struct SeenPositions(Mutex<Vec<Position>>);
@@ -274,7 +275,10 @@ mod tests {
     }
 
     fn sample_change() -> JournalChange {
-        JournalChange::ToDevice { user: 1, device: 1 }
+        JournalChange::ToDevice {
+            user: UserNum::new(1),
+            device: DeviceNum::new(1),
+        }
     }
 
     #[tokio::test]

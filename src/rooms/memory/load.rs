@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     matrix::{self, NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
     storage::{
-        self, Db, Position, ReadAccess, Receipt, RoomNum,
+        self, Db, Position, ReadAccess, Receipt, RoomNum, UserNum,
         interned_strings::InternedStrings,
         rooms::{
             events::{self, EventRow},
@@ -136,7 +136,7 @@ async fn load_view(
         };
         count_server_member(&mut view.servers, user_id, 1, 0);
         if user_id.server_name() == server_name
-            && let Some(user) = strings.find_number(db, user_id.as_str()).await?
+            && let Some(user) = strings.find_user(db, user_id.as_str()).await?
         {
             view.local_members.insert(user, user_id.to_owned());
         }
@@ -152,8 +152,8 @@ async fn load_receipts(
     view: &mut RoomView,
 ) -> Result<()> {
     let rows = receipts::of_room(db, room).await?;
-    let users: Vec<i64> = rows.iter().map(|row| row.user_num).collect();
-    let users = strings.find_texts(db, &users).await?;
+    let users: Vec<UserNum> = rows.iter().map(|row| row.user_num).collect();
+    let users = strings.find_user_ids(db, &users).await?;
     for row in rows {
         let user_id = users
             .get(&row.user_num)

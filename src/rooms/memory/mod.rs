@@ -29,7 +29,7 @@ use crate::{
     storage::{
         Db, JournalChange, Position, RoomNum, UserNum,
         rooms::{memberships, room_deletion, room_table},
-        users::accounts,
+        users::accounts::{self, ErasedUserRow},
     },
 };
 
@@ -222,7 +222,7 @@ impl RoomMemory {
     pub async fn room_by_number(&self, num: RoomNum) -> Result<Arc<Room>> {
         self.inner
             .rooms
-            .get(num, || {
+            .get(num.as_i64(), || {
                 load::load_room(&self.inner.db, self.server_name(), num)
             })
             .await
@@ -237,18 +237,18 @@ impl RoomMemory {
     pub async fn rooms_of_user(&self, user: UserNum) -> Result<Arc<UserRooms>> {
         self.inner
             .users
-            .get(user, || UserRooms::load(&self.inner.db, user))
+            .get(user.as_i64(), || UserRooms::load(&self.inner.db, user))
             .await
     }
 
     /// Returns a room if it is in memory.
     pub fn peek_room(&self, room: RoomNum) -> Option<Arc<Room>> {
-        self.inner.rooms.peek(room)
+        self.inner.rooms.peek(room.as_i64())
     }
 
     /// Returns the rooms of a user if they are in memory.
     pub fn peek_user(&self, user: UserNum) -> Option<Arc<UserRooms>> {
-        self.inner.users.peek(user)
+        self.inner.users.peek(user.as_i64())
     }
 
     /// Returns the rooms of a user that changed after a position, according to the database.
@@ -269,7 +269,7 @@ impl RoomMemory {
         self.inner
             .db
             .strings
-            .find_number(&mut conn, user_id.as_str())
+            .find_user(&mut conn, user_id.as_str())
             .await
     }
 
@@ -279,7 +279,12 @@ impl RoomMemory {
             return Ok(Vec::new());
         }
         let mut conn = self.inner.db.read().await?;
-        let texts = self.inner.db.strings.find_texts(&mut conn, users).await?;
+        let texts = self
+            .inner
+            .db
+            .strings
+            .find_user_ids(&mut conn, users)
+            .await?;
         let user_ids = texts
             .values()
             .filter_map(|text| UserId::parse(&**text).ok());
@@ -334,7 +339,7 @@ impl RoomMemory {
 
     /// Drops a deleted room from memory. Code that still holds the room cannot store anything in it.
     pub(crate) fn forget_room(&self, room: RoomNum) {
-        if let Some(room) = self.inner.rooms.remove(room) {
+        if let Some(room) = self.inner.rooms.remove(room.as_i64()) {
             room.stale.store(true, Ordering::SeqCst);
         }
         self.inner
@@ -357,7 +362,12 @@ pub(crate) fn not_in_room(error: Error, room_id: &RoomId) -> Error {
 async fn load_erased_users(db: &Db) -> Result<ErasedUsers> {
     let mut conn = db.read().await?;
     let erased = accounts::erased_users(&mut conn).await?;
-    let typed = |(user_id, position)| Some((OwnedUserId::try_from(user_id).ok()?, position));
+    let typed = |row: ErasedUserRow| {
+        Some((
+            OwnedUserId::try_from(row.user_id).ok()?,
+            row.erased_position,
+        ))
+    };
     Ok(erased.into_iter().filter_map(typed).collect())
 }
 
@@ -370,12 +380,16 @@ impl RoomMemory {
                 sender,
                 event,
             } => {
-                self.inner.rooms.apply_change(*room, position, change);
-                self.inner.users.apply_change(*sender, position, change);
+                self.inner
+                    .rooms
+                    .apply_change(room.as_i64(), position, change);
+                self.inner
+                    .users
+                    .apply_change(sender.as_i64(), position, change);
                 for exception in event
                     .exceptions
                     .iter()
-                    .filter(|exception| exception.user != *sender)
+                    .filter(|exception| exception.user != sender.as_i64())
                 {
                     self.inner
                         .users
@@ -385,21 +399,29 @@ impl RoomMemory {
             JournalChange::Redacted { room, .. }
             | JournalChange::Receipt { room, .. }
             | JournalChange::Backfilled { room } => {
-                self.inner.rooms.apply_change(*room, position, change);
+                self.inner
+                    .rooms
+                    .apply_change(room.as_i64(), position, change);
             }
             JournalChange::Imported { room } => {
-                if let Some(room) = self.inner.rooms.remove(*room) {
+                if let Some(room) = self.inner.rooms.remove(room.as_i64()) {
                     room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
                 }
             }
             JournalChange::Membership { room, user, .. } => {
-                self.inner.rooms.apply_change(*room, position, change);
-                self.inner.users.apply_change(*user, position, change);
+                self.inner
+                    .rooms
+                    .apply_change(room.as_i64(), position, change);
+                self.inner
+                    .users
+                    .apply_change(user.as_i64(), position, change);
             }
             JournalChange::RoomDeleted { room } => self.forget_room(*room),
             JournalChange::ReadPosition { user, .. }
             | JournalChange::MembershipRemoved { user, .. } => {
-                self.inner.users.apply_change(*user, position, change);
+                self.inner
+                    .users
+                    .apply_change(user.as_i64(), position, change);
             }
             JournalChange::Erased { user_id } => {
                 let mut erased = self

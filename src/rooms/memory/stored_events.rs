@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     matrix::{EventVisibility, Pdu, StateMap, TimelineEvent, write_event_head},
     storage::{
-        ReadAccess,
+        DeviceNum, ReadAccess,
         rooms::{
             events::{self, EventRow},
             state_snapshots::{self, StateRow},
@@ -38,7 +38,7 @@ pub(crate) fn event_from_row(
         threaded_counters: row.threaded_counters(),
         thread: row.thread_position(),
         exceptions: Vec::new(),
-        device: row.device,
+        device: row.device.map(DeviceNum::as_i64),
         txn_id: row.txn_id,
         unattended: false,
         redacted_by: None,

@@ -54,17 +54,21 @@ impl UserRooms {
                 room.apply_reading(&ReadPosition::Thread(marker));
             }
         }
-        for (room, timeline, thread, notify, highlight) in
-            unread_counts::exceptions(&mut tx, user).await?
-        {
+        for row in unread_counts::exceptions(&mut tx, user).await? {
             let exception = CountException {
-                user,
-                timeline,
-                thread: thread.and_then(|root| OwnedEventId::try_from(root).ok()),
-                notify,
-                highlight,
+                user: user.as_i64(),
+                timeline: row.timeline,
+                thread: row
+                    .thread
+                    .and_then(|root| OwnedEventId::try_from(root).ok()),
+                notify: row.notify,
+                highlight: row.highlight,
             };
-            rooms.entry(room).or_default().exceptions.push(exception);
+            rooms
+                .entry(row.room)
+                .or_default()
+                .exceptions
+                .push(exception);
         }
         for room in rooms.values_mut() {
             room.drop_read_exceptions();
@@ -170,7 +174,7 @@ impl CachedValue for UserRooms {
                     event
                         .exceptions
                         .iter()
-                        .filter(|exception| exception.user == self.user)
+                        .filter(|exception| exception.user == self.user.as_i64())
                         .cloned(),
                 );
             }

@@ -192,12 +192,15 @@ impl RoomAccess {
                 ignore_settings: settings,
             });
         };
-        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user).await?;
+        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user.as_i64()).await?;
         let mut history = Vec::with_capacity(rows.len());
-        for (from, json) in rows {
-            let pdu = Pdu::parse(placeholder_event_id(), &json)?;
+        for row in rows {
+            let pdu = Pdu::parse(placeholder_event_id(), &row.json)?;
             if let Some(membership) = pdu.membership() {
-                history.push(MembershipPeriod { from, membership });
+                history.push(MembershipPeriod {
+                    from: row.timeline,
+                    membership,
+                });
             }
         }
         tracing::trace!(room_id = %room.room_id, %user_id, count = history.len(), "the membership history was read");
@@ -240,9 +243,9 @@ impl RoomAccess {
     ) -> Result<Option<Pdu>> {
         let mut conn = self.db.read().await?;
         let event = memberships::member_event(&mut conn, user, room).await?;
-        Ok(event.and_then(|(event_id, json)| {
-            let event_id = ruma::OwnedEventId::try_from(event_id).ok()?;
-            Pdu::parse(event_id, &json).ok()
+        Ok(event.and_then(|event| {
+            let event_id = ruma::OwnedEventId::try_from(event.event_id).ok()?;
+            Pdu::parse(event_id, &event.json).ok()
         }))
     }
 

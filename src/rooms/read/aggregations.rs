@@ -193,16 +193,18 @@ impl Relations {
         let strings = &self.db.strings;
         let rel_type = strings.find_number(&mut conn, rel_type::M_THREAD).await?;
         let rel_type = rel_type.unwrap_or_default();
-        let thread_of = (room.num, thread.root.as_str());
-        let replies = threads::replies(&mut conn, thread_of, rel_type, MAX_CHECKED_REPLIES).await?;
-        let senders: Vec<UserNum> = replies.iter().map(|(_, _, sender)| *sender).collect();
+        let root = thread.root.as_str();
+        let replies =
+            threads::replies(&mut conn, room.num, root, rel_type, MAX_CHECKED_REPLIES).await?;
+        let senders: Vec<UserNum> = replies.iter().map(|reply| reply.sender).collect();
         let ignored = self
             .find_ignored_senders(&mut conn, audience.user, &senders)
             .await?;
-        let mut visible = replies.into_iter().filter(|(place, visibility, sender)| {
-            audience.may_see_at(*visibility, *place) && !ignored.contains(sender)
+        let mut visible = replies.into_iter().filter(|reply| {
+            audience.may_see_at(reply.visibility, reply.timeline)
+                && !ignored.contains(&reply.sender)
         });
-        thread.latest = visible.next().map_or(0, |(place, _, _)| place);
+        thread.latest = visible.next().map_or(0, |reply| reply.timeline);
         thread.replies = match thread.latest {
             0 => 0,
             _ => 1 + i64::try_from(visible.count()).unwrap_or(0),
@@ -293,7 +295,7 @@ impl Relations {
         let Some(settings) = settings.filter(|settings| settings.ignores_anyone()) else {
             return Ok(HashSet::new());
         };
-        let texts = self.db.strings.find_texts(conn, senders).await?;
+        let texts = self.db.strings.find_user_ids(conn, senders).await?;
         let ignored = texts.into_iter().filter(|(_, text)| {
             let sender = <&UserId>::try_from(&**text);
             sender.is_ok_and(|sender| settings.ignores_user(sender))

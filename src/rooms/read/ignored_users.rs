@@ -137,11 +137,11 @@ mod tests {
         let settings = IgnoreSettingsByUser::default();
         let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
         let content = format!(r#"{{"ignored_users":{{"{alice}":{{}},"{bob}":{{}}}}}}"#);
-        settings.set_account_data(1, "m.ignored_user_list", &content);
+        settings.set_account_data(UserNum::new(1), "m.ignored_user_list", &content);
 
-        settings.stop_ignoring_self(1, alice.as_str());
+        settings.stop_ignoring_self(UserNum::new(1), alice.as_str());
 
-        let settings = settings.find(1).unwrap();
+        let settings = settings.find(UserNum::new(1)).unwrap();
         assert!(!settings.ignores_user(alice));
         assert!(settings.ignores_user(bob));
     }

@@ -222,7 +222,7 @@ impl EventSearch {
     ) -> Result<()> {
         let numbers: HashSet<i64> = found
             .iter()
-            .flat_map(|found| [found.kind, found.sender])
+            .flat_map(|found| [found.kind, found.sender.as_i64()])
             .collect();
         let numbers: Vec<i64> = numbers.into_iter().collect();
         let mut conn = self.db.read().await?;
@@ -233,7 +233,8 @@ impl EventSearch {
             settings.is_some_and(|settings| settings.ignores_user(sender))
         };
         found.retain(|found| {
-            let (Some(kind), Some(sender)) = (texts.get(&found.kind), texts.get(&found.sender))
+            let (Some(kind), Some(sender)) =
+                (texts.get(&found.kind), texts.get(&found.sender.as_i64()))
             else {
                 return false;
             };

@@ -156,12 +156,18 @@ impl StateReader {
         let mut conn = self.db.read().await?;
         let snapshot = room.view().snapshot;
         let keys = state_snapshots::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
-        let numbers: Vec<i64> = keys.iter().flat_map(|(kind, key)| [*kind, *key]).collect();
+        let numbers: Vec<i64> = keys
+            .iter()
+            .flat_map(|key| [key.kind, key.state_key])
+            .collect();
         let texts = self.db.strings.find_texts(&mut conn, &numbers).await?;
         let text = |number: i64| texts.get(&number).map(ToString::to_string);
         Ok(keys
             .into_iter()
-            .filter_map(|(kind, key)| Some((StateEventType::from(text(kind)?), text(key)?)))
+            .filter_map(|key| {
+                let kind = StateEventType::from(text(key.kind)?);
+                Some((kind, text(key.state_key)?))
+            })
             .collect())
     }
 }

@@ -6,7 +6,7 @@ use super::Timeline;
 use crate::{
     error::{Error, Result},
     rooms::{UserAccess, memory::room::Room},
-    storage::rooms::events,
+    storage::rooms::events::{self, TimeOrderPoint},
 };
 
 /// Events read in one query.
@@ -28,8 +28,14 @@ impl Timeline {
         dir: Direction,
     ) -> Result<(OwnedEventId, i64)> {
         let mut from = match dir {
-            Direction::Forward => (ts, i64::MIN),
-            Direction::Backward => (ts, i64::MAX),
+            Direction::Forward => TimeOrderPoint {
+                ts,
+                place: i64::MIN,
+            },
+            Direction::Backward => TimeOrderPoint {
+                ts,
+                place: i64::MAX,
+            },
         };
         let mut looked_at = 0;
         let none = || Error::not_found("you may see no event on that side of the timestamp");
@@ -45,19 +51,22 @@ impl Timeline {
                     }
                 }
             };
-            let Some((last, _, last_ts, _)) = rows.last() else {
+            let Some(last) = rows.last() else {
                 return Err(none());
             };
-            from = (*last_ts, *last);
+            from = TimeOrderPoint {
+                ts: last.origin_server_ts,
+                place: last.timeline,
+            };
             looked_at += rows.len();
             let visible = rows
                 .into_iter()
-                .find(|(place, visibility, ..)| access.may_see_at(*visibility, *place));
-            if let Some((_, _, ts, event_id)) = visible {
-                let event_id = OwnedEventId::try_from(event_id);
+                .find(|row| access.may_see_at(row.visibility, row.timeline));
+            if let Some(row) = visible {
+                let event_id = OwnedEventId::try_from(row.event_id);
                 let event_id =
                     event_id.map_err(|source| Error::internal("read an event id", source))?;
-                return Ok((event_id, ts));
+                return Ok((event_id, row.origin_server_ts));
             }
         }
         Err(none())

@@ -18,7 +18,7 @@ impl EventReceiver {
             let mut conn = self.db.read().await?;
             let rows =
                 event_graph::positions(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
-            known.extend(rows.into_iter().map(|(id, _, _)| id));
+            known.extend(rows.into_iter().map(|row| row.event_id));
         }
         let unknown = ids.iter().filter(|id| !known.contains(id.as_str()));
         Ok(unknown.cloned().collect())

@@ -266,18 +266,18 @@ impl FederationReader {
 
     /// Returns the other servers that share rooms with users of this server.
     pub async fn servers_sharing_rooms_with_us(&self) -> Result<BTreeSet<OwnedServerName>> {
-        let (mut servers, mut after) = (BTreeSet::new(), 0);
+        let (mut servers, mut after) = (BTreeSet::new(), UserNum::new(0));
         loop {
             let page = {
                 let mut conn = self.db.read().await?;
                 memberships::users_sharing_local_rooms(&mut conn, after, MEMBERS_PER_QUERY).await?
             };
-            let Some((last, _)) = page.last() else {
+            let Some(last) = page.last() else {
                 return Ok(servers);
             };
-            after = *last;
-            for (_, user_id) in &page {
-                if let Ok(user_id) = <&UserId>::try_from(user_id.as_str())
+            after = last.user_num;
+            for user in &page {
+                if let Ok(user_id) = <&UserId>::try_from(user.user_id.as_str())
                     && !self.memory.is_local(user_id)
                     && !servers.contains(user_id.server_name())
                 {

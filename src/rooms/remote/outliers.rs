@@ -11,7 +11,7 @@ use crate::{
     matrix::{self, KnownEvents, Pdu, VerifiedEvent},
     rooms::memory::room::Room,
     storage::{
-        RoomNum, WriteTx,
+        RoomNum, UserNum, WriteTx,
         rooms::{
             event_graph::{self, OutlierRow as Row},
             events::EventStatus,
@@ -227,7 +227,7 @@ async fn store_outlier_chunk(
             event_id: pdu.event_id.as_str(),
             kind: number(kind),
             state_key: pdu.state_key.as_deref().map(number),
-            sender: number(pdu.sender.as_str()),
+            sender: UserNum::new(number(pdu.sender.as_str())),
             status: outlier.status,
             origin_server_ts: pdu.origin_server_ts.0.into(),
             json: outlier.event.json(),

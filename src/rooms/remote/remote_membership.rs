@@ -181,7 +181,15 @@ impl RemoteMemberships {
             .as_ref()
             .and_then(|(pdu, _)| pdu.membership())
             .unwrap_or(MembershipState::Leave);
-        memberships::set(&mut tx, (user, num), gone.as_str(), (position, row), None).await?;
+        let new = memberships::NewMembership {
+            user,
+            room: num,
+            membership: gone.as_str(),
+            position,
+            event: row,
+            stripped_state: None,
+        };
+        memberships::set(&mut tx, new).await?;
         let change = JournalChange::Membership {
             user,
             user_id,
@@ -349,17 +357,18 @@ impl RemoteMemberships {
         shown.push(matrix::stripped_state_event(pdu));
         let stripped: Arc<str> = serde_json::to_string(&shown)?.into();
         let mut tx = self.db.write().await?;
-        let user = tx.intern(user_id.as_str()).await?;
+        let user = tx.intern_user(user_id.as_str()).await?;
         let position = tx.next_position();
         let row = store_outlier(&mut tx, num, pdu, &json).await?;
-        memberships::set(
-            &mut tx,
-            (user, num),
-            membership.as_str(),
-            (position, Some(row)),
-            Some(&stripped),
-        )
-        .await?;
+        let new = memberships::NewMembership {
+            user,
+            room: num,
+            membership: membership.as_str(),
+            position,
+            event: Some(row),
+            stripped_state: Some(&stripped),
+        };
+        memberships::set(&mut tx, new).await?;
         let change = JournalChange::Membership {
             user,
             user_id: user_id.to_owned(),
@@ -387,7 +396,7 @@ async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -
             Some(state_key) => Some(tx.intern(state_key).await?),
             None => None,
         },
-        sender: tx.intern(pdu.sender.as_str()).await?,
+        sender: tx.intern_user(pdu.sender.as_str()).await?,
         status: EventStatus::Accepted,
         origin_server_ts: pdu.origin_server_ts.0.into(),
         json,

@@ -21,7 +21,7 @@ use crate::{
     },
     storage::rooms::{
         event_graph::{self, EventNode},
-        events::{self, EventStatus},
+        events::{self, EventStatus, TimeOrderPoint},
     },
 };
 
@@ -272,31 +272,36 @@ impl FederationReader {
         ts: i64,
         dir: Direction,
     ) -> Result<(OwnedEventId, i64)> {
+        let place = match dir {
+            Direction::Forward => i64::MIN,
+            Direction::Backward => i64::MAX,
+        };
+        let from = TimeOrderPoint { ts, place };
         let rows = {
             let mut conn = self.db.read().await?;
             match dir {
                 Direction::Forward => {
-                    events::made_after(&mut conn, room.num, (ts, i64::MIN), MAX_TIME_CANDIDATES)
-                        .await?
+                    events::made_after(&mut conn, room.num, from, MAX_TIME_CANDIDATES).await?
                 }
                 Direction::Backward => {
-                    events::made_before(&mut conn, room.num, (ts, i64::MAX), MAX_TIME_CANDIDATES)
-                        .await?
+                    events::made_before(&mut conn, room.num, from, MAX_TIME_CANDIDATES).await?
                 }
             }
         };
         let mut states = HashMap::new();
-        for (_, _, ts, event_id) in rows {
+        for row in rows {
             let node = {
                 let mut conn = self.db.read().await?;
-                event_graph::find_nodes(&mut conn, [event_id]).await?.pop()
+                event_graph::find_nodes(&mut conn, [row.event_id])
+                    .await?
+                    .pop()
             };
             let Some(node) = node else { continue };
             let event_id = OwnedEventId::try_from(node.event_id.as_str());
             let event_id =
                 event_id.map_err(|source| Error::internal("read an event id", source))?;
             if self.may_see(room, origin, node, &mut states).await? {
-                return Ok((event_id, ts));
+                return Ok((event_id, row.origin_server_ts));
             }
         }
         Err(Error::not_found("there is no such event"))

@@ -99,7 +99,7 @@ impl TestServer {
         txn: Option<&str>,
     ) -> Result<OwnedEventId> {
         let transaction = txn.map(|txn_id| ClientTransaction {
-            device: 7,
+            device: crate::storage::DeviceNum::new(7),
             txn_id: txn_id.to_owned(),
         });
         let event = EventToSend {

@@ -128,7 +128,7 @@ impl RoomCreation {
             return Ok(false);
         }
         if let Some(alias) = alias {
-            let creator = tx.intern(create.creator.as_str()).await?;
+            let creator = tx.intern_user(create.creator.as_str()).await?;
             check_alias_count(&mut tx, creator).await?;
             if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
                 return Err(Error::refused(

@@ -282,7 +282,7 @@ impl DelayedEvents {
             let texts = self
                 .db
                 .strings
-                .find_texts(&mut conn, &[row.user_num])
+                .find_user_ids(&mut conn, &[row.user_num])
                 .await?;
             texts.get(&row.user_num).map(ToString::to_string)
         };

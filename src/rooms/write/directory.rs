@@ -20,7 +20,7 @@ use crate::{
     matrix,
     rooms::{EventToSend, memory::room::Room},
     storage::{
-        TextList, UserNum, WriteTx,
+        RoomNum, TextList, UserNum, WriteTx,
         rooms::{
             aliases,
             room_table::{self, DirectoryQuery, ListedRoom},
@@ -67,12 +67,12 @@ impl RoomDirectory {
     ///
     /// Returns [`Error::NotFound`] if there is no such alias.
     pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId> {
-        let room = {
+        let found = {
             let mut conn = self.db.read().await?;
             aliases::get(&mut conn, alias.as_str()).await?
         };
-        match room {
-            Some((room, _)) => self.memory.room_id(room).await,
+        match found {
+            Some(found) => self.memory.room_id(found.room).await,
             None => Err(Error::not_found(format!(
                 "there is no room with the alias {alias}"
             ))),
@@ -95,7 +95,7 @@ impl RoomDirectory {
             return Err(Error::forbidden("you are not in this room"));
         }
         let mut tx = self.db.write().await?;
-        let creator = tx.intern(creator.as_str()).await?;
+        let creator = tx.intern_user(creator.as_str()).await?;
         check_alias_count(&mut tx, creator).await?;
         if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
             return Err(Error::refused(
@@ -124,10 +124,10 @@ impl RoomDirectory {
             let mut conn = self.db.read().await?;
             aliases::get(&mut conn, alias.as_str()).await?
         };
-        let (room, creator) = found
+        let found = found
             .ok_or_else(|| Error::not_found(format!("there is no room with the alias {alias}")))?;
-        let room = self.memory.room_by_number(room).await?;
-        if creator != user && !is_admin && !may_set_canonical_alias(&room, user_id) {
+        let room = self.memory.room_by_number(found.room).await?;
+        if found.creator != user && !is_admin && !may_set_canonical_alias(&room, user_id) {
             return Err(Error::forbidden("you may not remove this alias"));
         }
         let mut tx = self.db.write().await?;
@@ -301,7 +301,7 @@ fn may_set_canonical_alias(room: &Room, user_id: &UserId) -> bool {
 /// A position in the order of the directory, from which a page begins.
 struct DirectoryPosition {
     members: i64,
-    num: i64,
+    num: RoomNum,
     is_backwards: bool,
 }
 
@@ -317,7 +317,7 @@ impl DirectoryPosition {
     /// Returns the position directly before a room, for the page before it.
     fn before_room(room: &ListedRoom) -> Self {
         Self {
-            num: room.num - 1,
+            num: RoomNum::new(room.num.as_i64() - 1),
             ..Self::from_room(room, true)
         }
     }
@@ -395,7 +395,7 @@ mod tests {
     #[tokio::test]
     async fn a_user_makes_a_bounded_number_of_aliases() {
         let test = TestDb::new().await;
-        let (alice, bob) = (1, 2);
+        let (alice, bob) = (UserNum::new(1), UserNum::new(2));
         let mut tx = test.db.write().await.unwrap();
         tx.query(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)

@@ -134,7 +134,7 @@ impl InviteLinks {
         let mut rows = invite_links::of_room(&mut conn, room.num, now).await?;
         rows.retain(|link| sees_all || link.creator == user);
         let creators: Vec<UserNum> = rows.iter().map(|link| link.creator).collect();
-        let creators = self.db.strings.find_texts(&mut conn, &creators).await?;
+        let creators = self.db.strings.find_user_ids(&mut conn, &creators).await?;
         let links = rows.into_iter().filter_map(|row| {
             let creator = creators.get(&row.creator)?;
             Some(InviteLink {
@@ -184,7 +184,7 @@ impl InviteLinks {
         let mut conn = self.db.read().await?;
         let row = invite_links::find(&mut conn, token, now).await?;
         let row = row.ok_or_else(unknown_link)?;
-        let creator = self.db.strings.text_of(&mut conn, row.creator).await?;
+        let creator = self.db.strings.user_id(&mut conn, row.creator).await?;
         drop(conn);
         let creator = OwnedUserId::try_from(&*creator)
             .map_err(|source| Error::internal("read the creator of a link", source))?;

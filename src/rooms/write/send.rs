@@ -23,7 +23,7 @@ use crate::{
             stored_events::pdu_by_id,
         },
     },
-    storage::{ReadAccess, WriteIntent, WriteTx, rooms::events},
+    storage::{ReadAccess, RoomNum, WriteIntent, WriteTx, rooms::events},
 };
 
 /// The number of attempts to build an event. A new attempt is needed if a lost batch invalidated the room's tip, or if
@@ -82,7 +82,7 @@ impl EventSender {
         self.answer_repeat_or_refuse(&room, event, no_body).await
     }
 
-    pub(crate) async fn send_now(&self, num: i64, event: EventToSend) -> Result<OwnedEventId> {
+    pub(crate) async fn send_now(&self, num: RoomNum, event: EventToSend) -> Result<OwnedEventId> {
         self.send_with_occasion(num, event, SendOccasion::Request)
             .await
     }
@@ -90,7 +90,7 @@ impl EventSender {
     /// Sends an event like [`Rooms::send_now`], for a reason that decides whether the event is still needed.
     pub(crate) async fn send_with_occasion(
         &self,
-        num: i64,
+        num: RoomNum,
         event: EventToSend,
         occasion: SendOccasion,
     ) -> Result<OwnedEventId> {

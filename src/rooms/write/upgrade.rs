@@ -33,7 +33,10 @@ use crate::{
         log::{accepted_event::AcceptedEvent, append::append, release_write},
         memory::room::{Room, RoomTip},
     },
-    storage::rooms::{aliases, room_table},
+    storage::{
+        RoomNum,
+        rooms::{aliases, room_table},
+    },
 };
 
 /// The power level that a user needs to send messages and to invite in a room that was replaced.
@@ -85,7 +88,7 @@ impl RoomCreation {
     /// Replaces a room, unless another request replaced it since `known`, the tombstone at the start of this request.
     async fn upgrade_room_now(
         &self,
-        num: i64,
+        num: RoomNum,
         upgrade: &RoomUpgrade,
         known: Option<&Pdu>,
     ) -> Result<OwnedRoomId> {

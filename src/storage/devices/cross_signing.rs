@@ -156,7 +156,7 @@ mod tests {
 
     fn key(usage: &str, public_key: &str) -> CrossSigningKeyRow {
         CrossSigningKeyRow {
-            user_num: 1,
+            user_num: UserNum::new(1),
             usage: usage.to_owned(),
             public_key: public_key.to_owned(),
             key: "{}".to_owned(),
@@ -179,24 +179,37 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         set_key(&mut tx, &key("master", "M")).await.unwrap();
         set_key(&mut tx, &key("user_signing", "U")).await.unwrap();
+        let [one, two, three] = [1, 2, 3].map(UserNum::new);
         for row in [
-            signature(1, "M", 1, "DEVICE"),
-            signature(1, "M", 2, "X"),
-            signature(3, "Y", 1, "U"),
+            signature(one, "M", one, "DEVICE"),
+            signature(one, "M", two, "X"),
+            signature(three, "Y", one, "U"),
         ] {
             set_signature(&mut tx, &row).await.unwrap();
             set_signature(&mut tx, &row).await.unwrap();
         }
 
-        let seen =
-            async |tx: &mut WriteTx, viewer| signatures(tx, &[1, 3], viewer).await.unwrap().len();
-        assert_eq!(seen(&mut tx, 1).await, 2);
-        assert_eq!(seen(&mut tx, 2).await, 2);
-        assert_eq!(seen(&mut tx, 4).await, 1);
-        remove_key(&mut tx, 1, "user_signing", "U").await.unwrap();
-        assert_eq!(seen(&mut tx, 1).await, 1);
-        assert_eq!(keys_of_users(&mut tx, &[1]).await.unwrap().len(), 1);
-        assert_eq!(remove_all(&mut tx, 1).await.unwrap(), 1);
-        assert_eq!(seen(&mut tx, 2).await, 0);
+        let seen = async |tx: &mut WriteTx, viewer| {
+            signatures(tx, &[UserNum::new(1), UserNum::new(3)], viewer)
+                .await
+                .unwrap()
+                .len()
+        };
+        assert_eq!(seen(&mut tx, UserNum::new(1)).await, 2);
+        assert_eq!(seen(&mut tx, UserNum::new(2)).await, 2);
+        assert_eq!(seen(&mut tx, UserNum::new(4)).await, 1);
+        remove_key(&mut tx, UserNum::new(1), "user_signing", "U")
+            .await
+            .unwrap();
+        assert_eq!(seen(&mut tx, UserNum::new(1)).await, 1);
+        assert_eq!(
+            keys_of_users(&mut tx, &[UserNum::new(1)])
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
+        assert_eq!(remove_all(&mut tx, UserNum::new(1)).await.unwrap(), 1);
+        assert_eq!(seen(&mut tx, UserNum::new(2)).await, 0);
     }
 }

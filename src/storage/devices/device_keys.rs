@@ -76,19 +76,28 @@ mod tests {
     async fn keys_are_replaced_and_go_with_their_device() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", Some("Phone".into()), 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", Some("Phone".into()), 1)
             .await
             .unwrap();
 
-        set(&mut tx, 1, device, "{}").await.unwrap();
-        set(&mut tx, 1, device, r#"{"a":1}"#).await.unwrap();
+        set(&mut tx, UserNum::new(1), device, "{}").await.unwrap();
+        set(&mut tx, UserNum::new(1), device, r#"{"a":1}"#)
+            .await
+            .unwrap();
 
-        let rows = of_users(&mut tx, &[1, 2]).await.unwrap();
+        let rows = of_users(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+            .await
+            .unwrap();
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].keys, r#"{"a":1}"#);
         assert_eq!(rows[0].display_name.as_deref(), Some("Phone"));
-        assert_eq!(ids_with_keys(&mut tx, &[device, 99]).await.unwrap(), ["A"]);
-        device_table::delete(&mut tx, 1, vec![device])
+        assert_eq!(
+            ids_with_keys(&mut tx, &[device, DeviceNum::new(99)])
+                .await
+                .unwrap(),
+            ["A"]
+        );
+        device_table::delete(&mut tx, UserNum::new(1), vec![device])
             .await
             .unwrap();
         assert_eq!(get(&mut tx, device).await.unwrap(), None);

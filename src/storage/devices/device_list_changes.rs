@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The watcher of a change that concerns everyone who shares a room with the user.
-const ALL_WATCHERS: UserNum = 0;
+const ALL_WATCHERS: UserNum = UserNum::new(0);
 /// A placeholder for the device id in a change of a user's cross-signing keys.
 pub const CROSS_SIGNING_DEVICE_ID: &str = "";
 
@@ -169,54 +169,73 @@ pub async fn users_changed_between(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{rooms::memberships, testing::TestDb};
+    use crate::storage::{RoomNum, rooms::memberships, testing::TestDb};
 
     #[tokio::test]
     async fn changes_concern_users_who_share_a_room_or_signed() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (user, membership) in [(1, "join"), (2, "join"), (3, "leave")] {
-            memberships::set(&mut tx, (user, 7), membership, (1, None), None)
-                .await
-                .unwrap();
+            let new = memberships::NewMembership {
+                user: UserNum::new(user),
+                room: RoomNum::new(7),
+                membership,
+                position: 1,
+                event: None,
+                stripped_state: None,
+            };
+            memberships::set(&mut tx, new).await.unwrap();
         }
-        let first = record_change(&mut tx, 1, None).await.unwrap();
-        let second = record_change(&mut tx, 2, None).await.unwrap();
-        let third = record_change(&mut tx, 3, Some(1)).await.unwrap();
+        let first = record_change(&mut tx, UserNum::new(1), None).await.unwrap();
+        let second = record_change(&mut tx, UserNum::new(2), None).await.unwrap();
+        let third = record_change(&mut tx, UserNum::new(3), Some(UserNum::new(1)))
+            .await
+            .unwrap();
 
         assert_eq!(
-            users_changed_between(&mut tx, 1, 0, third).await.unwrap(),
-            [1, 2, 3]
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, 1, 0, second).await.unwrap(),
-            [1, 2]
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, 1, 0, first).await.unwrap(),
-            [1]
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, 2, 0, third).await.unwrap(),
-            [1, 2]
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, 2, first, third)
+            users_changed_between(&mut tx, UserNum::new(1), 0, third)
                 .await
                 .unwrap(),
-            [2]
+            [1, 2, 3].map(UserNum::new)
         );
-        let after_all = users_changed_between(&mut tx, 2, second, third)
+        assert_eq!(
+            users_changed_between(&mut tx, UserNum::new(1), 0, second)
+                .await
+                .unwrap(),
+            [1, 2].map(UserNum::new)
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, UserNum::new(1), 0, first)
+                .await
+                .unwrap(),
+            [1].map(UserNum::new)
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, UserNum::new(2), 0, third)
+                .await
+                .unwrap(),
+            [1, 2].map(UserNum::new)
+        );
+        assert_eq!(
+            users_changed_between(&mut tx, UserNum::new(2), first, third)
+                .await
+                .unwrap(),
+            [2].map(UserNum::new)
+        );
+        let after_all = users_changed_between(&mut tx, UserNum::new(2), second, third)
             .await
             .unwrap();
         assert!(after_all.is_empty());
         assert!(
-            users_changed_between(&mut tx, 3, 0, third)
+            users_changed_between(&mut tx, UserNum::new(3), 0, third)
                 .await
                 .unwrap()
                 .is_empty()
         );
-        assert_eq!(users_changed_after(&mut tx, first).await.unwrap(), [2]);
+        assert_eq!(
+            users_changed_after(&mut tx, first).await.unwrap(),
+            [UserNum::new(2)]
+        );
     }
 
     #[tokio::test]
@@ -224,25 +243,37 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        record_device_changes(&mut tx, 1, &["A", "B"])
+        record_device_changes(&mut tx, UserNum::new(1), &["A", "B"])
             .await
             .unwrap();
-        record_device_changes(&mut tx, 1, &[CROSS_SIGNING_DEVICE_ID])
+        record_device_changes(&mut tx, UserNum::new(1), &[CROSS_SIGNING_DEVICE_ID])
             .await
             .unwrap();
 
-        let all = devices_changed_after(&mut tx, 1, 0, 9).await.unwrap();
+        let all = devices_changed_after(&mut tx, UserNum::new(1), 0, 9)
+            .await
+            .unwrap();
         let ids: Vec<&str> = all.iter().map(|(id, _)| &**id).collect();
         assert_eq!(ids, ["A", "B", CROSS_SIGNING_DEVICE_ID]);
-        let last = last_device_change(&mut tx, 1).await.unwrap();
+        let last = last_device_change(&mut tx, UserNum::new(1)).await.unwrap();
         assert_eq!(last, Some(all[1].1), "that of the list of devices");
-        let newest = last_device_or_key_change(&mut tx, 1).await.unwrap();
+        let newest = last_device_or_key_change(&mut tx, UserNum::new(1))
+            .await
+            .unwrap();
         assert_eq!(newest, Some(all[2].1));
-        let newer = devices_changed_after(&mut tx, 1, all[0].1, 1)
+        let newer = devices_changed_after(&mut tx, UserNum::new(1), all[0].1, 1)
             .await
             .unwrap();
         assert_eq!(newer, all[1..2]);
-        assert_eq!(last_device_change(&mut tx, 2).await.unwrap(), None);
-        assert_eq!(last_device_or_key_change(&mut tx, 2).await.unwrap(), None);
+        assert_eq!(
+            last_device_change(&mut tx, UserNum::new(2)).await.unwrap(),
+            None
+        );
+        assert_eq!(
+            last_device_or_key_change(&mut tx, UserNum::new(2))
+                .await
+                .unwrap(),
+            None
+        );
     }
 }

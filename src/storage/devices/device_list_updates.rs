@@ -128,27 +128,35 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        let first = queue_updates(&mut tx, &[("a", 1), ("b", 1)], 5)
-            .await
-            .unwrap();
+        let first = queue_updates(
+            &mut tx,
+            &[("a", UserNum::new(1)), ("b", UserNum::new(1))],
+            5,
+        )
+        .await
+        .unwrap();
         assert_eq!(first, ["a", "b"]);
         let row = queued_updates(&mut tx, "a", 9).await.unwrap()[0];
         assert_eq!((row.changed, row.told), (5, NOTHING_SENT));
-        set_sent_position(&mut tx, "a", 1, (5, 0)).await.unwrap();
+        set_sent_position(&mut tx, "a", UserNum::new(1), (5, 0))
+            .await
+            .unwrap();
         assert!(queued_updates(&mut tx, "a", 9).await.unwrap().is_empty());
         assert!(
-            queue_updates(&mut tx, &[("a", 1)], 6)
+            queue_updates(&mut tx, &[("a", UserNum::new(1))], 6)
                 .await
                 .unwrap()
                 .is_empty()
         );
 
         tx.reserve_positions(20);
-        device_list_changes::record_device_changes(&mut tx, 1, &["A"])
+        device_list_changes::record_device_changes(&mut tx, UserNum::new(1), &["A"])
             .await
             .unwrap();
         let changed = tx.next_position();
-        let again = queue_updates(&mut tx, &[("a", 1)], changed).await.unwrap();
+        let again = queue_updates(&mut tx, &[("a", UserNum::new(1))], changed)
+            .await
+            .unwrap();
 
         assert_eq!(again, ["a"]);
         assert_eq!(queued_updates(&mut tx, "a", 9).await.unwrap()[0].told, 5);

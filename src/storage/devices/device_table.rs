@@ -41,11 +41,16 @@ pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<Devi
     .await
 }
 
-/// Returns the devices of several users: number, user and id.
-pub async fn of_users(
-    db: &mut impl ReadAccess,
-    users: &[UserNum],
-) -> Result<Vec<(DeviceNum, UserNum, String)>> {
+/// A device with its numbers and its id.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct NumberedDevice {
+    pub num: DeviceNum,
+    pub user_num: UserNum,
+    pub device_id: String,
+}
+
+/// Returns the devices of several users.
+pub async fn of_users(db: &mut impl ReadAccess, users: &[UserNum]) -> Result<Vec<NumberedDevice>> {
     db.query(
         "SELECT num, user_num, device_id
          FROM devices
@@ -273,38 +278,63 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         let name = |name: &str| Some(name.to_owned());
 
-        let first = upsert(&mut tx, 1, "PHONE", name("Phone"), 1).await.unwrap();
-        let again = upsert(&mut tx, 1, "PHONE", name("Other"), 2).await.unwrap();
-        let others = upsert(&mut tx, 2, "PHONE", None, 3).await.unwrap();
+        let first = upsert(&mut tx, UserNum::new(1), "PHONE", name("Phone"), 1)
+            .await
+            .unwrap();
+        let again = upsert(&mut tx, UserNum::new(1), "PHONE", name("Other"), 2)
+            .await
+            .unwrap();
+        let others = upsert(&mut tx, UserNum::new(2), "PHONE", None, 3)
+            .await
+            .unwrap();
 
         assert_eq!(first, again);
         assert_ne!(first, others);
-        let device = find(&mut tx, 1, "PHONE").await.unwrap().unwrap();
+        let device = find(&mut tx, UserNum::new(1), "PHONE")
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(device.display_name.as_deref(), Some("Phone"));
         assert_eq!(device.last_seen_ts, 2);
         assert_eq!(get(&mut tx, first).await.unwrap(), Some(device));
-        assert_eq!(of_users(&mut tx, &[1, 2]).await.unwrap().len(), 2);
+        assert_eq!(
+            of_users(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+                .await
+                .unwrap()
+                .len(),
+            2
+        );
     }
 
     #[tokio::test]
     async fn devices_are_renamed_seen_and_deleted() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let num = upsert(&mut tx, 1, "A", None, 1).await.unwrap();
-        upsert(&mut tx, 1, "B", None, 1).await.unwrap();
+        let num = upsert(&mut tx, UserNum::new(1), "A", None, 1)
+            .await
+            .unwrap();
+        upsert(&mut tx, UserNum::new(1), "B", None, 1)
+            .await
+            .unwrap();
 
-        assert!(rename(&mut tx, 1, "A", Some("Desk".into())).await.unwrap());
-        assert!(!rename(&mut tx, 2, "A", None).await.unwrap());
+        assert!(
+            rename(&mut tx, UserNum::new(1), "A", Some("Desk".into()))
+                .await
+                .unwrap()
+        );
+        assert!(!rename(&mut tx, UserNum::new(2), "A", None).await.unwrap());
         set_last_seen(&mut tx, num, 9, Some("::1".into()))
             .await
             .unwrap();
-        let device = find(&mut tx, 1, "A").await.unwrap().unwrap();
+        let device = find(&mut tx, UserNum::new(1), "A").await.unwrap().unwrap();
         assert_eq!(device.display_name.as_deref(), Some("Desk"));
         assert_eq!(device.last_seen_ip.as_deref(), Some("::1"));
 
-        let found = find_all(&mut tx, 1, &["A", "C"]).await.unwrap();
+        let found = find_all(&mut tx, UserNum::new(1), &["A", "C"])
+            .await
+            .unwrap();
         assert_eq!(found, [num]);
-        delete(&mut tx, 1, found).await.unwrap();
-        assert_eq!(of_user(&mut tx, 1).await.unwrap().len(), 1);
+        delete(&mut tx, UserNum::new(1), found).await.unwrap();
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap().len(), 1);
     }
 }

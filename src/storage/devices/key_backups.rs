@@ -330,13 +330,19 @@ mod tests {
     async fn keys_are_found_by_room_and_session() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        insert(&mut tx, 1, 1, "a", "{}").await.unwrap();
+        insert(&mut tx, UserNum::new(1), 1, "a", "{}")
+            .await
+            .unwrap();
         let stored = [key("!a", "s", 1), key("!a", "t", 2), key("!b", "s", 3)];
-        set_keys(&mut tx, 1, 1, &stored).await.unwrap();
-        set_keys(&mut tx, 1, 1, &[key("!b", "s", 2)]).await.unwrap();
+        set_keys(&mut tx, UserNum::new(1), 1, &stored)
+            .await
+            .unwrap();
+        set_keys(&mut tx, UserNum::new(1), 1, &[key("!b", "s", 2)])
+            .await
+            .unwrap();
 
         let found = async |tx: &mut WriteTx, part: BackupKeySelection<'_>| {
-            keys(tx, 1, 1, part).await.unwrap().len()
+            keys(tx, UserNum::new(1), 1, part).await.unwrap().len()
         };
         assert_eq!(found(&mut tx, BackupKeySelection::All).await, 3);
         assert_eq!(found(&mut tx, BackupKeySelection::Room("!a")).await, 2);
@@ -344,15 +350,15 @@ mod tests {
             found(&mut tx, BackupKeySelection::Session("!a", "t")).await,
             1
         );
-        let both = keys_of_sessions(&mut tx, 1, 1, (&["!a", "!b"], &["s"]))
+        let both = keys_of_sessions(&mut tx, UserNum::new(1), 1, (&["!a", "!b"], &["s"]))
             .await
             .unwrap();
         assert_eq!(both.len(), 2);
-        let deleted = delete_keys(&mut tx, 1, 1, BackupKeySelection::Room("!a"))
+        let deleted = delete_keys(&mut tx, UserNum::new(1), 1, BackupKeySelection::Room("!a"))
             .await
             .unwrap();
         assert_eq!(deleted, 2);
-        remove_all(&mut tx, 1).await.unwrap();
+        remove_all(&mut tx, UserNum::new(1)).await.unwrap();
         assert_eq!(found(&mut tx, BackupKeySelection::All).await, 0);
     }
 
@@ -361,20 +367,35 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for version in 1..=4 {
-            insert(&mut tx, 1, version, "a", "{}").await.unwrap();
+            insert(&mut tx, UserNum::new(1), version, "a", "{}")
+                .await
+                .unwrap();
         }
-        set_auth_data(&mut tx, 1, 3, "{\"b\":1}").await.unwrap();
-        set_counts(&mut tx, 1, 3, (5, 6)).await.unwrap();
+        set_auth_data(&mut tx, UserNum::new(1), 3, "{\"b\":1}")
+            .await
+            .unwrap();
+        set_counts(&mut tx, UserNum::new(1), 3, (5, 6))
+            .await
+            .unwrap();
 
         for version in [1, 4] {
-            delete(&mut tx, 1, version, 2).await.unwrap();
+            delete(&mut tx, UserNum::new(1), version, 2).await.unwrap();
         }
 
-        assert_eq!(get(&mut tx, 1, 1).await.unwrap(), None);
-        assert!(get(&mut tx, 1, 4).await.unwrap().unwrap().deleted);
-        let latest = latest(&mut tx, 1).await.unwrap().unwrap();
+        assert_eq!(get(&mut tx, UserNum::new(1), 1).await.unwrap(), None);
+        assert!(
+            get(&mut tx, UserNum::new(1), 4)
+                .await
+                .unwrap()
+                .unwrap()
+                .deleted
+        );
+        let latest = latest(&mut tx, UserNum::new(1)).await.unwrap().unwrap();
         assert_eq!((latest.version, latest.etag, latest.key_count), (3, 5, 6));
-        assert_eq!(newest_version(&mut tx, 1).await.unwrap(), Some(4));
-        assert_eq!(count(&mut tx, 1).await.unwrap(), 2);
+        assert_eq!(
+            newest_version(&mut tx, UserNum::new(1)).await.unwrap(),
+            Some(4)
+        );
+        assert_eq!(count(&mut tx, UserNum::new(1)).await.unwrap(), 2);
     }
 }

@@ -205,7 +205,7 @@ pub async fn counts(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{devices::device_table, testing::TestDb};
+    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
 
     fn key<'a>(key_id: &'a str, key: &'a str) -> KeyRow<'a> {
         KeyRow {
@@ -224,7 +224,7 @@ mod tests {
     async fn keys_are_claimed_once_in_the_order_of_upload() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
         let keys = [(8, key("z", "1")), (9, key("b", "2"))];
@@ -266,7 +266,7 @@ mod tests {
     async fn a_fallback_key_is_claimed_repeatedly() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
 
@@ -276,7 +276,9 @@ mod tests {
             ["a"]
         );
         for _ in 0..2 {
-            let used = claim_fallback(&mut tx, &[device, 99], "a").await.unwrap();
+            let used = claim_fallback(&mut tx, &[device, DeviceNum::new(99)], "a")
+                .await
+                .unwrap();
             assert_eq!(used, [(device, "f".to_owned(), "1".to_owned())]);
         }
         assert!(

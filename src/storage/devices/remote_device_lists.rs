@@ -4,7 +4,10 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list, values_clause},
+    storage::{
+        ReadAccess, RoomNum, UserNum, WriteTx, interned_strings::NumberedUser, number_list,
+        text_list, values_clause,
+    },
 };
 
 /// The number of rows that one statement inserts.
@@ -90,14 +93,14 @@ pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<(i64
     Ok(extent.unwrap_or_default())
 }
 
-/// Returns some of the users whose lists must be queried, after a user number: number and user id.
+/// Returns some of the users whose lists must be queried, after a user number.
 pub async fn users_to_query(
     db: &mut impl ReadAccess,
     after: UserNum,
     limit: i64,
-) -> Result<Vec<(UserNum, String)>> {
+) -> Result<Vec<NumberedUser>> {
     db.query(
-        "SELECT l.user_num, s.text
+        "SELECT l.user_num, s.text AS user_id
          FROM remote_device_lists l
          JOIN strings s ON s.num = l.user_num
          WHERE NOT l.is_fresh AND l.user_num > $1
@@ -271,7 +274,7 @@ mod tests {
 
     fn device(device_id: &str) -> RemoteDeviceRow {
         RemoteDeviceRow {
-            user_num: 1,
+            user_num: UserNum::new(1),
             device_id: device_id.to_owned(),
             keys: "{}".to_owned(),
             display_name: None,
@@ -284,35 +287,60 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         let (a, b) = (device("A"), device("B"));
 
-        set_list(&mut tx, &list_of(1, true)).await.unwrap();
-        replace_devices(&mut tx, 1, std::slice::from_ref(&a))
+        set_list(&mut tx, &list_of(UserNum::new(1), true))
             .await
             .unwrap();
-        replace_devices(&mut tx, 1, std::slice::from_ref(&b))
+        replace_devices(&mut tx, UserNum::new(1), std::slice::from_ref(&a))
+            .await
+            .unwrap();
+        replace_devices(&mut tx, UserNum::new(1), std::slice::from_ref(&b))
             .await
             .unwrap();
         set_device(&mut tx, &a).await.unwrap();
-        let both = devices(&mut tx, &[1]).await.unwrap();
+        let both = devices(&mut tx, &[UserNum::new(1)]).await.unwrap();
         assert!(both.len() == 2 && both.contains(&a) && both.contains(&b));
-        let named = devices_with_ids(&mut tx, 1, &["B", "C"]).await.unwrap();
+        let named = devices_with_ids(&mut tx, UserNum::new(1), &["B", "C"])
+            .await
+            .unwrap();
         assert_eq!(named, [b]);
-        assert_eq!(stored_size(&mut tx, 1).await.unwrap(), (2, 4));
-        assert_eq!(stored_size(&mut tx, 2).await.unwrap(), (0, 0));
-        remove_device(&mut tx, 1, "B").await.unwrap();
-        assert_eq!(devices(&mut tx, &[1]).await.unwrap(), [a]);
-        mark_queried(&mut tx, &[1]).await.unwrap();
+        assert_eq!(stored_size(&mut tx, UserNum::new(1)).await.unwrap(), (2, 4));
+        assert_eq!(stored_size(&mut tx, UserNum::new(2)).await.unwrap(), (0, 0));
+        remove_device(&mut tx, UserNum::new(1), "B").await.unwrap();
+        assert_eq!(devices(&mut tx, &[UserNum::new(1)]).await.unwrap(), [a]);
+        mark_queried(&mut tx, &[UserNum::new(1)]).await.unwrap();
         let asked = RemoteDeviceListRow {
             is_told: false,
-            ..list_of(1, true)
+            ..list_of(UserNum::new(1), true)
         };
-        assert_eq!(lists(&mut tx, &[1, 2]).await.unwrap(), [asked]);
+        assert_eq!(
+            lists(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+                .await
+                .unwrap(),
+            [asked]
+        );
 
-        track_users(&mut tx, &[1, 2]).await.unwrap();
-        let both = lists(&mut tx, &[1, 2]).await.unwrap();
+        track_users(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+            .await
+            .unwrap();
+        let both = lists(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+            .await
+            .unwrap();
         assert_eq!(both.iter().filter(|list| list.is_fresh).count(), 1);
-        untrack_users(&mut tx, &[1, 2]).await.unwrap();
-        assert!(lists(&mut tx, &[1, 2]).await.unwrap().is_empty());
-        assert!(devices(&mut tx, &[1]).await.unwrap().is_empty());
+        untrack_users(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+            .await
+            .unwrap();
+        assert!(
+            lists(&mut tx, &[UserNum::new(1), UserNum::new(2)])
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            devices(&mut tx, &[UserNum::new(1)])
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[tokio::test]
@@ -321,7 +349,7 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         let mut users = Vec::new();
         for name in ["@alice:here", "@bob:there", "@carol:there", "@dave:there"] {
-            users.push(tx.intern(name).await.unwrap());
+            users.push(tx.intern_user(name).await.unwrap());
         }
         let account = Account {
             user_num: users[0],
@@ -336,16 +364,26 @@ mod tests {
         };
         accounts::insert(&mut tx, &account).await.unwrap();
         for (user, room) in [(0, 7), (1, 7), (2, 8)] {
-            memberships::set(&mut tx, (users[user], room), "join", (1, None), None)
-                .await
-                .unwrap();
+            let new = memberships::NewMembership {
+                user: users[user],
+                room: RoomNum::new(room),
+                membership: "join",
+                position: 1,
+                event: None,
+                stripped_state: None,
+            };
+            memberships::set(&mut tx, new).await.unwrap();
         }
         for user in &users[1..] {
             set_list(&mut tx, &list_of(*user, false)).await.unwrap();
         }
         let found = users_to_query(&mut tx, users[1], 10).await.unwrap();
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0], (users[2], "@carol:there".to_owned()));
+        let carol = NumberedUser {
+            user_num: users[2],
+            user_id: "@carol:there".to_owned(),
+        };
+        assert_eq!(found[0], carol);
 
         assert_eq!(
             untrack_users_without_shared_rooms(&mut tx).await.unwrap(),
@@ -353,7 +391,7 @@ mod tests {
         );
         let left = lists(&mut tx, &users).await.unwrap();
         assert_eq!(left, [list_of(users[1], false)]);
-        untrack_members(&mut tx, 7).await.unwrap();
+        untrack_members(&mut tx, RoomNum::new(7)).await.unwrap();
         assert!(lists(&mut tx, &users).await.unwrap().is_empty());
     }
 }

@@ -125,13 +125,13 @@ pub async fn delete_transactions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{devices::device_table, testing::TestDb};
+    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
 
     #[tokio::test]
     async fn messages_are_kept_in_order_until_they_are_deleted() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
         let messages: Vec<_> = (1..=100)
@@ -152,10 +152,10 @@ mod tests {
     async fn a_transaction_id_is_used_once_by_device_and_endpoint() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let a = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let a = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
-        let b = device_table::upsert(&mut tx, 1, "B", None, 1)
+        let b = device_table::upsert(&mut tx, UserNum::new(1), "B", None, 1)
             .await
             .unwrap();
 

@@ -6,14 +6,8 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, events::room::member::MembershipState,
 };
 
+use super::numbers::{DeviceNum, RoomNum, UserNum};
 use crate::matrix::{NotificationCounters, TimelineEvent};
-
-/// The number of a user in the table `strings`.
-pub type UserNum = i64;
-/// The number of a device in the table `devices`.
-pub type DeviceNum = i64;
-/// The number of a room in the table `rooms`.
-pub type RoomNum = i64;
 
 /// A change that a commit made.
 #[derive(Clone, Debug)]

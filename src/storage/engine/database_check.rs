@@ -161,7 +161,7 @@ mod tests {
             .await
             .unwrap();
         let mut tx = test.db.write().await.unwrap();
-        let user_num = tx.intern("@anna:example.org:8448").await.unwrap();
+        let user_num = tx.intern_user("@anna:example.org:8448").await.unwrap();
         let account = accounts::Account {
             user_num,
             password_hash: None,

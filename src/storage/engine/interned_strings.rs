@@ -6,16 +6,20 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::postgres_text::without_nul;
 use crate::{
     error::{Error, Result},
-    storage::{ReadAccess, WriteTx, number_list, text_list},
+    storage::{ReadAccess, UserNum, number_list, text_list},
 };
 
 /// The most texts in memory; when there are more, the memory is cleared.
 const MAX_CACHED_TEXTS: usize = 200_000;
-/// The number of texts that one statement stores.
-const TEXTS_PER_STATEMENT: usize = 500;
+
+/// A user with number and id.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct NumberedUser {
+    pub user_num: UserNum,
+    pub user_id: String,
+}
 
 /// The cache of interned texts. It is cheap to clone.
 #[derive(Clone, Default)]
@@ -30,7 +34,7 @@ struct StringCache {
 }
 
 impl InternedStrings {
-    fn cached_number(&self, text: &str) -> Option<i64> {
+    pub(super) fn cached_number(&self, text: &str) -> Option<i64> {
         self.cache
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -80,6 +84,15 @@ impl InternedStrings {
         Ok(number)
     }
 
+    /// Returns the number of a user, or `None` if the id was never stored.
+    pub async fn find_user(
+        &self,
+        db: &mut impl ReadAccess,
+        user_id: &str,
+    ) -> Result<Option<UserNum>> {
+        Ok(self.find_number(db, user_id).await?.map(UserNum::new))
+    }
+
     /// Returns the numbers of those of the texts that are stored.
     pub async fn find_numbers(&self, db: &mut impl ReadAccess, texts: &[&str]) -> Result<Vec<i64>> {
         let mut found: Vec<i64> = Vec::with_capacity(texts.len());
@@ -105,6 +118,16 @@ impl InternedStrings {
             );
         }
         Ok(found)
+    }
+
+    /// Returns the numbers of those of the users whose ids are stored.
+    pub async fn find_users(
+        &self,
+        db: &mut impl ReadAccess,
+        user_ids: &[&str],
+    ) -> Result<Vec<UserNum>> {
+        let numbers = self.find_numbers(db, user_ids).await?;
+        Ok(numbers.into_iter().map(UserNum::new).collect())
     }
 
     /// Returns the texts of these numbers, in no particular order.
@@ -137,84 +160,30 @@ impl InternedStrings {
         Ok(found)
     }
 
+    /// Returns the ids of these users, in no particular order.
+    pub async fn find_user_ids(
+        &self,
+        db: &mut impl ReadAccess,
+        users: &[UserNum],
+    ) -> Result<HashMap<UserNum, Arc<str>>> {
+        let numbers: Vec<i64> = users.iter().map(|user| user.as_i64()).collect();
+        let texts = self.find_texts(db, &numbers).await?;
+        let user_ids = texts.into_iter();
+        Ok(user_ids
+            .map(|(number, text)| (UserNum::new(number), text))
+            .collect())
+    }
+
+    /// Returns the id of a user.
+    pub async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<Arc<str>> {
+        self.text_of(db, user.as_i64()).await
+    }
+
     /// Returns the text of a number.
     pub async fn text_of(&self, db: &mut impl ReadAccess, number: i64) -> Result<Arc<str>> {
         let mut found = self.find_texts(db, &[number]).await?;
         found
             .remove(&number)
             .ok_or_else(|| Error::internal("find a stored text", format!("number {number}")))
-    }
-}
-
-impl WriteTx {
-    /// Returns the numbers of texts, and stores those that are new.
-    pub async fn intern_all(&mut self, texts: &[&str]) -> Result<HashMap<String, i64>> {
-        let mut numbers = HashMap::with_capacity(texts.len());
-        let mut unknown = Vec::new();
-        for text in texts {
-            match self
-                .strings()
-                .cached_number(text)
-                .or_else(|| self.interned_number(text))
-            {
-                Some(number) => drop(numbers.insert((*text).to_owned(), number)),
-                None => unknown.push(*text),
-            }
-        }
-        unknown.sort_unstable();
-        unknown.dedup();
-        for chunk in unknown.chunks(TEXTS_PER_STATEMENT) {
-            self.query(
-                "INSERT INTO strings (text)
-                 SELECT DISTINCT value FROM json_each($1)
-                 WHERE NOT EXISTS (SELECT 1 FROM strings s WHERE s.text = value)",
-            )
-            .bind(text_list(chunk))
-            .execute()
-            .await?;
-            let rows: Vec<(String, i64)> = self
-                .query(
-                    "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
-                )
-                .bind(text_list(chunk))
-                .fetch_all()
-                .await?;
-            let rows: HashMap<String, i64> = rows.into_iter().collect();
-            for text in chunk {
-                let number = rows.get(*text).or_else(|| rows.get(&*without_nul(text)));
-                let number =
-                    number.ok_or_else(|| Error::internal("intern texts", "a text vanished"))?;
-                self.record_interned(text, *number);
-                numbers.insert((*text).to_owned(), *number);
-            }
-        }
-        Ok(numbers)
-    }
-
-    /// Returns the number of a text, and stores the text if it is new.
-    pub async fn intern(&mut self, text: &str) -> Result<i64> {
-        if let Some(number) = self
-            .strings()
-            .cached_number(text)
-            .or_else(|| self.interned_number(text))
-        {
-            return Ok(number);
-        }
-        let inserted = self
-            .query("INSERT INTO strings (text) VALUES ($1) ON CONFLICT (text) DO NOTHING RETURNING num")
-            .bind(text)
-            .fetch_scalar::<i64>()
-            .await?;
-        let number = match inserted {
-            Some(number) => number,
-            None => self
-                .query("SELECT num FROM strings WHERE text = $1")
-                .bind(text)
-                .fetch_scalar()
-                .await?
-                .ok_or_else(|| Error::internal("intern a text", "the text vanished"))?,
-        };
-        self.record_interned(text, number);
-        Ok(number)
     }
 }

@@ -167,9 +167,9 @@ pub fn values_clause(rows: usize, columns: usize) -> String {
 }
 
 /// Returns a list parameter of numbers, which `json_each($n)` unpacks; the value must be cast to BIGINT.
-pub fn number_list(items: impl IntoIterator<Item = i64>) -> String {
-    let items: Vec<serde_json::Value> = items.into_iter().map(serde_json::Value::from).collect();
-    serde_json::Value::Array(items).to_string()
+pub fn number_list(items: impl IntoIterator<Item: Into<i64>>) -> String {
+    let numbers = items.into_iter().map(|item| item.into().into());
+    serde_json::Value::Array(numbers.collect()).to_string()
 }
 
 #[cfg(test)]
@@ -183,6 +183,6 @@ mod tests {
 
     #[test]
     fn a_list_of_numbers_is_a_json_array() {
-        assert_eq!(number_list([1, -2]), "[1,-2]");
+        assert_eq!(number_list([1_i64, -2]), "[1,-2]");
     }
 }

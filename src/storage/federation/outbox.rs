@@ -138,20 +138,34 @@ pub async fn remove_unsent_rooms(tx: &mut WriteTx, server: &str, rooms: &[RoomNu
     Ok(())
 }
 
+/// A to-device message to be stored for users of another server.
+#[derive(Clone, Copy, Debug)]
+pub struct NewServerMessage<'a> {
+    pub position: Position,
+    pub server: &'a str,
+    /// The EDU as JSON.
+    pub edu: &'a str,
+    /// The time in milliseconds since the Unix epoch.
+    pub created_ts: i64,
+}
+
+/// A to-device message that is stored for users of another server.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ServerMessageRow {
+    pub position: Position,
+    /// The EDU as JSON.
+    pub edu: String,
+}
+
 /// Stores a to-device message for users of another server.
-pub async fn insert_message(
-    tx: &mut WriteTx,
-    position: Position,
-    server: &str,
-    (edu, created_ts): (&str, i64),
-) -> Result<()> {
+pub async fn insert_message(tx: &mut WriteTx, message: NewServerMessage<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO unsent_messages (position, server, edu, created_ts) VALUES ($1, $2, $3, $4)",
     )
-    .bind(position)
-    .bind(server)
-    .bind(edu)
-    .bind(created_ts)
+    .bind(message.position)
+    .bind(message.server)
+    .bind(message.edu)
+    .bind(message.created_ts)
     .execute()
     .await?;
     Ok(())
@@ -190,7 +204,7 @@ pub async fn messages(
     server: &str,
     since_ts: i64,
     limit: i64,
-) -> Result<Vec<(Position, String)>> {
+) -> Result<Vec<ServerMessageRow>> {
     db.query(
         "SELECT position, edu FROM unsent_messages
          WHERE server = $1 AND created_ts >= $2 ORDER BY position LIMIT $3",
@@ -224,6 +238,15 @@ mod tests {
     use super::*;
     use crate::storage::testing::TestDb;
 
+    fn message(position: Position, server: &str, created_ts: i64) -> NewServerMessage<'_> {
+        NewServerMessage {
+            position,
+            server,
+            edu: "{}",
+            created_ts,
+        }
+    }
+
     #[tokio::test]
     async fn unsent_events_are_stored_by_room() {
         let test = TestDb::new().await;
@@ -234,15 +257,24 @@ mod tests {
             since,
         };
 
-        set_unsent_rooms(&mut tx, &[row(1, 5), row(2, 6)])
+        set_unsent_rooms(&mut tx, &[row(RoomNum::new(1), 5), row(RoomNum::new(2), 6)])
             .await
             .unwrap();
-        set_unsent_rooms(&mut tx, &[row(2, 9)]).await.unwrap();
-        remove_unsent_rooms(&mut tx, "a", &[1]).await.unwrap();
-        remove_unsent_rooms(&mut tx, "b", &[2]).await.unwrap();
+        set_unsent_rooms(&mut tx, &[row(RoomNum::new(2), 9)])
+            .await
+            .unwrap();
+        remove_unsent_rooms(&mut tx, "a", &[RoomNum::new(1)])
+            .await
+            .unwrap();
+        remove_unsent_rooms(&mut tx, "b", &[RoomNum::new(2)])
+            .await
+            .unwrap();
         set_cursor(&mut tx, 77).await.unwrap();
 
-        assert_eq!(unsent_rooms(&mut tx).await.unwrap(), [row(2, 9)]);
+        assert_eq!(
+            unsent_rooms(&mut tx).await.unwrap(),
+            [row(RoomNum::new(2), 9)]
+        );
         assert_eq!(cursor(&mut tx).await.unwrap(), 77);
     }
 
@@ -268,7 +300,7 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a")] {
-            insert_message(&mut tx, position, server, ("{}", position * 10))
+            insert_message(&mut tx, message(position, server, position * 10))
                 .await
                 .unwrap();
         }
@@ -276,7 +308,8 @@ mod tests {
         let some = messages(&mut tx, "a", 0, 2).await.unwrap();
         remove_messages(&mut tx, "a", 5).await.unwrap();
 
-        assert_eq!(some, [(3, "{}".to_owned()), (5, "{}".to_owned())]);
+        let some: Vec<Position> = some.iter().map(|row| row.position).collect();
+        assert_eq!(some, [3, 5]);
         assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 1);
         let mut servers = servers_with_messages(&mut tx).await.unwrap();
         servers.sort();
@@ -288,7 +321,7 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a"), (7, "a")] {
-            insert_message(&mut tx, position, server, ("{}", position * 10))
+            insert_message(&mut tx, message(position, server, position * 10))
                 .await
                 .unwrap();
         }
@@ -321,11 +354,11 @@ mod tests {
         set_destinations(&mut tx, &rows).await.unwrap();
         let unsent = UnsentRoomRow {
             server: "b".to_owned(),
-            room: 1,
+            room: RoomNum::new(1),
             since: 5,
         };
         set_unsent_rooms(&mut tx, &[unsent]).await.unwrap();
-        insert_message(&mut tx, 7, "c", ("{}", 1)).await.unwrap();
+        insert_message(&mut tx, message(7, "c", 1)).await.unwrap();
 
         let mut idle = idle_destinations(&mut tx).await.unwrap();
         idle.sort();

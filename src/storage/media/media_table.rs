@@ -188,7 +188,7 @@ mod tests {
         let media = NewMedia {
             server,
             media_id,
-            uploader: Some(7),
+            uploader: Some(UserNum::new(7)),
             sha256: &[1; 32],
             size: 5,
             content_type: "text/plain",

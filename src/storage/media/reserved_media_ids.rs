@@ -82,14 +82,14 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let promise = MediaReservation {
-            uploader: 7,
+            uploader: UserNum::new(7),
             expires_ts: 10,
         };
         insert(&mut tx, "one", promise, 0).await.unwrap();
 
         assert_eq!(find(&mut tx, "one", 9).await.unwrap(), Some(promise));
         assert_eq!(find(&mut tx, "one", 10).await.unwrap(), None);
-        assert_eq!(count(&mut tx, 7, 0).await.unwrap(), 1);
+        assert_eq!(count(&mut tx, UserNum::new(7), 0).await.unwrap(), 1);
         assert!(remove(&mut tx, "one").await.unwrap());
         assert!(!remove(&mut tx, "one").await.unwrap());
         insert(&mut tx, "two", promise, 0).await.unwrap();

@@ -5,6 +5,14 @@ use crate::{
     storage::{ReadAccess, RoomNum, UserNum, WriteTx},
 };
 
+/// A stored alias.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct AliasRow {
+    /// The room that it points to.
+    pub room: RoomNum,
+    pub creator: UserNum,
+}
+
 /// Stores an alias. Returns whether it was free.
 pub async fn insert(
     tx: &mut WriteTx,
@@ -42,8 +50,8 @@ pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
         == 1)
 }
 
-/// Returns the room that an alias points to, and the creator of the alias.
-pub async fn get(db: &mut impl ReadAccess, alias: &str) -> Result<Option<(RoomNum, UserNum)>> {
+/// Returns an alias.
+pub async fn get(db: &mut impl ReadAccess, alias: &str) -> Result<Option<AliasRow>> {
     db.query("SELECT room, creator FROM aliases WHERE alias = $1")
         .bind(alias)
         .fetch_optional()

@@ -261,10 +261,10 @@ mod tests {
     fn delayed(delay_id: &str, delay_ms: i64) -> NewDelayedEvent<'_> {
         NewDelayedEvent {
             delay_id,
-            user: 1,
-            device: 1,
+            user: UserNum::new(1),
+            device: DeviceNum::new(1),
             txn_id: Some(delay_id),
-            room: 1,
+            room: RoomNum::new(1),
             kind: "k",
             state_key: Some(""),
             content: "{}",
@@ -299,7 +299,7 @@ mod tests {
         assert!(!restart(&mut tx, first, 200).await.unwrap());
         assert!(restart(&mut tx, rows[1].num, 200).await.unwrap());
         assert_eq!(next_due(&mut tx).await.unwrap(), Some(109));
-        assert_eq!(scheduled(&mut tx, 1).await.unwrap().len(), 2);
+        assert_eq!(scheduled(&mut tx, UserNum::new(1)).await.unwrap().len(), 2);
     }
 
     #[tokio::test]
@@ -316,7 +316,9 @@ mod tests {
             finish(&mut tx, row.num, ending).await.unwrap();
         }
 
-        delete_old_outcomes(&mut tx, 1, 10, 2).await.unwrap();
+        delete_old_outcomes(&mut tx, UserNum::new(1), 10, 2)
+            .await
+            .unwrap();
 
         assert!(get(&mut tx, "b").await.unwrap().is_none());
         assert!(get(&mut tx, "c").await.unwrap().is_some());
@@ -328,13 +330,18 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         insert(&mut tx, delayed("a", 5)).await.unwrap();
 
-        cancel_state_of_others(&mut tx, 1, ("k", ""), 1, 7)
+        cancel_state_of_others(&mut tx, RoomNum::new(1), ("k", ""), UserNum::new(1), 7)
             .await
             .unwrap();
-        assert_eq!(scheduled(&mut tx, 1).await.unwrap().len(), 1);
-        cancel_state_of_others(&mut tx, 1, ("k", ""), 2, 7)
+        assert_eq!(scheduled(&mut tx, UserNum::new(1)).await.unwrap().len(), 1);
+        cancel_state_of_others(&mut tx, RoomNum::new(1), ("k", ""), UserNum::new(2), 7)
             .await
             .unwrap();
-        assert!(scheduled(&mut tx, 1).await.unwrap().is_empty());
+        assert!(
+            scheduled(&mut tx, UserNum::new(1))
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use super::events::EventStatus;
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, WriteTx, text_list, values_clause},
+    storage::{ReadAccess, RoomNum, UserNum, WriteTx, text_list, values_clause},
 };
 
 /// The number of outliers that one statement stores.
@@ -58,13 +58,21 @@ pub async fn find_nodes<S: AsRef<str>>(
     .await
 }
 
-/// Returns the positions of events: (id, position, status).
+/// The position of a stored event.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct EventPositionRow {
+    pub event_id: String,
+    /// The journal position at which it was stored.
+    pub position: i64,
+}
+
+/// Returns the positions of events.
 pub async fn positions<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     ids: impl IntoIterator<Item = S>,
-) -> Result<Vec<(String, i64, i64)>> {
+) -> Result<Vec<EventPositionRow>> {
     db.query(
-        "SELECT event_id, position, status
+        "SELECT event_id, position
          FROM events WHERE event_id IN (SELECT value FROM json_each($1))",
     )
     .bind(text_list(ids))
@@ -84,7 +92,7 @@ pub struct OutlierRow<'a> {
     /// The number of the state key.
     pub state_key: Option<i64>,
     /// The number of the sender.
-    pub sender: i64,
+    pub sender: UserNum,
     /// Whether it was accepted or rejected.
     pub status: EventStatus,
     pub origin_server_ts: i64,

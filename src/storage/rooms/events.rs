@@ -5,7 +5,7 @@ use ruma::OwnedEventId;
 use crate::{
     error::Result,
     matrix::{NotificationCounters, ThreadPosition},
-    storage::{DeviceNum, ReadAccess, RoomNum, WriteTx, number_list, text_list},
+    storage::{DeviceNum, ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list},
 };
 
 /// The result of the checks on receipt of an event.
@@ -53,7 +53,7 @@ pub struct NewEventRow<'a> {
     /// The number of the state key.
     pub state_key: Option<i64>,
     /// The number of the sender.
-    pub sender: i64,
+    pub sender: UserNum,
     /// The snapshot of the state before it; `None` for an outlier.
     pub state: Option<i64>,
     /// The snapshot of the state after it, where that is neither the position nor `state`.
@@ -341,13 +341,33 @@ pub async fn of_room_with_ids<S: AsRef<str>>(
     .await
 }
 
-/// Returns the events made at or before a time, the latest first: (place, visibility, time, id).
+/// An event with its time.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct DatedEventRow {
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// The number of the history visibility before it.
+    pub visibility: i64,
+    pub origin_server_ts: i64,
+    pub event_id: String,
+}
+
+/// A point in the order of a room's events by time and, at the same time, by place.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeOrderPoint {
+    /// The time in milliseconds since the Unix epoch.
+    pub ts: i64,
+    /// The place in the timeline.
+    pub place: i64,
+}
+
+/// Returns the events made at or before a time, the latest first.
 pub async fn made_before(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    (ts, place): (i64, i64),
+    from: TimeOrderPoint,
     limit: i64,
-) -> Result<Vec<(i64, i64, i64, String)>> {
+) -> Result<Vec<DatedEventRow>> {
     db.query(
         "SELECT timeline, visibility, origin_server_ts, event_id FROM events
          WHERE room = $1 AND timeline IS NOT NULL AND NOT withheld
@@ -355,20 +375,20 @@ pub async fn made_before(
          ORDER BY origin_server_ts DESC, timeline DESC LIMIT $4",
     )
     .bind(room)
-    .bind(ts)
-    .bind(place)
+    .bind(from.ts)
+    .bind(from.place)
     .bind(limit)
     .fetch_all()
     .await
 }
 
-/// Returns the events made at or after a time, the earliest first: (place, visibility, time, id).
+/// Returns the events made at or after a time, the earliest first.
 pub async fn made_after(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    (ts, place): (i64, i64),
+    from: TimeOrderPoint,
     limit: i64,
-) -> Result<Vec<(i64, i64, i64, String)>> {
+) -> Result<Vec<DatedEventRow>> {
     db.query(
         "SELECT timeline, visibility, origin_server_ts, event_id FROM events
          WHERE room = $1 AND timeline IS NOT NULL AND NOT withheld
@@ -376,8 +396,8 @@ pub async fn made_after(
          ORDER BY origin_server_ts, timeline LIMIT $4",
     )
     .bind(room)
-    .bind(ts)
-    .bind(place)
+    .bind(from.ts)
+    .bind(from.place)
     .bind(limit)
     .fetch_all()
     .await

@@ -102,8 +102,8 @@ mod tests {
 
     fn invitation(event_id: &str, expires_ts: i64) -> ExpiringInvite {
         ExpiringInvite {
-            room: 1,
-            user_num: 2,
+            room: RoomNum::new(1),
+            user_num: UserNum::new(2),
             event_id: event_id.to_owned(),
             expires_ts,
         }
@@ -125,8 +125,15 @@ mod tests {
             std::slice::from_ref(&second)
         );
         assert_eq!(next_expiry(&mut tx).await.unwrap(), Some(20));
-        assert_eq!(get(&mut tx, 1, 2).await.unwrap(), Some(second));
-        remove(&mut tx, 1, 2).await.unwrap();
+        assert_eq!(
+            get(&mut tx, RoomNum::new(1), UserNum::new(2))
+                .await
+                .unwrap(),
+            Some(second)
+        );
+        remove(&mut tx, RoomNum::new(1), UserNum::new(2))
+            .await
+            .unwrap();
         assert_eq!(next_expiry(&mut tx).await.unwrap(), None);
     }
 }

@@ -212,8 +212,8 @@ mod tests {
         InviteLinkRow {
             num: 0,
             token: token.to_owned(),
-            room: 1,
-            creator: 2,
+            room: RoomNum::new(1),
+            creator: UserNum::new(2),
             created_ts: 0,
             expires_ts: 100,
             max_uses,
@@ -229,36 +229,38 @@ mod tests {
         insert(&mut tx, &link("t", Some(2))).await.unwrap();
 
         assert_eq!(
-            use_link(&mut tx, "t", 5, 99).await.unwrap(),
+            use_link(&mut tx, "t", UserNum::new(5), 99).await.unwrap(),
             LinkUse::FirstUse
         );
         assert_eq!(
-            use_link(&mut tx, "t", 5, 99).await.unwrap(),
+            use_link(&mut tx, "t", UserNum::new(5), 99).await.unwrap(),
             LinkUse::RepeatedUse
         );
         assert_eq!(
-            use_link(&mut tx, "t", 6, 99).await.unwrap(),
+            use_link(&mut tx, "t", UserNum::new(6), 99).await.unwrap(),
             LinkUse::FirstUse
         );
         assert_eq!(
-            use_link(&mut tx, "t", 7, 99).await.unwrap(),
+            use_link(&mut tx, "t", UserNum::new(7), 99).await.unwrap(),
             LinkUse::Refused
         );
         assert_eq!(
-            use_link(&mut tx, "t", 5, 100).await.unwrap(),
+            use_link(&mut tx, "t", UserNum::new(5), 100).await.unwrap(),
             LinkUse::Refused
         );
         assert_eq!(
-            use_link(&mut tx, "other", 5, 99).await.unwrap(),
+            use_link(&mut tx, "other", UserNum::new(5), 99)
+                .await
+                .unwrap(),
             LinkUse::Refused
         );
         let found = find(&mut tx, "t", 99).await.unwrap().unwrap();
         assert_eq!(found.uses, 2);
-        assert!(!has_used(&mut tx, found.num, 7).await.unwrap());
-        undo_use(&mut tx, found.num, 6).await.unwrap();
-        undo_use(&mut tx, found.num, 6).await.unwrap();
+        assert!(!has_used(&mut tx, found.num, UserNum::new(7)).await.unwrap());
+        undo_use(&mut tx, found.num, UserNum::new(6)).await.unwrap();
+        undo_use(&mut tx, found.num, UserNum::new(6)).await.unwrap();
         assert_eq!(
-            use_link(&mut tx, "t", 7, 99).await.unwrap(),
+            use_link(&mut tx, "t", UserNum::new(7), 99).await.unwrap(),
             LinkUse::FirstUse
         );
     }
@@ -267,20 +269,20 @@ mod tests {
     async fn links_are_removed_by_expiry_creator_or_room() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let all = async |tx: &mut WriteTx| of_room(tx, 1, 0).await.unwrap().len();
+        let all = async |tx: &mut WriteTx| of_room(tx, RoomNum::new(1), 0).await.unwrap().len();
 
         insert(&mut tx, &link("a", None)).await.unwrap();
         insert(&mut tx, &link("b", None)).await.unwrap();
         assert_eq!(next_expiry(&mut tx).await.unwrap(), Some(100));
         remove_expired(&mut tx, 99).await.unwrap();
-        assert!(!remove(&mut tx, 9, "a").await.unwrap());
-        assert!(remove(&mut tx, 1, "a").await.unwrap());
+        assert!(!remove(&mut tx, RoomNum::new(9), "a").await.unwrap());
+        assert!(remove(&mut tx, RoomNum::new(1), "a").await.unwrap());
         assert_eq!(all(&mut tx).await, 1);
-        remove_of_creator(&mut tx, 2).await.unwrap();
+        remove_of_creator(&mut tx, UserNum::new(2)).await.unwrap();
         assert_eq!(all(&mut tx).await, 0);
         insert(&mut tx, &link("c", None)).await.unwrap();
-        use_link(&mut tx, "c", 5, 0).await.unwrap();
-        remove_of_room(&mut tx, 1).await.unwrap();
+        use_link(&mut tx, "c", UserNum::new(5), 0).await.unwrap();
+        remove_of_room(&mut tx, RoomNum::new(1)).await.unwrap();
         insert(&mut tx, &link("d", None)).await.unwrap();
         remove_expired(&mut tx, 100).await.unwrap();
         assert_eq!(all(&mut tx).await, 0);

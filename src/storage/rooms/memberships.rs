@@ -4,7 +4,10 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, values_clause},
+    storage::{
+        ReadAccess, RoomNum, UserNum, WriteTx, interned_strings::NumberedUser, number_list,
+        values_clause,
+    },
 };
 
 /// The number of memberships that one statement stores.
@@ -24,15 +27,39 @@ pub struct MembershipRow {
     pub forgotten: bool,
 }
 
-/// Stores a user's membership of a room with the position of the change, and the position of the member event if it is
-/// stored.
-pub async fn set(
-    tx: &mut WriteTx,
-    (user, room): (UserNum, RoomNum),
-    membership: &str,
-    (position, event): (i64, Option<i64>),
-    stripped_state: Option<&str>,
-) -> Result<()> {
+/// A user's membership of a room to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMembership<'a> {
+    pub user: UserNum,
+    pub room: RoomNum,
+    pub membership: &'a str,
+    /// The journal position of the change.
+    pub position: i64,
+    /// The position of the member event, if it is stored.
+    pub event: Option<i64>,
+    /// The stripped state of an invite or knock, as a JSON list.
+    pub stripped_state: Option<&'a str>,
+}
+
+/// A user's membership among many of a room that are stored together.
+#[derive(Clone, Debug)]
+pub struct MembershipOfMany {
+    pub user: UserNum,
+    pub membership: String,
+    /// The position of the member event.
+    pub event: i64,
+}
+
+/// A stored member event.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct MemberEventRow {
+    pub event_id: String,
+    /// The canonical JSON.
+    pub json: String,
+}
+
+/// Stores a user's membership of a room.
+pub async fn set(tx: &mut WriteTx, new: NewMembership<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO memberships (user_num, room, membership, position, event, stripped_state, forgotten)
          VALUES ($1, $2, $3, $4, $5, $6, FALSE)
@@ -40,25 +67,25 @@ pub async fn set(
          SET membership = excluded.membership, position = excluded.position, event = excluded.event,
              stripped_state = excluded.stripped_state, forgotten = FALSE",
     )
-    .bind(user)
-    .bind(room)
-    .bind(membership)
-    .bind(position)
-    .bind(event)
-    .bind(stripped_state)
+    .bind(new.user)
+    .bind(new.room)
+    .bind(new.membership)
+    .bind(new.position)
+    .bind(new.event)
+    .bind(new.stripped_state)
     .execute()
     .await?;
     Ok(())
 }
 
-/// Returns some of the users who share a room with users of this server, after a user number: number and user id.
+/// Returns some of the users who share a room with users of this server, after a user number.
 pub async fn users_sharing_local_rooms(
     db: &mut impl ReadAccess,
     after: UserNum,
     limit: i64,
-) -> Result<Vec<(UserNum, String)>> {
+) -> Result<Vec<NumberedUser>> {
     db.query(
-        "SELECT DISTINCT m.user_num, s.text
+        "SELECT DISTINCT m.user_num, s.text AS user_id
          FROM memberships m
          JOIN strings s ON s.num = m.user_num
          WHERE m.membership = 'join' AND m.user_num > $1
@@ -74,12 +101,12 @@ pub async fn users_sharing_local_rooms(
     .await
 }
 
-/// Stores the memberships of many users of a room without announcing them: (user, membership, event).
+/// Stores the memberships of many users of a room without announcing them.
 pub async fn set_all(
     tx: &mut WriteTx,
     room: RoomNum,
     position: i64,
-    members: &[(UserNum, String, i64)],
+    members: &[MembershipOfMany],
 ) -> Result<()> {
     for chunk in members.chunks(MEMBERS_PER_STATEMENT) {
         let sql = format!(
@@ -90,13 +117,13 @@ pub async fn set_all(
             values_clause(chunk.len(), 6)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
-        for (user, membership, event) in chunk {
+        for member in chunk {
             query = query
-                .bind(*user)
+                .bind(member.user)
                 .bind(room)
-                .bind(membership.as_str())
+                .bind(member.membership.as_str())
                 .bind(position)
-                .bind(*event)
+                .bind(member.event)
                 .bind(false);
         }
         query.execute().await?;
@@ -104,12 +131,12 @@ pub async fn set_all(
     Ok(())
 }
 
-/// Returns the member event of a user's membership: (id, JSON).
+/// Returns the member event of a user's membership.
 pub async fn member_event(
     db: &mut impl ReadAccess,
     user: UserNum,
     room: RoomNum,
-) -> Result<Option<(String, String)>> {
+) -> Result<Option<MemberEventRow>> {
     db.query(
         "SELECT e.event_id, e.json FROM memberships m JOIN events e ON e.position = m.event
          WHERE m.user_num = $1 AND m.room = $2",

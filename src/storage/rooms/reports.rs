@@ -59,10 +59,10 @@ mod tests {
         for (reporter, reason) in [(1, "a"), (2, "b"), (1, "c"), (1, "d")] {
             let report = NewReport {
                 ts: 0,
-                reporter,
+                reporter: UserNum::new(reporter),
                 room: None,
                 event_id: None,
-                user: Some(3),
+                user: Some(UserNum::new(3)),
                 reason,
             };
             insert(&mut tx, report, 2).await.unwrap();

@@ -347,7 +347,7 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let deletion = RoomDeletionRow {
-            num: 7,
+            num: RoomNum::new(7),
             room_id: "!r:here".to_owned(),
             remover: "@a:here".to_owned(),
             reason: "x".to_owned(),
@@ -357,19 +357,31 @@ mod tests {
         assert!(begin(&mut tx, &deletion).await.unwrap());
         assert!(!begin(&mut tx, &deletion).await.unwrap());
         assert_eq!(unfinished_deletions(&mut tx).await.unwrap(), [deletion]);
-        insert_removal(&mut tx, 1, 7, (5, Some("{}")))
+        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), (5, Some("{}")))
             .await
             .unwrap();
-        insert_removal(&mut tx, 1, 7, (6, None)).await.unwrap();
-        set_stage(&mut tx, 7, RoomDeletionRow::DONE_STAGE)
+        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), (6, None))
+            .await
+            .unwrap();
+        set_stage(&mut tx, RoomNum::new(7), RoomDeletionRow::DONE_STAGE)
             .await
             .unwrap();
 
         assert!(unfinished_deletions(&mut tx).await.unwrap().is_empty());
-        let told = removed_rooms(&mut tx, 1).await.unwrap();
+        let told = removed_rooms(&mut tx, UserNum::new(1)).await.unwrap();
         assert_eq!((told.len(), told[0].position), (1, 5));
         assert_eq!(told[0].room_id, "!r:here");
-        assert_eq!(rooms_removed_since(&mut tx, 1, 4).await.unwrap(), [7]);
-        assert!(rooms_removed_since(&mut tx, 1, 5).await.unwrap().is_empty());
+        assert_eq!(
+            rooms_removed_since(&mut tx, UserNum::new(1), 4)
+                .await
+                .unwrap(),
+            [RoomNum::new(7)]
+        );
+        assert!(
+            rooms_removed_since(&mut tx, UserNum::new(1), 5)
+                .await
+                .unwrap()
+                .is_empty()
+        );
     }
 }

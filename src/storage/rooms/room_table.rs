@@ -198,7 +198,7 @@ pub async fn directory_page(
     db: &mut impl ReadAccess,
     query: &DirectoryQuery,
 ) -> Result<Vec<ListedRoom>> {
-    let (members, num) = query.from.unwrap_or((i64::MAX, 0));
+    let (members, num) = query.from.unwrap_or((i64::MAX, RoomNum::new(0)));
     db.query(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
@@ -225,7 +225,7 @@ pub async fn directory_before(
     db: &mut impl ReadAccess,
     query: &DirectoryQuery,
 ) -> Result<Vec<ListedRoom>> {
-    let (members, num) = query.from.unwrap_or((0, 0));
+    let (members, num) = query.from.unwrap_or((0, RoomNum::new(0)));
     db.query(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members

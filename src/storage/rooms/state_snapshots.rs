@@ -86,8 +86,15 @@ pub async fn chain_of(db: &mut impl ReadAccess, snapshot: i64) -> Result<Option<
         .await
 }
 
-/// Returns the (chain, snapshot) pairs that make up a snapshot, the lowest chain first.
-async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<(i64, i64)>> {
+/// A part of a snapshot: what a chain holds at a snapshot of its own.
+#[derive(Clone, Copy, Debug)]
+struct SnapshotLayer {
+    chain: i64,
+    at: i64,
+}
+
+/// Returns the layers that make up a snapshot, the lowest chain first.
+async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<SnapshotLayer>> {
     let mut layers = Vec::new();
     let mut next = Some(snapshot).filter(|id| *id != 0);
     while let Some(id) = next {
@@ -108,7 +115,7 @@ async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<(i64, i64
         let (chain, parent) = row.ok_or_else(|| {
             Error::internal("read the state", format!("there is no snapshot {id}"))
         })?;
-        layers.push((chain, id));
+        layers.push(SnapshotLayer { chain, at: id });
         next = parent;
     }
     layers.reverse();
@@ -118,7 +125,7 @@ async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<(i64, i64
 /// Returns the whole state of a snapshot. Where a key is listed twice, the later row counts.
 pub async fn whole_state(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<StateRow>> {
     let mut rows: Vec<StateRow> = Vec::new();
-    for (chain, at) in layers(db, snapshot).await? {
+    for SnapshotLayer { chain, at } in layers(db, snapshot).await? {
         rows.extend(
             db.query(
                 "SELECT s.kind, s.state_key, e.event_id, e.json
@@ -143,7 +150,7 @@ pub async fn whole_state_entries(
     snapshot: i64,
 ) -> Result<Vec<StateEntry>> {
     let mut held: HashMap<(i64, i64), Option<i64>> = HashMap::new();
-    for (chain, at) in layers(db, snapshot).await? {
+    for SnapshotLayer { chain, at } in layers(db, snapshot).await? {
         let rows: Vec<StateEntry> = db
             .query(
                 "SELECT s.kind, s.state_key, s.event
@@ -175,7 +182,7 @@ pub async fn state_event(
     kind: i64,
     state_key: i64,
 ) -> Result<Option<StateRow>> {
-    for (chain, at) in layers(db, snapshot).await?.into_iter().rev() {
+    for SnapshotLayer { chain, at } in layers(db, snapshot).await?.into_iter().rev() {
         let row: Option<StateRow> = db
             .query(
                 "SELECT s.kind, s.state_key, e.event_id, e.json
@@ -196,18 +203,27 @@ pub async fn state_event(
     Ok(None)
 }
 
-/// Returns all events that a key has had up to a snapshot, the oldest first: (place in the timeline, JSON).
+/// A state event that a key has had.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct FormerStateRow {
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// The canonical JSON.
+    pub json: String,
+}
+
+/// Returns all events that a key has had up to a snapshot, the oldest first.
 pub async fn history_of_key(
     db: &mut impl ReadAccess,
     snapshot: i64,
     kind: i64,
     state_key: i64,
-) -> Result<Vec<(i64, String)>> {
+) -> Result<Vec<FormerStateRow>> {
     let mut rows = Vec::new();
-    for (chain, at) in layers(db, snapshot).await? {
+    for SnapshotLayer { chain, at } in layers(db, snapshot).await? {
         rows.extend(
             db.query(
-                "SELECT COALESCE(e.timeline, s.snapshot), e.json
+                "SELECT COALESCE(e.timeline, s.snapshot) AS timeline, e.json
                  FROM state_entries s JOIN events e ON e.position = s.event
                  WHERE s.chain = $1 AND s.kind = $2 AND s.state_key = $3 AND s.snapshot <= $4
                  ORDER BY s.snapshot",
@@ -216,7 +232,7 @@ pub async fn history_of_key(
             .bind(kind)
             .bind(state_key)
             .bind(at)
-            .fetch_all::<(i64, String)>()
+            .fetch_all::<FormerStateRow>()
             .await?,
         );
     }
@@ -278,12 +294,21 @@ pub async fn state_changes(
     .await
 }
 
-/// Returns the keys of the chain of a snapshot that changed in such a range: (type number, state key number).
+/// A key of the state, as the numbers of its strings.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct StateKeyRow {
+    /// The number of the event type.
+    pub kind: i64,
+    /// The number of the state key.
+    pub state_key: i64,
+}
+
+/// Returns the keys of the chain of a snapshot that changed in such a range.
 pub async fn keys_changed(
     db: &mut impl ReadAccess,
     snapshot: i64,
     (after, up_to): (i64, i64),
-) -> Result<Vec<(i64, i64)>> {
+) -> Result<Vec<StateKeyRow>> {
     db.query(
         "SELECT DISTINCT kind, state_key
          FROM state_entries
@@ -296,13 +321,23 @@ pub async fn keys_changed(
     .await
 }
 
-/// Returns the chain of a snapshot, the number of chains under it, and the newest snapshot of the chain.
+/// A chain of state snapshots.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct StateChainRow {
+    pub id: i64,
+    /// The number of chains under it.
+    pub depth: i64,
+    /// Its newest snapshot.
+    pub newest: i64,
+}
+
+/// Returns the chain of a snapshot.
 pub async fn end_of_chain(
     db: &mut impl ReadAccess,
     snapshot: i64,
-) -> Result<Option<(i64, i64, i64)>> {
+) -> Result<Option<StateChainRow>> {
     db.query(
-        "SELECT c.id, c.depth, (SELECT MAX(t.id) FROM state_snapshots t WHERE t.chain = c.id)
+        "SELECT c.id, c.depth, (SELECT MAX(t.id) FROM state_snapshots t WHERE t.chain = c.id) AS newest
          FROM state_snapshots s JOIN state_chains c ON c.id = s.chain
          WHERE s.id = $1",
     )

@@ -198,14 +198,25 @@ pub async fn before_place(
     .await
 }
 
-/// Returns the replies of a thread, the newest first: (place, number of the history visibility before it, number of its
-/// sender).
+/// An event that replies in a thread.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct ThreadReplyRow {
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// The number of the history visibility before it.
+    pub visibility: i64,
+    /// The number of the sender.
+    pub sender: UserNum,
+}
+
+/// Returns the replies of a thread, the newest first.
 pub async fn replies(
     db: &mut impl ReadAccess,
-    (room, thread_root): (RoomNum, &str),
+    room: RoomNum,
+    thread_root: &str,
     rel_type: i64,
     limit: i64,
-) -> Result<Vec<(i64, i64, UserNum)>> {
+) -> Result<Vec<ThreadReplyRow>> {
     db.query(
         "SELECT r.timeline, e.visibility, r.sender FROM relations r JOIN events e ON e.position = r.child
          WHERE r.room = $1 AND r.parent = $2 AND r.rel_type = $3

@@ -188,11 +188,22 @@ pub async fn read_marker(
     Ok(row.map(|row| row.to_marker()).unwrap_or_default())
 }
 
-/// Returns the exceptions of a user: (room, place, thread, notify, highlight).
-pub async fn exceptions(
-    db: &mut impl ReadAccess,
-    user: UserNum,
-) -> Result<Vec<(RoomNum, i64, Option<String>, i64, i64)>> {
+/// An event that counts differently for a user than in the room's running counters.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct CountExceptionRow {
+    pub room: RoomNum,
+    /// The place in the timeline.
+    pub timeline: i64,
+    /// The thread that the event is in; `None` is the main timeline.
+    pub thread: Option<String>,
+    /// The difference in notifications.
+    pub notify: i64,
+    /// The difference in highlights.
+    pub highlight: i64,
+}
+
+/// Returns the exceptions of a user.
+pub async fn exceptions(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<CountExceptionRow>> {
     db.query(
         "SELECT room, timeline, thread, notify, highlight FROM unread_exceptions
          WHERE user_num = $1 ORDER BY room, timeline",

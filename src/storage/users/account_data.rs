@@ -8,7 +8,7 @@ use crate::{
 /// The content of account data that was removed. Later syncs must report the removal.
 pub const REMOVED_CONTENT: &str = "{}";
 /// The room number of global account data.
-const GLOBAL_ROOM_NUM: RoomNum = 0;
+const GLOBAL_ROOM_NUM: RoomNum = RoomNum::new(0);
 
 /// A piece of account data in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -181,16 +181,25 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        set(&mut tx, 1, None, "k", "1").await.unwrap();
-        let place = set(&mut tx, 1, Some(7), "k", "2").await.unwrap();
+        set(&mut tx, UserNum::new(1), None, "k", "1").await.unwrap();
+        let place = set(&mut tx, UserNum::new(1), Some(RoomNum::new(7)), "k", "2")
+            .await
+            .unwrap();
 
-        let global = get(&mut tx, 1, None, "k").await.unwrap();
+        let global = get(&mut tx, UserNum::new(1), None, "k").await.unwrap();
         assert_eq!(global.as_deref(), Some("1"));
-        let changed = changed_between(&mut tx, 1, place - 1, place).await.unwrap();
+        let changed = changed_between(&mut tx, UserNum::new(1), place - 1, place)
+            .await
+            .unwrap();
         assert_eq!(changed.len(), 1);
-        assert_eq!(changed[0].room(), Some(7));
-        remove_all(&mut tx, 1).await.unwrap();
-        assert_eq!(get(&mut tx, 1, Some(7), "k").await.unwrap(), None);
+        assert_eq!(changed[0].room(), Some(RoomNum::new(7)));
+        remove_all(&mut tx, UserNum::new(1)).await.unwrap();
+        assert_eq!(
+            get(&mut tx, UserNum::new(1), Some(RoomNum::new(7)), "k")
+                .await
+                .unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
@@ -198,11 +207,13 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        let first = set(&mut tx, 1, None, "k", "1").await.unwrap();
-        let second = set(&mut tx, 1, None, "k", "2").await.unwrap();
+        let first = set(&mut tx, UserNum::new(1), None, "k", "1").await.unwrap();
+        let second = set(&mut tx, UserNum::new(1), None, "k", "2").await.unwrap();
 
         assert!(second > first);
-        let all = changed_between(&mut tx, 1, 0, second).await.unwrap();
+        let all = changed_between(&mut tx, UserNum::new(1), 0, second)
+            .await
+            .unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].content.as_str(), all[0].room()), ("2", None));
     }
@@ -211,21 +222,27 @@ mod tests {
     async fn removed_account_data_is_reported_once() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let before = set(&mut tx, 1, None, "k", "1").await.unwrap();
+        let before = set(&mut tx, UserNum::new(1), None, "k", "1").await.unwrap();
 
         let kinds = ["k".to_owned(), "unknown".to_owned()];
-        let (position, removed) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+        let (position, removed) = remove_global(&mut tx, UserNum::new(1), &kinds)
+            .await
+            .unwrap();
 
         assert_eq!(removed, ["k"]);
-        let told = changed_between(&mut tx, 1, before, position).await.unwrap();
+        let told = changed_between(&mut tx, UserNum::new(1), before, position)
+            .await
+            .unwrap();
         assert_eq!(told[0].content, REMOVED_CONTENT);
         assert!(
-            changed_between(&mut tx, 1, 0, position)
+            changed_between(&mut tx, UserNum::new(1), 0, position)
                 .await
                 .unwrap()
                 .is_empty()
         );
-        let (_, again) = remove_global(&mut tx, 1, &kinds).await.unwrap();
+        let (_, again) = remove_global(&mut tx, UserNum::new(1), &kinds)
+            .await
+            .unwrap();
         assert!(again.is_empty());
     }
 }

@@ -180,10 +180,18 @@ pub async fn deactivate(
     Ok(())
 }
 
-/// Returns the users who asked to be erased, with the positions of these requests.
-pub async fn erased_users(db: &mut impl ReadAccess) -> Result<Vec<(String, Position)>> {
+/// A user who asked to be erased.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ErasedUserRow {
+    pub user_id: String,
+    /// The position of the request.
+    pub erased_position: Position,
+}
+
+/// Returns the users who asked to be erased.
+pub async fn erased_users(db: &mut impl ReadAccess) -> Result<Vec<ErasedUserRow>> {
     db.query(
-        "SELECT s.text, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num
+        "SELECT s.text AS user_id, a.erased_position FROM accounts a JOIN strings s ON s.num = a.user_num
          WHERE a.erased_position IS NOT NULL",
     )
     .fetch_all()
@@ -214,10 +222,13 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        assert!(insert(&mut tx, &account(1)).await.unwrap());
-        assert!(!insert(&mut tx, &account(1)).await.unwrap());
-        assert_eq!(find(&mut tx, 1).await.unwrap(), Some(account(1)));
-        assert_eq!(find(&mut tx, 2).await.unwrap(), None);
+        assert!(insert(&mut tx, &account(UserNum::new(1))).await.unwrap());
+        assert!(!insert(&mut tx, &account(UserNum::new(1))).await.unwrap());
+        assert_eq!(
+            find(&mut tx, UserNum::new(1)).await.unwrap(),
+            Some(account(UserNum::new(1)))
+        );
+        assert_eq!(find(&mut tx, UserNum::new(2)).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -226,18 +237,21 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         let admin = Account {
             admin: true,
-            ..account(1)
+            ..account(UserNum::new(1))
         };
 
         assert!(!has_admin(&mut tx).await.unwrap());
         insert(&mut tx, &admin).await.unwrap();
         assert!(has_admin(&mut tx).await.unwrap());
-        assert_eq!(active_users(&mut tx, "[1,2]").await.unwrap(), [1]);
-        deactivate(&mut tx, 1, Some(7)).await.unwrap();
+        assert_eq!(
+            active_users(&mut tx, "[1,2]").await.unwrap(),
+            [UserNum::new(1)]
+        );
+        deactivate(&mut tx, UserNum::new(1), Some(7)).await.unwrap();
 
         assert!(!has_admin(&mut tx).await.unwrap());
         assert!(active_users(&mut tx, "[1,2]").await.unwrap().is_empty());
-        let gone = find(&mut tx, 1).await.unwrap().unwrap();
+        let gone = find(&mut tx, UserNum::new(1)).await.unwrap().unwrap();
         assert_eq!(gone.password_hash, None);
         assert!(gone.deactivated && gone.erased_position == Some(7));
     }
@@ -249,12 +263,23 @@ mod tests {
         let guest = Account {
             guest: true,
             password_hash: None,
-            ..account(1)
+            ..account(UserNum::new(1))
         };
         insert(&mut tx, &guest).await.unwrap();
 
-        assert!(upgrade_guest(&mut tx, 1, "hash").await.unwrap());
-        assert!(!upgrade_guest(&mut tx, 1, "other").await.unwrap());
-        assert_eq!(find(&mut tx, 1).await.unwrap(), Some(account(1)));
+        assert!(
+            upgrade_guest(&mut tx, UserNum::new(1), "hash")
+                .await
+                .unwrap()
+        );
+        assert!(
+            !upgrade_guest(&mut tx, UserNum::new(1), "other")
+                .await
+                .unwrap()
+        );
+        assert_eq!(
+            find(&mut tx, UserNum::new(1)).await.unwrap(),
+            Some(account(UserNum::new(1)))
+        );
     }
 }

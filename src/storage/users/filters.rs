@@ -73,13 +73,16 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        assert_eq!(last_id(&mut tx, 1).await.unwrap(), 0);
-        insert(&mut tx, 1, 1, "{}").await.unwrap();
+        assert_eq!(last_id(&mut tx, UserNum::new(1)).await.unwrap(), 0);
+        insert(&mut tx, UserNum::new(1), 1, "{}").await.unwrap();
 
-        assert_eq!(last_id(&mut tx, 1).await.unwrap(), 1);
-        assert_eq!(find(&mut tx, 1, "{}").await.unwrap(), Some(1));
-        assert_eq!(find(&mut tx, 2, "{}").await.unwrap(), None);
-        assert_eq!(get(&mut tx, 1, 1).await.unwrap().as_deref(), Some("{}"));
-        assert_eq!(get(&mut tx, 2, 1).await.unwrap(), None);
+        assert_eq!(last_id(&mut tx, UserNum::new(1)).await.unwrap(), 1);
+        assert_eq!(find(&mut tx, UserNum::new(1), "{}").await.unwrap(), Some(1));
+        assert_eq!(find(&mut tx, UserNum::new(2), "{}").await.unwrap(), None);
+        assert_eq!(
+            get(&mut tx, UserNum::new(1), 1).await.unwrap().as_deref(),
+            Some("{}")
+        );
+        assert_eq!(get(&mut tx, UserNum::new(2), 1).await.unwrap(), None);
     }
 }

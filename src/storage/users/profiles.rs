@@ -5,8 +5,16 @@ use crate::{
     storage::{ReadAccess, UserNum, WriteTx},
 };
 
-/// Returns the fields of a user's profile, each with its value as JSON.
-pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<(String, String)>> {
+/// A field of a user's profile.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct ProfileFieldRow {
+    pub field: String,
+    /// The value as JSON.
+    pub value: String,
+}
+
+/// Returns the fields of a user's profile.
+pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<ProfileFieldRow>> {
     db.query(
         "SELECT field, value
          FROM profiles
@@ -80,16 +88,24 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        set(&mut tx, 1, "displayname", r#""A""#).await.unwrap();
-        set(&mut tx, 1, "displayname", r#""B""#).await.unwrap();
-        set(&mut tx, 1, "m.tz", r#""UTC""#).await.unwrap();
+        set(&mut tx, UserNum::new(1), "displayname", r#""A""#)
+            .await
+            .unwrap();
+        set(&mut tx, UserNum::new(1), "displayname", r#""B""#)
+            .await
+            .unwrap();
+        set(&mut tx, UserNum::new(1), "m.tz", r#""UTC""#)
+            .await
+            .unwrap();
 
-        let name = field(&mut tx, 1, "displayname").await.unwrap();
+        let name = field(&mut tx, UserNum::new(1), "displayname")
+            .await
+            .unwrap();
         assert_eq!(name.as_deref(), Some(r#""B""#));
-        assert_eq!(of_user(&mut tx, 1).await.unwrap().len(), 2);
-        assert!(remove(&mut tx, 1, "m.tz").await.unwrap());
-        assert!(!remove(&mut tx, 1, "m.tz").await.unwrap());
-        remove_all(&mut tx, 1).await.unwrap();
-        assert!(of_user(&mut tx, 1).await.unwrap().is_empty());
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap().len(), 2);
+        assert!(remove(&mut tx, UserNum::new(1), "m.tz").await.unwrap());
+        assert!(!remove(&mut tx, UserNum::new(1), "m.tz").await.unwrap());
+        remove_all(&mut tx, UserNum::new(1)).await.unwrap();
+        assert!(of_user(&mut tx, UserNum::new(1)).await.unwrap().is_empty());
     }
 }

@@ -5,24 +5,32 @@ use crate::{
     storage::{DeviceNum, ReadAccess, UserNum, WriteTx},
 };
 
+/// A pusher to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPusher<'a> {
+    /// The user's number.
+    pub user: UserNum,
+    /// The device that set it.
+    pub device: DeviceNum,
+    pub app_id: &'a str,
+    pub pushkey: &'a str,
+    /// The pusher as JSON.
+    pub json: &'a str,
+}
+
 /// Stores a pusher in place of the user's one with the same application and key.
-pub async fn set(
-    tx: &mut WriteTx,
-    (user, device): (UserNum, DeviceNum),
-    (app_id, pushkey): (&str, &str),
-    pusher: &str,
-) -> Result<()> {
+pub async fn set(tx: &mut WriteTx, pusher: NewPusher<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO pushers (user_num, app_id, pushkey, device, pusher)
          VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (user_num, app_id, pushkey) DO UPDATE
          SET device = excluded.device, pusher = excluded.pusher",
     )
-    .bind(user)
-    .bind(app_id)
-    .bind(pushkey)
-    .bind(device)
-    .bind(pusher)
+    .bind(pusher.user)
+    .bind(pusher.app_id)
+    .bind(pusher.pushkey)
+    .bind(pusher.device)
+    .bind(pusher.json)
     .execute()
     .await?;
     Ok(())
@@ -72,22 +80,35 @@ mod tests {
     async fn pushers_are_replaced_removed_and_go_with_their_device() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let one = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let one = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
-        let two = device_table::upsert(&mut tx, 2, "B", None, 1)
+        let two = device_table::upsert(&mut tx, UserNum::new(2), "B", None, 1)
             .await
             .unwrap();
-        for (owner, pusher) in [((1, one), "a"), ((2, two), "b"), ((1, one), "c")] {
-            set(&mut tx, owner, ("app", "key"), pusher).await.unwrap();
+        for (user, device, json) in [(1, one, "a"), (2, two, "b"), (1, one, "c")] {
+            let pusher = NewPusher {
+                user: UserNum::new(user),
+                device,
+                app_id: "app",
+                pushkey: "key",
+                json,
+            };
+            set(&mut tx, pusher).await.unwrap();
         }
 
-        assert_eq!(of_user(&mut tx, 1).await.unwrap(), ["c"]);
-        remove_of_others(&mut tx, 1, "app", "key").await.unwrap();
-        assert!(of_user(&mut tx, 2).await.unwrap().is_empty());
-        remove(&mut tx, 1, "app", "other").await.unwrap();
-        assert_eq!(of_user(&mut tx, 1).await.unwrap(), ["c"]);
-        device_table::delete(&mut tx, 1, vec![one]).await.unwrap();
-        assert!(of_user(&mut tx, 1).await.unwrap().is_empty());
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap(), ["c"]);
+        remove_of_others(&mut tx, UserNum::new(1), "app", "key")
+            .await
+            .unwrap();
+        assert!(of_user(&mut tx, UserNum::new(2)).await.unwrap().is_empty());
+        remove(&mut tx, UserNum::new(1), "app", "other")
+            .await
+            .unwrap();
+        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap(), ["c"]);
+        device_table::delete(&mut tx, UserNum::new(1), vec![one])
+            .await
+            .unwrap();
+        assert!(of_user(&mut tx, UserNum::new(1)).await.unwrap().is_empty());
     }
 }

@@ -119,14 +119,19 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let (hash, login) = ([1; 32], TokenPurpose::Login);
-        insert(&mut tx, &hash, login, 7, (0, 10)).await.unwrap();
+        insert(&mut tx, &hash, login, UserNum::new(7), (0, 10))
+            .await
+            .unwrap();
 
         let other = consume(&mut tx, &hash, TokenPurpose::Openid, 5)
             .await
             .unwrap();
         assert_eq!(other, None);
         assert_eq!(consume(&mut tx, &hash, login, 10).await.unwrap(), None);
-        assert_eq!(consume(&mut tx, &hash, login, 9).await.unwrap(), Some(7));
+        assert_eq!(
+            consume(&mut tx, &hash, login, 9).await.unwrap(),
+            Some(UserNum::new(7))
+        );
         assert_eq!(consume(&mut tx, &hash, login, 9).await.unwrap(), None);
     }
 
@@ -135,14 +140,19 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let openid = TokenPurpose::Openid;
-        insert(&mut tx, &[1; 32], openid, 7, (0, 10)).await.unwrap();
-        insert(&mut tx, &[2; 32], openid, 7, (10, 20))
+        insert(&mut tx, &[1; 32], openid, UserNum::new(7), (0, 10))
+            .await
+            .unwrap();
+        insert(&mut tx, &[2; 32], openid, UserNum::new(7), (10, 20))
             .await
             .unwrap();
 
-        assert_eq!(count(&mut tx, 7, 0).await.unwrap(), 1);
-        assert_eq!(find(&mut tx, &[2; 32], openid, 15).await.unwrap(), Some(7));
-        remove_all(&mut tx, 7).await.unwrap();
-        assert_eq!(count(&mut tx, 7, 0).await.unwrap(), 0);
+        assert_eq!(count(&mut tx, UserNum::new(7), 0).await.unwrap(), 1);
+        assert_eq!(
+            find(&mut tx, &[2; 32], openid, 15).await.unwrap(),
+            Some(UserNum::new(7))
+        );
+        remove_all(&mut tx, UserNum::new(7)).await.unwrap();
+        assert_eq!(count(&mut tx, UserNum::new(7), 0).await.unwrap(), 0);
     }
 }

@@ -52,11 +52,19 @@ pub async fn insert_access(
     Ok(())
 }
 
-/// Returns the device of an access token, and the token's expiry time.
+/// A stored access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct AccessTokenRow {
+    pub device: DeviceNum,
+    /// The time in milliseconds since the Unix epoch; `None` if it does not expire.
+    pub expires_ts: Option<i64>,
+}
+
+/// Returns an access token.
 pub async fn find_access(
     db: &mut impl ReadAccess,
     hash: &TokenHash,
-) -> Result<Option<(DeviceNum, Option<i64>)>> {
+) -> Result<Option<AccessTokenRow>> {
     db.query(
         "SELECT device, expires_ts
          FROM access_tokens
@@ -271,13 +279,13 @@ pub async fn use_registration(tx: &mut WriteTx, token: &str, now: i64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{devices::device_table, testing::TestDb};
+    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
 
     #[tokio::test]
     async fn tokens_go_with_their_device() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
         insert_access(&mut tx, &[1; 32], device, Some(7))
@@ -286,8 +294,12 @@ mod tests {
         insert_refresh(&mut tx, &[2; 32], device).await.unwrap();
 
         let found = find_access(&mut tx, &[1; 32]).await.unwrap();
-        assert_eq!(found, Some((device, Some(7))));
-        device_table::delete(&mut tx, 1, vec![device])
+        let expected = AccessTokenRow {
+            device,
+            expires_ts: Some(7),
+        };
+        assert_eq!(found, Some(expected));
+        device_table::delete(&mut tx, UserNum::new(1), vec![device])
             .await
             .unwrap();
 
@@ -299,7 +311,7 @@ mod tests {
     async fn the_predecessor_of_an_issued_token_is_found() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let device = device_table::upsert(&mut tx, 1, "A", None, 1)
+        let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
         insert_access(&mut tx, &[1; 32], device, None)

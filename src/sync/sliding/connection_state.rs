@@ -239,10 +239,10 @@ mod tests {
             ..SentRoom::default()
         };
 
-        state.record_room(1, sent(70));
-        state.record_room(2, sent(0));
+        state.record_room(RoomNum::new(1), sent(70));
+        state.record_room(RoomNum::new(2), sent(0));
         assert_eq!(state.weight(), 3 + 70 * BYTES_PER_MEMBER / BYTES_PER_ROOM);
-        state.record_room(1, sent(0));
+        state.record_room(RoomNum::new(1), sent(0));
         assert_eq!(state.weight(), 3);
     }
 
@@ -256,7 +256,7 @@ mod tests {
             required_state: required[0].clone(),
             ..SentRoom::default()
         };
-        state.record_room(1, sent);
+        state.record_room(RoomNum::new(1), sent);
 
         state.record_required_states(required.iter());
 

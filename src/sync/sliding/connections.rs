@@ -231,13 +231,18 @@ impl JournalFollower for SlidingConnections {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ephemeral::EphemeralTick;
+    use crate::storage::UserNum;
     use crate::sync::sliding::connection_state::SyncPosition;
 
-    const PHONE_DEVICE: DeviceNum = 1;
+    const PHONE_DEVICE: DeviceNum = DeviceNum::new(1);
 
     fn state(position: Position) -> ConnectionState {
         let mut state = ConnectionState::default();
-        state.since = Some(SyncPosition { position, tick: 0 });
+        state.since = Some(SyncPosition {
+            position,
+            tick: EphemeralTick::ZERO,
+        });
         state
     }
 
@@ -285,7 +290,7 @@ mod tests {
             let refused = respond(&connections, conn_id, Some(pos), 4);
             assert!(matches!(refused, Err(Error::UnknownPos)), "{conn_id} {pos}");
         }
-        let other_device = connections.begin_request(2, "a", Some(&second));
+        let other_device = connections.begin_request(DeviceNum::new(2), "a", Some(&second));
         assert!(matches!(other_device, Err(Error::UnknownPos)));
     }
 
@@ -326,7 +331,7 @@ mod tests {
         let (pos, _) = respond(&connections, "a", None, 1).unwrap();
 
         let ended = JournalChange::SessionsEnded {
-            user: 1,
+            user: UserNum::new(1),
             devices: vec![PHONE_DEVICE],
         };
         connections.committed(&[(1, ended)]);

@@ -22,7 +22,7 @@ use super::{
     response_plan::{PlannedRoom, SUBSCRIBED_BIT},
 };
 use crate::{
-    ephemeral::EphemeralState,
+    ephemeral::{EphemeralState, EphemeralTick},
     error::Result,
     storage::{Position, Receipt, users::account_data::AccountData},
     sync::{
@@ -169,7 +169,8 @@ impl RoomExtensionReader {
         };
         let now = room.context.plan.now.tick;
         let typing = &self.ephemeral.typing;
-        let typing = typing.changed_users(room.planned.room, after.unwrap_or(0), now);
+        let typing =
+            typing.changed_users(room.planned.room, after.unwrap_or(EphemeralTick::ZERO), now);
         // If the client had nothing before, an empty list of typing users is no change.
         typing.filter(|users| after.is_some() || !users.is_empty())
     }

@@ -200,17 +200,17 @@ mod tests {
         let queues = FetchQueues::default();
         let place = |room, name: &str| queues.try_enqueue(&(room, server(name)));
         let slow: Vec<_> = (0..MAX_WAITING_PER_SERVER)
-            .map(|_| place(1, "slow").expect("there is a place"))
+            .map(|_| place(RoomNum::new(1), "slow").expect("there is a place"))
             .collect();
-        assert!(place(1, "slow").is_none());
+        assert!(place(RoomNum::new(1), "slow").is_none());
 
-        let others =
-            (MAX_WAITING_PER_SERVER..MAX_WAITING_PER_ROOM).map(|n| place(1, &format!("s{n}")));
+        let others = (MAX_WAITING_PER_SERVER..MAX_WAITING_PER_ROOM)
+            .map(|n| place(RoomNum::new(1), &format!("s{n}")));
         let others: Vec<_> = others.collect();
         assert!(others.iter().all(Option::is_some));
-        assert!(place(1, "late").is_none());
-        assert!(place(2, "slow").is_some());
+        assert!(place(RoomNum::new(1), "late").is_none());
+        assert!(place(RoomNum::new(2), "slow").is_some());
         drop(slow);
-        assert!(place(1, "late").is_some());
+        assert!(place(RoomNum::new(1), "late").is_some());
     }
 }

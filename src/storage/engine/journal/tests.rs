@@ -2,8 +2,11 @@
 
 use std::sync::Mutex as StdMutex;
 
-use super::*;
-use crate::storage::{Db, testing::TestDb};
+use super::{batch::CommitFault, *};
+use crate::{
+    error::Error,
+    storage::{Db, DeviceNum, JournalChange, ReadAccess, UserNum, testing::TestDb},
+};
 
 #[derive(Default)]
 struct PositionLog(StdMutex<Vec<Position>>);
@@ -19,7 +22,10 @@ impl JournalFollower for PositionLog {
 }
 
 fn change() -> JournalChange {
-    JournalChange::ToDevice { user: 1, device: 1 }
+    JournalChange::ToDevice {
+        user: UserNum::new(1),
+        device: DeviceNum::new(1),
+    }
 }
 
 async fn store(tx: &mut WriteTx, text: &str) {
@@ -171,7 +177,7 @@ async fn drop_after_polls(future: impl Future<Output = ()>, polls: u64) {
 }
 
 /// Writes in a batch whose commit fails as `fault` says. Returns the outcome for the writer.
-async fn write_with_fault(test: &TestDb, fault: batch_in_doubt::CommitFault) -> Result<()> {
+async fn write_with_fault(test: &TestDb, fault: CommitFault) -> Result<()> {
     let mut tx = test.db.write().await.unwrap();
     store(&mut tx, "doubtful").await;
     tx.writer.fault = fault;
@@ -184,7 +190,7 @@ async fn a_stored_batch_is_announced_although_its_answer_was_lost() {
     let notes = Arc::new(PositionLog::default());
     test.db.journal().add_follower(notes.clone());
 
-    let written = write_with_fault(&test, batch_in_doubt::CommitFault::AnswerLost).await;
+    let written = write_with_fault(&test, CommitFault::AnswerLost).await;
 
     assert!(written.is_ok());
     assert_eq!(count_stored(&test).await, 1);
@@ -198,7 +204,7 @@ async fn an_unanswered_batch_that_was_not_stored_is_lost() {
     let notes = Arc::new(PositionLog::default());
     test.db.journal().add_follower(notes.clone());
 
-    let written = write_with_fault(&test, batch_in_doubt::CommitFault::NotCommitted).await;
+    let written = write_with_fault(&test, CommitFault::NotCommitted).await;
 
     assert!(matches!(written, Err(Error::Unavailable(_))));
     assert_eq!(count_stored(&test).await, 0);
@@ -209,8 +215,8 @@ async fn an_unanswered_batch_that_was_not_stored_is_lost() {
 async fn doubt_about_a_batch_without_positions_is_resolved() {
     let test = TestDb::new().await;
     for (fault, is_stored) in [
-        (batch_in_doubt::CommitFault::AnswerLost, true),
-        (batch_in_doubt::CommitFault::NotCommitted, false),
+        (CommitFault::AnswerLost, true),
+        (CommitFault::NotCommitted, false),
     ] {
         let mut tx = test.db.write().await.unwrap();
         tx.intern(&format!("{is_stored}")).await.unwrap();
@@ -225,10 +231,7 @@ async fn writes_continue_after_a_batch_was_in_doubt() {
     let test = TestDb::new().await;
     let notes = Arc::new(PositionLog::default());
     test.db.journal().add_follower(notes.clone());
-    for fault in [
-        batch_in_doubt::CommitFault::AnswerLost,
-        batch_in_doubt::CommitFault::NotCommitted,
-    ] {
+    for fault in [CommitFault::AnswerLost, CommitFault::NotCommitted] {
         drop(write_with_fault(&test, fault).await);
 
         let mut tx = test.db.write().await.unwrap();

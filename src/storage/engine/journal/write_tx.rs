@@ -5,10 +5,16 @@ use std::sync::Arc;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::{
-    BatchOutcome, InternedStrings, JournalChange, JournalWriter, Position, RawConnection,
-    ReadAccess, SavepointState,
+    batch::BatchOutcome,
+    writer::{JournalWriter, SavepointState},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    storage::engine::{
+        change::JournalChange, dialect::RawConnection, interned_strings::InternedStrings,
+        numbers::Position, query::ReadAccess,
+    },
+};
 
 /// A turn to write. If it is dropped without [`WriteTx::commit`] or [`WriteTx::release`], nothing is written.
 pub struct WriteTx {
