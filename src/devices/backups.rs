@@ -198,7 +198,11 @@ impl KeyBackups {
             )));
         }
         key_backups::set_keys(&mut tx, user, row.version, &better.keys).await?;
-        key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
+        let counts = key_backups::BackupCounts {
+            etag,
+            key_count: count,
+        };
+        key_backups::set_counts(&mut tx, user, row.version, counts).await?;
         tx.commit().await?;
         Ok(backup_state(etag, count))
     }
@@ -248,7 +252,11 @@ impl KeyBackups {
         }
         let count = row.key_count - i64::try_from(deleted).unwrap_or(row.key_count);
         let etag = row.etag + 1;
-        key_backups::set_counts(&mut tx, user, row.version, (etag, count)).await?;
+        let counts = key_backups::BackupCounts {
+            etag,
+            key_count: count,
+        };
+        key_backups::set_counts(&mut tx, user, row.version, counts).await?;
         tx.commit().await?;
         Ok(backup_state(etag, count))
     }
@@ -409,7 +417,7 @@ async fn find_better_keys(
         room_ids.dedup();
         let session_ids: Vec<&str> = chunk.iter().map(|key| key.session_id.as_str()).collect();
         known.extend(
-            key_backups::keys_of_sessions(tx, user, version, (&room_ids, &session_ids)).await?,
+            key_backups::keys_of_sessions(tx, user, version, &room_ids, &session_ids).await?,
         );
     }
     let known: HashMap<(&str, &str), &BackupKeyRow> = known

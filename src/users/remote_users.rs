@@ -13,7 +13,7 @@ use super::{UserEnvironment, profile::NAME_BYTES};
 use crate::{
     error::{Error, Result},
     storage::{
-        Db, WriteTx, backfilled_tables,
+        Db, PositionRange, WriteTx, backfilled_tables,
         users::user_directory::{self, RemoteUserProfile, StoredMember},
     },
     tasks::Tasks,
@@ -97,12 +97,17 @@ impl RemoteUsers {
     async fn add_users_joined_between(&self, after: i64, up_to: i64) -> Result<()> {
         let users = {
             let mut db = self.db.read().await?;
-            user_directory::joined_between(&mut db, (after, up_to)).await?
+            user_directory::joined_between(&mut db, PositionRange { after, up_to }).await?
         };
         for users in users.chunks(USERS_PER_TRANSACTION) {
             let members = {
                 let mut db = self.db.read().await?;
-                user_directory::member_events_between(&mut db, users, (after, up_to)).await?
+                user_directory::member_events_between(
+                    &mut db,
+                    users,
+                    PositionRange { after, up_to },
+                )
+                .await?
             };
             let mut tx = self.db.write().await?;
             for member in &members {

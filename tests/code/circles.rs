@@ -13,7 +13,7 @@ use syn::{
 
 use crate::source::{SourceFile, paths_of, segments_of, source_files};
 
-const MAX_FILES_IN_A_CIRCLE: usize = 6;
+const MAX_FILES_IN_A_CIRCLE: usize = 3;
 
 #[test]
 fn files_of_a_folder_form_no_long_circles() {

@@ -25,9 +25,9 @@ const RELATIVE_SECOND_WORDS: [&str; 2] = ["which", "whom"];
 const MAX_ONE_WORD_CONSTANTS_PERCENT: usize = 10;
 /// Type names that two types have, in percent.
 const MAX_SHARED_TYPE_NAMES_PERCENT: usize = 5;
-const MAX_TUPLE_PARAMETERS: usize = 154;
-const MAX_METHODS_OF_A_TYPE: usize = 119;
-const MAX_NUMBER_ALIASES: usize = 6;
+const MAX_TUPLE_PARAMETERS: usize = 10;
+const MAX_METHODS_OF_A_TYPE: usize = 40;
+const MAX_NUMBER_ALIASES: usize = 1;
 
 /// Participles that do not end in "ed".
 const IRREGULAR_PARTICIPLES: [&str; 28] = [

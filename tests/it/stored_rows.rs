@@ -69,7 +69,7 @@ impl StoredRows {
             .expect("the rows are read");
         let users: Vec<UserNum> = members.iter().map(|member| member.user_num).collect();
         for user in &users {
-            let told = room_deletion::insert_removal(&mut tx, *user, num, (1, None)).await;
+            let told = room_deletion::insert_removal(&mut tx, *user, num, 1, None).await;
             told.expect("is written");
         }
         let left = room_deletion::remove_memberships(&mut tx, num, &users).await;

@@ -19,6 +19,7 @@ use crate::{
     },
     storage::{
         UserNum, WriteTx,
+        rooms::state_snapshots::SnapshotPlace,
         rooms::{
             memberships::{self, MembershipOfMany},
             room_table,
@@ -104,12 +105,12 @@ impl RoomWrite<'_> {
         }
         let chain = tip.snapshot_chain;
         state_snapshots::insert_snapshot(tx, snapshot, chain).await?;
+        let place = SnapshotPlace { chain, snapshot };
         match entries {
             [(kind, state_key, event)] => {
-                let at = (chain, snapshot);
-                state_snapshots::insert_entry(tx, at, *kind, *state_key, *event).await?;
+                state_snapshots::insert_entry(tx, place, *kind, *state_key, *event).await?;
             }
-            entries => state_snapshots::insert_entries(tx, (chain, snapshot), entries).await?,
+            entries => state_snapshots::insert_entries(tx, place, entries).await?,
         }
         tip.snapshot = snapshot;
         Ok(())

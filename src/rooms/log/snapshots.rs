@@ -13,6 +13,7 @@ use crate::{
     matrix::StateMap,
     storage::{
         WriteTx,
+        rooms::state_snapshots::SnapshotPlace,
         rooms::{
             event_graph,
             state_snapshots::{self, MAX_CHAIN_DEPTH, StateEntry},
@@ -108,12 +109,20 @@ pub(crate) async fn store_branch(
                 keys.any(|key| key == (&entry.0, &entry.1))
             };
             whole.retain(|entry| !is_changed(entry));
-            state_snapshots::insert_entries(tx, (snapshot, snapshot), &whole).await?;
+            state_snapshots::insert_entries(
+                tx,
+                SnapshotPlace {
+                    chain: snapshot,
+                    snapshot,
+                },
+                &whole,
+            )
+            .await?;
             snapshot
         }
     };
     state_snapshots::insert_snapshot(tx, snapshot, chain).await?;
-    state_snapshots::insert_entries(tx, (chain, snapshot), changed).await?;
+    state_snapshots::insert_entries(tx, SnapshotPlace { chain, snapshot }, changed).await?;
     Ok(snapshot)
 }
 

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     matrix::{self, NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
     storage::{
-        self, Db, Position, ReadAccess, Receipt, RoomNum, UserNum,
+        self, Db, Position, PositionRange, ReadAccess, Receipt, RoomNum, UserNum,
         interned_strings::InternedStrings,
         rooms::{
             events::{self, EventRow},
@@ -316,7 +316,13 @@ async fn state_changes_since(
     snapshot: i64,
     after: i64,
 ) -> Result<Vec<StateChange>> {
-    let rows = state_snapshots::state_changes(db, snapshot, (after, i64::MAX)).await?;
+    let rows = {
+        let range = PositionRange {
+            after,
+            up_to: i64::MAX,
+        };
+        state_snapshots::state_changes(db, snapshot, range).await?
+    };
     let numbers: Vec<i64> = rows
         .iter()
         .flat_map(|row| [row.kind, row.state_key])

@@ -20,7 +20,7 @@ use crate::{
         stored_events::{state_map, state_map_at},
     },
     storage::{
-        UserNum,
+        PositionRange, UserNum,
         rooms::{event_graph, events, state_snapshots},
     },
 };
@@ -155,7 +155,8 @@ impl StateReader {
     ) -> Result<Vec<(StateEventType, String)>> {
         let mut conn = self.db.read().await?;
         let snapshot = room.view().snapshot;
-        let keys = state_snapshots::keys_changed(&mut conn, snapshot, (after, up_to)).await?;
+        let range = PositionRange { after, up_to };
+        let keys = state_snapshots::keys_changed(&mut conn, snapshot, range).await?;
         let numbers: Vec<i64> = keys
             .iter()
             .flat_map(|key| [key.kind, key.state_key])

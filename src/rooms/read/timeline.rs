@@ -16,7 +16,7 @@ use crate::{
         },
     },
     storage::{
-        ReadAccess,
+        PositionRange, ReadAccess,
         rooms::{
             events::{self, EventRow},
             state_snapshots, timeline_gaps,
@@ -259,8 +259,11 @@ impl Timeline {
     /// missing.
     async fn find_newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
         let mut conn = self.db.read().await?;
-        let span = (request.to.unwrap_or(i64::MIN), request.from);
-        let gaps = timeline_gaps::gaps_between(&mut conn, room.num, span, 1).await?;
+        let range = PositionRange {
+            after: request.to.unwrap_or(i64::MIN),
+            up_to: request.from,
+        };
+        let gaps = timeline_gaps::gaps_between(&mut conn, room.num, range, 1).await?;
         Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 

@@ -16,7 +16,7 @@ use crate::{
     matrix::{Pdu, VerifiedEvent},
     rooms::{ReceiveHints, ReceiveOutcome, memory::room::Room},
     storage::{
-        RoomNum,
+        PositionRange, RoomNum,
         rooms::{event_graph, timeline_gaps},
     },
 };
@@ -50,9 +50,13 @@ impl EventReceiver {
     pub async fn find_gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<TimelineGap>> {
         let mut conn = self.db.read().await?;
         let mut found: Vec<TimelineGap> = Vec::new();
-        for (event_id, place) in
-            timeline_gaps::gaps_between(&mut conn, room.num, (after, up_to), MAX_GAPS_PER_QUERY)
-                .await?
+        for (event_id, place) in timeline_gaps::gaps_between(
+            &mut conn,
+            room.num,
+            PositionRange { after, up_to },
+            MAX_GAPS_PER_QUERY,
+        )
+        .await?
         {
             let event_id = OwnedEventId::try_from(event_id)
                 .map_err(|source| Error::internal("read an event id", source))?;

@@ -135,5 +135,5 @@ pub(crate) async fn mark_read_by_sending(
     }
     // This publishes no change: memory updates the marker when it receives the event itself.
     let counters = event.counters() - event.threaded_counters;
-    unread_counts::mark_main_read(tx, reader.user, reader.room, (event.timeline, counters)).await
+    unread_counts::mark_main_read(tx, reader.user, reader.room, event.timeline, counters).await
 }

@@ -323,7 +323,7 @@ impl RoomDeletion {
             // No event could remove this member.
             (position, None)
         };
-        room_deletion::insert_removal(tx, member.user_num, room.num, (left_at, event.as_deref()))
+        room_deletion::insert_removal(tx, member.user_num, room.num, left_at, event.as_deref())
             .await?;
         let removed = RoomRemoval {
             room_id: room.room_id.clone(),

@@ -126,12 +126,20 @@ pub async fn set_auth_data(
     Ok(())
 }
 
+/// The numbers that change with the keys of a backup.
+#[derive(Clone, Copy, Debug)]
+pub struct BackupCounts {
+    /// It grows with every change of the keys.
+    pub etag: i64,
+    pub key_count: i64,
+}
+
 /// Stores the number of changes and the number of keys of a version.
 pub async fn set_counts(
     tx: &mut WriteTx,
     user: UserNum,
     version: i64,
-    (etag, key_count): (i64, i64),
+    counts: BackupCounts,
 ) -> Result<()> {
     tx.query(
         "UPDATE key_backups
@@ -140,8 +148,8 @@ pub async fn set_counts(
     )
     .bind(user)
     .bind(version)
-    .bind(etag)
-    .bind(key_count)
+    .bind(counts.etag)
+    .bind(counts.key_count)
     .execute()
     .await?;
     Ok(())
@@ -231,7 +239,8 @@ pub async fn keys_of_sessions(
     db: &mut impl ReadAccess,
     user: UserNum,
     version: i64,
-    (room_ids, session_ids): (&[&str], &[&str]),
+    room_ids: &[&str],
+    session_ids: &[&str],
 ) -> Result<Vec<BackupKeyRow>> {
     db.query(
         "SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data
@@ -350,7 +359,7 @@ mod tests {
             found(&mut tx, BackupKeySelection::Session("!a", "t")).await,
             1
         );
-        let both = keys_of_sessions(&mut tx, UserNum::new(1), 1, (&["!a", "!b"], &["s"]))
+        let both = keys_of_sessions(&mut tx, UserNum::new(1), 1, &["!a", "!b"], &["s"])
             .await
             .unwrap();
         assert_eq!(both.len(), 2);
@@ -374,9 +383,17 @@ mod tests {
         set_auth_data(&mut tx, UserNum::new(1), 3, "{\"b\":1}")
             .await
             .unwrap();
-        set_counts(&mut tx, UserNum::new(1), 3, (5, 6))
-            .await
-            .unwrap();
+        set_counts(
+            &mut tx,
+            UserNum::new(1),
+            3,
+            BackupCounts {
+                etag: 5,
+                key_count: 6,
+            },
+        )
+        .await
+        .unwrap();
 
         for version in [1, 4] {
             delete(&mut tx, UserNum::new(1), version, 2).await.unwrap();

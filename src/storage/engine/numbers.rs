@@ -39,6 +39,15 @@ macro_rules! number_conversions {
 /// The place of a change in the order of all changes. A sync token is made of such positions.
 pub type Position = i64;
 
+/// The positions after one and up to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionRange {
+    /// The position before the first one.
+    pub after: Position,
+    /// The last position.
+    pub up_to: Position,
+}
+
 /// The number of a user in the table `strings`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]

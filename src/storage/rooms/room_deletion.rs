@@ -124,7 +124,8 @@ pub async fn insert_removal(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
-    (position, event): (Position, Option<&str>),
+    position: Position,
+    event: Option<&str>,
 ) -> Result<()> {
     tx.query(
         "INSERT INTO removed_members (user_num, room, position, event) VALUES ($1, $2, $3, $4)
@@ -357,10 +358,10 @@ mod tests {
         assert!(begin(&mut tx, &deletion).await.unwrap());
         assert!(!begin(&mut tx, &deletion).await.unwrap());
         assert_eq!(unfinished_deletions(&mut tx).await.unwrap(), [deletion]);
-        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), (5, Some("{}")))
+        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), 5, Some("{}"))
             .await
             .unwrap();
-        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), (6, None))
+        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), 6, None)
             .await
             .unwrap();
         set_stage(&mut tx, RoomNum::new(7), RoomDeletionRow::DONE_STAGE)

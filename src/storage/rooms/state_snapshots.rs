@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::{Error, Result},
-    storage::{ReadAccess, WriteTx, values_clause},
+    storage::{PositionRange, ReadAccess, WriteTx, values_clause},
 };
 
 /// The most chains that may be under one; a deeper fork is written as a complete state.
@@ -57,10 +57,17 @@ pub async fn insert_snapshot(tx: &mut WriteTx, id: i64, chain: i64) -> Result<()
     Ok(())
 }
 
+/// A state snapshot and the chain that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotPlace {
+    pub chain: i64,
+    pub snapshot: i64,
+}
+
 /// Stores the event of a key from a snapshot on.
 pub async fn insert_entry(
     tx: &mut WriteTx,
-    (chain, snapshot): (i64, i64),
+    place: SnapshotPlace,
     kind: i64,
     state_key: i64,
     event: Option<i64>,
@@ -68,10 +75,10 @@ pub async fn insert_entry(
     tx.query(
         "INSERT INTO state_entries (chain, kind, state_key, snapshot, event) VALUES ($1, $2, $3, $4, $5)",
     )
-    .bind(chain)
+    .bind(place.chain)
     .bind(kind)
     .bind(state_key)
-    .bind(snapshot)
+    .bind(place.snapshot)
     .bind(event)
     .execute()
     .await?;
@@ -279,7 +286,7 @@ pub struct StateChangeRow {
 pub async fn state_changes(
     db: &mut impl ReadAccess,
     snapshot: i64,
-    (after, up_to): (i64, i64),
+    range: PositionRange,
 ) -> Result<Vec<StateChangeRow>> {
     db.query(
         "SELECT s.snapshot, s.kind, s.state_key, e.event_id, e.json
@@ -288,8 +295,8 @@ pub async fn state_changes(
          ORDER BY s.snapshot",
     )
     .bind(snapshot)
-    .bind(after)
-    .bind(up_to)
+    .bind(range.after)
+    .bind(range.up_to)
     .fetch_all()
     .await
 }
@@ -307,7 +314,7 @@ pub struct StateKeyRow {
 pub async fn keys_changed(
     db: &mut impl ReadAccess,
     snapshot: i64,
-    (after, up_to): (i64, i64),
+    range: PositionRange,
 ) -> Result<Vec<StateKeyRow>> {
     db.query(
         "SELECT DISTINCT kind, state_key
@@ -315,8 +322,8 @@ pub async fn keys_changed(
          WHERE chain = (SELECT chain FROM state_snapshots WHERE id = $1) AND snapshot > $2 AND snapshot <= $3",
     )
     .bind(snapshot)
-    .bind(after)
-    .bind(up_to)
+    .bind(range.after)
+    .bind(range.up_to)
     .fetch_all()
     .await
 }
@@ -352,7 +359,7 @@ pub type StateEntry = (i64, i64, Option<i64>);
 /// Stores the events of many keys from a snapshot on.
 pub async fn insert_entries(
     tx: &mut WriteTx,
-    (chain, snapshot): (i64, i64),
+    place: SnapshotPlace,
     entries: &[StateEntry],
 ) -> Result<()> {
     for chunk in entries.chunks(ENTRIES_PER_STATEMENT) {
@@ -363,10 +370,10 @@ pub async fn insert_entries(
         let mut query = tx.query(AssertSqlSafe(sql));
         for (kind, state_key, event) in chunk {
             query = query
-                .bind(chain)
+                .bind(place.chain)
                 .bind(*kind)
                 .bind(*state_key)
-                .bind(snapshot)
+                .bind(place.snapshot)
                 .bind(*event);
         }
         query.execute().await?;

@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, WriteTx, text_list},
+    storage::{PositionRange, ReadAccess, RoomNum, WriteTx, text_list},
 };
 
 /// Records that events are missing before a place in a room's timeline.
@@ -57,7 +57,7 @@ pub async fn missing_among<S: AsRef<str>>(
 pub async fn gaps_between(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    (after, up_to): (i64, i64),
+    range: PositionRange,
     limit: i64,
 ) -> Result<Vec<(String, i64)>> {
     db.query(
@@ -66,8 +66,8 @@ pub async fn gaps_between(
          ORDER BY timeline DESC, event_id LIMIT $4",
     )
     .bind(room)
-    .bind(after)
-    .bind(up_to)
+    .bind(range.after)
+    .bind(range.up_to)
     .bind(limit)
     .fetch_all()
     .await

@@ -68,7 +68,8 @@ pub async fn mark_main_read(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
-    (timeline, counters): (i64, NotificationCounters),
+    timeline: i64,
+    counters: NotificationCounters,
 ) -> Result<()> {
     tx.query(
         "INSERT INTO thread_markers (user_num, room, thread, timeline, notified, mentioned, base_notified,

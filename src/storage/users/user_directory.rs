@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx, number_list, text_list},
+    storage::{PositionRange, ReadAccess, UserNum, WriteTx, number_list, text_list},
 };
 
 /// The longest part of a display name that decides on a place in the list.
@@ -84,14 +84,14 @@ pub async fn batch_end_position(db: &mut impl ReadAccess, after: i64, limit: i64
 /// Returns the users who have joined rooms after one position and up to another.
 pub async fn joined_between(
     db: &mut impl ReadAccess,
-    (after, up_to): (i64, i64),
+    range: PositionRange,
 ) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT DISTINCT user_num FROM memberships
          WHERE position > $1 AND position <= $2 AND membership = 'join'",
     )
-    .bind(after)
-    .bind(up_to)
+    .bind(range.after)
+    .bind(range.up_to)
     .fetch_scalars()
     .await
 }
@@ -100,7 +100,7 @@ pub async fn joined_between(
 pub async fn member_events_between(
     db: &mut impl ReadAccess,
     users: &[UserNum],
-    (after, up_to): (i64, i64),
+    range: PositionRange,
 ) -> Result<Vec<StoredMember>> {
     db.query(
         "SELECT m.user_num, s.text AS user_id, m.position, e.json
@@ -112,8 +112,8 @@ pub async fn member_events_between(
          ORDER BY m.position",
     )
     .bind(number_list(users.iter().copied()))
-    .bind(after)
-    .bind(up_to)
+    .bind(range.after)
+    .bind(range.up_to)
     .fetch_all()
     .await
 }
