@@ -92,7 +92,7 @@ pub fn choose_cryptography() {
 /// Returns a client for web pages that users name. It contacts only HTTP and HTTPS addresses within `reach`, also after
 /// name resolution and redirects.
 ///
-/// The caller must [check](check) an address before requesting it.
+/// The caller must [check](check_url) an address before requesting it.
 ///
 /// # Errors
 ///
@@ -121,7 +121,7 @@ pub fn web_client_with_trust(reach: NetworkReach, trust: &CertificateTrust) -> R
 }
 
 /// Returns a client for requests to other servers, which keeps its connections. The resolver must make sure that no
-/// name leads [out of reach](addresses).
+/// name leads [out of reach](resolve_addresses).
 ///
 /// # Errors
 ///

@@ -150,9 +150,8 @@ pub(crate) async fn build_app(
         ephemeral: ephemeral.clone(),
     };
     let sender = FederationSender::start(services, &federation, metrics.registry()).await?;
-    rooms
-        .deletion
-        .start_deletion_task(move |room| sender.is_room_sent(room));
+    let deletion = &rooms.deletion;
+    deletion.start_deletion_task(move |room| sender.is_room_sent(room));
     let workflows = Workflows::new(&WorkflowSources {
         users: users.clone(),
         devices: devices.clone(),

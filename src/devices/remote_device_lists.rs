@@ -260,10 +260,10 @@ impl RemoteDeviceLists {
         for change in changes {
             match change {
                 SharingChange::Started(users) => {
-                    remote_device_lists::track_users(&mut tx, users).await?
+                    remote_device_lists::track_users(&mut tx, users).await?;
                 }
                 SharingChange::Ended(users) => {
-                    remote_device_lists::untrack_users(&mut tx, users).await?
+                    remote_device_lists::untrack_users(&mut tx, users).await?;
                 }
                 SharingChange::RoomLeft(room) => {
                     remote_device_lists::untrack_members(&mut tx, *room).await?;

@@ -24,7 +24,8 @@ impl Federation {
     ///
     /// # Errors
     ///
-    /// When the event must be dropped: [`Error::BadJson`], [`Error::TooLarge`], [`Error::InvalidSignature`].
+    /// When the event must be dropped: [`BadJson`](crate::error::Error::BadJson),
+    /// [`TooLarge`](crate::error::Error::TooLarge), [`InvalidSignature`](crate::error::Error::InvalidSignature).
     pub async fn verify_event(
         &self,
         event: &RawValue,

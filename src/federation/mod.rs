@@ -226,7 +226,7 @@ impl Federation {
     ///
     /// # Errors
     ///
-    /// The [`Failure`] of the request, converted into an [`Error`].
+    /// The [`RequestFailure`] of the request, converted into an [`Error`].
     pub async fn fetch_profile(
         &self,
         user_id: &UserId,

@@ -179,10 +179,7 @@ mod tests {
             (filter.types, filter.not_types) = (types, not_types);
             (filter.rooms, filter.not_rooms) = (rooms, not_rooms);
             (filter.senders, filter.not_senders) = (senders, not_senders);
-            filter.url_filter = has_url.map(|has_url| match has_url {
-                true => UrlFilter::EventsWithUrl,
-                false => UrlFilter::EventsWithoutUrl,
-            });
+            filter.url_filter = has_url.map(|has_url| if has_url { UrlFilter::EventsWithUrl } else { UrlFilter::EventsWithoutUrl });
             filter
         }
     }

@@ -81,7 +81,7 @@ impl IgnoreSettings {
             }
             INVITE_PERMISSION_TYPE => self.invite_permissions = serde_json::from_str(content).ok(),
             UNSTABLE_INVITE_PERMISSION_TYPE => {
-                self.unstable_invite_permissions = serde_json::from_str(content).ok()
+                self.unstable_invite_permissions = serde_json::from_str(content).ok();
             }
             _ => return false,
         }

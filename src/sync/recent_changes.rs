@@ -153,7 +153,7 @@ impl JournalFollower for RecentChanges {
                     log.record_device_list(*position, change);
                 }
                 JournalChange::ThreadSubscription { user } => {
-                    log.subscriptions.record_change(*position, *user)
+                    log.subscriptions.record_change(*position, *user);
                 }
                 JournalChange::Redacted { .. }
                 | JournalChange::RoomDeleted { .. }

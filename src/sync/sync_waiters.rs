@@ -235,7 +235,7 @@ impl JournalFollower for SyncWaiters {
         for (_, change) in changes {
             match change {
                 JournalChange::Event { room, .. } | JournalChange::Receipt { room, .. } => {
-                    self.wake_room(*room)
+                    self.wake_room(*room);
                 }
                 JournalChange::Membership { user, .. }
                 | JournalChange::ReadPosition { user, .. }

@@ -238,7 +238,7 @@ impl DeviceListTracker {
         for change in batch {
             match *change {
                 SharedRoomChange::RemoteUserJoined(user, room) if is_mass_join(room) => {
-                    sharing_changes.push(SharingChange::Ended(vec![user]))
+                    sharing_changes.push(SharingChange::Ended(vec![user]));
                 }
                 SharedRoomChange::RemoteUserJoined(user, room) => {
                     if self.is_encrypted(room).await? && self.is_newly_shared(user, room).await? {
@@ -356,6 +356,14 @@ impl DeviceListTracker {
         }
     }
 
+    /// Stores that nobody of this server shares a room with a user any more.
+    async fn end_sharing(&self, user: UserNum) -> Result<ListRequestOutcome> {
+        let changes = [SharingChange::Ended(vec![user])];
+        let lists = &self.inner.devices.remote_lists;
+        lists.apply_sharing_changes(&changes).await?;
+        Ok(ListRequestOutcome::Done)
+    }
+
     /// Requests the list of a user.
     #[tracing::instrument(skip_all, fields(user_id = %user_id), err(level = "debug"))]
     async fn request_list(&self, user_id: &UserId) -> Result<ListRequestOutcome> {
@@ -369,12 +377,7 @@ impl DeviceListTracker {
             return Ok(ListRequestOutcome::Done);
         };
         if !inner.rooms.memory.shares_room_with_us(user, None).await? {
-            inner
-                .devices
-                .remote_lists
-                .apply_sharing_changes(&[SharingChange::Ended(vec![user])])
-                .await?;
-            return Ok(ListRequestOutcome::Done);
+            return self.end_sharing(user).await;
         }
         let known = inner.devices.remote_lists.stored_lists(&[user_id]).await?;
         if known.get(user_id).is_none_or(|known| known.is_fresh) {
@@ -406,12 +409,7 @@ impl DeviceListTracker {
             }
             // The server refuses. The list is then requested only when a client queries the keys.
             Err(RequestFailure::Refused(refusal)) if refusal.status != 429 => {
-                inner
-                    .devices
-                    .remote_lists
-                    .apply_sharing_changes(&[SharingChange::Ended(vec![user])])
-                    .await?;
-                Ok(ListRequestOutcome::Done)
+                self.end_sharing(user).await
             }
             Err(_) => {
                 if ticket.has_changed(user_id) {
@@ -476,7 +474,7 @@ impl JournalFollower for DeviceListTrackerInner {
                     (_, Some(MembershipState::Invite | MembershipState::Knock) | None)
                     | (true, Some(MembershipState::Join)) => {}
                     (false, Some(MembershipState::Join)) => {
-                        self.record_change(SharedRoomChange::RemoteUserJoined(*user, *room))
+                        self.record_change(SharedRoomChange::RemoteUserJoined(*user, *room));
                     }
                     (false, _) => {
                         self.devices.remote_lists.record_list_change(user_id);

@@ -45,18 +45,18 @@ struct EdusByType {
 /// Receives EDUs of other servers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct EduReceiver {
-    device_edus: DeviceEdus,
-    ephemeral_edus: EphemeralEdus,
-    receipt_edus: ReceiptEdus,
+    device: DeviceEdus,
+    ephemeral: EphemeralEdus,
+    receipts: ReceiptEdus,
 }
 
 impl EduReceiver {
     pub(super) fn new(sources: &WorkflowSources, device_list_tracker: &DeviceListTracker) -> Self {
         let origins = EduOrigins::new(sources);
         Self {
-            device_edus: DeviceEdus::new(sources, device_list_tracker, &origins),
-            ephemeral_edus: EphemeralEdus::new(sources, &origins),
-            receipt_edus: ReceiptEdus::new(sources, &origins),
+            device: DeviceEdus::new(sources, device_list_tracker, &origins),
+            ephemeral: EphemeralEdus::new(sources, &origins),
+            receipts: ReceiptEdus::new(sources, &origins),
         }
     }
 
@@ -94,22 +94,22 @@ impl EduReceiver {
                 tracing::debug!(edu_type, "dropped an EDU that is nested too deeply");
             }
         }
-        self.device_edus
+        self.device
             .receive_messages(origin, &sorted.to_device)
             .await?;
-        self.device_edus
+        self.device
             .receive_device_lists(origin, &sorted.device_lists)
             .await?;
-        self.device_edus
+        self.device
             .receive_signing_keys(origin, &sorted.signing_keys)
             .await?;
-        self.ephemeral_edus
+        self.ephemeral
             .receive_typing(origin, &sorted.typing)
             .await?;
-        self.ephemeral_edus
+        self.ephemeral
             .receive_presence(origin, &sorted.presence)
             .await?;
-        self.receipt_edus
+        self.receipts
             .receive_receipts(origin, &sorted.receipts)
             .await
     }

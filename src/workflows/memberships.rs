@@ -72,7 +72,7 @@ impl MembershipChanges {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] with the rule that refuses it.
+    /// [`Error::Forbidden`](crate::error::Error::Forbidden) with the rule that refuses it.
     pub async fn change_membership(
         &self,
         session: &Session,

@@ -102,18 +102,7 @@ impl KeyQueries {
         if remote.is_empty() {
             return Ok(found);
         }
-        // Registered first: changes of the lists from now on, and rooms that are no longer shared, make answers
-        // unreliable.
-        let mut tickets: BTreeMap<OwnedServerName, ListRequestTicket> = remote
-            .iter()
-            .map(|(server, requested)| {
-                let ticket = self
-                    .devices
-                    .remote_lists
-                    .begin_list_request(requested.keys().map(|id| &**id));
-                (server.clone(), ticket)
-            })
-            .collect();
+        let mut tickets = self.begin_list_requests(&remote);
         let remote = remote.into_values().flatten().collect();
         let mut query = self.answer_from_stored_lists(remote, &mut found).await?;
         let to_ask = std::mem::take(&mut query.to_ask).into_iter();
@@ -126,18 +115,14 @@ impl KeyQueries {
             })
         });
         let to_ask: Vec<ServerKeyQuery> = to_ask.collect();
-        // The remaining servers need not be asked.
+        // The other servers need not be asked.
         drop(tickets);
         let bytes_for = |wanted: &QueriedDevices| max_answer_bytes(wanted.len(), BYTES_PER_USER);
         let mut budget =
             AnswerBudget::for_answers(to_ask.iter().map(|query| bytes_for(&query.wanted)));
         let client = self.federation.client();
-        let asking = stream::iter(to_ask).map(async |server_query| {
-            let ServerKeyQuery {
-                server,
-                wanted,
-                ticket,
-            } = server_query;
+        let asking = stream::iter(to_ask).map(async |query: ServerKeyQuery| {
+            let (server, wanted, ticket) = (query.server, query.wanted, query.ticket);
             let requested = get_keys::v1::Request::new(wanted.clone());
             let allowance = request_limits(request.timeout, bytes_for(&wanted));
             let asking = client.send_expecting::<ReceivedKeys, _>(&server, requested, allowance);
@@ -156,19 +141,36 @@ impl KeyQueries {
                         .await?;
                 }
                 Err(failure) => {
-                    found
-                        .failures
-                        .insert(server.to_string(), failure_json(failure));
+                    let failure = failure_json(failure);
+                    found.failures.insert(server.to_string(), failure);
                     self.answer_with_stale_devices(&mut query, &wanted, &mut found)
                         .await?;
                 }
             }
         }
-        self.devices
-            .key_queries
-            .add_signing_keys(Some(viewer), query.known.iter().map(|id| &**id), &mut found)
+        let asked = query.known.iter().map(|id| &**id);
+        let queries = &self.devices.key_queries;
+        queries
+            .add_signing_keys(Some(viewer), asked, &mut found)
             .await?;
         Ok(found)
+    }
+
+    /// Begins to watch the lists of users for changes, by server.
+    ///
+    /// This comes first: changes of the lists from now on, and rooms that are no longer shared, make answers unreliable.
+    fn begin_list_requests(
+        &self,
+        remote: &BTreeMap<OwnedServerName, QueriedDevices>,
+    ) -> BTreeMap<OwnedServerName, ListRequestTicket> {
+        let lists = &self.devices.remote_lists;
+        remote
+            .iter()
+            .map(|(server, requested)| {
+                let ticket = lists.begin_list_request(requested.keys().map(|id| &**id));
+                (server.clone(), ticket)
+            })
+            .collect()
     }
 
     /// Answers from stored lists of users of other servers, and collects the users whose servers must be asked.

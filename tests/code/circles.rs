@@ -4,7 +4,10 @@
 //! there, on `self` or on a field. The front page of a folder (`mod.rs`) is left out: it names all of its files, and
 //! what they share is declared there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use syn::{
     Expr, ExprMethodCall, Fields, ImplItem, ItemImpl, ItemStruct, ItemUse, Member, Type,
@@ -112,7 +115,7 @@ impl Graph {
                     .filter(|other| circle.contains(other))
                     .map(String::as_str)
                     .collect();
-                text.push_str(&format!("{file} needs {}\n", needs.join(", ")));
+                let _ = writeln!(text, "{file} needs {}", needs.join(", "));
             }
             text.push('\n');
         }

@@ -1,4 +1,4 @@
-//! Tests OpenID tokens, with which users prove their identity to other services.
+//! Tests `OpenID` tokens, with which users prove their identity to other services.
 
 use std::time::Duration;
 

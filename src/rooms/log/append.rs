@@ -259,7 +259,7 @@ impl EventAppend<'_> {
 
     /// Updates the tip for an event that follows all forward extremities.
     async fn advance_past_event(&mut self, event: &TimelineEvent) -> Result<()> {
-        let tip = &mut self.write.tip;
+        let tip = &mut *self.write.tip;
         tip.replace_extremities(&event.pdu);
         tip.depth = tip.depth.max(u64::from(event.pdu.depth));
         set_counters(tip, event);

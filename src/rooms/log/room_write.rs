@@ -85,7 +85,7 @@ impl RoomWrite<'_> {
         let changes: Vec<ChangedStateKey> = changes.collect();
         let entries = intern_entries(self.tx, &changes).await?;
         self.extend_chain(place, &entries).await?;
-        let tip = &mut self.tip;
+        let tip = &mut *self.tip;
         tip.joined_members += count_joined_between(&tip.state, &resolved.state, keys);
         tip.state = resolved.state.clone();
         self.store_changed_members(place, keys, &entries).await?;

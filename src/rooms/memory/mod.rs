@@ -374,34 +374,31 @@ async fn load_erased_users(db: &Db) -> Result<ErasedUsers> {
 impl RoomMemory {
     /// Applies a change that is on disk.
     pub(super) fn apply_change(&self, position: Position, change: &JournalChange) {
+        let change_room = |room: RoomNum| {
+            let rooms = &self.inner.rooms;
+            rooms.apply_change(room.as_i64(), position, change);
+        };
+        let change_user = |user: i64| self.inner.users.apply_change(user, position, change);
         match change {
             JournalChange::Event {
                 room,
                 sender,
                 event,
             } => {
-                self.inner
-                    .rooms
-                    .apply_change(room.as_i64(), position, change);
-                self.inner
-                    .users
-                    .apply_change(sender.as_i64(), position, change);
+                change_room(*room);
+                change_user(sender.as_i64());
                 for exception in event
                     .exceptions
                     .iter()
                     .filter(|exception| exception.user != sender.as_i64())
                 {
-                    self.inner
-                        .users
-                        .apply_change(exception.user, position, change);
+                    change_user(exception.user);
                 }
             }
             JournalChange::Redacted { room, .. }
             | JournalChange::Receipt { room, .. }
             | JournalChange::Backfilled { room } => {
-                self.inner
-                    .rooms
-                    .apply_change(room.as_i64(), position, change);
+                change_room(*room);
             }
             JournalChange::Imported { room } => {
                 if let Some(room) = self.inner.rooms.remove(room.as_i64()) {
@@ -409,19 +406,13 @@ impl RoomMemory {
                 }
             }
             JournalChange::Membership { room, user, .. } => {
-                self.inner
-                    .rooms
-                    .apply_change(room.as_i64(), position, change);
-                self.inner
-                    .users
-                    .apply_change(user.as_i64(), position, change);
+                change_room(*room);
+                change_user(user.as_i64());
             }
             JournalChange::RoomDeleted { room } => self.forget_room(*room),
             JournalChange::ReadPosition { user, .. }
             | JournalChange::MembershipRemoved { user, .. } => {
-                self.inner
-                    .users
-                    .apply_change(user.as_i64(), position, change);
+                change_user(user.as_i64());
             }
             JournalChange::Erased { user_id } => {
                 let mut erased = self

@@ -159,7 +159,7 @@ impl CachedValue for UserRooms {
                 rooms.insert(*room, UserRoom::from_removed(*left_at, removed.clone()));
             }
             JournalChange::ReadPosition { room, reading, .. } => {
-                rooms.entry(*room).or_default().apply_reading(reading)
+                rooms.entry(*room).or_default().apply_reading(reading);
             }
             JournalChange::Event {
                 room,

@@ -193,9 +193,15 @@ impl Relations {
         let strings = &self.db.strings;
         let rel_type = strings.find_number(&mut conn, rel_type::M_THREAD).await?;
         let rel_type = rel_type.unwrap_or_default();
-        let root = thread.root.as_str();
-        let replies =
-            threads::replies(&mut conn, room.num, root, rel_type, MAX_CHECKED_REPLIES).await?;
+        let thread_id = thread.root.as_str();
+        let replies = threads::replies(
+            &mut conn,
+            room.num,
+            thread_id,
+            rel_type,
+            MAX_CHECKED_REPLIES,
+        )
+        .await?;
         let senders: Vec<UserNum> = replies.iter().map(|reply| reply.sender).collect();
         let ignored = self
             .find_ignored_senders(&mut conn, audience.user, &senders)

@@ -15,7 +15,7 @@ use crate::{
 const MAX_SEARCHED_PAGES: usize = 10;
 
 impl Timeline {
-    /// Like [`Rooms::page`], but only returns events whose own relations, and the relations of
+    /// Like [`Timeline::load_page`], but only returns events whose own relations, and the relations of
     /// other events to them, match a filter.
     pub async fn page_by_relations(
         &self,

@@ -93,7 +93,7 @@ impl Relations {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the event does not exist or the user may not see it.
+    /// [`Error::NotFound`](crate::error::Error::NotFound) when the event does not exist or the user may not see it.
     pub async fn load_related_events(
         &self,
         room: &Arc<Room>,

@@ -187,7 +187,7 @@ impl Timeline {
             .await
     }
 
-    /// Like [`Rooms::load_page`], read backwards, but the page ends where events are missing, and before
+    /// Like [`Timeline::load_page`], read backwards, but the page ends where events are missing, and before
     /// an event that was replaced by one that the user may not see.
     pub async fn load_page_until_gap(
         &self,
@@ -359,7 +359,7 @@ impl Timeline {
         Ok(event)
     }
 
-    /// Like [`Rooms::load_event`], but also returns events of ignored users.
+    /// Like [`Timeline::load_event`], but also returns events of ignored users.
     pub(crate) async fn load_visible_event(
         &self,
         room: &Room,

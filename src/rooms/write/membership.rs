@@ -33,12 +33,12 @@ impl Memberships {
         self.change_with_occasion(room_id, change, occasion).await
     }
 
-    /// Changes a membership like [`Rooms::change_membership`], but without a request of the user: the change marks
+    /// Changes a membership like [`Memberships::change_membership`], but without a request of the user: the change marks
     /// nothing as read.
     ///
     /// # Errors
     ///
-    /// Returns the same errors as [`Rooms::change_membership`].
+    /// Returns the same errors as [`Memberships::change_membership`].
     pub async fn change_membership_in_background(
         &self,
         room_id: &RoomId,

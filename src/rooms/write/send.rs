@@ -87,7 +87,7 @@ impl EventSender {
             .await
     }
 
-    /// Sends an event like [`Rooms::send_now`], for a reason that decides whether the event is still needed.
+    /// Sends an event like [`EventSender::send_now`], for a reason that decides whether the event is still needed.
     pub(crate) async fn send_with_occasion(
         &self,
         num: RoomNum,

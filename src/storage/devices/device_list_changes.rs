@@ -192,46 +192,19 @@ mod tests {
             .await
             .unwrap();
 
-        assert_eq!(
-            users_changed_between(&mut tx, UserNum::new(1), 0, third)
-                .await
-                .unwrap(),
-            [1, 2, 3].map(UserNum::new)
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, UserNum::new(1), 0, second)
-                .await
-                .unwrap(),
-            [1, 2].map(UserNum::new)
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, UserNum::new(1), 0, first)
-                .await
-                .unwrap(),
-            [1].map(UserNum::new)
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, UserNum::new(2), 0, third)
-                .await
-                .unwrap(),
-            [1, 2].map(UserNum::new)
-        );
-        assert_eq!(
-            users_changed_between(&mut tx, UserNum::new(2), first, third)
-                .await
-                .unwrap(),
-            [2].map(UserNum::new)
-        );
-        let after_all = users_changed_between(&mut tx, UserNum::new(2), second, third)
-            .await
-            .unwrap();
-        assert!(after_all.is_empty());
-        assert!(
-            users_changed_between(&mut tx, UserNum::new(3), 0, third)
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        for (user, after, up_to, expected) in [
+            (1, 0, third, &[1, 2, 3][..]),
+            (1, 0, second, &[1, 2]),
+            (1, 0, first, &[1]),
+            (2, 0, third, &[1, 2]),
+            (2, first, third, &[2]),
+            (2, second, third, &[]),
+            (3, 0, third, &[]),
+        ] {
+            let changed = users_changed_between(&mut tx, UserNum::new(user), after, up_to).await;
+            let changed: Vec<i64> = changed.unwrap().into_iter().map(UserNum::as_i64).collect();
+            assert_eq!(changed, expected);
+        }
         assert_eq!(
             users_changed_after(&mut tx, first).await.unwrap(),
             [UserNum::new(2)]

@@ -54,19 +54,19 @@ impl ChangedStateReader {
         let mut state = match since {
             None => required.select(changes.state, user_id),
             Some(since) => {
-                let changed = self.rooms.state.state_changes(
+                let events = self.rooms.state.state_changes(
                     room,
                     changes.state,
                     since.position,
                     changes.end,
                 );
-                let mut changed = changed.await?;
+                let mut events = events.await?;
                 // A client that missed events gets the members it needs from the state instead.
                 let with_members = is_lazy && !changes.slice.is_limited;
-                changed.retain(|pdu| {
+                events.retain(|pdu| {
                     required.wants(pdu, user_id) || (with_members && pdu.member().is_some())
                 });
-                changed
+                events
             }
         };
         let before = planned.sent.as_ref().map(|sent| &sent.required_state);

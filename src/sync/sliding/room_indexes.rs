@@ -205,7 +205,7 @@ impl RoomIndexes {
             _ => {
                 entry.relation = self
                     .left_relation(session, &room, &state, &user_room)
-                    .await?
+                    .await?;
             }
         }
         index.insert_room(num, entry);

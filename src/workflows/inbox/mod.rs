@@ -116,6 +116,10 @@ struct ContentField {
     content: Box<RawValue>,
 }
 
+/// The answers to transactions, by their server and id.
+type TransactionAnswers =
+    LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>;
+
 /// Receives the transactions of other servers. Cheap to clone.
 #[derive(Clone)]
 pub struct TransactionInbox {
@@ -126,7 +130,7 @@ pub struct TransactionInbox {
     events: EventReception,
     edus: EduReceiver,
     guests: RoomGuests,
-    answers: Arc<LookupCache<(OwnedServerName, OwnedTransactionId), Option<Arc<PduResults>>>>,
+    answers: Arc<TransactionAnswers>,
     pending_events: PendingEvents,
 }
 

@@ -64,7 +64,7 @@ impl RoomKnocks {
                 self.entry
                     .memberships
                     .change_membership(session, &room_id, request)
-                    .await?
+                    .await?;
             }
             EntryRoute::Remote(candidates) => {
                 self.knock_remotely(session, &room_id, request, candidates)

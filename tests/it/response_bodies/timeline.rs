@@ -23,10 +23,10 @@ impl Thread {
         let server = Server::start().await;
         let alice = server.register("alice").await;
         let room = alice.creates(json!({})).await;
-        let root = alice.says(&room, "question").await;
+        let thread_root = alice.says(&room, "question").await;
         let content = json!({
             "msgtype": "m.text", "body": "answer",
-            "m.relates_to": { "rel_type": "m.thread", "event_id": root },
+            "m.relates_to": { "rel_type": "m.thread", "event_id": thread_root },
         });
         let sent = alice.tries_to_send(&room, "m.room.message", content).await;
         let reply = sent.expect_ok()["event_id"]
@@ -37,7 +37,7 @@ impl Thread {
             _server: server,
             alice,
             room,
-            root,
+            root: thread_root,
             reply,
         }
     }

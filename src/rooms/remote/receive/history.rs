@@ -46,12 +46,7 @@ pub(crate) async fn store_history_event(
     let numbers = intern_event(tx, pdu, checked.stored_at).await?;
     let withheld = redactions::is_withheld(tx, room, before, pdu).await?;
     let snapshot = snapshots::store_snapshot(tx, &checked.base, tip.snapshot_chain).await?;
-    let mut snapshot_after = snapshot;
-    if let Some(state_key) = numbers.state_key {
-        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
-        snapshot_after =
-            snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
-    }
+    let snapshot_after = store_snapshot_after(tx, &numbers, snapshot, tip.snapshot_chain).await?;
     let place = find_free_place(tx, room, gap).await?;
     let thread = match place {
         Some(_) => {
@@ -96,11 +91,23 @@ pub(crate) async fn store_history_event(
         relations::store_relation(tx, stored, pdu, thread.as_ref()).await?;
     }
     redactions::apply_redactions_on_arrival(tx, room, tip, pdu, before).await?;
-    tx.publish(
-        numbers.position,
-        JournalChange::Backfilled { room: room.num },
-    );
+    let change = JournalChange::Backfilled { room: room.num };
+    tx.publish(numbers.position, change);
     Ok(Some(numbers.position))
+}
+
+/// Stores the state after an event, unless it is the state before it. Returns the snapshot.
+async fn store_snapshot_after(
+    tx: &mut WriteTx,
+    numbers: &EventNumbers,
+    before: i64,
+    chain: i64,
+) -> Result<i64> {
+    let Some(state_key) = numbers.state_key else {
+        return Ok(before);
+    };
+    let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+    snapshots::store_branch(tx, before, &[entry], chain).await
 }
 
 fn stored_history_event(
