@@ -250,9 +250,9 @@ impl AdmissionCheck {
 }
 
 /// Takes the cost of a request whose handler has no other typed extractor.
-pub struct WithinLimit;
+pub struct LimitedRequest;
 
-impl FromRequestParts<App> for WithinLimit {
+impl FromRequestParts<App> for LimitedRequest {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {

@@ -34,7 +34,7 @@ pub use self::{
         MatrixRequest, MatrixResponse, RequestWithBody, RequestWithOptionalBody, endpoint,
         endpoint_at, receive_request,
     },
-    endpoint_policies::WithinLimit,
+    endpoint_policies::LimitedRequest,
     in_flight_response::InFlightResponse,
     metrics::RequestMetrics,
     monitoring::metrics_router,

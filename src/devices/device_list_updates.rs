@@ -144,7 +144,7 @@ impl OutgoingDeviceEdus {
                 stream_id: queued.stream_id,
             });
         }
-        if queued.told == NOTHING_SENT {
+        if queued.sent_up_to == NOTHING_SENT {
             self.first_list_updates(queued, &user_id).await
         } else {
             self.list_updates_since(queued, &user_id, limit).await
@@ -205,7 +205,7 @@ impl OutgoingDeviceEdus {
             let mut db = self.db.read().await?;
             let user = queued.user_num;
             let changes =
-                device_list_changes::devices_changed_after(&mut db, user, queued.told, limit);
+                device_list_changes::devices_changed_after(&mut db, user, queued.sent_up_to, limit);
             let changes = changes.await?;
             (changes, device_table::of_user(&mut db, user).await?)
         };
@@ -224,7 +224,11 @@ impl OutgoingDeviceEdus {
         let mut updates = OutgoingListUpdates {
             user: queued.user_num,
             edus: Vec::new(),
-            position: if is_all { queued.changed } else { queued.told },
+            position: if is_all {
+                queued.changed
+            } else {
+                queued.sent_up_to
+            },
             stream_id: queued.stream_id,
         };
         for (device_id, position) in changes {

@@ -148,10 +148,10 @@ impl KeyQueries {
                 }
             }
         }
-        let asked = query.known.iter().map(|id| &**id);
+        let user_ids = query.known.iter().map(|id| &**id);
         let queries = &self.devices.key_queries;
         queries
-            .add_signing_keys(Some(viewer), asked, &mut found)
+            .add_signing_keys(Some(viewer), user_ids, &mut found)
             .await?;
         Ok(found)
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{
-        App, ClientAddress, RateLimits, RequestClass, WithinLimit,
+        App, ClientAddress, LimitedRequest, RateLimits, RequestClass,
         endpoint::{object_text, read_body},
         endpoint_at,
     },
@@ -37,7 +37,7 @@ struct SharedSecretResponse {
 }
 
 /// `GET /_synapse/admin/v1/register`
-async fn nonce(State(users): State<Users>, _: WithinLimit) -> Result<Json<Value>> {
+async fn nonce(State(users): State<Users>, _: LimitedRequest) -> Result<Json<Value>> {
     let nonce = users.shared_secret.issue_nonce()?;
     Ok(Json(json!({ "nonce": nonce })))
 }

@@ -92,8 +92,8 @@ async fn get_content_thumbnail(
 
 /// Returns a file as `multipart/mixed`: an empty object as metadata, followed by the file.
 fn multipart_response(content: MediaContent, disposition: &ContentDisposition) -> Result<Response> {
-    let letters = rand::rng().sample_iter(Alphanumeric).map(char::from);
-    let boundary: String = letters.take(BOUNDARY_LENGTH).collect();
+    let characters = rand::rng().sample_iter(Alphanumeric).map(char::from);
+    let boundary: String = characters.take(BOUNDARY_LENGTH).collect();
     let before = format!(
         "--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\n\
          Content-Type: {}\r\nContent-Disposition: {disposition}\r\n\r\n",

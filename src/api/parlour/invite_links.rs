@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{ParlourRequest, PathRoomId, path, path_parameter};
 use crate::{
     api::{
-        App, AuthenticatedSession, ClientAddress, RateLimits, RequestClass, WithinLimit,
+        App, AuthenticatedSession, ClientAddress, LimitedRequest, RateLimits, RequestClass,
         endpoint_at,
     },
     config::Config,
@@ -114,7 +114,7 @@ async fn preview_link(
     State(limits): State<RateLimits>,
     peer: ClientAddress,
     InviteLinkToken(token): InviteLinkToken,
-    _: WithinLimit,
+    _: LimitedRequest,
 ) -> Result<Json<Value>> {
     let preview = workflows.invite_links.preview_link(&token).await;
     if matches!(preview, Err(Error::NotFound(_))) {

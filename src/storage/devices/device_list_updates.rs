@@ -19,7 +19,7 @@ pub struct QueuedDeviceListUpdate {
     /// The position of the newest change.
     pub changed: Position,
     /// The position up to which the server was sent all changes, or [`NOTHING_SENT`].
-    pub told: Position,
+    pub sent_up_to: Position,
     /// The last `stream_id` that the server was sent; 0 if there was none.
     pub stream_id: i64,
 }
@@ -64,7 +64,7 @@ pub async fn queued_updates(
     limit: i64,
 ) -> Result<Vec<QueuedDeviceListUpdate>> {
     db.query(
-        "SELECT user_num, changed, told, stream_id FROM told_devices
+        "SELECT user_num, changed, told AS sent_up_to, stream_id FROM told_devices
          WHERE server = $1 AND changed > told
          ORDER BY changed LIMIT $2",
     )
@@ -79,7 +79,7 @@ pub async fn set_sent_position(
     tx: &mut WriteTx,
     server: &str,
     user: UserNum,
-    (told, stream_id): (Position, i64),
+    (sent_up_to, stream_id): (Position, i64),
 ) -> Result<()> {
     tx.query(
         "UPDATE told_devices SET told = $3, stream_id = $4
@@ -87,7 +87,7 @@ pub async fn set_sent_position(
     )
     .bind(server)
     .bind(user)
-    .bind(told)
+    .bind(sent_up_to)
     .bind(stream_id)
     .execute()
     .await?;
@@ -137,7 +137,7 @@ mod tests {
         .unwrap();
         assert_eq!(first, ["a", "b"]);
         let row = queued_updates(&mut tx, "a", 9).await.unwrap()[0];
-        assert_eq!((row.changed, row.told), (5, NOTHING_SENT));
+        assert_eq!((row.changed, row.sent_up_to), (5, NOTHING_SENT));
         set_sent_position(&mut tx, "a", UserNum::new(1), (5, 0))
             .await
             .unwrap();
@@ -159,7 +159,10 @@ mod tests {
             .unwrap();
 
         assert_eq!(again, ["a"]);
-        assert_eq!(queued_updates(&mut tx, "a", 9).await.unwrap()[0].told, 5);
+        assert_eq!(
+            queued_updates(&mut tx, "a", 9).await.unwrap()[0].sent_up_to,
+            5
+        );
         assert_eq!(servers_with_updates(&mut tx).await.unwrap().len(), 2);
 
         delete_records(&mut tx, &["a", "b"], 5).await.unwrap();

@@ -308,7 +308,7 @@ mod tests {
         remove_device(&mut tx, UserNum::new(1), "B").await.unwrap();
         assert_eq!(devices(&mut tx, &[UserNum::new(1)]).await.unwrap(), [a]);
         mark_queried(&mut tx, &[UserNum::new(1)]).await.unwrap();
-        let asked = RemoteDeviceListRow {
+        let expected = RemoteDeviceListRow {
             is_told: false,
             ..list_of(UserNum::new(1), true)
         };
@@ -316,7 +316,7 @@ mod tests {
             lists(&mut tx, &[UserNum::new(1), UserNum::new(2)])
                 .await
                 .unwrap(),
-            [asked]
+            [expected]
         );
 
         track_users(&mut tx, &[UserNum::new(1), UserNum::new(2)])

@@ -164,7 +164,7 @@ async fn run_flusher(
                 }
             }
         }
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         while let Some(writer) = writer.upgrade() {
             let mut writer = writer.lock_owned().await;
             if writer.in_doubt.is_some() {
@@ -175,7 +175,7 @@ async fn run_flusher(
                 }
                 continue;
             }
-            if writer.is_ready_to_flush() || asked.elapsed() > MAX_INTENT_WAIT {
+            if writer.is_ready_to_flush() || requested_at.elapsed() > MAX_INTENT_WAIT {
                 writer.flush().await;
                 if writer.in_doubt.is_some() {
                     continue;

@@ -369,9 +369,9 @@ mod tests {
             .unwrap();
 
         assert!(unfinished_deletions(&mut tx).await.unwrap().is_empty());
-        let told = removed_rooms(&mut tx, UserNum::new(1)).await.unwrap();
-        assert_eq!((told.len(), told[0].position), (1, 5));
-        assert_eq!(told[0].room_id, "!r:here");
+        let removed = removed_rooms(&mut tx, UserNum::new(1)).await.unwrap();
+        assert_eq!((removed.len(), removed[0].position), (1, 5));
+        assert_eq!(removed[0].room_id, "!r:here");
         assert_eq!(
             rooms_removed_since(&mut tx, UserNum::new(1), 4)
                 .await

@@ -230,10 +230,10 @@ mod tests {
             .unwrap();
 
         assert_eq!(removed, ["k"]);
-        let told = changed_between(&mut tx, UserNum::new(1), before, position)
+        let changed = changed_between(&mut tx, UserNum::new(1), before, position)
             .await
             .unwrap();
-        assert_eq!(told[0].content, REMOVED_CONTENT);
+        assert_eq!(changed[0].content, REMOVED_CONTENT);
         assert!(
             changed_between(&mut tx, UserNum::new(1), 0, position)
                 .await

@@ -59,8 +59,8 @@ async fn concurrent_writes_are_announced_in_order() {
     });
     futures_util::future::join_all(writers).await;
 
-    let told = notes.0.lock().unwrap().clone();
-    assert_eq!(told, (1..=64).collect::<Vec<_>>());
+    let positions = notes.0.lock().unwrap().clone();
+    assert_eq!(positions, (1..=64).collect::<Vec<_>>());
     assert_eq!(count_stored(&test).await, 64);
     assert_eq!(test.db.journal().published_position(), 64);
 }
@@ -239,9 +239,9 @@ async fn writes_continue_after_a_batch_was_in_doubt() {
         tx.commit().await.unwrap();
     }
 
-    let told = notes.0.lock().unwrap().clone();
-    assert!(told.is_sorted(), "{told:?}");
-    assert_eq!(told.len(), 3);
+    let positions = notes.0.lock().unwrap().clone();
+    assert!(positions.is_sorted(), "{positions:?}");
+    assert_eq!(positions.len(), 3);
 }
 
 #[tokio::test]
