@@ -1,7 +1,8 @@
 //! The errors of the layers below `api`.
 //!
-//! [`Error`] has a variant for each case on which a caller acts, and [`Error::Refused`] for all others. `api/error.rs` alone turns them into a status, an
-//! `errcode` and a text; nothing here knows HTTP. Normal outcomes are not errors: they are an `Option` or an enum.
+//! [`Error`] has a variant for each case on which a caller acts, and [`Error::Refused`] for all others. `api/error.rs`
+//! alone turns them into a status, an `errcode` and a text; nothing here knows HTTP. Normal outcomes are not errors: they
+//! are an `Option` or an enum.
 
 use std::time::Duration;
 

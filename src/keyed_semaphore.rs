@@ -53,10 +53,10 @@ impl KeyedQueuePlace {
 
 impl<K: Clone + Eq + Hash> KeyedSemaphore<K> {
     /// Creates semaphores that let `max_running` callers of each key run at the same time, and `max_waiting` more wait.
-    pub fn new(at_once: usize, waiting: usize) -> Self {
+    pub fn new(max_running: usize, max_waiting: usize) -> Self {
         Self {
-            max_running: at_once,
-            max_waiting: waiting,
+            max_running,
+            max_waiting,
             semaphores: Arc::default(),
         }
     }

@@ -1,7 +1,7 @@
 //! Typed endpoints: ruma gives the request, the response, the paths and the authentication.
 //!
-//! Endpoints whose body is a file do not use [`MatrixRequest`], which holds the whole body in memory. `parameters` explains
-//! the errors in paths and queries.
+//! Endpoints whose body is a file do not use [`MatrixRequest`], which holds the whole body in memory. `parameters`
+//! explains the errors in paths and queries.
 
 mod parameters;
 

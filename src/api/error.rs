@@ -98,7 +98,6 @@ fn status_with_code(error: &Error) -> (StatusCode, &'static str) {
         Error::LimitExceeded { .. } => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Error::UserInUse => (StatusCode::BAD_REQUEST, "M_USER_IN_USE"),
         Error::GuestAccessForbidden => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
-        // "This `type` of account data is controlled by the server": the status is 405, but the code is `M_BAD_JSON`.
         Error::UserSuspended => (StatusCode::FORBIDDEN, "M_USER_SUSPENDED"),
         Error::UserLocked => (StatusCode::UNAUTHORIZED, "M_USER_LOCKED"),
         Error::CannotLeaveServerNoticeRoom => forbidden("M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"),

@@ -187,7 +187,7 @@ impl ConnectionsSection {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatabaseSection {
-    /// `sqlite:SLIDING_SYNC_PATH`, relative to `server.data_dir`, or `postgres://…`.
+    /// `sqlite:PATH`, relative to `server.data_dir`, or `postgres://…`.
     pub url: DatabaseUrl,
 }
 

@@ -40,7 +40,7 @@ impl Serialize for SecretString {
     }
 }
 
-/// The URL of a database: `sqlite:SLIDING_SYNC_PATH` or `postgres://…`. It may contain a password, so it is not shown.
+/// The URL of a database: `sqlite:PATH` or `postgres://…`. It may contain a password, so it is not shown.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct DatabaseUrl(String);

@@ -76,8 +76,9 @@ impl CrossSigningKeys {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSignature`] for keys that the master key did not sign, `RefusalCode::MissingParam` without a master
-    /// key, [`Error::Forbidden`] for a key named like a device, or when interactive authentication is missing.
+    /// [`Error::InvalidSignature`] for keys that the master key did not sign, `RefusalCode::MissingParam` without
+    /// a master key, [`Error::Forbidden`] for a key named like a device, or when interactive authentication is
+    /// missing.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload(
         &self,

@@ -81,7 +81,8 @@ impl ToDeviceMessages {
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::TooLarge`] or [`crate::error::Error::InvalidParam`] when the messages are too large or too many.
+    /// [`crate::error::Error::TooLarge`] or [`crate::error::Error::InvalidParam`] when the messages are too large
+    /// or too many.
     #[tracing::instrument(skip_all, fields(user_id = %sender, txn_id = %request.txn_id), err(level = "debug"))]
     pub async fn send(
         &self,

@@ -79,7 +79,8 @@ impl KeyRing {
         }
     }
 
-    /// Checks events as [`Federation::verify_events`] does, with the keys that can be fetched in a short time. The result is
+    /// Checks events as [`Federation::verify_events`] does, with the keys that can be fetched in a short time. The
+    /// result is
     /// `None` for an event that must be dropped.
     ///
     /// # Errors

@@ -152,8 +152,8 @@ impl Federation {
     ///
     /// # Errors
     ///
-    /// `RefusalCode::Unauthorized` if the verification fails; [`Error::LimitExceeded`] when too many unknown servers send
-    /// requests; the errors of `admit`.
+    /// `RefusalCode::Unauthorized` if the verification fails; [`Error::LimitExceeded`] when too many unknown
+    /// servers send requests; the errors of `admit`.
     #[tracing::instrument(skip_all, fields(server = %proof.origin), err(level = "debug"))]
     pub async fn authenticate<B: AsRef<[u8]>>(
         &self,

@@ -62,20 +62,20 @@ struct UserPowerLevels {
 /// event.
 pub fn build_event(
     draft: EventDraft,
-    site: EventContext<'_>,
+    context: EventContext<'_>,
     key: &SigningKey,
 ) -> Result<(Pdu, String)> {
     if draft.kind.to_string().is_empty() {
         return Err(Error::BadJson("the event type is empty".to_owned()));
     }
-    let auth_events = select_auth_events(&draft, site)?;
-    let mut object = unsigned_object(draft, site, &auth_events)?;
-    key.hash_and_sign(&mut object, site.rules)?;
-    event_format::check_own_event(&object, site.rules)?;
-    let (pdu, json) = Pdu::from_object(&object, site.rules)?;
-    refuse_creator_power_levels(&pdu, site)?;
-    check_state_independent_auth_rules(&site.rules.authorization, &pdu, |event_id| {
-        let create = site.state.get(&StateEventType::RoomCreate, "");
+    let auth_events = select_auth_events(&draft, context)?;
+    let mut object = unsigned_object(draft, context, &auth_events)?;
+    key.hash_and_sign(&mut object, context.rules)?;
+    event_format::check_own_event(&object, context.rules)?;
+    let (pdu, json) = Pdu::from_object(&object, context.rules)?;
+    refuse_creator_power_levels(&pdu, context)?;
+    check_state_independent_auth_rules(&context.rules.authorization, &pdu, |event_id| {
+        let create = context.state.get(&StateEventType::RoomCreate, "");
         auth_events
             .iter()
             .chain(create)
@@ -83,21 +83,24 @@ pub fn build_event(
             .map(|event| &**event)
     })
     .map_err(Error::Forbidden)?;
-    authorize(&pdu, site.rules, site.state)?;
+    authorize(&pdu, context.rules, context.state)?;
     Ok((pdu, json))
 }
 
 /// Refuses a power level for a creator, who is above all levels: this is a mistake in the request, not a lack of power.
-fn refuse_creator_power_levels(pdu: &Pdu, site: EventContext<'_>) -> Result<()> {
-    let is_known = site.rules.authorization.explicitly_privilege_room_creators;
-    let create = site.state.get(&StateEventType::RoomCreate, "");
+fn refuse_creator_power_levels(pdu: &Pdu, context: EventContext<'_>) -> Result<()> {
+    let is_known = context
+        .rules
+        .authorization
+        .explicitly_privilege_room_creators;
+    let create = context.state.get(&StateEventType::RoomCreate, "");
     let (Some(create), true) = (
         create,
         is_known && pdu.is_state(&TimelineEventType::RoomPowerLevels, ""),
     ) else {
         return Ok(());
     };
-    let creators = RoomCreateEvent::new(&**create).creators(&site.rules.authorization);
+    let creators = RoomCreateEvent::new(&**create).creators(&context.rules.authorization);
     let levels: UserPowerLevels = pdu.content_as().unwrap_or_default();
     for creator in creators.map_err(Error::BadJson)? {
         if levels.users.contains_key(creator.as_str()) {
@@ -125,25 +128,25 @@ pub fn authorize(pdu: &Pdu, rules: &RoomVersionRules, state: &StateMap) -> Resul
 
 pub(super) fn select_auth_events(
     draft: &EventDraft,
-    site: EventContext<'_>,
+    context: EventContext<'_>,
 ) -> Result<Vec<Arc<Pdu>>> {
     let types = auth_types_for_event(
         &draft.kind,
         &draft.sender,
         draft.state_key.as_deref(),
         &draft.content,
-        &site.rules.authorization,
+        &context.rules.authorization,
     )
     .map_err(Error::BadJson)?;
     Ok(types
         .iter()
-        .filter_map(|(kind, state_key)| site.state.get(kind, state_key).cloned())
+        .filter_map(|(kind, state_key)| context.state.get(kind, state_key).cloned())
         .collect())
 }
 
 pub(super) fn unsigned_object(
     draft: EventDraft,
-    site: EventContext<'_>,
+    event_context: EventContext<'_>,
     auth_events: &[Arc<Pdu>],
 ) -> Result<CanonicalJsonObject> {
     let content: CanonicalJsonValue = serde_json::from_str(draft.content.get())
@@ -159,11 +162,11 @@ pub(super) fn unsigned_object(
     put("sender", draft.sender.to_string().into());
     put("type", draft.kind.to_string().into());
     put("origin_server_ts", canonical_integer(draft.timestamp.0)?);
-    put("depth", canonical_integer(site.depth)?);
+    put("depth", canonical_integer(event_context.depth)?);
     // An event of a later version can have an `event_id` field, and then looks like one whose id is not a hash.
-    let has_hashes = site.rules.event_format.require_event_id;
-    let mut hashes = site.prev_hashes.iter().filter(|_| has_hashes);
-    let prev_events = site.prev_events.iter();
+    let has_hashes = event_context.rules.event_format.require_event_id;
+    let mut hashes = event_context.prev_hashes.iter().filter(|_| has_hashes);
+    let prev_events = event_context.prev_events.iter();
     put(
         "prev_events",
         event_references(prev_events.map(|id| (id, hashes.next()))),
@@ -179,14 +182,14 @@ pub(super) fn unsigned_object(
     if let Some(event_id) = draft.event_id {
         put("event_id", event_id.to_string().into());
     }
-    if let Some(room_id) = site.room_id {
+    if let Some(room_id) = event_context.room_id {
         put("room_id", room_id.to_string().into());
     }
     if let Some(state_key) = draft.state_key {
         put("state_key", state_key.into());
     }
     if let Some(redacts) = draft.redacts
-        && !site.rules.redaction.content_field_redacts
+        && !event_context.rules.redaction.content_field_redacts
     {
         put("redacts", redacts.to_string().into());
     }

@@ -88,15 +88,15 @@ pub fn complete_template(
 /// # Errors
 ///
 /// [`Error::Forbidden`] with the rule that refuses it.
-pub fn build_template(draft: EventDraft, site: EventContext<'_>) -> Result<EventTemplate> {
-    let auth_events = select_auth_events(&draft, site)?;
-    let mut object = unsigned_object(draft, site, &auth_events)?;
-    event_format::check_own_event(&object, site.rules)?;
-    let (pdu, json) = Pdu::from_object(&object, site.rules)?;
-    let create = site.state.get(&StateEventType::RoomCreate, "");
+pub fn build_template(draft: EventDraft, context: EventContext<'_>) -> Result<EventTemplate> {
+    let auth_events = select_auth_events(&draft, context)?;
+    let mut object = unsigned_object(draft, context, &auth_events)?;
+    event_format::check_own_event(&object, context.rules)?;
+    let (pdu, json) = Pdu::from_object(&object, context.rules)?;
+    let create = context.state.get(&StateEventType::RoomCreate, "");
     let known: Vec<Arc<Pdu>> = auth_events.iter().chain(create).cloned().collect();
-    authorize_by_auth_events(&pdu, site.rules, &known)?;
-    authorize(&pdu, site.rules, site.state)?;
+    authorize_by_auth_events(&pdu, context.rules, &known)?;
+    authorize(&pdu, context.rules, context.state)?;
     let event = if object.remove("event_id").is_some() {
         serde_json::to_string(&object)?
     } else {

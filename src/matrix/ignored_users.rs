@@ -181,14 +181,14 @@ mod tests {
     use super::*;
 
     fn settings_with(kind: &str, content: &Value) -> IgnoreSettings {
-        let mut shield = IgnoreSettings::default();
-        assert!(shield.apply_account_data(kind, &content.to_string()));
-        shield
+        let mut settings = IgnoreSettings::default();
+        assert!(settings.apply_account_data(kind, &content.to_string()));
+        settings
     }
 
     #[test]
     fn the_first_rule_that_matches_decides() {
-        let shield = settings_with(
+        let settings = settings_with(
             UNSTABLE_INVITE_PERMISSION_TYPE,
             &json!({
                 "allowed_users": ["@friend:bad.org"], "ignored_users": ["@*spam*:*"], "blocked_users": null,
@@ -197,19 +197,19 @@ mod tests {
         );
 
         assert_eq!(
-            shield.invite_treatment(user_id!("@friend:bad.org")),
+            settings.invite_treatment(user_id!("@friend:bad.org")),
             InviteTreatment::Shown
         );
         assert_eq!(
-            shield.invite_treatment(user_id!("@x:bad.org")),
+            settings.invite_treatment(user_id!("@x:bad.org")),
             InviteTreatment::Filtered
         );
         assert_eq!(
-            shield.invite_treatment(user_id!("@my-spam-1:good.org")),
+            settings.invite_treatment(user_id!("@my-spam-1:good.org")),
             InviteTreatment::Hidden
         );
         assert_eq!(
-            shield.invite_treatment(user_id!("@x:good.org:8448")),
+            settings.invite_treatment(user_id!("@x:good.org:8448")),
             InviteTreatment::Shown
         );
     }
@@ -217,14 +217,14 @@ mod tests {
     #[test]
     fn an_ignored_user_cannot_invite() {
         let ignored = json!({ "ignored_users": { "@a:b": {}, "no id": {} } });
-        let shield = settings_with(IGNORED_USERS_TYPE, &ignored);
+        let settings = settings_with(IGNORED_USERS_TYPE, &ignored);
 
         assert_eq!(
-            shield.invite_treatment(user_id!("@a:b")),
+            settings.invite_treatment(user_id!("@a:b")),
             InviteTreatment::Hidden
         );
         assert_eq!(
-            shield.invite_treatment(user_id!("@c:b")),
+            settings.invite_treatment(user_id!("@c:b")),
             InviteTreatment::Shown
         );
     }

@@ -30,8 +30,8 @@ pub const MAX_SERVER_JSON_DEPTH: usize = MAX_JSON_DEPTH + 10;
 ///
 /// # Errors
 ///
-/// `RefusalCode::NotJson` when the text is not JSON, or has a number that is too large for every reader; [`Error::BadJson`]
-/// when it is nested too deeply.
+/// `RefusalCode::NotJson` when the text is not JSON, or has a number that is too large for every reader;
+/// [`Error::BadJson`] when it is nested too deeply.
 pub fn canonical_text(text: &[u8], max_depth: usize) -> Result<String> {
     // The parsers of requests skip what they do not need, without checking its encoding.
     let text = std::str::from_utf8(text)

@@ -1,7 +1,8 @@
 //! The content repository: files that users upload, and thumbnails of them.
 //!
-//! `files` stores the bytes, each content once, named by its hash. `thumbnail` makes smaller images. `last_access` records
-//! the time of the last access. `async_uploads` reserves ids before the bytes arrive. `url_previews` reads the web pages that
+//! `files` stores the bytes, each content once, named by its hash. `thumbnail` makes smaller images. `last_access`
+//! records the time of the last access. `async_uploads` reserves ids before the bytes arrive. `url_previews` reads
+//! the web pages that
 //! messages link to, and `remote` fetches media from other servers. The metadata is in the database. No file is ever in
 //! memory as a whole, except an image that is being made smaller.
 //!
@@ -222,8 +223,8 @@ impl Media {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`]; `RefusalCode::NotYetUploaded`; [`Error::Unreachable`] and [`Error::TooLarge`] when fetching it
-    /// fails.
+    /// [`Error::NotFound`]; `RefusalCode::NotYetUploaded`; [`Error::Unreachable`] and [`Error::TooLarge`] when
+    /// fetching it fails.
     #[tracing::instrument(skip_all, fields(server = %server), err(level = "debug"))]
     pub async fn content(
         &self,

@@ -4,7 +4,7 @@
 //! - `memory` keeps rooms and memberships in memory, and follows the journal;
 //! - `read` reads timelines, state, relations and search results, as far as a user may see them;
 //! - `unread` counts unread messages, and stores receipts and read markers;
-//! - `log` is the only code that adds an event to a room, and resolves states;
+//! - `log` is the only code that adds a new event to a room, and resolves states;
 //! - `write` changes rooms for the users of this server;
 //! - `remote` takes the events of other servers, and answers their requests.
 

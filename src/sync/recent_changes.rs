@@ -20,7 +20,7 @@ pub(super) struct RecentChanges {
 
 struct ChangeLog {
     rooms: VecDeque<(Position, RoomNum)>,
-    /// `rooms_changed_after` holds every change after this position.
+    /// `rooms` holds every change after this position.
     rooms_after: Position,
     account_data: LatestPositions,
     subscriptions: LatestPositions,

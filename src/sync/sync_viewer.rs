@@ -115,7 +115,7 @@ impl SyncViewer<'_> {
         self.format_state_event_from(pdu, room, &EventSources::default())
     }
 
-    /// Writes a state event; in the federation format if it is in `event_sources`.
+    /// Writes a state event; in the federation format if it is in `sources`.
     pub(super) fn format_state_event_from(
         &self,
         pdu: &Pdu,

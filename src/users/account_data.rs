@@ -81,7 +81,8 @@ impl AccountDataEntries {
     ///
     /// # Errors
     ///
-    /// `RefusalCode::ReadOnly` for types that only the server sets, [`Error::BadJson`] when the content is not an object,
+    /// `RefusalCode::ReadOnly` for types that only the server sets, [`Error::BadJson`] when the content is not an
+    /// object,
     /// [`Error::InvalidParam`] for users who try to ignore themselves, [`Error::Forbidden`] for another user's.
     pub async fn set(
         &self,

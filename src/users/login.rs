@@ -62,8 +62,8 @@ impl UserLogin {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; `RefusalCode::Unspecified` for login types other than a password or a
-    /// login token.
+    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; `RefusalCode::Unspecified` for login types other than a
+    /// password or a login token.
     #[tracing::instrument(skip_all, err(level = "debug"))]
     pub async fn log_in(&self, request: login::v3::Request) -> Result<StartedSession> {
         let device = NewDevice {

@@ -106,6 +106,9 @@ pub struct UserServices {
     pub usernames: UserNames,
     /// Tokens with which users can register.
     pub registration_tokens: RegistrationTokens,
+    /// Checks of passwords.
+    #[cfg(test)]
+    password_check: PasswordCheck,
     /// User-interactive authentication of requests.
     pub uia: InteractiveAuth,
     /// Web pages for stages of the authentication.
@@ -140,9 +143,6 @@ pub struct UserServices {
     pub directory: UserDirectory,
     /// The list of this server's users.
     pub user_list: UserList,
-    /// Checks of passwords.
-    #[cfg(test)]
-    password_check: PasswordCheck,
 }
 
 impl Deref for Users {

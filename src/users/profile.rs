@@ -90,7 +90,8 @@ impl UserProfiles {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] for the profile of another user, `RefusalCode::ProfileTooLarge`, `RefusalCode::KeyTooLarge`.
+    /// [`Error::Forbidden`] for the profile of another user, `RefusalCode::ProfileTooLarge`,
+    /// `RefusalCode::KeyTooLarge`.
     pub async fn set_field(
         &self,
         session: &Session,

@@ -294,8 +294,8 @@ mod tests {
         assert_eq!(order().await, ["two", "one", "three"]);
         move_rule("three", None, Some("two")).await.unwrap();
         assert_eq!(order().await, ["three", "two", "one"]);
-        let beside_itself = move_rule("two", Some("two"), None).await;
-        assert!(matches!(beside_itself, Err(Error::NotFound(_))));
+        let next_to_itself = move_rule("two", Some("two"), None).await;
+        assert!(matches!(next_to_itself, Err(Error::NotFound(_))));
         assert_eq!(order().await, ["three", "two", "one"]);
     }
 

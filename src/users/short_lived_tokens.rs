@@ -17,7 +17,7 @@ use crate::{
 /// The largest number of valid tokens of a user.
 const MAX_TOKENS_PER_USER: i64 = 100;
 /// The time after which a user with too many tokens may try again.
-const RETRY_INTERVAL: Duration = Duration::from_mins(2);
+const RETRY_AFTER: Duration = Duration::from_mins(2);
 
 /// Issues and checks short-lived tokens.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ impl ShortLivedTokens {
         let mut tx = self.db.write().await?;
         if short_lived_tokens::count(&mut tx, user, now).await? >= MAX_TOKENS_PER_USER {
             return Err(Error::LimitExceeded {
-                retry_after: RETRY_INTERVAL,
+                retry_after: RETRY_AFTER,
             });
         }
         let hash = secrets::hash_token(&token);

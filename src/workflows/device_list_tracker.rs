@@ -60,7 +60,7 @@ struct DeviceListTrackerInner {
     ephemeral: EphemeralState,
     federation: Federation,
     tasks: Tasks,
-    /// The membership changes to process, in the order of the journal.
+    /// The changes to process, in the order of the journal.
     changes: Mutex<VecDeque<SharedRoomChange>>,
     processing: tokio::sync::Mutex<()>,
     changes_pending: Notify,
@@ -68,7 +68,7 @@ struct DeviceListTrackerInner {
     request_permits: Semaphore,
 }
 
-/// A change to a membership.
+/// A change after which users may start or stop sharing a room.
 #[derive(Clone, Copy, Debug)]
 enum SharedRoomChange {
     /// A remote user joined a room.

@@ -1,6 +1,7 @@
 //! Guests in rooms: they may only be in rooms that permit guest access.
 //!
-//! A follower of the journal notices each change of the guest access: of local users, delayed, or of other servers.
+//! A follower of the journal notices each event that changes the guest access: of local users, delayed, or of other
+//! servers.
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#guest-access).
 

@@ -158,7 +158,8 @@ impl KeyQueries {
 
     /// Begins to watch the lists of users for changes, by server.
     ///
-    /// This comes first: changes of the lists from now on, and rooms that are no longer shared, make answers unreliable.
+    /// This comes first: changes of the lists from now on, and rooms that are no longer shared, make answers
+    /// unreliable.
     fn begin_list_requests(
         &self,
         remote: &BTreeMap<OwnedServerName, QueriedDevices>,

@@ -1,4 +1,4 @@
-//! Tests that read the source: its layers, its circles of imports, and how plainly it speaks.
+//! Tests that read the source: its layers, its import cycles, and its wording.
 
 #![expect(
     clippy::expect_used,
@@ -7,6 +7,6 @@
 )]
 
 mod architecture;
-mod circles;
+mod cycles;
 mod plain_words;
 mod source;

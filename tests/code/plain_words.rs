@@ -1,7 +1,7 @@
-//! How plainly the source speaks, counted. `cargo test --test code -- --nocapture` prints the counts.
+//! Counts the wording that CONTRIBUTING.md forbids. `cargo test --test code -- --nocapture` prints the counts.
 //!
-//! Newcomers know Matrix and Rust, and not this project. CONTRIBUTING.md has the rules; these tests hold the ones that
-//! can be counted.
+//! Newcomers know Matrix and Rust, and not this project. CONTRIBUTING.md has the rules; these tests enforce the ones
+//! that can be counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -117,7 +117,7 @@ async fn set_room_account_data(
     Ok(MatrixResponse(set_room_account_data::v3::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
+/// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
 ///
 /// See [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391).
 async fn delete_global_account_data(
@@ -132,7 +132,7 @@ async fn delete_global_account_data(
     Ok(Json(json!({})))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}`
+/// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}`
 ///
 /// See [MSC3391](https://github.com/matrix-org/matrix-spec-proposals/pull/3391).
 async fn delete_room_account_data(

@@ -82,7 +82,7 @@ async fn update_device(
     Ok(MatrixResponse(update_device::v3::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/devices/{deviceId}`
+/// `DELETE /_matrix/client/*/devices/{deviceId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3devicesdeviceid).
 async fn delete_device(

@@ -77,7 +77,7 @@ async fn get_alias(
     )))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/directory/room/{roomAlias}`
+/// `DELETE /_matrix/client/*/directory/room/{roomAlias}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3directoryroomroomalias).
 async fn delete_alias(

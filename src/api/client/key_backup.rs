@@ -136,7 +136,7 @@ async fn update_backup_version(
     Ok(MatrixResponse(update_backup_version::v3::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/version/{version}`
+/// `DELETE /_matrix/client/*/room_keys/version/{version}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keysversionversion).
 async fn delete_backup_version(
@@ -184,7 +184,7 @@ async fn get_backup_keys(
     )))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/keys`
+/// `DELETE /_matrix/client/*/room_keys/keys`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeys).
 async fn delete_backup_keys(
@@ -233,7 +233,7 @@ async fn get_backup_keys_for_room(
     )))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/keys/{roomId}`
+/// `DELETE /_matrix/client/*/room_keys/keys/{roomId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomid).
 async fn delete_backup_keys_for_room(
@@ -287,7 +287,7 @@ async fn get_backup_keys_for_session(
     ))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
+/// `DELETE /_matrix/client/*/room_keys/keys/{roomId}/{sessionId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3room_keyskeysroomidsessionid).
 async fn delete_backup_keys_for_session(

@@ -1,7 +1,7 @@
 //! The content repository: uploads, downloads and thumbnails.
 //!
-//! Files are streamed in both directions. `legacy_endpoints` has the deprecated paths, and `file_response` makes the response for a
-//! file.
+//! Files are streamed in both directions. `legacy_endpoints` has the deprecated paths, and `file_response` makes
+//! the response for a file.
 
 mod file_response;
 mod legacy_endpoints;

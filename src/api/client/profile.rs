@@ -81,7 +81,7 @@ async fn set_profile_field(
     Ok(MatrixResponse(set_profile_field::v3::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/profile/{userId}/{keyName}`
+/// `DELETE /_matrix/client/*/profile/{userId}/{keyName}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3profileuseridkeyname).
 async fn delete_profile_field(

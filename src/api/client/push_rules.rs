@@ -119,7 +119,7 @@ async fn set_pushrule(
     Ok(MatrixResponse(set_pushrule::v3::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
+/// `DELETE /_matrix/client/*/pushrules/global/{kind}/{ruleId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3pushrulesglobalkindruleid).
 async fn delete_pushrule(

@@ -45,7 +45,7 @@ async fn create_tag(
     Ok(MatrixResponse(create_tag::v3::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/*/user/{userId}/rooms/{roomId}/tags/{tag}`
+/// `DELETE /_matrix/client/*/user/{userId}/rooms/{roomId}/tags/{tag}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#delete_matrixclientv3useruseridroomsroomidtagstag).
 async fn delete_tag(

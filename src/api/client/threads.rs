@@ -122,7 +122,7 @@ async fn subscribe_thread(
     Ok(MatrixResponse(subscribe_thread::unstable::Response::new()))
 }
 
-/// `DELETE_DEVICES_PATH /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
+/// `DELETE /_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription`
 ///
 /// See [MSC4306](https://github.com/matrix-org/matrix-spec-proposals/pull/4306).
 async fn unsubscribe_thread(

@@ -1,5 +1,6 @@
-//! The server-server API, one file for each chapter of the specification. `auth` authenticates servers, `signed_request` parses
-//! requests for which ruma's types are not enough, and `streamed_response` streams responses that are too large for memory.
+//! The server-server API, one file for each chapter of the specification. `auth` authenticates servers,
+//! `signed_request` parses requests for which ruma's types are not enough, and `streamed_response` streams
+//! responses that are too large for memory.
 
 mod auth;
 mod encryption;

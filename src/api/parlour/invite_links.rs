@@ -94,7 +94,7 @@ async fn list_links(
     Ok(Json(json!({ "links": links })))
 }
 
-/// `DELETE_DEVICES_PATH /_parlour/client/v1/rooms/{roomId}/invite_links/{token}`
+/// `DELETE /_parlour/client/v1/rooms/{roomId}/invite_links/{token}`
 async fn revoke_link(
     State(rooms): State<Rooms>,
     PathRoomId(room_id): PathRoomId,

@@ -20,7 +20,7 @@ struct DeleteRoomBody {
     reason: Option<String>,
 }
 
-/// `DELETE_DEVICES_PATH /_parlour/client/v1/rooms/{roomId}`
+/// `DELETE /_parlour/client/v1/rooms/{roomId}`
 async fn delete_room(
     State(rooms): State<Rooms>,
     PathRoomId(room_id): PathRoomId,

@@ -1,7 +1,8 @@
 //! HTTP on one connection, from its first byte until it is closed.
 //!
-//! `socket` and `timed_body` disconnect a stalled client, `discard` reads what a handler does not read, `activity` determines
-//! when a connection has been unused for too long, and `connection_limits` limits the number of open connections.
+//! `socket` and `timed_body` disconnect a stalled client, `discard` reads what a handler does not read, `activity`
+//! determines when a connection has been unused for too long, and `connection_limits` limits the number of open
+//! connections.
 
 mod activity;
 mod body;

@@ -39,7 +39,8 @@ impl ServerKeyStore {
     ///
     /// # Errors
     ///
-    /// As [`ServerKeyStore::find_key`], and those of `admit`; [`Error::LimitExceeded`] when too many fetches for callers are running.
+    /// As [`ServerKeyStore::find_key`], and those of `admit`; [`Error::LimitExceeded`] when too many fetches for
+    /// callers are running.
     pub(crate) async fn find_caller_key(
         &self,
         server: &ServerName,

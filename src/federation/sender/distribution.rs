@@ -158,7 +158,7 @@ impl FederationSenderInner {
     }
 
     async fn distribute_once(self: &Arc<Self>, held: &mut HeldChanges) -> Result<()> {
-        // Read before the inbox is emptied: all changes up to this position are in the inbox, or were.
+        // Read before the pending changes are taken: all changes up to this position are among them, or were.
         let ceiling = {
             let journal = self.db.journal();
             let _still = journal.hold_announcements();
@@ -236,7 +236,7 @@ impl FederationSenderInner {
     fn queue_event(&self, servers: &mut BTreeSet<OwnedServerName>, event: OutgoingEvent) {
         let (room, position) = (event.room, event.position);
         let to = event.servers.clone();
-        // It must be in the log before any sending task looks for it there.
+        // It must be among the recent events before any sending task looks for it there.
         let log = self.recent_events.write();
         log.unwrap_or_else(PoisonError::into_inner).push(event);
         for server in to {

@@ -205,8 +205,8 @@ impl FederationSender {
             .db
             .journal()
             .add_follower(inner.pending_changes.clone());
-        let inbox = inner.pending_changes.clone();
-        let listener = move |stir| inbox.add_ephemeral_change(stir);
+        let pending = inner.pending_changes.clone();
+        let listener = move |change| pending.add_ephemeral_change(change);
         inner.ephemeral.add_listener(Arc::new(listener));
         let watching = Arc::downgrade(inner);
         inner.client.watch_contacts(Box::new(move |server| {
@@ -223,8 +223,8 @@ impl FederationSender {
         }));
         for destination in inner.all_destinations() {
             // Servers with less important items wait, because they may have disappeared for good.
-            let has_letters = destination.lock().has_durable_items();
-            if has_letters {
+            let has_durable_items = destination.lock().has_durable_items();
+            if has_durable_items {
                 inner.start_delivery(&destination);
             }
         }

@@ -72,8 +72,8 @@ impl ChangeCollector {
     }
 
     /// Adds a change that is only in memory.
-    pub(super) fn add_ephemeral_change(&self, stir: EphemeralChange) {
-        self.update_changes(|news| match stir {
+    pub(super) fn add_ephemeral_change(&self, change: EphemeralChange) {
+        self.update_changes(|news| match change {
             EphemeralChange::Typing(room) if news.typing.len() < MAX_WAITING_ITEMS => {
                 news.typing.insert(room)
             }

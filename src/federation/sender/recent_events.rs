@@ -31,7 +31,7 @@ pub(super) struct NextEvents {
 }
 
 impl RecentOutgoingEvents {
-    /// Returns an empty log. Events up to `position` are only on disk.
+    /// Returns a memory without events. Events up to `position` are only on disk.
     pub(super) fn starting_after(position: Position) -> Self {
         Self {
             on_disk_up_to: position,

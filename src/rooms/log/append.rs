@@ -1,4 +1,4 @@
-//! Appending an event to a room. No other code stores events of the timeline.
+//! Appending an event to a room as its newest. `remote::receive::history` stores events from before a gap.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The event log: the only code that adds events to rooms.
+//! The event log: the only code that adds new events to rooms, and resolves states.
 
 pub(crate) mod accepted_event;
 pub(crate) mod append;

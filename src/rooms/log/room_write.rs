@@ -19,11 +19,10 @@ use crate::{
     },
     storage::{
         UserNum, WriteTx,
-        rooms::state_snapshots::SnapshotPlace,
         rooms::{
             memberships::{self, MembershipOfMany},
             room_table,
-            state_snapshots::{self, StateEntry},
+            state_snapshots::{self, SnapshotPlace, StateEntry},
         },
     },
 };

@@ -13,10 +13,9 @@ use crate::{
     matrix::StateMap,
     storage::{
         WriteTx,
-        rooms::state_snapshots::SnapshotPlace,
         rooms::{
             event_graph,
-            state_snapshots::{self, MAX_CHAIN_DEPTH, StateEntry},
+            state_snapshots::{self, MAX_CHAIN_DEPTH, SnapshotPlace, StateEntry},
         },
     },
 };

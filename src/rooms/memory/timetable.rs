@@ -1,8 +1,7 @@
 //! Work that is due at a certain time: delayed events, invitations and links that expire.
 //!
-//! Due work is stored in the database, and the transaction that does it also deletes its row. So it is
-//! done once, even if the server crashes. Work that became due while the server was down is done at the
-//! start.
+//! Due work is stored in the database, and the transaction that does it also marks it as done or deletes its row. So
+//! it is done once, even if the server crashes. Work that became due while the server was down is done at the start.
 
 use std::sync::{
     Arc,

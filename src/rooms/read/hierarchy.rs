@@ -31,7 +31,7 @@ const MAX_ALLOW_CONDITIONS: usize = 64;
 const MAX_DEPTH: u64 = 32;
 /// The most children of a space that are sent to another server.
 const MAX_CHILD_ROOMS: usize = 5_000;
-/// The longest valid `parse_order` of a child, in characters.
+/// The longest valid `order` of a child, in characters.
 const MAX_ORDER_CHARS: usize = 50;
 
 /// A request for the hierarchy of a space.
@@ -316,7 +316,7 @@ impl SpaceChild {
     }
 }
 
-/// Returns a valid `parse_order`: no more than 50 characters, all of them visible ASCII or spaces.
+/// Returns a valid `order`: no more than 50 characters, all of them visible ASCII or spaces.
 fn parse_order(value: &Value) -> Option<String> {
     let order = value.as_str()?;
     let is_valid =

@@ -95,14 +95,14 @@ impl IgnoreSettingsByUser {
                 let settings = by_user.get(user);
                 settings.is_some_and(|settings| settings.ignores_user(sender))
             };
-            let deaf = members.iter().filter(|(user, _)| ignores(user));
-            return deaf.map(|(_, user_id)| user_id.clone()).collect();
+            let ignoring = members.iter().filter(|(user, _)| ignores(user));
+            return ignoring.map(|(_, user_id)| user_id.clone()).collect();
         }
-        let deaf = by_user
+        let ignoring = by_user
             .iter()
             .filter(|(_, settings)| settings.ignores_user(sender))
             .filter_map(|(user, _)| view.local_members.get(user).cloned());
-        deaf.collect()
+        ignoring.collect()
     }
 }
 

@@ -45,9 +45,9 @@ pub(crate) struct ErasedUserRedactor<'a> {
     reader: &'a FederationReader,
     server: &'a ServerName,
     erased_users: Arc<ErasedUsers>,
-    /// Rooms that were loaded already. `server_was_in_room` says for a room and the time at which a user was
-    /// erased whether the server was in the room then.
+    /// Rooms that were loaded already.
     rooms: HashMap<OwnedRoomId, Arc<Room>>,
+    /// For a room and the position at which a user was erased, whether the server was in the room then.
     was_in_room: HashMap<(OwnedRoomId, Position), bool>,
 }
 

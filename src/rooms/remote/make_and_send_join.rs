@@ -120,7 +120,7 @@ impl ResidentServer {
             event_id: self.log.new_event_id(&room.rules),
         };
         let prev_events = tip.choose_prev_events();
-        let site = EventContext {
+        let event_context = EventContext {
             room_id: Some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,
@@ -130,7 +130,7 @@ impl ResidentServer {
         };
         Ok(MembershipDraft {
             version: room.version.clone(),
-            event: matrix::build_template(draft, site)?.event,
+            event: matrix::build_template(draft, event_context)?.event,
         })
     }
 

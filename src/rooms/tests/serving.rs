@@ -292,15 +292,15 @@ async fn each_server_gets_three_large_answers_at_once() {
     let server = TestServer::new().await;
     let turn = async |name| server.rooms.federation.wait_for_answer_turn(name).await;
     let (there, elsewhere) = (ruma::server_name!("there"), ruma::server_name!("elsewhere"));
-    let mut telling = Vec::new();
+    let mut answer_turns = Vec::new();
     for _ in 0..3 {
-        telling.push(turn(there).await.unwrap());
+        answer_turns.push(turn(there).await.unwrap());
     }
 
     let mut next = Box::pin(turn(there));
     assert!(futures_util::poll!(next.as_mut()).is_pending());
     assert!(turn(elsewhere).await.is_ok());
-    telling.pop();
+    answer_turns.pop();
 
     assert!(next.await.is_ok());
 }

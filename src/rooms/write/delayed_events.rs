@@ -90,8 +90,8 @@ impl DelayedEvents {
     ///
     /// # Errors
     ///
-    /// Returns `RefusalCode::NotJson` if no event was scheduled with it, because the request for a new event needs a body,
-    /// and [`Error::Forbidden`] if this server does not know the room.
+    /// Returns `RefusalCode::NotJson` if no event was scheduled with it, because the request for a new event needs
+    /// a body, and [`Error::Forbidden`] if this server does not know the room.
     pub async fn delay_id_of_transaction(
         &self,
         room_id: &RoomId,

@@ -83,7 +83,8 @@ impl RoomDirectory {
     ///
     /// # Errors
     ///
-    /// Returns `RefusalCode::AliasInUse` if the alias is taken, and [`Error::Forbidden`] if the user is not in the room.
+    /// Returns `RefusalCode::AliasInUse` if the alias is taken, and [`Error::Forbidden`] if the user is not in the
+    /// room.
     pub async fn create_alias(
         &self,
         alias: &RoomAliasId,

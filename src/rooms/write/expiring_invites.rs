@@ -1,8 +1,8 @@
 //! Invitations that expire.
 //!
-//! The field `dev.parlour.expires_at` in the content of an invitation says when it expires. `append` keeps a row for it
-//! as long as the invitation is the user's current membership. When it expires, the server withdraws it with an
-//! ordinary event. Until that event is stored, the server already refuses the invitation.
+//! The field `dev.parlour.expires_at` in the content of an invitation says when it expires. `log::invite_expiry` keeps a
+//! row for it as long as the invitation is the user's current membership. When it expires, the server withdraws it with
+//! an ordinary event. Until that event is stored, the server already refuses the invitation.
 
 use ruma::{
     OwnedEventId, RoomId, UserId,

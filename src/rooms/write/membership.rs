@@ -33,8 +33,8 @@ impl Memberships {
         self.change_with_occasion(room_id, change, occasion).await
     }
 
-    /// Changes a membership like [`Memberships::change_membership`], but without a request of the user: the change marks
-    /// nothing as read.
+    /// Changes a membership like [`Memberships::change_membership`], but without a request of the user: the change
+    /// marks nothing as read.
     ///
     /// # Errors
     ///

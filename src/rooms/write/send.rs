@@ -70,7 +70,8 @@ impl EventSender {
     ///
     /// # Errors
     ///
-    /// Returns `RefusalCode::NotJson` if no event was sent with it, because the request for a new event needs a body, and
+    /// Returns `RefusalCode::NotJson` if no event was sent with it, because the request for a new event needs a
+    /// body, and
     /// [`Error::Forbidden`] if this server is not in the room.
     pub async fn event_id_of_transaction(
         &self,
@@ -132,8 +133,8 @@ impl EventSender {
             return Ok(SendAttempt::Retry);
         }
         if !matches!(occasion, SendOccasion::Deletion) {
-            let stays = self.memory.check_not_deleted(room.num);
-            stays.map_err(|error| not_in_room(error, &room.room_id))?;
+            let not_deleted = self.memory.check_not_deleted(room.num);
+            not_deleted.map_err(|error| not_in_room(error, &room.room_id))?;
         }
         occasion.check_still_valid(&tip, event)?;
         if let Some(member) = occasion.existing_member_event(&tip, event).cloned() {

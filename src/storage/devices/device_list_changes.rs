@@ -32,8 +32,8 @@ pub async fn record_change(
     Ok(position)
 }
 
-/// Stores and announces changes of a user's devices, or with [`CROSS_SIGNING_DEVICE_ID`] of the user's cross-signing keys. Each change
-/// has its own position.
+/// Stores and announces changes of a user's devices, or with [`CROSS_SIGNING_DEVICE_ID`] of the user's
+/// cross-signing keys. Each change has its own position.
 pub async fn record_device_changes<S: AsRef<str>>(
     tx: &mut WriteTx,
     user: UserNum,

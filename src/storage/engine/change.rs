@@ -138,7 +138,7 @@ pub struct Receipt {
     pub user_id: OwnedUserId,
     /// `m.read` or `m.read.private`.
     pub kind: String,
-    /// Empty for an unthreaded receipt, or `main_counters`, or the thread's root.
+    /// Empty for an unthreaded receipt, or `main`, or the thread's root.
     pub thread: String,
     /// The event up to which the user has read.
     pub event_id: OwnedEventId,

@@ -41,7 +41,7 @@ pub enum DatabaseTarget {
 }
 
 impl DatabaseTarget {
-    /// Parses `sqlite:SLIDING_SYNC_PATH` or `postgres://…`.
+    /// Parses `sqlite:PATH` or `postgres://…`.
     ///
     /// # Errors
     ///

@@ -80,7 +80,8 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`](crate::error::Error::Unavailable) once the journal is closed, or when the database cannot be reached.
+    /// [`Error::Unavailable`](crate::error::Error::Unavailable) once the journal is closed, or when the database
+    /// cannot be reached.
     pub async fn write(&self) -> Result<WriteTx> {
         let mut writer = self.writer.clone().lock_owned().await;
         writer.take_turn().await?;

@@ -149,7 +149,7 @@ fn collect_rows<R, T>(rows: &[R], from: impl Fn(&R) -> sqlx::Result<T>) -> Resul
         .collect()
 }
 
-/// Returns the `FIELD_VALUES ($1, $2), ($3, $4), …` of a statement that inserts `rows` rows of `columns` columns.
+/// Returns the `VALUES ($1, $2), ($3, $4), …` of a statement that inserts `rows` rows of `columns` columns.
 ///
 /// Callers split rows by a constant, so that the text, and with it the prepared statement, repeats.
 pub fn values_clause(rows: usize, columns: usize) -> String {

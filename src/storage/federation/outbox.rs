@@ -308,8 +308,11 @@ mod tests {
         let some = messages(&mut tx, "a", 0, 2).await.unwrap();
         remove_messages(&mut tx, "a", 5).await.unwrap();
 
-        let some: Vec<Position> = some.iter().map(|row| row.position).collect();
-        assert_eq!(some, [3, 5]);
+        let row = |position| ServerMessageRow {
+            position,
+            edu: "{}".to_owned(),
+        };
+        assert_eq!(some, [row(3), row(5)]);
         assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 1);
         let mut servers = servers_with_messages(&mut tx).await.unwrap();
         servers.sort();

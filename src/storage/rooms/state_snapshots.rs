@@ -310,7 +310,7 @@ pub struct StateKeyRow {
     pub state_key: i64,
 }
 
-/// Returns the keys of the chain of a snapshot that changed in such a range.
+/// Returns the keys of the chain of a snapshot that changed after one point and up to another.
 pub async fn keys_changed(
     db: &mut impl ReadAccess,
     snapshot: i64,

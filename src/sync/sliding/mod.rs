@@ -3,7 +3,8 @@
 //! `request` is the request of a client and `required_state` the state that it asks for. `room_index` sorts a user's
 //! rooms, and `room_indexes` keeps those of all users. `response_plan` finds the rooms to read, and `planner` takes
 //! their snapshots. `room`, `changed_state` and `room_description` write the changes of one, and `extensions` and
-//! `room_extensions` write the extensions. `connection_state` is what a client has received, and `connections` keeps it.
+//! `room_extensions` write the extensions. `connection_state` is what a client has received, and `connections`
+//! keeps it.
 //!
 //! See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 

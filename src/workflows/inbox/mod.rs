@@ -2,7 +2,8 @@
 //! gets its own result.
 //!
 //! `pending_events` limits the work in progress. `event_reception` adds an event to its room. `missing_events` fetches
-//! prev events and auth events, and `state` the state where a gap remains. `policy` asks policy servers. `commit_batch` writes events of a room to disk together.
+//! prev events and auth events, and `state` the state where a gap remains. `policy` asks policy servers.
+//! `commit_batch` writes events of a room to disk together.
 //! `unanswered_transactions` stores the events for which the answer does not wait.
 //!
 //! [Transactions](https://spec.matrix.org/v1.19/server-server-api/#transactions)
@@ -368,6 +369,8 @@ impl TransactionInbox {
         for StoredEventOutcome { event_id, outcome } in batch.wait_until_stored().await {
             self.record_result(&event_id, outcome, progress).await;
         }
+        // The background task of the guests follows only guest access events; resolving the state can change the
+        // access without one.
         if admitted_guests
             && !admits_guests(room)
             && let Err(error) = self.guests.expel_guests(&room.room_id).await

@@ -42,8 +42,8 @@ impl RoomKnocks {
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`super::RoomJoins::join`] for a room without
-    /// local members.
+    /// [`crate::error::Error::Forbidden`] with the rule that refuses it; as [`super::RoomJoins::join`] for a room
+    /// without local members.
     pub async fn knock(
         &self,
         session: &Session,

@@ -66,7 +66,7 @@ impl JournalState {
     }
 
     pub(super) fn announce_changes(&self, changes: &[(Position, JournalChange)], newest: Position) {
-        let _telling = self
+        let _announcing = self
             .announcing
             .write()
             .unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Circles of files: files that need each other can only be understood together.
+//! Cycles: files that need each other can only be understood together.
 //!
 //! A file needs another of its top-level folder if it names something from it, or calls a method that is defined
 //! there, on `self` or on a field. The front page of a folder (`mod.rs`) is left out: it names all of its files, and
@@ -16,31 +16,31 @@ use syn::{
 
 use crate::source::{SourceFile, paths_of, segments_of, source_files};
 
-const MAX_FILES_IN_A_CIRCLE: usize = 3;
+const MAX_FILES_IN_A_CYCLE: usize = 3;
 
 #[test]
-fn files_of_a_folder_form_no_long_circles() {
+fn files_of_a_folder_form_no_long_cycles() {
     let files = source_files();
     let graph = Graph::of(&files);
-    let mut circles = graph.circles();
-    circles.sort_by_key(|circle| std::cmp::Reverse(circle.len()));
+    let mut cycles = graph.cycles();
+    cycles.sort_by_key(|cycle| std::cmp::Reverse(cycle.len()));
 
-    for circle in &circles {
-        println!("circle of {}: {}", circle.len(), circle.join(", "));
+    for cycle in &cycles {
+        println!("cycle of {}: {}", cycle.len(), cycle.join(", "));
     }
-    circles.retain(|circle| circle.len() > MAX_FILES_IN_A_CIRCLE);
-    assert!(circles.is_empty(), "{}", graph.explain(&circles));
+    cycles.retain(|cycle| cycle.len() > MAX_FILES_IN_A_CYCLE);
+    assert!(cycles.is_empty(), "{}", graph.explain(&cycles));
 }
 
 #[test]
-fn a_circle_is_found_through_a_third_file() {
+fn a_cycle_is_found_through_a_third_file() {
     let edges = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")];
     let mut graph = Graph::default();
     for (from, to) in edges {
         graph.add(from, to);
     }
 
-    assert_eq!(graph.circles(), [["a", "b", "c"]]);
+    assert_eq!(graph.cycles(), [["a", "b", "c"]]);
 }
 
 /// Which files need which.
@@ -74,24 +74,24 @@ impl Graph {
     }
 
     /// Returns the sets of files that can reach each other, each sorted.
-    fn circles(&self) -> Vec<Vec<String>> {
+    fn cycles(&self) -> Vec<Vec<String>> {
         let reach: BTreeMap<&String, BTreeSet<&String>> = self
             .needs
             .keys()
             .map(|file| (file, self.reachable(file)))
             .collect();
-        let mut circles = BTreeSet::new();
+        let mut cycles = BTreeSet::new();
         for (file, reached) in &reach {
-            let circle: Vec<String> = reached
+            let cycle: Vec<String> = reached
                 .iter()
                 .filter(|other| reach.get(*other).is_some_and(|back| back.contains(file)))
                 .map(|other| (*other).clone())
                 .collect();
-            if circle.len() > 1 {
-                circles.insert(circle);
+            if cycle.len() > 1 {
+                cycles.insert(cycle);
             }
         }
-        circles.into_iter().collect()
+        cycles.into_iter().collect()
     }
 
     fn reachable<'a>(&'a self, file: &'a String) -> BTreeSet<&'a String> {
@@ -106,13 +106,13 @@ impl Graph {
         reached
     }
 
-    fn explain(&self, circles: &[Vec<String>]) -> String {
+    fn explain(&self, cycles: &[Vec<String>]) -> String {
         let mut text = String::new();
-        for circle in circles {
-            for file in circle {
+        for cycle in cycles {
+            for file in cycle {
                 let needs = self.needs.get(file).into_iter().flatten();
                 let needs: Vec<&str> = needs
-                    .filter(|other| circle.contains(other))
+                    .filter(|other| cycle.contains(other))
                     .map(String::as_str)
                     .collect();
                 let _ = writeln!(text, "{file} needs {}", needs.join(", "));
