@@ -32,6 +32,10 @@ test-postgres:
 lint:
     cargo clippy --all-targets -- -D warnings
 
+# Check the licences and sources of the dependencies.
+deny:
+    cargo deny check licenses bans sources
+
 # Format the Rust code.
 fmt:
     cargo fmt
