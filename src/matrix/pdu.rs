@@ -6,7 +6,6 @@ use ruma::{
     canonical_json::{CanonicalJsonObject, CanonicalJsonValue, redact_content_in_place},
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
-    serde::Raw,
     signatures::reference_hash,
     state_res::Event,
 };
@@ -249,11 +248,6 @@ impl Pdu {
         }
         self.content_as::<MembershipContent>()
             .map(|content| content.membership)
-    }
-
-    /// Returns the content as ruma's untyped JSON.
-    pub fn raw_content<T>(&self) -> Raw<T> {
-        Raw::from_json(self.content.clone())
     }
 }
 

@@ -130,16 +130,6 @@ pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[OutlierRow<'_>]) -> R
     Ok(())
 }
 
-/// Changes the status of an event that is stored outside the timeline.
-pub async fn set_status(tx: &mut WriteTx, position: i64, status: EventStatus) -> Result<()> {
-    tx.query("UPDATE events SET status = $2 WHERE position = $1")
-        .bind(position)
-        .bind(status.number())
-        .execute()
-        .await?;
-    Ok(())
-}
-
 /// An event that may have to be sent to other servers.
 #[derive(Debug, sqlx::FromRow)]
 pub struct SendableEvent {
