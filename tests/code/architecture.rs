@@ -7,7 +7,7 @@ use syn::{ItemUse, visit::Visit};
 use crate::source::{SourceFile, paths_of, segments_of, source_files};
 
 /// The bottom: every layer may import these.
-const BASE: [&str; 7] = [
+const BASE_MODULES: [&str; 7] = [
     "error",
     "clock",
     "config",
@@ -17,8 +17,8 @@ const BASE: [&str; 7] = [
     "outbound",
 ];
 
-/// Every other top-level module, lowest first, and the modules it may import besides `BASE`.
-const LAYERS: [(&str, &[&str]); 20] = [
+/// Every other top-level module, lowest first, and the modules it may import besides `BASE_MODULES`.
+const MODULE_LAYERS: [(&str, &[&str]); 20] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -72,7 +72,7 @@ const ABOVE_STORAGE: &[&str] = &[
 ];
 
 /// Starts all the others, and is imported by none.
-const TOP: &str = "cli";
+const TOP_MODULE: &str = "cli";
 
 /// The folders of `rooms`, lowest first: each may import those before it, and no others.
 const ROOMS_LAYERS: [&str; 6] = ["memory", "read", "unread", "log", "write", "remote"];
@@ -94,13 +94,15 @@ fn modules_import_only_lower_layers() {
     let mut broken = Vec::new();
     for file in source_files() {
         let module = top_module(&file);
-        let Some((_, allowed)) = LAYERS.iter().find(|(layer, _)| *layer == module) else {
+        let Some((_, allowed)) = MODULE_LAYERS.iter().find(|(layer, _)| *layer == module) else {
             continue;
         };
         for path in imports(&file) {
             let import = path.first().map(String::as_str).unwrap_or_default();
-            let is_base = BASE.contains(&import) && !BASE.contains(&module.as_str());
-            let is_known = import == TOP || LAYERS.iter().any(|(layer, _)| *layer == import);
+            let is_base =
+                BASE_MODULES.contains(&import) && !BASE_MODULES.contains(&module.as_str());
+            let is_known =
+                import == TOP_MODULE || MODULE_LAYERS.iter().any(|(layer, _)| *layer == import);
             let is_allowed = is_base || import == module || allowed.contains(&import);
             if is_known && !is_allowed {
                 broken.push(format!("{} imports crate::{import}", file.path));
@@ -118,8 +120,8 @@ fn every_module_has_its_layer() {
     let modules: BTreeSet<String> = files.iter().map(top_module).collect();
     let missing: Vec<&String> = modules
         .iter()
-        .filter(|module| !["lib", "main", TOP].contains(&module.as_str()))
-        .filter(|module| !LAYERS.iter().any(|(layer, _)| layer == module))
+        .filter(|module| !["lib", "main", TOP_MODULE].contains(&module.as_str()))
+        .filter(|module| !MODULE_LAYERS.iter().any(|(layer, _)| layer == module))
         .collect();
 
     assert!(missing.is_empty(), "{missing:?} have no layer");

@@ -43,7 +43,7 @@ fn a_cycle_is_found_through_a_third_file() {
     assert_eq!(graph.cycles(), [["a", "b", "c"]]);
 }
 
-/// Which files need which.
+/// The files that each file needs.
 #[derive(Default)]
 struct Graph {
     needs: BTreeMap<String, BTreeSet<String>>,

@@ -1,5 +1,5 @@
-//! A client that tracks the keys of other users by its syncs, whatever the intervals between them, tracks exactly the
-//! users with whom it shares a room, and learns of each change of their keys.
+//! A client that tracks the keys of other users by its syncs tracks exactly the users with whom it shares a room, and
+//! learns of each change of their keys. The intervals between its syncs do not matter.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Tests that the database keeps nothing of a deleted room, in whatever order requests arrive.
+//! Tests that the database keeps nothing of a deleted room, in any order of the requests.
 
 use parlour::clock::Clock;
 use serde_json::{Value, json};

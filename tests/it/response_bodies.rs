@@ -52,7 +52,7 @@ const VARYING_FIELDS: [(&str, &str); 20] = [
     ("version", "[version]"),
 ];
 
-/// An identifier of this run, and the short name that stands for it in a snapshot.
+/// An identifier of this run, and the short name that replaces it in a snapshot.
 struct ShortName<'a> {
     identifier: &'a str,
     name: &'a str,

@@ -1,6 +1,6 @@
 //! Stores history that arrives later: events that precede others which are already in the timeline.
 //!
-//! Where events are missing, free places remain in the timeline. Before the oldest known event of a
+//! The timeline has free places for missing events. Before the oldest known event of a
 //! room, the number of free places is unlimited. History is not new to clients: a sync response
 //! does not include it, and memory does not hold it.
 //!
