@@ -15,6 +15,7 @@ pub mod health;
 pub mod keyed_semaphore;
 pub mod matrix;
 pub mod media;
+pub mod numbers;
 pub mod outbound;
 pub mod rooms;
 pub mod storage;

@@ -11,8 +11,9 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{DeviceEnvironment, check_text};
 use crate::{
     error::{Error, Result},
+    numbers::{BackupVersionNum, UserNum},
     storage::{
-        Db, ReadAccess, UserNum, WriteTx,
+        Db, ReadAccess, WriteTx,
         devices::key_backups::{self, BackupKeyRow, BackupKeySelection, BackupRow},
     },
 };
@@ -105,7 +106,7 @@ impl KeyBackups {
             ));
         }
         let newest = key_backups::newest_version(&mut tx, user).await?;
-        let version = newest.unwrap_or(0) + 1;
+        let version = newest.map_or(BackupVersionNum::FIRST, BackupVersionNum::next);
         key_backups::insert(&mut tx, user, version, &definition.algorithm, &auth_data).await?;
         tx.commit().await?;
         Ok(version.to_string())
@@ -294,7 +295,7 @@ fn unknown_version() -> Error {
     Error::not_found("the backup version does not exist")
 }
 
-fn parse_version(version: &str) -> Result<i64> {
+fn parse_version(version: &str) -> Result<BackupVersionNum> {
     version.parse().map_err(|_| unknown_version())
 }
 
@@ -408,7 +409,7 @@ struct BetterKeys {
 async fn find_better_keys(
     tx: &mut WriteTx,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     offered: Vec<BackupKeyRow>,
 ) -> Result<BetterKeys> {
     let mut known = Vec::new();

@@ -16,8 +16,9 @@ use super::{DeviceEnvironment, DeviceOwner};
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{self, signed_object},
+    numbers::UserNum,
     storage::{
-        Db, ReadAccess, UserNum, WriteTx,
+        Db, ReadAccess, WriteTx,
         devices::{
             cross_signing::{self, CrossSigningKeyRow},
             device_list_changes, device_table,

@@ -14,11 +14,12 @@ use serde_json::json;
 use super::{DeviceEnvironment, KeyQueries};
 use crate::{
     error::{Error, Result},
+    numbers::{Position, UserNum},
     storage::{
-        Db, Position, UserNum,
+        Db,
         devices::{
             device_list_changes,
-            device_list_updates::{self, NOTHING_SENT, QueuedDeviceListUpdate},
+            device_list_updates::{self, NOTHING_SENT, QueuedDeviceListUpdate, SentDeviceList},
             device_table::{self, Device},
         },
         federation::outbox,
@@ -44,7 +45,7 @@ pub struct OutgoingListUpdates {
     /// The position up to which the server knows all changes afterwards.
     pub position: Position,
     /// The `stream_id` of the last EDU.
-    pub stream_id: i64,
+    pub stream_id: Position,
 }
 
 /// A to-device message for users of another server.
@@ -189,7 +190,7 @@ impl OutgoingDeviceEdus {
             user: queued.user_num,
             edus,
             position: queued.changed.max(newest),
-            stream_id: i64::from(list.stream_id),
+            stream_id: Position::new(i64::from(list.stream_id)),
         })
     }
 
@@ -305,8 +306,12 @@ impl OutgoingDeviceEdus {
             outbox::remove_messages(&mut tx, server.as_str(), up_to).await?;
         }
         for update in updates {
-            let (user, sent) = (update.user, (update.position, update.stream_id));
-            device_list_updates::set_sent_position(&mut tx, server.as_str(), user, sent).await?;
+            let sent = SentDeviceList {
+                up_to: update.position,
+                stream_id: update.stream_id,
+            };
+            device_list_updates::set_sent_position(&mut tx, server.as_str(), update.user, sent)
+                .await?;
         }
         tx.commit().await
     }
@@ -324,7 +329,7 @@ fn serialize_edu(edu: &Edu) -> Result<Raw<Edu>> {
 }
 
 fn position_number(position: Position) -> UInt {
-    UInt::try_from(position).unwrap_or_default()
+    UInt::try_from(position.as_i64()).unwrap_or_default()
 }
 
 fn parse_server_name(server: &str) -> Result<OwnedServerName> {

@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::storage::{DeviceNum, JournalChange, JournalFollower, Position};
+use crate::{
+    numbers::{DeviceNum, Position},
+    storage::{JournalChange, JournalFollower},
+};
 
 /// The number of devices that are remembered to have no messages. When it is reached, all of them are forgotten.
 const MAX_CACHED_DEVICES: usize = 100_000;

@@ -10,9 +10,8 @@ use ruma::{OneTimeKeyAlgorithm, UInt};
 use super::DeviceEnvironment;
 use crate::{
     error::Result,
-    storage::{
-        Db, DeviceNum, JournalChange, JournalFollower, KeyCounts, Position, devices::one_time_keys,
-    },
+    numbers::{DeviceNum, Position},
+    storage::{Db, JournalChange, JournalFollower, KeyCounts, devices::one_time_keys},
 };
 
 /// The number of devices whose counts are remembered. When it is reached, all of them are forgotten.
@@ -80,7 +79,7 @@ impl RemainingKeyCounts {
         let mut counts = one_time_keys::counts(&mut db, &[device]).await?;
         let remaining = RemainingKeys {
             counts: Arc::new(counts.remove(&device).unwrap_or_default()),
-            claimed_at: 0,
+            claimed_at: Position::ZERO,
         };
         self.cache.remember(generation, device, remaining.clone());
         Ok(remaining)
@@ -142,7 +141,7 @@ impl JournalFollower for KeyCountCache {
                     let before = cached
                         .by_device
                         .get(device)
-                        .map_or(0, |keys| keys.claimed_at);
+                        .map_or(Position::ZERO, |keys| keys.claimed_at);
                     let remaining = RemainingKeys {
                         counts: counts.clone(),
                         claimed_at: if *claimed { *position } else { before },
@@ -169,7 +168,7 @@ impl JournalFollower for KeyCountCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::UserNum;
+    use crate::numbers::UserNum;
 
     fn counted(count: i64) -> Arc<KeyCounts> {
         Arc::new(KeyCounts {
@@ -192,17 +191,20 @@ mod tests {
         let memory = KeyCountCache::default();
         let (generation, _) = memory.get(DeviceNum::new(1));
 
-        memory.committed(&[(4, change(2, true)), (5, change(9, false))]);
+        memory.committed(&[
+            (Position::new(4), change(2, true)),
+            (Position::new(5), change(9, false)),
+        ]);
         memory.remember(generation, DeviceNum::new(1), RemainingKeys::default());
 
         let remaining = memory.get(DeviceNum::new(1)).1.unwrap();
         assert_eq!(remaining.counts, counted(9));
-        assert_eq!(remaining.claimed_at, 4);
+        assert_eq!(remaining.claimed_at, Position::new(4));
         let ended = JournalChange::SessionsEnded {
             user: UserNum::new(1),
             devices: vec![DeviceNum::new(1)],
         };
-        memory.committed(&[(6, ended)]);
+        memory.committed(&[(Position::new(6), ended)]);
         assert!(memory.get(DeviceNum::new(1)).1.is_none());
     }
 

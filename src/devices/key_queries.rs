@@ -18,8 +18,9 @@ use serde_json::{Map, Value, json, value::to_raw_value};
 use super::DeviceEnvironment;
 use crate::{
     error::{Error, Result},
+    numbers::{Position, UserNum},
     storage::{
-        Db, Position, UserNum,
+        Db,
         devices::{
             cross_signing::{self, CrossSigningKeyRow, SignatureRow},
             device_keys::{self, DeviceKeysRow},
@@ -165,7 +166,7 @@ impl KeyQueries {
         // Read before the keys: a later change is then reported again, and none is missed.
         let stream_id = self.list_stream_id(user_id).await?;
         let mut found = self.query(None, &requested).await?;
-        let stream_id = UInt::try_from(stream_id).unwrap_or_default();
+        let stream_id = UInt::try_from(stream_id.as_i64()).unwrap_or_default();
         let mut response = get_devices::v1::Response::new(user_id.to_owned(), stream_id);
         response.master_key = found.master_keys.remove(user_id);
         response.self_signing_key = found.self_signing_keys.remove(user_id);
@@ -182,11 +183,11 @@ impl KeyQueries {
     async fn list_stream_id(&self, user_id: &UserId) -> Result<Position> {
         let mut db = self.db.read().await?;
         let Some(user) = self.db.strings.find_user(&mut db, user_id.as_str()).await? else {
-            return Ok(0);
+            return Ok(Position::ZERO);
         };
         Ok(device_list_changes::last_device_change(&mut db, user)
             .await?
-            .unwrap_or(0))
+            .unwrap_or(Position::ZERO))
     }
 
     /// Returns the users whose keys concern a user, and last changed after one position and up to another.

@@ -24,8 +24,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix,
+    numbers::{DeviceNum, UserNum},
     storage::{
-        Db, DeviceNum, JournalChange, KeyCounts, UserNum, WriteTx,
+        Db, JournalChange, KeyCounts, WriteTx,
         devices::{
             cross_signing, device_keys, device_list_changes, device_table,
             one_time_keys::{self, KeyRow},

@@ -8,8 +8,9 @@ use super::{DeviceEnvironment, check_text};
 use crate::{
     clock::timestamp,
     error::{Error, Result},
+    numbers::UserNum,
     storage::{
-        Db, UserNum,
+        Db,
         devices::{
             device_keys, device_list_changes,
             device_table::{self, Device},
@@ -117,9 +118,8 @@ mod tests {
     use crate::{
         config::Config,
         devices::Devices,
-        storage::{
-            DeviceNum, JournalChange, JournalFollower, Position, testing::TestDb, users::tokens,
-        },
+        numbers::{DeviceNum, Position},
+        storage::{JournalChange, JournalFollower, testing::TestDb, users::tokens},
     };
 
     #[derive(Default)]

@@ -14,8 +14,9 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Result},
+    numbers::{DeviceNum, UserNum},
     storage::{
-        Db, DeviceNum, JournalChange, UserNum, WriteTx,
+        Db, JournalChange, WriteTx,
         devices::device_table::NumberedDevice,
         devices::{device_table, to_device},
     },

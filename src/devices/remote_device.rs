@@ -10,7 +10,8 @@ use ruma::{
 use super::{MAX_NAME_BYTES, check_text};
 use crate::{
     matrix::signed_object,
-    storage::{UserNum, devices::remote_device_lists::RemoteDeviceRow},
+    numbers::{StreamId, UserNum},
+    storage::devices::remote_device_lists::RemoteDeviceRow,
 };
 
 /// The largest keys of a device, in bytes.
@@ -29,7 +30,7 @@ pub struct RemoteDevice {
 #[derive(Debug, Default)]
 pub struct RemoteDeviceList {
     /// The server's version of the list, if it gave one.
-    pub stream_id: Option<i64>,
+    pub stream_id: Option<StreamId>,
     pub devices: Vec<RemoteDevice>,
     pub master_key: Option<Raw<CrossSigningKey>>,
     pub self_signing_key: Option<Raw<CrossSigningKey>>,
@@ -41,9 +42,9 @@ pub struct RemoteListUpdate {
     /// The user whose list changed.
     pub user_id: OwnedUserId,
     /// The version of the list after the change.
-    pub stream_id: i64,
+    pub stream_id: StreamId,
     /// The versions of the list before the change.
-    pub prev_ids: Vec<i64>,
+    pub prev_ids: Vec<StreamId>,
     /// The device that is new, changed or deleted.
     pub device: RemoteDevice,
     pub deleted: bool,

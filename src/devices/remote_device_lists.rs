@@ -30,8 +30,9 @@ use super::{
 };
 use crate::{
     error::Result,
+    numbers::{RoomNum, UserNum},
     storage::{
-        Db, RoomNum, UserNum,
+        Db,
         devices::{
             device_list_changes,
             remote_device_lists::{self, RemoteDeviceRow},

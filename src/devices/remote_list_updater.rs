@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     error::Result,
+    numbers::{StreamId, UserNum},
     storage::{
-        UserNum, WriteTx,
+        WriteTx,
         devices::{
             device_list_changes,
             remote_device_lists::{self, RemoteDeviceListRow, RemoteDeviceRow},
@@ -103,7 +104,7 @@ pub(super) struct ListUpdater {
     /// The size of the list, once it is needed.
     size: Option<ListSize>,
     /// The versions that the list has had.
-    stream_ids: HashSet<i64>,
+    stream_ids: HashSet<StreamId>,
     /// Whether the changes contain something that clients could not know.
     pub(super) has_news: bool,
 }

@@ -19,8 +19,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix,
+    numbers::UserNum,
     storage::{
-        Db, UserNum, WriteTx,
+        Db, WriteTx,
         devices::{
             cross_signing::{self, SignatureRow},
             device_keys, device_list_changes,

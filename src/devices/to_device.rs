@@ -24,16 +24,17 @@ use super::{
 use crate::{
     error::Result,
     matrix::{MAX_JSON_DEPTH, check_depth},
+    numbers::{DeviceNum, Position},
     storage::{
-        Db, DeviceNum, Position, WriteTx,
+        Db, WriteTx,
         devices::{received_to_device_messages, to_device},
     },
 };
 
 /// The number of journal positions for which transactions are remembered.
-const TRANSACTIONS_KEPT: Position = 1_000_000;
+const TRANSACTIONS_KEPT: i64 = 1_000_000;
 /// The average number of a device's requests between deletions of its old transactions.
-const FORGET_INTERVAL: Position = 256;
+const FORGET_INTERVAL: i64 = 256;
 /// The time for which ids of other servers' messages are remembered: longer than any server tries to send one.
 const RECEIVED_ID_LIFETIME_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
@@ -151,7 +152,7 @@ impl ToDeviceMessages {
                 store_deliveries(&mut tx, deliveries).await?;
             }
         }
-        if tx.next_position() % FORGET_INTERVAL == 0 {
+        if tx.next_position().as_i64() % FORGET_INTERVAL == 0 {
             received_to_device_messages::delete_before(&mut tx, now_ms - RECEIVED_ID_LIFETIME_MS)
                 .await?;
         }
@@ -231,8 +232,8 @@ impl ToDeviceMessages {
 
 async fn forget_old_transactions(tx: &mut WriteTx, device: DeviceNum) -> Result<()> {
     let now = tx.next_position();
-    if now % FORGET_INTERVAL == 0 && now > TRANSACTIONS_KEPT {
-        to_device::delete_transactions(tx, device, now - TRANSACTIONS_KEPT).await?;
+    if now.as_i64() % FORGET_INTERVAL == 0 && now.as_i64() > TRANSACTIONS_KEPT {
+        to_device::delete_transactions(tx, device, now.plus(-TRANSACTIONS_KEPT)).await?;
     }
     Ok(())
 }

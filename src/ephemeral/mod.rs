@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     clock::Clock,
-    storage::{RoomNum, UserNum},
+    numbers::{RoomNum, UserNum},
     tasks::Tasks,
 };
 

@@ -18,7 +18,7 @@ use super::{EphemeralChange, EphemeralTick, TickCounter};
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    storage::UserNum,
+    numbers::UserNum,
     tasks::Tasks,
 };
 

@@ -12,7 +12,7 @@ use ruma::{OwnedUserId, UserId};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{EphemeralChange, EphemeralTick, TickCounter};
-use crate::{storage::RoomNum, tasks::Tasks};
+use crate::{numbers::RoomNum, tasks::Tasks};
 
 /// The longest time that one typing notification is valid, even if the client asks for more.
 const MAX_TYPING_TIMEOUT: Duration = Duration::from_mins(2);

@@ -11,6 +11,7 @@ use ruma::events::{
 };
 
 use super::{Pdu, StateMap};
+use crate::numbers::Position;
 
 /// `m.room.history_visibility`, as it is stored with each event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +74,7 @@ impl EventVisibility {
 #[derive(Clone, Debug)]
 pub struct MembershipPeriod {
     /// The place of the member event.
-    pub from: i64,
+    pub from: Position,
     pub membership: MembershipState,
 }
 
@@ -83,7 +84,7 @@ pub struct MembershipPeriod {
 /// `m.room.history_visibility` event it is the laxer of the one before and the one that it sets.
 pub fn may_see_event(
     visibility: EventVisibility,
-    timeline: i64,
+    timeline: Position,
     history: &[MembershipPeriod],
 ) -> bool {
     // A user may always see their own member events, including an invite and its rejection.
@@ -121,7 +122,7 @@ mod tests {
         entries
             .iter()
             .map(|(from, membership)| MembershipPeriod {
-                from: *from,
+                from: Position::new(*from),
                 membership: membership.clone(),
             })
             .collect()
@@ -129,7 +130,7 @@ mod tests {
 
     fn visible(visibility: EventVisibility, history: &[MembershipPeriod]) -> Vec<i64> {
         (1..=9)
-            .filter(|place| may_see_event(visibility, *place, history))
+            .filter(|place| may_see_event(visibility, Position::new(*place), history))
             .collect()
     }
 

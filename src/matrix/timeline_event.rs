@@ -8,14 +8,15 @@ use std::{
 use ruma::{OwnedEventId, events::room::member::MembershipState};
 
 use super::{EventVisibility, Pdu, StateMap, StateMapKey};
+use crate::numbers::{DeviceNum, Position, SnapshotId, UserNum};
 
 /// An accepted event and its place in the timeline.
 #[derive(Clone, Debug)]
 pub struct TimelineEvent {
     /// The journal position at which it was stored.
-    pub position: i64,
+    pub position: Position,
     /// Its place in the timeline of the room.
-    pub timeline: i64,
+    pub timeline: Position,
     pub pdu: Arc<Pdu>,
     /// The event in the client format, without `unsigned` and the closing brace.
     pub head: Box<str>,
@@ -24,7 +25,7 @@ pub struct TimelineEvent {
     /// The `m.room.history_visibility` before it.
     pub visibility: EventVisibility,
     /// The snapshot of the state before it.
-    pub snapshot: i64,
+    pub snapshot: SnapshotId,
     /// The state of the room when it was stored, while that is in memory.
     pub state_before: Option<StateMap>,
     /// The state of the room after it, where that differs from the state before by more than the event itself.
@@ -39,7 +40,7 @@ pub struct TimelineEvent {
     /// The users for whom it counts differently from the running counters.
     pub exceptions: Vec<CountException>,
     /// The local device that sent it.
-    pub device: Option<i64>,
+    pub device: Option<DeviceNum>,
     /// The transaction id under which it was sent.
     pub txn_id: Option<String>,
     /// The redaction that took effect on it.
@@ -104,8 +105,8 @@ pub struct ThreadPosition {
 /// An event that counts differently for a user than in the room's running counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountException {
-    pub user: i64,
-    pub timeline: i64,
+    pub user: UserNum,
+    pub timeline: Position,
     /// The thread that the event is in; `None` is the main timeline.
     pub thread: Option<OwnedEventId>,
     /// The difference in notifications.

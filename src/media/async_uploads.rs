@@ -15,12 +15,10 @@ use super::{
 };
 use crate::{
     error::{Error, RefusalCode, Result},
-    storage::{
-        UserNum,
-        media::{
-            media_table::MediaRow,
-            reserved_media_ids::{self, MediaReservation},
-        },
+    numbers::UserNum,
+    storage::media::{
+        media_table::MediaRow,
+        reserved_media_ids::{self, MediaReservation},
     },
 };
 

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     clock::Clock,
     error::Result,
+    numbers::MediaNum,
     storage::{Db, media::media_table},
     tasks::Tasks,
 };
@@ -23,7 +24,7 @@ const MAX_WAITING_ACCESSES: usize = 10_000;
 /// Records accesses. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct AccessRecorder {
-    waiting: Arc<Mutex<HashSet<i64>>>,
+    waiting: Arc<Mutex<HashSet<MediaNum>>>,
     db: Db,
     clock: Clock,
 }
@@ -70,7 +71,7 @@ impl AccessRecorder {
         if waiting.is_empty() {
             return Ok(());
         }
-        let media: Vec<i64> = waiting.into_iter().collect();
+        let media: Vec<MediaNum> = waiting.into_iter().collect();
         let mut tx = self.db.write().await?;
         media_table::set_last_access(&mut tx, &media, self.clock.now_ms()).await?;
         tx.commit().await

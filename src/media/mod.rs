@@ -37,8 +37,9 @@ use crate::{
     config::{Config, UrlPreviewsSection},
     error::{Error, Result},
     federation::Federation,
+    numbers::UserNum,
     storage::{
-        Db, UserNum, WriteTx,
+        Db, WriteTx,
         media::media_table::{self as rows, MediaRow, NewMedia},
     },
     tasks::Tasks,

@@ -6,10 +6,7 @@ use ruma::{MxcUri, server_name, signatures::Ed25519KeyPair};
 use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::{
-    matrix::SigningKey,
-    storage::{UserNum, testing::TestDb},
-};
+use crate::{matrix::SigningKey, numbers::UserNum, storage::testing::TestDb};
 
 const MAX_TEST_BYTES: u64 = 100_000;
 

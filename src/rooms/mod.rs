@@ -90,7 +90,8 @@ use crate::{
     clock::Clock,
     error::Result,
     matrix::SigningKey,
-    storage::{Db, JournalChange, JournalFollower, Position},
+    numbers::Position,
+    storage::{Db, JournalChange, JournalFollower},
     tasks::Tasks,
 };
 

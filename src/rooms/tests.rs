@@ -27,5 +27,6 @@ use super::*;
 use crate::{
     error::Error,
     matrix::{NotificationCounters, Pdu},
-    storage::{UserNum, testing::TestDb},
+    numbers::UserNum,
+    storage::testing::TestDb,
 };

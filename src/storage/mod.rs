@@ -30,7 +30,6 @@ pub use self::engine::{
     dialect::{DatabaseTarget, RawConnection},
     interned_strings,
     journal::{Journal, JournalFollower, PendingWrite, WriteIntent, WriteTx, last_position},
-    numbers::{DeviceNum, Position, PositionRange, RoomNum, UserNum},
     postgres_text::{TextList, text_list},
     query::{DbQuery, ReadAccess, number_list, values_clause},
 };

@@ -19,7 +19,8 @@ use super::{
 use crate::{
     error::Result,
     matrix::{wants_global, wants_room_data},
-    storage::{Position, UserNum, users::account_data::AccountData},
+    numbers::{Position, UserNum},
+    storage::users::account_data::AccountData,
     users::{Session, Users, write_push_rules},
 };
 
@@ -54,7 +55,7 @@ impl AccountDataReader {
         }
         self.users
             .account_data
-            .changed_between(user, after.unwrap_or(0), up_to)
+            .changed_between(user, after.unwrap_or(Position::ZERO), up_to)
             .await
     }
 

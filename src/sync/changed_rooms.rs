@@ -6,8 +6,9 @@ use super::{SyncEnvironment, SyncToken, recent_changes::RecentChanges, token_rea
 use crate::{
     ephemeral::EphemeralState,
     error::Result,
+    numbers::{Position, RoomNum},
     rooms::Rooms,
-    storage::{Db, Position, RoomNum},
+    storage::Db,
     users::{Session, Users},
 };
 

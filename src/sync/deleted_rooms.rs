@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     error::Result,
+    numbers::{Position, RoomNum, UserNum},
     rooms::Rooms,
-    storage::{Position, RoomNum, RoomRemoval, UserNum},
+    storage::RoomRemoval,
 };
 
 /// Finds deleted rooms, and reports them. Cheap to clone.

@@ -22,8 +22,9 @@ use crate::{
     devices::Devices,
     error::{Error, Result},
     matrix::{StateMap, TimelineEvent},
+    numbers::{Position, UserNum},
     rooms::{Room, Rooms},
-    storage::{Db, Position, UserNum},
+    storage::Db,
     users::Session,
 };
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     devices::Devices,
     error::Result,
-    storage::{DeviceNum, Position},
+    numbers::{DeviceNum, Position},
 };
 
 /// The largest number of to-device messages in one response.
@@ -80,7 +80,10 @@ impl DeviceSections {
     ) -> Result<Position> {
         let request = ToDeviceRequest {
             device: viewer.session.device,
-            after: viewer.request.since.map_or(0, |since| since.to_device),
+            after: viewer
+                .request
+                .since
+                .map_or(Position::ZERO, |since| since.to_device),
             up_to: viewer.now,
             limit: MAX_TO_DEVICE_MESSAGES,
         };

@@ -139,7 +139,7 @@ impl EventFormatter<'_> {
             transaction_id: event
                 .txn_id
                 .as_deref()
-                .filter(|_| event.device == Some(self.session.device.as_i64())),
+                .filter(|_| event.device == Some(self.session.device)),
             replaces: event.replaced_state_event().map(|pdu| &**pdu),
             membership: Some(membership.as_str()),
             redacted_by: event

@@ -9,7 +9,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-use crate::storage::{DeviceNum, Position};
+use crate::numbers::{DeviceNum, Position};
 
 /// The number of devices that are remembered.
 const MAX_LAZY_DEVICES: usize = 5_000;

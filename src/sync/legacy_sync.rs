@@ -24,6 +24,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::Position,
     rooms::{AggregationViewer, PageRequest, Room, Rooms, TimelinePage, UserAccess},
     tasks::Tasks,
     users::Session,
@@ -78,7 +79,7 @@ impl LegacySync {
         let SyncAnswer {
             response, token, ..
         } = self.responses.respond(session, &request).await?;
-        let end = with_to_device_position(token, 0).to_string();
+        let end = with_to_device_position(token, Position::ZERO).to_string();
         let answer = response_value(&response)?;
         let mut rooms = Vec::new();
         for (section, rooms_of) in room_sections(&answer) {
@@ -157,7 +158,7 @@ impl LegacySync {
         &self,
         session: &Session,
         room_id: &RoomId,
-        from: Option<i64>,
+        from: Option<Position>,
         timeout: Duration,
     ) -> Result<Value> {
         let rooms = &self.rooms;
@@ -207,7 +208,7 @@ impl LegacySync {
         room: &Arc<Room>,
         access: &UserAccess,
         page: &TimelinePage,
-        start: i64,
+        start: Position,
     ) -> Result<Value> {
         let viewer = AggregationViewer {
             access: Some(access),
@@ -246,7 +247,7 @@ fn legacy_request(since: Option<SyncToken>, limit: u32) -> SyncRequest {
 
 /// Sets the to-device position of a token. These endpoints send no to-device messages, so the token must not
 /// acknowledge any.
-fn with_to_device_position(token: SyncToken, to_device: i64) -> SyncToken {
+fn with_to_device_position(token: SyncToken, to_device: Position) -> SyncToken {
     SyncToken { to_device, ..token }
 }
 

@@ -87,8 +87,9 @@ use crate::{
     ephemeral::EphemeralState,
     error::{Error, Result},
     keyed_semaphore::{KeyedPermit, KeyedSemaphore},
+    numbers::{DeviceNum, Position, UserNum},
     rooms::Rooms,
-    storage::{Db, DeviceNum, UserNum},
+    storage::Db,
     tasks::Tasks,
     users::{Session, Users},
 };
@@ -272,7 +273,7 @@ impl Sync {
     pub async fn notifications(
         &self,
         session: &Session,
-        from: Option<i64>,
+        from: Option<Position>,
         limit: Option<u64>,
         only: NotificationSelection,
     ) -> Result<get_notifications::v3::Response> {
@@ -313,7 +314,7 @@ impl Sync {
         &self,
         session: &Session,
         room_id: &RoomId,
-        from: Option<i64>,
+        from: Option<Position>,
         timeout: Duration,
     ) -> Result<Value> {
         let legacy = &self.services.legacy;

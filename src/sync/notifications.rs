@@ -24,8 +24,8 @@ use crate::{
     clock::Clock,
     error::Result,
     matrix::{self, Pdu, RoomFacts, TimelineEvent, UnsignedFields},
+    numbers::{Position, RoomNum},
     rooms::{AggregationsByEvent, EventSources, PageRequest, Room, Rooms, UserAccess, UserRooms},
-    storage::RoomNum,
     users::{Session, Users},
 };
 
@@ -56,7 +56,7 @@ pub enum NotificationSelection {
 /// The point in the timeline of a room up to which its events have been examined, from the newest back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RoomCursor {
-    place: i64,
+    place: Position,
     room: RoomNum,
 }
 
@@ -70,7 +70,7 @@ struct ExaminedRoom {
     /// The next events, the newest first.
     events: VecDeque<Arc<TimelineEvent>>,
     /// The point from which to read more events.
-    next_from: Option<i64>,
+    next_from: Option<Position>,
 }
 
 /// The events of all rooms of a user, the newest first.
@@ -97,7 +97,7 @@ impl NotificationReader {
     pub(super) async fn notifications(
         &self,
         session: &Session,
-        from: Option<i64>,
+        from: Option<Position>,
         limit: Option<u64>,
         only: NotificationSelection,
     ) -> Result<Response> {
@@ -106,7 +106,7 @@ impl NotificationReader {
                 .unwrap_or(MAX_LIMIT)
                 .clamp(1, MAX_LIMIT)
         });
-        let mut feed = NotificationFeed::open(self, session, from.unwrap_or(i64::MAX)).await?;
+        let mut feed = NotificationFeed::open(self, session, from.unwrap_or(Position::MAX)).await?;
         let mut response = Response::new(Vec::new());
         while let Some(cursor) = feed.cursors.pop() {
             if let Some(event) = feed.next_event(cursor).await?
@@ -126,7 +126,11 @@ impl NotificationReader {
 }
 
 impl<'a> NotificationFeed<'a> {
-    async fn open(reader: &'a NotificationReader, session: &'a Session, from: i64) -> Result<Self> {
+    async fn open(
+        reader: &'a NotificationReader,
+        session: &'a Session,
+        from: Position,
+    ) -> Result<Self> {
         let user_rooms = reader.rooms.memory.rooms_of_user(session.user).await?;
         let newest = reader
             .rooms
@@ -206,7 +210,7 @@ impl<'a> NotificationFeed<'a> {
     }
 
     /// Reads the next events of a room, except the user's own.
-    async fn read_events(&self, examined: &mut ExaminedRoom, from: i64) -> Result<()> {
+    async fn read_events(&self, examined: &mut ExaminedRoom, from: Position) -> Result<()> {
         let request = PageRequest {
             from,
             to: None,

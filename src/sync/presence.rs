@@ -13,8 +13,8 @@ use crate::{
     ephemeral::EphemeralState,
     error::Result,
     matrix::wants_global,
+    numbers::{RoomNum, UserNum},
     rooms::Rooms,
-    storage::{RoomNum, UserNum},
 };
 
 /// Reads the presence of the users who share a room with a user. Cheap to clone.

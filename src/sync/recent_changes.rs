@@ -6,7 +6,10 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use crate::storage::{JournalChange, JournalFollower, Position, RoomNum, UserNum};
+use crate::{
+    numbers::{Position, RoomNum, UserNum},
+    storage::{JournalChange, JournalFollower},
+};
 
 /// The number of changes that are remembered.
 const MAX_RECENT_CHANGES: usize = 65_536;

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::storage::DeviceNum;
+use crate::numbers::DeviceNum;
 
 /// The time that an echo waits after the response was handed to its connection. The two use different connections.
 const ECHO_PAUSE: Duration = Duration::from_millis(10);

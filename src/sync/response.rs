@@ -22,7 +22,7 @@ use super::{
     token_reader::TokenReader,
 };
 use crate::{
-    clock::Clock, error::Result, matrix::wants_room, rooms::Rooms,
+    clock::Clock, error::Result, matrix::wants_room, numbers::Position, rooms::Rooms,
     storage::users::account_data::AccountData, users::Session,
 };
 
@@ -189,7 +189,8 @@ fn add_stripped_room(
     response: &mut Response,
 ) {
     let user_room = &snapshot.user_room;
-    let is_new = user_room.position > viewer.since().unwrap_or(0) || viewer.request.full_state;
+    let is_new =
+        user_room.position > viewer.since().unwrap_or(Position::ZERO) || viewer.request.full_state;
     if !is_new {
         return;
     }

@@ -16,8 +16,9 @@ use crate::{
     ephemeral::{EphemeralState, EphemeralTick},
     error::{Error, Result},
     matrix::{NotificationCounters, StateMap, TimelineEvent},
+    numbers::{Position, RoomNum, UserNum},
     rooms::{Room, Rooms, UserRoom, UserRooms},
-    storage::{Db, Position, Receipt, RoomNum, UserNum},
+    storage::{Db, Receipt},
     users::Session,
 };
 
@@ -216,7 +217,7 @@ impl SnapshotReader {
         tick: EphemeralTick,
     ) -> Option<RoomContents> {
         let room = self.rooms.memory.peek_room(num)?;
-        let after = since.map_or(0, |since| since.position);
+        let after = since.map_or(Position::ZERO, |since| since.position);
         let view = room.view();
         Some(RoomContents {
             state: view.state.clone(),
@@ -236,7 +237,7 @@ impl SnapshotReader {
             invited_members: view.invited_members,
             receipts: view
                 .receipts
-                .range(after + 1..)
+                .range(after.next()..)
                 .map(|(_, receipt)| receipt.clone())
                 .collect(),
             typing: self.ephemeral.typing.changed_users(

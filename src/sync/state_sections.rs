@@ -16,8 +16,8 @@ use super::{
 use crate::{
     error::Result,
     matrix::{Pdu, StateMap, wants_event},
+    numbers::Position,
     rooms::{Room, Rooms},
-    storage::Position,
 };
 
 /// Selects the state that clients receive. Cheap to clone.
@@ -175,7 +175,7 @@ impl StateSections {
         state: &StateMap,
     ) {
         let device = viewer.session.device;
-        let known_at = viewer.since().unwrap_or(0);
+        let known_at = viewer.since().unwrap_or(Position::ZERO);
         let record_sent = |pdu: &Pdu| {
             self.lazy_members
                 .record_sent(device, &pdu.event_id, known_at, viewer.now)

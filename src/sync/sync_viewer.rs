@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     matrix::{self, IgnoreSettings, Pdu, TimelineEvent, UnsignedFields, wants_event},
+    numbers::Position,
     rooms::{EventSources, Room},
-    storage::Position,
     users::Session,
 };
 

@@ -11,8 +11,9 @@ use tokio::sync::{Notify, futures::OwnedNotified};
 
 use crate::{
     ephemeral::{EphemeralChange, EphemeralState},
+    numbers::{Position, RoomNum, UserNum},
     rooms::{Rooms, UserRooms},
-    storage::{JournalChange, JournalFollower, Position, RoomNum, UserNum},
+    storage::{JournalChange, JournalFollower},
     tasks::Tasks,
 };
 

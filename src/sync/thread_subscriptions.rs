@@ -23,7 +23,7 @@ pub fn split_subscription_changes(
     let mut subscribed: ByThread<ThreadSubscription> = BTreeMap::new();
     let mut unsubscribed: ByThread<ThreadUnsubscription> = BTreeMap::new();
     for change in changes {
-        let bump_stamp = UInt::new_saturating(u64::try_from(change.position).unwrap_or(0));
+        let bump_stamp = UInt::new_saturating(u64::try_from(change.position.as_i64()).unwrap_or(0));
         if let Some(automatic) = change.automatic {
             let threads = subscribed.entry(change.room_id).or_default();
             threads.insert(change.root, ThreadSubscription::new(automatic, bump_stamp));

@@ -17,11 +17,11 @@ use super::{
 use crate::{
     error::Result,
     matrix::Pdu,
+    numbers::Position,
     rooms::{
         AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelinePage, UserAccess,
         UserRoom,
     },
-    storage::Position,
 };
 
 /// Reads the timelines of rooms for a sync. Cheap to clone.
@@ -154,7 +154,7 @@ impl TimelineReader {
         let first = contents
             .latest_events
             .get(first)
-            .map_or(i64::MAX, |event| event.position);
+            .map_or(Position::MAX, |event| event.position);
         let was_there = match viewer.since() {
             Some(since) => user_room.position <= since,
             None => user_room.position <= first && viewer.wants_all_events(),

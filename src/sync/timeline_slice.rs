@@ -7,8 +7,8 @@ use ruma::events::TimelineEventType;
 use super::snapshot::RoomContents;
 use crate::{
     matrix::TimelineEvent,
+    numbers::Position,
     rooms::{AggregationsByEvent, EventSources, HiddenEvents, TimelinePage, UserAccess},
-    storage::Position,
 };
 
 /// A part of a room's timeline, and the viewer's access to its events.
@@ -16,7 +16,7 @@ pub(super) struct TimelineSlice {
     pub(super) events: Vec<Arc<TimelineEvent>>,
     pub(super) is_limited: bool,
     /// The point before the first event.
-    pub(super) start: i64,
+    pub(super) start: Position,
     pub(super) access: Option<UserAccess>,
     /// The aggregations of the events that relate to these.
     pub(super) bundles: AggregationsByEvent,
@@ -32,7 +32,7 @@ pub(super) fn newest_events(
     limit: usize,
     wants: impl Fn(&TimelineEvent) -> Option<bool>,
 ) -> TimelinePage {
-    let lower = since.unwrap_or(i64::MIN);
+    let lower = since.unwrap_or(Position::MIN);
     let mut events = Vec::new();
     let mut hidden = HiddenEvents::default();
     let mut end = None;
@@ -62,7 +62,7 @@ impl TimelineSlice {
     pub(super) fn from_page(
         page: TimelinePage,
         limit: usize,
-        end: i64,
+        end: Position,
         access: Option<UserAccess>,
     ) -> Self {
         let mut events = page.events;
@@ -70,7 +70,9 @@ impl TimelineSlice {
         let cut_at = page.end.filter(|_| events.len() <= limit);
         events.truncate(limit);
         events.reverse();
-        let first = events.first().map_or(end, |first| first.timeline - 1);
+        let first = events
+            .first()
+            .map_or(end, |first| first.timeline.previous());
         let start = cut_at.unwrap_or(first);
         Self {
             events,

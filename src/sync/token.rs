@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use crate::{
     ephemeral::EphemeralTick,
     error::{Error, Result},
-    storage::Position,
+    numbers::Position,
 };
 
 /// The position up to which a client has received everything. Opaque to clients, and valid across restarts.
@@ -84,7 +84,7 @@ impl FromStr for SlidingToken {
 }
 
 /// Returns the token for a point in a room's timeline: between the event with this number and the next.
-pub fn timeline_token(place: i64) -> String {
+pub fn timeline_token(place: Position) -> String {
     format!("t{place}")
 }
 
@@ -93,7 +93,7 @@ pub fn timeline_token(place: i64) -> String {
 /// # Errors
 ///
 /// [`Error::InvalidParam`] for a token that is not from this server.
-pub fn parse_timeline_token(token: &str) -> Result<i64> {
+pub fn parse_timeline_token(token: &str) -> Result<Position> {
     if let Some(place) = token.strip_prefix('t') {
         let number = place.parse().ok();
         let number = number.filter(|number| timeline_token(*number) == token);
@@ -122,11 +122,12 @@ mod tests {
 
         #[test]
         fn any_sync_token_parses_back_to_itself(
-            position: Position,
-            to_device: Position,
+            position: i64,
+            to_device: i64,
             tick: i64,
             boot: u32,
         ) {
+            let (position, to_device) = (Position::new(position), Position::new(to_device));
             let tick = EphemeralTick::new(tick);
             let token = SyncToken { position, to_device, tick, boot };
 
@@ -135,7 +136,8 @@ mod tests {
         }
 
         #[test]
-        fn any_sliding_token_parses_back_to_itself(position: Position, response: u64) {
+        fn any_sliding_token_parses_back_to_itself(position: i64, response: u64) {
+            let position = Position::new(position);
             let token = SlidingToken { position, response };
 
             prop_assert_eq!(token.to_string().parse::<SlidingToken>().unwrap(), token);
@@ -144,6 +146,7 @@ mod tests {
 
         #[test]
         fn any_place_in_a_timeline_parses_back_to_itself(place: i64) {
+            let place = Position::new(place);
             prop_assert_eq!(parse_timeline_token(&timeline_token(place)).unwrap(), place);
         }
 
@@ -181,16 +184,22 @@ mod tests {
     #[test]
     fn a_token_survives_writing_and_parsing() {
         let token = SyncToken {
-            position: 12,
-            to_device: 10,
+            position: Position::new(12),
+            to_device: Position::new(10),
             tick: EphemeralTick::new(3),
             boot: 0xbeef,
         };
 
         assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
-        assert_eq!(parse_timeline_token(&token.to_string()).unwrap(), 12);
-        assert_eq!(parse_timeline_token(&timeline_token(-4)).unwrap(), -4);
-        assert_eq!(parse_timeline_token("p12_beef").unwrap(), 12);
+        assert_eq!(
+            parse_timeline_token(&token.to_string()).unwrap(),
+            Position::new(12)
+        );
+        assert_eq!(
+            parse_timeline_token(&timeline_token(Position::new(-4))).unwrap(),
+            Position::new(-4)
+        );
+        assert_eq!(parse_timeline_token("p12_beef").unwrap(), Position::new(12));
     }
 
     #[test]

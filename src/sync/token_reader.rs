@@ -3,7 +3,8 @@
 use super::{SyncRequest, SyncToken};
 use crate::{
     ephemeral::{EphemeralState, EphemeralTick},
-    storage::{Db, Position},
+    numbers::Position,
+    storage::Db,
 };
 
 /// Makes tokens, and reads the ticks of tokens. Cheap to clone.
@@ -30,8 +31,8 @@ impl TokenReader {
     pub(super) fn clamp(&self, token: SyncToken) -> SyncToken {
         let now = self.db.journal().published_position();
         SyncToken {
-            position: token.position.clamp(0, now),
-            to_device: token.to_device.clamp(0, now),
+            position: token.position.clamp(Position::ZERO, now),
+            to_device: token.to_device.clamp(Position::ZERO, now),
             ..token
         }
     }
@@ -49,7 +50,7 @@ impl TokenReader {
     pub(super) fn token_at(&self, position: Position, tick: EphemeralTick) -> SyncToken {
         SyncToken {
             position,
-            to_device: 0,
+            to_device: Position::ZERO,
             tick,
             boot: self.ephemeral.run_id(),
         }

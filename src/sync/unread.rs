@@ -18,8 +18,8 @@ use super::{SyncEnvironment, snapshot::RoomContents, sync_viewer::SyncViewer};
 use crate::{
     error::Result,
     matrix::NotificationCounters,
+    numbers::{Position, RoomNum, UserNum},
     rooms::{Room, RoomView, Rooms, ThreadCount, UserRoom},
-    storage::{RoomNum, UserNum},
 };
 
 /// The number of rooms of users for which the unread threads are remembered.
@@ -42,9 +42,9 @@ struct ThreadCache {
 #[derive(Clone, Debug, Default)]
 struct UnreadThreads {
     /// The point up to which the user had read everything.
-    since: i64,
+    since: Position,
     /// The point up to which this is up to date.
-    up_to: i64,
+    up_to: Position,
     threads: HashMap<OwnedEventId, ThreadCounters>,
 }
 
@@ -57,7 +57,7 @@ struct ThreadCounters {
 
 impl UnreadThreads {
     /// Starts without threads if memory reaches back to a point: then no thread can have events that are missing here.
-    fn empty_since(since: i64, view: &RoomView) -> Option<Self> {
+    fn empty_since(since: Position, view: &RoomView) -> Option<Self> {
         (since >= view.ring_after).then(|| Self {
             since,
             up_to: since,
@@ -65,7 +65,7 @@ impl UnreadThreads {
         })
     }
 
-    fn from_stored(since: i64, up_to: i64, threads: Vec<ThreadCount>) -> Self {
+    fn from_stored(since: Position, up_to: Position, threads: Vec<ThreadCount>) -> Self {
         let counts = threads.into_iter().map(|thread| {
             let (base, now) = (thread.base, thread.now);
             (thread.root, ThreadCounters { base, now })
@@ -111,7 +111,7 @@ impl ThreadCache {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, user: UserNum, room: &Room, since: i64) -> Option<UnreadThreads> {
+    fn get(&self, user: UserNum, room: &Room, since: Position) -> Option<UnreadThreads> {
         let known = self.lock().get(&(user, room.num)).cloned();
         let view = room.view();
         known
@@ -185,7 +185,7 @@ impl UnreadReader {
         &self,
         user: UserNum,
         room: &Room,
-        since: i64,
+        since: Position,
     ) -> Result<UnreadThreads> {
         let known = if let Some(known) = self.threads.get(user, room, since) {
             known

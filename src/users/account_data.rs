@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     error::{Error, RefusalCode, Result},
+    numbers::{Position, RoomNum, UserNum},
     storage::{
-        Db, Position, RoomNum, UserNum,
+        Db,
         users::account_data::{self, AccountData},
     },
 };
@@ -220,10 +221,10 @@ mod tests {
             .account_data
             .get(&alice, &alice.user_id, None, PUSH_RULES_TYPE);
         assert!(rules.await.unwrap().starts_with(r#"{"global":{"#));
-        let changed = test
-            .users
-            .account_data
-            .changed_between(alice.user, 0, i64::MAX);
+        let changed =
+            test.users
+                .account_data
+                .changed_between(alice.user, Position::ZERO, Position::MAX);
         assert!(changed.await.unwrap().is_empty());
     }
 }

@@ -5,8 +5,9 @@ use ruma::{OwnedServerName, UserId};
 use super::UserEnvironment;
 use crate::{
     error::{Error, Result},
+    numbers::UserNum,
     storage::{
-        Db, UserNum,
+        Db,
         users::accounts::{self, Account},
     },
 };

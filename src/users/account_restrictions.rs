@@ -8,8 +8,9 @@ use super::{AccountLookup, Session, UserEnvironment};
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::UserNum,
     storage::{
-        Db, UserNum,
+        Db,
         devices::device_table,
         rooms::delayed_events,
         users::accounts::{self, Account},

@@ -8,7 +8,8 @@ use super::{Session, UserEnvironment};
 use crate::{
     error::{Error, Result},
     matrix::is_known_format,
-    storage::{Db, UserNum, users::filters},
+    numbers::{FilterId, UserNum},
+    storage::{Db, users::filters},
 };
 
 /// The largest number of filters of a user. Clients store one or two for each of their versions.
@@ -58,8 +59,9 @@ impl StoredFilters {
         if let Some(id) = filters::find(&mut tx, user, &definition).await? {
             return Ok(id.to_string());
         }
-        let id = filters::last_id(&mut tx, user).await? + 1;
-        if id > MAX_FILTERS_PER_USER {
+        let last = filters::last_id(&mut tx, user).await?;
+        let id = last.map_or(FilterId::FIRST, FilterId::next);
+        if id.as_i64() > MAX_FILTERS_PER_USER {
             return Err(Error::invalid_param("the user has too many filters"));
         }
         filters::insert(&mut tx, user, id, &definition).await?;
@@ -74,7 +76,7 @@ impl StoredFilters {
     /// [`Error::NotFound`] when there is none with this id.
     pub async fn get(&self, user: UserNum, id: &str) -> Result<FilterDefinition> {
         let unknown = || Error::not_found("there is no such filter");
-        let id: i64 = id.parse().map_err(|_| unknown())?;
+        let id: FilterId = id.parse().map_err(|_| unknown())?;
         let mut db = self.db.read().await?;
         let definition = filters::get(&mut db, user, id).await?;
         Ok(serde_json::from_str(&definition.ok_or_else(unknown)?)?)

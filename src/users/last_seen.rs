@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     error::Result,
-    storage::{Db, DeviceNum, devices::device_table},
+    numbers::DeviceNum,
+    storage::{Db, devices::device_table},
     tasks::Tasks,
 };
 

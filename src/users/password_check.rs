@@ -7,7 +7,7 @@ use ruma::{OwnedServerName, OwnedUserId};
 use super::{AccountLookup, UserEnvironment, passwords::Passwords, usernames};
 use crate::{
     error::{Error, Result},
-    storage::UserNum,
+    numbers::UserNum,
 };
 
 /// Checks the passwords of users.

@@ -23,7 +23,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix,
-    storage::{Db, ReadAccess, UserNum, users::account_data},
+    numbers::UserNum,
+    storage::{Db, ReadAccess, users::account_data},
 };
 
 /// The largest set of rules, in bytes. Every event is matched with all of them.

@@ -8,8 +8,9 @@ use super::{UserEnvironment, secrets};
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::DeviceNum,
     storage::{
-        Db, DeviceNum, JournalChange, WriteTx,
+        Db, JournalChange, WriteTx,
         devices::device_table,
         users::{
             accounts,

@@ -6,8 +6,9 @@ use super::{UserEnvironment, secrets};
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::UserNum,
     storage::{
-        Db, UserNum, WriteTx,
+        Db, WriteTx,
         rooms::invite_links::{self, LinkUse},
         users::{
             accounts,

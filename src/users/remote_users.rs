@@ -12,8 +12,9 @@ use tokio::{sync::Mutex, time::timeout};
 use super::{UserEnvironment, profile::NAME_BYTES};
 use crate::{
     error::{Error, Result},
+    numbers::{Position, PositionRange},
     storage::{
-        Db, PositionRange, WriteTx, backfilled_tables,
+        Db, WriteTx, backfilled_tables,
         users::user_directory::{self, RemoteUserProfile, StoredMember},
     },
     tasks::Tasks,
@@ -78,7 +79,7 @@ impl RemoteUsers {
         let _turn = self.lock.lock().await;
         let mut db = self.db.read().await?;
         let done = backfilled_tables::progress(&mut db, PROGRESS_NAME).await?;
-        let mut done = done.map_or(0, |(done, _)| done);
+        let mut done = done.map_or(Position::ZERO, |progress| progress.done);
         drop(db);
         while !self.tasks.stopping().is_cancelled() {
             let up_to = {
@@ -94,7 +95,7 @@ impl RemoteUsers {
         Ok(())
     }
 
-    async fn add_users_joined_between(&self, after: i64, up_to: i64) -> Result<()> {
+    async fn add_users_joined_between(&self, after: Position, up_to: Position) -> Result<()> {
         let users = {
             let mut db = self.db.read().await?;
             user_directory::joined_between(&mut db, PositionRange { after, up_to }).await?

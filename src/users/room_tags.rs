@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    storage::{Db, RoomNum, UserNum, WriteTx, users::account_data},
+    numbers::{RoomNum, UserNum},
+    storage::{Db, WriteTx, users::account_data},
 };
 
 /// The largest number of tags of a room: far more than a list of rooms can show.

@@ -7,7 +7,8 @@ use ruma::{OwnedUserId, RoomId, events::tag::TagInfo};
 use super::{UserEnvironment, room_tags};
 use crate::{
     error::Result,
-    storage::{Db, RoomNum, UserNum, rooms::room_table, users::server_notices},
+    numbers::{RoomNum, UserNum},
+    storage::{Db, rooms::room_table, users::server_notices},
 };
 
 /// The tag by which clients recognize the room.

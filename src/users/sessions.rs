@@ -16,8 +16,9 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::{DeviceNum, Position, UserNum},
     storage::{
-        Db, DeviceNum, JournalChange, JournalFollower, Position, ReadSnapshot, UserNum, WriteTx,
+        Db, JournalChange, JournalFollower, ReadSnapshot, WriteTx,
         devices::device_table,
         users::{
             accounts,

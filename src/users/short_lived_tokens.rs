@@ -8,8 +8,9 @@ use super::{UserEnvironment, VerifiedUser, secrets};
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::UserNum,
     storage::{
-        Db, ReadAccess, UserNum,
+        Db, ReadAccess,
         users::short_lived_tokens::{self, TokenPurpose},
     },
 };

@@ -4,10 +4,8 @@ use ruma::RoomId;
 
 use crate::{
     error::{Error, Result},
-    storage::{
-        JournalChange, ReadAccess, RoomNum, UserNum, WriteTx, rooms::room_table,
-        users::account_data,
-    },
+    numbers::{RoomNum, UserNum},
+    storage::{JournalChange, ReadAccess, WriteTx, rooms::room_table, users::account_data},
 };
 
 /// The longest type of account data and the longest tag, in bytes.

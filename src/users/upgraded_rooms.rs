@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    storage::{Db, RoomNum, UserNum, WriteTx, rooms::room_table, users::account_data},
+    numbers::{RoomNum, UserNum},
+    storage::{Db, WriteTx, rooms::room_table, users::account_data},
 };
 
 /// The account data type that lists direct chats by user.

@@ -8,8 +8,9 @@ use ruma::{
 use super::{Session, UserEnvironment, check_text};
 use crate::{
     error::{Error, Result},
+    numbers::UserNum,
     storage::{
-        Db, UserNum,
+        Db,
         users::user_directory::{self, ListedUserRow, UserListQuery},
     },
 };

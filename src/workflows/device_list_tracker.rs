@@ -28,8 +28,9 @@ use crate::{
     ephemeral::EphemeralState,
     error::{Error, Result},
     federation::{Federation, RequestFailure, RequestLimits},
+    numbers::{Position, RoomNum, UserNum},
     rooms::Rooms,
-    storage::{JournalChange, JournalFollower, Position, RoomNum, UserNum},
+    storage::{JournalChange, JournalFollower},
     tasks::Tasks,
 };
 

@@ -22,8 +22,9 @@ use tokio::sync::Notify;
 use super::{WorkflowSources, remote::SpaceReader};
 use crate::{
     error::{Error, Result},
+    numbers::{Position, RoomNum},
     rooms::{MemberChange, MemberProfile, MembershipAction, Room, Rooms},
-    storage::{JournalChange, JournalFollower, Position, RoomNum},
+    storage::{JournalChange, JournalFollower},
     tasks::Tasks,
     users::{Session, Users},
 };

@@ -16,11 +16,11 @@ use tokio::sync::Mutex;
 use super::{WorkflowSources, profiles::UserProfiles};
 use crate::{
     error::{Error, RefusalCode, Result},
+    numbers::UserNum,
     rooms::{
         ClientTransaction, CreateRoom, EventToSend, MemberChange, MemberProfile, MembershipAction,
         Rooms,
     },
-    storage::UserNum,
     tasks::Tasks,
     users::{Session, Users},
 };

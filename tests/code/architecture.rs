@@ -7,24 +7,26 @@ use syn::{ItemUse, visit::Visit};
 use crate::source::{SourceFile, paths_of, segments_of, source_files};
 
 /// The bottom: every layer may import these.
-const BASE_MODULES: [&str; 7] = [
+const BASE_MODULES: [&str; 8] = [
     "error",
     "clock",
     "config",
     "health",
     "tasks",
     "keyed_semaphore",
+    "numbers",
     "outbound",
 ];
 
 /// Every other top-level module, lowest first, and the modules it may import besides `BASE_MODULES`.
-const MODULE_LAYERS: [(&str, &[&str]); 20] = [
+const MODULE_LAYERS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
     ("health", &[]),
     ("tasks", &["error"]),
     ("keyed_semaphore", &[]),
+    ("numbers", &[]),
     ("outbound", &["error"]),
     ("matrix", &[]),
     ("storage", &["matrix"]),

@@ -1,8 +1,9 @@
 //! Reads the rows of a stopped server's database, to check that deleted data is gone.
 
 use parlour::{
+    numbers::{Position, UserNum},
     storage::{
-        Db, RawConnection, ReadAccess, UserNum, WriteTx,
+        Db, RawConnection, ReadAccess, WriteTx,
         rooms::{
             room_deletion::{self, RoomDeletionRow},
             room_table,
@@ -69,7 +70,8 @@ impl StoredRows {
             .expect("the rows are read");
         let users: Vec<UserNum> = members.iter().map(|member| member.user_num).collect();
         for user in &users {
-            let told = room_deletion::insert_removal(&mut tx, *user, num, 1, None).await;
+            let told =
+                room_deletion::insert_removal(&mut tx, *user, num, Position::new(1), None).await;
             told.expect("is written");
         }
         let left = room_deletion::remove_memberships(&mut tx, num, &users).await;

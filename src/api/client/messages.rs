@@ -29,6 +29,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, RelationFilter, StateMap, TimelineEvent, is_known_format, wants_event},
+    numbers::Position,
     rooms::{
         AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelineContext, TimelinePage,
         UserAccess,
@@ -104,7 +105,7 @@ async fn get_message_events(
         .load_aggregations(&room, audience(&from, &access), &page.events)
         .await?;
     let far_end = (excludes_events(filter) && !page.events.is_empty()).then(|| match request.dir {
-        Direction::Backward => 0,
+        Direction::Backward => Position::ZERO,
         Direction::Forward => room.view().newest_place(),
     });
     let state = room.view().state.clone();
@@ -139,7 +140,7 @@ fn page_request(request: &get_message_events::v3::Request, room: &Room) -> Resul
     let (from, to) = (request.from.as_deref(), request.to.as_deref());
     let start = match from.map(parse_timeline_token).transpose()? {
         Some(place) => place,
-        None if request.dir == Direction::Forward => i64::MIN,
+        None if request.dir == Direction::Forward => Position::MIN,
         None => room.view().newest_place(),
     };
     let limit = request.filter.limit.unwrap_or(request.limit);
@@ -189,7 +190,7 @@ impl HistoryReader<'_> {
                 .await?
         {
             // No server sends the earlier events now; the client may ask again later.
-            page.end = Some(last.timeline - 1);
+            page.end = Some(last.timeline.previous());
         }
         Ok(page)
     }
@@ -205,7 +206,7 @@ impl HistoryReader<'_> {
         let context = timeline
             .load_context(self.room, self.access, event_id, limit, wanted)
             .await?;
-        let stop = context.before.end.unwrap_or(i64::MIN).saturating_add(1);
+        let stop = context.before.end.unwrap_or(Position::MIN).next();
         let place = context.event.timeline;
         if limit > 1
             && self
@@ -224,14 +225,14 @@ impl HistoryReader<'_> {
 
 /// Returns the span in which missing events belong to a page. A position is between two events, and events missing
 /// before an event belong to a page that extends beyond that event.
-fn backfill_range(request: PageRequest, page: &TimelinePage) -> (i64, i64) {
+fn backfill_range(request: PageRequest, page: &TimelinePage) -> (Position, Position) {
     let end = page.end.or(request.to);
     match request.dir {
         Direction::Backward => {
-            let stop = end.unwrap_or(i64::MIN).saturating_add(1);
-            (stop, request.from.saturating_add(1))
+            let stop = end.unwrap_or(Position::MIN).next();
+            (stop, request.from.next())
         }
-        Direction::Forward => (request.from, end.unwrap_or(i64::MAX)),
+        Direction::Forward => (request.from, end.unwrap_or(Position::MAX)),
     }
 }
 
@@ -288,7 +289,7 @@ async fn get_context(
         .last()
         .unwrap_or(&context.event)
         .timeline
-        - 1;
+        .previous();
     response.start = Some(timeline_token(context.before.end.unwrap_or(first)));
     response.end = Some(timeline_token(context.after.end.unwrap_or(last.timeline)));
     response.events_before = context.before.events.iter().map(show).collect();

@@ -25,6 +25,7 @@ use crate::{
     },
     clock::Clock,
     error::{Error, Result},
+    numbers::Position,
     rooms::{PageRequest, Rooms},
     sync::{Sync, client_event, parse_timeline_token, timeline_token},
     users::Users,
@@ -110,7 +111,7 @@ async fn get_current_state(
     });
     for data in users
         .account_data
-        .changed_between(from.user, 0, i64::MAX)
+        .changed_between(from.user, Position::ZERO, Position::MAX)
         .await?
     {
         if data.room() == Some(room.num) {

@@ -20,6 +20,7 @@ use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
     clock::Clock,
     error::Result,
+    numbers::Position,
     rooms::{RelatedEventsRequest, Rooms},
     sync::{client_event, parse_timeline_token, timeline_token},
     users::Session,
@@ -60,8 +61,8 @@ pub(super) fn page_size(limit: Option<UInt>) -> usize {
 
 /// The place and the direction of a page.
 struct PageRange {
-    from: Option<i64>,
-    to: Option<i64>,
+    from: Option<Position>,
+    to: Option<Position>,
     dir: Direction,
 }
 

@@ -11,7 +11,7 @@ use ruma::{
         v3::{Criteria, GroupingKey, OrderBy, SearchKeys},
     },
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::{messages::audience, state::state_event};
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent, wants_event},
+    numbers::Position,
     rooms::{
         AggregationsByEvent, ContextLimits, Rooms, SearchHit, SearchKey, SearchPage, SearchQuery,
     },
@@ -121,7 +122,7 @@ fn search_keys(criteria: &Criteria) -> Result<Vec<SearchKey>> {
 }
 
 /// Reads the position at which a page of a search begins.
-fn parse_search_token(token: &str) -> Result<(i64, usize)> {
+fn parse_search_token(token: &str) -> Result<(Position, usize)> {
     let parse = || {
         let (up_to, skipped) = token.strip_prefix('q')?.split_once('_')?;
         Some((up_to.parse().ok()?, skipped.parse().ok()?))
@@ -129,7 +130,7 @@ fn parse_search_token(token: &str) -> Result<(i64, usize)> {
     parse().ok_or_else(|| Error::invalid_param("this is not a token of a search"))
 }
 
-fn search_token(up_to: i64, skipped: usize) -> String {
+fn search_token(up_to: Position, skipped: usize) -> String {
     format!("q{up_to}_{skipped}")
 }
 
@@ -226,21 +227,29 @@ impl SearchResultWriter<'_> {
     ) -> Result<Value> {
         let none = AggregationsByEvent::default();
         let bundles = bundles.unwrap_or(&none);
-        let show = |event: &Arc<_>| {
-            client_event(
-                event,
-                self.session,
-                &hit.room_access.1,
-                bundles,
-                self.now_ms,
-            )
-        };
         let mut result = Map::new();
         result.insert("rank".to_owned(), json!(hit.rank));
-        result.insert("result".to_owned(), json!(show(&hit.event)));
-        if !self.has_context {
-            return Ok(Value::Object(result));
+        let event = self.write_event(hit, &hit.event, bundles);
+        result.insert("result".to_owned(), json!(event));
+        if self.has_context {
+            let context = self.write_context(hit, bundles).await?;
+            result.insert("context".to_owned(), context);
         }
+        Ok(Value::Object(result))
+    }
+
+    fn write_event(
+        &self,
+        hit: &SearchHit,
+        event: &Arc<TimelineEvent>,
+        bundles: &AggregationsByEvent,
+    ) -> Box<RawValue> {
+        let access = &hit.room_access.1;
+        client_event(event, self.session, access, bundles, self.now_ms)
+    }
+
+    /// Returns the events before and after a found event.
+    async fn write_context(&self, hit: &SearchHit, bundles: &AggregationsByEvent) -> Result<Value> {
         let wanted = &self.criteria.event_context;
         let limit = |limit: ruma::UInt| {
             usize::try_from(u64::from(limit).min(MAX_CONTEXT)).unwrap_or_default()
@@ -258,29 +267,25 @@ impl SearchResultWriter<'_> {
             .load_events_around(room, access, hit.event.clone(), limits, &is_wanted)
             .await?;
         let (before, after) = (&context.before, &context.after);
-        let around = before.events.iter().chain(&after.events);
-        let first = before.events.last().unwrap_or(&hit.event).timeline - 1;
+        let first = before.events.last().unwrap_or(&hit.event).timeline;
         let last = after.events.last().unwrap_or(&hit.event).timeline;
-        let shown = |events: &[Arc<_>]| json!(events.iter().map(show).collect::<Vec<_>>());
+        let start = timeline_token(before.end.unwrap_or(first.previous()));
+        let end = timeline_token(after.end.unwrap_or(last));
+        let show = |event: &Arc<_>| self.write_event(hit, event, bundles);
+        let show_all = |events: &[Arc<_>]| json!(events.iter().map(show).collect::<Vec<_>>());
         let mut shown = Map::from_iter([
-            (
-                "start".to_owned(),
-                json!(timeline_token(before.end.unwrap_or(first))),
-            ),
-            (
-                "end".to_owned(),
-                json!(timeline_token(after.end.unwrap_or(last))),
-            ),
-            ("events_before".to_owned(), shown(&before.events)),
-            ("events_after".to_owned(), shown(&after.events)),
+            ("start".to_owned(), json!(start)),
+            ("end".to_owned(), json!(end)),
+            ("events_before".to_owned(), show_all(&before.events)),
+            ("events_after".to_owned(), show_all(&after.events)),
         ]);
         if wanted.include_profile {
             let state = self.rooms.state.state_at(room, last).await?;
+            let around = before.events.iter().chain(&after.events);
             let profiles = sender_profiles(&state, around.chain([&hit.event]));
             shown.insert("profile_info".to_owned(), profiles);
         }
-        result.insert("context".to_owned(), Value::Object(shown));
-        Ok(Value::Object(result))
+        Ok(Value::Object(shown))
     }
 
     /// Groups the results by room or sender.

@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::TimelineEvent,
+    numbers::Position,
     rooms::{Rooms, ThreadFilter, ThreadListRequest},
     sync::{client_event, parse_timeline_token, split_subscription_changes, timeline_token},
 };
@@ -160,7 +161,10 @@ async fn get_thread_subscriptions_changes(
         .map(parse_timeline_token)
         .transpose()?;
     let limit = page_size(request.limit);
-    let (before, after) = (before.unwrap_or(i64::MAX), after.unwrap_or(0));
+    let (before, after) = (
+        before.unwrap_or(Position::MAX),
+        after.unwrap_or(Position::ZERO),
+    );
     let mut changes = rooms
         .relations
         .load_subscription_changes(from.user, before, after, limit + 1)

@@ -11,7 +11,8 @@ use crate::{
         Devices, RemoteDevice,
         remote_list_updater::{MAX_DEVICES_PER_USER, MAX_LIST_BYTES},
     },
-    storage::{JournalChange, JournalFollower, Position, testing::TestDb},
+    numbers::{Position, StreamId},
+    storage::{JournalChange, JournalFollower, testing::TestDb},
 };
 
 /// Counts the notifications of clients that a list changed.
@@ -56,7 +57,7 @@ fn list(
     devices: Vec<RemoteDevice>,
 ) -> Vec<(OwnedUserId, RemoteDeviceList)> {
     let list = RemoteDeviceList {
-        stream_id,
+        stream_id: stream_id.map(StreamId::new),
         devices,
         ..RemoteDeviceList::default()
     };
@@ -66,8 +67,8 @@ fn list(
 fn update(stream_id: i64, prev_ids: &[i64], device: RemoteDevice) -> RemoteListUpdate {
     RemoteListUpdate {
         user_id: bob().to_owned(),
-        stream_id,
-        prev_ids: prev_ids.to_vec(),
+        stream_id: StreamId::new(stream_id),
+        prev_ids: prev_ids.iter().copied().map(StreamId::new).collect(),
         device,
         deleted: false,
     }

@@ -60,7 +60,7 @@ impl TwoDevices {
         let now = self.test.db.journal().published_position();
         self.devices
             .to_device
-            .pending(device, 0, now, 100)
+            .pending(device, Position::ZERO, now, 100)
             .await
             .unwrap()
     }
@@ -116,7 +116,7 @@ async fn messages_wait_until_they_are_acknowledged() {
     let after = two
         .devices
         .to_device
-        .pending(two.phone, 0, all[1].position, 10)
+        .pending(two.phone, Position::ZERO, all[1].position, 10)
         .await;
     assert!(after.unwrap().is_empty());
 }
@@ -228,7 +228,7 @@ async fn too_many_messages_for_a_server_remove_the_oldest() {
     let waiting = two.devices.outgoing.messages(&there, 1_000, 20_000).await;
     let waiting = waiting.unwrap();
     assert_eq!(waiting.len(), 10_000);
-    assert_eq!(waiting[0].position, first + 1);
+    assert_eq!(waiting[0].position, first.next());
     let later = 1_001 + 30 * 24 * 60 * 60 * 1000;
     let expired = two
         .devices

@@ -7,6 +7,7 @@ use ruma::{ServerName, canonical_json::CanonicalJsonObject};
 use crate::{
     error::Result,
     matrix::ServerKeys,
+    numbers::StringNum,
     storage::{
         WriteTx,
         federation::server_keys::{self, KeyDocumentRow, ServerKeyRow},
@@ -66,7 +67,11 @@ impl KeyDocument {
 }
 
 /// Keeps the list that a new one is about to replace, if it contains a key that the new one does not.
-async fn keep_former_document(tx: &mut WriteTx, server: i64, new: &KeyDocumentRow) -> Result<()> {
+async fn keep_former_document(
+    tx: &mut WriteTx,
+    server: StringNum,
+    new: &KeyDocumentRow,
+) -> Result<()> {
     let Some(former) = server_keys::latest_document(tx, server).await? else {
         return Ok(());
     };

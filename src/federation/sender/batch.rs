@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    numbers::{Position, RoomNum},
     rooms::OutgoingEvent,
-    storage::{Position, RoomNum},
 };
 
 /// The largest number of events in a transaction, by the specification.
@@ -126,7 +126,7 @@ impl FederationSenderInner {
                 .await?;
             if newest.len() > left && left < MAX_PDUS {
                 // They are sent together, in the next transaction.
-                return Ok((Vec::new(), unsent.first - 1));
+                return Ok((Vec::new(), unsent.first.previous()));
             }
             newest.truncate(left);
             if !newest.is_empty() {
@@ -138,7 +138,7 @@ impl FederationSenderInner {
         let through = match (is_cut, next) {
             (true, _) => events.last().map_or(unsent.last, |event| event.position),
             // The position up to which the timeline was searched.
-            (false, Some(next)) => next - 1,
+            (false, Some(next)) => next.previous(),
             (false, None) => unsent.last,
         };
         Ok((events, through))

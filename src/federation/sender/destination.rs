@@ -13,9 +13,12 @@ use super::{
     destination_health::DestinationHealth,
     transaction_batch::{ReceiptKey, TransactionBatch, UnsentEvents},
 };
-use crate::storage::{
-    Position, Receipt, RoomNum,
-    federation::outbox::{DestinationRow, UnsentRoomRow},
+use crate::{
+    numbers::{Position, RoomNum},
+    storage::{
+        Receipt,
+        federation::outbox::{DestinationRow, UnsentRoomRow},
+    },
 };
 
 /// The longest duration of a transaction that does not delay others.
@@ -211,7 +214,7 @@ impl DestinationState {
             if unsent.last <= *through {
                 self.unsent.remove(room);
             } else {
-                unsent.first = unsent.first.max(through + 1);
+                unsent.first = unsent.first.max(through.next());
             }
         }
         self.is_catching_up &= !self.unsent.is_empty();
@@ -313,17 +316,26 @@ mod tests {
     #[test]
     fn events_queued_during_a_delivery_are_kept() {
         let mut state = DestinationState::default();
-        state.queue_event(RoomNum::new(1), 5);
-        state.queue_event(RoomNum::new(2), 6);
-        state.queue_event(RoomNum::new(1), 7);
+        state.queue_event(RoomNum::new(1), Position::new(5));
+        state.queue_event(RoomNum::new(2), Position::new(6));
+        state.queue_event(RoomNum::new(1), Position::new(7));
 
-        state.record_delivery(&batch(&[(RoomNum::new(1), 5), (RoomNum::new(2), 6)]));
+        state.record_delivery(&batch(&[
+            (RoomNum::new(1), Position::new(5)),
+            (RoomNum::new(2), Position::new(6)),
+        ]));
 
         assert_eq!(
             state.unsent,
-            BTreeMap::from([(RoomNum::new(1), UnsentEvents { first: 6, last: 7 })])
+            BTreeMap::from([(
+                RoomNum::new(1),
+                UnsentEvents {
+                    first: Position::new(6),
+                    last: Position::new(7)
+                }
+            )])
         );
-        state.record_delivery(&batch(&[(RoomNum::new(1), 7)]));
+        state.record_delivery(&batch(&[(RoomNum::new(1), Position::new(7))]));
         assert!(!state.has_work());
     }
 
@@ -333,7 +345,7 @@ mod tests {
         state.record_refusal(TransactionBatch::default(), 5);
 
         for position in 0..10_000 {
-            state.queue_event(RoomNum::new(position % 20), position);
+            state.queue_event(RoomNum::new(position % 20), Position::new(position));
         }
 
         assert_eq!(state.unsent.len(), 20);
@@ -346,14 +358,14 @@ mod tests {
     fn only_changed_entries_are_stored() {
         let server = owned_server_name!("a.example");
         let mut state = DestinationState::default();
-        state.queue_event(RoomNum::new(1), 5);
-        state.queue_event(RoomNum::new(2), 6);
+        state.queue_event(RoomNum::new(1), Position::new(5));
+        state.queue_event(RoomNum::new(2), Position::new(6));
 
         let first = state.take_changes(&server).expect("something");
         assert_eq!((first.unsent.len(), first.health.is_some()), (2, true));
         assert!(state.take_changes(&server).is_none());
-        state.record_delivery(&batch(&[(RoomNum::new(1), 5)]));
-        state.queue_event(RoomNum::new(2), 7);
+        state.record_delivery(&batch(&[(RoomNum::new(1), Position::new(5))]));
+        state.queue_event(RoomNum::new(2), Position::new(7));
         let second = state.take_changes(&server).expect("something");
 
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -13,8 +13,9 @@ use super::{FederationSenderInner, pending_changes::PendingChanges};
 use crate::{
     ephemeral::EphemeralTick,
     error::{Error, Result},
+    numbers::{Position, RoomNum, UserNum},
     rooms::{JoinedMember, OutgoingEvent},
-    storage::{Position, Receipt, RoomNum, UserNum},
+    storage::Receipt,
 };
 
 /// The time for which receipts, and presence updates, are collected before they are sent.
@@ -125,7 +126,7 @@ impl FederationSenderInner {
     pub(super) async fn distribute(self: Arc<Self>) {
         let mut held = HeldChanges {
             // Includes the changes just before the server stopped, or crashed.
-            undistributed_after: Some(self.fully_distributed.load(Ordering::SeqCst)),
+            undistributed_after: Some(self.fully_distributed.load()),
             has_events: true,
             ..HeldChanges::default()
         };
@@ -204,8 +205,8 @@ impl FederationSenderInner {
 
     /// Records that everything up to a position was distributed.
     fn record_distributed(&self, ceiling: Position) {
-        let position = ceiling.min(self.distributed.load(Ordering::SeqCst));
-        let before = self.fully_distributed.fetch_max(position, Ordering::SeqCst);
+        let position = ceiling.min(self.distributed.load());
+        let before = self.fully_distributed.fetch_max(position);
         if before < position {
             self.queues_changed.notify_one();
         }
@@ -214,7 +215,7 @@ impl FederationSenderInner {
     /// Adds new events to the queues of the servers that receive them.
     async fn distribute_events(self: &Arc<Self>, held: &mut HeldChanges) -> Result<()> {
         loop {
-            let after = self.distributed.load(Ordering::SeqCst);
+            let after = self.distributed.load();
             let page = self.rooms.federation.outgoing_events(after).await?;
             // The part that can fail is done first; after a failure all of it is repeated.
             for arrival in page.joined_members {
@@ -224,7 +225,7 @@ impl FederationSenderInner {
             for event in page.events {
                 self.queue_event(&mut servers, event);
             }
-            self.distributed.store(page.up_to, Ordering::SeqCst);
+            self.distributed.store(page.up_to);
             self.queues_changed.notify_one();
             self.update_queues(&servers, |_| {});
             if page.is_last {
@@ -473,7 +474,7 @@ fn find_newcomers(
         .servers
         .get(server)
         // 0 means that it is not known.
-        .is_some_and(|stay| stay.since == 0 || stay.since == position);
+        .is_some_and(|stay| stay.since == Position::ZERO || stay.since == position);
     if !is_new {
         return RoomNewcomers::default();
     }

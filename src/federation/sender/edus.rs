@@ -19,7 +19,7 @@ use super::{
     destination::{Destination, DestinationState},
     transaction_batch::{QueuedReceipt, ReceiptKey, TransactionBatch},
 };
-use crate::{clock::timestamp, error::Result, storage::Receipt};
+use crate::{clock::timestamp, error::Result, numbers::Position, storage::Receipt};
 
 /// The largest number of EDUs in a transaction, by the specification.
 const MAX_EDUS: usize = 100;
@@ -73,7 +73,7 @@ async fn gather_messages(
     if !std::mem::take(&mut destination.lock().has_messages) {
         return Ok(());
     }
-    batch.messages_up_to = Some(0);
+    batch.messages_up_to = Some(Position::ZERO);
     let server = &destination.server;
     let now = inner.clock.now_ms();
     let messages = inner
@@ -224,7 +224,7 @@ mod tests {
             thread: thread.to_owned(),
             event_id: event_id.try_into().expect("an id"),
             ts: 5,
-            position: 1,
+            position: Position::new(1),
         };
         let key = ReceiptKey {
             room_id: ruma::owned_room_id!("!r:a"),

@@ -23,10 +23,7 @@ mod transaction_batch;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use prometheus::Registry;
@@ -43,8 +40,9 @@ use crate::{
     devices::Devices,
     ephemeral::EphemeralState,
     error::Result,
+    numbers::{AtomicPosition, Position, RoomNum},
     rooms::Rooms,
-    storage::{Db, Position, RoomNum, devices::device_list_updates, federation::outbox},
+    storage::{Db, devices::device_list_updates, federation::outbox},
     tasks::Tasks,
 };
 
@@ -81,10 +79,10 @@ struct FederationSenderInner {
     /// Changes that are not distributed yet.
     pending_changes: Arc<ChangeCollector>,
     /// The position up to which events have been distributed.
-    distributed: AtomicI64,
+    distributed: AtomicPosition,
     /// The position up to which everything has been distributed, including device list changes. After a crash, changes
     /// are read again from here.
-    fully_distributed: AtomicI64,
+    fully_distributed: AtomicPosition,
     /// Notified when the queues must be stored.
     queues_changed: Notify,
     fast_permits: Semaphore,
@@ -128,8 +126,8 @@ impl FederationSender {
             ephemeral,
             destinations: Mutex::default(),
             recent_events: RwLock::new(RecentOutgoingEvents::starting_after(cursor)),
-            distributed: AtomicI64::new(cursor),
-            fully_distributed: AtomicI64::new(cursor),
+            distributed: AtomicPosition::new(cursor),
+            fully_distributed: AtomicPosition::new(cursor),
             queues_changed: Notify::new(),
             fast_permits: Semaphore::new(MAX_FAST_TRANSACTIONS),
             slow_permits: Semaphore::new(MAX_SLOW_TRANSACTIONS),
@@ -152,7 +150,7 @@ impl FederationSender {
         if !inner.client.is_enabled() {
             return true;
         }
-        if inner.distributed.load(Ordering::SeqCst) < inner.pending_changes.newest_event() {
+        if inner.distributed.load() < inner.pending_changes.newest_event() {
             return false;
         }
         let destinations = inner.destinations();

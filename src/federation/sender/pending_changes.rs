@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName};
@@ -13,7 +10,8 @@ use tokio::sync::Notify;
 
 use crate::{
     ephemeral::EphemeralChange,
-    storage::{JournalChange, JournalFollower, Position, Receipt, RoomNum, UserNum},
+    numbers::{AtomicPosition, Position, RoomNum, UserNum},
+    storage::{JournalChange, JournalFollower, Receipt},
 };
 
 /// The largest number of receipts, rooms and users that wait to be distributed. Further ones are ignored.
@@ -41,7 +39,7 @@ pub(super) struct ChangeCollector {
     own: OwnedServerName,
     changes: Mutex<PendingChanges>,
     /// The position of the newest event.
-    newest_event_position: AtomicI64,
+    newest_event_position: AtomicPosition,
     changed: Notify,
 }
 
@@ -50,7 +48,7 @@ impl ChangeCollector {
         Arc::new(Self {
             own: own.to_owned(),
             changes: Mutex::default(),
-            newest_event_position: AtomicI64::new(0),
+            newest_event_position: AtomicPosition::default(),
             changed: Notify::new(),
         })
     }
@@ -63,7 +61,7 @@ impl ChangeCollector {
 
     /// Returns the position of the newest event since the start.
     pub(super) fn newest_event(&self) -> Position {
-        self.newest_event_position.load(Ordering::SeqCst)
+        self.newest_event_position.load()
     }
 
     /// Waits until there are changes.
@@ -102,8 +100,7 @@ impl JournalFollower for ChangeCollector {
             let mut is_new = false;
             for (position, change) in changes {
                 if matches!(change, JournalChange::Event { .. }) {
-                    self.newest_event_position
-                        .fetch_max(*position, Ordering::SeqCst);
+                    self.newest_event_position.fetch_max(*position);
                 }
                 is_new |= news.add_change(change, &self.own);
             }

@@ -1,10 +1,7 @@
 //! Stores the queues. This happens some time after the events, in batches, so that a message to a thousand servers does
 //! not write a thousand rows. After a crash the rest is read again from the journal.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
@@ -12,10 +9,7 @@ use super::{
     FederationSenderInner,
     destination::{Destination, DestinationChanges},
 };
-use crate::{
-    error::Result,
-    storage::{Position, federation::outbox},
-};
+use crate::{error::Result, numbers::Position, storage::federation::outbox};
 
 /// The time for which changes are collected.
 const COLLECTION_INTERVAL: Duration = Duration::from_millis(500);
@@ -26,7 +20,7 @@ impl FederationSenderInner {
     /// Stores the queues whenever they change, and when the server stops.
     pub(super) async fn persist_queues(self: Arc<Self>) {
         let stopping = self.tasks.stopping().clone();
-        let mut kept = self.fully_distributed.load(Ordering::SeqCst);
+        let mut kept = self.fully_distributed.load();
         loop {
             tokio::select! {
                 () = self.queues_changed.notified() => {}
@@ -49,7 +43,7 @@ impl FederationSenderInner {
 
     async fn persist_queues_once(&self, kept: &mut Position) {
         // Read first: the queues contain everything that was distributed up to this position.
-        let position = self.fully_distributed.load(Ordering::SeqCst);
+        let position = self.fully_distributed.load();
         let mut changed: Vec<(Arc<Destination>, DestinationChanges)> = Vec::new();
         let (mut failing, mut waiting) = (0, 0);
         for destination in self.all_destinations() {

@@ -6,8 +6,8 @@ use ruma::ServerName;
 
 use super::transaction_batch::UnsentEvents;
 use crate::{
+    numbers::{Position, RoomNum},
     rooms::OutgoingEvent,
-    storage::{Position, RoomNum},
 };
 
 /// The number of events that are kept, and their total size in bytes.
@@ -77,7 +77,7 @@ impl RecentOutgoingEvents {
                 continue;
             }
             if events.len() == limit {
-                up_to = event.position - 1;
+                up_to = event.position.previous();
                 break;
             }
             events.push(event.clone());
@@ -111,17 +111,24 @@ mod tests {
 
     #[test]
     fn events_of_a_server_are_found_in_order() {
-        let mut log = RecentOutgoingEvents::starting_after(0);
+        let mut log = RecentOutgoingEvents::starting_after(Position::ZERO);
         for (position, room, servers) in [
             (1, 1, &["b", "a"][..]),
             (2, 2, &["b"]),
             (3, 2, &["a"]),
             (4, 1, &["a"]),
         ] {
-            log.push(event(position, RoomNum::new(room), servers));
+            log.push(event(Position::new(position), RoomNum::new(room), servers));
         }
         let (one, two) = (RoomNum::new(1), RoomNum::new(2));
-        let unsent = |first, last| UnsentEvents { first, last };
+        let unsent = |first, last| UnsentEvents {
+            first: Position::new(first),
+            last: Position::new(last),
+        };
+        let up_to = |one_up_to, two_up_to| {
+            let positions = [(one, one_up_to), (two, two_up_to)];
+            BTreeMap::from(positions.map(|(room, up_to)| (room, Position::new(up_to))))
+        };
         let rooms = BTreeMap::from([(one, unsent(1, 4)), (two, unsent(3, 3))]);
         let a = server_name!("a");
 
@@ -129,27 +136,34 @@ mod tests {
         let all = log.find_unsent(a, &rooms, 3).expect("in memory");
 
         let positions = |found: &NextEvents| -> Vec<_> {
-            found.events.iter().map(|event| event.position).collect()
+            found
+                .events
+                .iter()
+                .map(|event| event.position.as_i64())
+                .collect()
         };
         assert_eq!(positions(&some), [1, 3]);
-        assert_eq!(some.complete_up_to, BTreeMap::from([(one, 3), (two, 3)]));
+        assert_eq!(some.complete_up_to, up_to(3, 3));
         assert_eq!(positions(&all), [1, 3, 4]);
-        assert_eq!(all.complete_up_to, BTreeMap::from([(one, 4), (two, 3)]));
+        assert_eq!(all.complete_up_to, up_to(4, 3));
     }
 
     #[test]
     fn old_events_leave_the_bounded_memory() {
-        let mut log = RecentOutgoingEvents::starting_after(7);
+        let mut log = RecentOutgoingEvents::starting_after(Position::new(7));
         for position in 8..=10_007 {
-            log.push(event(position, RoomNum::new(1), &["a"]));
+            log.push(event(Position::new(position), RoomNum::new(1), &["a"]));
         }
         let rooms =
             |first| BTreeMap::from([(RoomNum::new(1), UnsentEvents { first, last: first })]);
 
         assert_eq!(log.events.len(), MAX_RECENT_EVENTS);
-        assert!(log.find_unsent(server_name!("a"), &rooms(8), 5).is_none());
         assert!(
-            log.find_unsent(server_name!("a"), &rooms(9_000), 5)
+            log.find_unsent(server_name!("a"), &rooms(Position::new(8)), 5)
+                .is_none()
+        );
+        assert!(
+            log.find_unsent(server_name!("a"), &rooms(Position::new(9_000)), 5)
                 .is_some()
         );
     }

@@ -16,8 +16,9 @@ use sha2::{Digest, Sha256};
 use crate::{
     devices::OutgoingListUpdates,
     matrix::check_depth,
+    numbers::{Position, RoomNum},
     rooms::OutgoingEvent,
-    storage::{Position, Receipt, RoomNum},
+    storage::Receipt,
 };
 
 /// The greatest depth of an event or EDU in a transaction. The signing code parses 127 levels, some of which are used
@@ -131,7 +132,7 @@ mod tests {
     fn batch(ids: &[&str], edus: &[&str]) -> TransactionBatch {
         let pdu = |id: &&str| {
             Arc::new(OutgoingEvent {
-                position: 1,
+                position: Position::new(1),
                 room: RoomNum::new(1),
                 event_id: (*id).try_into().expect("an id"),
                 json: RawValue::from_string("{}".to_owned()).expect("JSON"),

@@ -21,8 +21,9 @@ use super::files::{MediaFiles, StoredContent};
 use crate::{
     error::{Error, RefusalCode, Result},
     keyed_semaphore::KeyedSemaphore,
+    numbers::{StringNum, UserNum},
     storage::{
-        Db, UserNum,
+        Db,
         media::media_table::{self, MediaRow, ThumbnailKey, ThumbnailRow},
     },
     tasks::Tasks,
@@ -55,7 +56,7 @@ pub(super) struct ThumbnailMaker {
 }
 
 /// The origin of media: a local user, by this server's number and the user's, or another server.
-type MediaOrigin = (i64, Option<UserNum>);
+type MediaOrigin = (StringNum, Option<UserNum>);
 
 impl ThumbnailMaker {
     pub(super) fn new(db: Db, files: MediaFiles, tasks: Tasks) -> Self {

@@ -5,6 +5,7 @@ use ruma::OwnedEventId;
 use super::{new_event::ClientTransaction, snapshots::SnapshotBase};
 use crate::{
     matrix::{Pdu, StateMap},
+    numbers::{DelayedEventNum, Position},
     rooms::unread::push_counts::{PersonalIncrement, UnreadIncrement},
 };
 
@@ -19,7 +20,7 @@ pub(crate) struct AcceptedEvent {
     pub(crate) counting: UnreadIncrement,
     pub(crate) transaction: Option<ClientTransaction>,
     /// The number of the delayed event that is sent with this event.
-    pub(crate) delayed_event: Option<i64>,
+    pub(crate) delayed_event: Option<DelayedEventNum>,
     /// Data that only events of other servers have.
     pub(crate) arrival: Option<RemoteArrival>,
     /// Whether the server sends the event without the sender's action, so that it does not show
@@ -51,7 +52,7 @@ impl AcceptedEvent {
 #[derive(Debug, Default)]
 pub(crate) struct RemoteArrival {
     /// The position at which it is already stored, without a place in the timeline.
-    pub(crate) stored_at: Option<i64>,
+    pub(crate) stored_at: Option<Position>,
     /// Whether this server sends the event to the other servers in the room.
     pub(crate) is_outgoing: bool,
     /// The position of the event in a fork; `None` if it follows the forward extremities.
@@ -83,7 +84,7 @@ pub(crate) struct EventFork {
     /// The `prev_events` that this server does not have.
     pub(crate) missing: Vec<OwnedEventId>,
     /// The place before which the missing events belong, if it was already reserved.
-    pub(crate) gap_at: Option<i64>,
+    pub(crate) gap_at: Option<Position>,
 }
 
 impl EventFork {

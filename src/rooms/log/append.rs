@@ -23,7 +23,7 @@ use crate::{
         },
     },
     storage::{
-        DeviceNum, JournalChange, WriteTx,
+        JournalChange, WriteTx,
         rooms::{
             delayed_events::{self, DelayedEventOutcome},
             events::{self, EventStatus, NewEventRow},
@@ -123,9 +123,7 @@ impl EventAppend<'_> {
             threaded_counters: tip.threaded + added_to_threads.unwrap_or_default(),
             thread,
             exceptions: Vec::new(),
-            device: transaction
-                .as_ref()
-                .map(|transaction| transaction.device.as_i64()),
+            device: transaction.as_ref().map(|transaction| transaction.device),
             txn_id: transaction.map(|transaction| transaction.txn_id),
             redacted_by: None,
             unattended: self.accepted.unattended,
@@ -154,8 +152,7 @@ impl EventAppend<'_> {
                     .write
                     .tx
                     .intern_user(increment.user_id.as_str())
-                    .await?
-                    .as_i64(),
+                    .await?,
                 timeline: event.timeline,
                 thread: event.thread.as_ref().map(|thread| thread.root.clone()),
                 notify: increment.notify,
@@ -191,10 +188,7 @@ impl EventAppend<'_> {
                 .as_ref()
                 .map(|thread| (thread.root.as_str(), thread.counters)),
             origin_server_ts: event.pdu.origin_server_ts.0.into(),
-            transaction: event
-                .device
-                .map(DeviceNum::new)
-                .zip(event.txn_id.as_deref()),
+            transaction: event.device.zip(event.txn_id.as_deref()),
             json: &self.accepted.json,
         };
         if numbers.stored_at == numbers.position {

@@ -8,7 +8,7 @@ use crate::{
     matrix::{NotificationCounters, Pdu, ThreadPosition},
     storage::{
         Db, WriteTx,
-        backfilled_tables::{self, StoredEvent},
+        backfilled_tables::{self, BackfillProgress, StoredEvent},
     },
 };
 
@@ -26,7 +26,11 @@ pub(crate) async fn fill_relations(db: &Db) -> Result<()> {
     let mut conn = db.read().await?;
     let progress = backfilled_tables::progress(&mut conn, RELATIONS_BACKFILL).await?;
     drop(conn);
-    let Some((mut done, Some(up_to))) = progress else {
+    let Some(BackfillProgress {
+        mut done,
+        up_to: Some(up_to),
+    }) = progress
+    else {
         return Ok(());
     };
     if done < up_to {

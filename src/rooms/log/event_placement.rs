@@ -9,27 +9,42 @@ use super::{
 use crate::{
     error::Result,
     matrix::{EventVisibility, Pdu, StateMap, TimelineEvent},
+    numbers::{Position, SnapshotId, StringNum, UserNum},
     rooms::memory::{recent_events::RecentRoomEvent, room::RoomTip},
-    storage::{UserNum, WriteTx, rooms::events::EventStatus},
+    storage::{
+        WriteTx,
+        rooms::{events::EventStatus, state_snapshots::StateEntry},
+    },
 };
 
 /// The position of an event, and the numbers of its interned strings.
 pub(crate) struct EventNumbers {
     /// The position in the journal, and the place in the timeline.
-    pub(crate) position: i64,
+    pub(crate) position: Position,
     /// The position at which the event is stored: an earlier one if it was stored
     /// without a place before.
-    pub(crate) stored_at: i64,
-    pub(crate) kind: i64,
+    pub(crate) stored_at: Position,
+    pub(crate) kind: StringNum,
     pub(crate) sender: UserNum,
-    pub(crate) state_key: Option<i64>,
+    pub(crate) state_key: Option<StringNum>,
+}
+
+impl EventNumbers {
+    /// Returns the entry of a state in which the event is the one of its key.
+    pub(crate) fn state_entry(&self, state_key: StringNum) -> StateEntry {
+        StateEntry {
+            kind: self.kind,
+            state_key,
+            event: Some(self.stored_at),
+        }
+    }
 }
 
 /// Returns the next position and the numbers of an event's strings.
 pub(crate) async fn intern_event(
     tx: &mut WriteTx,
     pdu: &Pdu,
-    stored_at: Option<i64>,
+    stored_at: Option<Position>,
 ) -> Result<EventNumbers> {
     let position = tx.next_position();
     Ok(EventNumbers {
@@ -48,9 +63,9 @@ pub(crate) async fn intern_event(
 pub(super) struct EventPlacement {
     pub(super) before: StateMap,
     /// The snapshot before the event.
-    pub(super) snapshot: i64,
+    pub(super) snapshot: SnapshotId,
     /// The snapshot after the event, unless it follows from the numbers of the event.
-    pub(super) snapshot_after: Option<i64>,
+    pub(super) snapshot_after: Option<SnapshotId>,
     /// Whether this server sends the event to the other servers in the room.
     pub(super) is_outgoing: bool,
     pub(super) fork: Option<EventFork>,
@@ -76,13 +91,13 @@ impl EventPlacement {
             placement.before = fork.before.clone();
             placement.snapshot = snapshots::store_snapshot(tx, &fork.base, own_chain).await?;
             if let Some(state_key) = numbers.state_key {
-                let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+                let entry = numbers.state_entry(state_key);
                 let after =
                     snapshots::store_branch(tx, placement.snapshot, &[entry], own_chain).await?;
                 placement.snapshot_after = Some(after);
             }
         } else if numbers.state_key.is_some() && numbers.stored_at != numbers.position {
-            placement.snapshot_after = Some(numbers.position);
+            placement.snapshot_after = Some(SnapshotId::at(numbers.position));
         }
         Ok(placement)
     }

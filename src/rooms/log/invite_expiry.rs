@@ -7,9 +7,10 @@ use super::EventLog;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap},
+    numbers::{RoomNum, UserNum},
     rooms::{EventToSend, memory::timetable::Timetable},
     storage::{
-        Db, RoomNum, UserNum, WriteTx,
+        Db, WriteTx,
         rooms::expiring_invites::{self, ExpiringInvite},
     },
 };

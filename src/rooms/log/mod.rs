@@ -14,7 +14,7 @@ pub(crate) mod room_write;
 pub(crate) mod snapshots;
 mod stored_memberships;
 
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
@@ -28,6 +28,7 @@ use crate::{
     clock::Clock,
     error::Result,
     matrix::{KnownEvents, SigningKey},
+    numbers::Position,
     storage::{Db, PendingWrite, WriteTx},
 };
 
@@ -70,8 +71,8 @@ impl EventLog {
 }
 
 /// Leaves a write to the journal's batch, and records in the room that the write is not on disk yet.
-pub(super) fn release_write(tx: WriteTx, room: &Room, newest: i64) -> Result<PendingWrite> {
+pub(super) fn release_write(tx: WriteTx, room: &Room, newest: Position) -> Result<PendingWrite> {
     let pending = tx.release()?;
-    room.submitted_position.store(newest, Ordering::SeqCst);
+    room.submitted_position.store(newest);
     Ok(pending)
 }

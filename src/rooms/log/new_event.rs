@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Result},
-    storage::DeviceNum,
+    numbers::DeviceNum,
 };
 
 /// The longest transaction id of a client, in bytes. It must fit into a PostgreSQL index together

@@ -10,12 +10,13 @@ use super::{EventLog, accepted_event::AcceptedEvent, append::append};
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{self, EventContext, EventDraft, InviteTreatment},
+    numbers::{RoomNum, SnapshotId},
     rooms::{
         EventToSend,
         memory::room::{Room, RoomIdentity, RoomTip, RoomView},
         unread::push_counts::UnreadIncrement,
     },
-    storage::{RoomNum, WriteTx, rooms::room_table},
+    storage::{WriteTx, rooms::room_table},
 };
 
 /// Turns the rejection of one of a room's first events into an error of the request, which asked
@@ -53,7 +54,8 @@ impl EventLog {
         };
         let prev_events = tip.choose_prev_events();
         let context = EventContext {
-            room_id: (tip.snapshot != 0 || room.rules.event_format.require_room_create_room_id)
+            room_id: (tip.snapshot != SnapshotId::EMPTY
+                || room.rules.event_format.require_room_create_room_id)
                 .then_some(&room.room_id),
             rules: &room.rules,
             state: &tip.state,

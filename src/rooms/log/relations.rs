@@ -7,9 +7,10 @@ use ruma::OwnedEventId;
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, Pdu, RelatesTo, ThreadPosition, rel_type},
+    numbers::{Position, RoomNum, StringNum, UserNum},
     rooms::EventToSend,
     storage::{
-        ReadAccess, RoomNum, UserNum, WriteTx,
+        ReadAccess, WriteTx,
         rooms::{
             events::EventRow,
             relations::{self, NewRelation},
@@ -59,9 +60,9 @@ pub(crate) async fn find_thread_root(
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RelatingEvent {
     pub(crate) room: RoomNum,
-    pub(crate) position: i64,
-    pub(crate) timeline: i64,
-    pub(crate) kind: i64,
+    pub(crate) position: Position,
+    pub(crate) timeline: Position,
+    pub(crate) kind: StringNum,
     pub(crate) sender: UserNum,
 }
 

@@ -13,12 +13,13 @@ use super::{
 use crate::{
     error::Result,
     matrix::{ResolvedState, TimelineEvent},
+    numbers::{Position, SnapshotId, StateChainNum, StringNum, UserNum},
     rooms::{
         memory::room::{Room, RoomTip, count_joined_between},
         read::listing::{build_listing, is_directory_state},
     },
     storage::{
-        UserNum, WriteTx,
+        WriteTx,
         rooms::{
             memberships::{self, MembershipOfMany},
             room_table,
@@ -41,15 +42,16 @@ impl RoomWrite<'_> {
     pub(super) async fn store_state_event(
         &mut self,
         numbers: &EventNumbers,
-        state_key: i64,
+        state_key: StringNum,
         event: &TimelineEvent,
     ) -> Result<()> {
-        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
-        self.extend_chain(event.position, &[entry]).await?;
+        let entry = numbers.state_entry(state_key);
+        self.extend_chain(SnapshotId::at(event.position), &[entry])
+            .await?;
         if event.pdu.member().is_some() {
             let member = MemberRecord {
                 room: self.room.num,
-                user: UserNum::new(state_key),
+                user: UserNum::of_string(state_key),
                 since: numbers.position,
                 stored_at: numbers.stored_at,
                 pdu: &event.pdu,
@@ -66,7 +68,7 @@ impl RoomWrite<'_> {
     /// Makes a resolved state the current state of the room, from a place in the timeline on.
     pub(crate) async fn set_current_state(
         &mut self,
-        place: i64,
+        place: Position,
         resolved: &Arc<ResolvedState>,
     ) -> Result<()> {
         let keys = &resolved.changed_keys;
@@ -83,7 +85,7 @@ impl RoomWrite<'_> {
         });
         let changes: Vec<ChangedStateKey> = changes.collect();
         let entries = intern_entries(self.tx, &changes).await?;
-        self.extend_chain(place, &entries).await?;
+        self.extend_chain(SnapshotId::at(place), &entries).await?;
         let tip = &mut *self.tip;
         tip.joined_members += count_joined_between(&tip.state, &resolved.state, keys);
         tip.state = resolved.state.clone();
@@ -95,20 +97,18 @@ impl RoomWrite<'_> {
     }
 
     /// Stores a snapshot in the chain of the room.
-    async fn extend_chain(&mut self, snapshot: i64, entries: &[StateEntry]) -> Result<()> {
+    async fn extend_chain(&mut self, snapshot: SnapshotId, entries: &[StateEntry]) -> Result<()> {
         let RoomWrite { tx, room, tip, .. } = self;
-        if tip.snapshot_chain == 0 {
+        if tip.snapshot_chain == StateChainNum::NONE {
             tracing::debug!(room_id = %room.room_id, "a new chain of state snapshots was started");
-            tip.snapshot_chain = snapshot;
-            state_snapshots::insert_chain(tx, snapshot, None, 0).await?;
+            tip.snapshot_chain = StateChainNum::from_first(snapshot);
+            state_snapshots::insert_chain(tx, tip.snapshot_chain, None, 0).await?;
         }
         let chain = tip.snapshot_chain;
         state_snapshots::insert_snapshot(tx, snapshot, chain).await?;
         let place = SnapshotPlace { chain, snapshot };
         match entries {
-            [(kind, state_key, event)] => {
-                state_snapshots::insert_entry(tx, place, *kind, *state_key, *event).await?;
-            }
+            [entry] => state_snapshots::insert_entry(tx, place, *entry).await?,
             entries => state_snapshots::insert_entries(tx, place, entries).await?,
         }
         tip.snapshot = snapshot;
@@ -118,20 +118,20 @@ impl RoomWrite<'_> {
     /// Stores the memberships that changed with the state of the room. `entries` belong to `keys`.
     async fn store_changed_members(
         &mut self,
-        place: i64,
+        place: Position,
         keys: &[(StateEventType, String)],
         entries: &[StateEntry],
     ) -> Result<()> {
         let (log, room, tip) = (self.log, self.room.num, &*self.tip);
         let mut remote_members = Vec::new();
-        for ((kind, key), (_, user, stored_at)) in keys.iter().zip(entries) {
+        for ((kind, key), entry) in keys.iter().zip(entries) {
             if *kind != StateEventType::RoomMember {
                 continue;
             }
             let Some(pdu) = tip.state.get(kind, key) else {
                 let absent = AbsentMember {
                     room,
-                    user: UserNum::new(*user),
+                    user: UserNum::of_string(entry.state_key),
                     user_id: key,
                     since: place,
                 };
@@ -140,9 +140,9 @@ impl RoomWrite<'_> {
             };
             let member = MemberRecord {
                 room,
-                user: UserNum::new(*user),
+                user: UserNum::of_string(entry.state_key),
                 since: place,
-                stored_at: stored_at.unwrap_or_default(),
+                stored_at: entry.event.unwrap_or_default(),
                 pdu,
             };
             match member.remote_membership(log) {

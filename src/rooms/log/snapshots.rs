@@ -11,6 +11,7 @@ use ruma::{OwnedEventId, events::StateEventType};
 use crate::{
     error::{Error, Result},
     matrix::StateMap,
+    numbers::{Position, SnapshotId, StateChainNum},
     storage::{
         WriteTx,
         rooms::{
@@ -27,11 +28,11 @@ const IDS_PER_QUERY: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(crate) enum SnapshotBase {
     /// It is already stored.
-    Stored(i64),
+    Stored(SnapshotId),
     /// It must be stored, as a stored snapshot with changes.
     Changed {
         /// The stored snapshot.
-        parent: i64,
+        parent: SnapshotId,
         /// The changed keys, each with its new event.
         changes: Vec<ChangedStateKey>,
     },
@@ -49,7 +50,7 @@ pub(crate) struct ChangedStateKey {
 impl SnapshotBase {
     /// Returns the snapshot of a state, as the difference from the state before it, which is stored
     /// as the snapshot `parent`.
-    pub(crate) fn from_change(parent: i64, before: &StateMap, state: &StateMap) -> Self {
+    pub(crate) fn from_change(parent: SnapshotId, before: &StateMap, state: &StateMap) -> Self {
         let keys = before.differing_keys(state);
         if keys.is_empty() {
             return Self::Stored(parent);
@@ -73,8 +74,8 @@ impl SnapshotBase {
 pub(crate) async fn store_snapshot(
     tx: &mut WriteTx,
     base: &SnapshotBase,
-    own_chain: i64,
-) -> Result<i64> {
+    own_chain: StateChainNum,
+) -> Result<SnapshotId> {
     match base {
         SnapshotBase::Stored(snapshot) => Ok(*snapshot),
         SnapshotBase::Changed { parent, changes } => {
@@ -88,36 +89,37 @@ pub(crate) async fn store_snapshot(
 /// the room itself.
 pub(crate) async fn store_branch(
     tx: &mut WriteTx,
-    parent: i64,
+    parent: SnapshotId,
     changed: &[StateEntry],
-    own_chain: i64,
-) -> Result<i64> {
-    let snapshot = tx.next_position();
+    own_chain: StateChainNum,
+) -> Result<SnapshotId> {
+    let snapshot = SnapshotId::at(tx.next_position());
+    let new_chain = StateChainNum::from_first(snapshot);
     let end = state_snapshots::end_of_chain(tx, parent).await?;
     let chain = match end {
         Some(end) if end.newest == parent && end.id != own_chain => end.id,
         Some(end) if end.depth < MAX_CHAIN_DEPTH => {
-            state_snapshots::insert_chain(tx, snapshot, Some(parent), end.depth + 1).await?;
-            snapshot
+            state_snapshots::insert_chain(tx, new_chain, Some(parent), end.depth + 1).await?;
+            new_chain
         }
         _ => {
-            state_snapshots::insert_chain(tx, snapshot, None, 0).await?;
+            state_snapshots::insert_chain(tx, new_chain, None, 0).await?;
             let mut whole = state_snapshots::whole_state_entries(tx, parent).await?;
             let is_changed = |entry: &StateEntry| {
-                let mut keys = changed.iter().map(|(kind, key, _)| (kind, key));
-                keys.any(|key| key == (&entry.0, &entry.1))
+                let mut keys = changed.iter().map(StateEntry::key);
+                keys.any(|key| key == entry.key())
             };
             whole.retain(|entry| !is_changed(entry));
             state_snapshots::insert_entries(
                 tx,
                 SnapshotPlace {
-                    chain: snapshot,
+                    chain: new_chain,
                     snapshot,
                 },
                 &whole,
             )
             .await?;
-            snapshot
+            new_chain
         }
     };
     state_snapshots::insert_snapshot(tx, snapshot, chain).await?;
@@ -152,7 +154,11 @@ pub(crate) async fn intern_entries(
             })?),
             None => None,
         };
-        entries.push((number(kind)?, number(&change.state_key)?, event));
+        entries.push(StateEntry {
+            kind: number(kind)?,
+            state_key: number(&change.state_key)?,
+            event,
+        });
     }
     Ok(entries)
 }
@@ -161,7 +167,7 @@ pub(crate) async fn intern_entries(
 pub(crate) async fn find_positions(
     tx: &mut WriteTx,
     events: &[&OwnedEventId],
-) -> Result<HashMap<String, i64>> {
+) -> Result<HashMap<String, Position>> {
     let mut found = HashMap::with_capacity(events.len());
     for chunk in events.chunks(IDS_PER_QUERY) {
         let rows = event_graph::positions(tx, chunk.iter().map(|id| id.as_str())).await?;

@@ -12,8 +12,9 @@ use super::{EventLog, invite_expiry};
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
+    numbers::{Position, RoomNum, UserNum},
     storage::{
-        JournalChange, Position, RoomNum, UserNum, WriteTx,
+        JournalChange, WriteTx,
         rooms::memberships::{self, NewMembership},
     },
 };

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 
 use crate::{
     error::Result,
-    storage::{Db, RoomNum, rooms::room_deletion},
+    numbers::RoomNum,
+    storage::{Db, rooms::room_deletion},
 };
 
 /// The rooms that are being deleted, or were since the server started.

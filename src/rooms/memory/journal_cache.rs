@@ -7,15 +7,13 @@
 use std::{
     collections::HashMap,
     future::Future,
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
-use crate::{
-    error::Result,
-    storage::{JournalChange, Position},
-};
+use crate::{error::Result, numbers::Position, storage::JournalChange};
 
 /// A value that follows the journal.
 pub(crate) trait CachedValue: Send + Sync {
@@ -28,15 +26,19 @@ pub(crate) trait CachedValue: Send + Sync {
     }
 }
 
+/// The number of a value, such as a room's or a user's.
+pub(crate) trait CacheKey: Copy + Eq + Ord + Hash + Send {}
+impl<K: Copy + Eq + Ord + Hash + Send> CacheKey for K {}
+
 /// The values in memory, by number.
-pub(crate) struct JournalCache<V> {
-    entries: Mutex<CacheEntries<V>>,
+pub(crate) struct JournalCache<K, V> {
+    entries: Mutex<CacheEntries<K, V>>,
     /// The maximum number of values kept; the least recently used are dropped first.
     capacity: usize,
 }
 
-struct CacheEntries<V> {
-    by_number: HashMap<i64, CacheEntry<V>>,
+struct CacheEntries<K, V> {
+    by_number: HashMap<K, CacheEntry<V>>,
     /// Counts uses, to find the values that were used last.
     uses: u64,
 }
@@ -56,7 +58,7 @@ enum CacheEntry<V> {
     },
 }
 
-impl<V: CachedValue> JournalCache<V> {
+impl<K: CacheKey, V: CachedValue> JournalCache<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
         let entries = CacheEntries {
             by_number: HashMap::new(),
@@ -68,12 +70,12 @@ impl<V: CachedValue> JournalCache<V> {
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, CacheEntries<V>> {
+    fn entries(&self) -> MutexGuard<'_, CacheEntries<K, V>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns a value if it is in memory.
-    pub(crate) fn peek(&self, number: i64) -> Option<Arc<V>> {
+    pub(crate) fn peek(&self, number: K) -> Option<Arc<V>> {
         match self.entries().by_number.get(&number) {
             Some(CacheEntry::Ready { value, .. }) => Some(value.clone()),
             _ => None,
@@ -82,7 +84,7 @@ impl<V: CachedValue> JournalCache<V> {
 
     /// Returns a value. If it is not in memory, `load` loads it, and returns it with the position up to
     /// which it knows the journal.
-    pub(crate) async fn get<F, Loading>(&self, number: i64, load: F) -> Result<Arc<V>>
+    pub(crate) async fn get<F, Loading>(&self, number: K, load: F) -> Result<Arc<V>>
     where
         F: Fn() -> Loading,
         Loading: Future<Output = Result<(V, Position)>>,
@@ -115,7 +117,7 @@ impl<V: CachedValue> JournalCache<V> {
         }
     }
 
-    fn look_up(&self, number: i64) -> CacheLookup<V> {
+    fn look_up(&self, number: K) -> CacheLookup<V> {
         let mut entries = self.entries();
         entries.uses += 1;
         let now = entries.uses;
@@ -143,14 +145,14 @@ impl<V: CachedValue> JournalCache<V> {
         }
     }
 
-    fn is_loading(&self, number: i64) -> bool {
+    fn is_loading(&self, number: K) -> bool {
         matches!(
             self.entries().by_number.get(&number),
             Some(CacheEntry::Loading { .. })
         )
     }
 
-    fn finish_load(&self, number: i64, value: V, known: Position) -> Option<Arc<V>> {
+    fn finish_load(&self, number: K, value: V, known: Position) -> Option<Arc<V>> {
         let value = Arc::new(value);
         let mut entries = self.entries();
         let used = entries.uses;
@@ -174,7 +176,7 @@ impl<V: CachedValue> JournalCache<V> {
     }
 
     /// Applies a change to a value that is in memory, or keeps it for a value that is being loaded.
-    pub(crate) fn apply_change(&self, number: i64, position: Position, change: &JournalChange) {
+    pub(crate) fn apply_change(&self, number: K, position: Position, change: &JournalChange) {
         let value = match self.entries().by_number.get_mut(&number) {
             Some(CacheEntry::Ready {
                 loaded_up_to: known,
@@ -191,7 +193,7 @@ impl<V: CachedValue> JournalCache<V> {
     }
 
     /// Removes a value and returns it. A value that is being loaded is loaded again.
-    pub(crate) fn remove(&self, number: i64) -> Option<Arc<V>> {
+    pub(crate) fn remove(&self, number: K) -> Option<Arc<V>> {
         match self.entries().by_number.remove(&number) {
             Some(CacheEntry::Ready { value, .. }) => Some(value),
             Some(CacheEntry::Loading { done, .. }) => {
@@ -216,10 +218,10 @@ impl<V: CachedValue> JournalCache<V> {
     }
 }
 
-impl<V: CachedValue> CacheEntries<V> {
+impl<K: CacheKey, V: CachedValue> CacheEntries<K, V> {
     /// Drops up to a quarter of the values: the idle ones that were not used for longest.
     fn evict(&mut self, capacity: usize) {
-        let mut idle: Vec<(u64, i64)> = self
+        let mut idle: Vec<(u64, K)> = self
             .by_number
             .iter()
             .filter_map(|(number, entry)| match entry {
@@ -245,12 +247,12 @@ enum CacheLookup<V> {
 }
 
 /// Removes the entry of a load that failed or was cancelled, so that the next caller tries again.
-struct LoadGuard<'a, V: CachedValue> {
-    cache: &'a JournalCache<V>,
-    number: i64,
+struct LoadGuard<'a, K: CacheKey, V: CachedValue> {
+    cache: &'a JournalCache<K, V>,
+    number: K,
 }
 
-impl<V: CachedValue> Drop for LoadGuard<'_, V> {
+impl<K: CacheKey, V: CachedValue> Drop for LoadGuard<'_, K, V> {
     fn drop(&mut self) {
         let mut entries = self.cache.entries();
         if let Some(CacheEntry::Loading { done, .. }) = entries.by_number.get(&self.number) {
@@ -263,7 +265,9 @@ impl<V: CachedValue> Drop for LoadGuard<'_, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{DeviceNum, UserNum};
+    use crate::numbers::{DeviceNum, RoomNum, UserNum};
+
+    const ROOM: RoomNum = RoomNum::new(1);
 
     #[derive(Default)]
     struct SeenPositions(Mutex<Vec<Position>>);
@@ -283,45 +287,49 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_during_loading_is_applied_once() {
-        let followed = JournalCache::<SeenPositions>::new(8);
+        let followed = JournalCache::<RoomNum, SeenPositions>::new(8);
 
         let value = followed
-            .get(1, || async {
-                followed.apply_change(1, 5, &sample_change());
-                followed.apply_change(1, 6, &sample_change());
-                Ok((SeenPositions::default(), 5))
+            .get(ROOM, || async {
+                followed.apply_change(ROOM, Position::new(5), &sample_change());
+                followed.apply_change(ROOM, Position::new(6), &sample_change());
+                Ok((SeenPositions::default(), Position::new(5)))
             })
             .await
             .unwrap();
-        followed.apply_change(1, 7, &sample_change());
+        followed.apply_change(ROOM, Position::new(7), &sample_change());
 
-        assert_eq!(*value.0.lock().unwrap(), vec![6, 7]);
+        assert_eq!(*value.0.lock().unwrap(), [6, 7].map(Position::new));
     }
 
     #[tokio::test]
     async fn a_change_already_loaded_is_not_applied_again() {
-        let followed = JournalCache::<SeenPositions>::new(8);
+        let followed = JournalCache::<RoomNum, SeenPositions>::new(8);
 
         let value = followed
-            .get(1, || async { Ok((SeenPositions::default(), 6)) })
+            .get(ROOM, || async {
+                Ok((SeenPositions::default(), Position::new(6)))
+            })
             .await
             .unwrap();
         for position in 5..=7 {
-            followed.apply_change(1, position, &sample_change());
+            followed.apply_change(ROOM, Position::new(position), &sample_change());
         }
 
-        assert_eq!(*value.0.lock().unwrap(), vec![7]);
+        assert_eq!(*value.0.lock().unwrap(), [Position::new(7)]);
     }
 
     #[tokio::test]
     async fn a_failed_load_can_be_retried() {
-        let followed = JournalCache::<SeenPositions>::new(8);
+        let followed = JournalCache::<RoomNum, SeenPositions>::new(8);
 
         let failed = followed
-            .get(1, || async { Err(crate::error::Error::not_found("x")) })
+            .get(ROOM, || async { Err(crate::error::Error::not_found("x")) })
             .await;
         let loaded = followed
-            .get(1, || async { Ok((SeenPositions::default(), 0)) })
+            .get(ROOM, || async {
+                Ok((SeenPositions::default(), Position::ZERO))
+            })
             .await;
 
         assert!(failed.is_err());
@@ -330,17 +338,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_cache_holds_no_more_than_its_capacity() {
-        let followed = JournalCache::<SeenPositions>::new(8);
+        let followed = JournalCache::<RoomNum, SeenPositions>::new(8);
 
         for number in 0..100 {
             followed
-                .get(number, || async { Ok((SeenPositions::default(), 0)) })
+                .get(RoomNum::new(number), || async {
+                    Ok((SeenPositions::default(), Position::ZERO))
+                })
                 .await
                 .unwrap();
         }
 
         assert!(followed.entries().by_number.len() <= 9);
-        assert!(followed.entries().by_number.contains_key(&99));
-        assert!(!followed.entries().by_number.contains_key(&0));
+        assert!(followed.entries().by_number.contains_key(&RoomNum::new(99)));
+        assert!(!followed.entries().by_number.contains_key(&RoomNum::new(0)));
     }
 }

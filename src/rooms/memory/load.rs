@@ -21,8 +21,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::{self, NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
+    numbers::{Position, PositionRange, RoomNum, SnapshotId, StateChainNum, StringNum, UserNum},
     storage::{
-        self, Db, Position, PositionRange, ReadAccess, Receipt, RoomNum, UserNum,
+        self, Db, ReadAccess, Receipt,
         interned_strings::InternedStrings,
         rooms::{
             events::{self, EventRow},
@@ -75,7 +76,9 @@ async fn load_tip(db: &mut impl ReadAccess, row: &RoomRow, view: &RoomView) -> R
         extremity_hashes: extremities.filter_map(|id| hashes.remove(id)).collect(),
         state: view.state.clone(),
         snapshot: row.state,
-        snapshot_chain: state_snapshots::chain_of(db, row.state).await?.unwrap_or(0),
+        snapshot_chain: state_snapshots::chain_of(db, row.state)
+            .await?
+            .unwrap_or(StateChainNum::NONE),
         forward_extremities,
         depth,
         notified: view.notified,
@@ -134,7 +137,7 @@ async fn load_view(
         let Some(user_id) = pdu.member().filter(|_| is_joined) else {
             continue;
         };
-        count_server_member(&mut view.servers, user_id, 1, 0);
+        count_server_member(&mut view.servers, user_id, 1, Position::ZERO);
         if user_id.server_name() == server_name
             && let Some(user) = strings.find_user(db, user_id.as_str()).await?
         {
@@ -178,7 +181,7 @@ struct LoadedEvents {
     /// The events, each with the state before it, the oldest first.
     ring: VecDeque<Arc<TimelineEvent>>,
     /// The place after which the events are complete.
-    complete_after: i64,
+    complete_after: Position,
     /// The current state.
     state: StateMap,
 }
@@ -205,7 +208,7 @@ async fn load_ring(
             state: state_map(db, room.state).await?,
         });
     };
-    let before = first.timeline - 1;
+    let before = first.timeline.previous();
     let mut state = state_map_at(db, room.state, before).await?;
     let mut changes = state_changes_since(db, strings, room.state, before)
         .await?
@@ -260,17 +263,17 @@ struct LatestRows {
     /// The rows without a gap between them, the oldest first.
     rows: Vec<EventRow>,
     /// The place after which they are complete.
-    complete_after: i64,
+    complete_after: Position,
     /// The counters of threads at that place.
     threaded: NotificationCounters,
 }
 
 async fn latest_rows(db: &mut impl ReadAccess, room: RoomNum) -> Result<LatestRows> {
     let limit = i64::try_from(RING_CAPACITY).unwrap_or(i64::MAX);
-    let mut rows: Vec<EventRow> = events::before_place(db, room, i64::MAX, limit + 1).await?;
+    let mut rows: Vec<EventRow> = events::before_place(db, room, Position::MAX, limit + 1).await?;
     let gap = timeline_gaps::newest_gap(db, room)
         .await?
-        .unwrap_or(i64::MIN);
+        .unwrap_or(Position::MIN);
     let is_apart = |row: &EventRow| row.backfilled || row.timeline < gap;
     let older = match rows.iter().position(is_apart) {
         Some(apart) => Some(rows.split_off(apart).swap_remove(0)),
@@ -283,10 +286,10 @@ async fn latest_rows(db: &mut impl ReadAccess, room: RoomNum) -> Result<LatestRo
         .map(EventRow::threaded_counters)
         .unwrap_or_default();
     let complete_after = match (&older, rows.first()) {
-        (Some(older), Some(first)) if is_apart(older) => first.timeline - 1,
+        (Some(older), Some(first)) if is_apart(older) => first.timeline.previous(),
         (Some(older), _) => older.timeline,
-        (None, Some(first)) if gap != i64::MIN => first.timeline - 1,
-        (None, _) => 0,
+        (None, Some(first)) if gap != Position::MIN => first.timeline.previous(),
+        (None, _) => Position::ZERO,
     };
     Ok(LatestRows {
         rows,
@@ -298,7 +301,7 @@ async fn latest_rows(db: &mut impl ReadAccess, room: RoomNum) -> Result<LatestRo
 /// A change of a room's state.
 struct StateChange {
     /// The place of the timeline at which it took effect.
-    place: i64,
+    place: Position,
     kind: StateEventType,
     state_key: String,
     event: Option<Arc<Pdu>>,
@@ -313,17 +316,17 @@ impl StateChange {
 async fn state_changes_since(
     db: &mut impl ReadAccess,
     strings: &InternedStrings,
-    snapshot: i64,
-    after: i64,
+    snapshot: SnapshotId,
+    after: Position,
 ) -> Result<Vec<StateChange>> {
     let rows = {
         let range = PositionRange {
             after,
-            up_to: i64::MAX,
+            up_to: Position::MAX,
         };
         state_snapshots::state_changes(db, snapshot, range).await?
     };
-    let numbers: Vec<i64> = rows
+    let numbers: Vec<StringNum> = rows
         .iter()
         .flat_map(|row| [row.kind, row.state_key])
         .collect();
@@ -334,7 +337,7 @@ async fn state_changes_since(
             continue;
         };
         changes.push(StateChange {
-            place: row.snapshot,
+            place: row.snapshot.position(),
             kind: StateEventType::from(&**kind),
             state_key: key.to_string(),
             event: parse_state_event(row.event_id, row.json)?,

@@ -26,8 +26,9 @@ use self::{
 use crate::{
     error::{Error, Result},
     matrix::SigningKey,
+    numbers::{Position, RoomNum, UserNum},
     storage::{
-        Db, JournalChange, Position, RoomNum, UserNum,
+        Db, JournalChange,
         rooms::{memberships, room_deletion, room_table},
         users::accounts::{self, ErasedUserRow},
     },
@@ -56,8 +57,8 @@ struct RoomMemoryInner {
     /// The numbers of rooms, which never change.
     numbers: RwLock<HashMap<OwnedRoomId, RoomNum>>,
     erased: RwLock<Arc<ErasedUsers>>,
-    rooms: JournalCache<Room>,
-    users: JournalCache<UserRooms>,
+    rooms: JournalCache<RoomNum, Room>,
+    users: JournalCache<UserNum, UserRooms>,
     deleted: DeletedRooms,
 }
 
@@ -222,7 +223,7 @@ impl RoomMemory {
     pub async fn room_by_number(&self, num: RoomNum) -> Result<Arc<Room>> {
         self.inner
             .rooms
-            .get(num.as_i64(), || {
+            .get(num, || {
                 load::load_room(&self.inner.db, self.server_name(), num)
             })
             .await
@@ -237,18 +238,18 @@ impl RoomMemory {
     pub async fn rooms_of_user(&self, user: UserNum) -> Result<Arc<UserRooms>> {
         self.inner
             .users
-            .get(user.as_i64(), || UserRooms::load(&self.inner.db, user))
+            .get(user, || UserRooms::load(&self.inner.db, user))
             .await
     }
 
     /// Returns a room if it is in memory.
     pub fn peek_room(&self, room: RoomNum) -> Option<Arc<Room>> {
-        self.inner.rooms.peek(room.as_i64())
+        self.inner.rooms.peek(room)
     }
 
     /// Returns the rooms of a user if they are in memory.
     pub fn peek_user(&self, user: UserNum) -> Option<Arc<UserRooms>> {
-        self.inner.users.peek(user.as_i64())
+        self.inner.users.peek(user)
     }
 
     /// Returns the rooms of a user that changed after a position, according to the database.
@@ -318,7 +319,7 @@ impl RoomMemory {
     ///
     /// Fails when the changes cannot be written.
     pub async fn wait_until_stored(&self, room: &Room) -> Result<()> {
-        let released = room.submitted_position.load(Ordering::SeqCst);
+        let released = room.submitted_position.load();
         if released > self.inner.db.journal().published_position() {
             self.inner.db.write().await?.commit().await?;
         }
@@ -339,7 +340,7 @@ impl RoomMemory {
 
     /// Drops a deleted room from memory. Code that still holds the room cannot store anything in it.
     pub(crate) fn forget_room(&self, room: RoomNum) {
-        if let Some(room) = self.inner.rooms.remove(room.as_i64()) {
+        if let Some(room) = self.inner.rooms.remove(room) {
             room.stale.store(true, Ordering::SeqCst);
         }
         self.inner
@@ -376,9 +377,9 @@ impl RoomMemory {
     pub(super) fn apply_change(&self, position: Position, change: &JournalChange) {
         let change_room = |room: RoomNum| {
             let rooms = &self.inner.rooms;
-            rooms.apply_change(room.as_i64(), position, change);
+            rooms.apply_change(room, position, change);
         };
-        let change_user = |user: i64| self.inner.users.apply_change(user, position, change);
+        let change_user = |user: UserNum| self.inner.users.apply_change(user, position, change);
         match change {
             JournalChange::Event {
                 room,
@@ -386,11 +387,11 @@ impl RoomMemory {
                 event,
             } => {
                 change_room(*room);
-                change_user(sender.as_i64());
+                change_user(*sender);
                 for exception in event
                     .exceptions
                     .iter()
-                    .filter(|exception| exception.user != sender.as_i64())
+                    .filter(|exception| exception.user != *sender)
                 {
                     change_user(exception.user);
                 }
@@ -401,18 +402,18 @@ impl RoomMemory {
                 change_room(*room);
             }
             JournalChange::Imported { room } => {
-                if let Some(room) = self.inner.rooms.remove(room.as_i64()) {
+                if let Some(room) = self.inner.rooms.remove(*room) {
                     room.stale.store(true, std::sync::atomic::Ordering::SeqCst);
                 }
             }
             JournalChange::Membership { room, user, .. } => {
                 change_room(*room);
-                change_user(user.as_i64());
+                change_user(*user);
             }
             JournalChange::RoomDeleted { room } => self.forget_room(*room),
             JournalChange::ReadPosition { user, .. }
             | JournalChange::MembershipRemoved { user, .. } => {
-                change_user(user.as_i64());
+                change_user(*user);
             }
             JournalChange::Erased { user_id } => {
                 let mut erased = self

@@ -5,7 +5,7 @@
 use rpds::{HashTrieMapSync, QueueSync};
 use ruma::{EventId, OwnedEventId};
 
-use crate::{matrix::StateMap, storage::rooms::events::EventStatus};
+use crate::{matrix::StateMap, numbers::SnapshotId, storage::rooms::events::EventStatus};
 
 /// The maximum number of events kept. A clone copies only a pointer, like a clone of a state.
 const MAX_RECENT_EVENTS: usize = 64;
@@ -23,7 +23,7 @@ pub(crate) struct RecentRoomEvent {
     /// The result of the checks of the event.
     pub(crate) status: EventStatus,
     /// The snapshot of the state after it.
-    pub(crate) snapshot: i64,
+    pub(crate) snapshot: SnapshotId,
     /// The state after it.
     pub(crate) state: StateMap,
     /// The events that it follows.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -18,7 +18,8 @@ use tokio::sync::Mutex;
 use super::{journal_cache::CachedValue, recent_events::RecentRoomEvents};
 use crate::{
     matrix::{NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
-    storage::{JournalChange, Position, Receipt, RoomNum, UserNum},
+    numbers::{AtomicPosition, Position, RoomNum, SnapshotId, StateChainNum, UserNum},
+    storage::{JournalChange, Receipt},
 };
 
 /// The maximum number of latest events that a room keeps in memory.
@@ -44,7 +45,7 @@ pub struct Room {
     /// Set when the room must be loaded again, for example after a batch with its events was lost.
     pub(crate) stale: AtomicBool,
     /// The newest position that was passed to the journal.
-    pub(crate) submitted_position: AtomicI64,
+    pub(crate) submitted_position: AtomicPosition,
 }
 
 /// The unchanging properties of a room.
@@ -63,8 +64,8 @@ pub(crate) const MAX_PREV_EVENTS: usize = 20;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RoomTip {
     pub(crate) state: StateMap,
-    pub(crate) snapshot: i64,
-    pub(crate) snapshot_chain: i64,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) snapshot_chain: StateChainNum,
     pub(crate) forward_extremities: Vec<OwnedEventId>,
     /// The hashes of the extremities, for room versions whose event ids do not contain them.
     pub(crate) extremity_hashes: Vec<String>,
@@ -86,7 +87,7 @@ pub struct ServerInRoom {
     pub members: i64,
     /// The place of the timeline at which the first of them joined; 0 if that was before the events in
     /// memory.
-    pub since: i64,
+    pub since: Position,
 }
 
 /// The view that readers have of a room: everything that is on disk.
@@ -95,11 +96,11 @@ pub struct RoomView {
     /// The current state.
     pub state: StateMap,
     /// Its snapshot.
-    pub snapshot: i64,
+    pub snapshot: SnapshotId,
     /// The latest events, the oldest first.
     pub ring: VecDeque<Arc<TimelineEvent>>,
     /// The place of the timeline after which the ring holds every event.
-    pub ring_after: i64,
+    pub ring_after: Position,
     /// The position of the newest change that is sent to members.
     pub last_position: Position,
     /// The number of all events so far that notify by the default push rules.
@@ -192,7 +193,7 @@ impl Room {
             view: RwLock::new(view),
             policy_check_lock: Arc::default(),
             stale: AtomicBool::new(false),
-            submitted_position: AtomicI64::new(0),
+            submitted_position: AtomicPosition::default(),
         }
     }
 
@@ -236,15 +237,17 @@ impl CachedValue for Room {
     }
 
     fn is_idle(&self) -> bool {
-        let released = self.submitted_position.load(Ordering::SeqCst);
+        let released = self.submitted_position.load();
         self.tip.try_lock().is_ok() && released <= self.view().last_position
     }
 }
 
 impl RoomView {
     /// Returns the place of the newest event of the timeline, or 0 if there is no event in memory.
-    pub fn newest_place(&self) -> i64 {
-        self.ring.back().map_or(0, |event| event.timeline)
+    pub fn newest_place(&self) -> Position {
+        self.ring
+            .back()
+            .map_or(Position::ZERO, |event| event.timeline)
     }
 
     /// Adds an accepted event, the newest of the timeline.
@@ -257,7 +260,7 @@ impl RoomView {
         } else if event.pdu.state_key.is_some() {
             let replaced = self.state.insert(event.pdu.clone());
             self.count_member_change(replaced.as_deref(), Some(&event.pdu), event.timeline);
-            self.snapshot = event.timeline;
+            self.snapshot = SnapshotId::at(event.timeline);
         }
         self.ring.push_back(event);
         if self.ring.len() > RING_CAPACITY
@@ -268,7 +271,7 @@ impl RoomView {
     }
 
     /// Applies the state that was resolved from several lines of events.
-    fn apply_resolved_state(&mut self, resolved: &ResolvedState, place: i64) {
+    fn apply_resolved_state(&mut self, resolved: &ResolvedState, place: Position) {
         let before = std::mem::replace(&mut self.state, resolved.state.clone());
         for (kind, key) in &resolved.changed_keys {
             let after = resolved.state.get(kind, key);
@@ -276,23 +279,23 @@ impl RoomView {
             self.count_member_change(before, after.map(|pdu| &**pdu), place);
         }
         if !resolved.changed_keys.is_empty() {
-            self.snapshot = place;
+            self.snapshot = SnapshotId::at(place);
         }
         if resolved.after_gap {
             self.ring.clear();
-            self.ring_after = place - 1;
+            self.ring_after = place.previous();
         }
     }
 
     /// Records that memory no longer knows which events come before those of the ring.
     fn forget_before_ring(&mut self) {
         if let Some(first) = self.ring.front() {
-            self.ring_after = self.ring_after.max(first.timeline - 1);
+            self.ring_after = self.ring_after.max(first.timeline.previous());
         }
     }
 
     /// Updates the member counts after a member event has replaced another.
-    fn count_member_change(&mut self, before: Option<&Pdu>, after: Option<&Pdu>, place: i64) {
+    fn count_member_change(&mut self, before: Option<&Pdu>, after: Option<&Pdu>, place: Position) {
         let Some(user_id) = after.or(before).and_then(Pdu::member) else {
             return;
         };
@@ -346,7 +349,7 @@ pub(crate) fn count_server_member(
     servers: &mut BTreeMap<OwnedServerName, ServerInRoom>,
     user_id: &UserId,
     change: i64,
-    place: i64,
+    place: Position,
 ) {
     let server = user_id.server_name();
     let entry = servers.entry(server.to_owned()).or_insert(ServerInRoom {

@@ -7,8 +7,9 @@ use ruma::{OwnedEventId, room_version_rules::RoomVersionRules};
 use crate::{
     error::{Error, Result},
     matrix::{EventVisibility, Pdu, StateMap, TimelineEvent, write_event_head},
+    numbers::{Position, SnapshotId, StringNum},
     storage::{
-        DeviceNum, ReadAccess,
+        ReadAccess,
         rooms::{
             events::{self, EventRow},
             state_snapshots::{self, StateRow},
@@ -38,7 +39,7 @@ pub(crate) fn event_from_row(
         threaded_counters: row.threaded_counters(),
         thread: row.thread_position(),
         exceptions: Vec::new(),
-        device: row.device.map(DeviceNum::as_i64),
+        device: row.device,
         txn_id: row.txn_id,
         unattended: false,
         redacted_by: None,
@@ -54,7 +55,7 @@ pub(crate) async fn pdu_by_id(db: &mut impl ReadAccess, event_id: &str) -> Resul
 }
 
 /// Returns the state of a snapshot.
-pub(crate) async fn state_map(db: &mut impl ReadAccess, snapshot: i64) -> Result<StateMap> {
+pub(crate) async fn state_map(db: &mut impl ReadAccess, snapshot: SnapshotId) -> Result<StateMap> {
     state_from_rows(state_snapshots::whole_state(db, snapshot).await?)
 }
 
@@ -62,14 +63,14 @@ pub(crate) async fn state_map(db: &mut impl ReadAccess, snapshot: i64) -> Result
 /// current state.
 pub(crate) async fn state_map_at(
     db: &mut impl ReadAccess,
-    snapshot: i64,
-    place: i64,
+    snapshot: SnapshotId,
+    place: Position,
 ) -> Result<StateMap> {
     state_from_rows(state_snapshots::earlier_state(db, snapshot, place).await?)
 }
 
 fn state_from_rows(rows: Vec<StateRow>) -> Result<StateMap> {
-    let mut latest: HashMap<(i64, i64), StateRow> = HashMap::new();
+    let mut latest: HashMap<(StringNum, StringNum), StateRow> = HashMap::new();
     for row in rows {
         latest.insert((row.kind, row.state_key), row);
     }

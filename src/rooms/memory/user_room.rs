@@ -7,7 +7,8 @@ use ruma::{OwnedEventId, events::room::member::MembershipState};
 
 use crate::{
     matrix::{CountException, NotificationCounters, TimelineEvent},
-    storage::{Position, ReadMarker, ReadPosition, RoomRemoval, ThreadMarker},
+    numbers::Position,
+    storage::{ReadMarker, ReadPosition, RoomRemoval, ThreadMarker},
 };
 
 /// Markers by thread; `None` is the main timeline.
@@ -38,7 +39,7 @@ impl Default for UserRoom {
     fn default() -> Self {
         Self {
             membership: MembershipState::Leave,
-            position: 0,
+            position: Position::ZERO,
             stripped_state: None,
             forgotten: false,
             removed: None,
@@ -115,11 +116,11 @@ impl UserRoom {
     }
 
     /// Returns the place up to which a thread, or the main timeline, was read.
-    fn read_up_to(&self, thread: Option<&OwnedEventId>) -> i64 {
+    fn read_up_to(&self, thread: Option<&OwnedEventId>) -> Position {
         let marker = self.threads.get(&thread.cloned());
         self.marker
             .timeline
-            .max(marker.map_or(0, |marker| marker.timeline))
+            .max(marker.map_or(Position::ZERO, |marker| marker.timeline))
     }
 
     /// Applies a new read marker.

@@ -11,8 +11,9 @@ use super::{journal_cache::CachedValue, user_room::UserRoom};
 use crate::{
     error::{Error, Result},
     matrix::CountException,
+    numbers::{Position, RoomNum, UserNum},
     storage::{
-        self, Db, JournalChange, Position, ReadPosition, RoomNum, RoomRemoval, UserNum,
+        self, Db, JournalChange, ReadPosition, RoomRemoval,
         rooms::{memberships, room_deletion, threads, unread_counts},
     },
 };
@@ -56,7 +57,7 @@ impl UserRooms {
         }
         for row in unread_counts::exceptions(&mut tx, user).await? {
             let exception = CountException {
-                user: user.as_i64(),
+                user,
                 timeline: row.timeline,
                 thread: row
                     .thread
@@ -174,7 +175,7 @@ impl CachedValue for UserRooms {
                     event
                         .exceptions
                         .iter()
-                        .filter(|exception| exception.user == self.user.as_i64())
+                        .filter(|exception| exception.user == self.user)
                         .cloned(),
                 );
             }

@@ -15,11 +15,9 @@ use crate::{
         EventVisibility, IgnoreSettings, MembershipPeriod, Pdu, TimelineEvent, may_see_event,
         write_event_head,
     },
+    numbers::{Position, RoomNum, UserNum},
     rooms::memory::{ErasedUsers, room::Room},
-    storage::{
-        RoomNum, UserNum,
-        rooms::{memberships, state_snapshots},
-    },
+    storage::rooms::{memberships, state_snapshots},
 };
 
 /// The access of a user to the events of one room.
@@ -84,7 +82,7 @@ impl UserAccess {
 
     /// Returns whether the user may see an event with this history visibility at a place in the
     /// timeline.
-    pub fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
+    pub fn may_see_at(&self, visibility: i64, timeline: Position) -> bool {
         may_see_event(
             EventVisibility::from_number(visibility),
             timeline,
@@ -94,7 +92,7 @@ impl UserAccess {
 
     /// Returns whether the user is in the room and has been since a place in the timeline or
     /// longer. If so, no event after that place is hidden by its history visibility.
-    pub fn is_joined_since(&self, timeline: i64) -> bool {
+    pub fn is_joined_since(&self, timeline: Position) -> bool {
         // A user who changes their display name joins again, so the first join of the unbroken run
         // at the end counts.
         let stay = self
@@ -106,7 +104,7 @@ impl UserAccess {
     }
 
     /// Returns the membership of the user at a place in the timeline.
-    pub fn membership_at(&self, timeline: i64) -> MembershipState {
+    pub fn membership_at(&self, timeline: Position) -> MembershipState {
         let entry = self
             .history
             .iter()
@@ -136,7 +134,7 @@ impl UserAccess {
 
     /// Returns the place in the timeline at which the user last left; `None` if the user is in the
     /// room or never was.
-    pub fn left_at(&self) -> Option<i64> {
+    pub fn left_at(&self) -> Option<Position> {
         let last_joined = self
             .history
             .iter()
@@ -192,7 +190,7 @@ impl RoomAccess {
                 ignore_settings: settings,
             });
         };
-        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user.as_i64()).await?;
+        let rows = state_snapshots::history_of_key(&mut tx, snapshot, kind, user.string()).await?;
         let mut history = Vec::with_capacity(rows.len());
         for row in rows {
             let pdu = Pdu::parse(placeholder_event_id(), &row.json)?;
@@ -254,7 +252,7 @@ impl RoomAccess {
         &self,
         room: &Room,
         user_id: &UserId,
-        place: i64,
+        place: Position,
     ) -> Result<bool> {
         let Some(user) = self.memory.user_number(user_id).await? else {
             return Ok(true);

@@ -15,12 +15,13 @@ use super::Relations;
 use crate::{
     error::Result,
     matrix::{TimelineEvent, rel_type},
+    numbers::{Position, StringNum, UserNum},
     rooms::{
         UserAccess,
         memory::room::{Room, RoomView},
     },
     storage::{
-        ReadAccess, UserNum,
+        ReadAccess,
         rooms::{
             relations::{self, BundledChild},
             threads::{self, ThreadRow},
@@ -158,7 +159,7 @@ impl Relations {
             }
         }
         threads.retain(|thread| thread.replies > 0);
-        let places: Vec<i64> = threads.iter().map(|thread| thread.latest).collect();
+        let places: Vec<Position> = threads.iter().map(|thread| thread.latest).collect();
         let latest = self.timeline.load_events_at(room, &places).await?;
         for thread in &threads {
             let thread_root = <&EventId>::try_from(thread.root.as_str()).ok();
@@ -192,7 +193,7 @@ impl Relations {
         let mut conn = self.db.read().await?;
         let strings = &self.db.strings;
         let rel_type = strings.find_number(&mut conn, rel_type::M_THREAD).await?;
-        let rel_type = rel_type.unwrap_or_default();
+        let rel_type = rel_type.unwrap_or(StringNum::NONE);
         let thread_id = thread.root.as_str();
         let replies = threads::replies(
             &mut conn,
@@ -210,9 +211,11 @@ impl Relations {
             audience.may_see_at(reply.visibility, reply.timeline)
                 && !ignored.contains(&reply.sender)
         });
-        thread.latest = visible.next().map_or(0, |reply| reply.timeline);
+        thread.latest = visible
+            .next()
+            .map_or(Position::ZERO, |reply| reply.timeline);
         thread.replies = match thread.latest {
-            0 => 0,
+            Position::ZERO => 0,
             _ => 1 + i64::try_from(visible.count()).unwrap_or(0),
         };
         Ok(())
@@ -226,7 +229,7 @@ impl Relations {
         bundles: &mut AggregationsByEvent,
     ) -> Result<()> {
         let children = self.load_visible_children(room, audience, parents).await?;
-        let mut edits: HashMap<&EventId, i64> = HashMap::new();
+        let mut edits: HashMap<&EventId, Position> = HashMap::new();
         let mut references: Vec<(&EventId, &BundledChild)> = Vec::new();
         for child in &children {
             let parent = <&EventId>::try_from(child.parent.as_str()).ok();
@@ -246,7 +249,7 @@ impl Relations {
                 bundles.entry(parent).references.push(event_id);
             }
         }
-        let places: Vec<i64> = edits.values().copied().collect();
+        let places: Vec<Position> = edits.values().copied().collect();
         let events = self.timeline.load_events_at(room, &places).await?;
         for (parent, place) in edits {
             if let Some(edit) = events.get(&place) {
@@ -273,7 +276,7 @@ impl Relations {
             &mut conn,
             room.num,
             parents.keys(),
-            reference.unwrap_or_default(),
+            reference.unwrap_or(StringNum::NONE),
             MAX_BUNDLED_CHILDREN,
         )
         .await?;
@@ -311,7 +314,7 @@ impl Relations {
 }
 
 impl AggregationViewer<'_> {
-    fn may_see_at(&self, visibility: i64, timeline: i64) -> bool {
+    fn may_see_at(&self, visibility: i64, timeline: Position) -> bool {
         self.access
             .is_none_or(|access| access.may_see_at(visibility, timeline))
     }

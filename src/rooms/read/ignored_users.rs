@@ -14,8 +14,9 @@ use super::RoomAccess;
 use crate::{
     error::Result,
     matrix::IgnoreSettings,
+    numbers::UserNum,
     rooms::memory::room::Room,
-    storage::{Db, JournalChange, UserNum, users::account_data},
+    storage::{Db, JournalChange, users::account_data},
 };
 
 /// The ignored users and invite permissions of each user that has any.

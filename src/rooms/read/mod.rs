@@ -24,11 +24,7 @@ use tokio::sync::Semaphore;
 
 use self::ignored_users::IgnoreSettingsByUser;
 use super::{RoomEnvironment, memory::RoomMemory};
-use crate::{
-    keyed_semaphore::KeyedSemaphore,
-    storage::{Db, UserNum},
-    tasks::Tasks,
-};
+use crate::{keyed_semaphore::KeyedSemaphore, numbers::UserNum, storage::Db, tasks::Tasks};
 
 /// The number of searches that may read the database at the same time.
 const MAX_CONCURRENT_SEARCHES: usize = 2;

@@ -6,6 +6,7 @@ use super::Timeline;
 use crate::{
     error::Result,
     matrix::{Pdu, RelationFilter, TimelineEvent},
+    numbers::Position,
     rooms::{PageRequest, TimelinePage, UserAccess, memory::room::Room},
     storage::rooms::relations,
 };
@@ -82,7 +83,7 @@ impl Timeline {
             senders = Some(strings.find_numbers(&mut conn, &users).await?);
         }
         let ids = events.iter().map(|event| &event.pdu.event_id);
-        let before = access.left_at().unwrap_or(i64::MAX);
+        let before = access.left_at().unwrap_or(Position::MAX);
         let related_by = (rel_types, senders);
         relations::parents_with_children(&mut conn, room.num, ids, related_by, before).await
     }

@@ -8,6 +8,7 @@ use super::{Relations, Timeline, timeline::is_past_end};
 use crate::{
     error::Result,
     matrix::TimelineEvent,
+    numbers::{Position, StringNum},
     rooms::{TimelinePage, UserAccess, memory::room::Room},
     storage::rooms::relations::{self, RelationQuery},
 };
@@ -32,9 +33,9 @@ pub struct RelatedEventsRequest {
     /// Whether events that relate to a related event are included.
     pub recurse: bool,
     /// The place in the timeline from which to read.
-    pub from: Option<i64>,
+    pub from: Option<Position>,
     /// The place in the timeline at which to stop.
-    pub to: Option<i64>,
+    pub to: Option<Position>,
     pub dir: Direction,
     /// The greatest number of events.
     pub limit: usize,
@@ -50,13 +51,13 @@ pub struct RelatedEventsPage {
 
 /// The interned strings of a request. `None` matches all events.
 struct RelationNumbers {
-    rel_type: Option<i64>,
-    kind: Option<i64>,
+    rel_type: Option<StringNum>,
+    kind: Option<StringNum>,
 }
 
 /// The place of a related event.
 struct RelatedPlace {
-    place: i64,
+    place: Position,
     /// Its distance from the parent, in relations.
     depth: i64,
 }
@@ -75,10 +76,10 @@ impl RelatedEventsPage {
 
 impl RelatedEventsRequest {
     /// Returns the place from which the page begins.
-    fn start(&self) -> i64 {
+    fn start(&self) -> Position {
         self.from.unwrap_or(match self.dir {
-            Direction::Backward => i64::MAX,
-            Direction::Forward => i64::MIN,
+            Direction::Backward => Position::MAX,
+            Direction::Forward => Position::MIN,
         })
     }
 
@@ -133,7 +134,7 @@ impl Relations {
                 }
                 looked_at += 1;
                 query.from = match request.dir {
-                    Direction::Backward => place - 1,
+                    Direction::Backward => place.previous(),
                     Direction::Forward => place,
                 };
                 if let Some(event) = events.get(&place)
@@ -173,8 +174,8 @@ impl Relations {
         &self,
         room: &Room,
         places: &[RelatedPlace],
-    ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
-        let places: Vec<i64> = places.iter().map(|related| related.place).collect();
+    ) -> Result<HashMap<Position, Arc<TimelineEvent>>> {
+        let places: Vec<Position> = places.iter().map(|related| related.place).collect();
         self.timeline.load_events_at(room, &places).await
     }
 

@@ -24,9 +24,10 @@ use super::EventSearch;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, TimelineEvent, wants_event, wants_type_of},
+    numbers::{Position, RoomNum, StringNum, UserNum},
     rooms::{UserAccess, memory::room::Room},
     storage::{
-        RoomNum, UserNum, WriteTx, backfilled_tables,
+        WriteTx, backfilled_tables,
         rooms::text_index::{self, FoundText, MAX_SEARCH_PATTERNS},
     },
 };
@@ -80,7 +81,7 @@ pub struct SearchQuery<'a> {
     pub by_rank: bool,
     /// The start of a later page: the position up to which events are searched, and the number of
     /// results before the page.
-    pub from: Option<(i64, usize)>,
+    pub from: Option<(Position, usize)>,
     /// The greatest number of results.
     pub limit: usize,
 }
@@ -104,7 +105,7 @@ pub struct SearchPage {
     /// The results on this page.
     pub hits: Vec<SearchHit>,
     /// The start of the next page.
-    pub next: Option<(i64, usize)>,
+    pub next: Option<(Position, usize)>,
     /// The words of the search.
     pub words: Vec<String>,
 }
@@ -220,11 +221,11 @@ impl EventSearch {
         query: &SearchQuery<'_>,
         found: &mut Vec<FoundText>,
     ) -> Result<()> {
-        let numbers: HashSet<i64> = found
+        let numbers: HashSet<StringNum> = found
             .iter()
-            .flat_map(|found| [found.kind, found.sender.as_i64()])
+            .flat_map(|found| [found.kind, found.sender.string()])
             .collect();
-        let numbers: Vec<i64> = numbers.into_iter().collect();
+        let numbers: Vec<StringNum> = numbers.into_iter().collect();
         let mut conn = self.db.read().await?;
         let texts = self.db.strings.find_texts(&mut conn, &numbers).await?;
         let settings = self.access.find_ignore_settings(user);
@@ -234,7 +235,7 @@ impl EventSearch {
         };
         found.retain(|found| {
             let (Some(kind), Some(sender)) =
-                (texts.get(&found.kind), texts.get(&found.sender.as_i64()))
+                (texts.get(&found.kind), texts.get(&found.sender.string()))
             else {
                 return false;
             };
@@ -285,7 +286,7 @@ impl EventSearch {
         places: &AccessibleRooms,
         filter: &RoomEventFilter,
     ) -> Result<Vec<SearchHit>> {
-        let mut by_room: HashMap<RoomNum, Vec<i64>> = HashMap::new();
+        let mut by_room: HashMap<RoomNum, Vec<Position>> = HashMap::new();
         for RankedText { found, .. } in &page {
             by_room.entry(found.room).or_default().push(found.timeline);
         }
@@ -325,7 +326,7 @@ impl EventSearch {
             let up_to = db.journal().published_position();
             let mut conn = db.read().await?;
             let done = backfilled_tables::progress(&mut conn, SEARCH_BACKFILL).await?;
-            let done = done.map_or(up_to, |(done, _)| done);
+            let done = done.map_or(up_to, |progress| progress.done);
             if backfilled_tables::next_events(&mut conn, done, up_to, 1)
                 .await?
                 .is_empty()
@@ -347,7 +348,7 @@ impl EventSearch {
 
     async fn index_until_stopped(self) {
         let stopping = self.tasks.stopping().clone();
-        let mut indexed = 0;
+        let mut indexed = Position::ZERO;
         while !stopping.is_cancelled() {
             let published = self.db.journal().published_position();
             if published > indexed {
@@ -367,11 +368,11 @@ impl EventSearch {
 
 /// Indexes the next events. They are read in the same write transaction, so that none of them is
 /// redacted in between.
-async fn index_batch(tx: &mut WriteTx, up_to: i64) -> Result<()> {
-    let Some((done, _)) = backfilled_tables::progress(tx, SEARCH_BACKFILL).await? else {
+async fn index_batch(tx: &mut WriteTx, up_to: Position) -> Result<()> {
+    let Some(progress) = backfilled_tables::progress(tx, SEARCH_BACKFILL).await? else {
         return Ok(());
     };
-    let events = backfilled_tables::next_events(tx, done, up_to, EVENTS_PER_BATCH).await?;
+    let events = backfilled_tables::next_events(tx, progress.done, up_to, EVENTS_PER_BATCH).await?;
     let Some(last) = events.last() else {
         return Ok(());
     };

@@ -4,7 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::Timeline;
 use crate::{
-    error::Result, matrix::TimelineEvent, rooms::memory::room::Room, storage::rooms::events,
+    error::Result, matrix::TimelineEvent, numbers::Position, rooms::memory::room::Room,
+    storage::rooms::events,
 };
 
 impl Timeline {
@@ -12,8 +13,8 @@ impl Timeline {
     pub(crate) async fn load_events_at(
         &self,
         room: &Room,
-        places: &[i64],
-    ) -> Result<HashMap<i64, Arc<TimelineEvent>>> {
+        places: &[Position],
+    ) -> Result<HashMap<Position, Arc<TimelineEvent>>> {
         let rows = {
             let mut conn = self.db.read().await?;
             events::at_places(&mut conn, room.num, places).await?

@@ -15,14 +15,12 @@ use super::StateReader;
 use crate::{
     error::{Error, Result},
     matrix::{EventVisibility, Pdu, StateMap},
+    numbers::{Position, PositionRange, StringNum, UserNum},
     rooms::memory::{
         room::Room,
         stored_events::{state_map, state_map_at},
     },
-    storage::{
-        PositionRange, UserNum,
-        rooms::{event_graph, events, state_snapshots},
-    },
+    storage::rooms::{event_graph, events, state_snapshots},
 };
 
 /// The number of events before a room has a member: the create event and the creator's join.
@@ -42,7 +40,7 @@ impl StateReader {
         room: &Room,
         user: UserNum,
         user_id: &UserId,
-        at: Option<i64>,
+        at: Option<Position>,
     ) -> Result<StateMap> {
         let current = room.view().state.clone();
         let is_open = EventVisibility::of_state(&current) == EventVisibility::WorldReadable;
@@ -64,12 +62,12 @@ impl StateReader {
     }
 
     /// Returns the state of a room after the events up to a place in its timeline.
-    pub async fn state_at(&self, room: &Room, place: i64) -> Result<StateMap> {
+    pub async fn state_at(&self, room: &Room, place: Position) -> Result<StateMap> {
         if let Some(state) = state_in_memory(room, place) {
             return Ok(state);
         }
         let mut tx = self.db.snapshot().await?;
-        let last = events::before_place(&mut tx, room.num, place.saturating_add(1), 1).await?;
+        let last = events::before_place(&mut tx, room.num, place.next(), 1).await?;
         let Some(last) = last.into_iter().next() else {
             return Ok(StateMap::default());
         };
@@ -105,7 +103,8 @@ impl StateReader {
     /// Returns the state of a room right after its creator joined.
     pub async fn first_state(&self, room: &Room) -> Result<StateMap> {
         let mut conn = self.db.read().await?;
-        let first = events::after_place(&mut conn, room.num, i64::MIN, FIRST_EVENT_COUNT).await?;
+        let first =
+            events::after_place(&mut conn, room.num, Position::MIN, FIRST_EVENT_COUNT).await?;
         drop(conn);
         match first.last() {
             Some(last) => self.state_at(room, last.timeline).await,
@@ -119,13 +118,13 @@ impl StateReader {
         &self,
         room: &Room,
         state: &StateMap,
-        after: i64,
-        up_to: i64,
+        after: Position,
+        up_to: Position,
     ) -> Result<Vec<Arc<Pdu>>> {
         let in_memory = {
             let view = room.view();
             (after >= view.ring_after).then(|| {
-                let within = |place: i64| place > after && place <= up_to;
+                let within = |place: Position| place > after && place <= up_to;
                 let events = view.ring.iter().filter(|event| within(event.timeline));
                 events
                     .flat_map(|event| event.changed_state_keys())
@@ -150,19 +149,19 @@ impl StateReader {
     async fn load_changed_keys(
         &self,
         room: &Room,
-        after: i64,
-        up_to: i64,
+        after: Position,
+        up_to: Position,
     ) -> Result<Vec<(StateEventType, String)>> {
         let mut conn = self.db.read().await?;
         let snapshot = room.view().snapshot;
         let range = PositionRange { after, up_to };
         let keys = state_snapshots::keys_changed(&mut conn, snapshot, range).await?;
-        let numbers: Vec<i64> = keys
+        let numbers: Vec<StringNum> = keys
             .iter()
             .flat_map(|key| [key.kind, key.state_key])
             .collect();
         let texts = self.db.strings.find_texts(&mut conn, &numbers).await?;
-        let text = |number: i64| texts.get(&number).map(ToString::to_string);
+        let text = |number: StringNum| texts.get(&number).map(ToString::to_string);
         Ok(keys
             .into_iter()
             .filter_map(|key| {
@@ -174,7 +173,7 @@ impl StateReader {
 }
 
 /// Returns the state after a place in the timeline, if the events around it are in memory.
-fn state_in_memory(room: &Room, place: i64) -> Option<StateMap> {
+fn state_in_memory(room: &Room, place: Position) -> Option<StateMap> {
     let view = room.view();
     if view
         .ring

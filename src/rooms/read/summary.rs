@@ -13,8 +13,8 @@ use super::{RoomPreviews, join_rules::restricted_rule, listing::build_listing};
 use crate::{
     error::{Error, Result},
     matrix::{EventVisibility, StateMap},
+    numbers::{RoomNum, UserNum},
     rooms::memory::room::Room,
-    storage::{RoomNum, UserNum},
 };
 
 /// The most `allow` conditions of a room that are checked.

@@ -11,9 +11,10 @@ use super::Relations;
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, rel_type},
+    numbers::{Position, StringNum, UserNum},
     rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
     storage::{
-        JournalChange, Position, UserNum,
+        JournalChange,
         rooms::{
             relations,
             thread_subscriptions::{self, NewThreadSubscription},
@@ -44,7 +45,7 @@ pub struct ThreadListRequest {
     /// The threads to include.
     pub include: ThreadFilter,
     /// The place in the timeline before which the newest replies are.
-    pub from: Option<i64>,
+    pub from: Option<Position>,
     /// The greatest number of threads.
     pub limit: usize,
 }
@@ -110,7 +111,7 @@ impl Relations {
             events: Vec::new(),
             end: None,
         };
-        let mut from = request.from.unwrap_or(i64::MAX);
+        let mut from = request.from.unwrap_or(Position::MAX);
         let mut looked_at = 0;
         while looked_at < MAX_READ_THREADS {
             let ThreadRows { rows, replied } =
@@ -148,13 +149,18 @@ impl Relations {
         Ok(page)
     }
 
-    async fn load_thread_rows(&self, room: &Room, user: UserNum, from: i64) -> Result<ThreadRows> {
+    async fn load_thread_rows(
+        &self,
+        room: &Room,
+        user: UserNum,
+        from: Position,
+    ) -> Result<ThreadRows> {
         let mut conn = self.db.read().await?;
         let rows = threads::before_place(&mut conn, room.num, from, THREADS_PER_QUERY).await?;
         let strings = &self.db.strings;
         let rel_type = strings.find_number(&mut conn, rel_type::M_THREAD).await?;
         let roots = rows.iter().map(|row| &row.root);
-        let rel_type = rel_type.unwrap_or_default();
+        let rel_type = rel_type.unwrap_or(StringNum::NONE);
         let replied =
             relations::parents_related_by(&mut conn, room.num, roots, rel_type, user).await?;
         Ok(ThreadRows { rows, replied })
@@ -162,7 +168,11 @@ impl Relations {
 
     /// Returns the threads with events after a place in the timeline, with their counters now and
     /// at that place.
-    pub async fn load_active_threads(&self, room: &Room, place: i64) -> Result<Vec<ThreadCount>> {
+    pub async fn load_active_threads(
+        &self,
+        room: &Room,
+        place: Position,
+    ) -> Result<Vec<ThreadCount>> {
         let mut conn = self.db.read().await?;
         let rows = threads::active_after(&mut conn, room.num, place, MAX_COUNTED_THREADS).await?;
         let count = |row: threads::ThreadCounts| {
@@ -238,7 +248,7 @@ impl Relations {
         access: &UserAccess,
         thread_root: &EventId,
         cause: &EventId,
-    ) -> Result<i64> {
+    ) -> Result<Position> {
         let not_in_thread = || {
             Error::refused(
                 RefusalCode::NotInThread,

@@ -8,6 +8,7 @@ use super::Timeline;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, StateMap, TimelineEvent},
+    numbers::{Position, PositionRange},
     rooms::{
         UserAccess,
         memory::{
@@ -16,7 +17,7 @@ use crate::{
         },
     },
     storage::{
-        PositionRange, ReadAccess,
+        ReadAccess,
         rooms::{
             events::{self, EventRow},
             state_snapshots, timeline_gaps,
@@ -37,9 +38,9 @@ const ROWS_PER_QUERY: i64 = 100;
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest {
     /// The place from which to read: after the event with this number.
-    pub from: i64,
+    pub from: Position,
     /// The place at which to stop.
-    pub to: Option<i64>,
+    pub to: Option<Position>,
     /// The direction in which to read.
     pub dir: Direction,
     /// The greatest number of events.
@@ -52,7 +53,7 @@ pub struct TimelinePage {
     /// The events, in the requested order.
     pub events: Vec<Arc<TimelineEvent>>,
     /// The start of the next page; `None` on the last page.
-    pub end: Option<i64>,
+    pub end: Option<Position>,
 }
 
 /// The events hidden from a user while a timeline is read backwards.
@@ -112,7 +113,7 @@ struct PageReader<'a> {
     gaps: GapHandling,
     found: Vec<Arc<TimelineEvent>>,
     /// The place from which to continue.
-    from: i64,
+    from: Position,
     hidden: HiddenEvents,
     hidden_in_a_row: usize,
 }
@@ -130,7 +131,7 @@ impl PageReader<'_> {
     fn add_event(
         &mut self,
         event: Arc<TimelineEvent>,
-        before: i64,
+        before: Position,
         wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> PageProgress {
         let is_visible = self.access.may_see(&event);
@@ -257,22 +258,26 @@ impl Timeline {
 
     /// Returns the place of the newest gap within a page. Some events before that place are
     /// missing.
-    async fn find_newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<i64>> {
+    async fn find_newest_gap(&self, room: &Room, request: PageRequest) -> Result<Option<Position>> {
         let mut conn = self.db.read().await?;
         let range = PositionRange {
-            after: request.to.unwrap_or(i64::MIN),
+            after: request.to.unwrap_or(Position::MIN),
             up_to: request.from,
         };
         let gaps = timeline_gaps::gaps_between(&mut conn, room.num, range, 1).await?;
         Ok(gaps.into_iter().next().map(|(_, place)| place))
     }
 
-    async fn load_rows(&self, room: &Room, from: i64, dir: Direction) -> Result<Vec<EventRow>> {
+    async fn load_rows(
+        &self,
+        room: &Room,
+        from: Position,
+        dir: Direction,
+    ) -> Result<Vec<EventRow>> {
         let mut conn = self.db.read().await?;
         match dir {
             Direction::Backward => {
-                events::before_place(&mut conn, room.num, from.saturating_add(1), ROWS_PER_QUERY)
-                    .await
+                events::before_place(&mut conn, room.num, from.next(), ROWS_PER_QUERY).await
             }
             Direction::Forward => {
                 events::after_place(&mut conn, room.num, from, ROWS_PER_QUERY).await
@@ -454,7 +459,11 @@ impl Timeline {
             dir,
             limit,
         };
-        let before = page(event.timeline - 1, Direction::Backward, limits.before);
+        let before = page(
+            event.timeline.previous(),
+            Direction::Backward,
+            limits.before,
+        );
         let after = page(event.timeline, Direction::Forward, limits.after);
         Ok(TimelineContext {
             before: self
@@ -488,14 +497,14 @@ fn no_such_event() -> Error {
 }
 
 /// Returns the place from which to continue after an event.
-fn place_after(row: &EventRow, dir: Direction) -> i64 {
+fn place_after(row: &EventRow, dir: Direction) -> Position {
     match dir {
-        Direction::Backward => row.timeline - 1,
+        Direction::Backward => row.timeline.previous(),
         Direction::Forward => row.timeline,
     }
 }
 
-pub(crate) fn is_past_end(to: Option<i64>, timeline: i64, dir: Direction) -> bool {
+pub(crate) fn is_past_end(to: Option<Position>, timeline: Position, dir: Direction) -> bool {
     match (to, dir) {
         (None, _) => false,
         (Some(to), Direction::Backward) => timeline <= to,

@@ -5,6 +5,7 @@ use ruma::{OwnedEventId, api::Direction};
 use super::Timeline;
 use crate::{
     error::{Error, Result},
+    numbers::Position,
     rooms::{UserAccess, memory::room::Room},
     storage::rooms::events::{self, TimeOrderPoint},
 };
@@ -30,11 +31,11 @@ impl Timeline {
         let mut from = match dir {
             Direction::Forward => TimeOrderPoint {
                 ts,
-                place: i64::MIN,
+                place: Position::MIN,
             },
             Direction::Backward => TimeOrderPoint {
                 ts,
-                place: i64::MAX,
+                place: Position::MAX,
             },
         };
         let mut looked_at = 0;

@@ -14,11 +14,9 @@ use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{Pdu, VerifiedEvent},
+    numbers::{Position, PositionRange, RoomNum},
     rooms::{ReceiveHints, ReceiveOutcome, memory::room::Room},
-    storage::{
-        PositionRange, RoomNum,
-        rooms::{event_graph, timeline_gaps},
-    },
+    storage::rooms::{event_graph, timeline_gaps},
 };
 
 /// The largest number of missing events that are read for one list of gaps.
@@ -30,7 +28,7 @@ const MAX_BACKFILL_EVENTS: usize = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimelineGap {
     /// The place of the event that follows what is missing.
-    pub place: i64,
+    pub place: Position,
     /// The missing events that this event follows.
     pub missing: Vec<OwnedEventId>,
 }
@@ -47,7 +45,12 @@ pub struct BackfillOutcome {
 
 impl EventReceiver {
     /// Returns the gaps in a span of a room's timeline, the newest first.
-    pub async fn find_gaps(&self, room: &Room, after: i64, up_to: i64) -> Result<Vec<TimelineGap>> {
+    pub async fn find_gaps(
+        &self,
+        room: &Room,
+        after: Position,
+        up_to: Position,
+    ) -> Result<Vec<TimelineGap>> {
         let mut conn = self.db.read().await?;
         let mut found: Vec<TimelineGap> = Vec::new();
         for (event_id, place) in timeline_gaps::gaps_between(
@@ -139,12 +142,12 @@ impl EventReceiver {
         let known: HashSet<String> = known.map(|node| node.event_id).collect();
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
         let gaps = timeline_gaps::missing_among(&mut tx, room, ids).await?;
-        let mut gaps: HashMap<String, i64> = gaps.into_iter().collect();
+        let mut gaps: HashMap<String, Position> = gaps.into_iter().collect();
         let mut newest_first: Vec<(usize, &Pdu)> =
             events.iter().map(VerifiedEvent::pdu).enumerate().collect();
         newest_first.sort_by_key(|(_, pdu)| std::cmp::Reverse((pdu.depth, pdu.origin_server_ts)));
         let mut order = Vec::new();
-        let mut taken: HashMap<i64, i64> = HashMap::new();
+        let mut taken: HashMap<Position, Position> = HashMap::new();
         for (n, pdu) in newest_first {
             let id = pdu.event_id.as_str();
             let Some(gap) = gaps.get(id).copied().filter(|_| !known.contains(id)) else {
@@ -157,7 +160,7 @@ impl EventReceiver {
             if own {
                 timeline_gaps::insert(&mut tx, room, [id], *place).await?;
             }
-            *place -= 1;
+            *place = place.previous();
             order.push(n);
             for prev in &pdu.prev_events {
                 gaps.entry(prev.to_string()).or_insert(gap);

@@ -15,8 +15,8 @@ use super::FederationReader;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu},
+    numbers::Position,
     rooms::{Room, memory::ErasedUsers},
-    storage::Position,
 };
 
 /// State types that determine the authorisation rules of a room, its encryption, or its relation to
@@ -117,7 +117,7 @@ impl ErasedUserRedactor<'_> {
         let stay = room.view().servers.get(self.server).copied();
         let was_there = match stay {
             // The value 0 means that memory does not know since when.
-            Some(stay) if stay.since != 0 => stay.since <= position,
+            Some(stay) if stay.since != Position::ZERO => stay.since <= position,
             _ => {
                 let state = self.reader.state.state_at(&room, position).await?;
                 let mut members = state.of_type(&StateEventType::RoomMember);

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::{self, ResolvedState, StateMap, VerifiedEvent},
+    numbers::{RoomNum, SnapshotId},
     rooms::{
         ReceiveHints, ReceiveOutcome,
         log::{
@@ -32,7 +33,7 @@ use crate::{
         unread::push_counts::UnreadIncrement,
     },
     storage::{
-        JournalChange, RoomNum,
+        JournalChange,
         rooms::{event_graph, room_table},
     },
 };
@@ -124,7 +125,7 @@ impl RoomImporter {
             if room.is_stale() {
                 continue;
             }
-            if room.version != version && tip.snapshot != 0 {
+            if room.version != version && tip.snapshot != SnapshotId::EMPTY {
                 return Err(Error::forbidden(
                     "this server knows the room with another version",
                 ));

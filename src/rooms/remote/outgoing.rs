@@ -16,14 +16,12 @@ use super::FederationReader;
 use crate::{
     error::{Error, Result},
     matrix::Pdu,
+    numbers::{Position, RoomNum, UserNum},
     rooms::Room,
-    storage::{
-        Position, RoomNum, UserNum,
-        rooms::{
-            event_graph::{self, SendableEvent},
-            events::EventStatus,
-            memberships, room_table,
-        },
+    storage::rooms::{
+        event_graph::{self, SendableEvent},
+        events::EventStatus,
+        memberships, room_table,
     },
 };
 
@@ -157,7 +155,7 @@ impl FederationReader {
         let last = rows.last().map_or(from, |row| row.position);
         let mut page = OutgoingRoomPage {
             events: Vec::new(),
-            next: (!is_all).then_some(last + 1),
+            next: (!is_all).then_some(last.next()),
         };
         let mut eraser = self.erased_user_redactor(server);
         for row in rows {

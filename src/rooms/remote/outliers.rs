@@ -9,9 +9,10 @@ use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{self, KnownEvents, Pdu, VerifiedEvent},
+    numbers::{RoomNum, StringNum, UserNum},
     rooms::memory::room::Room,
     storage::{
-        RoomNum, UserNum, WriteTx,
+        WriteTx,
         rooms::{
             event_graph::{self, OutlierRow as Row},
             events::EventStatus,
@@ -217,7 +218,7 @@ async fn store_outlier_chunk(
         texts.extend(pdu.state_key.as_deref());
     }
     let numbers = tx.intern_all(&texts).await?;
-    let number = |text: &str| numbers.get(text).copied().unwrap_or_default();
+    let number = |text: &str| numbers.get(text).copied().unwrap_or(StringNum::NONE);
     let mut rows = Vec::with_capacity(events.len());
     for (outlier, kind) in events.iter().zip(&kinds) {
         let pdu = outlier.event.pdu();
@@ -227,7 +228,7 @@ async fn store_outlier_chunk(
             event_id: pdu.event_id.as_str(),
             kind: number(kind),
             state_key: pdu.state_key.as_deref().map(number),
-            sender: UserNum::new(number(pdu.sender.as_str())),
+            sender: UserNum::of_string(number(pdu.sender.as_str())),
             status: outlier.status,
             origin_server_ts: pdu.origin_server_ts.0.into(),
             json: outlier.event.json(),

@@ -28,6 +28,7 @@ use super::EventReceiver;
 use crate::{
     error::{Error, Result},
     matrix::{StateMap, VerifiedEvent},
+    numbers::{Position, RoomNum},
     rooms::{
         log::{
             accepted_event::{AcceptedEvent, RemoteArrival},
@@ -39,7 +40,7 @@ use crate::{
         unread::push_counts::UnreadIncrement,
     },
     storage::{
-        PendingWrite, RoomNum, WriteIntent, WriteTx,
+        PendingWrite, WriteIntent, WriteTx,
         rooms::{event_graph, events::EventStatus},
     },
 };
@@ -268,7 +269,7 @@ impl EventReceiver {
         room: &Room,
         tip: &mut RoomTip,
         to_store: EventToStore<'_>,
-    ) -> Result<Option<i64>> {
+    ) -> Result<Option<Position>> {
         let EventToStore {
             incoming: IncomingEvent { event, hints },
             checked,

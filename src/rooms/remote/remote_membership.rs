@@ -19,9 +19,10 @@ use super::RemoteMemberships;
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, UnsignedFields, VerifiedEvent},
+    numbers::{Position, RoomNum, UserNum},
     rooms::{EventToSend, memory::room::Room, read::server_acl::check_server_allowed},
     storage::{
-        JournalChange, RoomNum, UserNum, WriteTx,
+        JournalChange, WriteTx,
         rooms::{
             event_graph::{self, OutlierRow},
             events::{self, EventStatus},
@@ -383,7 +384,7 @@ impl RemoteMemberships {
 }
 
 /// Stores an event as an outlier; returns its position.
-async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -> Result<i64> {
+async fn store_outlier(tx: &mut WriteTx, room: RoomNum, pdu: &Pdu, json: &str) -> Result<Position> {
     if let Some(known) = events::get_anywhere(tx, pdu.event_id.as_str()).await? {
         return Ok(known.position);
     }

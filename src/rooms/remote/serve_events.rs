@@ -15,6 +15,7 @@ use super::{FederationReader, erased_users::ErasedUserRedactor};
 use crate::{
     error::{Error, Result},
     matrix::{self, EventVisibility, StateMap},
+    numbers::{Position, SnapshotId},
     rooms::{
         log::resolution::pdu_from_node,
         memory::{room::Room, stored_events::state_map},
@@ -87,7 +88,7 @@ impl FederationReader {
         room: &Room,
         node: EventNode,
         eraser: &mut ErasedUserRedactor<'_>,
-        states: &mut HashMap<i64, StateMap>,
+        states: &mut HashMap<SnapshotId, StateMap>,
     ) -> Result<Box<RawValue>> {
         let json = node.json.clone();
         let event_id = OwnedEventId::try_from(node.event_id.as_str());
@@ -109,7 +110,7 @@ impl FederationReader {
         room: &Room,
         origin: &ServerName,
         node: EventNode,
-        states: &mut HashMap<i64, StateMap>,
+        states: &mut HashMap<SnapshotId, StateMap>,
     ) -> Result<bool> {
         let (snapshot, visibility) = (node.state, EventVisibility::from_number(node.visibility));
         let pdu = pdu_from_node(node)?;
@@ -273,8 +274,8 @@ impl FederationReader {
         dir: Direction,
     ) -> Result<(OwnedEventId, i64)> {
         let place = match dir {
-            Direction::Forward => i64::MIN,
-            Direction::Backward => i64::MAX,
+            Direction::Forward => Position::MIN,
+            Direction::Backward => Position::MAX,
         };
         let from = TimeOrderPoint { ts, place };
         let rows = {

@@ -9,10 +9,8 @@ use serde_json::value::RawValue;
 use super::EventReceiver;
 use crate::{
     error::{Error, Result},
-    storage::{
-        Position, RoomNum,
-        rooms::queued_events::{self, QueuedEventRow},
-    },
+    numbers::{Position, RoomNum},
+    storage::rooms::queued_events::{self, QueuedEventRow},
 };
 
 /// The largest number of events in one page.

@@ -6,7 +6,7 @@ use super::{
     remote::{EventLine, RemoteRoom, RemoteServer, text_content},
     *,
 };
-use crate::matrix::VerifiedEvent;
+use crate::{matrix::VerifiedEvent, numbers::Position};
 
 /// A room on another server that a user of this server is about to join.
 pub(crate) struct ImportFixture {
@@ -348,7 +348,7 @@ async fn a_user_who_rejoins_finds_the_current_state() {
         .server
         .rooms
         .receiver
-        .find_gaps(&room, i64::MIN, i64::MAX)
+        .find_gaps(&room, Position::MIN, Position::MAX)
         .await;
     assert_eq!(gaps.unwrap().len(), 2);
     let seen = abroad.visible_bodies(&bob()).await;
@@ -392,7 +392,7 @@ async fn backfilled_history_is_placed_before_the_join_in_order() {
         .server
         .rooms
         .receiver
-        .find_gaps(&room, i64::MIN, i64::MAX)
+        .find_gaps(&room, Position::MIN, Position::MAX)
         .await;
     assert_eq!(gaps.unwrap()[0].missing, [state[3].clone()]);
     let (first, none) = (abroad.events[..4].to_vec(), HashMap::new());

@@ -6,7 +6,7 @@ use super::{
     remote::{EventLine, RemoteRoom, RemoteServer, text_content},
     *,
 };
-use crate::matrix::VerifiedEvent;
+use crate::{matrix::VerifiedEvent, numbers::Position};
 
 const MESSAGE_TYPE: &str = "m.room.message";
 
@@ -437,7 +437,7 @@ async fn an_event_after_a_gap_is_accepted_with_supplied_state() {
         .server
         .rooms
         .receiver
-        .find_gaps(&room, i64::MIN, i64::MAX)
+        .find_gaps(&room, Position::MIN, Position::MAX)
         .await
         .unwrap();
     assert_eq!(gaps.len(), 1);
@@ -452,7 +452,7 @@ async fn an_event_after_a_gap_is_accepted_with_supplied_state() {
         .server
         .rooms
         .receiver
-        .find_gaps(&room, i64::MIN, i64::MAX)
+        .find_gaps(&room, Position::MIN, Position::MAX)
         .await
         .unwrap();
     assert!(gaps.is_empty(), "{gaps:?}");

@@ -99,7 +99,7 @@ impl TestServer {
         txn: Option<&str>,
     ) -> Result<OwnedEventId> {
         let transaction = txn.map(|txn_id| ClientTransaction {
-            device: crate::storage::DeviceNum::new(7),
+            device: crate::numbers::DeviceNum::new(7),
             txn_id: txn_id.to_owned(),
         });
         let event = EventToSend {
@@ -148,7 +148,7 @@ impl TestServer {
             .await
             .unwrap();
         let request = PageRequest {
-            from: i64::MAX - 1,
+            from: Position::MAX.previous(),
             to: None,
             dir: Direction::Backward,
             limit: 100,

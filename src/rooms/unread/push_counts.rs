@@ -21,11 +21,12 @@ use serde_json::value::RawValue;
 use crate::{
     error::Result,
     matrix::{self, Pdu, PushOutcome, RoomFacts, UnsignedFields},
+    numbers::UserNum,
     rooms::{
         memory::room::{Room, RoomTip},
         read::ignored_users::IgnoreSettingsByUser,
     },
-    storage::{Db, JournalChange, UserNum, users::account_data},
+    storage::{Db, JournalChange, users::account_data},
 };
 
 /// The maximum number of mentioned users of one event whose push rules are evaluated.

@@ -10,8 +10,9 @@ use ruma::OwnedEventId;
 use crate::{
     error::Result,
     matrix::TimelineEvent,
+    numbers::{Position, RoomNum, UserNum},
     storage::{
-        JournalChange, Position, ReadMarker, ReadPosition, RoomNum, ThreadMarker, UserNum, WriteTx,
+        JournalChange, ReadMarker, ReadPosition, ThreadMarker, WriteTx,
         rooms::{
             threads::{self, ThreadMarkerRow},
             unread_counts,

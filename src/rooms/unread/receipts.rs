@@ -14,8 +14,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::TimelineEvent,
+    numbers::UserNum,
     rooms::memory::room::Room,
-    storage::{JournalChange, Receipt, UserNum, WriteTx, rooms::receipts},
+    storage::{JournalChange, Receipt, WriteTx, rooms::receipts},
 };
 
 /// A receipt to be stored.

@@ -17,6 +17,7 @@ use crate::{
     clock::timestamp,
     error::{Error, RefusalCode, Result},
     matrix::Pdu,
+    numbers::SnapshotId,
     rooms::{
         EventToSend,
         log::{accepted_event::AcceptedEvent, new_events::into_invalid_state},
@@ -151,7 +152,7 @@ pub(crate) fn advance_scratch_tip(tip: &mut RoomTip, pdu: &Pdu) {
     tip.extremity_hashes = pdu.reference_hash.iter().cloned().collect();
     tip.depth = u64::from(pdu.depth);
     // This is no snapshot number; it only marks that the room has events.
-    tip.snapshot = -1;
+    tip.snapshot = SnapshotId::new(-1);
     let pdu = Arc::new(pdu.clone());
     let replaced = tip.state.insert(pdu.clone());
     if pdu.member().is_some() {

@@ -13,9 +13,10 @@ use serde_json::{json, value::RawValue};
 use super::{DelayedEvents, send_occasion::SendOccasion};
 use crate::{
     error::{Error, RefusalCode, Result},
+    numbers::{DelayedEventNum, DeviceNum, UserNum},
     rooms::{EventToSend, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
     storage::{
-        Db, DeviceNum, UserNum,
+        Db,
         rooms::delayed_events::{self, DelayedEventOutcome, DelayedEventRow, NewDelayedEvent},
     },
 };
@@ -266,7 +267,7 @@ impl DelayedEvents {
 
     async fn finalise_delayed_event(
         &self,
-        num: i64,
+        num: DelayedEventNum,
         outcome: DelayedEventOutcome<'_>,
     ) -> Result<bool> {
         let mut tx = self.db.write().await?;
@@ -355,7 +356,7 @@ impl DelayedEvents {
     }
 
     async fn finalise_refused_event(&self, row: &DelayedEventRow, refused: &Error) -> Result<()> {
-        tracing::debug!(delayed = row.num, error = %refused, "a delayed event was refused");
+        tracing::debug!(delayed = %row.num, error = %refused, "a delayed event was refused");
         let errcode = match refused {
             Error::Forbidden(_) => "M_FORBIDDEN",
             Error::TooLarge(_) => "M_TOO_LARGE",

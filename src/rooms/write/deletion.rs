@@ -17,9 +17,10 @@ use super::{RoomDeletion, member_change::leave_event, send_occasion::SendOccasio
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap, UnsignedFields},
+    numbers::{RoomNum, StateChainNum, UserNum},
     rooms::memory::room::Room,
     storage::{
-        JournalChange, RoomNum, RoomRemoval, UserNum, WriteTx,
+        JournalChange, RoomRemoval, WriteTx,
         rooms::{
             aliases, invite_links,
             room_deletion::{self, RoomDeletionRow, RoomMemberRow},
@@ -400,7 +401,7 @@ enum RoomDataPart<'a> {
     /// The own data of some users.
     Users(&'a [UserNum]),
     /// One chain of the room's state.
-    Chain(i64),
+    Chain(StateChainNum),
     /// The data that all members share.
     Shared,
     /// The events. They are removed after the state, because the state is found through them.

@@ -18,12 +18,13 @@ use super::RoomDirectory;
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix,
+    numbers::{RoomNum, UserNum},
     rooms::{EventToSend, memory::room::Room},
     storage::{
-        RoomNum, TextList, UserNum, WriteTx,
+        TextList, WriteTx,
         rooms::{
             aliases,
-            room_table::{self, DirectoryQuery, ListedRoom},
+            room_table::{self, DirectoryPlace, DirectoryQuery, ListedRoom},
         },
         text_list,
     },
@@ -240,7 +241,7 @@ impl RoomDirectory {
         let query = DirectoryQuery {
             term: search.term.unwrap_or_default().to_lowercase(),
             room_types: search.room_types.as_deref().map(room_type_list),
-            from: since.as_ref().map(|place| (place.members, place.num)),
+            from: since.as_ref().map(|position| position.place),
             limit: i64::try_from(limit).unwrap_or(1) + 1,
         };
         let mut conn = self.db.read().await?;
@@ -301,34 +302,34 @@ fn may_set_canonical_alias(room: &Room, user_id: &UserId) -> bool {
 
 /// A position in the order of the directory, from which a page begins.
 struct DirectoryPosition {
-    members: i64,
-    num: RoomNum,
+    place: DirectoryPlace,
     is_backwards: bool,
 }
 
 impl DirectoryPosition {
     fn from_room(room: &ListedRoom, is_back: bool) -> Self {
         Self {
-            members: room.entry.joined_members,
-            num: room.num,
+            place: DirectoryPlace {
+                joined_members: room.entry.joined_members,
+                num: room.num,
+            },
             is_backwards: is_back,
         }
     }
 
     /// Returns the position directly before a room, for the page before it.
     fn before_room(room: &ListedRoom) -> Self {
-        Self {
-            num: RoomNum::new(room.num.as_i64() - 1),
-            ..Self::from_room(room, true)
-        }
+        let mut position = Self::from_room(room, true);
+        position.place.num = RoomNum::new(room.num.as_i64() - 1);
+        position
     }
 
     fn into_token(self) -> String {
         format!(
             "{}{}_{}",
             if self.is_backwards { 'b' } else { 'f' },
-            self.members,
-            self.num
+            self.place.joined_members,
+            self.place.num
         )
     }
 
@@ -337,8 +338,10 @@ impl DirectoryPosition {
             let is_back = token.starts_with('b');
             let (members, num) = token.strip_prefix(['b', 'f'])?.split_once('_')?;
             Some(Self {
-                members: members.parse().ok()?,
-                num: num.parse().ok()?,
+                place: DirectoryPlace {
+                    joined_members: members.parse().ok()?,
+                    num: num.parse().ok()?,
+                },
                 is_backwards: is_back,
             })
         };

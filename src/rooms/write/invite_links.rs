@@ -13,9 +13,10 @@ use super::InviteLinks;
 use crate::{
     error::{Error, Result},
     matrix,
+    numbers::{InviteLinkNum, UserNum},
     rooms::memory::{room::Room, timetable::Timetable},
     storage::{
-        Db, UserNum,
+        Db,
         rooms::invite_links::{self, InviteLinkRow, LinkUse},
     },
 };
@@ -83,7 +84,7 @@ impl InviteLinks {
         let room = self.memory.room_of_member(room_id).await?;
         check_may_invite(&room, creator_id)?;
         let row = InviteLinkRow {
-            num: 0,
+            num: InviteLinkNum::new(0),
             token: Base64::<UrlSafe, _>::new(rand::random::<[u8; 24]>()).encode(),
             room: room.num,
             creator,

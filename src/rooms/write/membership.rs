@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     error::{Error, RefusalCode, Result},
+    numbers::{RoomNum, UserNum},
     rooms::{
         UserRoom,
         memory::{not_in_room, room::Room},
     },
-    storage::{JournalChange, RoomNum, UserNum, rooms::memberships},
+    storage::{JournalChange, rooms::memberships},
 };
 
 impl Memberships {

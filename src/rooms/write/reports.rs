@@ -7,10 +7,8 @@ use ruma::{EventId, RoomId, UserId, events::room::member::MembershipState};
 use super::Reports;
 use crate::{
     error::{Error, Result},
-    storage::{
-        UserNum,
-        rooms::reports::{self, NewReport},
-    },
+    numbers::UserNum,
+    storage::rooms::reports::{self, NewReport},
 };
 
 /// The longest reason of a report, in bytes.

@@ -9,6 +9,7 @@ use super::{EventSender, policy_server::EventVetting, send_occasion::SendOccasio
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{self, Pdu},
+    numbers::{RoomNum, StringNum},
     rooms::{
         log::{
             accepted_event::AcceptedEvent,
@@ -23,7 +24,7 @@ use crate::{
             stored_events::pdu_by_id,
         },
     },
-    storage::{ReadAccess, RoomNum, WriteIntent, WriteTx, rooms::events},
+    storage::{ReadAccess, WriteIntent, WriteTx, rooms::events},
 };
 
 /// The number of attempts to build an event. A new attempt is needed if a lost batch invalidated the room's tip, or if
@@ -283,7 +284,7 @@ async fn find_first_event(
     db: &mut impl ReadAccess,
     room: &Room,
     transaction: &ClientTransaction,
-    kind: i64,
+    kind: StringNum,
 ) -> Result<Option<OwnedEventId>> {
     let (device, txn_id) = (transaction.device, &transaction.txn_id);
     let first = events::find_by_transaction(db, device, room.num, kind, txn_id).await?;

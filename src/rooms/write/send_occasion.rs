@@ -8,6 +8,7 @@ use super::member_change::{MembershipAction, is_redundant_change};
 use crate::{
     error::Result,
     matrix::Pdu,
+    numbers::DelayedEventNum,
     rooms::{
         log::{invite_expiry, new_event::EventToSend},
         memory::room::RoomTip,
@@ -24,7 +25,7 @@ pub(crate) enum SendOccasion {
     /// The server sends it for a user who did not request it just now.
     Background,
     /// The delayed event with this number is due.
-    Delayed(i64),
+    Delayed(DelayedEventNum),
     /// This invitation has expired.
     InvitationExpiry(OwnedEventId),
     /// The room is being deleted.
@@ -75,7 +76,7 @@ impl SendOccasion {
         }
     }
 
-    pub(super) fn delayed_event_num(&self) -> Option<i64> {
+    pub(super) fn delayed_event_num(&self) -> Option<DelayedEventNum> {
         match self {
             Self::Delayed(num) => Some(*num),
             _ => None,

@@ -28,15 +28,13 @@ use crate::{
     clock::timestamp,
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
+    numbers::{Position, RoomNum},
     rooms::{
         EventToSend,
         log::{accepted_event::AcceptedEvent, append::append, release_write},
         memory::room::{Room, RoomTip},
     },
-    storage::{
-        RoomNum,
-        rooms::{aliases, room_table},
-    },
+    storage::rooms::{aliases, room_table},
 };
 
 /// The power level that a user needs to send messages and to invite in a room that was replaced.
@@ -161,7 +159,7 @@ impl RoomCreation {
             room_table::set_published(&mut tx, old.num, false).await?;
         }
         let mut next = tip.clone();
-        let mut newest = 0;
+        let mut newest = Position::ZERO;
         for accepted in last_events {
             let stored = append(&self.log, &mut tx, old, &mut next, accepted).await?;
             newest = stored.map_or(newest, |event| event.position);

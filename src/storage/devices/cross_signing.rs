@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx, number_list, text_list},
+    numbers::UserNum,
+    storage::{ReadAccess, WriteTx, number_list, text_list},
 };
 
 /// A cross-signing key.

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, ReadAccess, UserNum, WriteTx, number_list},
+    numbers::{DeviceNum, UserNum},
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// The identity keys of a device, with the data that are published with them.

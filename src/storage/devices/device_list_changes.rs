@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{JournalChange, Position, ReadAccess, UserNum, WriteTx},
+    numbers::{Position, UserNum},
+    storage::{JournalChange, ReadAccess, WriteTx},
 };
 
 /// The watcher of a change that concerns everyone who shares a room with the user.
@@ -169,7 +170,10 @@ pub async fn users_changed_between(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{RoomNum, rooms::memberships, testing::TestDb};
+    use crate::{
+        numbers::RoomNum,
+        storage::{rooms::memberships, testing::TestDb},
+    };
 
     #[tokio::test]
     async fn changes_concern_users_who_share_a_room_or_signed() {
@@ -180,7 +184,7 @@ mod tests {
                 user: UserNum::new(user),
                 room: RoomNum::new(7),
                 membership,
-                position: 1,
+                position: Position::new(1),
                 event: None,
                 stripped_state: None,
             };
@@ -193,13 +197,13 @@ mod tests {
             .unwrap();
 
         for (user, after, up_to, expected) in [
-            (1, 0, third, &[1, 2, 3][..]),
-            (1, 0, second, &[1, 2]),
-            (1, 0, first, &[1]),
-            (2, 0, third, &[1, 2]),
+            (1, Position::ZERO, third, &[1, 2, 3][..]),
+            (1, Position::ZERO, second, &[1, 2]),
+            (1, Position::ZERO, first, &[1]),
+            (2, Position::ZERO, third, &[1, 2]),
             (2, first, third, &[2]),
             (2, second, third, &[]),
-            (3, 0, third, &[]),
+            (3, Position::ZERO, third, &[]),
         ] {
             let changed = users_changed_between(&mut tx, UserNum::new(user), after, up_to).await;
             let changed: Vec<i64> = changed.unwrap().into_iter().map(UserNum::as_i64).collect();
@@ -223,7 +227,7 @@ mod tests {
             .await
             .unwrap();
 
-        let all = devices_changed_after(&mut tx, UserNum::new(1), 0, 9)
+        let all = devices_changed_after(&mut tx, UserNum::new(1), Position::ZERO, 9)
             .await
             .unwrap();
         let ids: Vec<&str> = all.iter().map(|(id, _)| &**id).collect();

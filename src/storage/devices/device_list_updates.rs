@@ -4,13 +4,14 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, UserNum, WriteTx, text_list, values_clause},
+    numbers::{Position, UserNum},
+    storage::{ReadAccess, WriteTx, text_list, values_clause},
 };
 
 /// The number of rows that one statement stores.
 const ROWS_PER_STATEMENT: usize = 100;
 /// A value in place of a position: nothing was sent to the server yet.
-pub const NOTHING_SENT: Position = -1;
+pub const NOTHING_SENT: Position = Position::new(-1);
 
 /// A user whose device list changes must be sent to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -21,7 +22,7 @@ pub struct QueuedDeviceListUpdate {
     /// The position up to which the server was sent all changes, or [`NOTHING_SENT`].
     pub sent_up_to: Position,
     /// The last `stream_id` that the server was sent; 0 if there was none.
-    pub stream_id: i64,
+    pub stream_id: Position,
 }
 
 /// Queues device list updates of users for servers: all devices if nothing was sent yet, otherwise the changes since
@@ -48,7 +49,7 @@ pub async fn queue_updates(
                 .bind(*user)
                 .bind(position)
                 .bind(NOTHING_SENT)
-                .bind(0_i64);
+                .bind(Position::ZERO);
         }
         servers.extend(query.fetch_scalars::<String>().await?);
     }
@@ -74,12 +75,21 @@ pub async fn queued_updates(
     .await
 }
 
+/// The last update about a user that a server was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct SentDeviceList {
+    /// The position up to which the server was sent all changes.
+    pub up_to: Position,
+    /// The last `stream_id`; 0 if there was none.
+    pub stream_id: Position,
+}
+
 /// Stores the change up to which a server was sent a user's updates.
 pub async fn set_sent_position(
     tx: &mut WriteTx,
     server: &str,
     user: UserNum,
-    (sent_up_to, stream_id): (Position, i64),
+    sent: SentDeviceList,
 ) -> Result<()> {
     tx.query(
         "UPDATE told_devices SET told = $3, stream_id = $4
@@ -87,8 +97,8 @@ pub async fn set_sent_position(
     )
     .bind(server)
     .bind(user)
-    .bind(sent_up_to)
-    .bind(stream_id)
+    .bind(sent.up_to)
+    .bind(sent.stream_id)
     .execute()
     .await?;
     Ok(())
@@ -131,19 +141,26 @@ mod tests {
         let first = queue_updates(
             &mut tx,
             &[("a", UserNum::new(1)), ("b", UserNum::new(1))],
-            5,
+            Position::new(5),
         )
         .await
         .unwrap();
         assert_eq!(first, ["a", "b"]);
         let row = queued_updates(&mut tx, "a", 9).await.unwrap()[0];
-        assert_eq!((row.changed, row.sent_up_to), (5, NOTHING_SENT));
-        set_sent_position(&mut tx, "a", UserNum::new(1), (5, 0))
+        assert_eq!(
+            (row.changed, row.sent_up_to),
+            (Position::new(5), NOTHING_SENT)
+        );
+        let sent = SentDeviceList {
+            up_to: Position::new(5),
+            stream_id: Position::ZERO,
+        };
+        set_sent_position(&mut tx, "a", UserNum::new(1), sent)
             .await
             .unwrap();
         assert!(queued_updates(&mut tx, "a", 9).await.unwrap().is_empty());
         assert!(
-            queue_updates(&mut tx, &[("a", UserNum::new(1))], 6)
+            queue_updates(&mut tx, &[("a", UserNum::new(1))], Position::new(6))
                 .await
                 .unwrap()
                 .is_empty()
@@ -161,11 +178,13 @@ mod tests {
         assert_eq!(again, ["a"]);
         assert_eq!(
             queued_updates(&mut tx, "a", 9).await.unwrap()[0].sent_up_to,
-            5
+            Position::new(5)
         );
         assert_eq!(servers_with_updates(&mut tx).await.unwrap().len(), 2);
 
-        delete_records(&mut tx, &["a", "b"], 5).await.unwrap();
+        delete_records(&mut tx, &["a", "b"], Position::new(5))
+            .await
+            .unwrap();
         assert_eq!(servers_with_updates(&mut tx).await.unwrap(), ["a"]);
         delete_records(&mut tx, &["a"], changed).await.unwrap();
         assert!(servers_with_updates(&mut tx).await.unwrap().is_empty());

@@ -3,8 +3,9 @@
 use super::{cross_signing, device_keys, device_list_changes};
 use crate::{
     error::{Error, Result},
+    numbers::{DeviceNum, UserNum},
     storage::{
-        DeviceNum, JournalChange, ReadAccess, UserNum, WriteTx, number_list, text_list,
+        JournalChange, ReadAccess, WriteTx, number_list, text_list,
         users::{account_data, accounts},
     },
 };

@@ -4,7 +4,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx, text_list, values_clause},
+    numbers::{BackupVersionNum, UserNum},
+    storage::{ReadAccess, WriteTx, text_list, values_clause},
 };
 
 /// The number of rows that one statement inserts.
@@ -13,7 +14,7 @@ const ROWS_PER_STATEMENT: usize = 64;
 /// A version of a user's backup.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct BackupRow {
-    pub version: i64,
+    pub version: BackupVersionNum,
     /// The encryption algorithm of the keys.
     pub algorithm: String,
     /// The algorithm-dependent data, as JSON.
@@ -44,7 +45,7 @@ pub struct BackupKeyRow {
 pub async fn insert(
     tx: &mut WriteTx,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     algorithm: &str,
     auth_data: &str,
 ) -> Result<()> {
@@ -62,7 +63,10 @@ pub async fn insert(
 }
 
 /// Returns the number of the newest version that a user ever had.
-pub async fn newest_version(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<i64>> {
+pub async fn newest_version(
+    db: &mut impl ReadAccess,
+    user: UserNum,
+) -> Result<Option<BackupVersionNum>> {
     db.query("SELECT version FROM key_backups WHERE user_num = $1 ORDER BY version DESC LIMIT 1")
         .bind(user)
         .fetch_scalar()
@@ -97,7 +101,7 @@ pub async fn latest(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<Ba
 pub async fn get(
     db: &mut impl ReadAccess,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
 ) -> Result<Option<BackupRow>> {
     db.query(
         "SELECT version, algorithm, auth_data, etag, key_count, deleted
@@ -114,7 +118,7 @@ pub async fn get(
 pub async fn set_auth_data(
     tx: &mut WriteTx,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     auth_data: &str,
 ) -> Result<()> {
     tx.query("UPDATE key_backups SET auth_data = $3 WHERE user_num = $1 AND version = $2")
@@ -138,7 +142,7 @@ pub struct BackupCounts {
 pub async fn set_counts(
     tx: &mut WriteTx,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     counts: BackupCounts,
 ) -> Result<()> {
     tx.query(
@@ -156,7 +160,12 @@ pub async fn set_counts(
 }
 
 /// Deletes a version and its keys. The row of the version is kept until there are `kept` newer ones.
-pub async fn delete(tx: &mut WriteTx, user: UserNum, version: i64, kept: i64) -> Result<()> {
+pub async fn delete(
+    tx: &mut WriteTx,
+    user: UserNum,
+    version: BackupVersionNum,
+    kept: i64,
+) -> Result<()> {
     delete_keys(tx, user, version, BackupKeySelection::All).await?;
     tx.query("UPDATE key_backups SET deleted = TRUE WHERE user_num = $1 AND version = $2")
         .bind(user)
@@ -203,7 +212,7 @@ pub enum BackupKeySelection<'a> {
 pub async fn keys(
     db: &mut impl ReadAccess,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     part: BackupKeySelection<'_>,
 ) -> Result<Vec<BackupKeyRow>> {
     let (sql, values): (&'static str, Vec<&str>) = match part {
@@ -238,7 +247,7 @@ pub async fn keys(
 pub async fn keys_of_sessions(
     db: &mut impl ReadAccess,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     room_ids: &[&str],
     session_ids: &[&str],
 ) -> Result<Vec<BackupKeyRow>> {
@@ -261,7 +270,7 @@ pub async fn keys_of_sessions(
 pub async fn set_keys(
     tx: &mut WriteTx,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     keys: &[BackupKeyRow],
 ) -> Result<()> {
     for chunk in keys.chunks(ROWS_PER_STATEMENT) {
@@ -294,7 +303,7 @@ pub async fn set_keys(
 pub async fn delete_keys(
     tx: &mut WriteTx,
     user: UserNum,
-    version: i64,
+    version: BackupVersionNum,
     part: BackupKeySelection<'_>,
 ) -> Result<u64> {
     let (sql, values): (&'static str, Vec<&str>) = match part {
@@ -339,19 +348,33 @@ mod tests {
     async fn keys_are_found_by_room_and_session() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        insert(&mut tx, UserNum::new(1), 1, "a", "{}")
-            .await
-            .unwrap();
+        insert(
+            &mut tx,
+            UserNum::new(1),
+            BackupVersionNum::new(1),
+            "a",
+            "{}",
+        )
+        .await
+        .unwrap();
         let stored = [key("!a", "s", 1), key("!a", "t", 2), key("!b", "s", 3)];
-        set_keys(&mut tx, UserNum::new(1), 1, &stored)
+        set_keys(&mut tx, UserNum::new(1), BackupVersionNum::new(1), &stored)
             .await
             .unwrap();
-        set_keys(&mut tx, UserNum::new(1), 1, &[key("!b", "s", 2)])
-            .await
-            .unwrap();
+        set_keys(
+            &mut tx,
+            UserNum::new(1),
+            BackupVersionNum::new(1),
+            &[key("!b", "s", 2)],
+        )
+        .await
+        .unwrap();
 
         let found = async |tx: &mut WriteTx, part: BackupKeySelection<'_>| {
-            keys(tx, UserNum::new(1), 1, part).await.unwrap().len()
+            keys(tx, UserNum::new(1), BackupVersionNum::new(1), part)
+                .await
+                .unwrap()
+                .len()
         };
         assert_eq!(found(&mut tx, BackupKeySelection::All).await, 3);
         assert_eq!(found(&mut tx, BackupKeySelection::Room("!a")).await, 2);
@@ -359,13 +382,24 @@ mod tests {
             found(&mut tx, BackupKeySelection::Session("!a", "t")).await,
             1
         );
-        let both = keys_of_sessions(&mut tx, UserNum::new(1), 1, &["!a", "!b"], &["s"])
-            .await
-            .unwrap();
+        let both = keys_of_sessions(
+            &mut tx,
+            UserNum::new(1),
+            BackupVersionNum::new(1),
+            &["!a", "!b"],
+            &["s"],
+        )
+        .await
+        .unwrap();
         assert_eq!(both.len(), 2);
-        let deleted = delete_keys(&mut tx, UserNum::new(1), 1, BackupKeySelection::Room("!a"))
-            .await
-            .unwrap();
+        let deleted = delete_keys(
+            &mut tx,
+            UserNum::new(1),
+            BackupVersionNum::new(1),
+            BackupKeySelection::Room("!a"),
+        )
+        .await
+        .unwrap();
         assert_eq!(deleted, 2);
         remove_all(&mut tx, UserNum::new(1)).await.unwrap();
         assert_eq!(found(&mut tx, BackupKeySelection::All).await, 0);
@@ -375,18 +409,23 @@ mod tests {
     async fn a_deleted_version_is_kept_for_a_while() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        for version in 1..=4 {
+        for version in (1..=4).map(BackupVersionNum::new) {
             insert(&mut tx, UserNum::new(1), version, "a", "{}")
                 .await
                 .unwrap();
         }
-        set_auth_data(&mut tx, UserNum::new(1), 3, "{\"b\":1}")
-            .await
-            .unwrap();
+        set_auth_data(
+            &mut tx,
+            UserNum::new(1),
+            BackupVersionNum::new(3),
+            "{\"b\":1}",
+        )
+        .await
+        .unwrap();
         set_counts(
             &mut tx,
             UserNum::new(1),
-            3,
+            BackupVersionNum::new(3),
             BackupCounts {
                 etag: 5,
                 key_count: 6,
@@ -395,23 +434,29 @@ mod tests {
         .await
         .unwrap();
 
-        for version in [1, 4] {
+        for version in [1, 4].map(BackupVersionNum::new) {
             delete(&mut tx, UserNum::new(1), version, 2).await.unwrap();
         }
 
-        assert_eq!(get(&mut tx, UserNum::new(1), 1).await.unwrap(), None);
+        assert_eq!(
+            get(&mut tx, UserNum::new(1), BackupVersionNum::new(1))
+                .await
+                .unwrap(),
+            None
+        );
         assert!(
-            get(&mut tx, UserNum::new(1), 4)
+            get(&mut tx, UserNum::new(1), BackupVersionNum::new(4))
                 .await
                 .unwrap()
                 .unwrap()
                 .deleted
         );
         let latest = latest(&mut tx, UserNum::new(1)).await.unwrap().unwrap();
-        assert_eq!((latest.version, latest.etag, latest.key_count), (3, 5, 6));
+        assert_eq!(latest.version, BackupVersionNum::new(3));
+        assert_eq!((latest.etag, latest.key_count), (5, 6));
         assert_eq!(
             newest_version(&mut tx, UserNum::new(1)).await.unwrap(),
-            Some(4)
+            Some(BackupVersionNum::new(4))
         );
         assert_eq!(count(&mut tx, UserNum::new(1)).await.unwrap(), 2);
     }

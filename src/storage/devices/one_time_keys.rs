@@ -6,9 +6,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{
-        DeviceNum, KeyCounts, Position, ReadAccess, WriteTx, number_list, text_list, values_clause,
-    },
+    numbers::{DeviceNum, Position},
+    storage::{KeyCounts, ReadAccess, WriteTx, number_list, text_list, values_clause},
 };
 
 /// The number of rows that one statement inserts.
@@ -205,7 +204,10 @@ pub async fn counts(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
+    use crate::{
+        numbers::UserNum,
+        storage::{devices::device_table, testing::TestDb},
+    };
 
     fn key<'a>(key_id: &'a str, key: &'a str) -> KeyRow<'a> {
         KeyRow {
@@ -227,7 +229,10 @@ mod tests {
         let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
-        let keys = [(8, key("z", "1")), (9, key("b", "2"))];
+        let keys = [
+            (Position::new(8), key("z", "1")),
+            (Position::new(9), key("b", "2")),
+        ];
         insert(&mut tx, device, &keys).await.unwrap();
 
         assert_eq!(
@@ -255,7 +260,7 @@ mod tests {
             keys_with_ids(&mut tx, device, &["b"]).await.unwrap().len(),
             1
         );
-        insert(&mut tx, device, &[(10, key("b", "3"))])
+        insert(&mut tx, device, &[(Position::new(10), key("b", "3"))])
             .await
             .unwrap();
         let again = claim(&mut tx, &[device], "a").await.unwrap();

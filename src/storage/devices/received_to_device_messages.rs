@@ -2,13 +2,14 @@
 
 use crate::{
     error::Result,
+    numbers::StringNum,
     storage::{ReadAccess as _, WriteTx},
 };
 
 /// Records a message of a server. Returns `false` if it was received before.
 pub async fn insert(
     tx: &mut WriteTx,
-    server: i64,
+    server: StringNum,
     message_id: &str,
     received_ts: i64,
 ) -> Result<bool> {
@@ -44,11 +45,11 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        assert!(insert(&mut tx, 1, "a", 10).await.unwrap());
-        assert!(!insert(&mut tx, 1, "a", 20).await.unwrap());
-        assert!(insert(&mut tx, 2, "a", 20).await.unwrap());
+        assert!(insert(&mut tx, StringNum::new(1), "a", 10).await.unwrap());
+        assert!(!insert(&mut tx, StringNum::new(1), "a", 20).await.unwrap());
+        assert!(insert(&mut tx, StringNum::new(2), "a", 20).await.unwrap());
         assert_eq!(delete_before(&mut tx, 20).await.unwrap(), 1);
-        assert!(insert(&mut tx, 1, "a", 30).await.unwrap());
-        assert!(!insert(&mut tx, 2, "a", 30).await.unwrap());
+        assert!(insert(&mut tx, StringNum::new(1), "a", 30).await.unwrap());
+        assert!(!insert(&mut tx, StringNum::new(2), "a", 30).await.unwrap());
     }
 }

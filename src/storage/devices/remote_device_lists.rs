@@ -4,9 +4,9 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
+    numbers::{RoomNum, StreamId, UserNum},
     storage::{
-        ReadAccess, RoomNum, UserNum, WriteTx, interned_strings::NumberedUser, number_list,
-        text_list, values_clause,
+        ReadAccess, WriteTx, interned_strings::NumberedUser, number_list, text_list, values_clause,
     },
 };
 
@@ -18,7 +18,7 @@ const ROWS_PER_STATEMENT: usize = 64;
 pub struct RemoteDeviceListRow {
     pub user_num: UserNum,
     /// The `stream_id` of the stored list, if the user's server gave one.
-    pub stream_id: Option<i64>,
+    pub stream_id: Option<StreamId>,
     /// Whether the list is up to date, as far as this server knows.
     pub is_fresh: bool,
     /// Whether clients were notified of a change, and none has queried the list since.
@@ -257,16 +257,19 @@ pub async fn untrack_users_without_shared_rooms(tx: &mut WriteTx) -> Result<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{
-        rooms::memberships,
-        testing::TestDb,
-        users::accounts::{self, Account},
+    use crate::{
+        numbers::Position,
+        storage::{
+            rooms::memberships,
+            testing::TestDb,
+            users::accounts::{self, Account},
+        },
     };
 
     fn list_of(user_num: UserNum, is_fresh: bool) -> RemoteDeviceListRow {
         RemoteDeviceListRow {
             user_num,
-            stream_id: is_fresh.then_some(5),
+            stream_id: is_fresh.then_some(StreamId::new(5)),
             is_fresh,
             is_told: true,
         }
@@ -368,7 +371,7 @@ mod tests {
                 user: users[user],
                 room: RoomNum::new(room),
                 membership: "join",
-                position: 1,
+                position: Position::new(1),
                 event: None,
                 stripped_state: None,
             };

@@ -4,7 +4,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, Position, ReadAccess, WriteTx, values_clause},
+    numbers::{DeviceNum, Position},
+    storage::{ReadAccess, WriteTx, values_clause},
 };
 
 /// The number of rows that one statement inserts.
@@ -125,7 +126,10 @@ pub async fn delete_transactions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
+    use crate::{
+        numbers::UserNum,
+        storage::{devices::device_table, testing::TestDb},
+    };
 
     #[tokio::test]
     async fn messages_are_kept_in_order_until_they_are_deleted() {
@@ -135,17 +139,28 @@ mod tests {
             .await
             .unwrap();
         let messages: Vec<_> = (1..=100)
-            .map(|position| (position, device, format!("{position}").into()))
+            .map(|number| (Position::new(number), device, number.to_string().into()))
             .collect();
 
         insert(&mut tx, &messages).await.unwrap();
 
-        assert_eq!(oldest_position(&mut tx, device).await.unwrap(), Some(1));
-        let some = messages_between(&mut tx, device, 2, 50, 3).await.unwrap();
+        assert_eq!(
+            oldest_position(&mut tx, device).await.unwrap(),
+            Some(Position::new(1))
+        );
+        let some = messages_between(&mut tx, device, Position::new(2), Position::new(50), 3)
+            .await
+            .unwrap();
         let positions: Vec<_> = some.iter().map(|(position, _)| *position).collect();
-        assert_eq!(positions, [3, 4, 5]);
-        assert_eq!(delete(&mut tx, device, 99).await.unwrap(), 99);
-        assert_eq!(oldest_position(&mut tx, device).await.unwrap(), Some(100));
+        assert_eq!(positions, [3, 4, 5].map(Position::new));
+        assert_eq!(
+            delete(&mut tx, device, Position::new(99)).await.unwrap(),
+            99
+        );
+        assert_eq!(
+            oldest_position(&mut tx, device).await.unwrap(),
+            Some(Position::new(100))
+        );
     }
 
     #[tokio::test]

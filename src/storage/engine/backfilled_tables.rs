@@ -2,29 +2,38 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
+    numbers::{Position, RoomNum, StringNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// An event that a table is filled from.
 #[derive(Debug, sqlx::FromRow)]
 pub struct StoredEvent {
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     pub event_id: String,
     /// The place in the timeline.
-    pub timeline: Option<i64>,
+    pub timeline: Option<Position>,
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the sender.
     pub sender: UserNum,
     /// The canonical JSON.
     pub json: String,
 }
 
-/// Returns the position up to which events have been read, and the position up to which they must
-/// be.
-pub async fn progress(db: &mut impl ReadAccess, name: &str) -> Result<Option<(i64, Option<i64>)>> {
+/// The progress of filling a table.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct BackfillProgress {
+    /// The position up to which events have been read.
+    pub done: Position,
+    /// The position up to which they must be read; `None` for a table that is filled as long as there are new events.
+    pub up_to: Option<Position>,
+}
+
+/// Returns the progress of filling a table.
+pub async fn progress(db: &mut impl ReadAccess, name: &str) -> Result<Option<BackfillProgress>> {
     db.query("SELECT done, up_to FROM fills WHERE name = $1")
         .bind(name)
         .fetch_optional()
@@ -32,7 +41,7 @@ pub async fn progress(db: &mut impl ReadAccess, name: &str) -> Result<Option<(i6
 }
 
 /// Stores the position up to which events have been read.
-pub async fn set_progress(tx: &mut WriteTx, name: &str, done: i64) -> Result<()> {
+pub async fn set_progress(tx: &mut WriteTx, name: &str, done: Position) -> Result<()> {
     tx.query("UPDATE fills SET done = $2 WHERE name = $1")
         .bind(name)
         .bind(done)
@@ -44,8 +53,8 @@ pub async fn set_progress(tx: &mut WriteTx, name: &str, done: i64) -> Result<()>
 /// Returns the next events to read.
 pub async fn next_events(
     db: &mut impl ReadAccess,
-    after: i64,
-    up_to: i64,
+    after: Position,
+    up_to: Position,
     limit: i64,
 ) -> Result<Vec<StoredEvent>> {
     db.query(
@@ -63,7 +72,7 @@ pub async fn next_events(
 /// Sets the columns that are derived from the JSON of a stored event.
 pub async fn set_derived_columns(
     tx: &mut WriteTx,
-    position: i64,
+    position: Position,
     origin_server_ts: i64,
     thread: Option<&str>,
 ) -> Result<()> {

@@ -6,8 +6,10 @@ use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, events::room::member::MembershipState,
 };
 
-use super::numbers::{DeviceNum, RoomNum, UserNum};
-use crate::matrix::{NotificationCounters, TimelineEvent};
+use crate::{
+    matrix::{NotificationCounters, TimelineEvent},
+    numbers::{DeviceNum, Position, RoomNum, UserNum},
+};
 
 /// A change that a commit made.
 #[derive(Clone, Debug)]
@@ -49,7 +51,7 @@ pub enum JournalChange {
         /// The former number of the room.
         room: RoomNum,
         /// The journal position at which the user left.
-        left_at: i64,
+        left_at: Position,
         /// The last update that the user is sent.
         removed: Arc<RoomRemoval>,
     },
@@ -145,7 +147,7 @@ pub struct Receipt {
     /// The time of the receipt, in milliseconds since the Unix epoch.
     pub ts: i64,
     /// The journal position of the receipt.
-    pub position: i64,
+    pub position: Position,
 }
 
 /// The read position of a user in a room.
@@ -166,7 +168,7 @@ pub enum ReadPosition {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadMarker {
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The counters of the room.
     pub counters: NotificationCounters,
     /// The part of these that is in threads.
@@ -186,7 +188,7 @@ pub struct ThreadMarker {
     /// The root of the thread; `None` is the main timeline.
     pub thread: Option<OwnedEventId>,
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The counters of the thread at that place.
     pub counters: NotificationCounters,
     /// The counters of the thread at the place up to which everything was read.

@@ -8,7 +8,8 @@ use std::{
 
 use crate::{
     error::{Error, Result},
-    storage::{ReadAccess, UserNum, number_list, text_list},
+    numbers::{StringNum, UserNum},
+    storage::{ReadAccess, number_list, text_list},
 };
 
 /// The most texts in memory; when there are more, the memory is cleared.
@@ -29,12 +30,12 @@ pub struct InternedStrings {
 
 #[derive(Default)]
 struct StringCache {
-    numbers: HashMap<Arc<str>, i64>,
-    texts: HashMap<i64, Arc<str>>,
+    numbers: HashMap<Arc<str>, StringNum>,
+    texts: HashMap<StringNum, Arc<str>>,
 }
 
 impl InternedStrings {
-    pub(super) fn cached_number(&self, text: &str) -> Option<i64> {
+    pub(super) fn cached_number(&self, text: &str) -> Option<StringNum> {
         self.cache
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -43,7 +44,7 @@ impl InternedStrings {
             .copied()
     }
 
-    fn cached_text(&self, number: i64) -> Option<Arc<str>> {
+    fn cached_text(&self, number: StringNum) -> Option<Arc<str>> {
         self.cache
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -52,7 +53,7 @@ impl InternedStrings {
             .cloned()
     }
 
-    pub(crate) fn cache_pairs(&self, pairs: impl IntoIterator<Item = (Arc<str>, i64)>) {
+    pub(crate) fn cache_pairs(&self, pairs: impl IntoIterator<Item = (Arc<str>, StringNum)>) {
         let mut known = self.cache.write().unwrap_or_else(PoisonError::into_inner);
         if known.numbers.len() > MAX_CACHED_TEXTS {
             *known = StringCache::default();
@@ -69,7 +70,11 @@ impl InternedStrings {
     }
 
     /// Returns the number of a text, or `None` if it was never stored.
-    pub async fn find_number(&self, db: &mut impl ReadAccess, text: &str) -> Result<Option<i64>> {
+    pub async fn find_number(
+        &self,
+        db: &mut impl ReadAccess,
+        text: &str,
+    ) -> Result<Option<StringNum>> {
         if let Some(number) = self.cached_number(text) {
             return Ok(Some(number));
         }
@@ -90,12 +95,16 @@ impl InternedStrings {
         db: &mut impl ReadAccess,
         user_id: &str,
     ) -> Result<Option<UserNum>> {
-        Ok(self.find_number(db, user_id).await?.map(UserNum::new))
+        Ok(self.find_number(db, user_id).await?.map(UserNum::of_string))
     }
 
     /// Returns the numbers of those of the texts that are stored.
-    pub async fn find_numbers(&self, db: &mut impl ReadAccess, texts: &[&str]) -> Result<Vec<i64>> {
-        let mut found: Vec<i64> = Vec::with_capacity(texts.len());
+    pub async fn find_numbers(
+        &self,
+        db: &mut impl ReadAccess,
+        texts: &[&str],
+    ) -> Result<Vec<StringNum>> {
+        let mut found: Vec<StringNum> = Vec::with_capacity(texts.len());
         let mut unknown = Vec::new();
         for text in texts {
             match self.cached_number(text) {
@@ -104,7 +113,7 @@ impl InternedStrings {
             }
         }
         if !unknown.is_empty() {
-            let rows: Vec<(String, i64)> = db
+            let rows: Vec<(String, StringNum)> = db
                 .query(
                     "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
                 )
@@ -127,15 +136,15 @@ impl InternedStrings {
         user_ids: &[&str],
     ) -> Result<Vec<UserNum>> {
         let numbers = self.find_numbers(db, user_ids).await?;
-        Ok(numbers.into_iter().map(UserNum::new).collect())
+        Ok(numbers.into_iter().map(UserNum::of_string).collect())
     }
 
     /// Returns the texts of these numbers, in no particular order.
     pub async fn find_texts(
         &self,
         db: &mut impl ReadAccess,
-        numbers: &[i64],
-    ) -> Result<HashMap<i64, Arc<str>>> {
+        numbers: &[StringNum],
+    ) -> Result<HashMap<StringNum, Arc<str>>> {
         let mut found = HashMap::with_capacity(numbers.len());
         let mut unknown = Vec::new();
         for number in numbers {
@@ -145,12 +154,12 @@ impl InternedStrings {
             }
         }
         if !unknown.is_empty() {
-            let rows: Vec<(i64, String)> = db
+            let rows: Vec<(StringNum, String)> = db
                 .query("SELECT num, text FROM strings WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))")
                 .bind(number_list(unknown))
                 .fetch_all()
                 .await?;
-            let pairs: Vec<(Arc<str>, i64)> = rows
+            let pairs: Vec<(Arc<str>, StringNum)> = rows
                 .into_iter()
                 .map(|(num, text)| (Arc::from(text), num))
                 .collect();
@@ -166,21 +175,21 @@ impl InternedStrings {
         db: &mut impl ReadAccess,
         users: &[UserNum],
     ) -> Result<HashMap<UserNum, Arc<str>>> {
-        let numbers: Vec<i64> = users.iter().map(|user| user.as_i64()).collect();
+        let numbers: Vec<StringNum> = users.iter().map(|user| user.string()).collect();
         let texts = self.find_texts(db, &numbers).await?;
         let user_ids = texts.into_iter();
         Ok(user_ids
-            .map(|(number, text)| (UserNum::new(number), text))
+            .map(|(number, text)| (UserNum::of_string(number), text))
             .collect())
     }
 
     /// Returns the id of a user.
     pub async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<Arc<str>> {
-        self.text_of(db, user.as_i64()).await
+        self.text_of(db, user.string()).await
     }
 
     /// Returns the text of a number.
-    pub async fn text_of(&self, db: &mut impl ReadAccess, number: i64) -> Result<Arc<str>> {
+    pub async fn text_of(&self, db: &mut impl ReadAccess, number: StringNum) -> Result<Arc<str>> {
         let mut found = self.find_texts(db, &[number]).await?;
         found
             .remove(&number)

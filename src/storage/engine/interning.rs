@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{journal::WriteTx, numbers::UserNum, postgres_text::without_nul};
+use super::{journal::WriteTx, postgres_text::without_nul};
 use crate::{
     error::{Error, Result},
+    numbers::{StringNum, UserNum},
     storage::{ReadAccess, text_list},
 };
 
@@ -13,7 +14,7 @@ const TEXTS_PER_STATEMENT: usize = 500;
 
 impl WriteTx {
     /// Returns the numbers of texts, and stores those that are new.
-    pub async fn intern_all(&mut self, texts: &[&str]) -> Result<HashMap<String, i64>> {
+    pub async fn intern_all(&mut self, texts: &[&str]) -> Result<HashMap<String, StringNum>> {
         let mut numbers = HashMap::with_capacity(texts.len());
         let mut unknown = Vec::new();
         for text in texts {
@@ -37,14 +38,14 @@ impl WriteTx {
             .bind(text_list(chunk))
             .execute()
             .await?;
-            let rows: Vec<(String, i64)> = self
+            let rows: Vec<(String, StringNum)> = self
                 .query(
                     "SELECT text, num FROM strings WHERE text IN (SELECT value FROM json_each($1))",
                 )
                 .bind(text_list(chunk))
                 .fetch_all()
                 .await?;
-            let rows: HashMap<String, i64> = rows.into_iter().collect();
+            let rows: HashMap<String, StringNum> = rows.into_iter().collect();
             for text in chunk {
                 let number = rows.get(*text).or_else(|| rows.get(&*without_nul(text)));
                 let number =
@@ -57,7 +58,7 @@ impl WriteTx {
     }
 
     /// Returns the number of a text, and stores the text if it is new.
-    pub async fn intern(&mut self, text: &str) -> Result<i64> {
+    pub async fn intern(&mut self, text: &str) -> Result<StringNum> {
         if let Some(number) = self
             .strings()
             .cached_number(text)
@@ -68,7 +69,7 @@ impl WriteTx {
         let inserted = self
             .query("INSERT INTO strings (text) VALUES ($1) ON CONFLICT (text) DO NOTHING RETURNING num")
             .bind(text)
-            .fetch_scalar::<i64>()
+            .fetch_scalar::<StringNum>()
             .await?;
         let number = match inserted {
             Some(number) => number,
@@ -85,6 +86,6 @@ impl WriteTx {
 
     /// Returns the number of a user, and stores the user id if it is new.
     pub async fn intern_user(&mut self, user_id: &str) -> Result<UserNum> {
-        Ok(UserNum::new(self.intern(user_id).await?))
+        Ok(UserNum::of_string(self.intern(user_id).await?))
     }
 }

@@ -17,7 +17,7 @@ mod write_tx;
 mod writer;
 
 use std::{
-    sync::{Arc, PoisonError, RwLockReadGuard, atomic::Ordering},
+    sync::{Arc, PoisonError, RwLockReadGuard},
     time::Duration,
 };
 
@@ -34,9 +34,9 @@ pub use self::{
 };
 use super::{
     dialect::DatabaseTarget, directory_lock::DirectoryLock, interned_strings::InternedStrings,
-    migrations, numbers::Position,
+    migrations,
 };
-use crate::{error::Result, health::Health, tasks::Tasks};
+use crate::{error::Result, health::Health, numbers::Position, tasks::Tasks};
 
 /// The time for which a batch waits for writers that have registered an intent.
 const MAX_INTENT_WAIT: Duration = Duration::from_millis(4);
@@ -66,9 +66,7 @@ impl Journal {
         let shared = Arc::new(JournalState::new(strings));
         let writer =
             JournalWriter::open(target.clone(), conn, shared.clone(), flush, locks).await?;
-        shared
-            .published
-            .store(writer.next_position - 1, Ordering::SeqCst);
+        shared.published.store(writer.next_position.previous());
         let writer = Arc::new(Mutex::new(writer));
         // The flusher runs until the last writer is dropped, not until the stop signal: written changes must reach the
         // disk.
@@ -97,7 +95,7 @@ impl Journal {
 
     /// Returns the newest position that readers may see.
     pub fn published_position(&self) -> Position {
-        self.shared.published.load(Ordering::SeqCst)
+        self.shared.published.load()
     }
 
     /// Returns the reason why the journal cannot store anything, if there is one.

@@ -11,6 +11,5 @@ pub mod interned_strings;
 mod interning;
 pub(crate) mod journal;
 pub(crate) mod migrations;
-pub(crate) mod numbers;
 pub(crate) mod postgres_text;
 pub(crate) mod query;

@@ -119,7 +119,10 @@ impl Encode<'_, Postgres> for TextList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{ReadAccess, testing::TestDb};
+    use crate::{
+        numbers::StringNum,
+        storage::{ReadAccess, testing::TestDb},
+    };
 
     #[tokio::test]
     async fn no_character_makes_a_statement_fail() {
@@ -129,14 +132,14 @@ mod tests {
             let num = tx.intern(text).await.unwrap();
 
             assert_eq!(tx.intern(text).await.unwrap(), num, "{text:?}");
-            let found: Vec<i64> = tx
+            let found: Vec<StringNum> = tx
                 .query("SELECT num FROM strings WHERE text = $1")
                 .bind(Some(text.to_owned()))
                 .fetch_scalars()
                 .await
                 .unwrap();
             assert_eq!(found, [num], "{text:?}");
-            let found: Vec<i64> = tx
+            let found: Vec<StringNum> = tx
                 .query("SELECT num FROM strings WHERE text IN (SELECT value FROM json_each($1))")
                 .bind(text_list([text]))
                 .fetch_scalars()
@@ -155,12 +158,12 @@ mod tests {
     async fn numbers_are_bound_without_changes() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let number: Option<i64> = tx
+        let number: Option<StringNum> = tx
             .query("SELECT $1 + 1")
             .bind(256_i64)
             .fetch_scalar()
             .await
             .unwrap();
-        assert_eq!(number, Some(257));
+        assert_eq!(number, Some(StringNum::new(257)));
     }
 }

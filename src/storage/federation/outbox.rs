@@ -4,7 +4,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, RoomNum, WriteTx, number_list, text_list, values_clause},
+    numbers::{Position, RoomNum},
+    storage::{ReadAccess, WriteTx, number_list, text_list, values_clause},
 };
 
 /// The number of rows that one statement stores.
@@ -257,10 +258,16 @@ mod tests {
             since,
         };
 
-        set_unsent_rooms(&mut tx, &[row(RoomNum::new(1), 5), row(RoomNum::new(2), 6)])
-            .await
-            .unwrap();
-        set_unsent_rooms(&mut tx, &[row(RoomNum::new(2), 9)])
+        set_unsent_rooms(
+            &mut tx,
+            &[
+                row(RoomNum::new(1), Position::new(5)),
+                row(RoomNum::new(2), Position::new(6)),
+            ],
+        )
+        .await
+        .unwrap();
+        set_unsent_rooms(&mut tx, &[row(RoomNum::new(2), Position::new(9))])
             .await
             .unwrap();
         remove_unsent_rooms(&mut tx, "a", &[RoomNum::new(1)])
@@ -269,13 +276,13 @@ mod tests {
         remove_unsent_rooms(&mut tx, "b", &[RoomNum::new(2)])
             .await
             .unwrap();
-        set_cursor(&mut tx, 77).await.unwrap();
+        set_cursor(&mut tx, Position::new(77)).await.unwrap();
 
         assert_eq!(
             unsent_rooms(&mut tx).await.unwrap(),
-            [row(RoomNum::new(2), 9)]
+            [row(RoomNum::new(2), Position::new(9))]
         );
-        assert_eq!(cursor(&mut tx).await.unwrap(), 77);
+        assert_eq!(cursor(&mut tx).await.unwrap(), Position::new(77));
     }
 
     #[tokio::test]
@@ -300,19 +307,24 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a")] {
-            insert_message(&mut tx, message(position, server, position * 10))
-                .await
-                .unwrap();
+            insert_message(
+                &mut tx,
+                message(Position::new(position), server, position * 10),
+            )
+            .await
+            .unwrap();
         }
 
         let some = messages(&mut tx, "a", 0, 2).await.unwrap();
-        remove_messages(&mut tx, "a", 5).await.unwrap();
+        remove_messages(&mut tx, "a", Position::new(5))
+            .await
+            .unwrap();
 
         let row = |position| ServerMessageRow {
             position,
             edu: "{}".to_owned(),
         };
-        assert_eq!(some, [row(3), row(5)]);
+        assert_eq!(some, [row(Position::new(3)), row(Position::new(5))]);
         assert_eq!(messages(&mut tx, "a", 0, 9).await.unwrap().len(), 1);
         let mut servers = servers_with_messages(&mut tx).await.unwrap();
         servers.sort();
@@ -324,9 +336,12 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         for (position, server) in [(3, "a"), (4, "b"), (5, "a"), (6, "a"), (7, "a")] {
-            insert_message(&mut tx, message(position, server, position * 10))
-                .await
-                .unwrap();
+            insert_message(
+                &mut tx,
+                message(Position::new(position), server, position * 10),
+            )
+            .await
+            .unwrap();
         }
 
         let recent = messages(&mut tx, "a", 60, 9).await.unwrap();
@@ -358,10 +373,12 @@ mod tests {
         let unsent = UnsentRoomRow {
             server: "b".to_owned(),
             room: RoomNum::new(1),
-            since: 5,
+            since: Position::new(5),
         };
         set_unsent_rooms(&mut tx, &[unsent]).await.unwrap();
-        insert_message(&mut tx, message(7, "c", 1)).await.unwrap();
+        insert_message(&mut tx, message(Position::new(7), "c", 1))
+            .await
+            .unwrap();
 
         let mut idle = idle_destinations(&mut tx).await.unwrap();
         idle.sort();

@@ -2,6 +2,7 @@
 
 use crate::{
     error::Result,
+    numbers::StringNum,
     storage::{ReadAccess, WriteTx},
 };
 
@@ -30,7 +31,7 @@ const MAX_KEYS: i64 = 64;
 const MAX_FORMER_DOCUMENTS: i64 = 8;
 
 /// Returns the stored keys of a server.
-pub async fn of_server(db: &mut impl ReadAccess, server: i64) -> Result<Vec<ServerKeyRow>> {
+pub async fn of_server(db: &mut impl ReadAccess, server: StringNum) -> Result<Vec<ServerKeyRow>> {
     db.query("SELECT key_id, public_key, valid_until_ts FROM server_keys WHERE server = $1")
         .bind(server)
         .fetch_all()
@@ -38,7 +39,7 @@ pub async fn of_server(db: &mut impl ReadAccess, server: i64) -> Result<Vec<Serv
 }
 
 /// Stores a key of a server in place of the one with the same id.
-pub async fn set_key(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Result<()> {
+pub async fn set_key(tx: &mut WriteTx, server: StringNum, row: &ServerKeyRow) -> Result<()> {
     tx.query(
         "INSERT INTO server_keys (server, key_id, public_key, valid_until_ts)
          VALUES ($1, $2, $3, $4)
@@ -55,7 +56,7 @@ pub async fn set_key(tx: &mut WriteTx, server: i64, row: &ServerKeyRow) -> Resul
 }
 
 /// Deletes surplus keys of a server, the ones that expired first.
-pub async fn delete_surplus_keys(tx: &mut WriteTx, server: i64) -> Result<()> {
+pub async fn delete_surplus_keys(tx: &mut WriteTx, server: StringNum) -> Result<()> {
     tx.query(
         "DELETE FROM server_keys
          WHERE server = $1 AND key_id NOT IN (
@@ -72,7 +73,7 @@ pub async fn delete_surplus_keys(tx: &mut WriteTx, server: i64) -> Result<()> {
 /// Returns the document that a server published last.
 pub async fn latest_document(
     db: &mut impl ReadAccess,
-    server: i64,
+    server: StringNum,
 ) -> Result<Option<KeyDocumentRow>> {
     db.query("SELECT document, valid_until_ts FROM server_key_documents WHERE server = $1")
         .bind(server)
@@ -81,7 +82,7 @@ pub async fn latest_document(
 }
 
 /// Stores the document that a server published.
-pub async fn set_document(tx: &mut WriteTx, server: i64, row: &KeyDocumentRow) -> Result<()> {
+pub async fn set_document(tx: &mut WriteTx, server: StringNum, row: &KeyDocumentRow) -> Result<()> {
     tx.query(
         "INSERT INTO server_key_documents (server, document, valid_until_ts)
          VALUES ($1, $2, $3)
@@ -99,7 +100,7 @@ pub async fn set_document(tx: &mut WriteTx, server: i64, row: &KeyDocumentRow) -
 /// Keeps a document that a later one has replaced. Of too many, those with the latest expiry are kept.
 pub async fn keep_former_document(
     tx: &mut WriteTx,
-    server: i64,
+    server: StringNum,
     row: &KeyDocumentRow,
 ) -> Result<()> {
     tx.query(
@@ -128,7 +129,7 @@ pub async fn keep_former_document(
 /// Returns the former documents of a server, those with the latest expiry first.
 pub async fn former_documents(
     db: &mut impl ReadAccess,
-    server: i64,
+    server: StringNum,
 ) -> Result<Vec<KeyDocumentRow>> {
     db.query(
         "SELECT document, valid_until_ts FROM former_key_documents
@@ -149,6 +150,7 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let server = tx.intern("a.example").await.unwrap();
+        let another_server = tx.intern("b.example").await.unwrap();
         let key = |valid_until_ts| ServerKeyRow {
             key_id: "ed25519:1".to_owned(),
             public_key: "AAAA".to_owned(),
@@ -168,15 +170,18 @@ mod tests {
         assert_eq!(of_server(&mut tx, server).await.unwrap(), [key(4)]);
         let stored = latest_document(&mut tx, server).await.unwrap();
         assert_eq!(stored, Some(document_until(4)));
-        assert!(of_server(&mut tx, server + 1).await.unwrap().is_empty());
-        assert_eq!(latest_document(&mut tx, server + 1).await.unwrap(), None);
+        assert!(of_server(&mut tx, another_server).await.unwrap().is_empty());
+        assert_eq!(
+            latest_document(&mut tx, another_server).await.unwrap(),
+            None
+        );
     }
 
     #[tokio::test]
     async fn keys_with_the_latest_expiry_are_kept_among_too_many() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        for server in [1, 2] {
+        for server in [1, 2].map(StringNum::new) {
             for valid_until_ts in 0..MAX_KEYS + 3 {
                 let key = ServerKeyRow {
                     key_id: format!("ed25519:{valid_until_ts}"),
@@ -187,12 +192,14 @@ mod tests {
             }
         }
 
-        delete_surplus_keys(&mut tx, 1).await.unwrap();
+        delete_surplus_keys(&mut tx, StringNum::new(1))
+            .await
+            .unwrap();
 
-        let left = of_server(&mut tx, 1).await.unwrap();
+        let left = of_server(&mut tx, StringNum::new(1)).await.unwrap();
         assert_eq!(i64::try_from(left.len()).unwrap(), MAX_KEYS);
         assert!(left.iter().all(|key| key.valid_until_ts >= 3));
-        let others = of_server(&mut tx, 2).await.unwrap().len();
+        let others = of_server(&mut tx, StringNum::new(2)).await.unwrap().len();
         assert_eq!(i64::try_from(others).unwrap(), MAX_KEYS + 3);
     }
 }

@@ -2,16 +2,17 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx, number_list},
+    numbers::{MediaNum, StringNum, UserNum},
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// Media in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct MediaRow {
     /// The number of the media.
-    pub num: i64,
+    pub num: MediaNum,
     /// The number of the server name.
-    pub server: i64,
+    pub server: StringNum,
     /// The user who uploaded it, for media of this server.
     pub uploader: Option<UserNum>,
     /// The SHA-256 hash of the content.
@@ -30,7 +31,7 @@ pub struct MediaRow {
 #[derive(Debug)]
 pub struct NewMedia<'a> {
     /// The number of the server name.
-    pub server: i64,
+    pub server: StringNum,
     /// The media id, unique on that server.
     pub media_id: &'a str,
     /// The user who uploaded it, for media of this server.
@@ -50,7 +51,7 @@ pub struct NewMedia<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ThumbnailKey {
     /// The number of the media.
-    pub media: i64,
+    pub media: MediaNum,
     /// The width of the box that it must fit.
     pub width: i64,
     /// The height of that box.
@@ -74,7 +75,7 @@ pub struct ThumbnailRow {
 /// Returns the media of a server with this media id.
 pub async fn find(
     db: &mut impl ReadAccess,
-    server: i64,
+    server: StringNum,
     media_id: &str,
 ) -> Result<Option<MediaRow>> {
     db.query(
@@ -90,7 +91,7 @@ pub async fn find(
 /// Returns whether media with this id was stored before the freeze of unauthenticated media.
 pub async fn is_before_freeze(
     db: &mut impl ReadAccess,
-    server: i64,
+    server: StringNum,
     media_id: &str,
 ) -> Result<bool> {
     let found = db
@@ -123,7 +124,7 @@ pub async fn insert(tx: &mut WriteTx, media: &NewMedia<'_>) -> Result<()> {
 }
 
 /// Stores the time of a request for each of these media.
-pub async fn set_last_access(tx: &mut WriteTx, media: &[i64], now_ms: i64) -> Result<()> {
+pub async fn set_last_access(tx: &mut WriteTx, media: &[MediaNum], now_ms: i64) -> Result<()> {
     tx.query(
         "UPDATE media SET last_access_ts = $1
          WHERE num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND last_access_ts < $1",
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
     use crate::storage::testing::TestDb;
 
-    async fn store(test: &TestDb, media_id: &str) -> i64 {
+    async fn store(test: &TestDb, media_id: &str) -> StringNum {
         let mut tx = test.db.write().await.unwrap();
         let server = tx.intern("a.example").await.unwrap();
         let media = NewMedia {
@@ -207,7 +208,9 @@ mod tests {
 
         let mut db = test.db.read().await.unwrap();
         let found = find(&mut db, server, "one").await.unwrap().unwrap();
-        let of_another_server = find(&mut db, server + 1, "one").await.unwrap();
+        let of_another_server = find(&mut db, StringNum::new(server.as_i64() + 1), "one")
+            .await
+            .unwrap();
 
         assert_eq!(found.sha256, [1; 32]);
         assert_eq!((found.size, found.last_access_ts), (5, 1_000));
@@ -224,7 +227,7 @@ mod tests {
         let num = find(&mut db, server, "one").await.unwrap().unwrap().num;
 
         let mut tx = test.db.write().await.unwrap();
-        set_last_access(&mut tx, &[num, num + 1], 5_000)
+        set_last_access(&mut tx, &[num, MediaNum::new(num.as_i64() + 1)], 5_000)
             .await
             .unwrap();
         set_last_access(&mut tx, &[num], 4_000).await.unwrap();

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx},
+    numbers::UserNum,
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A reserved media id.

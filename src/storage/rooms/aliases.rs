@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
+    numbers::{RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A stored alias.

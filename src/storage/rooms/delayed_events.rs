@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, ReadAccess, RoomNum, UserNum, WriteTx},
+    numbers::{DelayedEventNum, DeviceNum, RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// An event to be sent after a delay.
@@ -26,7 +27,7 @@ pub struct NewDelayedEvent<'a> {
 /// A delayed event in the table.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct DelayedEventRow {
-    pub num: i64,
+    pub num: DelayedEventNum,
     /// The secret id with which it can be cancelled, restarted or sent.
     pub delay_id: String,
     pub user_num: UserNum,
@@ -179,7 +180,7 @@ pub async fn next_due(db: &mut impl ReadAccess) -> Result<Option<i64>> {
 }
 
 /// Restarts the delay of an event. Returns whether the event was still scheduled.
-pub async fn restart(tx: &mut WriteTx, num: i64, now: i64) -> Result<bool> {
+pub async fn restart(tx: &mut WriteTx, num: DelayedEventNum, now: i64) -> Result<bool> {
     let restarted = tx
         .query(
             "UPDATE delayed_events SET running_since = $2, due_ts = delay_ms + $3
@@ -194,7 +195,11 @@ pub async fn restart(tx: &mut WriteTx, num: i64, now: i64) -> Result<bool> {
 }
 
 /// Stores the outcome of a delayed event. Returns whether the event was still scheduled.
-pub async fn finish(tx: &mut WriteTx, num: i64, ending: DelayedEventOutcome<'_>) -> Result<bool> {
+pub async fn finish(
+    tx: &mut WriteTx,
+    num: DelayedEventNum,
+    ending: DelayedEventOutcome<'_>,
+) -> Result<bool> {
     let finished = tx
         .query(
             "UPDATE delayed_events SET due_ts = NULL, finalised_ts = $2, event_id = $3, error = $4
@@ -235,7 +240,7 @@ pub async fn cancel_state_of_others(
 pub async fn delete_old_outcomes(
     tx: &mut WriteTx,
     user: UserNum,
-    before: i64,
+    before_ts: i64,
     keep: i64,
 ) -> Result<()> {
     tx.query(
@@ -246,7 +251,7 @@ pub async fn delete_old_outcomes(
                ORDER BY num DESC LIMIT 1 OFFSET $3))",
     )
     .bind(user)
-    .bind(before)
+    .bind(before_ts)
     .bind(keep)
     .execute()
     .await?;

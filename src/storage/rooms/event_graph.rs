@@ -8,7 +8,8 @@ use sqlx::AssertSqlSafe;
 use super::events::EventStatus;
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx, text_list, values_clause},
+    numbers::{Position, RoomNum, SnapshotId, StringNum, UserNum},
+    storage::{ReadAccess, WriteTx, text_list, values_clause},
 };
 
 /// The number of outliers that one statement stores.
@@ -19,16 +20,16 @@ const OUTLIERS_PER_STATEMENT: usize = 50;
 pub struct EventNode {
     pub event_id: String,
     /// The journal position at which it was stored.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     /// The place in the timeline, if it has one.
-    pub timeline: Option<i64>,
+    pub timeline: Option<Position>,
     /// The number of the status.
     pub status: i64,
     /// The snapshot of the state before it; `None` for an outlier.
-    pub state: Option<i64>,
+    pub state: Option<SnapshotId>,
     /// The snapshot of the state after it.
-    pub state_after: Option<i64>,
+    pub state_after: Option<SnapshotId>,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// The canonical JSON.
@@ -63,7 +64,7 @@ pub async fn find_nodes<S: AsRef<str>>(
 pub struct EventPositionRow {
     pub event_id: String,
     /// The journal position at which it was stored.
-    pub position: i64,
+    pub position: Position,
 }
 
 /// Returns the positions of events.
@@ -84,13 +85,13 @@ pub async fn positions<S: AsRef<str>>(
 #[derive(Debug)]
 pub struct OutlierRow<'a> {
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     pub event_id: &'a str,
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the state key.
-    pub state_key: Option<i64>,
+    pub state_key: Option<StringNum>,
     /// The number of the sender.
     pub sender: UserNum,
     /// Whether it was accepted or rejected.
@@ -134,7 +135,7 @@ pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[OutlierRow<'_>]) -> R
 #[derive(Debug, sqlx::FromRow)]
 pub struct SendableEvent {
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     pub event_id: String,
     /// Whether this server sends it to others.
@@ -146,8 +147,8 @@ pub struct SendableEvent {
 /// Returns the accepted events that were stored after one position and up to another, in order.
 pub async fn events_after_position(
     db: &mut impl ReadAccess,
-    after: i64,
-    up_to: i64,
+    after: Position,
+    up_to: Position,
     limit: i64,
 ) -> Result<Vec<SendableEvent>> {
     db.query(
@@ -166,7 +167,7 @@ pub async fn events_after_position(
 pub async fn events_of_room_from(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    from: i64,
+    from: Position,
     limit: i64,
 ) -> Result<Vec<SendableEvent>> {
     db.query(
@@ -185,7 +186,7 @@ pub async fn events_of_room_from(
 pub async fn newest_events_of_room(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    places: RangeInclusive<i64>,
+    places: RangeInclusive<Position>,
     limit: i64,
 ) -> Result<Vec<SendableEvent>> {
     db.query(
@@ -205,8 +206,8 @@ pub async fn newest_events_of_room(
 pub async fn place_before(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    place: i64,
-) -> Result<Option<i64>> {
+    place: Position,
+) -> Result<Option<Position>> {
     db.query(
         "SELECT timeline FROM events
          WHERE room = $1 AND timeline < $2

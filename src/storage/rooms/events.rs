@@ -5,7 +5,8 @@ use ruma::OwnedEventId;
 use crate::{
     error::Result,
     matrix::{NotificationCounters, ThreadPosition},
-    storage::{DeviceNum, ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list},
+    numbers::{DeviceNum, Position, RoomNum, SnapshotId, StringNum, UserNum},
+    storage::{ReadAccess, WriteTx, number_list, text_list},
 };
 
 /// The result of the checks on receipt of an event.
@@ -43,21 +44,21 @@ impl EventStatus {
 #[derive(Debug)]
 pub struct NewEventRow<'a> {
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     pub event_id: &'a str,
     /// The place in the timeline; `None` for an event that is in none.
-    pub timeline: Option<i64>,
+    pub timeline: Option<Position>,
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the state key.
-    pub state_key: Option<i64>,
+    pub state_key: Option<StringNum>,
     /// The number of the sender.
     pub sender: UserNum,
     /// The snapshot of the state before it; `None` for an outlier.
-    pub state: Option<i64>,
+    pub state: Option<SnapshotId>,
     /// The snapshot of the state after it, where that is neither the position nor `state`.
-    pub state_after: Option<i64>,
+    pub state_after: Option<SnapshotId>,
     /// Whether it was received by backfill.
     pub backfilled: bool,
     /// Whether this server sends it to others.
@@ -88,13 +89,13 @@ pub struct NewEventRow<'a> {
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct EventRow {
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     pub event_id: String,
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The snapshot of the state before it.
-    pub state: i64,
+    pub state: SnapshotId,
     /// Whether it was received by backfill.
     pub backfilled: bool,
     /// Whether it is a redaction that has not taken effect, which is not shown to clients.
@@ -225,7 +226,7 @@ pub async fn set_place(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<()> 
 pub async fn show_redaction(
     tx: &mut WriteTx,
     event_id: &str,
-    place: Option<i64>,
+    place: Option<Position>,
     (counters, threaded): (NotificationCounters, NotificationCounters),
 ) -> Result<()> {
     tx.query(
@@ -250,7 +251,7 @@ pub async fn find_by_transaction(
     db: &mut impl ReadAccess,
     device: DeviceNum,
     room: RoomNum,
-    kind: i64,
+    kind: StringNum,
     txn_id: &str,
 ) -> Result<Option<String>> {
     db.query(
@@ -305,7 +306,7 @@ pub async fn get_anywhere(db: &mut impl ReadAccess, event_id: &str) -> Result<Op
 pub async fn at_places(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    places: &[i64],
+    places: &[Position],
 ) -> Result<Vec<EventRow>> {
     if places.is_empty() {
         return Ok(Vec::new());
@@ -345,7 +346,7 @@ pub async fn of_room_with_ids<S: AsRef<str>>(
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct DatedEventRow {
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The number of the history visibility before it.
     pub visibility: i64,
     pub origin_server_ts: i64,
@@ -358,7 +359,7 @@ pub struct TimeOrderPoint {
     /// The time in milliseconds since the Unix epoch.
     pub ts: i64,
     /// The place in the timeline.
-    pub place: i64,
+    pub place: Position,
 }
 
 /// Returns the events made at or before a time, the latest first.
@@ -421,7 +422,7 @@ pub async fn by_ids<S: AsRef<str>>(
 pub async fn before_place(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    place: i64,
+    place: Position,
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(
@@ -441,7 +442,7 @@ pub async fn before_place(
 pub async fn after_place(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    place: i64,
+    place: Position,
     limit: i64,
 ) -> Result<Vec<EventRow>> {
     db.query(

@@ -2,13 +2,14 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
+    numbers::{InviteLinkNum, RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A link in the table.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct InviteLinkRow {
-    pub num: i64,
+    pub num: InviteLinkNum,
     /// The secret in the link.
     pub token: String,
     /// The room that the link leads to.
@@ -172,7 +173,7 @@ pub async fn use_link(tx: &mut WriteTx, token: &str, user: UserNum, now: i64) ->
 }
 
 /// Undoes a user's use of a link.
-pub async fn undo_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<()> {
+pub async fn undo_use(tx: &mut WriteTx, link: InviteLinkNum, user: UserNum) -> Result<()> {
     if remove_use(tx, link, user).await? {
         tx.query("UPDATE invite_links SET uses = uses - 1 WHERE num = $1")
             .bind(link)
@@ -182,7 +183,7 @@ pub async fn undo_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<()> 
     Ok(())
 }
 
-async fn remove_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<bool> {
+async fn remove_use(tx: &mut WriteTx, link: InviteLinkNum, user: UserNum) -> Result<bool> {
     let removed = tx
         .query("DELETE FROM invite_link_uses WHERE link = $1 AND user_num = $2")
         .bind(link)
@@ -193,7 +194,11 @@ async fn remove_use(tx: &mut WriteTx, link: i64, user: UserNum) -> Result<bool> 
 }
 
 /// Returns whether a user has used a link.
-pub async fn has_used(db: &mut impl ReadAccess, link: i64, user: UserNum) -> Result<bool> {
+pub async fn has_used(
+    db: &mut impl ReadAccess,
+    link: InviteLinkNum,
+    user: UserNum,
+) -> Result<bool> {
     let found: Option<i64> = db
         .query("SELECT link FROM invite_link_uses WHERE link = $1 AND user_num = $2")
         .bind(link)
@@ -210,7 +215,7 @@ mod tests {
 
     fn link(token: &str, max_uses: Option<i64>) -> InviteLinkRow {
         InviteLinkRow {
-            num: 0,
+            num: InviteLinkNum::new(0),
             token: token.to_owned(),
             room: RoomNum::new(1),
             creator: UserNum::new(2),

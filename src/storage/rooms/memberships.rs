@@ -4,10 +4,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    storage::{
-        ReadAccess, RoomNum, UserNum, WriteTx, interned_strings::NumberedUser, number_list,
-        values_clause,
-    },
+    numbers::{Position, RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx, interned_strings::NumberedUser, number_list, values_clause},
 };
 
 /// The number of memberships that one statement stores.
@@ -20,7 +18,7 @@ pub struct MembershipRow {
     /// `join`, `invite`, `leave`, `ban` or `knock`.
     pub membership: String,
     /// The journal position of the change.
-    pub position: i64,
+    pub position: Position,
     /// The stripped state of an invite or knock, as a JSON list.
     pub stripped_state: Option<String>,
     /// Whether the user forgot the room.
@@ -34,9 +32,9 @@ pub struct NewMembership<'a> {
     pub room: RoomNum,
     pub membership: &'a str,
     /// The journal position of the change.
-    pub position: i64,
+    pub position: Position,
     /// The position of the member event, if it is stored.
-    pub event: Option<i64>,
+    pub event: Option<Position>,
     /// The stripped state of an invite or knock, as a JSON list.
     pub stripped_state: Option<&'a str>,
 }
@@ -47,7 +45,7 @@ pub struct MembershipOfMany {
     pub user: UserNum,
     pub membership: String,
     /// The position of the member event.
-    pub event: i64,
+    pub event: Position,
 }
 
 /// A stored member event.
@@ -105,7 +103,7 @@ pub async fn users_sharing_local_rooms(
 pub async fn set_all(
     tx: &mut WriteTx,
     room: RoomNum,
-    position: i64,
+    position: Position,
     members: &[MembershipOfMany],
 ) -> Result<()> {
     for chunk in members.chunks(MEMBERS_PER_STATEMENT) {
@@ -172,7 +170,7 @@ pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<Memb
 pub async fn rooms_changed_since(
     db: &mut impl ReadAccess,
     user: UserNum,
-    after: i64,
+    after: Position,
 ) -> Result<Vec<RoomNum>> {
     db.query(
         "SELECT m.room FROM memberships m JOIN rooms r ON r.num = m.room

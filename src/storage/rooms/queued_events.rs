@@ -3,7 +3,8 @@
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, RoomNum, WriteTx, number_list},
+    numbers::{Position, RoomNum},
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// A queued event.

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
+    numbers::{Position, RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A receipt in the table.
@@ -16,7 +17,7 @@ pub struct ReceiptRow {
     pub event_id: String,
     pub ts: i64,
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
 }
 
 /// A receipt to be stored.
@@ -30,10 +31,10 @@ pub struct NewReceiptRow<'a> {
     pub thread: &'a str,
     pub event_id: &'a str,
     /// The place of that event in the timeline.
-    pub event_timeline: i64,
+    pub event_timeline: Position,
     pub ts: i64,
     /// The journal position.
-    pub position: i64,
+    pub position: Position,
 }
 
 /// Moves a receipt forward. Returns `false` if it was already as far.

@@ -2,25 +2,26 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list, text_list},
+    numbers::{Position, RoomNum, StringNum, UserNum},
+    storage::{ReadAccess, WriteTx, number_list, text_list},
 };
 
 /// A relationship to be stored.
 #[derive(Debug)]
 pub struct NewRelation<'a> {
     /// The position of the event that relates to another.
-    pub child: i64,
+    pub child: Position,
     pub room: RoomNum,
     /// The event that it relates to.
     pub parent: &'a str,
     /// The number of the relationship type.
-    pub rel_type: i64,
+    pub rel_type: StringNum,
     /// The number of the event type of the child.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the child's sender.
     pub sender: UserNum,
     /// The child's place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The key of an annotation.
     pub annotation: Option<&'a str>,
     /// Whether it has the form of a valid replacement.
@@ -34,13 +35,13 @@ pub struct RelationQuery<'a> {
     /// The event that the others relate to.
     pub parent: &'a str,
     /// Includes only this relationship type.
-    pub rel_type: Option<i64>,
+    pub rel_type: Option<StringNum>,
     /// Includes only events of this type.
-    pub kind: Option<i64>,
+    pub kind: Option<StringNum>,
     /// The number of steps that an event may be away from the parent.
     pub depth: i64,
     /// The place from which to read, which is between two events: after the one with this number.
-    pub from: i64,
+    pub from: Position,
     /// The most events to return.
     pub limit: i64,
 }
@@ -50,7 +51,7 @@ pub struct RelationQuery<'a> {
 pub struct BundledChild {
     pub parent: String,
     /// The child's place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The number of the history visibility before the child.
     pub visibility: i64,
     /// The child's id.
@@ -84,7 +85,7 @@ pub async fn insert(tx: &mut WriteTx, relation: &NewRelation<'_>) -> Result<bool
 }
 
 /// Removes the relationship of a redacted event. Returns whether it had one.
-pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
+pub async fn remove(tx: &mut WriteTx, child: Position) -> Result<bool> {
     let removed = tx
         .query("DELETE FROM relations WHERE child = $1")
         .bind(child)
@@ -97,7 +98,7 @@ pub async fn remove(tx: &mut WriteTx, child: i64) -> Result<bool> {
 pub async fn related_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(i64, i64)>> {
+) -> Result<Vec<(Position, i64)>> {
     if query.depth == 1 {
         return children_before(db, query).await;
     }
@@ -131,7 +132,7 @@ pub async fn related_before(
 pub async fn related_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(i64, i64)>> {
+) -> Result<Vec<(Position, i64)>> {
     if query.depth == 1 {
         return children_after(db, query).await;
     }
@@ -165,7 +166,7 @@ pub async fn related_after(
 async fn children_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(i64, i64)>> {
+) -> Result<Vec<(Position, i64)>> {
     db.query(
         "SELECT timeline, CAST(1 AS BIGINT) FROM relations
          WHERE room = $1 AND parent = $2
@@ -186,7 +187,7 @@ async fn children_before(
 async fn children_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(i64, i64)>> {
+) -> Result<Vec<(Position, i64)>> {
     db.query(
         "SELECT timeline, CAST(1 AS BIGINT) FROM relations
          WHERE room = $1 AND parent = $2
@@ -210,7 +211,7 @@ pub async fn bundled_children<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
-    reference: i64,
+    reference: StringNum,
     limit: i64,
 ) -> Result<Vec<BundledChild>> {
     db.query(
@@ -242,7 +243,7 @@ pub async fn parents_related_by<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
-    rel_type: i64,
+    rel_type: StringNum,
     sender: UserNum,
 ) -> Result<Vec<String>> {
     db.query(
@@ -263,8 +264,8 @@ pub async fn parents_with_children<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
-    (rel_types, senders): (Option<Vec<i64>>, Option<Vec<i64>>),
-    before: i64,
+    (rel_types, senders): (Option<Vec<StringNum>>, Option<Vec<StringNum>>),
+    before: Position,
 ) -> Result<Vec<String>> {
     let any = (rel_types.is_none(), senders.is_none());
     db.query(
@@ -290,7 +291,7 @@ pub async fn has_annotation(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parent: &str,
-    (kind, sender): (i64, UserNum),
+    (kind, sender): (StringNum, UserNum),
     key: &str,
 ) -> Result<bool> {
     let found: Option<i64> = db

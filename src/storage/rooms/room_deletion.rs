@@ -5,7 +5,8 @@
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, RoomNum, UserNum, WriteTx, number_list},
+    numbers::{Position, RoomNum, StateChainNum, UserNum},
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// The most rows that a batch removes from a table.
@@ -270,7 +271,7 @@ pub async fn purge_shared_data(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
 
 /// Returns the state chains of a room, the parents before the chains that branch from them. While a chain exists, its
 /// events lead to the chains under it.
-pub async fn state_chains(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<i64>> {
+pub async fn state_chains(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<StateChainNum>> {
     db.query(
         "WITH RECURSIVE named (id) AS (
              SELECT s.chain FROM events e JOIN state_snapshots s ON s.id = e.state WHERE e.room = $1
@@ -293,7 +294,7 @@ pub async fn state_chains(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec
 }
 
 /// Removes entries of a state chain, then its snapshots, and finally the chain itself.
-pub async fn purge_chain(tx: &mut WriteTx, chain: i64) -> Result<u64> {
+pub async fn purge_chain(tx: &mut WriteTx, chain: StateChainNum) -> Result<u64> {
     for sql in [
         "DELETE FROM state_entries WHERE (chain, kind, state_key, snapshot) IN (
              SELECT chain, kind, state_key, snapshot FROM state_entries WHERE chain = $1 LIMIT $2)",
@@ -358,28 +359,41 @@ mod tests {
         assert!(begin(&mut tx, &deletion).await.unwrap());
         assert!(!begin(&mut tx, &deletion).await.unwrap());
         assert_eq!(unfinished_deletions(&mut tx).await.unwrap(), [deletion]);
-        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), 5, Some("{}"))
-            .await
-            .unwrap();
-        insert_removal(&mut tx, UserNum::new(1), RoomNum::new(7), 6, None)
-            .await
-            .unwrap();
+        insert_removal(
+            &mut tx,
+            UserNum::new(1),
+            RoomNum::new(7),
+            Position::new(5),
+            Some("{}"),
+        )
+        .await
+        .unwrap();
+        insert_removal(
+            &mut tx,
+            UserNum::new(1),
+            RoomNum::new(7),
+            Position::new(6),
+            None,
+        )
+        .await
+        .unwrap();
         set_stage(&mut tx, RoomNum::new(7), RoomDeletionRow::DONE_STAGE)
             .await
             .unwrap();
 
         assert!(unfinished_deletions(&mut tx).await.unwrap().is_empty());
         let removed = removed_rooms(&mut tx, UserNum::new(1)).await.unwrap();
-        assert_eq!((removed.len(), removed[0].position), (1, 5));
+        assert_eq!(removed.len(), 1);
+        assert_eq!(removed[0].position, Position::new(5));
         assert_eq!(removed[0].room_id, "!r:here");
         assert_eq!(
-            rooms_removed_since(&mut tx, UserNum::new(1), 4)
+            rooms_removed_since(&mut tx, UserNum::new(1), Position::new(4))
                 .await
                 .unwrap(),
             [RoomNum::new(7)]
         );
         assert!(
-            rooms_removed_since(&mut tx, UserNum::new(1), 5)
+            rooms_removed_since(&mut tx, UserNum::new(1), Position::new(5))
                 .await
                 .unwrap()
                 .is_empty()

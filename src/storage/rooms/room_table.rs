@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, RoomNum, TextList, WriteTx, number_list},
+    numbers::{Position, RoomNum, SnapshotId},
+    storage::{ReadAccess, TextList, WriteTx, number_list},
 };
 
 /// A room in the table.
@@ -14,9 +15,9 @@ pub struct RoomRow {
     /// The forward extremities, as a JSON list.
     pub forward_extremities: String,
     /// The snapshot of the current state.
-    pub state: i64,
+    pub state: SnapshotId,
     /// The position of the newest event.
-    pub last_position: i64,
+    pub last_position: Position,
 }
 
 /// The directory entry of a room, stored with it so that a search reads one table.
@@ -42,6 +43,14 @@ pub struct DirectoryEntry {
     pub joined_members: i64,
 }
 
+/// A place in the order of the directory: after the rooms with more members, and after the rooms with as many members
+/// whose numbers are not higher.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryPlace {
+    pub joined_members: i64,
+    pub num: RoomNum,
+}
+
 /// A query for a page of the directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirectoryQuery {
@@ -51,7 +60,7 @@ pub struct DirectoryQuery {
     /// all.
     pub room_types: Option<TextList>,
     /// The room after which the page begins, or before which it ends when going back.
-    pub from: Option<(i64, RoomNum)>,
+    pub from: Option<DirectoryPlace>,
     /// The most rooms to return.
     pub limit: i64,
 }
@@ -95,8 +104,8 @@ pub async fn set_tip(
     tx: &mut WriteTx,
     room: RoomNum,
     forward_extremities: &str,
-    state: i64,
-    last_position: i64,
+    state: SnapshotId,
+    last_position: Position,
 ) -> Result<()> {
     tx.query(
         "UPDATE rooms SET forward_extremities = $2, state = $3, last_position = $4
@@ -198,7 +207,10 @@ pub async fn directory_page(
     db: &mut impl ReadAccess,
     query: &DirectoryQuery,
 ) -> Result<Vec<ListedRoom>> {
-    let (members, num) = query.from.unwrap_or((i64::MAX, RoomNum::new(0)));
+    let from = query.from.unwrap_or(DirectoryPlace {
+        joined_members: i64::MAX,
+        num: RoomNum::new(0),
+    });
     db.query(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
@@ -209,8 +221,8 @@ pub async fn directory_page(
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members DESC, num LIMIT $7",
     )
-    .bind(members)
-    .bind(num)
+    .bind(from.joined_members)
+    .bind(from.num)
     .bind(&query.term)
     .bind(like_pattern(&query.term))
     .bind(query.room_types.is_none())
@@ -225,7 +237,10 @@ pub async fn directory_before(
     db: &mut impl ReadAccess,
     query: &DirectoryQuery,
 ) -> Result<Vec<ListedRoom>> {
-    let (members, num) = query.from.unwrap_or((0, RoomNum::new(0)));
+    let from = query.from.unwrap_or(DirectoryPlace {
+        joined_members: 0,
+        num: RoomNum::new(0),
+    });
     db.query(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
@@ -236,8 +251,8 @@ pub async fn directory_before(
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members, num DESC LIMIT $7",
     )
-    .bind(members)
-    .bind(num)
+    .bind(from.joined_members)
+    .bind(from.num)
     .bind(&query.term)
     .bind(like_pattern(&query.term))
     .bind(query.room_types.is_none())

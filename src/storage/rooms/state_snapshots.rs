@@ -9,7 +9,8 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::{Error, Result},
-    storage::{PositionRange, ReadAccess, WriteTx, values_clause},
+    numbers::{Position, PositionRange, SnapshotId, StateChainNum, StringNum},
+    storage::{ReadAccess, WriteTx, values_clause},
 };
 
 /// The most chains that may be under one; a deeper fork is written as a complete state.
@@ -22,9 +23,9 @@ const ENTRIES_PER_STATEMENT: usize = 100;
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct StateRow {
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the state key.
-    pub state_key: i64,
+    pub state_key: StringNum,
     /// The event id; `None` where the key has no event.
     pub event_id: Option<String>,
     /// The canonical JSON.
@@ -34,8 +35,8 @@ pub struct StateRow {
 /// Stores a new chain under an id that the caller chose.
 pub async fn insert_chain(
     tx: &mut WriteTx,
-    id: i64,
-    parent: Option<i64>,
+    id: StateChainNum,
+    parent: Option<SnapshotId>,
     depth: i64,
 ) -> Result<()> {
     tx.query("INSERT INTO state_chains (id, parent, depth) VALUES ($1, $2, $3)")
@@ -48,7 +49,7 @@ pub async fn insert_chain(
 }
 
 /// Stores a snapshot of a chain.
-pub async fn insert_snapshot(tx: &mut WriteTx, id: i64, chain: i64) -> Result<()> {
+pub async fn insert_snapshot(tx: &mut WriteTx, id: SnapshotId, chain: StateChainNum) -> Result<()> {
     tx.query("INSERT INTO state_snapshots (id, chain) VALUES ($1, $2)")
         .bind(id)
         .bind(chain)
@@ -60,33 +61,30 @@ pub async fn insert_snapshot(tx: &mut WriteTx, id: i64, chain: i64) -> Result<()
 /// A state snapshot and the chain that it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct SnapshotPlace {
-    pub chain: i64,
-    pub snapshot: i64,
+    pub chain: StateChainNum,
+    pub snapshot: SnapshotId,
 }
 
 /// Stores the event of a key from a snapshot on.
-pub async fn insert_entry(
-    tx: &mut WriteTx,
-    place: SnapshotPlace,
-    kind: i64,
-    state_key: i64,
-    event: Option<i64>,
-) -> Result<()> {
+pub async fn insert_entry(tx: &mut WriteTx, place: SnapshotPlace, entry: StateEntry) -> Result<()> {
     tx.query(
         "INSERT INTO state_entries (chain, kind, state_key, snapshot, event) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(place.chain)
-    .bind(kind)
-    .bind(state_key)
+    .bind(entry.kind)
+    .bind(entry.state_key)
     .bind(place.snapshot)
-    .bind(event)
+    .bind(entry.event)
     .execute()
     .await?;
     Ok(())
 }
 
 /// Returns the chain of a snapshot. Snapshot 0, the empty state, has none.
-pub async fn chain_of(db: &mut impl ReadAccess, snapshot: i64) -> Result<Option<i64>> {
+pub async fn chain_of(
+    db: &mut impl ReadAccess,
+    snapshot: SnapshotId,
+) -> Result<Option<StateChainNum>> {
     db.query("SELECT chain FROM state_snapshots WHERE id = $1")
         .bind(snapshot)
         .fetch_scalar()
@@ -96,14 +94,14 @@ pub async fn chain_of(db: &mut impl ReadAccess, snapshot: i64) -> Result<Option<
 /// A part of a snapshot: what a chain holds at a snapshot of its own.
 #[derive(Clone, Copy, Debug)]
 struct SnapshotLayer {
-    chain: i64,
-    at: i64,
+    chain: StateChainNum,
+    at: SnapshotId,
 }
 
 /// Returns the layers that make up a snapshot, the lowest chain first.
-async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<SnapshotLayer>> {
+async fn layers(db: &mut impl ReadAccess, snapshot: SnapshotId) -> Result<Vec<SnapshotLayer>> {
     let mut layers = Vec::new();
-    let mut next = Some(snapshot).filter(|id| *id != 0);
+    let mut next = Some(snapshot).filter(|id| *id != SnapshotId::EMPTY);
     while let Some(id) = next {
         if i64::try_from(layers.len()).unwrap_or(i64::MAX) > MAX_CHAIN_DEPTH {
             return Err(Error::internal(
@@ -111,7 +109,7 @@ async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<SnapshotL
                 format!("there are too many state chains under snapshot {snapshot}"),
             ));
         }
-        let row: Option<(i64, Option<i64>)> = db
+        let row: Option<(StateChainNum, Option<SnapshotId>)> = db
             .query(
                 "SELECT c.id, c.parent FROM state_snapshots s JOIN state_chains c ON c.id = s.chain
                  WHERE s.id = $1",
@@ -130,7 +128,7 @@ async fn layers(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<SnapshotL
 }
 
 /// Returns the whole state of a snapshot. Where a key is listed twice, the later row counts.
-pub async fn whole_state(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<StateRow>> {
+pub async fn whole_state(db: &mut impl ReadAccess, snapshot: SnapshotId) -> Result<Vec<StateRow>> {
     let mut rows: Vec<StateRow> = Vec::new();
     for SnapshotLayer { chain, at } in layers(db, snapshot).await? {
         rows.extend(
@@ -154,9 +152,9 @@ pub async fn whole_state(db: &mut impl ReadAccess, snapshot: i64) -> Result<Vec<
 /// Returns the whole state of a snapshot in numbers, for [`insert_entries`].
 pub async fn whole_state_entries(
     db: &mut impl ReadAccess,
-    snapshot: i64,
+    snapshot: SnapshotId,
 ) -> Result<Vec<StateEntry>> {
-    let mut held: HashMap<(i64, i64), Option<i64>> = HashMap::new();
+    let mut entries: HashMap<(StringNum, StringNum), StateEntry> = HashMap::new();
     for SnapshotLayer { chain, at } in layers(db, snapshot).await? {
         let rows: Vec<StateEntry> = db
             .query(
@@ -171,23 +169,18 @@ pub async fn whole_state_entries(
             .bind(at)
             .fetch_all()
             .await?;
-        held.extend(
-            rows.into_iter()
-                .map(|(kind, key, event)| ((kind, key), event)),
-        );
+        entries.extend(rows.into_iter().map(|entry| (entry.key(), entry)));
     }
-    let held = held.into_iter().filter(|(_, event)| event.is_some());
-    Ok(held
-        .map(|((kind, key), event)| (kind, key, event))
-        .collect())
+    let entries = entries.into_values();
+    Ok(entries.filter(|entry| entry.event.is_some()).collect())
 }
 
 /// Returns the event of a key at a snapshot.
 pub async fn state_event(
     db: &mut impl ReadAccess,
-    snapshot: i64,
-    kind: i64,
-    state_key: i64,
+    snapshot: SnapshotId,
+    kind: StringNum,
+    state_key: StringNum,
 ) -> Result<Option<StateRow>> {
     for SnapshotLayer { chain, at } in layers(db, snapshot).await?.into_iter().rev() {
         let row: Option<StateRow> = db
@@ -214,7 +207,7 @@ pub async fn state_event(
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct FormerStateRow {
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The canonical JSON.
     pub json: String,
 }
@@ -222,9 +215,9 @@ pub struct FormerStateRow {
 /// Returns all events that a key has had up to a snapshot, the oldest first.
 pub async fn history_of_key(
     db: &mut impl ReadAccess,
-    snapshot: i64,
-    kind: i64,
-    state_key: i64,
+    snapshot: SnapshotId,
+    kind: StringNum,
+    state_key: StringNum,
 ) -> Result<Vec<FormerStateRow>> {
     let mut rows = Vec::new();
     for SnapshotLayer { chain, at } in layers(db, snapshot).await? {
@@ -251,8 +244,8 @@ pub async fn history_of_key(
 /// The chain must be complete in itself, as that of a room's own state is.
 pub async fn earlier_state(
     db: &mut impl ReadAccess,
-    snapshot: i64,
-    at: i64,
+    snapshot: SnapshotId,
+    at: Position,
 ) -> Result<Vec<StateRow>> {
     db.query(
         "SELECT s.kind, s.state_key, e.event_id, e.json
@@ -271,11 +264,11 @@ pub async fn earlier_state(
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct StateChangeRow {
     /// The snapshot from which on the change is in effect.
-    pub snapshot: i64,
+    pub snapshot: SnapshotId,
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the state key.
-    pub state_key: i64,
+    pub state_key: StringNum,
     /// The event id; `None` where the key no longer has an event.
     pub event_id: Option<String>,
     /// The canonical JSON.
@@ -285,7 +278,7 @@ pub struct StateChangeRow {
 /// Returns the changes of the chain of a snapshot after one point and up to another, in order.
 pub async fn state_changes(
     db: &mut impl ReadAccess,
-    snapshot: i64,
+    snapshot: SnapshotId,
     range: PositionRange,
 ) -> Result<Vec<StateChangeRow>> {
     db.query(
@@ -305,15 +298,15 @@ pub async fn state_changes(
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub struct StateKeyRow {
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the state key.
-    pub state_key: i64,
+    pub state_key: StringNum,
 }
 
 /// Returns the keys of the chain of a snapshot that changed after one point and up to another.
 pub async fn keys_changed(
     db: &mut impl ReadAccess,
-    snapshot: i64,
+    snapshot: SnapshotId,
     range: PositionRange,
 ) -> Result<Vec<StateKeyRow>> {
     db.query(
@@ -331,17 +324,17 @@ pub async fn keys_changed(
 /// A chain of state snapshots.
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub struct StateChainRow {
-    pub id: i64,
+    pub id: StateChainNum,
     /// The number of chains under it.
     pub depth: i64,
     /// Its newest snapshot.
-    pub newest: i64,
+    pub newest: SnapshotId,
 }
 
 /// Returns the chain of a snapshot.
 pub async fn end_of_chain(
     db: &mut impl ReadAccess,
-    snapshot: i64,
+    snapshot: SnapshotId,
 ) -> Result<Option<StateChainRow>> {
     db.query(
         "SELECT c.id, c.depth, (SELECT MAX(t.id) FROM state_snapshots t WHERE t.chain = c.id) AS newest
@@ -353,8 +346,23 @@ pub async fn end_of_chain(
     .await
 }
 
-/// An entry to be stored: the numbers of type and state key, and the position of the event.
-pub type StateEntry = (i64, i64, Option<i64>);
+/// The event of a key of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct StateEntry {
+    /// The number of the event type.
+    pub kind: StringNum,
+    /// The number of the state key.
+    pub state_key: StringNum,
+    /// The position of the event; `None` if the key no longer has one.
+    pub event: Option<Position>,
+}
+
+impl StateEntry {
+    /// Returns the numbers of the event type and the state key.
+    pub fn key(&self) -> (StringNum, StringNum) {
+        (self.kind, self.state_key)
+    }
+}
 
 /// Stores the events of many keys from a snapshot on.
 pub async fn insert_entries(
@@ -368,13 +376,13 @@ pub async fn insert_entries(
             values_clause(chunk.len(), 5)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
-        for (kind, state_key, event) in chunk {
+        for entry in chunk {
             query = query
                 .bind(place.chain)
-                .bind(*kind)
-                .bind(*state_key)
+                .bind(entry.kind)
+                .bind(entry.state_key)
                 .bind(place.snapshot)
-                .bind(*event);
+                .bind(entry.event);
         }
         query.execute().await?;
     }

@@ -5,7 +5,8 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx, number_list},
+    numbers::{Position, RoomNum, StringNum, UserNum},
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// The most patterns of one search.
@@ -15,14 +16,14 @@ pub const MAX_SEARCH_PATTERNS: usize = 4;
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct FoundText {
     /// The position of the event.
-    pub position: i64,
+    pub position: Position,
     pub room: RoomNum,
     /// The event's place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The number of the history visibility before the event.
     pub visibility: i64,
     /// The number of the event type.
-    pub kind: i64,
+    pub kind: StringNum,
     /// The number of the sender.
     pub sender: UserNum,
     /// The text, in lower case.
@@ -30,7 +31,7 @@ pub struct FoundText {
 }
 
 /// Adds the text of an event.
-pub async fn insert(tx: &mut WriteTx, position: i64, text: &str) -> Result<()> {
+pub async fn insert(tx: &mut WriteTx, position: Position, text: &str) -> Result<()> {
     tx.query("INSERT INTO text_index (rowid, text) VALUES ($1, $2)")
         .bind(position)
         .bind(text)
@@ -40,7 +41,7 @@ pub async fn insert(tx: &mut WriteTx, position: i64, text: &str) -> Result<()> {
 }
 
 /// Removes the text of an event.
-pub async fn remove(tx: &mut WriteTx, position: i64) -> Result<()> {
+pub async fn remove(tx: &mut WriteTx, position: Position) -> Result<()> {
     tx.query("DELETE FROM text_index WHERE rowid = $1")
         .bind(position)
         .execute()
@@ -55,7 +56,7 @@ pub async fn find(
     db: &mut impl ReadAccess,
     rooms: impl IntoIterator<Item = RoomNum>,
     parts: &[&str],
-    up_to: i64,
+    up_to: Position,
     limit: i64,
 ) -> Result<Vec<FoundText>> {
     let pattern = |n: usize| like_pattern(parts.get(n).copied().unwrap_or_default());

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, RoomNum, UserNum, WriteTx},
+    numbers::{Position, RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A subscription to a thread, or its removal.
@@ -16,7 +17,7 @@ pub struct ThreadSubscriptionRow {
     /// Whether the subscription was automatic.
     pub automatic: bool,
     /// The position of the change.
-    pub position: i64,
+    pub position: Position,
 }
 
 /// A subscription to be stored.
@@ -31,7 +32,7 @@ pub struct NewThreadSubscription<'a> {
     /// Whether the subscription was automatic.
     pub automatic: bool,
     /// The position of the change.
-    pub position: i64,
+    pub position: Position,
 }
 
 /// Stores a subscription in place of the one before.
@@ -75,7 +76,7 @@ pub async fn get(
 pub async fn changes(
     db: &mut impl ReadAccess,
     user: UserNum,
-    (before, after): (i64, i64),
+    (before, after): (Position, Position),
     limit: i64,
 ) -> Result<Vec<ThreadSubscriptionRow>> {
     db.query(

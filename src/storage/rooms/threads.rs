@@ -5,7 +5,8 @@ use ruma::OwnedEventId;
 use crate::{
     error::Result,
     matrix::NotificationCounters,
-    storage::{ReadAccess, RoomNum, ThreadMarker, UserNum, WriteTx, text_list},
+    numbers::{Position, RoomNum, StringNum, UserNum},
+    storage::{ReadAccess, ThreadMarker, WriteTx, text_list},
 };
 
 /// The thread id of the main timeline.
@@ -19,7 +20,7 @@ pub struct ThreadRow {
     /// The number of events that relate to it by `m.thread`.
     pub replies: i64,
     /// The place of the newest of them.
-    pub latest: i64,
+    pub latest: Position,
 }
 
 /// A thread with new events, and its counters now and at an earlier place.
@@ -44,7 +45,7 @@ pub struct ThreadMarkerRow {
     /// `main`, or the thread's root.
     pub thread: String,
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The counter of events that notify, at that place.
     pub notified: i64,
     /// The counter of events that mention the whole room, at that place.
@@ -116,7 +117,7 @@ pub async fn counters(
 pub async fn add_event(
     tx: &mut WriteTx,
     (room, thread_root): (RoomNum, &str),
-    timeline: i64,
+    timeline: Position,
     is_reply: bool,
     counters: NotificationCounters,
 ) -> Result<()> {
@@ -147,7 +148,7 @@ pub async fn remove_reply(
     tx: &mut WriteTx,
     room: RoomNum,
     thread_root: &str,
-    rel_type: i64,
+    rel_type: StringNum,
 ) -> Result<()> {
     tx.query(
         "UPDATE threads SET replies = replies - 1, latest = (
@@ -183,7 +184,7 @@ pub async fn of_roots<S: AsRef<str>>(
 pub async fn before_place(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    place: i64,
+    place: Position,
     limit: i64,
 ) -> Result<Vec<ThreadRow>> {
     db.query(
@@ -202,7 +203,7 @@ pub async fn before_place(
 #[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub struct ThreadReplyRow {
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The number of the history visibility before it.
     pub visibility: i64,
     /// The number of the sender.
@@ -214,7 +215,7 @@ pub async fn replies(
     db: &mut impl ReadAccess,
     room: RoomNum,
     thread_root: &str,
-    rel_type: i64,
+    rel_type: StringNum,
     limit: i64,
 ) -> Result<Vec<ThreadReplyRow>> {
     db.query(
@@ -234,7 +235,7 @@ pub async fn replies(
 pub async fn active_after(
     db: &mut impl ReadAccess,
     room: RoomNum,
-    place: i64,
+    place: Position,
     limit: i64,
 ) -> Result<Vec<ThreadCounts>> {
     db.query(
@@ -261,7 +262,7 @@ pub async fn counters_at(
     db: &mut impl ReadAccess,
     room: RoomNum,
     thread_root: &str,
-    place: i64,
+    place: Position,
 ) -> Result<NotificationCounters> {
     let row: Option<(i64, i64)> = db
         .query(
@@ -331,7 +332,7 @@ pub async fn clear_markers(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
-    up_to: i64,
+    up_to: Position,
 ) -> Result<()> {
     tx.query("DELETE FROM thread_markers WHERE user_num = $1 AND room = $2 AND timeline <= $3")
         .bind(user)

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{PositionRange, ReadAccess, RoomNum, WriteTx, text_list},
+    numbers::{Position, PositionRange, RoomNum},
+    storage::{ReadAccess, WriteTx, text_list},
 };
 
 /// Records that events are missing before a place in a room's timeline.
@@ -10,7 +11,7 @@ pub async fn insert<S: AsRef<str>>(
     tx: &mut WriteTx,
     room: RoomNum,
     missing: impl IntoIterator<Item = S>,
-    timeline: i64,
+    timeline: Position,
 ) -> Result<()> {
     for event_id in missing {
         tx.query(
@@ -42,7 +43,7 @@ pub async fn missing_among<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     ids: impl IntoIterator<Item = S>,
-) -> Result<Vec<(String, i64)>> {
+) -> Result<Vec<(String, Position)>> {
     db.query(
         "SELECT event_id, timeline FROM gaps
          WHERE room = $1 AND event_id IN (SELECT value FROM json_each($2))",
@@ -59,7 +60,7 @@ pub async fn gaps_between(
     room: RoomNum,
     range: PositionRange,
     limit: i64,
-) -> Result<Vec<(String, i64)>> {
+) -> Result<Vec<(String, Position)>> {
     db.query(
         "SELECT event_id, timeline FROM gaps
          WHERE room = $1 AND timeline > $2 AND timeline <= $3
@@ -74,7 +75,7 @@ pub async fn gaps_between(
 }
 
 /// Returns the place of the newest gap of a room.
-pub async fn newest_gap(db: &mut impl ReadAccess, room: RoomNum) -> Result<Option<i64>> {
+pub async fn newest_gap(db: &mut impl ReadAccess, room: RoomNum) -> Result<Option<Position>> {
     db.query("SELECT timeline FROM gaps WHERE room = $1 ORDER BY timeline DESC LIMIT 1")
         .bind(room)
         .fetch_scalar()

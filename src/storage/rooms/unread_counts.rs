@@ -3,7 +3,8 @@
 use crate::{
     error::Result,
     matrix::{CountException, NotificationCounters},
-    storage::{ReadAccess, ReadMarker, RoomNum, UserNum, WriteTx, values_clause},
+    numbers::{Position, RoomNum, UserNum},
+    storage::{ReadAccess, ReadMarker, WriteTx, values_clause},
 };
 
 /// The number of rows that one statement stores.
@@ -12,7 +13,7 @@ const ROWS_PER_STATEMENT: usize = 32;
 #[derive(sqlx::FromRow)]
 struct ReadMarkerRow {
     room: RoomNum,
-    timeline: i64,
+    timeline: Position,
     notified: i64,
     mentioned: i64,
     threaded_notified: i64,
@@ -68,7 +69,7 @@ pub async fn mark_main_read(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
-    timeline: i64,
+    timeline: Position,
     counters: NotificationCounters,
 ) -> Result<()> {
     tx.query(
@@ -98,7 +99,7 @@ pub async fn clear_exceptions_in(
     user: UserNum,
     room: RoomNum,
     thread: Option<&str>,
-    up_to: i64,
+    up_to: Position,
 ) -> Result<()> {
     tx.query(
         "DELETE FROM unread_exceptions
@@ -118,7 +119,7 @@ pub async fn clear_exceptions(
     tx: &mut WriteTx,
     user: UserNum,
     room: RoomNum,
-    up_to: i64,
+    up_to: Position,
 ) -> Result<()> {
     tx.query("DELETE FROM unread_exceptions WHERE user_num = $1 AND room = $2 AND timeline <= $3")
         .bind(user)
@@ -194,7 +195,7 @@ pub async fn read_marker(
 pub struct CountExceptionRow {
     pub room: RoomNum,
     /// The place in the timeline.
-    pub timeline: i64,
+    pub timeline: Position,
     /// The thread that the event is in; `None` is the main timeline.
     pub thread: Option<String>,
     /// The difference in notifications.

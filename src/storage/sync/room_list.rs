@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, RoomNum, UserNum, number_list},
+    numbers::{Position, RoomNum, StringNum, UserNum},
+    storage::{ReadAccess, number_list},
 };
 
 /// A room of which a user has a membership.
@@ -36,8 +37,8 @@ pub async fn rooms_of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Ve
 pub async fn rooms_with_state(
     db: &mut impl ReadAccess,
     rooms: &[RoomNum],
-    kind: i64,
-    state_key: i64,
+    kind: StringNum,
+    state_key: StringNum,
 ) -> Result<Vec<RoomNum>> {
     db.query(
         "SELECT DISTINCT room

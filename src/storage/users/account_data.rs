@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, RoomNum, UserNum, WriteTx, text_list},
+    numbers::{Position, RoomNum, UserNum},
+    storage::{ReadAccess, WriteTx, text_list},
 };
 
 /// The content of account data that was removed. Later syncs must report the removal.
@@ -188,7 +189,7 @@ mod tests {
 
         let global = get(&mut tx, UserNum::new(1), None, "k").await.unwrap();
         assert_eq!(global.as_deref(), Some("1"));
-        let changed = changed_between(&mut tx, UserNum::new(1), place - 1, place)
+        let changed = changed_between(&mut tx, UserNum::new(1), place.previous(), place)
             .await
             .unwrap();
         assert_eq!(changed.len(), 1);
@@ -211,7 +212,7 @@ mod tests {
         let second = set(&mut tx, UserNum::new(1), None, "k", "2").await.unwrap();
 
         assert!(second > first);
-        let all = changed_between(&mut tx, UserNum::new(1), 0, second)
+        let all = changed_between(&mut tx, UserNum::new(1), Position::ZERO, second)
             .await
             .unwrap();
         assert_eq!(all.len(), 1);
@@ -235,7 +236,7 @@ mod tests {
             .unwrap();
         assert_eq!(changed[0].content, REMOVED_CONTENT);
         assert!(
-            changed_between(&mut tx, UserNum::new(1), 0, position)
+            changed_between(&mut tx, UserNum::new(1), Position::ZERO, position)
                 .await
                 .unwrap()
                 .is_empty()

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{Position, ReadAccess, UserNum, WriteTx, number_list},
+    numbers::{Position, UserNum},
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// An account.
@@ -247,13 +248,15 @@ mod tests {
             active_users(&mut tx, "[1,2]").await.unwrap(),
             [UserNum::new(1)]
         );
-        deactivate(&mut tx, UserNum::new(1), Some(7)).await.unwrap();
+        deactivate(&mut tx, UserNum::new(1), Some(Position::new(7)))
+            .await
+            .unwrap();
 
         assert!(!has_admin(&mut tx).await.unwrap());
         assert!(active_users(&mut tx, "[1,2]").await.unwrap().is_empty());
         let gone = find(&mut tx, UserNum::new(1)).await.unwrap().unwrap();
         assert_eq!(gone.password_hash, None);
-        assert!(gone.deactivated && gone.erased_position == Some(7));
+        assert!(gone.deactivated && gone.erased_position == Some(Position::new(7)));
     }
 
     #[tokio::test]

@@ -2,11 +2,12 @@
 
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx},
+    numbers::{FilterId, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// Returns the definition of a user's filter.
-pub async fn get(db: &mut impl ReadAccess, user: UserNum, id: i64) -> Result<Option<String>> {
+pub async fn get(db: &mut impl ReadAccess, user: UserNum, id: FilterId) -> Result<Option<String>> {
     db.query(
         "SELECT definition
          FROM filters
@@ -23,7 +24,7 @@ pub async fn find(
     db: &mut impl ReadAccess,
     user: UserNum,
     definition: &str,
-) -> Result<Option<i64>> {
+) -> Result<Option<FilterId>> {
     db.query(
         "SELECT id
          FROM filters
@@ -35,22 +36,22 @@ pub async fn find(
     .await
 }
 
-/// Returns the highest id of a user's filters, or 0 if there are none.
-pub async fn last_id(db: &mut impl ReadAccess, user: UserNum) -> Result<i64> {
+/// Returns the highest id of a user's filters.
+pub async fn last_id(db: &mut impl ReadAccess, user: UserNum) -> Result<Option<FilterId>> {
     let last = db
         .query(
-            "SELECT COALESCE(MAX(id), 0)
+            "SELECT MAX(id)
              FROM filters
              WHERE user_num = $1",
         )
         .bind(user)
-        .fetch_scalar()
+        .fetch_scalar::<Option<FilterId>>()
         .await?;
-    Ok(last.unwrap_or_default())
+    Ok(last.flatten())
 }
 
 /// Stores a filter under an id.
-pub async fn insert(tx: &mut WriteTx, user: UserNum, id: i64, definition: &str) -> Result<()> {
+pub async fn insert(tx: &mut WriteTx, user: UserNum, id: FilterId, definition: &str) -> Result<()> {
     tx.query(
         "INSERT INTO filters (user_num, id, definition)
          VALUES ($1, $2, $3)",
@@ -73,16 +74,27 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
 
-        assert_eq!(last_id(&mut tx, UserNum::new(1)).await.unwrap(), 0);
-        insert(&mut tx, UserNum::new(1), 1, "{}").await.unwrap();
+        assert_eq!(last_id(&mut tx, UserNum::new(1)).await.unwrap(), None);
+        insert(&mut tx, UserNum::new(1), FilterId::new(1), "{}")
+            .await
+            .unwrap();
 
-        assert_eq!(last_id(&mut tx, UserNum::new(1)).await.unwrap(), 1);
-        assert_eq!(find(&mut tx, UserNum::new(1), "{}").await.unwrap(), Some(1));
+        let first = Some(FilterId::new(1));
+        assert_eq!(last_id(&mut tx, UserNum::new(1)).await.unwrap(), first);
+        assert_eq!(find(&mut tx, UserNum::new(1), "{}").await.unwrap(), first);
         assert_eq!(find(&mut tx, UserNum::new(2), "{}").await.unwrap(), None);
         assert_eq!(
-            get(&mut tx, UserNum::new(1), 1).await.unwrap().as_deref(),
+            get(&mut tx, UserNum::new(1), FilterId::new(1))
+                .await
+                .unwrap()
+                .as_deref(),
             Some("{}")
         );
-        assert_eq!(get(&mut tx, UserNum::new(2), 1).await.unwrap(), None);
+        assert_eq!(
+            get(&mut tx, UserNum::new(2), FilterId::new(1))
+                .await
+                .unwrap(),
+            None
+        );
     }
 }

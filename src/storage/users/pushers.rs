@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, ReadAccess, UserNum, WriteTx},
+    numbers::{DeviceNum, UserNum},
+    storage::{ReadAccess, WriteTx},
 };
 
 /// A pusher to be stored.

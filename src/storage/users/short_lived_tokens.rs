@@ -3,7 +3,8 @@
 use super::tokens::TokenHash;
 use crate::{
     error::Result,
-    storage::{ReadAccess, UserNum, WriteTx},
+    numbers::UserNum,
+    storage::{ReadAccess, WriteTx},
 };
 
 /// The purpose of a short-lived token.

@@ -2,7 +2,8 @@
 
 use crate::{
     error::Result,
-    storage::{DeviceNum, ReadAccess, WriteTx, number_list},
+    numbers::DeviceNum,
+    storage::{ReadAccess, WriteTx, number_list},
 };
 
 /// The SHA-256 of a token.
@@ -279,7 +280,10 @@ pub async fn use_registration(tx: &mut WriteTx, token: &str, now: i64) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{UserNum, devices::device_table, testing::TestDb};
+    use crate::{
+        numbers::UserNum,
+        storage::{devices::device_table, testing::TestDb},
+    };
 
     #[tokio::test]
     async fn tokens_go_with_their_device() {

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::{
     error::Result,
-    storage::{PositionRange, ReadAccess, UserNum, WriteTx, number_list, text_list},
+    numbers::{Position, PositionRange, UserNum},
+    storage::{ReadAccess, WriteTx, number_list, text_list},
 };
 
 /// The longest part of a display name that decides on a place in the list.
@@ -61,13 +62,17 @@ pub struct StoredMember {
     pub user_num: UserNum,
     pub user_id: String,
     /// The journal position of the membership.
-    pub position: i64,
+    pub position: Position,
     /// The JSON of the member event.
     pub json: String,
 }
 
 /// Returns the position of the last of at most `limit` memberships after another position.
-pub async fn batch_end_position(db: &mut impl ReadAccess, after: i64, limit: i64) -> Result<i64> {
+pub async fn batch_end_position(
+    db: &mut impl ReadAccess,
+    after: Position,
+    limit: i64,
+) -> Result<Position> {
     let end = db
         .query(
             "SELECT MAX(l.position)
@@ -76,7 +81,7 @@ pub async fn batch_end_position(db: &mut impl ReadAccess, after: i64, limit: i64
         )
         .bind(after)
         .bind(limit)
-        .fetch_scalar::<Option<i64>>()
+        .fetch_scalar::<Option<Position>>()
         .await?;
     Ok(end.flatten().unwrap_or(after))
 }
@@ -125,7 +130,7 @@ pub struct RemoteUserProfile<'a> {
     pub user: UserNum,
     pub user_id: &'a str,
     /// The journal position of the membership that they are from.
-    pub position: i64,
+    pub position: Position,
     pub displayname: Option<&'a str>,
     pub avatar_url: Option<&'a str>,
 }

@@ -8,6 +8,7 @@ use super::{connection_state::SentRoom, context::SlidingContext, response_plan::
 use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
+    numbers::Position,
     rooms::{Room, Rooms},
     sync::{SyncEnvironment, timeline_slice::TimelineSlice},
 };
@@ -28,7 +29,7 @@ pub(super) struct RoomChanges<'a> {
     /// The state at the end.
     pub(super) state: &'a StateMap,
     /// The position up to which the timeline and the state extend.
-    pub(super) end: i64,
+    pub(super) end: Position,
 }
 
 impl ChangedStateReader {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ephemeral::EphemeralTick,
-    storage::{Position, RoomNum},
+    numbers::{Position, RoomNum},
 };
 
 /// The number of members of a room of which it is remembered that the client has them. Beyond it, they are sent again.

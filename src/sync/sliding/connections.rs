@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::connection_state::ConnectionState;
 use crate::{
     error::{Error, Result},
-    storage::{DeviceNum, JournalChange, JournalFollower, Position},
+    numbers::{DeviceNum, Position},
+    storage::{JournalChange, JournalFollower},
     sync::token::SlidingToken,
 };
 
@@ -126,7 +127,10 @@ impl SlidingConnections {
     /// when another request has arrived, so that no client waits for this response.
     pub(super) fn finish_request(&self, finished: RunningRequest) -> Option<String> {
         let response = self.last_response.fetch_add(1, Ordering::Relaxed);
-        let position = finished.state.since.map_or(0, |since| since.position);
+        let position = finished
+            .state
+            .since
+            .map_or(Position::ZERO, |since| since.position);
         let mut store = self.store();
         let connection = store.connections.get_mut(&finished.key)?;
         if connection.request != finished.request {
@@ -232,7 +236,7 @@ impl JournalFollower for SlidingConnections {
 mod tests {
     use super::*;
     use crate::ephemeral::EphemeralTick;
-    use crate::storage::UserNum;
+    use crate::numbers::UserNum;
     use crate::sync::sliding::connection_state::SyncPosition;
 
     const PHONE_DEVICE: DeviceNum = DeviceNum::new(1);
@@ -263,23 +267,23 @@ mod tests {
     fn a_lost_response_is_computed_again() {
         let connections = SlidingConnections::default();
 
-        let (first, before) = respond(&connections, "a", None, 1).unwrap();
+        let (first, before) = respond(&connections, "a", None, Position::new(1)).unwrap();
         assert_eq!(before, None);
-        let (_lost, before) = respond(&connections, "a", Some(&first), 2).unwrap();
-        assert_eq!(before, Some(1));
-        let (second, before) = respond(&connections, "a", Some(&first), 3).unwrap();
-        assert_eq!(before, Some(1));
-        let (_, before) = respond(&connections, "a", Some(&second), 4).unwrap();
-        assert_eq!(before, Some(3));
+        let (_lost, before) = respond(&connections, "a", Some(&first), Position::new(2)).unwrap();
+        assert_eq!(before, Some(Position::new(1)));
+        let (second, before) = respond(&connections, "a", Some(&first), Position::new(3)).unwrap();
+        assert_eq!(before, Some(Position::new(1)));
+        let (_, before) = respond(&connections, "a", Some(&second), Position::new(4)).unwrap();
+        assert_eq!(before, Some(Position::new(3)));
     }
 
     #[test]
     fn a_position_is_valid_only_for_its_connection() {
         let connections = SlidingConnections::default();
-        let (first, _) = respond(&connections, "a", None, 1).unwrap();
-        let (second, _) = respond(&connections, "a", Some(&first), 2).unwrap();
-        respond(&connections, "b", None, 1).unwrap();
-        respond(&connections, "a", Some(&second), 3).unwrap();
+        let (first, _) = respond(&connections, "a", None, Position::new(1)).unwrap();
+        let (second, _) = respond(&connections, "a", Some(&first), Position::new(2)).unwrap();
+        respond(&connections, "b", None, Position::new(1)).unwrap();
+        respond(&connections, "a", Some(&second), Position::new(3)).unwrap();
 
         for (conn_id, pos) in [
             ("a", first.as_str()),
@@ -287,7 +291,7 @@ mod tests {
             ("c", &second),
             ("a", "p1_zz"),
         ] {
-            let refused = respond(&connections, conn_id, Some(pos), 4);
+            let refused = respond(&connections, conn_id, Some(pos), Position::new(4));
             assert!(matches!(refused, Err(Error::UnknownPos)), "{conn_id} {pos}");
         }
         let other_device = connections.begin_request(DeviceNum::new(2), "a", Some(&second));
@@ -312,7 +316,11 @@ mod tests {
         let mut positions = Vec::new();
         for number in 0..=MAX_CONNECTIONS_PER_DEVICE {
             let name = number.to_string();
-            positions.push(respond(&connections, &name, None, 1).unwrap().0);
+            positions.push(
+                respond(&connections, &name, None, Position::new(1))
+                    .unwrap()
+                    .0,
+            );
         }
 
         let oldest = connections.begin_request(PHONE_DEVICE, "0", Some(&positions[0]));
@@ -328,13 +336,13 @@ mod tests {
     #[test]
     fn logging_out_closes_the_connections_of_a_device() {
         let connections = SlidingConnections::default();
-        let (pos, _) = respond(&connections, "a", None, 1).unwrap();
+        let (pos, _) = respond(&connections, "a", None, Position::new(1)).unwrap();
 
         let ended = JournalChange::SessionsEnded {
             user: UserNum::new(1),
             devices: vec![PHONE_DEVICE],
         };
-        connections.committed(&[(1, ended)]);
+        connections.committed(&[(Position::new(1), ended)]);
 
         assert!(
             connections

@@ -23,8 +23,9 @@ use super::{
 use crate::{
     devices::Devices,
     error::{Error, Result},
+    numbers::Position,
     rooms::Rooms,
-    storage::{Db, Position},
+    storage::Db,
     sync::{
         SyncEnvironment,
         account_data::AccountDataReader,
@@ -75,7 +76,7 @@ impl ExtensionReader {
         request: &SlidingSyncRequest,
     ) -> Result<()> {
         let since = to_device_since(&request.extensions.to_device)?;
-        if !is_enabled(request.extensions.to_device.enabled) || since == 0 {
+        if !is_enabled(request.extensions.to_device.enabled) || since == Position::ZERO {
             return Ok(());
         }
         let up_to = since.min(self.db.journal().published_position());
@@ -118,7 +119,7 @@ impl ExtensionReader {
         }
         if is_enabled(requested.thread_subscriptions.enabled) {
             let since = since(previous.extensions.thread_subscriptions.enabled);
-            self.add_thread_subscriptions(context, since.unwrap_or(0), others)
+            self.add_thread_subscriptions(context, since.unwrap_or(Position::ZERO), others)
                 .await?;
             has_changes |= !others.thread_subscriptions.is_empty();
         }
@@ -171,14 +172,14 @@ impl ExtensionReader {
         extensions: &mut Extensions,
     ) -> Result<()> {
         let user = context.session.user;
-        if since > 0 && !self.recent_changes.subscriptions_changed(user, since) {
+        if since > Position::ZERO && !self.recent_changes.subscriptions_changed(user, since) {
             return Ok(());
         }
         let limit = clamp_limit(
             context.request.extensions.thread_subscriptions.limit,
             MAX_THREAD_SUBSCRIPTIONS,
         );
-        let before = context.plan.now.position + 1;
+        let before = context.plan.now.position.next();
         let mut changes = self
             .rooms
             .relations
@@ -208,10 +209,10 @@ fn clamp_limit(limit: Option<UInt>, most: usize) -> usize {
 /// Returns the position up to which a client has received its to-device messages.
 fn to_device_since(requested: &request::ToDevice) -> Result<Position> {
     let Some(since) = requested.since.as_deref() else {
-        return Ok(0);
+        return Ok(Position::ZERO);
     };
     let since: Option<Position> = since.parse().ok();
     since
-        .filter(|since| *since >= 0)
+        .filter(|since| *since >= Position::ZERO)
         .ok_or_else(|| Error::invalid_param("this is not a to-device token"))
 }

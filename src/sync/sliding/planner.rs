@@ -22,8 +22,9 @@ use super::{
 use crate::{
     ephemeral::EphemeralState,
     error::{Error, Result},
+    numbers::RoomNum,
     rooms::{Rooms, UserRooms},
-    storage::{Db, RoomNum},
+    storage::Db,
     sync::{
         SyncEnvironment,
         changed_rooms::ChangedRoomReader,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::numbers::Position;
 use ruma::{
     JsOption, OwnedRoomId, OwnedUserId,
     api::client::sync::sync_events::v5::response::Extensions,
@@ -111,7 +112,7 @@ pub struct SlidingRoom {
     pub highlight_count: Option<u64>,
     /// The time of the latest activity, as a number that only defines an order.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bump_stamp: Option<i64>,
+    pub bump_stamp: Option<Position>,
 }
 
 /// The mark of a timeline that has more events than the client asked for before.

@@ -14,7 +14,7 @@ use super::{
     room_index::{IndexedRoom, RoomIndex, RoomRelation},
 };
 use crate::{
-    matrix::IgnoreSettings, rooms::UserRooms, storage::RoomNum, sync::invitations::accepts_invite,
+    matrix::IgnoreSettings, numbers::RoomNum, rooms::UserRooms, sync::invitations::accepts_invite,
     users::Session,
 };
 

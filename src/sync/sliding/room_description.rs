@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     matrix::IgnoreSettings,
-    storage::Position,
+    numbers::Position,
     sync::{
         snapshot::RoomContents,
         summary::{changes_summary, heroes},
@@ -156,7 +156,7 @@ fn bump_stamp(
         contents
             .latest_events
             .first()
-            .map_or(1, |event| event.position)
+            .map_or(Position::ZERO.next(), |event| event.position)
     };
     match (last, before) {
         (Some(event), _) => event.position,

@@ -24,7 +24,8 @@ use super::{
 use crate::{
     ephemeral::{EphemeralState, EphemeralTick},
     error::Result,
-    storage::{Position, Receipt, users::account_data::AccountData},
+    numbers::Position,
+    storage::{Receipt, users::account_data::AccountData},
     sync::{
         SyncEnvironment,
         account_data::{AccountDataReader, account_data_event},
@@ -180,7 +181,7 @@ impl RoomAccountData {
     fn for_room(&self, planned: &PlannedRoom, scope: &ExtensionScope) -> Vec<&AccountData> {
         let (data, after) = match scope {
             ExtensionScope::Nothing => return Vec::new(),
-            ExtensionScope::All => (&self.all, 0),
+            ExtensionScope::All => (&self.all, Position::ZERO),
             ExtensionScope::Since(since) => (&self.changed, since.position),
         };
         data.iter()
@@ -206,7 +207,7 @@ fn recent_receipts(
         ExtensionScope::Since(since) => {
             let later = view
                 .receipts
-                .range(since.position + 1..=now.max(since.position + 1));
+                .range(since.position.next()..=now.max(since.position.next()));
             later.map(|(_, receipt)| receipt.clone()).collect()
         }
         ExtensionScope::All => {

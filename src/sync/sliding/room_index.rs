@@ -18,8 +18,9 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     matrix::StateMap,
+    numbers::{Position, RoomNum},
     rooms::UserRoom,
-    storage::{Position, RoomNum, sync::room_list::RoomListRow, users::account_data::AccountData},
+    storage::{sync::room_list::RoomListRow, users::account_data::AccountData},
     users::Session,
 };
 
@@ -129,7 +130,7 @@ impl RoomIndex {
 
     /// Returns the position up to which the index is up to date.
     pub(super) fn now(&self) -> Position {
-        self.up_to.unwrap_or(0)
+        self.up_to.unwrap_or(Position::ZERO)
     }
 
     /// Returns the rooms, the most recently active first.

@@ -17,9 +17,10 @@ use super::room_index::{IndexedRoom, RoomIndex, RoomRelation, indexed_room_from_
 use crate::{
     error::{Error, Result},
     matrix::StateMap,
+    numbers::{Position, RoomNum, UserNum},
     rooms::{Room, Rooms, UserRoom, UserRooms},
     storage::{
-        Db, RoomNum, UserNum,
+        Db,
         sync::room_list::{self as stored, RoomListRow},
     },
     sync::{SyncEnvironment, recent_changes::RecentChanges},
@@ -114,7 +115,7 @@ impl RoomIndexes {
             }
         }
         let after = index.now();
-        if after == 0
+        if after == Position::ZERO
             || self
                 .recent_changes
                 .account_data_changed(session.user, after)

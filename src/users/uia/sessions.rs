@@ -15,7 +15,7 @@ use super::{
     flows::is_next_stage,
     registration_session::{RegistrationSession, request_changed_error},
 };
-use crate::{error::Result, storage::UserNum, users::secrets};
+use crate::{error::Result, numbers::UserNum, users::secrets};
 
 /// The lifetime of a session, in milliseconds: enough time to find a password or a token.
 const LIFETIME_MS: i64 = 15 * 60 * 1000;

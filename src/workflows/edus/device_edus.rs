@@ -13,6 +13,7 @@ use crate::{
     devices::{Devices, RemoteDevice, RemoteListUpdate},
     error::Result,
     federation::Federation,
+    numbers::StreamId,
     workflows::{WorkflowSources, device_list_tracker::DeviceListTracker},
 };
 
@@ -133,7 +134,7 @@ fn read_update(content: DeviceListUpdateContent) -> Option<RemoteListUpdate> {
     let prev_ids = content.prev_id.iter().take(MAX_PREV_IDS);
     Some(RemoteListUpdate {
         stream_id: content.stream_id.into(),
-        prev_ids: prev_ids.map(|id| i64::from(*id)).collect(),
+        prev_ids: prev_ids.map(|id| StreamId::from(*id)).collect(),
         deleted: content.deleted == Some(true),
         device,
         user_id: content.user_id,

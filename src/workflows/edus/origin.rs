@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Result},
+    numbers::UserNum,
     rooms::{Room, Rooms},
-    storage::UserNum,
     workflows::WorkflowSources,
 };
 

@@ -16,8 +16,9 @@ use tokio::sync::Notify;
 use super::origin::{EduOrigins, is_joined_user_of, parse};
 use crate::{
     error::Result,
+    numbers::{Position, UserNum},
     rooms::{ReceiptUpdate, Rooms},
-    storage::{JournalChange, JournalFollower, Position, UserNum},
+    storage::{JournalChange, JournalFollower},
     workflows::WorkflowSources,
 };
 

@@ -49,8 +49,8 @@ use crate::{
     error::{Error, Result},
     federation::{Federation, LookupCache},
     matrix::{Pdu, read_event},
+    numbers::{Position, RoomNum},
     rooms::{ReceiveOutcome, Room, Rooms},
-    storage::{Position, RoomNum},
     tasks::Tasks,
 };
 

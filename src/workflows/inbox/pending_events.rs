@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     keyed_semaphore::{KeyedPermit, KeyedQueuePlace, KeyedSemaphore},
     matrix::VerifiedEvent,
-    storage::RoomNum,
+    numbers::RoomNum,
 };
 
 /// The number of events in progress for one server, and for all (64 KiB each at most). A server sends one transaction

@@ -8,8 +8,8 @@ use ruma::{OwnedEventId, ServerName};
 use super::{SharedProgress, TransactionInbox, is_internal, lock_progress};
 use crate::{
     error::{Error, Result},
+    numbers::Position,
     rooms::QueuedEvent,
-    storage::Position,
 };
 
 impl TransactionInbox {
@@ -68,7 +68,7 @@ impl TransactionInbox {
     }
 
     async fn process_all_stored(&self) -> Result<()> {
-        let mut after = 0;
+        let mut after = Position::ZERO;
         loop {
             let page = self.rooms.receiver.load_queued_events(after).await?;
             let Some(last) = page.last() else {

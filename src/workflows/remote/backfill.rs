@@ -28,6 +28,7 @@ use crate::{
     error::{Error, Result},
     federation::{Federation, RequestLimits},
     matrix::VerifiedEvent,
+    numbers::Position,
     rooms::{ReceiveOutcome, Room, Rooms, TimelineGap, UserAccess},
     workflows::{WorkflowSources, inbox::StateFetchLimit},
 };
@@ -85,7 +86,12 @@ impl HistoryFetcher {
     /// # Errors
     ///
     /// When the events cannot be stored. A server that does not answer is not an error.
-    pub async fn fill_history(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
+    pub async fn fill_history(
+        &self,
+        room: &Arc<Room>,
+        after: Position,
+        up_to: Position,
+    ) -> Result<bool> {
         let filling = self.fill_newest_gap(room, after, up_to);
         timeout(HISTORY_TIMEOUT, filling).await.unwrap_or(Ok(false))
     }
@@ -95,8 +101,12 @@ impl HistoryFetcher {
     /// # Errors
     ///
     /// When that cannot be read.
-    pub async fn lacks_history(&self, room: &Room, up_to: i64) -> Result<bool> {
-        let gaps = self.rooms.receiver.find_gaps(room, i64::MIN, up_to).await?;
+    pub async fn lacks_history(&self, room: &Room, up_to: Position) -> Result<bool> {
+        let gaps = self
+            .rooms
+            .receiver
+            .find_gaps(room, Position::MIN, up_to)
+            .await?;
         Ok(!gaps.is_empty())
     }
 
@@ -120,7 +130,7 @@ impl HistoryFetcher {
         let is_whole = self
             .rooms
             .receiver
-            .find_gaps(room, i64::MIN, i64::MAX)
+            .find_gaps(room, Position::MIN, Position::MAX)
             .await?
             .is_empty();
         if is_whole || matches!(&here, Err(error) if !matches!(error, Error::NotFound(_))) {
@@ -145,7 +155,11 @@ impl HistoryFetcher {
                     .unknown_events(std::slice::from_ref(&remote.event_id))
                     .await?
                     .is_empty();
-                if is_here || !self.fill_newest_gap(room, i64::MIN, i64::MAX).await? {
+                if is_here
+                    || !self
+                        .fill_newest_gap(room, Position::MIN, Position::MAX)
+                        .await?
+                {
                     break;
                 }
             }
@@ -200,7 +214,12 @@ impl HistoryFetcher {
         None
     }
 
-    async fn fill_newest_gap(&self, room: &Arc<Room>, after: i64, up_to: i64) -> Result<bool> {
+    async fn fill_newest_gap(
+        &self,
+        room: &Arc<Room>,
+        after: Position,
+        up_to: Position,
+    ) -> Result<bool> {
         let gaps = self.rooms.receiver.find_gaps(room, after, up_to).await?;
         let Some(gap) = gaps.into_iter().next() else {
             return Ok(false);

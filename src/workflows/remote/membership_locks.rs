@@ -5,8 +5,8 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::Membe
 use crate::{
     error::{Error, Result},
     keyed_semaphore::{KeyedPermit, KeyedSemaphore},
+    numbers::UserNum,
     rooms::Rooms,
-    storage::UserNum,
     workflows::WorkflowSources,
 };
 

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     matrix::{self, Pdu, StateMap},
+    numbers::{Position, SnapshotId},
     rooms::{
         log::{resolution::pdu_from_node, snapshots::SnapshotBase},
         memory::room::{Room, RoomTip},
@@ -123,7 +124,7 @@ impl EventReceiver {
         room: &Room,
         tip: &RoomTip,
         incoming: IncomingEvent<'_>,
-        gap: Option<i64>,
+        gap: Option<Position>,
         followed: PrevEventStates,
     ) -> Result<CheckedEvent> {
         let (pdu, hints) = (incoming.event.pdu(), incoming.hints);
@@ -256,7 +257,7 @@ impl EventReceiver {
         Ok(state)
     }
 
-    async fn find_gap_of_event(&self, room: &Room, pdu: &Pdu) -> Result<Option<i64>> {
+    async fn find_gap_of_event(&self, room: &Room, pdu: &Pdu) -> Result<Option<Position>> {
         let mut conn = self.db.read().await?;
         let gap =
             timeline_gaps::missing_among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
@@ -343,7 +344,9 @@ fn rejected_event(followed: PrevEventStates, reason: String) -> CheckedEvent {
         (Some(first), true) if afters.all(|after| after.snapshot == first.snapshot) => Some(first),
         _ => None,
     };
-    let snapshot = only.as_ref().map_or(0, |after| after.snapshot);
+    let snapshot = only
+        .as_ref()
+        .map_or(SnapshotId::EMPTY, |after| after.snapshot);
     CheckedEvent {
         base: SnapshotBase::Stored(snapshot),
         state_before: only.map(|after| after.state).unwrap_or_default(),

@@ -9,6 +9,7 @@ use super::verdict::{CheckedEvent, PrevEventStates};
 use crate::{
     error::Result,
     matrix::{Pdu, StateMap},
+    numbers::SnapshotId,
     rooms::{
         log::{accepted_event::EventFork, resolution::pdu_from_node, snapshots::SnapshotBase},
         memory::{
@@ -58,7 +59,7 @@ impl EventReceiver {
         }
         let afters = with_distinct_states(followed.known.clone());
         let Some(first) = afters.first().cloned() else {
-            return Ok((SnapshotBase::Stored(0), StateMap::default()));
+            return Ok((SnapshotBase::Stored(SnapshotId::EMPTY), StateMap::default()));
         };
         if afters.len() == 1 {
             return Ok((SnapshotBase::Stored(first.snapshot), first.state));
@@ -167,7 +168,7 @@ impl EventReceiver {
     pub(crate) async fn state_after_node(
         &self,
         tip: &RoomTip,
-        snapshot: i64,
+        snapshot: SnapshotId,
         node: EventNode,
     ) -> Result<RecentRoomEvent> {
         let state = if snapshot == tip.snapshot {
@@ -231,7 +232,7 @@ impl EventReceiver {
 /// event can name all that remain.
 fn drop_redundant_extremities(others: &mut Vec<ForwardExtremity>) {
     let mut surplus = (others.len() + 1).saturating_sub(MAX_PREV_EVENTS);
-    let mut with_state: HashMap<i64, usize> = HashMap::new();
+    let mut with_state: HashMap<SnapshotId, usize> = HashMap::new();
     for after in others.iter().filter_map(|other| other.after.as_ref()) {
         *with_state.entry(after.snapshot).or_default() += 1;
     }

@@ -4,6 +4,7 @@ use super::verdict::CheckedEvent;
 use crate::{
     error::Result,
     matrix::{NotificationCounters, ThreadPosition, VerifiedEvent},
+    numbers::{Position, SnapshotId, StateChainNum},
     rooms::{
         log::{
             event_placement::{EventNumbers, event_visibility, intern_event},
@@ -26,7 +27,7 @@ pub(crate) struct HistoryEvent<'a> {
     pub(crate) event: &'a VerifiedEvent,
     pub(crate) checked: CheckedEvent,
     /// The place in the timeline before which the event belongs.
-    pub(crate) gap: i64,
+    pub(crate) gap: Position,
 }
 
 /// Stores an event in the gap before a place of the timeline; returns its position.
@@ -35,7 +36,7 @@ pub(crate) async fn store_history_event(
     room: &Room,
     tip: &mut RoomTip,
     history: HistoryEvent<'_>,
-) -> Result<Option<i64>> {
+) -> Result<Option<Position>> {
     let HistoryEvent {
         event,
         checked,
@@ -100,20 +101,20 @@ pub(crate) async fn store_history_event(
 async fn store_snapshot_after(
     tx: &mut WriteTx,
     numbers: &EventNumbers,
-    before: i64,
-    chain: i64,
-) -> Result<i64> {
+    before: SnapshotId,
+    chain: StateChainNum,
+) -> Result<SnapshotId> {
     let Some(state_key) = numbers.state_key else {
         return Ok(before);
     };
-    let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+    let entry = numbers.state_entry(state_key);
     snapshots::store_branch(tx, before, &[entry], chain).await
 }
 
 fn stored_history_event(
     room: &Room,
     numbers: &EventNumbers,
-    place: i64,
+    place: Position,
 ) -> relations::RelatingEvent {
     relations::RelatingEvent {
         room: room.num,
@@ -125,8 +126,12 @@ fn stored_history_event(
 }
 
 /// Returns the place right before another one in a timeline, if it is free.
-async fn find_free_place(tx: &mut WriteTx, room: &Room, before: i64) -> Result<Option<i64>> {
+async fn find_free_place(
+    tx: &mut WriteTx,
+    room: &Room,
+    before: Position,
+) -> Result<Option<Position>> {
     let older = event_graph::place_before(tx, room.num, before).await?;
-    let place = before - 1;
+    let place = before.previous();
     Ok((older != Some(place)).then_some(place))
 }

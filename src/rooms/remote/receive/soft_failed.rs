@@ -4,6 +4,7 @@ use super::verdict::{CheckedEvent, EventVerdict};
 use crate::{
     error::Result,
     matrix::{NotificationCounters, VerifiedEvent},
+    numbers::{Position, SnapshotId},
     rooms::{
         log::{
             event_placement::{event_visibility, intern_event},
@@ -31,7 +32,7 @@ pub(crate) async fn store_refused_event(
     tip: &mut RoomTip,
     event: &VerifiedEvent,
     checked: CheckedEvent,
-) -> Result<Option<i64>> {
+) -> Result<Option<Position>> {
     let pdu = event.pdu();
     let numbers = intern_event(tx, pdu, checked.stored_at).await?;
     let snapshot = snapshots::store_snapshot(tx, &checked.base, tip.snapshot_chain).await?;
@@ -42,13 +43,13 @@ pub(crate) async fn store_refused_event(
         prev_events: pdu.prev_events.clone(),
     };
     if let (EventVerdict::SoftFailed(_), Some(state_key)) = (&checked.verdict, numbers.state_key) {
-        let entry = (numbers.kind, state_key, Some(numbers.stored_at));
+        let entry = numbers.state_entry(state_key);
         after.snapshot =
             snapshots::store_branch(tx, snapshot, &[entry], tip.snapshot_chain).await?;
         after.state.insert(pdu.clone().into());
     }
     // The place of a rejected event in the graph may be unknown.
-    let is_placed = snapshot != 0;
+    let is_placed = snapshot != SnapshotId::EMPTY;
     let row = NewEventRow {
         position: numbers.stored_at,
         room: room.num,

@@ -4,6 +4,7 @@ use ruma::OwnedEventId;
 
 use crate::{
     matrix::{StateMap, VerifiedEvent},
+    numbers::Position,
     rooms::{
         log::{accepted_event::EventFork, snapshots::SnapshotBase},
         memory::{recent_events::RecentRoomEvent, room::RoomTip},
@@ -101,11 +102,11 @@ pub(crate) struct CheckedEvent {
     pub(crate) base: SnapshotBase,
     pub(crate) state_before: StateMap,
     /// The position at which it is already stored as an outlier.
-    pub(crate) stored_at: Option<i64>,
+    pub(crate) stored_at: Option<Position>,
     /// The fork that it causes, if it does not follow the tip.
     pub(crate) fork: Option<EventFork>,
     /// For history: the place in the timeline before which the event belongs.
-    pub(crate) gap: Option<i64>,
+    pub(crate) gap: Option<Position>,
     /// The events that it follows and that this server does not have.
     pub(crate) missing_prev: Vec<OwnedEventId>,
     /// It is already stored with the same verdict.

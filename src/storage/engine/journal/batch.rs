@@ -4,7 +4,8 @@ use tokio::sync::watch;
 
 use crate::{
     error::{Error, Result},
-    storage::engine::{change::JournalChange, failure::BatchLoss, numbers::Position},
+    numbers::Position,
+    storage::engine::{change::JournalChange, failure::BatchLoss},
 };
 /// The state of a batch for its writers: `None` while it is open, then whether it is on disk.
 pub(super) type BatchOutcome = Option<Result<(), BatchLoss>>;

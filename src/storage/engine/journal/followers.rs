@@ -2,14 +2,13 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicI64, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use crate::{
     health::Health,
-    storage::engine::{
-        change::JournalChange, interned_strings::InternedStrings, numbers::Position,
-    },
+    numbers::{AtomicPosition, Position},
+    storage::engine::{change::JournalChange, interned_strings::InternedStrings},
 };
 
 /// A follower of the journal in memory. It is called in order, between the commit and its answer, so it must be quick.
@@ -30,7 +29,7 @@ pub(super) struct JournalState {
     /// The number of registered intents.
     pub(super) intents: AtomicUsize,
     /// The newest position that readers may see.
-    pub(super) published: AtomicI64,
+    pub(super) published: AtomicPosition,
     pub(super) followers: RwLock<Vec<Arc<dyn JournalFollower>>>,
     /// Locked while a batch is announced, so that a reader can keep memory from changing.
     pub(super) announcing: RwLock<()>,
@@ -57,7 +56,7 @@ impl JournalState {
     pub(super) fn new(strings: InternedStrings) -> Self {
         Self {
             intents: AtomicUsize::new(0),
-            published: AtomicI64::new(0),
+            published: AtomicPosition::default(),
             followers: RwLock::default(),
             announcing: RwLock::default(),
             strings,
@@ -78,7 +77,7 @@ impl JournalState {
         {
             follower.committed(changes);
         }
-        self.published.store(newest, Ordering::SeqCst);
+        self.published.store(newest);
     }
 
     pub(super) fn announce_failure(&self) {

@@ -5,7 +5,8 @@ use std::sync::Mutex as StdMutex;
 use super::{batch::CommitFault, *};
 use crate::{
     error::Error,
-    storage::{Db, DeviceNum, JournalChange, ReadAccess, UserNum, testing::TestDb},
+    numbers::{DeviceNum, Position, UserNum},
+    storage::{Db, JournalChange, ReadAccess, testing::TestDb},
 };
 
 #[derive(Default)]
@@ -60,9 +61,9 @@ async fn concurrent_writes_are_announced_in_order() {
     futures_util::future::join_all(writers).await;
 
     let positions = notes.0.lock().unwrap().clone();
-    assert_eq!(positions, (1..=64).collect::<Vec<_>>());
+    assert_eq!(positions, (1..=64).map(Position::new).collect::<Vec<_>>());
     assert_eq!(count_stored(&test).await, 64);
-    assert_eq!(test.db.journal().published_position(), 64);
+    assert_eq!(test.db.journal().published_position(), Position::new(64));
 }
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn a_dropped_write_leaves_no_trace() {
     before.wait_until_durable().await.unwrap();
 
     assert_eq!(count_stored(&test).await, 2);
-    assert_eq!(*notes.0.lock().unwrap(), vec![1, 3]);
+    assert_eq!(*notes.0.lock().unwrap(), [1, 3].map(Position::new));
     let mut conn = test.db.read().await.unwrap();
     assert_eq!(
         test.db
@@ -124,7 +125,7 @@ async fn positions_continue_after_a_restart() {
     let test = test.reopen().await;
     let mut tx = test.db.write().await.unwrap();
 
-    assert_eq!(tx.next_position(), 2);
+    assert_eq!(tx.next_position(), Position::new(2));
 }
 
 #[tokio::test]
@@ -194,8 +195,8 @@ async fn a_stored_batch_is_announced_although_its_answer_was_lost() {
 
     assert!(written.is_ok());
     assert_eq!(count_stored(&test).await, 1);
-    assert_eq!(*notes.0.lock().unwrap(), vec![1]);
-    assert_eq!(test.db.journal().published_position(), 1);
+    assert_eq!(*notes.0.lock().unwrap(), [Position::new(1)]);
+    assert_eq!(test.db.journal().published_position(), Position::new(1));
 }
 
 #[tokio::test]

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    numbers::{Position, StringNum},
     storage::engine::{
         change::JournalChange, dialect::RawConnection, interned_strings::InternedStrings,
-        numbers::Position, query::ReadAccess,
+        query::ReadAccess,
     },
 };
 
@@ -20,7 +21,7 @@ use crate::{
 pub struct WriteTx {
     pub(super) writer: OwnedMutexGuard<JournalWriter>,
     changes: Vec<(Position, JournalChange)>,
-    interned: Vec<(Arc<str>, i64)>,
+    interned: Vec<(Arc<str>, StringNum)>,
 }
 
 impl ReadAccess for WriteTx {
@@ -41,13 +42,13 @@ impl WriteTx {
     /// Takes the next position, for the rows of a change.
     pub fn next_position(&mut self) -> Position {
         let position = self.writer.next_position;
-        self.writer.next_position += 1;
+        self.writer.next_position = position.next();
         position
     }
 
     /// Leaves positions free before the next one, for changes that belong there and may come later.
-    pub fn reserve_positions(&mut self, places: i64) {
-        self.writer.next_position += places;
+    pub fn reserve_positions(&mut self, count: i64) {
+        self.writer.next_position = self.writer.next_position.plus(count);
     }
 
     /// Registers a change that the commit will announce. It is not announced after a roll-back.
@@ -86,14 +87,14 @@ impl WriteTx {
         &self.writer.shared.strings
     }
 
-    pub(in crate::storage) fn interned_number(&self, text: &str) -> Option<i64> {
+    pub(in crate::storage) fn interned_number(&self, text: &str) -> Option<StringNum> {
         self.interned
             .iter()
             .find(|(known, _)| &**known == text)
             .map(|(_, number)| *number)
     }
 
-    pub(in crate::storage) fn record_interned(&mut self, text: &str, number: i64) {
+    pub(in crate::storage) fn record_interned(&mut self, text: &str, number: StringNum) {
         self.interned.push((Arc::from(text), number));
     }
 }

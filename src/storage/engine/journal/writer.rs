@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    numbers::Position,
     storage::engine::{
         dialect::{DatabaseTarget, RawConnection, WriterConnection},
         directory_lock::DirectoryLock,
         failure::BatchLoss,
-        numbers::Position,
         query::ReadAccess,
     },
 };
@@ -76,7 +76,7 @@ impl JournalWriter {
             target,
             conn,
             connection_lost: false,
-            next_position: 1,
+            next_position: Position::new(1),
             open_batch: None,
             in_doubt: None,
             savepoint: SavepointState::None,
@@ -196,7 +196,7 @@ impl JournalWriter {
         self.undo_unfinished_turn()
             .await
             .map_err(CommitError::Before)?;
-        let (last, number) = (self.next_position - 1, rand::random::<i64>());
+        let (last, number) = (self.next_position.previous(), rand::random::<i64>());
         self.query("UPDATE journal SET position = $1, batch = $2")
             .bind(last)
             .bind(number)
@@ -210,7 +210,7 @@ impl JournalWriter {
     /// Announces the changes of a batch that is on disk, and answers all its writers.
     fn announce_batch(&self, batch: &WriteBatch) {
         self.shared
-            .announce_changes(&batch.changes, self.next_position - 1);
+            .announce_changes(&batch.changes, self.next_position.previous());
         self.shared.health.clear();
         batch.outcome.send_replace(Some(Ok(())));
     }
@@ -257,7 +257,7 @@ impl JournalWriter {
 
     async fn load_position(&mut self) -> Result<()> {
         let last = last_position(self).await?;
-        self.next_position = self.next_position.max(last + 1);
+        self.next_position = self.next_position.max(last.next());
         Ok(())
     }
 
