@@ -90,12 +90,13 @@ impl Media {
                 return Err(already_uploaded_error());
             }
             let description = FileDescription {
+                uploader: Some(uploader),
                 content_type: &content_type,
                 file_name: file_name.as_deref(),
             };
             let address = media.own_address(&media_id);
             media
-                .store_metadata(&mut tx, address, Some(uploader), stored, description)
+                .store_metadata(&mut tx, address, stored, description)
                 .await?;
             tx.commit().await?;
             media.arrived.notify_waiters();

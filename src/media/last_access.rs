@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     clock::Clock,
     error::Result,
@@ -37,19 +39,22 @@ impl AccessRecorder {
             db,
             clock,
         };
-        let (writing, stopping) = (accesses.clone(), tasks.stopping().clone());
-        drop(tasks.spawn(async move {
-            while !stopping.is_cancelled() {
-                tokio::select! {
-                    () = stopping.cancelled() => {}
-                    () = tokio::time::sleep(WRITE_INTERVAL) => {}
-                }
-                if let Err(error) = writing.write_accesses().await {
-                    tracing::debug!(%error, "accesses to media were not written");
-                }
-            }
-        }));
+        let (writer, stopping) = (accesses.clone(), tasks.stopping().clone());
+        drop(tasks.spawn(writer.write_until_stopped(stopping)));
         accesses
+    }
+
+    /// Writes the recorded accesses at intervals, and once more when the server stops.
+    async fn write_until_stopped(self, stopping: CancellationToken) {
+        while !stopping.is_cancelled() {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(WRITE_INTERVAL) => {}
+            }
+            if let Err(error) = self.write_accesses().await {
+                tracing::debug!(%error, "accesses to media were not written");
+            }
+        }
     }
 
     /// Records an access to media.

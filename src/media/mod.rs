@@ -120,6 +120,8 @@ pub struct MediaAddress<'a> {
 
 /// The stored description of a file.
 struct FileDescription<'a> {
+    /// The user of this server who uploaded the file.
+    uploader: Option<UserNum>,
     content_type: &'a str,
     file_name: Option<&'a str>,
 }
@@ -196,13 +198,14 @@ impl Media {
             let stored = arriving.finish().await?;
             let media_id = new_media_id();
             let description = FileDescription {
+                uploader: Some(uploader),
                 content_type: &content_type,
                 file_name: file_name.as_deref(),
             };
             let mut tx = media.db.write().await?;
             let address = media.own_address(&media_id);
             media
-                .store_metadata(&mut tx, address, Some(uploader), stored, description)
+                .store_metadata(&mut tx, address, stored, description)
                 .await?;
             tx.commit().await?;
             Ok(format!("mxc://{}/{media_id}", media.server_name).into())
@@ -268,7 +271,7 @@ impl Media {
         }
     }
 
-    /// Returns a thumbnail of media, which is still unless `animated` is set.
+    /// Returns a thumbnail of media.
     ///
     /// # Errors
     ///
@@ -279,7 +282,6 @@ impl Media {
         &self,
         address: MediaAddress<'_>,
         request: ThumbnailRequest,
-        animated: bool,
         wait: Duration,
         remote: RemoteMediaPolicy,
     ) -> Result<MediaContent> {
@@ -287,7 +289,7 @@ impl Media {
         let original = stored_content(&row.sha256, row.size)?;
         let thumbnail = self
             .thumbnails
-            .find_or_make(&row, original, request, animated)
+            .find_or_make(&row, original, request)
             .await?;
         let stored = stored_content(&thumbnail.sha256, thumbnail.size)?;
         Ok(MediaContent {
@@ -375,7 +377,6 @@ impl Media {
         &self,
         tx: &mut WriteTx,
         address: MediaAddress<'_>,
-        uploader: Option<UserNum>,
         stored: StoredContent,
         description: FileDescription<'_>,
     ) -> Result<()> {
@@ -383,7 +384,7 @@ impl Media {
         let media = NewMedia {
             server,
             media_id: address.media_id,
-            uploader,
+            uploader: description.uploader,
             sha256: stored.hash.as_bytes(),
             size: i64::try_from(stored.size).unwrap_or(i64::MAX),
             content_type: description.content_type,

@@ -187,11 +187,12 @@ impl Media {
         let stored = arriving.finish().await?;
         let address = MediaAddress { server, media_id };
         let description = FileDescription {
+            uploader: None,
             content_type: &content_type,
             file_name: file_name.as_deref(),
         };
         let mut tx = self.db.write().await?;
-        self.store_metadata(&mut tx, address, None, stored, description)
+        self.store_metadata(&mut tx, address, stored, description)
             .await?;
         tx.commit().await
     }

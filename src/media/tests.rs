@@ -150,7 +150,6 @@ async fn concurrent_requests_make_a_thumbnail_once() {
         media.thumbnail(
             MediaAddress { server, media_id },
             wanted,
-            false,
             Duration::ZERO,
             RemoteMediaPolicy::LocalOnly,
         )
@@ -166,7 +165,6 @@ async fn concurrent_requests_make_a_thumbnail_once() {
         .thumbnail(
             MediaAddress { server, media_id },
             wanted,
-            false,
             Duration::ZERO,
             RemoteMediaPolicy::LocalOnly,
         )

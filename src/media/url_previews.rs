@@ -231,11 +231,12 @@ impl Media {
         let (media_id, content_type) = (new_media_id(), clean_content_type(Some(content_type)));
         let mut tx = self.db.write().await?;
         let description = FileDescription {
+            uploader: None,
             content_type: &content_type,
             file_name: None,
         };
         let address = self.own_address(&media_id);
-        self.store_metadata(&mut tx, address, None, stored, description)
+        self.store_metadata(&mut tx, address, stored, description)
             .await?;
         tx.commit().await?;
         Ok(format!("mxc://{}/{media_id}", self.server_name))

@@ -8,7 +8,6 @@ use axum::{
     response::Response,
 };
 use futures_util::{StreamExt, stream};
-use rand::{Rng, distr::Alphanumeric};
 use ruma::{
     api::federation::authenticated_media::{get_content, get_content_thumbnail},
     http_headers::ContentDisposition,
@@ -28,8 +27,6 @@ use crate::{
 
 /// The part of a file that is held in memory while another server downloads it.
 const TRANSFER_BUFFER_BYTES: usize = 64 * 1024;
-/// The length of a boundary, long enough that no file contains it by chance.
-const BOUNDARY_LENGTH: usize = 40;
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -71,8 +68,7 @@ async fn get_content_thumbnail(
                 "there is no thumbnail of this size and method".to_owned(),
             )
         })?;
-    // "When not provided, the server SHOULD NOT return an animated thumbnail."
-    let animated = request.animated.unwrap_or(false);
+    let wanted = wanted.with_animation(request.animated);
     let address = crate::media::MediaAddress {
         server: rooms.memory.server_name(),
         media_id: &request.media_id,
@@ -81,7 +77,6 @@ async fn get_content_thumbnail(
         .thumbnail(
             address,
             wanted,
-            animated,
             request.timeout_ms,
             RemoteMediaPolicy::LocalOnly,
         )
@@ -92,8 +87,8 @@ async fn get_content_thumbnail(
 
 /// Returns a file as `multipart/mixed`: an empty object as metadata, followed by the file.
 fn multipart_response(content: MediaContent, disposition: &ContentDisposition) -> Result<Response> {
-    let characters = rand::rng().sample_iter(Alphanumeric).map(char::from);
-    let boundary: String = characters.take(BOUNDARY_LENGTH).collect();
+    // Long enough that no file contains it by chance.
+    let boundary = format!("{:032x}", rand::random::<u128>());
     let before = format!(
         "--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\n\
          Content-Type: {}\r\nContent-Disposition: {disposition}\r\n\r\n",

@@ -77,7 +77,6 @@ impl ThumbnailMaker {
         media: &MediaRow,
         original: StoredContent,
         wanted: ThumbnailRequest,
-        animated: bool,
     ) -> Result<ThumbnailRow> {
         let shape = ThumbnailShape::for_request(wanted);
         let (method, size) = shape.database_key();
@@ -86,7 +85,7 @@ impl ThumbnailMaker {
             width: i64::from(size.width),
             height: i64::from(size.height),
             method,
-            animated,
+            animated: wanted.animated,
         };
         if let Some(known) = self.find_stored(&key).await? {
             return Ok(known);

@@ -34,6 +34,7 @@ pub struct ThumbnailRequest {
     width: u32,
     height: u32,
     crop: bool,
+    pub(super) animated: bool,
 }
 
 /// The size and method of a thumbnail, out of the few that exist.
@@ -57,7 +58,7 @@ pub(super) struct ImageCut {
 }
 
 impl ThumbnailRequest {
-    /// Reads a request; `None` if it is invalid.
+    /// Reads a request for a still image; `None` if it is invalid.
     pub fn new(width: u64, height: u64, method: Option<&Method>) -> Option<Self> {
         let crop = match method {
             Some(Method::Crop) => true,
@@ -68,7 +69,17 @@ impl ThumbnailRequest {
             width: u32::try_from(width).unwrap_or(u32::MAX),
             height: u32::try_from(height).unwrap_or(u32::MAX),
             crop,
+            animated: false,
         })
+    }
+
+    /// "When not provided, the server SHOULD NOT return an animated thumbnail."
+    #[must_use]
+    pub fn with_animation(self, animated: Option<bool>) -> Self {
+        Self {
+            animated: animated.unwrap_or(false),
+            ..self
+        }
     }
 }
 

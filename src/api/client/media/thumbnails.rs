@@ -39,14 +39,13 @@ impl ThumbnailParameters {
                     "there is no thumbnail of this size and method".to_owned(),
                 )
             })?;
-        // "When not provided, the server SHOULD NOT return an animated thumbnail."
-        let animated = self.animated.unwrap_or(false);
+        let wanted = wanted.with_animation(self.animated);
         let address = MediaAddress {
             server: &self.server_name,
             media_id: &self.media_id,
         };
         let content = media
-            .thumbnail(address, wanted, animated, self.timeout, self.remote)
+            .thumbnail(address, wanted, self.timeout, self.remote)
             .await?;
         FileResponse::thumbnail(content, audience)
             .respond_to(headers)
