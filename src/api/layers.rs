@@ -17,7 +17,6 @@ use axum::{
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use rand::Rng;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -165,7 +164,7 @@ fn request_id(headers: &HeaderMap) -> String {
         .and_then(|id| id.to_str().ok());
     match given.filter(is_sane) {
         Some(id) => id.to_owned(),
-        None => format!("{:016x}", rand::rng().random::<u64>()),
+        None => format!("{:016x}", rand::random::<u64>()),
     }
 }
 

@@ -118,6 +118,29 @@ impl KeyCountCache {
 }
 
 impl CachedKeyCounts {
+    /// Replaces the counts of a device. `claimed_at` is the position of the change if a key was claimed in it.
+    fn replace_counts(
+        &mut self,
+        device: DeviceNum,
+        counts: &Arc<KeyCounts>,
+        claimed_at: Option<Position>,
+    ) {
+        self.generation += 1;
+        let before = self.by_device.get(&device).map(|keys| keys.claimed_at);
+        let remaining = RemainingKeys {
+            counts: counts.clone(),
+            claimed_at: claimed_at.or(before).unwrap_or(Position::ZERO),
+        };
+        self.insert(device, remaining);
+    }
+
+    fn remove_devices(&mut self, devices: &[DeviceNum]) {
+        self.generation += 1;
+        for device in devices {
+            self.by_device.remove(device);
+        }
+    }
+
     fn insert(&mut self, device: DeviceNum, remaining: RemainingKeys) {
         if self.by_device.len() >= MAX_CACHED_DEVICES {
             self.by_device.clear();
@@ -136,24 +159,11 @@ impl JournalFollower for KeyCountCache {
                     claimed,
                     ..
                 } => {
-                    let mut cached = self.lock();
-                    cached.generation += 1;
-                    let before = cached
-                        .by_device
-                        .get(device)
-                        .map_or(Position::ZERO, |keys| keys.claimed_at);
-                    let remaining = RemainingKeys {
-                        counts: counts.clone(),
-                        claimed_at: if *claimed { *position } else { before },
-                    };
-                    cached.insert(*device, remaining);
+                    let claimed_at = claimed.then_some(*position);
+                    self.lock().replace_counts(*device, counts, claimed_at);
                 }
                 JournalChange::SessionsEnded { devices, .. } => {
-                    let mut cached = self.lock();
-                    cached.generation += 1;
-                    for device in devices {
-                        cached.by_device.remove(device);
-                    }
+                    self.lock().remove_devices(devices);
                 }
                 _ => {}
             }

@@ -53,11 +53,12 @@ impl Drop for ListRequestTicket {
     fn drop(&mut self) {
         let mut requested = self.list_requests.lock();
         for user_id in self.users.keys() {
-            if let Some(state) = requested.get_mut(user_id) {
-                state.requests = state.requests.saturating_sub(1);
-                if state.requests == 0 {
-                    requested.remove(user_id);
-                }
+            let Some(state) = requested.get_mut(user_id) else {
+                continue;
+            };
+            state.requests = state.requests.saturating_sub(1);
+            if state.requests == 0 {
+                requested.remove(user_id);
             }
         }
     }

@@ -127,11 +127,11 @@ mod tests {
 
     impl JournalFollower for EndedDevices {
         fn committed(&self, changes: &[(Position, JournalChange)]) {
-            for (_, change) in changes {
-                if let JournalChange::SessionsEnded { devices, .. } = change {
-                    self.0.lock().unwrap().extend(devices);
-                }
-            }
+            let ended = changes.iter().filter_map(|(_, change)| match change {
+                JournalChange::SessionsEnded { devices, .. } => Some(devices),
+                _ => None,
+            });
+            self.0.lock().unwrap().extend(ended.flatten());
         }
         fn failed(&self) {}
     }

@@ -78,27 +78,37 @@ fn serialize_for_servers(
 ) -> Result<Vec<RemoteServerMessages>> {
     let mut messages_by_server = Vec::new();
     for (server, messages) in messages {
-        let mut edus = Vec::new();
-        let mut part = DirectDeviceMessages::new();
-        let mut size = 0;
-        for (user_id, of_user) in messages {
-            for (device, content) in of_user {
-                let length = content.json().get().len();
-                if size > 0 && size + length > MAX_EDU_BYTES {
-                    edus.push(to_device_edu(sender, kind, std::mem::take(&mut part))?);
-                    size = 0;
-                }
-                size += length;
-                let of_user = part.entry(user_id.clone()).or_default();
-                of_user.insert(device, content);
-            }
-        }
-        if !part.is_empty() {
-            edus.push(to_device_edu(sender, kind, part)?);
-        }
+        let edus = serialize_in_parts(sender, kind, messages)?;
         messages_by_server.push(RemoteServerMessages { server, edus });
     }
     Ok(messages_by_server)
+}
+
+/// Serializes messages as EDUs, none of which is too big.
+fn serialize_in_parts(
+    sender: &UserId,
+    kind: &str,
+    messages: DirectDeviceMessages,
+) -> Result<Vec<String>> {
+    let mut edus = Vec::new();
+    let mut part = DirectDeviceMessages::new();
+    let mut size = 0;
+    for (user_id, of_user) in messages {
+        for (device, content) in of_user {
+            let length = content.json().get().len();
+            if size > 0 && size + length > MAX_EDU_BYTES {
+                edus.push(to_device_edu(sender, kind, std::mem::take(&mut part))?);
+                size = 0;
+            }
+            size += length;
+            let of_user = part.entry(user_id.clone()).or_default();
+            of_user.insert(device, content);
+        }
+    }
+    if !part.is_empty() {
+        edus.push(to_device_edu(sender, kind, part)?);
+    }
+    Ok(edus)
 }
 
 /// Stores messages for other servers, in the transaction that stores the rest of the request. If too many wait for a

@@ -253,21 +253,14 @@ impl Presence {
 
     /// Finds the users who have become offline or unavailable.
     fn check_timeouts(&self) {
-        let now = self.clock.now_ms();
-        let mut gone = Vec::new();
-        {
+        let gone = {
             let mut known = self.lock();
-            for (user, record) in &mut known.users {
-                let before = record.visible_parts();
-                record.apply_timeouts(now);
-                if record.visible_parts() != before {
-                    gone.push(*user);
-                }
-            }
+            let gone = known.apply_timeouts(self.clock.now_ms());
             for user in &gone {
                 known.record_change(*user, self.ticks.next_tick());
             }
-        }
+            gone
+        };
         for user in gone {
             self.ticks.notify_listeners(EphemeralChange::Presence(user));
         }
@@ -275,6 +268,19 @@ impl Presence {
 }
 
 impl PresenceTable {
+    /// Makes users unavailable or offline who were not active for long enough. Returns those who changed.
+    fn apply_timeouts(&mut self, now: i64) -> Vec<UserNum> {
+        let mut changed = Vec::new();
+        for (user, record) in &mut self.users {
+            let before = record.visible_parts();
+            record.apply_timeouts(now);
+            if record.visible_parts() != before {
+                changed.push(*user);
+            }
+        }
+        changed
+    }
+
     fn record_change(&mut self, user: UserNum, tick: EphemeralTick) {
         if let Some(record) = self.users.get_mut(&user) {
             record.changed = tick;

@@ -85,7 +85,10 @@ fn is_needed<V>(slot: &CacheSlot<V>, now: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        future::ready,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
 
@@ -138,7 +141,7 @@ mod tests {
         let cache = LookupCache::new(&Clock::system(), 100);
 
         for key in 0..1_000 {
-            cache.get(&key, async { (key, ONE_MINUTE) }).await;
+            cache.get(&key, ready((key, ONE_MINUTE))).await;
         }
 
         assert!(cache.lock().len() <= 100);

@@ -10,7 +10,6 @@ use hickory_resolver::{
     TokioResolver,
     proto::rr::{RData, RecordType},
 };
-use rand::Rng;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::OnceCell;
 
@@ -153,7 +152,7 @@ impl DnsResolver {
                 })
                 .collect();
             if !targets.is_empty() {
-                return sort_targets(targets, || rand::rng().random());
+                return sort_targets(targets, rand::random);
             }
         }
         Vec::new()

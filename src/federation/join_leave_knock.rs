@@ -30,6 +30,19 @@ use crate::{
 
 pub use crate::matrix::CompletedEvent;
 
+/// An invite for a user of another server.
+#[derive(Clone, Copy)]
+pub struct OutgoingInvite<'a> {
+    /// The room to which the user is invited.
+    pub room_id: &'a RoomId,
+    /// The version of the room.
+    pub room_version: &'a RoomVersionId,
+    /// The member event.
+    pub event: &'a CompletedEvent,
+    /// State events that describe the room to the user.
+    pub room_state: &'a [Box<RawValue>],
+}
+
 /// The time that a server has to answer a join: it may have to collect the members of a large room.
 const JOIN_TIMEOUT: Duration = Duration::from_mins(3);
 /// The limits for sending an invite. A user waits for the answer, and the invited server may send a push first.
@@ -322,35 +335,29 @@ impl Federation {
     pub async fn send_invite(
         &self,
         server: &ServerName,
-        room_id: &RoomId,
-        version: &RoomVersionId,
-        invitation: &CompletedEvent,
-        room_state: Vec<Box<RawValue>>,
+        invitation: OutgoingInvite<'_>,
     ) -> Result<Box<RawValue>, RequestFailure> {
+        let (event, version) = (invitation.event, invitation.room_version);
+        let room_state = invitation.room_state.iter().cloned();
         let request = create_invite::v2::Request::new(
-            room_id.to_owned(),
-            invitation.event_id.clone(),
+            invitation.room_id.to_owned(),
+            event.event_id.clone(),
             version.clone(),
-            invitation.event.clone(),
-            room_state
-                .iter()
-                .cloned()
-                .map(RawStrippedState::Pdu)
-                .collect(),
+            event.event.clone(),
+            room_state.map(RawStrippedState::Pdu).collect(),
         );
-        let event = match self.client().send(server, request, INVITE_LIMITS).await {
+        let answer = match self.client().send(server, request, INVITE_LIMITS).await {
             Ok(answer) => answer.event,
             Err(failure) if failure.is_unknown_endpoint() => {
                 // The specification says: "This API is for rooms of versions 1 and 2".
                 if !matches!(version, RoomVersionId::V1 | RoomVersionId::V2) {
                     return Err(unsupported_version(version));
                 }
-                self.send_invite_v1(server, room_id, invitation, room_state)
-                    .await?
+                self.send_invite_v1(server, invitation).await?
             }
             Err(failure) => return Err(failure),
         };
-        let signed = with_signature(&invitation.event, &event, server);
+        let signed = with_signature(&event.event, &answer, server);
         signed.ok_or_else(|| {
             RequestFailure::Unreachable(format!("{server} accepted the invite but did not sign it"))
         })
@@ -362,22 +369,20 @@ impl Federation {
     async fn send_invite_v1(
         &self,
         server: &ServerName,
-        room_id: &RoomId,
-        invitation: &CompletedEvent,
-        room_state: Vec<Box<RawValue>>,
+        invitation: OutgoingInvite<'_>,
     ) -> Result<Box<RawValue>, RequestFailure> {
         let broken = |error: serde_json::Error| RequestFailure::Unreachable(error.to_string());
         let mut event: Map<String, Value> =
-            serde_json::from_str(invitation.event.get()).map_err(broken)?;
+            serde_json::from_str(invitation.event.event.get()).map_err(broken)?;
         event.insert(
             "unsigned".to_owned(),
-            json!({ "invite_room_state": room_state }),
+            json!({ "invite_room_state": invitation.room_state }),
         );
         let event = to_raw_value(&event).map_err(broken)?;
         let endpoint = EventEndpoint {
             path: INVITE_V1_PATH,
-            room_id,
-            event_id: &invitation.event_id,
+            room_id: invitation.room_id,
+            event_id: &invitation.event.event_id,
         };
         let answer = self
             .client()

@@ -47,7 +47,7 @@ pub use self::{
     cache::LookupCache,
     client::{FederationClient, RequestLimits},
     failure::{RemoteRefusal, RequestFailure},
-    join_leave_knock::{CompletedEvent, DesiredMembership, MembershipTemplate},
+    join_leave_knock::{CompletedEvent, DesiredMembership, MembershipTemplate, OutgoingInvite},
     key_ring::KeyRing,
     keys::{ServerKeyStore, WantedKey},
     multipart::{MultipartPart, MultipartReader},

@@ -325,13 +325,6 @@ mod tests {
         let (sender, body) = channel(1);
         let (parts, mut events) = channel(1);
         let reading = tokio::task::spawn_blocking(move || parse_response(body, &parts));
-        let sending = async move {
-            for chunk in chunks {
-                if sender.send(chunk).await.is_err() {
-                    return;
-                }
-            }
-        };
         let counting = async {
             let (mut state, mut chain) = (0, 0);
             while let Some(part) = events.recv().await {
@@ -342,8 +335,16 @@ mod tests {
             }
             (state, chain)
         };
-        let ((), counted, parsed) = tokio::join!(sending, counting, reading);
+        let ((), counted, parsed) = tokio::join!(send_chunks(sender, chunks), counting, reading);
         (parsed.unwrap().map_err(|error| error.to_string()), counted)
+    }
+
+    async fn send_chunks(sender: Sender<Bytes>, chunks: Vec<Bytes>) {
+        for chunk in chunks {
+            if sender.send(chunk).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn bytes_of(text: &str) -> Vec<Bytes> {

@@ -435,11 +435,10 @@ impl JsonDocument<'_> {
                     parts.push(UnwrittenPart::Members { object, next: 0 });
                     return Ok(());
                 }
+                Some(byte) if is_space(*byte) => at += 1,
                 Some(byte) => {
                     // Everything outside strings, other than space, is ASCII.
-                    if !is_space(*byte) {
-                        out.push(char::from(*byte));
-                    }
+                    out.push(char::from(*byte));
                     at += 1;
                 }
                 None => return Ok(()),

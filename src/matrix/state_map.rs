@@ -78,14 +78,12 @@ impl StateMap {
             if mine.ptr_eq(theirs) {
                 continue;
             }
-            for (key, pdu) in mine {
-                if theirs
-                    .get(key)
-                    .is_none_or(|theirs| !is_same_event(pdu, theirs))
-                {
-                    keys.push((kind.clone(), key.clone()));
-                }
-            }
+            let differs = |key: &str, pdu| {
+                let theirs = theirs.get(key);
+                theirs.is_none_or(|theirs| !is_same_event(pdu, theirs))
+            };
+            let changed = mine.iter().filter(|(key, pdu)| differs(key, pdu));
+            keys.extend(changed.map(|(key, _)| (kind.clone(), key.clone())));
             let new = theirs.keys().filter(|key| !mine.contains_key(*key));
             keys.extend(new.map(|key| (kind.clone(), key.clone())));
         }

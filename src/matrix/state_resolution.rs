@@ -50,8 +50,9 @@ impl ChainBits {
         Self(u64::MAX >> (MAX_STATE_SETS - count))
     }
 
-    fn add_state(&mut self, index: usize) {
-        self.0 |= 1 << index;
+    /// Returns the bit of the state with an index.
+    fn of_state(index: usize) -> Self {
+        Self(1 << index)
     }
 
     fn add_all(&mut self, other: Self) {
@@ -124,6 +125,14 @@ struct StateConflict<'a> {
     needs: RefCell<BTreeSet<OwnedEventId>>,
 }
 
+/// The events of auth chains that are in the full conflicted set besides the events in conflict.
+struct ChainConflicts {
+    /// The auth difference.
+    difference: HashSet<OwnedEventId>,
+    /// The conflicted state subgraph.
+    subgraph: HashSet<OwnedEventId>,
+}
+
 impl StateConflict<'_> {
     fn resolve(&self, rules: &RoomVersionRules) -> Result<ResolutionResult> {
         let resolution = *rules.state_res.v2_rules().ok_or_else(|| {
@@ -148,11 +157,15 @@ impl StateConflict<'_> {
             ChainReach::Whole => self.conflicted_subgraph(&chains),
             ChainReach::Conflict => HashSet::new(),
         };
-        let sets = self.reduced_state_sets(rules, &difference, &subgraph);
+        let chain_conflicts = ChainConflicts {
+            difference,
+            subgraph,
+        };
+        let sets = self.reduced_state_sets(rules, &chain_conflicts);
         if let Some(needs) = self.take_needs() {
             return Ok(ResolutionResult::NeedsEvents(needs));
         }
-        let resolved = self.run_resolution(rules, resolution, &sets, difference, subgraph)?;
+        let resolved = self.run_resolution(rules, resolution, &sets, chain_conflicts)?;
         if let Some(needs) = self.take_needs() {
             return Ok(ResolutionResult::NeedsEvents(needs));
         }
@@ -202,17 +215,13 @@ impl StateConflict<'_> {
         for (n, set) in self.sets.iter().enumerate() {
             let keys = self.conflicted_keys.iter();
             for pdu in keys.filter_map(|(kind, key)| set.get(kind, key)) {
-                if let Some(chains) = chains.get_mut(&pdu.event_id) {
-                    chains.add_state(n);
-                }
+                add_states(&mut chains, &pdu.event_id, ChainBits::of_state(n));
             }
         }
         for pdu in order {
             let of_event = chains.get(&pdu.event_id).copied().unwrap_or_default();
             for auth_event in &pdu.auth_events {
-                if let Some(chains) = chains.get_mut(auth_event) {
-                    chains.add_all(of_event);
-                }
+                add_states(&mut chains, auth_event, of_event);
             }
         }
         chains
@@ -235,11 +244,9 @@ impl StateConflict<'_> {
                 continue;
             }
             stack.push((pdu.clone(), true));
-            for auth_event in &pdu.auth_events {
-                if !seen.contains(auth_event) {
-                    let event = self.request_event(auth_event);
-                    stack.extend(event.map(|event| (event, false)));
-                }
+            for auth_event in pdu.auth_events.iter().filter(|id| !seen.contains(*id)) {
+                let event = self.request_event(auth_event);
+                stack.extend(event.map(|event| (event, false)));
             }
         }
         order.reverse();
@@ -287,10 +294,8 @@ impl StateConflict<'_> {
                 self.needs.borrow_mut().clear();
                 return;
             }
-            for auth_event in &pdu.auth_events {
-                if !seen.insert(auth_event.clone()) {
-                    continue;
-                }
+            let auth_events = pdu.auth_events.iter();
+            for auth_event in auth_events.filter(|id| seen.insert((*id).clone())) {
                 match self.available_event(auth_event) {
                     Some(pdu) => next.push(pdu.clone()),
                     None => waiting.push(auth_event.clone()),
@@ -349,8 +354,7 @@ impl StateConflict<'_> {
     fn reduced_state_sets(
         &self,
         rules: &RoomVersionRules,
-        difference: &HashSet<OwnedEventId>,
-        subgraph: &HashSet<OwnedEventId>,
+        chain_conflicts: &ChainConflicts,
     ) -> Vec<IdMap<OwnedEventId>> {
         let mut keys: HashSet<StateMapKey> = self.conflicted_keys.clone();
         for kind in [
@@ -360,7 +364,8 @@ impl StateConflict<'_> {
         ] {
             keys.insert((kind, String::new()));
         }
-        let others = difference.iter().chain(subgraph);
+        let others = chain_conflicts.difference.iter();
+        let others = others.chain(&chain_conflicts.subgraph);
         let others: Vec<Arc<Pdu>> = others.filter_map(|id| self.request_event(id)).collect();
         for pdu in self.conflicted_events.values().chain(&others) {
             keys.extend(auth_types(pdu, rules).unwrap_or_default());
@@ -381,8 +386,7 @@ impl StateConflict<'_> {
         rules: &RoomVersionRules,
         resolution: StateResolutionV2Rules,
         sets: &[IdMap<OwnedEventId>],
-        difference: HashSet<OwnedEventId>,
-        subgraph: HashSet<OwnedEventId>,
+        chain_conflicts: ChainConflicts,
     ) -> Result<IdMap<OwnedEventId>> {
         let in_states: KnownEvents = self
             .sets
@@ -395,8 +399,8 @@ impl StateConflict<'_> {
             .map(|pdu| (pdu.event_id.clone(), pdu.clone()))
             .collect();
         // Ruma's own computation of the difference must give the result that is already known.
-        let difference: EventIdSet<OwnedEventId> = difference.into_iter().collect();
-        let subgraph: EventIdSet<OwnedEventId> = subgraph.into_iter().collect();
+        let difference: EventIdSet<OwnedEventId> = chain_conflicts.difference.into_iter().collect();
+        let subgraph: EventIdSet<OwnedEventId> = chain_conflicts.subgraph.into_iter().collect();
         ruma::state_res::resolve(
             &rules.authorization,
             &resolution,
@@ -436,6 +440,17 @@ impl StateConflict<'_> {
             }
         }
         state
+    }
+}
+
+/// Adds states to those whose auth chains contain an event, if it is one of the events of `chains`.
+fn add_states(
+    chains: &mut HashMap<OwnedEventId, ChainBits>,
+    event_id: &OwnedEventId,
+    states: ChainBits,
+) {
+    if let Some(of_event) = chains.get_mut(event_id) {
+        of_event.add_all(states);
     }
 }
 

@@ -277,15 +277,13 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         extensions.insert(KeepOpen::new(open_request.clone()));
         let answering = self.router.clone().oneshot(request);
         let activity = Arc::clone(&self.activity);
-        Box::pin(async move {
-            let answer = answering.await?;
-            Ok(answer.map(|body| {
-                if is_http2 {
-                    ResponseBody::http2(body, open_request, activity)
-                } else {
-                    ResponseBody::http1(body, open_request)
-                }
-            }))
-        })
+        let response_body = move |body| {
+            if is_http2 {
+                ResponseBody::http2(body, open_request, activity)
+            } else {
+                ResponseBody::http1(body, open_request)
+            }
+        };
+        Box::pin(async move { Ok(answering.await?.map(response_body)) })
     }
 }

@@ -121,22 +121,33 @@ impl ServerKeyStore {
             if server == notary || notary == self.inner.own.server_name() {
                 continue;
             }
-            let wanted = BTreeMap::from([(server.to_owned(), BTreeMap::new())]);
-            let request = batch::Request::new(wanted);
-            let response = self
-                .inner
-                .client
-                .send_unsigned(notary, request, KEY_REQUEST_LIMITS)
-                .await;
-            let Ok(answer) = response else {
-                continue;
-            };
-            for document in answer.server_keys {
-                if self.is_signed_by_notary(notary, &document).await?
-                    && self.store_document(server, &document).await?
-                {
-                    return Ok(true);
-                }
+            if self.fetch_through_notary(notary, server).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn fetch_through_notary(
+        &self,
+        notary: &OwnedServerName,
+        server: &ServerName,
+    ) -> Result<bool> {
+        let wanted = BTreeMap::from([(server.to_owned(), BTreeMap::new())]);
+        let request = batch::Request::new(wanted);
+        let response = self
+            .inner
+            .client
+            .send_unsigned(notary, request, KEY_REQUEST_LIMITS)
+            .await;
+        let Ok(answer) = response else {
+            return Ok(false);
+        };
+        for document in answer.server_keys {
+            if self.is_signed_by_notary(notary, &document).await?
+                && self.store_document(server, &document).await?
+            {
+                return Ok(true);
             }
         }
         Ok(false)

@@ -24,6 +24,15 @@ const MAX_MISSED_EVENTS: usize = 400;
 /// The number of pages of a room's timeline that are searched for events that a server has missed.
 const MAX_TIMELINE_PAGES: usize = 4;
 
+/// The number of events of one room that the next transaction may contain.
+#[derive(Clone, Copy)]
+struct RoomEventLimits {
+    /// A server that missed more events than this receives only the newest.
+    max_missed: Option<usize>,
+    /// The number of events for which the transaction has space.
+    left: usize,
+}
+
 impl FederationSenderInner {
     /// Collects the next batch for a server.
     ///
@@ -58,11 +67,8 @@ impl FederationSenderInner {
                 return Ok(found);
             }
         }
-        let most = if catches_up {
-            Some((MAX_MISSED_EVENTS / unsent.len()).clamp(1, MAX_MISSED_PER_ROOM))
-        } else {
-            None
-        };
+        let max_missed =
+            catches_up.then(|| (MAX_MISSED_EVENTS / unsent.len()).clamp(1, MAX_MISSED_PER_ROOM));
         let mut rooms: Vec<(RoomNum, UnsentEvents)> = unsent.into_iter().collect();
         rooms.sort_unstable_by_key(|(_, unsent)| unsent.first);
         let mut found = NextEvents::default();
@@ -71,7 +77,8 @@ impl FederationSenderInner {
             if left == 0 {
                 break;
             }
-            let of_room = self.gather_room_pdus(destination, room, unsent, most, left);
+            let limits = RoomEventLimits { max_missed, left };
+            let of_room = self.gather_room_pdus(destination, room, unsent, limits);
             let (events, through) = match of_room.await {
                 // The room was deleted.
                 Err(Error::NotFound(_)) => (Vec::new(), unsent.last),
@@ -84,22 +91,22 @@ impl FederationSenderInner {
     }
 
     /// Returns the next events of a room for a server, and the position up to which they are complete. If the server
-    /// missed more than `most` events, these are only the newest. A server that has left the room gets all remaining
+    /// missed more than `max_missed` events, these are only the newest. A server that has left the room gets all remaining
     /// events: they are about its own users, and no later event would replace them.
     async fn gather_room_pdus(
         &self,
         destination: &Destination,
         room: RoomNum,
         unsent: UnsentEvents,
-        most: Option<usize>,
-        left: usize,
+        limits: RoomEventLimits,
     ) -> Result<(Vec<OutgoingEvent>, Position)> {
         let server = &destination.server;
-        let most = match most {
-            Some(most) if self.rooms.federation.has_server(room, server).await? => Some(most),
+        let left = limits.left;
+        let max_missed = match limits.max_missed {
+            Some(max) if self.rooms.federation.has_server(room, server).await? => Some(max),
             _ => None,
         };
-        let enough = most.map_or(left, |most| most.max(left));
+        let enough = max_missed.map_or(left, |max| max.max(left));
         let (mut events, mut next, mut pages) = (Vec::new(), Some(unsent.first), 0);
         while let Some(from) = next
             && events.len() <= enough
@@ -116,8 +123,8 @@ impl FederationSenderInner {
         }
         // Events that were added since then have their own turn.
         events.retain(|event| event.position <= unsent.last);
-        let is_too_much = |most| events.len() > most || (next.is_some() && events.len() <= enough);
-        if most.is_some_and(is_too_much) {
+        let is_too_much = |max| events.len() > max || (next.is_some() && events.len() <= enough);
+        if max_missed.is_some_and(is_too_much) {
             let missed = unsent.first..=unsent.last;
             let mut newest = self
                 .rooms

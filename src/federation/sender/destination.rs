@@ -132,7 +132,13 @@ impl DestinationState {
         self.is_dirty = true;
     }
 
-    pub(super) fn queue_receipt(&mut self, room_id: &OwnedRoomId, receipt: &Arc<Receipt>) {
+    pub(super) fn queue_receipts(&mut self, room_id: &OwnedRoomId, receipts: &[Arc<Receipt>]) {
+        for receipt in receipts {
+            self.queue_receipt(room_id, receipt);
+        }
+    }
+
+    fn queue_receipt(&mut self, room_id: &OwnedRoomId, receipt: &Arc<Receipt>) {
         if self.receipts.len() < MAX_RECEIPTS {
             let user_id = receipt.user_id.clone();
             let key = ReceiptKey {
@@ -141,6 +147,15 @@ impl DestinationState {
                 thread: receipt.thread.clone(),
             };
             self.receipts.insert(key, receipt.clone());
+        }
+    }
+
+    pub(super) fn queue_presence_of_all<'a>(
+        &mut self,
+        user_ids: impl IntoIterator<Item = &'a OwnedUserId>,
+    ) {
+        for user_id in user_ids {
+            self.queue_presence(user_id);
         }
     }
 

@@ -195,9 +195,7 @@ impl FederationSenderInner {
         }
         for presence in held.take_newcomers() {
             self.update_queues(&presence.servers, |state| {
-                for user_id in &presence.users {
-                    state.queue_presence(user_id);
-                }
+                state.queue_presence_of_all(&presence.users);
             });
         }
         Ok(())
@@ -343,9 +341,7 @@ impl FederationSenderInner {
             };
             let room_id = self.rooms.memory.room_id(room).await?;
             self.update_queues(&servers, |state| {
-                for receipt in &receipts {
-                    state.queue_receipt(&room_id, receipt);
-                }
+                state.queue_receipts(&room_id, &receipts);
             });
         }
         Ok(())

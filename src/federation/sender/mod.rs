@@ -42,7 +42,11 @@ use crate::{
     error::Result,
     numbers::{AtomicPosition, Position, RoomNum},
     rooms::Rooms,
-    storage::{Db, devices::device_list_updates, federation::outbox},
+    storage::{
+        Db,
+        devices::device_list_updates,
+        federation::outbox::{self, DestinationRow},
+    },
     tasks::Tasks,
 };
 
@@ -168,16 +172,7 @@ impl FederationSender {
         let with_messages = outbox::servers_with_messages(&mut db).await?;
         let with_lists = device_list_updates::servers_with_updates(&mut db).await?;
         drop(db);
-        let now = self.inner.clock.now_ms();
-        {
-            let mut all = self.inner.destinations();
-            for row in rows {
-                if let Ok(server) = OwnedServerName::try_from(row.server.as_str()) {
-                    let destination = Destination::from_row(server.clone(), &row, now);
-                    all.insert(server, Arc::new(destination));
-                }
-            }
-        }
+        self.inner.add_stored_destinations(&rows);
         let destination = |server: &str| {
             let server = <&ServerName>::try_from(server).ok()?;
             Some(self.inner.destination(server))
@@ -237,6 +232,17 @@ impl FederationSenderInner {
         self.destinations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_stored_destinations(&self, rows: &[DestinationRow]) {
+        let now = self.clock.now_ms();
+        let mut all = self.destinations();
+        for row in rows {
+            if let Ok(server) = OwnedServerName::try_from(row.server.as_str()) {
+                let destination = Destination::from_row(server.clone(), row, now);
+                all.insert(server, Arc::new(destination));
+            }
+        }
     }
 
     /// Returns the queue of a server, and creates it if necessary.

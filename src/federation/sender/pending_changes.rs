@@ -64,6 +64,12 @@ impl ChangeCollector {
         self.newest_event_position.load()
     }
 
+    fn record_newest_event(&self, position: Position, change: &JournalChange) {
+        if matches!(change, JournalChange::Event { .. }) {
+            self.newest_event_position.fetch_max(position);
+        }
+    }
+
     /// Waits until there are changes.
     pub(super) async fn wait_for_changes(&self) {
         self.changed.notified().await;
@@ -99,9 +105,7 @@ impl JournalFollower for ChangeCollector {
         self.update_changes(|news| {
             let mut is_new = false;
             for (position, change) in changes {
-                if matches!(change, JournalChange::Event { .. }) {
-                    self.newest_event_position.fetch_max(*position);
-                }
+                self.record_newest_event(*position, change);
                 is_new |= news.add_change(change, &self.own);
             }
             is_new

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomVersionId, UserId};
 use serde_json::{Value, json};
 
 use super::*;
@@ -50,62 +50,49 @@ impl RandomRoom {
             _ => json!({"users": {&founder: 100}}),
         };
         let version = self.version;
-        self.add_event(
-            0,
-            &founder,
-            "m.room.create",
-            "",
-            json!({"room_version": version, "creator": founder}),
-        );
-        let key = founder.to_string();
-        self.add_event(
-            0,
-            &founder,
-            "m.room.member",
-            &key,
-            json!({"membership": "join"}),
-        );
-        self.add_event(0, &founder, "m.room.power_levels", "", levels);
-        self.add_event(
-            0,
-            &founder,
-            "m.room.join_rules",
-            "",
-            json!({"join_rule": "public"}),
-        );
+        let create = json!({"room_version": version, "creator": founder});
+        self.add_room_event(0, &founder, "m.room.create", &create);
+        self.add_member_event(0, &founder, &founder, "join");
+        self.add_room_event(0, &founder, "m.room.power_levels", &levels);
+        let rule = json!({"join_rule": "public"});
+        self.add_room_event(0, &founder, "m.room.join_rules", &rule);
         for n in 1..6 {
-            let key = user(n).to_string();
-            self.add_event(
-                0,
-                &user(n),
-                "m.room.member",
-                &key,
-                json!({"membership": "join"}),
-            );
+            self.add_member_event(0, &user(n), &user(n), "join");
         }
     }
 
-    /// Adds an event to a branch, if the rules allow it there.
-    fn add_event(
+    fn add_member_event(
         &mut self,
         line: usize,
-        sender: &OwnedUserId,
-        kind: &str,
-        key: &str,
-        content: Value,
+        sender: &UserId,
+        target: &UserId,
+        membership: &str,
     ) {
+        let event = json!({
+            "type": "m.room.member", "sender": sender, "state_key": target, "content": {"membership": membership},
+        });
+        self.add_event(line, event);
+    }
+
+    /// Adds a state event with an empty state key.
+    fn add_room_event(&mut self, line: usize, sender: &UserId, kind: &str, content: &Value) {
+        let event = json!({"type": kind, "sender": sender, "state_key": "", "content": content});
+        self.add_event(line, event);
+    }
+
+    /// Adds the other fields to an event and adds it to a branch, if the rules allow it there.
+    fn add_event(&mut self, line: usize, mut event: Value) {
         self.event_count += 1;
         let state = self.branches[line].clone();
         let create = state.get(&StateEventType::RoomCreate, "");
         let prev_events: Vec<_> = create.map(|pdu| pdu.event_id.clone()).into_iter().collect();
-        let mut event = json!({
-            "type": kind, "sender": sender, "state_key": key, "depth": self.event_count,
-            "origin_server_ts": self.random.random_range(0..50), "prev_events": prev_events, "auth_events": [],
-            "hashes": {"sha256": self.event_count.to_string()}, "room_id": self.room_id,
-        });
-        event["content"] = content;
-        if self.room_id.is_none() {
-            event.as_object_mut().unwrap().remove("room_id");
+        event["depth"] = json!(self.event_count);
+        event["origin_server_ts"] = json!(self.random.random_range(0..50));
+        event["prev_events"] = json!(prev_events);
+        event["auth_events"] = json!([]);
+        event["hashes"] = json!({"sha256": self.event_count.to_string()});
+        if let Some(room_id) = &self.room_id {
+            event["room_id"] = json!(room_id);
         }
         let parse = |event: &Value| {
             let object = serde_json::from_value(event.clone()).unwrap();
@@ -133,40 +120,16 @@ impl RandomRoom {
             self.random.random_range(0..8),
         );
         let (sender, target) = (user(who), user(whom));
-        let own = sender.to_string();
         match self.random.random_range(0..9) {
-            0 => self.add_event(
-                line,
-                &sender,
-                "m.room.member",
-                &own,
-                json!({"membership": "join"}),
-            ),
-            1 => self.add_event(
-                line,
-                &sender,
-                "m.room.member",
-                &own,
-                json!({"membership": "leave"}),
-            ),
-            2 => {
-                let content = json!({"membership": "ban"});
-                self.add_event(line, &sender, "m.room.member", target.as_str(), content);
-            }
-            3 => {
-                let content = json!({"membership": "leave"});
-                self.add_event(line, &sender, "m.room.member", target.as_str(), content);
-            }
+            0 => self.add_member_event(line, &sender, &sender, "join"),
+            1 => self.add_member_event(line, &sender, &sender, "leave"),
+            2 => self.add_member_event(line, &sender, &target, "ban"),
+            3 => self.add_member_event(line, &sender, &target, "leave"),
             4 | 5 => self.change_levels(line, &sender, &target),
             6 => {
                 let rule = ["public", "invite"][self.random.random_range(0..2)];
-                self.add_event(
-                    line,
-                    &sender,
-                    "m.room.join_rules",
-                    "",
-                    json!({"join_rule": rule}),
-                );
+                let rule = json!({"join_rule": rule});
+                self.add_room_event(line, &sender, "m.room.join_rules", &rule);
             }
             n => {
                 let topic = json!({"topic": self.event_count});
@@ -175,7 +138,7 @@ impl RandomRoom {
                 } else {
                     "m.room.name"
                 };
-                self.add_event(line, &sender, kind, "", topic);
+                self.add_room_event(line, &sender, kind, &topic);
             }
         }
     }
@@ -188,7 +151,7 @@ impl RandomRoom {
             return;
         }
         levels["users"][target.as_str()] = json!(level);
-        self.add_event(line, sender, "m.room.power_levels", "", levels);
+        self.add_room_event(line, sender, "m.room.power_levels", &levels);
     }
 
     /// Resolves states, giving only the events that are asked for.
@@ -196,16 +159,15 @@ impl RandomRoom {
         let mut known = KnownEvents::new();
         let mut absent = BTreeSet::new();
         loop {
-            match resolve_state(&self.rules, sets, &known, &absent).unwrap() {
+            let needs = match resolve_state(&self.rules, sets, &known, &absent).unwrap() {
                 ResolutionResult::Resolved(state) => return state,
-                ResolutionResult::NeedsEvents(needs) => {
-                    assert!(!needs.is_empty());
-                    for id in needs {
-                        match self.events.get(&id) {
-                            Some(pdu) => drop(known.insert(id, pdu.clone())),
-                            None => assert!(absent.insert(id), "asked for twice"),
-                        }
-                    }
+                ResolutionResult::NeedsEvents(needs) => needs,
+            };
+            assert!(!needs.is_empty());
+            for id in needs {
+                match self.events.get(&id) {
+                    Some(pdu) => drop(known.insert(id, pdu.clone())),
+                    None => assert!(absent.insert(id), "asked for twice"),
                 }
             }
         }
@@ -252,12 +214,9 @@ impl RandomRoom {
             if ends.contains(last) {
                 between.extend(path.iter().cloned());
             }
-            for id in &self.events[last].auth_events {
-                let mut longer = path.clone();
-                longer.push(id.clone());
-                if longer.len() < 9 {
-                    paths.push(longer);
-                }
+            if path.len() < 8 {
+                let auth_events = self.events[last].auth_events.iter();
+                paths.extend(auth_events.map(|id| path.iter().chain([id]).cloned().collect()));
             }
         }
         between
@@ -275,27 +234,31 @@ fn ids(set: &StateMap) -> IdMap<OwnedEventId> {
 #[test]
 fn a_resolution_equals_that_of_the_whole_sets() {
     for version in ["6", "11", "12"] {
-        let mut conflicts = 0;
-        for seed in 0..60 {
-            let mut graph = RandomRoom::new(version, seed);
-            for _ in 0..2 {
-                let first = graph.branches[0].clone();
-                graph.branches = vec![first.clone(), first.clone(), first];
-                for step in 0..18 {
-                    graph.add_random_event(step % 3);
-                }
-                let sets = graph.branches.clone();
-                conflicts += sets[0].differing_keys(&sets[1]).len();
-
-                let (ours, naive) = (graph.resolved(&sets), graph.naively_resolved(&sets));
-
-                let differences = naive.differing_keys(&ours);
-                assert!(differences.is_empty(), "{version} {seed}: {differences:?}");
-                graph.branches[0] = ours;
-            }
-        }
+        let conflicts: usize = (0..60).map(|seed| compare_resolutions(version, seed)).sum();
         assert!(conflicts > 100, "{conflicts} conflicts are too few to tell");
     }
+}
+
+/// Compares the resolutions of a random room with those of the whole sets. Returns the number of keys in conflict.
+fn compare_resolutions(version: &'static str, seed: u64) -> usize {
+    let mut conflicts = 0;
+    let mut graph = RandomRoom::new(version, seed);
+    for _ in 0..2 {
+        let first = graph.branches[0].clone();
+        graph.branches = vec![first.clone(), first.clone(), first];
+        for step in 0..18 {
+            graph.add_random_event(step % 3);
+        }
+        let sets = graph.branches.clone();
+        conflicts += sets[0].differing_keys(&sets[1]).len();
+
+        let (ours, naive) = (graph.resolved(&sets), graph.naively_resolved(&sets));
+
+        let differences = naive.differing_keys(&ours);
+        assert!(differences.is_empty(), "{version} {seed}: {differences:?}");
+        graph.branches[0] = ours;
+    }
+    conflicts
 }
 
 proptest! {

@@ -96,19 +96,20 @@ impl DatabaseTarget {
                 let mut conn = options.connect().await?;
                 conn.execute(SET_LOCK_TIMEOUT).await?;
                 let locking = sqlx::query("SELECT pg_advisory_lock($1)").bind(WRITER_LOCK_KEY);
-                if let Err(error) = locking.execute(&mut conn).await {
-                    let code = error.as_database_error().and_then(DatabaseError::code);
-                    if code.as_deref() != Some(LOCK_TIMEOUT_CODE) {
-                        return Err(error.into());
-                    }
-                    return Err(Error::Unavailable(
-                        "another server is using this database".to_owned(),
-                    ));
-                }
+                locking.execute(&mut conn).await.map_err(lock_error)?;
                 Ok(WriterConnection::Postgres(conn))
             }
         }
     }
+}
+
+/// Returns the error to report when the writer's lock cannot be taken.
+fn lock_error(error: sqlx::Error) -> Error {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    if code.as_deref() == Some(LOCK_TIMEOUT_CODE) {
+        return Error::Unavailable("another server is using this database".to_owned());
+    }
+    error.into()
 }
 
 /// An owned connection, for the writer.

@@ -163,28 +163,33 @@ async fn run_flusher(
                 }
             }
         }
-        let requested_at = Instant::now();
-        while let Some(writer) = writer.upgrade() {
-            let mut writer = writer.lock_owned().await;
-            if writer.in_doubt.is_some() {
-                if let Err(error) = writer.resolve_doubt().await {
-                    tracing::debug!(%error, "the database does not answer yet");
-                    drop(writer);
-                    tokio::time::sleep(DOUBT_INTERVAL).await;
-                }
-                continue;
+        flush_when_ready(&writer).await;
+    }
+}
+
+/// Flushes the writer once, as soon as it is ready or has waited long enough.
+async fn flush_when_ready(writer: &std::sync::Weak<Mutex<JournalWriter>>) {
+    let requested_at = Instant::now();
+    while let Some(writer) = writer.upgrade() {
+        let mut writer = writer.lock_owned().await;
+        if writer.in_doubt.is_some() {
+            if let Err(error) = writer.resolve_doubt().await {
+                tracing::debug!(%error, "the database does not answer yet");
+                drop(writer);
+                tokio::time::sleep(DOUBT_INTERVAL).await;
             }
-            if writer.is_ready_to_flush() || requested_at.elapsed() > MAX_INTENT_WAIT {
-                writer.flush().await;
-                if writer.in_doubt.is_some() {
-                    continue;
-                }
-                break;
-            }
-            // Writers that wait by now go first, and announced ones get time to arrive.
-            drop(writer);
-            tokio::task::yield_now().await;
+            continue;
         }
+        if writer.is_ready_to_flush() || requested_at.elapsed() > MAX_INTENT_WAIT {
+            writer.flush().await;
+            if writer.in_doubt.is_none() {
+                return;
+            }
+            continue;
+        }
+        // Writers that wait by now go first, and announced ones get time to arrive.
+        drop(writer);
+        tokio::task::yield_now().await;
     }
 }
 

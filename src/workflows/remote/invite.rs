@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::membership_locks::MembershipLocks;
 use crate::{
     error::{Error, Result},
-    federation::{Federation, RequestFailure},
+    federation::{Federation, OutgoingInvite, RequestFailure},
     matrix::Pdu,
     rooms::{EventToSend, MemberChange, MemberProfile, MembershipAction, Rooms},
     tasks::Tasks,
@@ -90,15 +90,13 @@ impl RemoteInvitations {
         }
         let draft = self.rooms.resident.draft_invitation(room_id, event).await?;
         let (room, federation) = (&draft.room, &self.federation);
-        let accepted = federation
-            .send_invite(
-                &server,
-                room_id,
-                &room.version,
-                &draft.event,
-                draft.room_state,
-            )
-            .await;
+        let invitation = OutgoingInvite {
+            room_id,
+            room_version: &room.version,
+            event: &draft.event,
+            room_state: &draft.room_state,
+        };
+        let accepted = federation.send_invite(&server, invitation).await;
         let event = accepted.map_err(invite_error)?;
         let event = federation
             .with_policy_signature(room, event.get().to_owned())
