@@ -31,6 +31,28 @@ pub struct AccountDataEntries {
     push_rules: UserPushRules,
 }
 
+/// An account data entry, as a user sets it.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountDataEntry<'a> {
+    /// The room to which it belongs; `None` for a global one.
+    pub room_id: Option<&'a RoomId>,
+    /// Its type.
+    pub kind: &'a str,
+    /// Its content as JSON.
+    pub content: &'a str,
+}
+
+impl<'a> AccountDataEntry<'a> {
+    /// Returns the entry that removes one of a type.
+    pub fn removed(room_id: Option<&'a RoomId>, kind: &'a str) -> Self {
+        Self {
+            room_id,
+            kind,
+            content: account_data::REMOVED_CONTENT,
+        }
+    }
+}
+
 impl AccountDataEntries {
     /// Creates the service.
     pub(super) fn new(environment: &UserEnvironment, push_rules: &UserPushRules) -> Self {
@@ -89,10 +111,13 @@ impl AccountDataEntries {
         &self,
         session: &Session,
         owner: &UserId,
-        room_id: Option<&RoomId>,
-        kind: &str,
-        content: &str,
+        entry: AccountDataEntry<'_>,
     ) -> Result<()> {
+        let AccountDataEntry {
+            room_id,
+            kind,
+            content,
+        } = entry;
         session.must_be_user(owner)?;
         check_text("type", kind, MAX_NAME_BYTES)?;
         if SERVER_SET_TYPES.contains(&kind) {
@@ -155,7 +180,12 @@ mod tests {
         let alice = test.session("alice").await;
         let id = &alice.user_id;
         let set = async |kind: &str, content: &str| {
-            let set = test.users.account_data.set(&alice, id, None, kind, content);
+            let entry = AccountDataEntry {
+                room_id: None,
+                kind,
+                content,
+            };
+            let set = test.users.account_data.set(&alice, id, entry);
             set.await
         };
 
@@ -190,10 +220,12 @@ mod tests {
         let room_id = test.room().await;
         let before = test.test.db.journal().published_position();
 
-        let set = test
-            .users
-            .account_data
-            .set(&alice, id, Some(room_id), "k", r#"{"a":1}"#);
+        let entry = AccountDataEntry {
+            room_id: Some(room_id),
+            kind: "k",
+            content: r#"{"a":1}"#,
+        };
+        let set = test.users.account_data.set(&alice, id, entry);
         set.await.unwrap();
 
         let now = test.test.db.journal().published_position();

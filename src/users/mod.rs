@@ -46,7 +46,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 pub use self::{
     account::AccountChanges,
     account_creation::RegisteredAccount,
-    account_data::AccountDataEntries,
+    account_data::{AccountDataEntries, AccountDataEntry},
     account_lookup::AccountLookup,
     account_restrictions::{AccountModeration, AccountRestriction},
     filters::StoredFilters,
@@ -59,7 +59,7 @@ pub use self::{
     refresh_tokens::{ACCESS_TOKEN_LIFETIME, IssuedTokens, RefreshTokens},
     register::AccountRegistration,
     registration_tokens::RegistrationTokens,
-    room_tags::RoomTags,
+    room_tags::{NewRoomTag, RoomTags},
     server_notices::NoticeRooms,
     sessions::{Session, UserSessions},
     shared_secret::{SharedSecretAccounts, SharedSecretRegistration},

@@ -26,6 +26,15 @@ pub struct RoomTags {
     db: Db,
 }
 
+/// A tag to add to a room.
+#[derive(Clone, Debug)]
+pub struct NewRoomTag<'a> {
+    /// The name of the tag.
+    pub name: &'a str,
+    /// The place of the room among those with the tag.
+    pub info: TagInfo,
+}
+
 impl RoomTags {
     /// Creates the service.
     pub(super) fn new(environment: &UserEnvironment) -> Self {
@@ -63,13 +72,12 @@ impl RoomTags {
         session: &Session,
         owner: &UserId,
         room_id: &RoomId,
-        tag: &str,
-        info: TagInfo,
+        tag: NewRoomTag<'_>,
     ) -> Result<()> {
         session.must_be_user(owner)?;
-        check_text("tag", tag, MAX_NAME_BYTES)?;
+        check_text("tag", tag.name, MAX_NAME_BYTES)?;
         self.change(session, room_id, |tags| {
-            tags.insert(TagName::from(tag), info);
+            tags.insert(TagName::from(tag.name), tag.info);
             if tags.len() > MAX_TAGS_PER_ROOM {
                 return Err(Error::invalid_param("the room has too many tags"));
             }
@@ -157,16 +165,11 @@ mod tests {
         info.order = Some(0.5);
         let users = &test.users;
 
-        users
-            .room_tags
-            .set(&alice, id, room_id, "u.work", info)
-            .await
-            .unwrap();
-        users
-            .room_tags
-            .set(&alice, id, room_id, "m.favourite", TagInfo::new())
-            .await
-            .unwrap();
+        for (name, info) in [("u.work", info), ("m.favourite", TagInfo::new())] {
+            let tag = NewRoomTag { name, info };
+            let setting = users.room_tags.set(&alice, id, room_id, tag);
+            setting.await.unwrap();
+        }
         users
             .room_tags
             .remove(&alice, id, room_id, "m.favourite")

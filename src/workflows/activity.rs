@@ -12,6 +12,17 @@ use crate::{
     users::{Session, Users},
 };
 
+/// A user's record of the event up to which they have read.
+#[derive(Clone, Copy)]
+pub struct ReadReceipt<'a> {
+    /// `m.read`, `m.read.private` or `m.fully_read`.
+    pub kind: &'a str,
+    /// The last event that the user has read.
+    pub event_id: &'a EventId,
+    /// The thread in which the user has read.
+    pub thread: &'a ReceiptThread,
+}
+
 /// Records the activity of users. Cheap to clone.
 #[derive(Clone)]
 pub struct UserActivity {
@@ -69,10 +80,13 @@ impl UserActivity {
         &self,
         session: &Session,
         room_id: &RoomId,
-        kind: &str,
-        event_id: &EventId,
-        thread: &ReceiptThread,
+        receipt: ReadReceipt<'_>,
     ) -> Result<()> {
+        let ReadReceipt {
+            kind,
+            event_id,
+            thread,
+        } = receipt;
         let room = self.joined_room(session, room_id).await?;
         self.record_activity(session);
         let is_known = matches!(

@@ -229,37 +229,41 @@ impl DeviceListTracker {
                 *joins_by_room.entry(*room).or_default() += 1;
             }
         }
-        let is_mass_join = |room| {
-            joins_by_room
-                .get(&room)
-                .is_some_and(|users| *users > MAX_SIMULTANEOUS_JOINS)
-        };
-        let rooms = &self.inner.rooms;
         let mut sharing_changes = Vec::new();
         for change in batch {
-            match *change {
-                SharedRoomChange::RemoteUserJoined(user, room) if is_mass_join(room) => {
-                    sharing_changes.push(SharingChange::Ended(vec![user]));
-                }
-                SharedRoomChange::RemoteUserJoined(user, room) => {
-                    if self.is_encrypted(room).await? && self.is_newly_shared(user, room).await? {
-                        sharing_changes.push(SharingChange::Started(vec![user]));
-                    }
-                }
-                SharedRoomChange::RemoteUserLeft(user, room) => {
-                    if !rooms.memory.shares_room_with_us(user, Some(room)).await? {
-                        sharing_changes.push(SharingChange::Ended(vec![user]));
-                    }
-                }
-                SharedRoomChange::LocalUserLeft(room) => {
-                    if !self.has_local_members(room).await? {
-                        sharing_changes.push(SharingChange::RoomLeft(room));
-                    }
-                }
-                SharedRoomChange::RoomDeleted => sharing_changes.push(SharingChange::Unclear),
-            }
+            sharing_changes.extend(self.evaluate_change(change, &joins_by_room).await?);
         }
         Ok(sharing_changes)
+    }
+
+    async fn evaluate_change(
+        &self,
+        change: &SharedRoomChange,
+        joins_by_room: &HashMap<RoomNum, usize>,
+    ) -> Result<Option<SharingChange>> {
+        let joins_of = |room| joins_by_room.get(&room).copied().unwrap_or_default();
+        match *change {
+            SharedRoomChange::RemoteUserJoined(user, room)
+                if joins_of(room) > MAX_SIMULTANEOUS_JOINS =>
+            {
+                Ok(Some(SharingChange::Ended(vec![user])))
+            }
+            SharedRoomChange::RemoteUserJoined(user, room) => {
+                let is_started =
+                    self.is_encrypted(room).await? && self.is_newly_shared(user, room).await?;
+                Ok(is_started.then(|| SharingChange::Started(vec![user])))
+            }
+            SharedRoomChange::RemoteUserLeft(user, room) => {
+                let memory = &self.inner.rooms.memory;
+                let is_shared = memory.shares_room_with_us(user, Some(room)).await?;
+                Ok((!is_shared).then(|| SharingChange::Ended(vec![user])))
+            }
+            SharedRoomChange::LocalUserLeft(room) => {
+                let is_left = !self.has_local_members(room).await?;
+                Ok(is_left.then_some(SharingChange::RoomLeft(room)))
+            }
+            SharedRoomChange::RoomDeleted => Ok(Some(SharingChange::Unclear)),
+        }
     }
 
     /// Returns whether local users are in a room.
@@ -324,19 +328,21 @@ impl DeviceListTracker {
         }
     }
 
+    /// Returns the next list to request from a server. If none is left, another task serves the server from then on.
+    fn next_wanted_list(&self, server: &ServerName, wanted: &WantedLists) -> Option<OwnedUserId> {
+        // Locked, so that a new list is either given to this task or starts another one.
+        let mut servers = self.inner.servers();
+        let next = wanted.users().pop_first();
+        if next.is_none() {
+            servers.remove(server);
+        }
+        next
+    }
+
     /// Requests the wanted lists from a server, until none is left.
     async fn request_from_server(&self, server: &ServerName, wanted: &WantedLists) {
         let mut failures = 0_u32;
-        loop {
-            let user_id = {
-                // Locked, so that a new list is either given to this task or starts another one.
-                let mut servers = self.inner.servers();
-                let Some(user_id) = wanted.users().pop_first() else {
-                    servers.remove(server);
-                    return;
-                };
-                user_id
-            };
+        while let Some(user_id) = self.next_wanted_list(server, wanted) {
             match self.request_list(&user_id).await {
                 Ok(ListRequestOutcome::Done) => failures = 0,
                 Ok(ListRequestOutcome::Doubtful) => {

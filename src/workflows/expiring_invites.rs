@@ -9,6 +9,17 @@ use crate::{
     users::Session,
 };
 
+/// A request to invite a user until a time.
+#[derive(Debug)]
+pub struct ExpiringInviteRequest {
+    /// The user to invite.
+    pub user_id: OwnedUserId,
+    /// The time at which the invite expires, in milliseconds since the Unix epoch.
+    pub expires_at: i64,
+    /// The reason for the invite.
+    pub reason: Option<String>,
+}
+
 /// Sends invites that expire. Cheap to clone.
 #[derive(Clone)]
 pub struct RoomInvitations {
@@ -40,15 +51,18 @@ impl RoomInvitations {
         &self,
         session: &Session,
         room_id: &RoomId,
-        user_id: &OwnedUserId,
-        expires_at: i64,
-        reason: Option<String>,
+        request: ExpiringInviteRequest,
     ) -> Result<OwnedEventId> {
-        let profile = self.profiles.member_profile(user_id).await;
-        let mut invitation = MemberChange::for_self(user_id, MembershipAction::Invite, profile);
+        let ExpiringInviteRequest {
+            user_id,
+            expires_at,
+            reason,
+        } = request;
+        let profile = self.profiles.member_profile(&user_id).await;
+        let mut invitation = MemberChange::for_self(&user_id, MembershipAction::Invite, profile);
         invitation.sender.clone_from(&session.user_id);
         invitation.reason = reason;
-        if !self.rooms.memory.is_local(user_id) {
+        if !self.rooms.memory.is_local(&user_id) {
             let event = self
                 .rooms
                 .invitations

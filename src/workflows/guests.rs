@@ -139,10 +139,14 @@ impl RoomGuests {
     async fn follow_changes(&self) {
         loop {
             self.changes.changed.notified().await;
-            for room in self.changes.take() {
-                if let Err(error) = self.follow_change(room).await {
-                    tracing::warn!(%room, %error, "guests could not be removed from a room");
-                }
+            self.follow_waiting_changes().await;
+        }
+    }
+
+    async fn follow_waiting_changes(&self) {
+        for room in self.changes.take() {
+            if let Err(error) = self.follow_change(room).await {
+                tracing::warn!(%room, %error, "guests could not be removed from a room");
             }
         }
     }

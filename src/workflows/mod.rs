@@ -27,10 +27,10 @@ use std::{ops::Deref, sync::Arc};
 
 pub use self::{
     accounts::AccountRemoval,
-    activity::UserActivity,
+    activity::{ReadReceipt, UserActivity},
     aliases::RemoteDirectory,
     creation::RoomCreator,
-    expiring_invites::RoomInvitations,
+    expiring_invites::{ExpiringInviteRequest, RoomInvitations},
     inbox::{PduResults, ReceivedTransaction, TransactionInbox},
     invite_links::{LinkPreview, LinkRedemption},
     join_leave_knock::{AcceptedSignedEvent, SignedEvent, SignedEventReceiver},
@@ -38,7 +38,10 @@ pub use self::{
     people::{PeopleList, PeopleWithPresence, PersonWithPresence},
     profiles::UserProfiles,
     received_invites::{InvitationReceiver, ReceivedInvitation},
-    remote::{HistoryFetcher, RemoteInvitations, RemoteLeaves, RoomJoins, RoomKnocks, SpaceReader},
+    remote::{
+        HistoryFetcher, JoinRequest, RemoteInvitations, RemoteLeaves, RoomJoins, RoomKnocks,
+        SpaceReader,
+    },
     remote_keys::KeyQueries,
     server_notices::{ServerNotice, ServerNotices},
     state_events::{StateEventRequest, StateEvents},

@@ -54,6 +54,13 @@ struct ServerKeyQuery {
     ticket: ListRequestTicket,
 }
 
+/// The answer of a server to a query.
+struct ServerAnswer {
+    wanted: QueriedDevices,
+    keys: ReceivedKeys,
+    ticket: ListRequestTicket,
+}
+
 /// The state of a query for users of other servers.
 #[derive(Default)]
 struct KeyQuery {
@@ -64,6 +71,25 @@ struct KeyQuery {
     stale: BTreeMap<OwnedUserId, DevicesOfUser>,
     /// The users whose answer is complete except for their cross-signing keys.
     known: HashSet<OwnedUserId>,
+}
+
+impl KeyQuery {
+    /// Takes the queries for the servers that must be asked. The tickets of the other servers are dropped.
+    fn take_server_queries(
+        &mut self,
+        mut tickets: BTreeMap<OwnedServerName, ListRequestTicket>,
+    ) -> Vec<ServerKeyQuery> {
+        let to_ask = std::mem::take(&mut self.to_ask).into_iter();
+        let queries = to_ask.filter_map(|(server, wanted)| {
+            let ticket = tickets.remove(&server)?;
+            Some(ServerKeyQuery {
+                server,
+                wanted,
+                ticket,
+            })
+        });
+        queries.collect()
+    }
 }
 
 /// Queries and claims keys of users of any server. Cheap to clone.
@@ -102,21 +128,10 @@ impl KeyQueries {
         if remote.is_empty() {
             return Ok(found);
         }
-        let mut tickets = self.begin_list_requests(&remote);
+        let tickets = self.begin_list_requests(&remote);
         let remote = remote.into_values().flatten().collect();
         let mut query = self.answer_from_stored_lists(remote, &mut found).await?;
-        let to_ask = std::mem::take(&mut query.to_ask).into_iter();
-        let to_ask = to_ask.filter_map(|(server, wanted)| {
-            let ticket = tickets.remove(&server)?;
-            Some(ServerKeyQuery {
-                server,
-                wanted,
-                ticket,
-            })
-        });
-        let to_ask: Vec<ServerKeyQuery> = to_ask.collect();
-        // The other servers need not be asked.
-        drop(tickets);
+        let to_ask = query.take_server_queries(tickets);
         let bytes_for = |wanted: &QueriedDevices| max_answer_bytes(wanted.len(), BYTES_PER_USER);
         let mut budget =
             AnswerBudget::for_answers(to_ask.iter().map(|query| bytes_for(&query.wanted)));
@@ -136,9 +151,13 @@ impl KeyQueries {
                 budget.accept(answer, bytes)
             });
             match answer {
-                Ok(answer) => {
-                    self.process_answer(&mut query, wanted, answer, &ticket, &mut found)
-                        .await?;
+                Ok(keys) => {
+                    let answer = ServerAnswer {
+                        wanted,
+                        keys,
+                        ticket,
+                    };
+                    self.process_answer(&mut query, answer, &mut found).await?;
                 }
                 Err(failure) => {
                     let failure = failure_json(failure);
@@ -210,28 +229,27 @@ impl KeyQueries {
             };
             let server = user_id.server_name().to_owned();
             let list = known.remove(&user_id).filter(|_| shares);
-            if let Some(list) = list {
+            let is_fresh = list.as_ref().is_some_and(|list| list.is_fresh);
+            let devices = list.map(|list| {
                 let bytes = size_of_all([&list.devices]);
-                let devices = budget.accept(list.devices, bytes);
-                match (list.is_fresh, devices) {
-                    (true, Ok(devices)) => {
-                        let devices = requested_devices(devices, &device_ids);
-                        found.device_keys.insert(user_id.clone(), devices);
-                        query.known.insert(user_id);
-                        continue;
-                    }
-                    (true, Err(failure)) => {
-                        found
-                            .failures
-                            .insert(server.to_string(), failure_json(failure));
-                        continue;
-                    }
-                    (false, devices) => {
-                        query
-                            .stale
-                            .extend(devices.ok().map(|devices| (user_id.clone(), devices)));
-                    }
+                budget.accept(list.devices, bytes)
+            });
+            match devices {
+                Some(Ok(devices)) if is_fresh => {
+                    let devices = requested_devices(devices, &device_ids);
+                    found.device_keys.insert(user_id.clone(), devices);
+                    query.known.insert(user_id);
+                    continue;
                 }
+                Some(Err(failure)) if is_fresh => {
+                    let failure = failure_json(failure);
+                    found.failures.insert(server.to_string(), failure);
+                    continue;
+                }
+                Some(Ok(devices)) => {
+                    query.stale.insert(user_id.clone(), devices);
+                }
+                Some(Err(_)) | None => {}
             }
             // For tracked users all devices are requested, so that the complete list can be stored.
             let of_server = query.to_ask.entry(server).or_default();
@@ -249,13 +267,16 @@ impl KeyQueries {
     async fn process_answer(
         &self,
         query: &mut KeyQuery,
-        wanted: QueriedDevices,
-        mut answer: ReceivedKeys,
-        ticket: &ListRequestTicket,
+        answer: ServerAnswer,
         found: &mut Found,
     ) -> Result<()> {
+        let ServerAnswer {
+            wanted,
+            mut keys,
+            ticket,
+        } = answer;
         let mut lists = Vec::new();
-        for (user_id, devices) in requested_users(answer.device_keys, &wanted) {
+        for (user_id, devices) in requested_users(keys.device_keys, &wanted) {
             let Some(device_ids) = query.tracked.get(&user_id) else {
                 found.device_keys.insert(user_id, devices);
                 continue;
@@ -263,22 +284,26 @@ impl KeyQueries {
             let list = RemoteDeviceList {
                 stream_id: None,
                 devices: read_devices(&user_id, &devices),
-                master_key: answer.master_keys.remove(&user_id),
-                self_signing_key: answer.self_signing_keys.remove(&user_id),
+                master_key: keys.master_keys.remove(&user_id),
+                self_signing_key: keys.self_signing_keys.remove(&user_id),
             };
             let devices = requested_devices(devices, device_ids);
             found.device_keys.insert(user_id.clone(), devices);
             lists.push((user_id, list));
         }
-        answer.master_keys.retain(|id, _| wanted.contains_key(id));
-        let of_self = &mut answer.self_signing_keys;
+        keys.master_keys.retain(|id, _| wanted.contains_key(id));
+        let of_self = &mut keys.self_signing_keys;
         of_self.retain(|id, _| wanted.contains_key(id));
         self.devices
             .cross_signing
-            .store_remote(answer.master_keys, answer.self_signing_keys)
+            .store_remote(keys.master_keys, keys.self_signing_keys)
             .await?;
         if !lists.is_empty() {
-            let doubtful = self.devices.remote_lists.store_lists(ticket, lists).await?;
+            let doubtful = self
+                .devices
+                .remote_lists
+                .store_lists(&ticket, lists)
+                .await?;
             self.device_list_tracker.request_lists(doubtful);
         }
         query.known.extend(wanted.into_keys());

@@ -16,7 +16,7 @@ use crate::{
         App, AuthenticatedSession, MatrixRequest, MatrixResponse, endpoint, endpoint::PathParams,
     },
     error::{Error, Result},
-    users::Users,
+    users::{AccountDataEntry, Users},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -70,10 +70,13 @@ async fn set_global_account_data(
 ) -> Result<MatrixResponse<set_global_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let content = request.data.json().get();
-    users
-        .account_data
-        .set(&from, &request.user_id, None, &kind, content)
-        .await?;
+    let entry = AccountDataEntry {
+        room_id: None,
+        kind: &kind,
+        content,
+    };
+    let entries = &users.account_data;
+    entries.set(&from, &request.user_id, entry).await?;
     Ok(MatrixResponse(set_global_account_data::v3::Response::new()))
 }
 
@@ -104,16 +107,13 @@ async fn set_room_account_data(
 ) -> Result<MatrixResponse<set_room_account_data::v3::Response>> {
     let kind = request.event_type.to_string();
     let content = request.data.json().get();
-    users
-        .account_data
-        .set(
-            &from,
-            &request.user_id,
-            Some(&request.room_id),
-            &kind,
-            content,
-        )
-        .await?;
+    let entry = AccountDataEntry {
+        room_id: Some(&request.room_id),
+        kind: &kind,
+        content,
+    };
+    let entries = &users.account_data;
+    entries.set(&from, &request.user_id, entry).await?;
     Ok(MatrixResponse(set_room_account_data::v3::Response::new()))
 }
 
@@ -125,9 +125,10 @@ async fn delete_global_account_data(
     AuthenticatedSession(from): AuthenticatedSession,
     PathParams((user_id, kind)): PathParams<(String, String)>,
 ) -> Result<Json<Value>> {
+    let entry = AccountDataEntry::removed(None, &kind);
     users
         .account_data
-        .set(&from, &parse_user_id(&user_id)?, None, &kind, "{}")
+        .set(&from, &parse_user_id(&user_id)?, entry)
         .await?;
     Ok(Json(json!({})))
 }
@@ -142,15 +143,10 @@ async fn delete_room_account_data(
 ) -> Result<Json<Value>> {
     let room_id =
         OwnedRoomId::try_from(room_id).map_err(|e| Error::invalid_param(e.to_string()))?;
+    let entry = AccountDataEntry::removed(Some(&room_id), &kind);
     users
         .account_data
-        .set(
-            &from,
-            &parse_user_id(&user_id)?,
-            Some(&room_id),
-            &kind,
-            "{}",
-        )
+        .set(&from, &parse_user_id(&user_id)?, entry)
         .await?;
     Ok(Json(json!({})))
 }

@@ -26,7 +26,7 @@ use crate::{
     ephemeral::{EphemeralState, PresenceUpdate},
     error::{Error, Result},
     rooms::Rooms,
-    workflows::Workflows,
+    workflows::{ReadReceipt, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -107,16 +107,14 @@ async fn create_receipt(
     State(workflows): State<Workflows>,
     MatrixRequest { from, request }: MatrixRequest<create_receipt::v3::Request>,
 ) -> Result<MatrixResponse<create_receipt::v3::Response>> {
-    let kind = request.receipt_type.to_string();
+    let receipt = ReadReceipt {
+        kind: request.receipt_type.as_ref(),
+        event_id: &request.event_id,
+        thread: &request.thread,
+    };
     workflows
         .activity
-        .mark_read(
-            &from,
-            &request.room_id,
-            &kind,
-            &request.event_id,
-            &request.thread,
-        )
+        .mark_read(&from, &request.room_id, receipt)
         .await?;
     Ok(MatrixResponse(create_receipt::v3::Response::new()))
 }
@@ -135,10 +133,14 @@ async fn set_read_marker(
     ];
     for (kind, event_id) in markers {
         if let Some(event_id) = event_id {
-            let thread = ReceiptThread::Unthreaded;
+            let receipt = ReadReceipt {
+                kind,
+                event_id: &event_id,
+                thread: &ReceiptThread::Unthreaded,
+            };
             workflows
                 .activity
-                .mark_read(&from, &request.room_id, kind, &event_id, &thread)
+                .mark_read(&from, &request.room_id, receipt)
                 .await?;
         }
     }

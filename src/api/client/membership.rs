@@ -20,7 +20,7 @@ use crate::{
     matrix::{self, UnsignedFields},
     rooms::{MembershipAction, Rooms},
     sync::{Sync, parse_timeline_token},
-    workflows::{MembershipRequest, Workflows},
+    workflows::{JoinRequest, MembershipRequest, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -54,16 +54,13 @@ async fn join_room_by_id(
     }: RequestWithBody<join_room_by_id::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<join_room_by_id::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let room_id = workflows
-        .joins
-        .join(
-            &from,
-            (&*request.room_id).into(),
-            Vec::new(),
-            request.reason,
-            body,
-        )
-        .await?;
+    let join = JoinRequest {
+        room: (&*request.room_id).into(),
+        via: Vec::new(),
+        reason: request.reason,
+        extra: body,
+    };
+    let room_id = workflows.joins.join(&from, join).await?;
     let response = join_room_by_id::v3::Response::new(room_id);
     Ok(InFlightResponse(sending, MatrixResponse(response)))
 }
@@ -81,16 +78,13 @@ async fn join_room_by_id_or_alias(
     }: RequestWithBody<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<join_room_by_id_or_alias::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let room_id = workflows
-        .joins
-        .join(
-            &from,
-            &request.room_id_or_alias,
-            request.via,
-            request.reason,
-            body,
-        )
-        .await?;
+    let join = JoinRequest {
+        room: &request.room_id_or_alias,
+        via: request.via,
+        reason: request.reason,
+        extra: body,
+    };
+    let room_id = workflows.joins.join(&from, join).await?;
     let response = join_room_by_id_or_alias::v3::Response::new(room_id);
     Ok(InFlightResponse(sending, MatrixResponse(response)))
 }

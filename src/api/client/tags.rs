@@ -6,7 +6,7 @@ use ruma::api::client::tag::{create_tag, delete_tag, get_tags};
 use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::Result,
-    users::Users,
+    users::{NewRoomTag, Users},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -37,10 +37,13 @@ async fn create_tag(
     State(users): State<Users>,
     MatrixRequest { from, request }: MatrixRequest<create_tag::v3::Request>,
 ) -> Result<MatrixResponse<create_tag::v3::Response>> {
-    let (room_id, tag) = (&request.room_id, &request.tag);
+    let tag = NewRoomTag {
+        name: &request.tag,
+        info: request.tag_info,
+    };
     users
         .room_tags
-        .set(&from, &request.user_id, room_id, tag, request.tag_info)
+        .set(&from, &request.user_id, &request.room_id, tag)
         .await?;
     Ok(MatrixResponse(create_tag::v3::Response::new()))
 }

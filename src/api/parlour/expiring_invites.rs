@@ -9,7 +9,7 @@ use super::{ParlourRequest, PathRoomId, path};
 use crate::{
     api::{App, RateLimits, endpoint_at},
     error::Result,
-    workflows::Workflows,
+    workflows::{ExpiringInviteRequest, Workflows},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -31,9 +31,14 @@ async fn invite(
     ParlourRequest { from, body }: ParlourRequest<ExpiringInviteBody>,
 ) -> Result<Json<Value>> {
     limits.check_invitations(&from.user_id, [&*body.user_id])?;
+    let request = ExpiringInviteRequest {
+        user_id: body.user_id,
+        expires_at: body.expires_at,
+        reason: body.reason,
+    };
     let event_id = workflows
         .invitations
-        .invite_until(&from, &room_id, &body.user_id, body.expires_at, body.reason)
+        .invite_until(&from, &room_id, request)
         .await?;
     Ok(Json(json!({ "event_id": event_id })))
 }

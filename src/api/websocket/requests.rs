@@ -21,7 +21,7 @@ use crate::{
     rooms::{ClientTransaction, EventToSend},
     sync::{SendInFlight, SyncToken},
     users::Session,
-    workflows::StateEventRequest,
+    workflows::{ReadReceipt, StateEventRequest},
 };
 
 /// The maximum length of a request id, which is also a transaction id.
@@ -276,10 +276,14 @@ async fn typing(app: &App, session: &Session, call: &ClientRequest) -> Result<Va
 
 async fn receipt(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
     let params: ReceiptParams = call.params()?;
-    let (kind, thread) = (&params.receipt_type, &params.thread_id);
+    let receipt = ReadReceipt {
+        kind: &params.receipt_type,
+        event_id: &params.event_id,
+        thread: &params.thread_id,
+    };
     app.workflows
         .activity
-        .mark_read(session, &params.room_id, kind, &params.event_id, thread)
+        .mark_read(session, &params.room_id, receipt)
         .await?;
     Ok(json!({}))
 }

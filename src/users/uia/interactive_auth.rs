@@ -12,7 +12,9 @@ use ruma::{
 use serde::Serialize;
 
 use super::{
-    OperationDigest, StageResult, UiaRequest, flows::is_next_stage, sessions::UiaSessions,
+    OperationDigest, StageResult, UiaRequest,
+    flows::is_next_stage,
+    sessions::{PassedStage, UiaSessions},
 };
 use crate::{
     clock::Clock,
@@ -118,7 +120,8 @@ impl InteractiveAuth {
             let refusal = "the authentication failed";
             return Err(self.uia_error(request, id, Some(refusal)));
         };
-        match sessions.complete_stage(&id, stage, result, &request.flows, now) {
+        let passed = PassedStage { stage, result };
+        match sessions.complete_stage(&id, passed, &request.flows, now) {
             Some(result) => Ok(result),
             None => Err(self.uia_error(request, id, None)),
         }

@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use ruma::{OwnedUserId, api::client::uiaa::AuthType};
 
-use super::{StageResult, flows::is_next_stage, sessions::UiaSessions};
+use super::{
+    StageResult,
+    flows::is_next_stage,
+    sessions::{PassedStage, UiaSessions},
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -93,7 +97,8 @@ impl UiaPages {
                     .await?;
             }
         }
-        sessions.complete_stage(id, stage, result, &remaining.flows, now);
+        let passed = PassedStage { stage, result };
+        sessions.complete_stage(id, passed, &remaining.flows, now);
         Ok(())
     }
 }

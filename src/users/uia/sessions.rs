@@ -49,6 +49,12 @@ struct UiaSession {
     expires_ms: i64,
 }
 
+/// A stage that a user has passed.
+pub(super) struct PassedStage {
+    pub(super) stage: AuthType,
+    pub(super) result: StageResult,
+}
+
 /// The stages that a session still needs.
 pub(super) struct RemainingStages {
     /// The requesting user, if they are logged in.
@@ -180,11 +186,11 @@ impl UiaSessions {
     pub(super) fn complete_stage(
         &self,
         id: &str,
-        stage: AuthType,
-        result: StageResult,
+        passed: PassedStage,
         flows: &[AuthFlow],
         now: i64,
     ) -> Option<StageResult> {
+        let PassedStage { stage, result } = passed;
         let mut sessions = self.lock();
         let session = sessions.get_mut(id)?;
         // A concurrent request of the session may have completed the stage.

@@ -110,10 +110,11 @@ impl ReceiptEdus {
     ) -> Result<()> {
         for edu in edus {
             let mut left = MAX_RECEIPTS_PER_EDU;
-            for (room_id, of_room) in parse::<ReceiptsByRoom>(edu).unwrap_or_default() {
-                let (Ok(room_id), Some(of_room)) = (RoomId::parse(room_id), parse(&of_room)) else {
-                    continue;
-                };
+            let by_room = parse::<ReceiptsByRoom>(edu).unwrap_or_default();
+            let valid = by_room.into_iter().filter_map(|(room_id, of_room)| {
+                Some((RoomId::parse(room_id).ok()?, parse(&of_room)?))
+            });
+            for (room_id, of_room) in valid {
                 let receipts = self
                     .permitted_receipts(origin, &room_id, of_room, &mut left)
                     .await?;
@@ -197,10 +198,14 @@ impl ReceiptEdus {
     async fn store_early_receipts(&self) {
         loop {
             self.early_receipts.receipts_ready.notified().await;
-            for early in self.early_receipts.take_ready() {
-                if let Err(error) = self.store_receipts(&early.room_id, early.receipts).await {
-                    tracing::debug!(%error, "receipts that arrived before their events could not be stored");
-                }
+            self.store_ready_receipts().await;
+        }
+    }
+
+    async fn store_ready_receipts(&self) {
+        for early in self.early_receipts.take_ready() {
+            if let Err(error) = self.store_receipts(&early.room_id, early.receipts).await {
+                tracing::debug!(%error, "receipts that arrived before their events could not be stored");
             }
         }
     }

@@ -90,37 +90,40 @@ impl EphemeralEdus {
     ) -> Result<()> {
         for edu in edus {
             let all = parse::<PresenceEdu>(edu).map_or_else(Vec::new, |all| all.push);
-            for one in all.iter().take(MAX_PRESENCE_USERS) {
-                let Some(one) = parse::<PresenceEntry>(one) else {
-                    continue;
-                };
-                let is_known = matches!(
-                    one.presence,
-                    PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline
-                );
-                if !is_known {
-                    continue;
-                }
-                let Some(user) = self
-                    .origins
-                    .user_sharing_a_room(origin, &one.user_id)
-                    .await?
-                else {
-                    continue;
-                };
-                let reported = ReportedPresence {
-                    state: one.presence,
-                    status_msg: one.status_msg.filter(|text| text.len() <= MAX_STATUS_BYTES),
-                    last_active_ago: one.last_active_ago.filter(|ago| *ago >= 0),
-                    currently_active: one.currently_active,
-                };
-                self.ephemeral.presence.update(
-                    user,
-                    &one.user_id,
-                    PresenceUpdate::Reported(reported),
-                );
+            let entries = all.iter().take(MAX_PRESENCE_USERS);
+            for entry in entries.filter_map(|entry| parse::<PresenceEntry>(entry)) {
+                self.receive_presence_of_user(origin, entry).await?;
             }
         }
+        Ok(())
+    }
+
+    async fn receive_presence_of_user(
+        &self,
+        origin: &ServerName,
+        entry: PresenceEntry,
+    ) -> Result<()> {
+        let is_known = matches!(
+            entry.presence,
+            PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline
+        );
+        if !is_known {
+            return Ok(());
+        }
+        let user_id = entry.user_id;
+        let Some(user) = self.origins.user_sharing_a_room(origin, &user_id).await? else {
+            return Ok(());
+        };
+        let reported = ReportedPresence {
+            state: entry.presence,
+            status_msg: entry
+                .status_msg
+                .filter(|text| text.len() <= MAX_STATUS_BYTES),
+            last_active_ago: entry.last_active_ago.filter(|ago| *ago >= 0),
+            currently_active: entry.currently_active,
+        };
+        let update = PresenceUpdate::Reported(reported);
+        self.ephemeral.presence.update(user, &user_id, update);
         Ok(())
     }
 }

@@ -125,9 +125,7 @@ impl MissingEventsFetcher<'_> {
                 Err(error) if is_internal(&error) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%event_id, %error, "a missing event was not accepted");
-                    if is_permanent(&error) {
-                        refused.insert(event_id);
-                    }
+                    refused.extend(is_permanent(&error).then_some(event_id));
                 }
             }
         }

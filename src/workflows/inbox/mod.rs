@@ -219,9 +219,8 @@ impl TransactionInbox {
             rooms.push(self.tasks.spawn(async move {
                 let stopping = service.tasks.stopping().clone();
                 let processing = service.process_room_events(&origin, of_room, &progress);
-                if stopping.run_until_cancelled(processing).await.is_none() {
-                    lock_progress(&progress).has_internal_error = true;
-                }
+                let is_cut_off = stopping.run_until_cancelled(processing).await.is_none();
+                lock_progress(&progress).has_internal_error |= is_cut_off;
                 drop(guard);
             }));
         }

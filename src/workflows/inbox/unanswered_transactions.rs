@@ -27,17 +27,7 @@ impl TransactionInbox {
             .store_queued_events(origin, &events)
             .await?;
         let stored: BTreeMap<OwnedEventId, Position> = ids.into_iter().zip(positions).collect();
-        let mut done = Vec::new();
-        {
-            let mut progress = lock_progress(progress);
-            for (event_id, position) in stored {
-                if progress.unfinished.contains_key(&event_id) {
-                    progress.stored.insert(event_id, position);
-                } else {
-                    done.push(position);
-                }
-            }
-        }
+        let done = record_stored_events(progress, stored);
         self.rooms.receiver.remove_queued_events(&done).await
     }
 
@@ -76,19 +66,23 @@ impl TransactionInbox {
             };
             after = last.position;
             for arrived in page {
-                let position = arrived.position;
-                match self.process_stored_event(arrived).await {
-                    Err(error) if is_internal(&error) => {
-                        tracing::warn!(%error, "a stored event could not be processed");
-                    }
-                    outcome => {
-                        tracing::debug!(?outcome, "a stored event is finished");
-                        self.rooms
-                            .receiver
-                            .remove_queued_events(&[position])
-                            .await?;
-                    }
-                }
+                self.finish_stored_event(arrived).await?;
+            }
+        }
+    }
+
+    /// Processes a stored event and removes it, unless it must be tried again.
+    async fn finish_stored_event(&self, arrived: QueuedEvent) -> Result<()> {
+        let position = arrived.position;
+        match self.process_stored_event(arrived).await {
+            Err(error) if is_internal(&error) => {
+                tracing::warn!(%error, "a stored event could not be processed");
+                Ok(())
+            }
+            outcome => {
+                tracing::debug!(?outcome, "a stored event is finished");
+                let receiver = &self.rooms.receiver;
+                receiver.remove_queued_events(&[position]).await
             }
         }
     }
@@ -110,4 +104,21 @@ impl TransactionInbox {
         tracing::debug!(?received, "a stored event was processed");
         Ok(())
     }
+}
+
+/// Records the positions of stored events that are not finished yet. Returns those of events that are.
+fn record_stored_events(
+    progress: &SharedProgress,
+    stored: BTreeMap<OwnedEventId, Position>,
+) -> Vec<Position> {
+    let mut done = Vec::new();
+    let mut progress = lock_progress(progress);
+    for (event_id, position) in stored {
+        if progress.unfinished.contains_key(&event_id) {
+            progress.stored.insert(event_id, position);
+        } else {
+            done.push(position);
+        }
+    }
+    done
 }

@@ -147,24 +147,7 @@ impl HistoryFetcher {
             return here;
         }
         // The client is likely to read on from this event.
-        let filling = async {
-            for _ in 0..MAX_ROUNDS {
-                let is_here = self
-                    .rooms
-                    .receiver
-                    .unknown_events(std::slice::from_ref(&remote.event_id))
-                    .await?
-                    .is_empty();
-                if is_here
-                    || !self
-                        .fill_newest_gap(room, Position::MIN, Position::MAX)
-                        .await?
-                {
-                    break;
-                }
-            }
-            Ok::<(), Error>(())
-        };
+        let filling = self.fill_until_known(room, &remote.event_id);
         if let Ok(filled) = timeout(HISTORY_TIMEOUT, filling).await {
             filled?;
         }
@@ -180,12 +163,36 @@ impl HistoryFetcher {
         }
     }
 
+    /// Fills the newest gaps of a room, until this server has an event.
+    async fn fill_until_known(&self, room: &Arc<Room>, event_id: &OwnedEventId) -> Result<()> {
+        for _ in 0..MAX_ROUNDS {
+            let is_known = self
+                .rooms
+                .receiver
+                .unknown_events(std::slice::from_ref(event_id))
+                .await?
+                .is_empty();
+            if is_known
+                || !self
+                    .fill_newest_gap(room, Position::MIN, Position::MAX)
+                    .await?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     async fn fetch_event_at_time(
         &self,
         room: &Room,
         ts: MilliSecondsSinceUnixEpoch,
         dir: Direction,
     ) -> Option<RemoteEventAtTime> {
+        let is_on_side = |at: MilliSecondsSinceUnixEpoch| match dir {
+            Direction::Forward => at >= ts,
+            Direction::Backward => at <= ts,
+        };
         for server in self.history_servers(room) {
             let request = get_event_by_timestamp::v1::Request::new(room.room_id.clone(), ts, dir);
             let client = self.federation.client();
@@ -193,19 +200,13 @@ impl HistoryFetcher {
                 .send(&server, request, RequestLimits::QUICK_RESPONSE)
                 .await
             {
-                Ok(found) => {
-                    let at = found.origin_server_ts;
-                    let is_there = match dir {
-                        Direction::Forward => at >= ts,
-                        Direction::Backward => at <= ts,
-                    };
-                    if is_there {
-                        return Some(RemoteEventAtTime {
-                            event_id: found.event_id,
-                            ts: at.0.into(),
-                        });
-                    }
+                Ok(found) if is_on_side(found.origin_server_ts) => {
+                    return Some(RemoteEventAtTime {
+                        event_id: found.event_id,
+                        ts: found.origin_server_ts.0.into(),
+                    });
                 }
+                Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(%server, %error, "a server returned no event for a time");
                 }

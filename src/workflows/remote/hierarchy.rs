@@ -123,12 +123,11 @@ impl SpaceReader {
                 continue;
             }
             let depth = next.depth;
-            let Some(ExaminedRoom { room, description }) =
-                self.examine_room(user_id, next, start, until).await?
-            else {
-                if depth == 0 {
-                    return Err(Error::forbidden("you are not allowed to see this space"));
-                }
+            let examined = self.examine_room(user_id, next, start, until).await?;
+            if examined.is_none() && depth == 0 {
+                return Err(Error::forbidden("you are not allowed to see this space"));
+            }
+            let Some(ExaminedRoom { room, description }) = examined else {
                 continue;
             };
             if page.rooms.len() == limit {
@@ -230,6 +229,39 @@ impl SpaceReader {
         Some(description.room.summary().guest_can_join)
     }
 
+    /// Asks servers to describe a room. Returns the first answer, and the time for which it may be cached.
+    async fn ask_for_description(
+        &self,
+        room_id: &RoomId,
+        servers: &[OwnedServerName],
+    ) -> (Option<Arc<RemoteRoomDescription>>, Duration) {
+        // A refusal is not cached: after users have joined more rooms, the server may answer.
+        let mut is_refused = false;
+        for server in servers {
+            let request = get_hierarchy::v1::Request::new(room_id.to_owned());
+            let client = self.federation.client();
+            match client
+                .send(server, request, RequestLimits::LARGE_RESPONSE)
+                .await
+            {
+                Ok(answer) if answer.room.summary.room_id == room_id => {
+                    return (read_description(answer).map(Arc::new), ANSWER_LIFETIME);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%server, %error, "a server did not describe a room");
+                    is_refused |= matches!(error, RequestFailure::Refused(_));
+                }
+            }
+        }
+        let lifetime = if is_refused {
+            Duration::ZERO
+        } else {
+            FAILURE_LIFETIME
+        };
+        (None, lifetime)
+    }
+
     /// Asks servers to describe a room; the answer is cached.
     async fn fetch_description(
         &self,
@@ -242,35 +274,7 @@ impl SpaceReader {
         if candidates.servers.is_empty() {
             return None;
         }
-        let asking = async {
-            // A refusal is not cached: after users have joined more rooms, the server may answer.
-            let mut is_refused = false;
-            for server in &candidates.servers {
-                let request = get_hierarchy::v1::Request::new(room_id.to_owned());
-                let client = self.federation.client();
-                match client
-                    .send(server, request, RequestLimits::LARGE_RESPONSE)
-                    .await
-                {
-                    Ok(answer) if answer.room.summary.room_id == room_id => {
-                        return (read_description(answer).map(Arc::new), ANSWER_LIFETIME);
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::debug!(%server, %error, "a server did not describe a room");
-                        is_refused |= matches!(error, RequestFailure::Refused(_));
-                    }
-                }
-            }
-            (
-                None,
-                if is_refused {
-                    Duration::ZERO
-                } else {
-                    FAILURE_LIFETIME
-                },
-            )
-        };
+        let asking = self.ask_for_description(room_id, &candidates.servers);
         self.descriptions.get(&room_id.to_owned(), asking).await
     }
 }

@@ -62,6 +62,18 @@ pub struct RoomJoins {
     events: EventReception,
 }
 
+/// A request to join a room.
+pub struct JoinRequest<'a> {
+    /// The room, by its id or an alias.
+    pub room: &'a RoomOrAliasId,
+    /// Servers that may be in the room.
+    pub via: Vec<OwnedServerName>,
+    /// The reason for the join.
+    pub reason: Option<String>,
+    /// Other fields of the content of the member event.
+    pub extra: Map<String, Value>,
+}
+
 impl RoomJoins {
     pub(in crate::workflows) fn new(
         sources: &WorkflowSources,
@@ -82,20 +94,19 @@ impl RoomJoins {
         }
     }
 
-    /// Lets a user join a room, given by its id or an alias, with servers that may be in it.
+    /// Lets a user join a room.
     ///
     /// # Errors
     ///
     /// [`Error::Forbidden`] with the rule that refuses it; [`Error::NotFound`] if no server knows the room;
     /// [`Error::Unreachable`] when no server in the room answers.
-    pub async fn join(
-        &self,
-        session: &Session,
-        room: &RoomOrAliasId,
-        via: Vec<OwnedServerName>,
-        reason: Option<String>,
-        extra: Map<String, Value>,
-    ) -> Result<OwnedRoomId> {
+    pub async fn join(&self, session: &Session, request: JoinRequest<'_>) -> Result<OwnedRoomId> {
+        let JoinRequest {
+            room,
+            via,
+            reason,
+            extra,
+        } = request;
         let (room_id, named) = self.entry.servers.resolve_room(room, via).await?;
         let request = MembershipRequest {
             extra,

@@ -103,26 +103,36 @@ impl RoomKnocks {
                 // An equal request was faster.
                 return Ok(());
             }
-            let mut refusals = CandidateErrors::default();
-            let CandidateServers {
-                servers, others, ..
-            } = &candidates;
-            for (n, server) in servers.iter().chain(others).enumerate() {
-                if n >= servers.len() && !refusals.has_reached_none() {
-                    break;
-                }
-                match service.knock_at(server, &room_id, change.clone()).await {
-                    Ok(()) => return Ok(()),
-                    Err(Ok(failure)) if is_final(&failure) => return Err(failure.into()),
-                    Err(Ok(failure)) => refusals.add(failure.into()),
-                    Err(Err(error)) => refusals.add(error),
-                }
-            }
-            Err(refusals.into_error())
+            service.knock_at_first(candidates, &room_id, change).await
         });
         knocking
             .await
             .map_err(|source| Error::internal("knock on a room", source))?
+    }
+
+    /// Sends a knock to the first server that accepts it.
+    async fn knock_at_first(
+        &self,
+        candidates: CandidateServers,
+        room_id: &RoomId,
+        change: MemberChange,
+    ) -> Result<()> {
+        let mut refusals = CandidateErrors::default();
+        let CandidateServers {
+            servers, others, ..
+        } = &candidates;
+        for (n, server) in servers.iter().chain(others).enumerate() {
+            if n >= servers.len() && !refusals.has_reached_none() {
+                break;
+            }
+            match self.knock_at(server, room_id, change.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(Ok(failure)) if is_final(&failure) => return Err(failure.into()),
+                Err(Ok(failure)) => refusals.add(failure.into()),
+                Err(Err(error)) => refusals.add(error),
+            }
+        }
+        Err(refusals.into_error())
     }
 
     async fn knock_at(

@@ -15,8 +15,12 @@ mod membership_locks;
 mod running_joins;
 
 pub use self::{
-    backfill::HistoryFetcher, hierarchy::SpaceReader, invite::RemoteInvitations, join::RoomJoins,
-    knock::RoomKnocks, leave::RemoteLeaves,
+    backfill::HistoryFetcher,
+    hierarchy::SpaceReader,
+    invite::RemoteInvitations,
+    join::{JoinRequest, RoomJoins},
+    knock::RoomKnocks,
+    leave::RemoteLeaves,
 };
 pub(super) use self::{
     candidates::ServerFinder, entry_route::EntryRoutes, entry_services::EntryServices,

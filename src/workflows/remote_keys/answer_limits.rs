@@ -125,15 +125,16 @@ mod tests {
     async fn an_answer_waits_for_memory_until_its_timeout() {
         let answers = AnswerMemory::default();
         let large = request_limits(None, MAX_ANSWER_BYTES);
+        let answer = || async { Ok(()) };
         let mut running = Vec::new();
         for _ in 0..TOTAL_ANSWERS_KIB * 1024 / MAX_ANSWER_BYTES {
-            running.push(answers.run_request(large, async { Ok(()) }).await);
+            running.push(answers.run_request(large, answer()).await);
         }
         assert!(running.iter().all(|(answer, _)| answer.is_ok()));
 
-        let (refused, _) = answers.run_request(large, async { Ok(()) }).await;
+        let (refused, _) = answers.run_request(large, answer()).await;
         running.pop();
-        let (answer, _room) = answers.run_request(large, async { Ok(()) }).await;
+        let (answer, _room) = answers.run_request(large, answer()).await;
 
         assert!(refused.is_err());
         assert!(answer.is_ok());
