@@ -42,8 +42,13 @@ pub use self::{
         relations::{RelatedEventsPage, RelatedEventsRequest},
         search::{SearchHit, SearchKey, SearchPage, SearchQuery},
         summary::{MutualRooms, RoomPreview},
-        threads::{SubscriptionChange, ThreadCount, ThreadFilter, ThreadListRequest},
-        timeline::{ContextLimits, HiddenEvents, PageRequest, TimelineContext, TimelinePage},
+        threads::{
+            SubscriptionChange, SubscriptionRequest, ThreadCount, ThreadFilter, ThreadListRequest,
+        },
+        timeline::{
+            ContextLimits, HiddenEvents, PageRequest, TimelineContext, TimelinePage,
+            TimelineSelection,
+        },
     },
     remote::{
         EventReceiver, FederationReader, RemoteMemberships, ResidentServer, RoomImporter,

@@ -63,22 +63,25 @@ impl TouchedMembers {
         let mut touched = Self::default();
         for event in ring {
             let joins = event.pdu.membership() == Some(MembershipState::Join);
-            for (kind, key) in event.changed_state_keys() {
-                let Ok(user_id) = UserId::parse(key) else {
-                    continue;
-                };
-                if kind != StateEventType::RoomMember {
-                    continue;
-                }
-                // If the membership changed with another event, the user may have been out of the room in between.
+            let members = event
+                .changed_state_keys()
+                .into_iter()
+                .filter(|(kind, _)| *kind == StateEventType::RoomMember)
+                .filter_map(|(_, key)| UserId::parse(key).ok());
+            for user_id in members {
                 let is_own_join = joins && event.pdu.member() == Some(&*user_id);
-                if !is_own_join {
-                    touched.left_between.insert(user_id.clone());
-                }
-                touched.users.push(user_id);
+                touched.add_user(user_id, is_own_join);
             }
         }
         touched
+    }
+
+    fn add_user(&mut self, user_id: OwnedUserId, is_own_join: bool) {
+        // If the membership changed with another event, the user may have been out of the room in between.
+        if !is_own_join {
+            self.left_between.insert(user_id.clone());
+        }
+        self.users.push(user_id);
     }
 }
 

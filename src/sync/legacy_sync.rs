@@ -13,7 +13,7 @@ use ruma::{
     },
     presence::PresenceState,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 use tokio::time::Instant;
 
 use super::{
@@ -25,7 +25,9 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     numbers::Position,
-    rooms::{AggregationViewer, PageRequest, Room, Rooms, TimelinePage, UserAccess},
+    rooms::{
+        AggregationViewer, PageRequest, Room, Rooms, TimelinePage, TimelineSelection, UserAccess,
+    },
     tasks::Tasks,
     users::Session,
 };
@@ -84,12 +86,8 @@ impl LegacySync {
         let mut rooms = Vec::new();
         for (section, rooms_of) in room_sections(&answer) {
             for (room_id, room) in rooms_of {
-                let mut shown = legacy_room(session, section, room_id, room, &end);
-                let visibility = self.visibility(room_id).await?;
-                if let Some(shown) = shown.as_object_mut() {
-                    shown.insert("visibility".to_owned(), visibility.into());
-                }
-                rooms.push(shown);
+                let shown = legacy_room(session, section, room_id, room, &end);
+                rooms.push(self.with_visibility(room_id, shown).await?);
             }
         }
         Ok(json!({
@@ -148,6 +146,14 @@ impl LegacySync {
         }
     }
 
+    async fn with_visibility(&self, room_id: &str, mut room: Value) -> Result<Value> {
+        let visibility = self.visibility(room_id).await?;
+        if let Some(room) = room.as_object_mut() {
+            room.insert("visibility".to_owned(), visibility.into());
+        }
+        Ok(room)
+    }
+
     /// Returns the events of a room that a user may read after a point of its timeline, and waits for one if there is
     /// none.
     ///
@@ -177,10 +183,8 @@ impl LegacySync {
                 dir: Direction::Forward,
                 limit: usize::try_from(MAX_EVENTS_PER_ROOM).unwrap_or(1),
             };
-            let page = rooms
-                .timeline
-                .load_page(&room, &access, page, &|_| true)
-                .await?;
+            let selection = TimelineSelection::all(&room, &access);
+            let page = rooms.timeline.load_page(selection, page).await?;
             if page.events.is_empty()
                 && let Some(end) = page.end
             {
@@ -189,9 +193,11 @@ impl LegacySync {
             }
             let is_over = Instant::now() >= deadline || self.tasks.stopping().is_cancelled();
             if !page.events.is_empty() || is_over {
-                return self
-                    .peeked_events(session, &room, &access, &page, start)
-                    .await;
+                let end = page.events.last().map_or(start, |event| event.timeline);
+                let chunk = self.peeked_events(session, &room, &access, &page).await?;
+                return Ok(json!({
+                    "start": timeline_token(start), "end": timeline_token(end), "chunk": chunk,
+                }));
             }
             tokio::select! {
                 () = change => {}
@@ -201,15 +207,14 @@ impl LegacySync {
         }
     }
 
-    /// Writes a page of events of a room, which starts at a point of its timeline.
+    /// Writes a page of events of a room.
     async fn peeked_events(
         &self,
         session: &Session,
         room: &Arc<Room>,
         access: &UserAccess,
         page: &TimelinePage,
-        start: Position,
-    ) -> Result<Value> {
+    ) -> Result<Vec<Box<RawValue>>> {
         let viewer = AggregationViewer {
             access: Some(access),
             user: session.user,
@@ -221,14 +226,9 @@ impl LegacySync {
             .load_aggregations(room, viewer, &page.events)
             .await?;
         let now = self.clock.now_ms();
-        let chunk = page.events.iter();
-        let chunk: Vec<_> = chunk
-            .map(|event| client_event(event, session, access, &bundles, now))
-            .collect();
-        let end = page.events.last().map_or(start, |event| event.timeline);
-        Ok(json!({
-            "start": timeline_token(start), "end": timeline_token(end), "chunk": chunk,
-        }))
+        let events = page.events.iter();
+        let written = events.map(|event| client_event(event, session, access, &bundles, now));
+        Ok(written.collect())
     }
 }
 

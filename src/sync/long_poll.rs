@@ -61,10 +61,11 @@ impl LongPoll {
             let answer = self.responses.respond(session, &request).await?;
             let is_due =
                 request.since.is_none() || request.full_state || Instant::now() >= deadline;
-            if is_due || answer.has_changes {
-                if answer.has_own_events {
-                    self.sends.wait_for_responses(session.device).await;
-                }
+            let is_complete = is_due || answer.has_changes;
+            if is_complete && answer.has_own_events {
+                self.sends.wait_for_responses(session.device).await;
+            }
+            if is_complete {
                 return Ok(answer.response);
             }
             tokio::select! {

@@ -25,7 +25,10 @@ use crate::{
     error::Result,
     matrix::{self, Pdu, RoomFacts, TimelineEvent, UnsignedFields},
     numbers::{Position, RoomNum},
-    rooms::{AggregationsByEvent, EventSources, PageRequest, Room, Rooms, UserAccess, UserRooms},
+    rooms::{
+        AggregationsByEvent, EventSources, PageRequest, Room, Rooms, TimelineSelection, UserAccess,
+        UserRooms,
+    },
     users::{Session, Users},
 };
 
@@ -219,13 +222,13 @@ impl<'a> NotificationFeed<'a> {
         };
         let user_id = &self.session.user_id;
         let wanted = |pdu: &Pdu| pdu.sender != *user_id;
-        let (room, access) = (&examined.room, &examined.access);
-        let page = self
-            .reader
-            .rooms
-            .timeline
-            .load_page(room, access, request, &wanted)
-            .await?;
+        let selection = TimelineSelection {
+            room: &examined.room,
+            access: &examined.access,
+            wanted: &wanted,
+        };
+        let timeline = &self.reader.rooms.timeline;
+        let page = timeline.load_page(selection, request).await?;
         examined.events = page.events.into();
         examined.next_from = page.end;
         Ok(())

@@ -142,11 +142,16 @@ impl JournalFollower for RecentChanges {
                 | JournalChange::Receipt { room, .. }
                 | JournalChange::MembershipRemoved { room, .. }
                 | JournalChange::ReadPosition { room, .. } => log.record_room(*position, *room),
-                JournalChange::AccountData { user, room, .. } => {
+                JournalChange::AccountData {
+                    user, room: None, ..
+                } => log.account_data.record_change(*position, *user),
+                JournalChange::AccountData {
+                    user,
+                    room: Some(room),
+                    ..
+                } => {
                     log.account_data.record_change(*position, *user);
-                    if let Some(room) = room {
-                        log.record_room(*position, *room);
-                    }
+                    log.record_room(*position, *room);
                 }
                 JournalChange::DeviceList { user, watcher } => {
                     let change = DeviceListChange {

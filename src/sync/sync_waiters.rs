@@ -128,18 +128,14 @@ impl SyncWaiters {
         };
         let by_user = self.by_user();
         let view = room.view();
-        if by_user.len() < view.local_members.len() {
-            for (user, waiting) in by_user.iter() {
-                if view.local_members.contains_key(user) {
-                    waiting.notify.notify_waiters();
-                }
+        let members = &view.local_members;
+        if by_user.len() < members.len() {
+            let waiting = by_user.iter();
+            for (_, waiting) in waiting.filter(|(user, _)| members.contains_key(user)) {
+                waiting.notify.notify_waiters();
             }
         } else {
-            for waiting in view
-                .local_members
-                .keys()
-                .filter_map(|user| by_user.get(user))
-            {
+            for waiting in members.keys().filter_map(|user| by_user.get(user)) {
                 waiting.notify.notify_waiters();
             }
         }
@@ -169,6 +165,12 @@ impl SyncWaiters {
         }
     }
 
+    async fn wake_for_device_list(&self, user: UserNum) {
+        if let Some(rooms) = self.rooms_to_wake(user).await {
+            self.wake_users_sharing_rooms(&rooms);
+        }
+    }
+
     /// Wakes clients when keys changed. The users who share a room may have to be read from the database first.
     async fn wake_for_device_lists(&self) {
         loop {
@@ -180,12 +182,7 @@ impl SyncWaiters {
                     .unwrap_or_else(PoisonError::into_inner),
             );
             for user in users {
-                match self.rooms.memory.rooms_of_user(user).await {
-                    Ok(rooms) => self.wake_users_sharing_rooms(&rooms),
-                    Err(error) => {
-                        tracing::warn!(%error, "could not wake clients for a device list change");
-                    }
-                }
+                self.wake_for_device_list(user).await;
             }
         }
     }
@@ -203,6 +200,17 @@ impl SyncWaiters {
         }
     }
 
+    /// Returns the rooms of a user whose clients must be woken. Those of users of other servers may have to be read
+    /// from the database.
+    async fn rooms_to_wake(&self, user: UserNum) -> Option<Arc<UserRooms>> {
+        let rooms = self.rooms.memory.rooms_of_user(user).await;
+        rooms
+            .inspect_err(
+                |error| tracing::warn!(%error, "could not wake clients for a change of a user"),
+            )
+            .ok()
+    }
+
     /// Wakes clients for presence changes, many at a time.
     async fn wake_for_presence(&self) {
         loop {
@@ -216,13 +224,8 @@ impl SyncWaiters {
             );
             let mut rooms: HashSet<RoomNum> = HashSet::new();
             for user in users {
-                // The rooms of users of other servers may have to be read from the database.
-                match self.rooms.memory.rooms_of_user(user).await {
-                    Ok(user) => rooms.extend(user.joined_rooms()),
-                    Err(error) => {
-                        tracing::warn!(%error, "could not wake clients for a presence change");
-                    }
-                }
+                let of_user = self.rooms_to_wake(user).await;
+                rooms.extend(of_user.iter().flat_map(|of_user| of_user.joined_rooms()));
             }
             for room in rooms {
                 self.wake_room(room);

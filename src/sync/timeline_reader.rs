@@ -19,8 +19,8 @@ use crate::{
     matrix::Pdu,
     numbers::Position,
     rooms::{
-        AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelinePage, UserAccess,
-        UserRoom,
+        AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelinePage, TimelineSelection,
+        UserAccess, UserRoom,
     },
 };
 
@@ -132,11 +132,13 @@ impl TimelineReader {
             dir: Direction::Backward,
             limit: limit + 1,
         };
-        let page = self
-            .rooms
-            .timeline
-            .load_page_until_gap(room, &access, request, wanted)
-            .await?;
+        let selection = TimelineSelection {
+            room,
+            access: &access,
+            wanted,
+        };
+        let timeline = &self.rooms.timeline;
+        let page = timeline.load_page_until_gap(selection, request).await?;
         Ok(TimelineSlice::from_page(page, limit, left_at, Some(access)))
     }
 
@@ -204,11 +206,13 @@ impl TimelineReader {
                 limit: limit + 1,
             };
             let wanted = |pdu: &Pdu| viewer.wants_event(pdu);
-            let page = self
-                .rooms
-                .timeline
-                .load_page_until_gap(&contents.room, &access, request, &wanted)
-                .await?;
+            let selection = TimelineSelection {
+                room: &contents.room,
+                access: &access,
+                wanted: &wanted,
+            };
+            let timeline = &self.rooms.timeline;
+            let page = timeline.load_page_until_gap(selection, request).await?;
             return Ok(TimelineSlice::from_page(
                 page,
                 limit,

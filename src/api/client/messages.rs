@@ -32,7 +32,7 @@ use crate::{
     numbers::Position,
     rooms::{
         AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelineContext, TimelinePage,
-        UserAccess,
+        TimelineSelection, UserAccess,
     },
     sync::{EventRecipient, client_event, event_in_format, parse_timeline_token, timeline_token},
     users::Session,
@@ -99,7 +99,10 @@ async fn get_message_events(
         room: &room,
         access: &access,
     };
-    let page = history.read_page(wanted_page, &wanted, &relations).await?;
+    let selection = history.select_events(&wanted);
+    let page = history
+        .read_page(selection, wanted_page, &relations)
+        .await?;
     let bundles = rooms
         .relations
         .load_aggregations(&room, audience(&from, &access), &page.events)
@@ -161,16 +164,27 @@ struct HistoryReader<'a> {
 }
 
 impl HistoryReader<'_> {
+    fn select_events<'a>(
+        &'a self,
+        wanted: &'a (dyn Fn(&Pdu) -> bool + Sync),
+    ) -> TimelineSelection<'a> {
+        TimelineSelection {
+            room: self.room,
+            access: self.access,
+            wanted,
+        }
+    }
+
     /// Reads a page. When other servers had the missing events, it reads the page again.
     async fn read_page(
         &self,
+        selection: TimelineSelection<'_>,
         request: PageRequest,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
         relations: &RelationFilter,
     ) -> Result<TimelinePage> {
         let timeline = &self.rooms.timeline;
         let mut page = timeline
-            .page_by_relations(self.room, self.access, request, wanted, relations)
+            .page_by_relations(selection, request, relations)
             .await?;
         for _ in 0..MAX_BACKFILLS {
             let (after, up_to) = backfill_range(request, &page);
@@ -179,7 +193,7 @@ impl HistoryReader<'_> {
                 break;
             }
             page = timeline
-                .page_by_relations(self.room, self.access, request, wanted, relations)
+                .page_by_relations(selection, request, relations)
                 .await?;
         }
         if let (Direction::Backward, None, Some(last)) = (request.dir, page.end, page.events.last())
@@ -198,14 +212,12 @@ impl HistoryReader<'_> {
     /// Reads the events around an event. When other servers had the events missing before it, it reads them again.
     async fn read_context(
         &self,
+        selection: TimelineSelection<'_>,
         event_id: &EventId,
         limit: usize,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelineContext> {
         let timeline = &self.rooms.timeline;
-        let context = timeline
-            .load_context(self.room, self.access, event_id, limit, wanted)
-            .await?;
+        let context = timeline.load_context(selection, event_id, limit).await?;
         let stop = context.before.end.unwrap_or(Position::MIN).next();
         let place = context.event.timeline;
         if limit > 1
@@ -215,9 +227,7 @@ impl HistoryReader<'_> {
                 .fill_history(self.room, stop, place)
                 .await?
         {
-            return timeline
-                .load_context(self.room, self.access, event_id, limit, wanted)
-                .await;
+            return timeline.load_context(selection, event_id, limit).await;
         }
         Ok(context)
     }
@@ -260,7 +270,7 @@ async fn get_context(
         access: &access,
     };
     let context = history
-        .read_context(&request.event_id, limit, &wanted)
+        .read_context(history.select_events(&wanted), &request.event_id, limit)
         .await?;
     let now = clock.now_ms();
     let all = context.before.events.iter().chain(&context.after.events);

@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     numbers::Position,
-    rooms::{PageRequest, Rooms},
+    rooms::{PageRequest, Rooms, TimelineSelection},
     sync::{Sync, client_event, parse_timeline_token, timeline_token},
     users::Users,
 };
@@ -84,10 +84,8 @@ async fn get_current_state(
         dir: Direction::Backward,
         limit: MAX_INITIAL_MESSAGES,
     };
-    let page = rooms
-        .timeline
-        .load_page(&room, &access, page, &|_| true)
-        .await?;
+    let selection = TimelineSelection::all(&room, &access);
+    let page = rooms.timeline.load_page(selection, page).await?;
     let bundles = rooms
         .relations
         .load_aggregations(&room, audience(&from, &access), &page.events)

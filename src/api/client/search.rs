@@ -22,6 +22,7 @@ use crate::{
     numbers::Position,
     rooms::{
         AggregationsByEvent, ContextLimits, Rooms, SearchHit, SearchKey, SearchPage, SearchQuery,
+        TimelineSelection,
     },
     sync::{client_event, timeline_token},
     users::Session,
@@ -261,10 +262,15 @@ impl SearchResultWriter<'_> {
         let filter = &self.criteria.filter;
         let is_wanted = |pdu: &Pdu| wants_event(filter, pdu);
         let (room, access) = (&*hit.room_access.0, &hit.room_access.1);
+        let selection = TimelineSelection {
+            room,
+            access,
+            wanted: &is_wanted,
+        };
         let context = self
             .rooms
             .timeline
-            .load_events_around(room, access, hit.event.clone(), limits, &is_wanted)
+            .load_events_around(selection, hit.event.clone(), limits)
             .await?;
         let (before, after) = (&context.before, &context.after);
         let first = before.events.last().unwrap_or(&hit.event).timeline;
@@ -291,35 +297,23 @@ impl SearchResultWriter<'_> {
     /// Groups the results by room or sender.
     fn group_results(&self, page: &SearchPage) -> Map<String, Value> {
         let mut groups = Map::new();
+        if page.hits.is_empty() {
+            return groups;
+        }
         for grouping in &self.criteria.groupings.group_by {
-            let key_of = |hit: &SearchHit| match grouping.key {
+            let (name, by_key) = match grouping.key {
                 Some(GroupingKey::RoomId) => {
-                    Some(("room_id", hit.room_access.0.room_id.to_string()))
+                    let room_id = |hit: &SearchHit| hit.room_access.0.room_id.to_string();
+                    ("room_id", group_hits(&page.hits, room_id))
                 }
-                Some(GroupingKey::Sender) => Some(("sender", hit.event.pdu.sender.to_string())),
+                Some(GroupingKey::Sender) => {
+                    let sender = |hit: &SearchHit| hit.event.pdu.sender.to_string();
+                    ("sender", group_hits(&page.hits, sender))
+                }
                 // Other groupings were refused before.
-                _ => None,
+                _ => continue,
             };
-            let mut members: Vec<(String, Vec<&str>)> = Vec::new();
-            let mut name = None;
-            for hit in &page.hits {
-                let Some((kind, key)) = key_of(hit) else {
-                    continue;
-                };
-                name = Some(kind);
-                let event_id = hit.event.pdu.event_id.as_str();
-                match members.iter_mut().find(|(known, _)| *known == key) {
-                    Some((_, ids)) => ids.push(event_id),
-                    None => members.push((key, vec![event_id])),
-                }
-            }
-            let members = members
-                .into_iter()
-                .enumerate()
-                .map(|(order, (key, ids))| (key, json!({ "order": order, "results": ids })));
-            if let Some(name) = name {
-                groups.insert(name.to_owned(), Value::Object(members.collect()));
-            }
+            groups.insert(name.to_owned(), Value::Object(by_key));
         }
         groups
     }
@@ -342,4 +336,21 @@ impl SearchResultWriter<'_> {
         }
         Ok(Value::Object(states))
     }
+}
+
+/// Groups results by a key, in the order of the best result of each group.
+fn group_hits(hits: &[SearchHit], key_of: impl Fn(&SearchHit) -> String) -> Map<String, Value> {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for hit in hits {
+        let key = key_of(hit);
+        let event_id = hit.event.pdu.event_id.as_str();
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, ids)) => ids.push(event_id),
+            None => groups.push((key, vec![event_id])),
+        }
+    }
+    let groups = groups.into_iter().enumerate();
+    groups
+        .map(|(order, (key, ids))| (key, json!({ "order": order, "results": ids })))
+        .collect()
 }

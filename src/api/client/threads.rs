@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     matrix::TimelineEvent,
     numbers::Position,
-    rooms::{Rooms, ThreadFilter, ThreadListRequest},
+    rooms::{Rooms, SubscriptionRequest, ThreadFilter, ThreadListRequest},
     sync::{client_event, parse_timeline_token, split_subscription_changes, timeline_token},
 };
 
@@ -115,10 +115,13 @@ async fn subscribe_thread(
         .access
         .load_readable_room(&request.room_id, from.user, &from.user_id)
         .await?;
-    let (thread_root, automatic) = (&request.thread_root, request.automatic.as_deref());
+    let subscription = SubscriptionRequest {
+        thread_root: &request.thread_root,
+        cause: request.automatic.as_deref(),
+    };
     rooms
         .relations
-        .subscribe(&room, &access, from.user, thread_root, automatic)
+        .subscribe(&room, &access, from.user, subscription)
         .await?;
     Ok(MatrixResponse(subscribe_thread::unstable::Response::new()))
 }

@@ -295,33 +295,32 @@ impl WebSocketChannel {
         let stopping = self.app.tasks.stopping().clone();
         let (mut pings, mut heard) = (ping_interval(), Instant::now());
         let mut working = RunningCalls::new();
+        let mut news = self.app.sync.waiters().register(self.session.user);
+        let mut step = self.push_changes(&mut working).await;
         loop {
-            let mut news = self.app.sync.waiters().register(self.session.user);
-            if let Err(end) = self.push_changes(&mut working).await {
+            if let Err(end) = step {
                 return end;
             }
-            loop {
-                let step = tokio::select! {
-                    () = stopping.cancelled() => return ConnectionEnd::Close(close_code::AWAY, "the server stops"),
-                    () = news.wait_for_change() => break,
-                    Some(answer) = working.next() => self.send_answer(answer).await,
-                    frame = stream.next(), if working.len() < MAX_CONCURRENT_REQUESTS => {
-                        heard = Instant::now();
-                        match read_frame(frame) {
-                            Ok(Some(text)) => {
-                                working.push(requests::answer_request(self.app.clone(), self.session.clone(), text).boxed());
-                                Ok(())
-                            }
-                            Ok(None) => Ok(()),
-                            Err(end) => Err(end),
-                        }
-                    }
-                    _ = pings.tick() => self.send_ping(heard).await,
-                };
-                if let Err(end) = step {
-                    return end;
+            step = tokio::select! {
+                () = stopping.cancelled() => return ConnectionEnd::Close(close_code::AWAY, "the server stops"),
+                () = news.wait_for_change() => {
+                    news = self.app.sync.waiters().register(self.session.user);
+                    self.push_changes(&mut working).await
                 }
-            }
+                Some(answer) = working.next() => self.send_answer(answer).await,
+                frame = stream.next(), if working.len() < MAX_CONCURRENT_REQUESTS => {
+                    heard = Instant::now();
+                    match read_frame(frame) {
+                        Ok(Some(text)) => {
+                            working.push(requests::answer_request(self.app.clone(), self.session.clone(), text).boxed());
+                            Ok(())
+                        }
+                        Ok(None) => Ok(()),
+                        Err(end) => Err(end),
+                    }
+                }
+                _ = pings.tick() => self.send_ping(heard).await,
+            };
         }
     }
 

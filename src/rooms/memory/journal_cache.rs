@@ -340,13 +340,10 @@ mod tests {
     async fn the_cache_holds_no_more_than_its_capacity() {
         let followed = JournalCache::<RoomNum, SeenPositions>::new(8);
 
+        let load = || async { Ok((SeenPositions::default(), Position::ZERO)) };
+
         for number in 0..100 {
-            followed
-                .get(RoomNum::new(number), || async {
-                    Ok((SeenPositions::default(), Position::ZERO))
-                })
-                .await
-                .unwrap();
+            followed.get(RoomNum::new(number), load).await.unwrap();
         }
 
         assert!(followed.entries().by_number.len() <= 9);

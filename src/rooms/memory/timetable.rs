@@ -10,7 +10,11 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use crate::{clock::Clock, error::Result, tasks::Tasks};
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    tasks::Tasks,
+};
 
 /// The time after which failed work is tried again.
 const RETRY_MS: i64 = 10_000;
@@ -63,13 +67,8 @@ impl Timetable {
         let stopping = tasks.stopping().clone();
         drop(tasks.spawn(async move {
             loop {
-                let next = match work().await {
-                    Ok(next) => next,
-                    Err(error) => {
-                        tracing::warn!(%error, name, "due work failed and will be tried again");
-                        Some(clock.now_ms() + RETRY_MS)
-                    }
-                };
+                let next = work().await;
+                let next = next.unwrap_or_else(|error| Some(retry_time(name, &error, &clock)));
                 tokio::select! {
                     () = stopping.cancelled() => return,
                     () = timetable.work_added.notified() => {}
@@ -78,4 +77,10 @@ impl Timetable {
             }
         }));
     }
+}
+
+/// Logs that due work failed. Returns the time at which to try it again.
+fn retry_time(name: &str, error: &Error, clock: &Clock) -> i64 {
+    tracing::warn!(%error, name, "due work failed and will be tried again");
+    clock.now_ms() + RETRY_MS
 }

@@ -94,15 +94,7 @@ impl Relations {
         events: impl IntoIterator<Item = &Arc<TimelineEvent>>,
     ) -> Result<AggregationsByEvent> {
         let mut parents: HashMap<&EventId, &Arc<TimelineEvent>> = HashMap::new();
-        {
-            let view = room.view();
-            let in_memory = parents_in_memory(&view);
-            for event in events {
-                if may_have_children(&view, &in_memory, event) {
-                    parents.insert(&event.pdu.event_id, event);
-                }
-            }
-        }
+        add_parents(&mut parents, room, events);
         let mut bundles = AggregationsByEvent::default();
         if parents.is_empty() {
             return Ok(bundles);
@@ -115,15 +107,7 @@ impl Relations {
             .values()
             .filter_map(|bundle| Some(bundle.thread.as_ref()?.latest.clone()))
             .collect();
-        {
-            let view = room.view();
-            let in_memory = parents_in_memory(&view);
-            for event in &latest {
-                if may_have_children(&view, &in_memory, event) {
-                    parents.entry(&event.pdu.event_id).or_insert(event);
-                }
-            }
-        }
+        add_parents(&mut parents, room, &latest);
         self.add_children(room, audience, &parents, &mut bundles)
             .await?;
         Ok(bundles)
@@ -323,6 +307,21 @@ impl AggregationViewer<'_> {
         match self.access {
             Some(access) => access.redact_if_erased(event.clone(), &room.rules),
             None => event.clone(),
+        }
+    }
+}
+
+/// Adds the events to which others may relate, according to memory.
+fn add_parents<'a, 'event: 'a>(
+    parents: &mut HashMap<&'a EventId, &'a Arc<TimelineEvent>>,
+    room: &Room,
+    events: impl IntoIterator<Item = &'event Arc<TimelineEvent>>,
+) {
+    let view = room.view();
+    let in_memory = parents_in_memory(&view);
+    for event in events {
+        if may_have_children(&view, &in_memory, event) {
+            parents.entry(&event.pdu.event_id).or_insert(event);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     matrix::{Pdu, RelationFilter, TimelineEvent},
     numbers::Position,
-    rooms::{PageRequest, TimelinePage, UserAccess, memory::room::Room},
+    rooms::{PageRequest, TimelinePage, TimelineSelection, UserAccess, memory::room::Room},
     storage::rooms::relations,
 };
 
@@ -20,15 +20,18 @@ impl Timeline {
     /// other events to them, match a filter.
     pub async fn page_by_relations(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         mut request: PageRequest,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
         filter: &RelationFilter,
     ) -> Result<TimelinePage> {
-        let wanted = |pdu: &Pdu| wanted(pdu) && filter.wants_event(pdu);
+        let TimelineSelection { room, access, .. } = selection;
+        let wanted = |pdu: &Pdu| (selection.wanted)(pdu) && filter.wants_event(pdu);
+        let selection = TimelineSelection {
+            wanted: &wanted,
+            ..selection
+        };
         if !filter.depends_on_children() {
-            return self.load_page(room, access, request, &wanted).await;
+            return self.load_page(selection, request).await;
         }
         let mut found = TimelinePage {
             events: Vec::new(),
@@ -36,7 +39,7 @@ impl Timeline {
         };
         let limit = request.limit;
         for _ in 0..MAX_SEARCHED_PAGES {
-            let page = self.load_page(room, access, request, &wanted).await?;
+            let page = self.load_page(selection, request).await?;
             found.end = page.end;
             let parents = self
                 .find_matching_parents(room, access, &page.events, filter)

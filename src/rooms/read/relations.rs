@@ -74,6 +74,50 @@ impl RelatedEventsPage {
     }
 }
 
+/// Collects the events of a page.
+struct RelatedEventsReader<'a> {
+    room: &'a Room,
+    access: &'a UserAccess,
+    request: &'a RelatedEventsRequest,
+    found: RelatedEventsPage,
+    /// The place from which to continue.
+    from: Position,
+}
+
+impl RelatedEventsReader<'_> {
+    /// Adds the events at these places that the user may see. Returns whether the page is complete.
+    fn add_events(
+        &mut self,
+        places: Vec<RelatedPlace>,
+        events: &HashMap<Position, Arc<TimelineEvent>>,
+    ) -> bool {
+        for RelatedPlace { place, depth } in places {
+            if is_past_end(self.request.to, place, self.request.dir) {
+                self.found.page.end = None;
+                return true;
+            }
+            if self.found.page.events.len() == self.request.limit {
+                self.found.page.end = Some(self.from);
+                return true;
+            }
+            self.from = match self.request.dir {
+                Direction::Backward => place.previous(),
+                Direction::Forward => place,
+            };
+            if let Some(event) = events.get(&place)
+                && self.access.may_see(event)
+                && !self.access.hides_event(&event.pdu)
+            {
+                let rules = &self.room.rules;
+                let event = self.access.redact_if_erased(event.clone(), rules);
+                self.found.page.events.push(event);
+                self.found.depth = self.found.depth.max(depth);
+            }
+        }
+        false
+    }
+}
+
 impl RelatedEventsRequest {
     /// Returns the place from which the page begins.
     fn start(&self) -> Position {
@@ -104,10 +148,16 @@ impl Relations {
         self.timeline
             .load_event(room, access, &request.parent)
             .await?;
-        let mut found = RelatedEventsPage::empty(request);
+        let mut reader = RelatedEventsReader {
+            room,
+            access,
+            request,
+            found: RelatedEventsPage::empty(request),
+            from: request.start(),
+        };
         let Some(RelationNumbers { rel_type, kind }) = self.find_string_numbers(request).await?
         else {
-            return Ok(found);
+            return Ok(reader.found);
         };
         let mut query = RelationQuery {
             room: room.num,
@@ -115,7 +165,7 @@ impl Relations {
             rel_type,
             kind,
             depth: request.max_depth(),
-            from: request.start(),
+            from: reader.from,
             limit: RELATION_BATCH_ROWS,
         };
         let mut looked_at = 0;
@@ -123,35 +173,15 @@ impl Relations {
             let places = self.load_places(&query, request.dir).await?;
             let is_last = i64::try_from(places.len()).unwrap_or(0) < RELATION_BATCH_ROWS;
             let events = self.load_events(room, &places).await?;
-            for RelatedPlace { place, depth } in places {
-                if is_past_end(request.to, place, request.dir) {
-                    found.page.end = None;
-                    return Ok(found);
-                }
-                if found.page.events.len() == request.limit {
-                    found.page.end = Some(query.from);
-                    return Ok(found);
-                }
-                looked_at += 1;
-                query.from = match request.dir {
-                    Direction::Backward => place.previous(),
-                    Direction::Forward => place,
-                };
-                if let Some(event) = events.get(&place)
-                    && access.may_see(event)
-                    && !access.hides_event(&event.pdu)
-                {
-                    let event = access.redact_if_erased(event.clone(), &room.rules);
-                    found.page.events.push(event);
-                    found.depth = found.depth.max(depth);
-                }
+            looked_at += places.len();
+            let is_complete = reader.add_events(places, &events);
+            if is_complete || is_last {
+                return Ok(reader.found);
             }
-            if is_last {
-                return Ok(found);
-            }
+            query.from = reader.from;
         }
-        found.page.end = Some(query.from);
-        Ok(found)
+        reader.found.page.end = Some(reader.from);
+        Ok(reader.found)
     }
 
     async fn load_places(
@@ -189,16 +219,14 @@ impl Relations {
         let strings = &self.db.strings;
         let mut numbers = [None, None];
         for (number, text) in numbers.iter_mut().zip([&request.rel_type, &request.kind]) {
-            if let Some(text) = text {
-                // PostgreSQL cannot store such a string, so no event has it.
-                *number = if text.contains('\0') {
-                    None
-                } else {
-                    strings.find_number(&mut conn, text).await?
-                };
-                if number.is_none() {
-                    return Ok(None);
-                }
+            let Some(text) = text else { continue };
+            // PostgreSQL cannot store such a string, so no event has it.
+            if text.contains('\0') {
+                return Ok(None);
+            }
+            *number = strings.find_number(&mut conn, text).await?;
+            if number.is_none() {
+                return Ok(None);
             }
         }
         let [rel_type, kind] = numbers;

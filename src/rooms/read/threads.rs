@@ -3,14 +3,14 @@
 //! See the specification on
 //! [threading](https://spec.matrix.org/v1.19/client-server-api/#threading).
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, UserId};
 
 use super::Relations;
 use crate::{
     error::{Error, RefusalCode, Result},
-    matrix::{NotificationCounters, rel_type},
+    matrix::{NotificationCounters, TimelineEvent, rel_type},
     numbers::{Position, StringNum, UserNum},
     rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
     storage::{
@@ -48,6 +48,55 @@ pub struct ThreadListRequest {
     pub from: Option<Position>,
     /// The greatest number of threads.
     pub limit: usize,
+}
+
+/// A request to subscribe to a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscriptionRequest<'a> {
+    /// The root event of the thread.
+    pub thread_root: &'a EventId,
+    /// The event in the thread that causes an automatic subscription.
+    pub cause: Option<&'a EventId>,
+}
+
+/// Collects the threads of a page.
+struct ThreadListReader<'a> {
+    room: &'a Room,
+    access: &'a UserAccess,
+    user_id: &'a UserId,
+    request: ThreadListRequest,
+    page: TimelinePage,
+    /// The place from which to continue.
+    from: Position,
+}
+
+impl ThreadListReader<'_> {
+    /// Adds the threads that the request includes. Returns whether the page is complete.
+    fn add_threads(
+        &mut self,
+        threads: ThreadRows,
+        roots: &HashMap<String, Arc<TimelineEvent>>,
+    ) -> bool {
+        for row in threads.rows {
+            if self.page.events.len() == self.request.limit {
+                self.page.end = Some(self.from);
+                return true;
+            }
+            self.from = row.latest;
+            let root = roots.get(&row.root);
+            let Some(root) = root.filter(|event| self.access.may_see(event)) else {
+                continue;
+            };
+            let is_own = root.pdu.sender == self.user_id || threads.replied.contains(&row.root);
+            if is_own || self.request.include == ThreadFilter::All {
+                // A thread started by an ignored user is listed, but its root event is redacted.
+                let rules = &self.room.rules;
+                let event = self.access.redact_if_hidden(root.clone(), rules);
+                self.page.events.push(event);
+            }
+        }
+        false
+    }
 }
 
 /// Stored threads, and the roots of those in which a user has replied.
@@ -107,46 +156,35 @@ impl Relations {
         audience: AggregationViewer<'_>,
         request: ThreadListRequest,
     ) -> Result<TimelinePage> {
-        let mut page = TimelinePage {
-            events: Vec::new(),
-            end: None,
+        let mut reader = ThreadListReader {
+            room,
+            access,
+            user_id: audience.user_id,
+            request,
+            page: TimelinePage {
+                events: Vec::new(),
+                end: None,
+            },
+            from: request.from.unwrap_or(Position::MAX),
         };
-        let mut from = request.from.unwrap_or(Position::MAX);
         let mut looked_at = 0;
         while looked_at < MAX_READ_THREADS {
-            let ThreadRows { rows, replied } =
-                self.load_thread_rows(room, audience.user, from).await?;
-            let is_last = i64::try_from(rows.len()).unwrap_or(0) < THREADS_PER_QUERY;
+            let threads = self
+                .load_thread_rows(room, audience.user, reader.from)
+                .await?;
+            looked_at += threads.rows.len();
+            let is_last = i64::try_from(threads.rows.len()).unwrap_or(0) < THREADS_PER_QUERY;
             let roots = self
                 .timeline
-                .load_events_by_id(room, rows.iter().map(|row| &row.root))
+                .load_events_by_id(room, threads.rows.iter().map(|row| &row.root))
                 .await?;
-            for row in rows {
-                if page.events.len() == request.limit {
-                    page.end = Some(from);
-                    return Ok(page);
-                }
-                looked_at += 1;
-                from = row.latest;
-                let thread_root = roots.get(&row.root);
-                let Some(thread_root) = thread_root.filter(|event| access.may_see(event)) else {
-                    continue;
-                };
-                let is_own =
-                    thread_root.pdu.sender == audience.user_id || replied.contains(&row.root);
-                if is_own || request.include == ThreadFilter::All {
-                    // A thread started by an ignored user is listed, but its root event is
-                    // redacted.
-                    let event = access.redact_if_hidden(thread_root.clone(), &room.rules);
-                    page.events.push(event);
-                }
-            }
-            if is_last {
-                return Ok(page);
+            let is_complete = reader.add_threads(threads, &roots);
+            if is_complete || is_last {
+                return Ok(reader.page);
             }
         }
-        page.end = Some(from);
-        Ok(page)
+        reader.page.end = Some(reader.from);
+        Ok(reader.page)
     }
 
     async fn load_thread_rows(
@@ -191,24 +229,23 @@ impl Relations {
         Ok(rows.into_iter().filter_map(count).collect())
     }
 
-    /// Subscribes a user to a thread. `automatic` is the event in the thread that caused an
-    /// automatic subscription.
+    /// Subscribes a user to a thread.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] for a thread that the user cannot see; `RefusalCode::NotInThread` if
-    /// `automatic` is not in the thread; [`Error::ConflictingUnsubscription`] if the user
+    /// the cause is not in the thread; [`Error::ConflictingUnsubscription`] if the user
     /// unsubscribed after that event.
     pub async fn subscribe(
         &self,
         room: &Arc<Room>,
         access: &UserAccess,
         user: UserNum,
-        thread_root: &EventId,
-        automatic: Option<&EventId>,
+        request: SubscriptionRequest<'_>,
     ) -> Result<()> {
+        let thread_root = request.thread_root;
         self.timeline.load_event(room, access, thread_root).await?;
-        let cause = match automatic {
+        let cause = match request.cause {
             None => None,
             Some(cause) => Some(
                 self.find_reply_place(room, access, thread_root, cause)
@@ -233,7 +270,7 @@ impl Relations {
             room: room.num,
             root: thread_root.as_str(),
             subscribed: true,
-            automatic: automatic.is_some(),
+            automatic: cause.is_some(),
             position,
         };
         thread_subscriptions::set(&mut tx, &new).await?;

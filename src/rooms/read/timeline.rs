@@ -47,6 +47,27 @@ pub struct PageRequest {
     pub limit: usize,
 }
 
+/// The events of a timeline that a reader wants and may see.
+#[derive(Clone, Copy)]
+pub struct TimelineSelection<'a> {
+    pub room: &'a Room,
+    /// The access of the reader.
+    pub access: &'a UserAccess,
+    /// Returns whether the reader wants an event.
+    pub wanted: &'a (dyn Fn(&Pdu) -> bool + Sync),
+}
+
+impl<'a> TimelineSelection<'a> {
+    /// Selects all events that the reader may see.
+    pub fn all(room: &'a Room, access: &'a UserAccess) -> Self {
+        Self {
+            room,
+            access,
+            wanted: &|_| true,
+        }
+    }
+}
+
 /// A page of a timeline.
 #[derive(Debug)]
 pub struct TimelinePage {
@@ -107,10 +128,11 @@ pub struct TimelineContext {
 
 /// A page that is being read.
 struct PageReader<'a> {
-    room: &'a Room,
-    access: &'a UserAccess,
+    selection: TimelineSelection<'a>,
     request: PageRequest,
     gaps: GapHandling,
+    /// The place of the newest gap at which the page must end.
+    gap: Option<Position>,
     found: Vec<Arc<TimelineEvent>>,
     /// The place from which to continue.
     from: Position,
@@ -121,20 +143,23 @@ struct PageReader<'a> {
 /// Whether more events belong to a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PageProgress {
-    Complete,
     Incomplete,
+    /// More events follow on the next page.
+    Complete,
+    /// No more events follow.
+    Last,
 }
 
 impl PageReader<'_> {
-    /// Adds an event, if the user may see it and `wanted` includes it. `before` is the place at
-    /// which the page ends if the event cannot be shown.
-    fn add_event(
-        &mut self,
-        event: Arc<TimelineEvent>,
-        before: Position,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
-    ) -> PageProgress {
-        let is_visible = self.access.may_see(&event);
+    /// Adds an event, if it is in the selection. `before` is the place at which the page ends if the
+    /// event cannot be shown.
+    fn add_event(&mut self, event: Arc<TimelineEvent>, before: Position) -> PageProgress {
+        let TimelineSelection {
+            room,
+            access,
+            wanted,
+        } = self.selection;
+        let is_visible = access.may_see(&event);
         if is_visible {
             self.hidden_in_a_row = 0;
         } else {
@@ -142,13 +167,13 @@ impl PageReader<'_> {
             self.hidden_in_a_row += 1;
         }
         let ends_at_gap = self.gaps == GapHandling::EndAtGap;
-        let is_shown = is_visible && !self.access.hides_event(&event.pdu) && wanted(&event.pdu);
+        let is_shown = is_visible && !access.hides_event(&event.pdu) && wanted(&event.pdu);
         if is_shown && ends_at_gap && self.hidden.has_replaced(&event.pdu) {
             self.from = before;
             return PageProgress::Complete;
         }
         if is_shown {
-            let event = self.access.redact_if_erased(event, &self.room.rules);
+            let event = access.redact_if_erased(event, &room.rules);
             self.found.push(event);
         }
         let is_hidden_here = ends_at_gap && self.hidden_in_a_row >= MAX_HIDDEN_IN_A_ROW;
@@ -175,16 +200,13 @@ impl PageReader<'_> {
 }
 
 impl Timeline {
-    /// Returns a page of a room's timeline, without events that the user may not see or that
-    /// `wanted` excludes.
+    /// Returns a page of the selected events of a room's timeline.
     pub async fn load_page(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         request: PageRequest,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
-        self.read_page(room, access, GapHandling::SkipGaps, request, wanted)
+        self.read_page(selection, GapHandling::SkipGaps, request)
             .await
     }
 
@@ -192,32 +214,29 @@ impl Timeline {
     /// an event that was replaced by one that the user may not see.
     pub async fn load_page_until_gap(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         request: PageRequest,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
-        self.read_page(room, access, GapHandling::EndAtGap, request, wanted)
+        self.read_page(selection, GapHandling::EndAtGap, request)
             .await
     }
 
     async fn read_page(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         gaps: GapHandling,
         request: PageRequest,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
+        let room = selection.room;
         let gap = match gaps {
             GapHandling::EndAtGap => self.find_newest_gap(room, request).await?,
             GapHandling::SkipGaps => None,
         };
         let mut page = PageReader {
-            room,
-            access,
+            selection,
             request,
             gaps,
+            gap,
             found: Vec::new(),
             from: request.from,
             hidden: HiddenEvents::default(),
@@ -227,24 +246,11 @@ impl Timeline {
         while looked_at < MAX_READ_EVENTS {
             let rows = self.load_rows(room, page.from, request.dir).await?;
             let is_last = i64::try_from(rows.len()).unwrap_or(0) < ROWS_PER_QUERY;
-            for row in rows {
-                // The gap is checked first: even if the reader knows this event, some events in
-                // between are missing.
-                if gap.is_some_and(|gap| row.timeline < gap) {
-                    return Ok(page.into_page_with_end());
-                }
-                if is_past_end(request.to, row.timeline, request.dir) {
-                    return Ok(page.into_last_page());
-                }
-                looked_at += 1;
-                let before = std::mem::replace(&mut page.from, place_after(&row, request.dir));
-                if row.withheld {
-                    continue;
-                }
-                let event = self.load_event_from_row(room, row).await?;
-                if page.add_event(event, before, wanted) == PageProgress::Complete {
-                    return Ok(page.into_page_with_end());
-                }
+            looked_at += rows.len();
+            match self.add_rows(&mut page, rows).await? {
+                PageProgress::Incomplete => {}
+                PageProgress::Complete => return Ok(page.into_page_with_end()),
+                PageProgress::Last => return Ok(page.into_last_page()),
             }
             if is_last && gap.is_none() {
                 return Ok(page.into_last_page());
@@ -254,6 +260,33 @@ impl Timeline {
             }
         }
         Ok(page.into_page_with_end())
+    }
+
+    async fn add_rows(
+        &self,
+        page: &mut PageReader<'_>,
+        rows: Vec<EventRow>,
+    ) -> Result<PageProgress> {
+        let (room, request) = (page.selection.room, page.request);
+        for row in rows {
+            // The gap is checked first: even if the reader knows this event, some events in
+            // between are missing.
+            if page.gap.is_some_and(|gap| row.timeline < gap) {
+                return Ok(PageProgress::Complete);
+            }
+            if is_past_end(request.to, row.timeline, request.dir) {
+                return Ok(PageProgress::Last);
+            }
+            let before = std::mem::replace(&mut page.from, place_after(&row, request.dir));
+            if row.withheld {
+                continue;
+            }
+            let event = self.load_event_from_row(room, row).await?;
+            if page.add_event(event, before) == PageProgress::Complete {
+                return Ok(PageProgress::Complete);
+            }
+        }
+        Ok(PageProgress::Incomplete)
     }
 
     /// Returns the place of the newest gap within a page. Some events before that place are
@@ -429,29 +462,25 @@ impl Timeline {
     /// [`Error::NotFound`] when the event does not exist or the user may not see it.
     pub async fn load_context(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         event_id: &EventId,
         limit: usize,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelineContext> {
+        let TimelineSelection { room, access, .. } = selection;
         let event = self.load_event(room, access, event_id).await?;
         let limits = ContextLimits {
             before: limit / 2,
             after: limit - limit / 2,
         };
-        self.load_events_around(room, access, event, limits, wanted)
-            .await
+        self.load_events_around(selection, event, limits).await
     }
 
     /// Returns an event that the user may see, with at most this many events before and after it.
     pub async fn load_events_around(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         event: Arc<TimelineEvent>,
         limits: ContextLimits,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelineContext> {
         let page = |from, dir, limit| PageRequest {
             from,
@@ -466,10 +495,8 @@ impl Timeline {
         );
         let after = page(event.timeline, Direction::Forward, limits.after);
         Ok(TimelineContext {
-            before: self
-                .load_page_or_start(room, access, before, wanted)
-                .await?,
-            after: self.load_page_or_start(room, access, after, wanted).await?,
+            before: self.load_page_or_start(selection, before).await?,
+            after: self.load_page_or_start(selection, after).await?,
             event,
         })
     }
@@ -477,10 +504,8 @@ impl Timeline {
     /// Returns a page. If its limit is 0, returns an empty page that names its start.
     async fn load_page_or_start(
         &self,
-        room: &Room,
-        access: &UserAccess,
+        selection: TimelineSelection<'_>,
         request: PageRequest,
-        wanted: &(dyn Fn(&Pdu) -> bool + Sync),
     ) -> Result<TimelinePage> {
         if request.limit == 0 {
             return Ok(TimelinePage {
@@ -488,7 +513,7 @@ impl Timeline {
                 end: Some(request.from),
             });
         }
-        self.load_page(room, access, request, wanted).await
+        self.load_page(selection, request).await
     }
 }
 

@@ -5,9 +5,9 @@ use ruma::{OwnedEventId, api::Direction};
 use super::Timeline;
 use crate::{
     error::{Error, Result},
-    numbers::Position,
+    numbers::{Position, RoomNum},
     rooms::{UserAccess, memory::room::Room},
-    storage::rooms::events::{self, TimeOrderPoint},
+    storage::rooms::events::{self, DatedEventRow, TimeOrderPoint},
 };
 
 /// Events read in one query.
@@ -41,17 +41,7 @@ impl Timeline {
         let mut looked_at = 0;
         let none = || Error::not_found("you may see no event on that side of the timestamp");
         while looked_at < MAX_READ_EVENTS {
-            let rows = {
-                let mut conn = self.db.read().await?;
-                match dir {
-                    Direction::Forward => {
-                        events::made_after(&mut conn, room.num, from, EVENTS_PER_QUERY).await?
-                    }
-                    Direction::Backward => {
-                        events::made_before(&mut conn, room.num, from, EVENTS_PER_QUERY).await?
-                    }
-                }
-            };
+            let rows = self.load_rows_by_time(room.num, from, dir).await?;
             let Some(last) = rows.last() else {
                 return Err(none());
             };
@@ -71,5 +61,20 @@ impl Timeline {
             }
         }
         Err(none())
+    }
+
+    async fn load_rows_by_time(
+        &self,
+        room: RoomNum,
+        from: TimeOrderPoint,
+        dir: Direction,
+    ) -> Result<Vec<DatedEventRow>> {
+        let mut conn = self.db.read().await?;
+        match dir {
+            Direction::Forward => events::made_after(&mut conn, room, from, EVENTS_PER_QUERY).await,
+            Direction::Backward => {
+                events::made_before(&mut conn, room, from, EVENTS_PER_QUERY).await
+            }
+        }
     }
 }

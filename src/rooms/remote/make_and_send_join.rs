@@ -10,7 +10,7 @@ use ruma::{
         StateEventType, TimelineEventType,
         room::member::{MembershipState, RoomMemberEventContent},
     },
-    room::AllowRule,
+    room::{AllowRule, Restricted},
 };
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -154,19 +154,7 @@ impl ResidentServer {
             .meets_allow_condition(room, state, user_id)
             .await?
         {
-            let mut is_known = false;
-            for rule in &restricted.allow {
-                if let AllowRule::RoomMembership(condition) = rule {
-                    is_known |= self.memory.resident_room(&condition.room_id).await.is_ok();
-                }
-            }
-            return Err(if is_known || restricted.allow.is_empty() {
-                Error::forbidden("the user is in none of the rooms that would let them in")
-            } else {
-                Error::UnableToAuthoriseJoin(
-                    "this server is in none of the rooms that would let the user in".to_owned(),
-                )
-            });
+            return Err(self.unmet_condition_error(&restricted).await);
         }
         let authoriser = find_authorising_user(room, state).ok_or_else(|| {
             Error::UnableToGrantJoin(
@@ -174,6 +162,22 @@ impl ResidentServer {
             )
         })?;
         Ok(Some(authoriser))
+    }
+
+    /// Returns the error for a user who meets none of the conditions for a join.
+    async fn unmet_condition_error(&self, restricted: &Restricted) -> Error {
+        let mut is_known = restricted.allow.is_empty();
+        for rule in &restricted.allow {
+            if let AllowRule::RoomMembership(condition) = rule {
+                is_known |= self.memory.resident_room(&condition.room_id).await.is_ok();
+            }
+        }
+        if is_known {
+            return Error::forbidden("the user is in none of the rooms that would let them in");
+        }
+        Error::UnableToAuthoriseJoin(
+            "this server is in none of the rooms that would let the user in".to_owned(),
+        )
     }
 
     /// Checks an event that another server signed for its user, and also signs it if a user of this

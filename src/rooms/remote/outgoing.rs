@@ -12,7 +12,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::FederationReader;
+use super::{FederationReader, erased_users::ErasedUserRedactor};
 use crate::{
     error::{Error, Result},
     matrix::Pdu,
@@ -183,35 +183,19 @@ impl FederationReader {
     ) -> Result<Vec<OutgoingEvent>> {
         let room = self.memory.room_by_number(room).await?;
         let mut eraser = self.erased_user_redactor(server);
-        let mut conn = self.db.read().await?;
         if room.view().servers.contains_key(server) {
-            let row = room_table::get(&mut conn, room.num).await?;
-            let row = row.ok_or_else(|| Error::not_found("the room was deleted"))?;
-            let ids: Vec<String> = serde_json::from_str(&row.forward_extremities)?;
-            let nodes = event_graph::find_nodes(&mut conn, &ids).await?;
-            let mut newest = Vec::new();
-            for node in nodes {
-                let (status, place) = (node.status(), node.timeline.unwrap_or(node.position));
-                let (pdu, json) = parse_sent_event(SendableEvent {
-                    position: place,
-                    room: node.room,
-                    event_id: node.event_id,
-                    goes_out: true,
-                    json: node.json,
-                })?;
-                if status == EventStatus::Accepted && pdu.sender.server_name() != server {
-                    let json = eraser.redact_if_erased(&pdu.event_id, json).await?;
-                    newest.push(outgoing_event(&room, place, pdu.event_id, json, server));
-                }
-            }
+            let newest = self
+                .outgoing_extremities(&room, server, &mut eraser)
+                .await?;
             if !newest.is_empty() {
                 return Ok(newest);
             }
         }
-        let rows =
+        let rows = {
+            let mut conn = self.db.read().await?;
             event_graph::newest_events_of_room(&mut conn, room.num, missed, ROOM_EVENTS_PER_PAGE)
-                .await?;
-        drop(conn);
+                .await?
+        };
         for row in rows {
             if let Some(mut event) = self.outgoing_event_for(&room, row, server)? {
                 event.json = eraser.redact_if_erased(&event.event_id, event.json).await?;
@@ -219,6 +203,38 @@ impl FederationReader {
             }
         }
         Ok(Vec::new())
+    }
+
+    /// Returns the accepted forward extremities of a room, other than the server's own events.
+    async fn outgoing_extremities(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        eraser: &mut ErasedUserRedactor<'_>,
+    ) -> Result<Vec<OutgoingEvent>> {
+        let nodes = {
+            let mut conn = self.db.read().await?;
+            let row = room_table::get(&mut conn, room.num).await?;
+            let row = row.ok_or_else(|| Error::not_found("the room was deleted"))?;
+            let ids: Vec<String> = serde_json::from_str(&row.forward_extremities)?;
+            event_graph::find_nodes(&mut conn, &ids).await?
+        };
+        let mut extremities = Vec::new();
+        for node in nodes {
+            let (status, place) = (node.status(), node.timeline.unwrap_or(node.position));
+            let (pdu, json) = parse_sent_event(SendableEvent {
+                position: place,
+                room: node.room,
+                event_id: node.event_id,
+                goes_out: true,
+                json: node.json,
+            })?;
+            if status == EventStatus::Accepted && pdu.sender.server_name() != server {
+                let json = eraser.redact_if_erased(&pdu.event_id, json).await?;
+                extremities.push(outgoing_event(room, place, pdu.event_id, json, server));
+            }
+        }
+        Ok(extremities)
     }
 
     /// Returns whether a server is in a room.
@@ -274,14 +290,12 @@ impl FederationReader {
                 return Ok(servers);
             };
             after = last.user_num;
-            for user in &page {
-                if let Ok(user_id) = <&UserId>::try_from(user.user_id.as_str())
-                    && !self.memory.is_local(user_id)
-                    && !servers.contains(user_id.server_name())
-                {
-                    servers.insert(user_id.server_name().to_owned());
-                }
-            }
+            let user_ids = page
+                .iter()
+                .filter_map(|user| <&UserId>::try_from(user.user_id.as_str()).ok())
+                .filter(|user_id| !self.memory.is_local(user_id));
+            let of_page: BTreeSet<&ServerName> = user_ids.map(UserId::server_name).collect();
+            servers.extend(of_page.into_iter().map(ToOwned::to_owned));
         }
     }
 

@@ -2,7 +2,10 @@
 //!
 //! [Retrieving events](https://spec.matrix.org/v1.19/server-server-api/#retrieving-events)
 
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::{
+    collections::{BinaryHeap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use ruma::{
     EventId, OwnedEventId, ServerName,
@@ -14,7 +17,7 @@ use serde_json::value::RawValue;
 use super::{FederationReader, erased_users::ErasedUserRedactor};
 use crate::{
     error::{Error, Result},
-    matrix::{self, EventVisibility, StateMap},
+    matrix::{self, EventVisibility, Pdu, StateMap},
     numbers::{Position, SnapshotId},
     rooms::{
         log::resolution::pdu_from_node,
@@ -43,6 +46,31 @@ struct EventWalk {
     stop_at: HashSet<OwnedEventId>,
     min_depth: u64,
     limit: usize,
+}
+
+/// Events that a walk has reached, the deepest first.
+#[derive(Default)]
+struct DeepestEvents {
+    order: BinaryHeap<(u64, OwnedEventId)>,
+    events: HashMap<OwnedEventId, (EventNode, Arc<Pdu>)>,
+}
+
+impl DeepestEvents {
+    /// Adds an event, unless its depth is less than `min_depth`.
+    fn push(&mut self, node: EventNode, min_depth: u64) -> Result<()> {
+        let pdu = pdu_from_node(node.clone())?;
+        let depth = u64::from(pdu.depth);
+        if depth >= min_depth {
+            self.order.push((depth, pdu.event_id.clone()));
+            self.events.insert(pdu.event_id.clone(), (node, pdu));
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<(EventNode, Arc<Pdu>)> {
+        let (_, event_id) = self.order.pop()?;
+        self.events.remove(&event_id)
+    }
 }
 
 /// A request for the events between some that a server has.
@@ -223,8 +251,7 @@ impl FederationReader {
         walk: EventWalk,
     ) -> Result<Vec<Box<RawValue>>> {
         let mut seen: HashSet<OwnedEventId> = walk.stop_at;
-        let mut heap: BinaryHeap<(u64, OwnedEventId)> = BinaryHeap::new();
-        let mut nodes: HashMap<OwnedEventId, (EventNode, Vec<OwnedEventId>)> = HashMap::new();
+        let mut queue = DeepestEvents::default();
         let mut found = Vec::new();
         let mut states = HashMap::new();
         let mut eraser = self.erased_user_redactor(origin);
@@ -235,21 +262,14 @@ impl FederationReader {
                 let mut conn = self.db.read().await?;
                 event_graph::find_nodes(&mut conn, next.drain(..).map(String::from)).await?
             };
-            for node in read {
-                let is_served = node.room == room.num && node.state.is_some();
-                let pdu = pdu_from_node(node.clone())?;
-                let depth = u64::from(pdu.depth);
-                if is_served && depth >= walk.min_depth {
-                    heap.push((depth, pdu.event_id.clone()));
-                    let prev_events = pdu.prev_events.clone();
-                    nodes.insert(pdu.event_id.clone(), (node, prev_events));
-                }
+            let is_served = |node: &EventNode| node.room == room.num && node.state.is_some();
+            for node in read.into_iter().filter(is_served) {
+                queue.push(node, walk.min_depth)?;
             }
-            let Some((_, id)) = heap.pop() else { break };
-            let Some((node, prev_events)) = nodes.remove(&id) else {
-                continue;
+            let Some((node, pdu)) = queue.pop() else {
+                break;
             };
-            next = prev_events;
+            next.clone_from(&pdu.prev_events);
             if node.status() != EventStatus::Rejected {
                 let event = self
                     .event_visible_to_server(room, node, &mut eraser, &mut states)

@@ -225,16 +225,7 @@ impl FederationReader {
         let create = state.get(&StateEventType::RoomCreate, "");
         next.extend(create.map(|create| create.event_id.clone()));
         while !next.is_empty() && chain.len() < MAX_AUTH_CHAIN_EVENTS {
-            let mut unread = Vec::new();
-            while let Some(id) = next.pop() {
-                if !chain.insert(id.clone()) {
-                    continue;
-                }
-                match here.get(&id) {
-                    Some(pdu) => next.extend(pdu.auth_events.iter().cloned()),
-                    None => unread.push(id),
-                }
-            }
+            let unread = extend_auth_chain(&mut chain, std::mem::take(&mut next), &here);
             for pdu in self.log.load_auth_chain_events(&unread).await? {
                 next.extend(pdu.auth_events.iter().cloned());
             }
@@ -258,11 +249,12 @@ impl FederationReader {
             };
             let mut rows: HashMap<String, String> =
                 rows.into_iter().map(|(id, _, json)| (id, json)).collect();
-            for id in chunk {
-                if let Some(json) = rows.remove(id.as_str()) {
-                    let json = RawValue::from_string(json)?;
-                    jsons.push(eraser.redact_if_erased(id, json).await?);
-                }
+            let stored = chunk
+                .iter()
+                .filter_map(|id| Some((id, rows.remove(id.as_str())?)));
+            for (id, json) in stored {
+                let json = RawValue::from_string(json)?;
+                jsons.push(eraser.redact_if_erased(id, json).await?);
             }
         }
         Ok(jsons)
@@ -274,6 +266,25 @@ impl FederationReader {
         let view = room.view();
         Ok(view.servers.keys().cloned().collect())
     }
+}
+
+/// Adds events to an auth chain, and those in memory to which they lead. Returns the new ones that are not in memory.
+fn extend_auth_chain(
+    chain: &mut HashSet<OwnedEventId>,
+    mut next: Vec<OwnedEventId>,
+    in_memory: &HashMap<&OwnedEventId, &Arc<Pdu>>,
+) -> Vec<OwnedEventId> {
+    let mut unread = Vec::new();
+    while let Some(id) = next.pop() {
+        if !chain.insert(id.clone()) {
+            continue;
+        }
+        match in_memory.get(&id) {
+            Some(pdu) => next.extend(pdu.auth_events.iter().cloned()),
+            None => unread.push(id),
+        }
+    }
+    unread
 }
 
 /// Returns the servers that have a joined user in a state.

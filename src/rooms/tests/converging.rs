@@ -111,19 +111,31 @@ impl RandomHistory {
         there.make_event(room, line, event, content)
     }
 
+    /// Returns a history with several branches that were merged again.
+    async fn with_branches(version: &'static str, seed: u64) -> Self {
+        let mut history = Self::begin(version, seed).await;
+        for _ in 0..5 {
+            history.add_branches().await;
+        }
+        history
+    }
+
+    async fn add_branch(&mut self, mut line: EventLine) {
+        for _ in 0..self.random.random_range(1..4) {
+            let event = self.random_event(&line);
+            let received = self.deliver_event(&event).await;
+            self.events.push(event.clone());
+            if received == ReceiveOutcome::Accepted {
+                line = line.after(&event);
+            }
+        }
+    }
+
     /// Adds two parallel lines of events, and then one event that follows both.
     async fn add_branches(&mut self) {
         let start = self.abroad.server.event_line(&self.abroad.id()).await;
         for _ in 0..2 {
-            let mut line = start.clone();
-            for _ in 0..self.random.random_range(1..4) {
-                let event = self.random_event(&line);
-                let received = self.deliver_event(&event).await;
-                self.events.push(event.clone());
-                if received == ReceiveOutcome::Accepted {
-                    line = line.after(&event);
-                }
-            }
+            self.add_branch(start.clone()).await;
         }
         let line = self.abroad.server.event_line(&self.abroad.id()).await;
         let carol = self.abroad.there.user("carol");
@@ -200,10 +212,7 @@ impl RandomHistory {
 async fn the_state_before_an_event_does_not_depend_on_arrival_order() {
     for version in ["10", "12"] {
         for seed in 0..6 {
-            let mut story = RandomHistory::begin(version, seed).await;
-            for _ in 0..5 {
-                story.add_branches().await;
-            }
+            let mut story = RandomHistory::with_branches(version, seed).await;
 
             let other = story.replay_shuffled().await.restart().await;
 

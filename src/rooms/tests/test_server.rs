@@ -153,10 +153,11 @@ impl TestServer {
             dir: Direction::Backward,
             limit: 100,
         };
+        let selection = TimelineSelection::all(&room, &access);
         let page = self
             .rooms
             .timeline
-            .load_page(&room, &access, request, &|_| true)
+            .load_page(selection, request)
             .await
             .unwrap();
         let body = |pdu: &Pdu| {

@@ -331,27 +331,26 @@ impl DelayedEvents {
     async fn send_due_events(self) -> Result<Option<i64>> {
         loop {
             let now = self.clock.now_ms();
-            let rows = {
-                let mut conn = self.db.read().await?;
-                let rows = delayed_events::due_events(&mut conn, now, SEND_BATCH_SIZE).await?;
-                if rows.is_empty() {
-                    return delayed_events::next_due(&mut conn).await;
-                }
-                rows
-            };
-            for row in rows {
-                match self.send_delayed_event(&row).await {
-                    Ok(()) | Err(Error::Finalised(_)) => {}
-                    Err(
-                        error @ (Error::Internal { .. }
-                        | Error::StorageFull
-                        | Error::Unavailable(_)),
-                    ) => {
-                        return Err(error);
-                    }
-                    Err(refused) => self.finalise_refused_event(&row, &refused).await?,
-                }
+            let mut conn = self.db.read().await?;
+            let rows = delayed_events::due_events(&mut conn, now, SEND_BATCH_SIZE).await?;
+            if rows.is_empty() {
+                return delayed_events::next_due(&mut conn).await;
             }
+            drop(conn);
+            for row in rows {
+                self.send_or_finalise(&row).await?;
+            }
+        }
+    }
+
+    /// Sends an event. One that is refused is finalised.
+    async fn send_or_finalise(&self, row: &DelayedEventRow) -> Result<()> {
+        match self.send_delayed_event(row).await {
+            Ok(()) | Err(Error::Finalised(_)) => Ok(()),
+            Err(error @ (Error::Internal { .. } | Error::StorageFull | Error::Unavailable(_))) => {
+                Err(error)
+            }
+            Err(refused) => self.finalise_refused_event(row, &refused).await,
         }
     }
 

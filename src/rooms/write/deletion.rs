@@ -50,6 +50,15 @@ const MAX_REMOVAL_ROUNDS: usize = 3;
 /// A function that returns whether all events of a room have been sent to the other servers.
 pub(super) type DeliveryCheck = Box<dyn Fn(RoomNum) -> bool + Send + Sync>;
 
+/// The removal of one member.
+#[derive(Clone, Copy)]
+struct MemberRemoval<'a> {
+    target: &'a OwnedUserId,
+    /// The user who may remove others from the room.
+    remover: Option<&'a OwnedUserId>,
+    reason: &'a str,
+}
+
 /// The user who wants to delete a room.
 #[derive(Clone, Copy, Debug)]
 pub struct DeletionRequester<'a> {
@@ -177,11 +186,7 @@ impl RoomDeletion {
     async fn finish_deletion(&self, deletion: &RoomDeletionRow) -> Result<()> {
         if deletion.stage < RoomDeletionRow::PURGING_STAGE {
             let room = self.memory.room_by_number(deletion.num).await?;
-            for _ in 0..MAX_REMOVAL_ROUNDS {
-                if self.remove_members(&room, deletion).await? == 0 {
-                    break;
-                }
-            }
+            self.remove_all_members(&room, deletion).await?;
             self.wait_until_sent(room.num).await?;
             self.notify_members(&room).await?;
         }
@@ -205,6 +210,16 @@ impl RoomDeletion {
         Ok(())
     }
 
+    /// Removes all members from a room, in several attempts.
+    async fn remove_all_members(&self, room: &Room, deletion: &RoomDeletionRow) -> Result<()> {
+        for _ in 0..MAX_REMOVAL_ROUNDS {
+            if self.remove_members(room, deletion).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes all members from a room. Returns how many were removed.
     ///
     /// The creator leaves last. The creator removes the others where the rules allow that; else each user of this
@@ -218,23 +233,25 @@ impl RoomDeletion {
             .filter(|user_id| last.as_ref() != Some(user_id))
             .collect();
         for some in others.chunks(REMOVAL_BATCH_SIZE) {
-            let mut leaving = Vec::with_capacity(some.len());
-            for target in some {
-                leaving.push(self.remove_member(
-                    room,
-                    &state,
-                    last.as_ref(),
+            let leaving = some.iter().map(|target| {
+                let removal = MemberRemoval {
                     target,
-                    &deletion.reason,
-                ));
-            }
+                    remover: last.as_ref(),
+                    reason: &deletion.reason,
+                };
+                self.remove_member(room, &state, removal)
+            });
             for is_gone in join_all(leaving).await {
                 removed += usize::from(is_gone?);
             }
         }
         if let Some(last) = &last {
-            let is_gone = self.remove_member(room, &state, None, last, &deletion.reason);
-            removed += usize::from(is_gone.await?);
+            let removal = MemberRemoval {
+                target: last,
+                remover: None,
+                reason: &deletion.reason,
+            };
+            removed += usize::from(self.remove_member(room, &state, removal).await?);
         }
         Ok(removed)
     }
@@ -256,10 +273,13 @@ impl RoomDeletion {
         &self,
         room: &Room,
         state: &StateMap,
-        remover: Option<&OwnedUserId>,
-        target: &OwnedUserId,
-        reason: &str,
+        removal: MemberRemoval<'_>,
     ) -> Result<bool> {
+        let MemberRemoval {
+            target,
+            remover,
+            reason,
+        } = removal;
         self.check_not_stopping()?;
         let levels = matrix::power_levels(state, &room.rules);
         let remover = remover.filter(|remover| levels.user_can_kick_user(remover, target));

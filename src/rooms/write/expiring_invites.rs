@@ -106,16 +106,13 @@ impl ExpiringInvitations {
     async fn withdraw_due_invitations(self) -> Result<Option<i64>> {
         loop {
             let now = self.clock.now_ms();
-            let expired = {
-                let mut conn = self.db.read().await?;
-                let expired =
-                    expiring_invites::expired_invites(&mut conn, now, WITHDRAWAL_BATCH_SIZE)
-                        .await?;
-                if expired.is_empty() {
-                    return expiring_invites::next_expiry(&mut conn).await;
-                }
-                expired
-            };
+            let mut conn = self.db.read().await?;
+            let expired =
+                expiring_invites::expired_invites(&mut conn, now, WITHDRAWAL_BATCH_SIZE).await?;
+            if expired.is_empty() {
+                return expiring_invites::next_expiry(&mut conn).await;
+            }
+            drop(conn);
             for invitation in expired {
                 self.withdraw_invitation(&invitation).await?;
             }

@@ -31,6 +31,13 @@ use crate::{
 /// the room got other events while its policy server checked this one.
 const MAX_SEND_ATTEMPTS: usize = 8;
 
+/// The turn of a sender: no other event is added to the room meanwhile.
+struct SendTurn<'a> {
+    tip: MutexGuard<'a, RoomTip>,
+    /// Makes the batch wait for the event.
+    intent: WriteIntent,
+}
+
 /// The outcome of an attempt to send an event.
 enum SendAttempt {
     Sent(OwnedEventId),
@@ -166,7 +173,8 @@ impl EventSender {
         if occasion.is_unattended() {
             accepted.keep_sender_unread();
         }
-        self.store_event(room, event, accepted, tip, intent).await
+        let turn = SendTurn { tip, intent };
+        self.store_event(room, event, accepted, turn).await
     }
 
     /// Stores an event that was built at the tip of the room.
@@ -175,9 +183,9 @@ impl EventSender {
         room: &Room,
         event: &EventToSend,
         accepted: AcceptedEvent,
-        mut tip: MutexGuard<'_, RoomTip>,
-        intent: WriteIntent,
+        turn: SendTurn<'_>,
     ) -> Result<SendAttempt> {
+        let SendTurn { mut tip, intent } = turn;
         let event_id = accepted.pdu.event_id.clone();
         let mut tx = self.db.write().await?;
         if room.is_stale() {

@@ -100,20 +100,16 @@ impl RoomCreation {
                 continue;
             }
             self.memory.check_not_deleted(num)?;
-            if let Some(tombstone) = current_tombstone(&tip.state).cloned() {
-                if !is_on_disk(&old, &tombstone) {
-                    drop(tip);
-                    self.wait_for_tombstone(&old).await;
-                    continue;
-                }
-                if let Some(new) = self.find_equal_replacement(&tombstone, upgrade).await? {
-                    return Ok(new);
-                }
-                if known.is_none_or(|known| known.event_id != tombstone.event_id) {
-                    return Err(Error::forbidden(
-                        "another request has just upgraded the room",
-                    ));
-                }
+            let tombstone = current_tombstone(&tip.state).cloned();
+            if tombstone.as_ref().is_some_and(|it| !is_on_disk(&old, it)) {
+                drop(tip);
+                self.wait_for_tombstone(&old).await;
+                continue;
+            }
+            if let Some(tombstone) = &tombstone
+                && let Some(new) = self.replacement_since(known, tombstone, upgrade).await?
+            {
+                return Ok(new);
             }
             check_may_replace(&old, &tip, upgrade)?;
             let follows = tip.choose_prev_events().ids;
@@ -176,6 +172,26 @@ impl RoomCreation {
         if let Err(error) = self.memory.wait_until_stored(old).await {
             tracing::debug!(%error, room_id = %old.room_id, "could not store the tombstone of an upgrade");
         }
+    }
+
+    /// Returns the room that an equal request has created.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] if another request upgraded the room after `known`, the tombstone at the start of this one.
+    async fn replacement_since(
+        &self,
+        known: Option<&Pdu>,
+        tombstone: &Pdu,
+        upgrade: &RoomUpgrade,
+    ) -> Result<Option<OwnedRoomId>> {
+        let equal = self.find_equal_replacement(tombstone, upgrade).await?;
+        if equal.is_none() && known.is_none_or(|known| known.event_id != tombstone.event_id) {
+            return Err(Error::forbidden(
+                "another request has just upgraded the room",
+            ));
+        }
+        Ok(equal)
     }
 
     /// Returns the room that an equal request of the same user has just created.

@@ -21,6 +21,7 @@ pub(super) struct ChangedStateReader {
 
 /// The new part of a room's timeline, and the state after it.
 pub(super) struct RoomChanges<'a> {
+    pub(super) room: &'a Room,
     pub(super) slice: &'a TimelineSlice,
     /// Whether the client receives the room for the first time.
     pub(super) is_initial: bool,
@@ -44,7 +45,6 @@ impl ChangedStateReader {
         &self,
         context: &SlidingContext<'_>,
         planned: &PlannedRoom,
-        room: &Room,
         changes: &RoomChanges<'_>,
         sent: &mut SentRoom,
     ) -> Result<Vec<Arc<Pdu>>> {
@@ -56,7 +56,7 @@ impl ChangedStateReader {
             None => required.select(changes.state, user_id),
             Some(since) => {
                 let events = self.rooms.state.state_changes(
-                    room,
+                    changes.room,
                     changes.state,
                     since.position,
                     changes.end,

@@ -113,14 +113,14 @@ impl ResponsePlanner {
             let plan = inputs.make_plan(now);
             drop(index);
             // Loads the rooms that are not in memory, and keeps them there until the snapshots are taken.
+            let planned_rooms = plan.planned_rooms.iter().map(|planned| planned.room);
+            let readable_rooms = planned_rooms.filter(|room| {
+                let user_room = user_rooms.get(*room);
+                user_room.is_some_and(|user_room| has_room_access(&user_room))
+            });
             let mut loaded_rooms = Vec::new();
-            for planned in &plan.planned_rooms {
-                if user_rooms
-                    .get(planned.room)
-                    .is_some_and(|user_rooms| has_room_access(&user_rooms))
-                {
-                    loaded_rooms.push(self.rooms.memory.room_by_number(planned.room).await?);
-                }
+            for room in readable_rooms {
+                loaded_rooms.push(self.rooms.memory.room_by_number(room).await?);
             }
             if let Some(snapshots) = self.take_room_snapshots(session, &user_rooms, &plan) {
                 return Ok(PlannedResponse { plan, snapshots });
@@ -154,15 +154,9 @@ impl ResponsePlanner {
         let mut found = HashMap::new();
         for (name, filters) in list_filters(request) {
             let mut children = HashSet::new();
-            for space in filters.spaces.iter().flatten() {
-                let number = <&RoomId>::try_from(space.as_str()).ok();
-                let Some(room) = number.and_then(|room_id| index.room_number(room_id)) else {
-                    continue;
-                };
-                let entry = index.get(room);
-                if entry.is_none_or(|entry| entry.membership != MembershipState::Join) {
-                    continue;
-                }
+            let spaces = filters.spaces.iter().flatten();
+            let joined_spaces = spaces.filter_map(|space| joined_room(index, space));
+            for room in joined_spaces {
                 let space = self.rooms.memory.room_by_number(room).await?;
                 let state = space.view().state.clone();
                 let links = state.of_type(&StateEventType::SpaceChild);
@@ -222,6 +216,14 @@ impl ResponsePlanner {
         }
         Some(snapshots)
     }
+}
+
+/// Returns the number of a room in which the user is joined.
+fn joined_room(index: &RoomIndex, room_id: &str) -> Option<RoomNum> {
+    let room_id = <&RoomId>::try_from(room_id).ok()?;
+    let room = index.room_number(room_id)?;
+    let is_joined = index.get(room)?.membership == MembershipState::Join;
+    is_joined.then_some(room)
 }
 
 fn list_filters(request: &SlidingSyncRequest) -> impl Iterator<Item = (&str, &ListFilters)> {

@@ -215,11 +215,8 @@ impl CombinedRequiredState {
                     (Some(kind), None) => Box::new(state.of_type(kind)),
                     (None, _) => Box::new(state.iter()),
                 };
-            for pdu in matching {
-                if self.wants(pdu, user_id) && seen.insert(&pdu.event_id) {
-                    found.push(pdu.clone());
-                }
-            }
+            let new = matching.filter(|pdu| self.wants(pdu, user_id) && seen.insert(&pdu.event_id));
+            found.extend(new.cloned());
         }
         found
     }

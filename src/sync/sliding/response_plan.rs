@@ -215,18 +215,20 @@ impl PlanInputs<'_> {
             .filter(|(room, entry)| self.is_listed(*room, entry))
             .collect();
         for (bit, (name, list)) in self.request.lists.iter().enumerate() {
-            let mut count = 0;
-            for (room, entry) in &listed {
-                let filters = list.filters.as_ref();
-                if filters.is_some_and(|filters| !self.passes_filters(name, filters, *room, entry))
-                {
-                    continue;
-                }
-                if list.contains_index(count) {
-                    *plan.rooms_in_view.entry(*room).or_default() |= 1 << bit;
-                }
-                count += 1;
+            let filters = list.filters.as_ref();
+            let passes = |(room, entry): &&(RoomNum, &IndexedRoom)| {
+                filters.is_none_or(|filters| self.passes_filters(name, filters, *room, entry))
+            };
+            let in_list: Vec<RoomNum> = listed
+                .iter()
+                .filter(passes)
+                .map(|(room, _)| *room)
+                .collect();
+            let in_order = in_list.iter().zip(0..);
+            for (room, _) in in_order.filter(|(_, index)| list.contains_index(*index)) {
+                *plan.rooms_in_view.entry(*room).or_default() |= 1 << bit;
             }
+            let count = u64::try_from(in_list.len()).unwrap_or(u64::MAX);
             plan.counts.insert(name.clone(), count);
         }
     }

@@ -41,6 +41,12 @@ pub(super) struct SlidingRoomReader {
     states: ChangedStateReader,
 }
 
+/// The part of a response about a room, while it is written, and the record of what the client then has.
+struct SlidingRoomDraft {
+    update: SlidingRoom,
+    sent: SentRoom,
+}
+
 /// The changes of a room.
 pub(super) struct SlidingRoomUpdate {
     /// The changes to send, if there are any.
@@ -103,6 +109,7 @@ impl SlidingRoomReader {
             .joined_timeline(&viewer, user_room, contents)
             .await?;
         let changes = RoomChanges {
+            room: &contents.room,
             slice: &timeline.slice,
             is_initial: since.is_none() || (timeline.since.is_none() && !is_expanded),
             is_expanded,
@@ -114,7 +121,7 @@ impl SlidingRoomReader {
         update.initial = changes.is_initial;
         let state = self
             .states
-            .changed_state(context, planned, &contents.room, &changes, &mut sent)
+            .changed_state(context, planned, &changes, &mut sent)
             .await?;
         add_timeline(&mut update, &viewer, &changes, context.since);
         record_timeline(&mut sent, planned, &update);
@@ -157,6 +164,7 @@ impl SlidingRoomReader {
         let mut update = context.new_room(planned, &user_room.membership);
         update.bump_stamp = Some(user_room.position);
         update.is_dm = (planned.is_dm != before.is_dm).then_some(planned.is_dm);
+        let mut draft = SlidingRoomDraft { update, sent };
         let session = context.session;
         let access = self
             .rooms
@@ -164,18 +172,19 @@ impl SlidingRoomReader {
             .load_access(&contents.room, session.user, &session.user_id)
             .await?;
         if access.has_ever_joined() && !user_room.forgotten {
-            self.add_left_room(context, room, access, &mut update, &mut sent)
+            self.add_left_room(context, room, access, &mut draft)
                 .await?;
         } else {
             // The user rejected an invite or forgot the room: they may only learn that they left.
             let request = self.equivalent_sync_request(None, planned.parameters.timeline_limit);
             let own = contents.state.member(&session.user_id).cloned();
             let own: Vec<Arc<Pdu>> = own.into_iter().collect();
-            update.required_state = format_state(&context.viewer(&request), &own, &contents.room);
+            draft.update.required_state =
+                format_state(&context.viewer(&request), &own, &contents.room);
         }
         Ok(SlidingRoomUpdate {
-            room: Some(update),
-            sent,
+            room: Some(draft.update),
+            sent: draft.sent,
         })
     }
 
@@ -185,8 +194,7 @@ impl SlidingRoomReader {
         context: &SlidingContext<'_>,
         room: ReadableRoom<'_>,
         access: UserAccess,
-        update: &mut SlidingRoom,
-        sent: &mut SentRoom,
+        draft: &mut SlidingRoomDraft,
     ) -> Result<()> {
         let (planned, left_at) = (room.planned, room.user_room.position);
         let room = &room.contents.room;
@@ -208,19 +216,21 @@ impl SlidingRoomReader {
             .await?;
         let state = self.rooms.state.state_at(room, left_at).await?;
         let changes = RoomChanges {
+            room,
             slice: &slice,
             is_initial: since.is_none(),
             is_expanded: false,
             state: &state,
             end: left_at,
         };
-        update.initial = changes.is_initial;
         let state = self
             .states
-            .changed_state(context, planned, room, &changes, sent)
+            .changed_state(context, planned, &changes, &mut draft.sent)
             .await?;
+        let update = &mut draft.update;
+        update.initial = changes.is_initial;
         add_timeline(update, &viewer, &changes, context.since);
-        record_timeline(sent, planned, update);
+        record_timeline(&mut draft.sent, planned, update);
         update.required_state = format_state(&viewer, &state, room);
         Ok(())
     }

@@ -103,13 +103,26 @@ impl EventReceiver {
         let gap = self.find_gap_of_event(room, pdu).await?;
         let mut checked = match refused {
             // 4. Passes authorisation rules based on the event's auth events, otherwise it is rejected.
-            Some(reason) => rejected_event(followed, reason),
+            Some(reason) => rejected_event(&followed, reason),
             None => {
-                self.check_against_states(room, tip, incoming, gap, followed)
+                self.check_against_state_before(room, tip, incoming, &followed)
                     .await?
             }
         };
         checked.gap = gap;
+        // The current state says nothing about old events.
+        if gap.is_none() && matches!(checked.verdict, EventVerdict::Accepted) {
+            // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
+            checked.verdict = check_against_current_state(room, tip, pdu, hints)?;
+        }
+        if gap.is_none() && matches!(checked.verdict, EventVerdict::Accepted) {
+            let others = self.find_other_extremities(tip, pdu, &followed).await?;
+            checked.fork = self.plan_fork(room, pdu, &checked, others).await?;
+            if checked.fork.is_none() {
+                let reason = "the room has too many forward extremities";
+                checked.verdict = EventVerdict::SoftFailed(reason.to_owned());
+            }
+        }
         if let Some(own) = named.own_node {
             let is_rejected = matches!(checked.verdict, EventVerdict::Rejected(_));
             checked.is_unchanged = is_rejected && own.status() == EventStatus::Rejected;
@@ -118,14 +131,12 @@ impl EventReceiver {
         Ok(EventCheck::Checked(checked.into()))
     }
 
-    /// Checks an event by the state before it and by the current state of the room.
-    async fn check_against_states(
+    async fn check_against_state_before(
         &self,
         room: &Room,
         tip: &RoomTip,
         incoming: IncomingEvent<'_>,
-        gap: Option<Position>,
-        followed: PrevEventStates,
+        followed: &PrevEventStates,
     ) -> Result<CheckedEvent> {
         let (pdu, hints) = (incoming.event.pdu(), incoming.hints);
         let missing = followed.missing.clone();
@@ -137,7 +148,7 @@ impl EventReceiver {
                     state,
                 )
             }
-            None => self.state_before(room, tip, pdu, &followed).await?,
+            None => self.state_before(room, tip, pdu, followed).await?,
         };
         let mut checked = CheckedEvent {
             base,
@@ -150,20 +161,6 @@ impl EventReceiver {
             refusal_reason(matrix::authorize(pdu, &room.rules, &checked.state_before))?
         {
             checked.verdict = EventVerdict::Rejected(reason);
-            return Ok(checked);
-        }
-        if gap.is_some() {
-            // The current state says nothing about old events.
-            return Ok(checked);
-        }
-        // 6. Passes authorisation rules based on the current state of the room, otherwise it is "soft failed".
-        checked.verdict = check_against_current_state(room, tip, pdu, hints)?;
-        if matches!(checked.verdict, EventVerdict::Accepted) {
-            checked.fork = self.plan_fork(room, tip, pdu, &checked, &followed).await?;
-            if checked.fork.is_none() {
-                let reason = "the room has too many forward extremities";
-                checked.verdict = EventVerdict::SoftFailed(reason.to_owned());
-            }
         }
         Ok(checked)
     }
@@ -189,12 +186,12 @@ impl EventReceiver {
             auth_events: create.into_iter().collect(),
         };
         for node in nodes {
-            // An event of another room counts as missing.
+            if node.room != room.num && node.event_id == pdu.event_id.as_str() {
+                // This happens in room versions 1 and 2, where the sender chooses the id.
+                return Err(Error::forbidden("an event of another room has the same id"));
+            }
             if node.room != room.num {
-                if node.event_id == pdu.event_id.as_str() {
-                    // This happens in room versions 1 and 2, where the sender chooses the id.
-                    return Err(Error::forbidden("an event of another room has the same id"));
-                }
+                // An event of another room counts as missing.
                 continue;
             }
             let id = OwnedEventId::try_from(node.event_id.as_str())
@@ -337,19 +334,17 @@ fn refuse_second_create(tip: &RoomTip, pdu: &Pdu) -> Option<String> {
 
 /// Builds the result for a rejected event. Such an event changes no state: the events that follow
 /// it have the same state before them.
-fn rejected_event(followed: PrevEventStates, reason: String) -> CheckedEvent {
+fn rejected_event(followed: &PrevEventStates, reason: String) -> CheckedEvent {
     let verdict = EventVerdict::Rejected(reason);
-    let mut afters = followed.known.into_iter();
+    let mut afters = followed.known.iter();
     let only = match (afters.next(), followed.missing.is_empty()) {
         (Some(first), true) if afters.all(|after| after.snapshot == first.snapshot) => Some(first),
         _ => None,
     };
-    let snapshot = only
-        .as_ref()
-        .map_or(SnapshotId::EMPTY, |after| after.snapshot);
+    let snapshot = only.map_or(SnapshotId::EMPTY, |after| after.snapshot);
     CheckedEvent {
         base: SnapshotBase::Stored(snapshot),
-        state_before: only.map(|after| after.state).unwrap_or_default(),
+        state_before: only.map(|after| after.state.clone()).unwrap_or_default(),
         ..CheckedEvent::at_tip(&RoomTip::default(), verdict)
     }
 }

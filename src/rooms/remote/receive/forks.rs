@@ -34,7 +34,7 @@ const MAX_FORWARD_EXTREMITIES: usize = 50;
 const MAX_REFUSED_EVENTS: usize = 100;
 
 /// A forward extremity: an event that no other event follows yet.
-struct ForwardExtremity {
+pub(super) struct ForwardExtremity {
     id: OwnedEventId,
     hash: Option<String>,
     after: Option<RecentRoomEvent>,
@@ -74,16 +74,13 @@ impl EventReceiver {
 
     /// Returns the changes to a room when an event is accepted into it; `None` if the room has too
     /// many other forward extremities.
-    pub(crate) async fn plan_fork(
+    pub(super) async fn plan_fork(
         &self,
         room: &Room,
-        tip: &RoomTip,
         pdu: &Pdu,
         checked: &CheckedEvent,
-        followed: &PrevEventStates,
+        mut others: Vec<ForwardExtremity>,
     ) -> Result<Option<EventFork>> {
-        let covered = self.find_covered_events(tip, pdu, followed).await?;
-        let mut others = self.other_extremities(tip, &covered).await?;
         drop_redundant_extremities(&mut others);
         if others.len() >= MAX_FORWARD_EXTREMITIES {
             return Ok(None);
@@ -124,31 +121,37 @@ impl EventReceiver {
             if !covered.insert(id.clone()) || tip.forward_extremities.contains(&id) {
                 continue;
             }
-            if let Some(after) = tip.recent_events.get(&id) {
-                if refused(after) {
-                    next.extend(after.prev_events.iter().cloned());
-                }
-                continue;
-            }
-            let node = {
-                let mut conn = self.db.read().await?;
-                event_graph::find_nodes(&mut conn, [id.as_str()])
-                    .await?
-                    .pop()
-            };
-            if let Some(node) = node.filter(|node| node.status() != EventStatus::Accepted) {
-                next.extend(pdu_from_node(node)?.prev_events.iter().cloned());
+            match tip.recent_events.get(&id) {
+                Some(after) if refused(after) => next.extend(after.prev_events.iter().cloned()),
+                Some(_) => {}
+                None => next.extend(self.prev_events_if_refused(&id).await?),
             }
         }
         Ok(covered)
     }
 
-    /// Returns the forward extremities that are not covered by the event.
-    async fn other_extremities(
+    /// Returns the events before a stored event, if it is a refused one.
+    async fn prev_events_if_refused(&self, id: &OwnedEventId) -> Result<Vec<OwnedEventId>> {
+        let node = {
+            let mut conn = self.db.read().await?;
+            event_graph::find_nodes(&mut conn, [id.as_str()])
+                .await?
+                .pop()
+        };
+        match node.filter(|node| node.status() != EventStatus::Accepted) {
+            Some(node) => Ok(pdu_from_node(node)?.prev_events.clone()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the forward extremities that an event does not follow.
+    pub(super) async fn find_other_extremities(
         &self,
         tip: &RoomTip,
-        covered: &HashSet<OwnedEventId>,
+        pdu: &Pdu,
+        followed: &PrevEventStates,
     ) -> Result<Vec<ForwardExtremity>> {
+        let covered = self.find_covered_events(tip, pdu, followed).await?;
         let mut others = Vec::new();
         for RoomExtremity { event_id: id, hash } in tip.extremities() {
             if covered.contains(id) {
