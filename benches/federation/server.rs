@@ -26,6 +26,10 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server that trusts the other one, and registers a user.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a client of the server under test needs no timeouts"
+    )]
     pub(crate) async fn start(peer: &Peer) -> Self {
         // The folder is in cargo's target directory, since the system's temporary folder may be in memory.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");

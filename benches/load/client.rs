@@ -53,6 +53,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a client of the server under test needs no timeouts"
+    )]
     pub(crate) async fn register(address: &str, name: &str) -> Self {
         let mut client = Self {
             http: reqwest::Client::new(),
@@ -191,17 +195,20 @@ impl WaitingClient {
                 let since = text(&answer["next_batch"]).to_owned();
                 SyncedClient::Sync { client, since }
             }
-            Self::Socket(mut socket) => loop {
-                let frame = socket.next().await.expect("the WebSocket is open");
-                if let Message::Text(update) = frame.expect("the WebSocket is open") {
-                    let update = serde_json::from_str(&update).expect("is JSON");
-                    if has_message(&update, room_id) {
-                        return SyncedClient::Socket(socket);
-                    }
-                }
-            },
+            Self::Socket(mut socket) => {
+                while !next_frame_has_message(&mut socket, room_id).await {}
+                SyncedClient::Socket(socket)
+            }
         }
     }
+}
+
+async fn next_frame_has_message(socket: &mut BenchSocket, room_id: &str) -> bool {
+    let frame = socket.next().await.expect("the WebSocket is open");
+    let Message::Text(update) = frame.expect("the WebSocket is open") else {
+        return false;
+    };
+    has_message(&serde_json::from_str(&update).expect("is JSON"), room_id)
 }
 
 fn has_message(update: &Value, room_id: &str) -> bool {

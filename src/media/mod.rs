@@ -407,6 +407,10 @@ fn stored_content(sha256: &[u8], size: i64) -> Result<StoredContent> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the only random text that is not made of random bytes"
+)]
 fn new_media_id() -> String {
     let characters = rand::rng().sample_iter(Alphanumeric).map(char::from);
     characters.take(MEDIA_ID_LENGTH).collect()

@@ -97,11 +97,8 @@ impl Graph {
     fn reachable<'a>(&'a self, file: &'a String) -> BTreeSet<&'a String> {
         let (mut reached, mut open) = (BTreeSet::new(), vec![file]);
         while let Some(file) = open.pop() {
-            for next in self.needs.get(file).into_iter().flatten() {
-                if reached.insert(next) {
-                    open.push(next);
-                }
-            }
+            let needed = self.needs.get(file).into_iter().flatten();
+            open.extend(needed.filter(|next| reached.insert(*next)));
         }
         reached
     }

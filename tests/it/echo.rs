@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     chat::{message_bodies, new_transaction, room_path, timeline},
     harness::{Server, User},
-    sliding,
+    sliding::{self, SlidingTestConnection},
 };
 
 /// Number of sent events: without the enforced order, some of them would overtake their answers.
@@ -31,6 +31,28 @@ async fn answer_position(user: &User, (room, text): (&str, &str), order: &Arriva
     order.next_position()
 }
 
+/// Syncs until an answer fulfils a condition, and returns that answer.
+async fn syncs_until(user: &User, since: &Value, is_awaited: impl Fn(&Value) -> bool) -> Value {
+    let mut sync = user.long_polls_after(since).await;
+    while !is_awaited(&sync) {
+        sync = user.long_polls_after(&sync).await;
+    }
+    sync
+}
+
+fn has_events(sync: &Value, room: &str) -> bool {
+    let events = timeline(sync, room).as_array();
+    events.is_some_and(|events| !events.is_empty())
+}
+
+async fn polls_until_message(connection: &mut SlidingTestConnection<'_>, room: &str, text: &str) {
+    let mut events = Value::Null;
+    while !message_bodies(&events).contains(&text) {
+        let sync = connection.poll_until_news().await;
+        events = sync["rooms"][room]["timeline"].clone();
+    }
+}
+
 #[tokio::test]
 async fn an_echo_in_a_sync_does_not_overtake_the_answer() {
     let server = Server::start().await;
@@ -42,10 +64,8 @@ async fn an_echo_in_a_sync_does_not_overtake_the_answer() {
     for n in 0..SENT_EVENTS {
         let (order, text) = (ArrivalOrder::default(), format!("message {n}"));
         let echo = async {
-            let mut sync = alice.long_polls_after(&last).await;
-            while !message_bodies(timeline(&sync, &room)).contains(&&*text) {
-                sync = alice.long_polls_after(&sync).await;
-            }
+            let has_echo = |sync: &Value| message_bodies(timeline(sync, &room)).contains(&&*text);
+            let sync = syncs_until(&alice, &last, has_echo).await;
             (order.next_position(), sync)
         };
         let answer = answer_position(&alice, (&room, &text), &order);
@@ -69,11 +89,7 @@ async fn an_echo_in_a_sliding_sync_does_not_overtake_the_answer() {
     for n in 0..SENT_EVENTS {
         let (order, text) = (ArrivalOrder::default(), format!("message {n}"));
         let echo = async {
-            let mut events = Value::Null;
-            while !message_bodies(&events).contains(&&*text) {
-                let sync = connection.poll_until_news().await;
-                events = sync["rooms"][&room]["timeline"].clone();
-            }
+            polls_until_message(&mut connection, &room, &text).await;
             order.next_position()
         };
         let answer = answer_position(&alice, (&room, &text), &order);
@@ -95,10 +111,7 @@ async fn a_state_echo_does_not_overtake_its_answer() {
     for n in 0..SENT_EVENTS {
         let order = ArrivalOrder::default();
         let echo = async {
-            let mut sync = alice.long_polls_after(&last).await;
-            while timeline(&sync, &room).as_array().is_none_or(Vec::is_empty) {
-                sync = alice.long_polls_after(&sync).await;
-            }
+            let sync = syncs_until(&alice, &last, |sync| has_events(sync, &room)).await;
             (order.next_position(), sync)
         };
         let answer = async {

@@ -51,6 +51,18 @@ async fn filters_are_private_and_must_be_valid() {
         .expect_error(400, "M_BAD_JSON");
 }
 
+fn assert_federation_format(event: &Value) {
+    for field in [
+        "auth_events",
+        "prev_events",
+        "hashes",
+        "signatures",
+        "depth",
+    ] {
+        assert!(!event[field].is_null(), "{field}: {event}");
+    }
+}
+
 #[tokio::test]
 async fn a_filter_can_request_the_federation_event_format() {
     let server = Server::start().await;
@@ -81,17 +93,11 @@ async fn a_filter_can_request_the_federation_event_format() {
         &context["state"],
     ];
     for events in lists {
-        for event in events.as_array().expect("a list") {
-            for field in [
-                "auth_events",
-                "prev_events",
-                "hashes",
-                "signatures",
-                "depth",
-            ] {
-                assert!(!event[field].is_null(), "{field}: {event}");
-            }
-        }
+        events
+            .as_array()
+            .expect("a list")
+            .iter()
+            .for_each(assert_federation_format);
     }
     assert_eq!(usual["chunk"][0]["auth_events"], Value::Null);
 }

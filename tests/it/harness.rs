@@ -228,11 +228,19 @@ impl Server {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test waits for the server as long as necessary"
+)]
+pub(crate) fn http_client() -> reqwest::Client {
+    outbound::choose_cryptography();
+    reqwest::Client::new()
+}
+
 impl Client {
     pub(crate) fn for_address(base: &str) -> Self {
-        outbound::choose_cryptography();
         Self {
-            http: reqwest::Client::new(),
+            http: http_client(),
             base: base.to_owned(),
             token: None,
         }

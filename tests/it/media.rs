@@ -292,6 +292,14 @@ fn legacy_media_paths(place: &str) -> Vec<String> {
     paths.concat()
 }
 
+fn expect_file_if_served(answer: HttpAnswer, is_served: bool, file: &[u8]) {
+    if is_served {
+        assert_eq!(answer.bytes, file, "{}", answer.text);
+    } else {
+        answer.expect_error(404, "M_NOT_FOUND");
+    }
+}
+
 #[tokio::test]
 async fn deprecated_paths_require_a_token_unless_configured_otherwise() {
     for (setting, is_served) in [
@@ -310,11 +318,7 @@ async fn deprecated_paths_require_a_token_unless_configured_otherwise() {
             assert_eq!(with_token.bytes, file, "{path}: {}", with_token.text);
             assert!(with_token.header("cache-control").starts_with("private"));
             let without = server.get(&path).await;
-            if is_served {
-                assert_eq!(without.bytes, file, "{path}: {}", without.text);
-            } else {
-                without.expect_error(404, "M_NOT_FOUND");
-            }
+            expect_file_if_served(without, is_served, &file);
         }
     }
 }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{Network, Peer};
 use crate::{
     chat::{new_transaction, percent_encoded, room_path},
-    harness::{Server, User},
+    harness::{Server, User, http_client},
 };
 
 /// The number of rounds if the environment does not set one.
@@ -167,11 +167,10 @@ impl ThreeServers {
     /// Cuts some of the servers off from others.
     fn cuts_at_random(&self, dice: &mut SeededRandom) {
         for (n, one) in self.servers.iter().enumerate() {
-            for other in &self.servers[..n] {
-                if dice.number_below(3) > 0 {
-                    self.cuts.cut(one.name(), other.name());
-                    self.cuts.cut(other.name(), one.name());
-                }
+            let others = self.servers[..n].iter();
+            for other in others.filter(|_| dice.number_below(3) > 0) {
+                self.cuts.cut(one.name(), other.name());
+                self.cuts.cut(other.name(), one.name());
             }
         }
     }
@@ -238,10 +237,7 @@ impl ThreeServers {
     /// Waits until all servers have the same state and know every event. Panics with the difference on a timeout.
     async fn waits_for_agreement(&self) {
         let looks = async {
-            loop {
-                if self.difference().await.is_none() {
-                    return;
-                }
+            while self.difference().await.is_some() {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
@@ -253,21 +249,23 @@ impl ThreeServers {
         }
     }
 
+    /// Returns the users whose servers do not have an event.
+    async fn users_without(&self, event_id: &str) -> Vec<&str> {
+        let mut without = Vec::new();
+        for user in &self.users {
+            if user.event(&self.room, event_id).await.status != 200 {
+                without.push(&*user.id);
+            }
+        }
+        without
+    }
+
     /// Describes the first difference between the servers.
     async fn difference(&self) -> Option<String> {
         for event_id in &self.acknowledged {
-            let mut without = Vec::new();
-            let mut event = Value::Null;
-            for user in &self.users {
-                let answer = user.event(&self.room, event_id).await;
-                if answer.status == 200 {
-                    event = answer.body;
-                } else {
-                    without.push(&*user.id);
-                }
-            }
+            let without = self.users_without(event_id).await;
             if !without.is_empty() {
-                return Some(format!("{without:?} do not have {event_id}: {event}"));
+                return Some(format!("{without:?} do not have {event_id}"));
             }
         }
         let mut states = Vec::new();
@@ -323,7 +321,7 @@ async fn start_server_with_gate(network: &Network, cuts: &NetworkCuts) -> Server
         cuts: cuts.clone(),
         name: server.name().to_owned(),
         backend: server.running.addresses()[0],
-        http: reqwest::Client::new(),
+        http: http_client(),
     };
     let router = Router::new().fallback(pass_request).with_state(gate);
     network.serve(address, router, Arc::default()).await;

@@ -205,6 +205,14 @@ async fn another_server_gets_devices_but_no_user_signing_keys() {
     elsewhere.expect_error(400, "M_INVALID_PARAM");
 }
 
+fn device_size(user_id: &str) -> usize {
+    if user_id.contains("large") {
+        600_000
+    } else {
+        400_000
+    }
+}
+
 #[tokio::test]
 async fn a_keys_answer_over_the_size_limit_is_a_failure() {
     let network = Network::new();
@@ -214,11 +222,7 @@ async fn a_keys_answer_over_the_size_limit_is_a_failure() {
         let users = asked["device_keys"].as_object().expect("users");
         let mut keys = json!({});
         for user_id in users.keys() {
-            let size = if user_id.contains("large") {
-                600_000
-            } else {
-                400_000
-            };
+            let size = device_size(user_id);
             let device = json!({
                 "user_id": user_id, "device_id": "A", "algorithms": [], "keys": {},
                 "signatures": {}, "x": "x".repeat(size),

@@ -31,19 +31,22 @@ impl JoinPeerRoomScene {
     }
 }
 
+/// Adds messages, and a state event now and then.
+fn adds_history(story: &JoinPeerRoomScene) {
+    for n in 0..150 {
+        let mut room = story.room.lock();
+        room.says(&n.to_string());
+        if n % 40 == 0 {
+            room.sets_state("m.room.name", "", json!({ "name": n.to_string() }));
+        }
+    }
+}
+
 #[tokio::test]
 async fn history_is_fetched_page_by_page_up_to_the_beginning() {
     for version in ["10", "12"] {
         let story = JoinPeerRoomScene::new(version).await;
-        for n in 0..150 {
-            story.room.lock().says(&n.to_string());
-            if n % 40 == 0 {
-                story
-                    .room
-                    .lock()
-                    .sets_state("m.room.name", "", json!({ "name": n.to_string() }));
-            }
-        }
+        adds_history(&story);
         story.joins_via(&[&story.peer.name]).await.expect_ok();
 
         let (all, _) = story.reads_history(30).await;

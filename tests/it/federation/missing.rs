@@ -7,7 +7,7 @@ use axum::{
     extract::Request,
     middleware::{Next, from_fn},
 };
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use parlour::clock::Clock;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -38,6 +38,11 @@ struct MissingEventsGate {
     requests: mpsc::UnboundedReceiver<()>,
 }
 
+async fn wait_at_gate(mut is_open: watch::Receiver<bool>, asks: mpsc::UnboundedSender<()>) {
+    asks.send(()).expect("the test is still running");
+    is_open.wait_for(|open| *open).await.expect("a gate");
+}
+
 impl MissingEventsGate {
     fn new() -> Self {
         let (asks, asked) = mpsc::unbounded_channel();
@@ -56,12 +61,10 @@ impl MissingEventsGate {
     fn wraps(&self, router: Router) -> Router {
         let (is_open, asks) = (self.is_open.subscribe(), self.request_sender.clone());
         router.layer(from_fn(move |request: Request, next: Next| {
-            let (mut is_open, asks) = (is_open.clone(), asks.clone());
+            let is_for_missing = request.uri().path().contains("get_missing_events");
+            let waiting = is_for_missing.then(|| wait_at_gate(is_open.clone(), asks.clone()));
             async move {
-                if request.uri().path().contains("get_missing_events") {
-                    asks.send(()).expect("the test is still running");
-                    is_open.wait_for(|open| *open).await.expect("a gate");
-                }
+                OptionFuture::from(waiting).await;
                 next.run(request).await
             }
         }))

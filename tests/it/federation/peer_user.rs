@@ -115,17 +115,22 @@ impl ArchivedEvents {
 
     fn auth_chain_ids(&self, ids: &[String]) -> Vec<String> {
         let mut found = Vec::new();
-        let mut next: VecDeque<String> = ids.iter().cloned().collect();
+        let auth_events = ids.iter().flat_map(|id| self.auth_event_ids(id));
+        let mut next: VecDeque<String> = auth_events.collect();
         while let Some(id) = next.pop_front() {
-            let event = self.events.get(&id).unwrap_or(&Value::Null);
-            for auth in event_ids(&event["auth_events"]) {
-                if self.events.contains_key(&auth) && !found.contains(&auth) {
-                    found.push(auth.clone());
-                    next.push_back(auth);
-                }
+            if !found.contains(&id) {
+                next.extend(self.auth_event_ids(&id));
+                found.push(id);
             }
         }
         found
+    }
+
+    /// Returns the auth events of an event that this server has.
+    fn auth_event_ids(&self, id: &str) -> Vec<String> {
+        let event = self.events.get(id).unwrap_or(&Value::Null);
+        let ids = event_ids(&event["auth_events"]).into_iter();
+        ids.filter(|id| self.events.contains_key(id)).collect()
     }
 }
 

@@ -76,18 +76,23 @@ impl TransactionReceiver {
         &self,
         enough: impl Fn(&ReceivedTransactions) -> Option<T>,
     ) -> T {
-        let waiting = async {
-            loop {
-                let news = self.arrivals.notified();
-                if let Some(found) = enough(&self.lock()) {
-                    return found;
-                }
-                news.await;
-            }
-        };
+        let waiting = self.waits_without_timeout(enough);
         let found = timeout(RECEIVE_TIMEOUT, waiting).await.ok();
         assert!(found.is_some(), "missing; got {:#?}", self.lock().accepted);
         found.expect("it was received")
+    }
+
+    async fn waits_without_timeout<T>(
+        &self,
+        enough: impl Fn(&ReceivedTransactions) -> Option<T>,
+    ) -> T {
+        loop {
+            let news = self.arrivals.notified();
+            if let Some(found) = enough(&self.lock()) {
+                return found;
+            }
+            news.await;
+        }
     }
 
     /// Waits for a message, and returns the texts of all messages until then.
