@@ -26,7 +26,7 @@ pub use self::{
     memory::{
         RoomMemory,
         room::{Room, RoomView, ServerInRoom},
-        user_room::UserRoom,
+        user_room::{UnreadNotifications, UserRoom},
         user_rooms::UserRooms,
     },
     read::{

@@ -66,8 +66,8 @@ async fn load_tip(db: &mut impl ReadAccess, row: &RoomRow, view: &RoomView) -> R
     let forward_extremities: Vec<OwnedEventId> = serde_json::from_str(&row.forward_extremities)?;
     let mut depth = 0;
     let mut hashes = HashMap::new();
-    for (event_id, _, json) in events::by_ids(db, &forward_extremities).await? {
-        let pdu = Pdu::parse(parse_event_id(&event_id)?, &json)?;
+    for row in events::by_ids(db, &forward_extremities).await? {
+        let pdu = Pdu::parse(parse_event_id(&row.event_id)?, &row.json)?;
         depth = depth.max(u64::from(pdu.depth));
         hashes.extend(pdu.reference_hash.map(|hash| (pdu.event_id, hash)));
     }

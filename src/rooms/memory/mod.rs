@@ -186,7 +186,8 @@ impl RoomMemory {
     pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<HashMap<RoomNum, Position>> {
         let mut conn = self.inner.db.read().await?;
         let positions = room_table::last_positions(&mut conn, rooms).await?;
-        Ok(positions.into_iter().collect())
+        let positions = positions.into_iter();
+        Ok(positions.map(|row| (row.num, row.last_position)).collect())
     }
 
     /// Returns the number of a room.

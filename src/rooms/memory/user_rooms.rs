@@ -46,8 +46,8 @@ impl UserRooms {
             room.stripped_state = row.stripped_state.map(Arc::from);
             room.forgotten = row.forgotten;
         }
-        for (room, marker) in unread_counts::read_markers(&mut tx, user).await? {
-            rooms.entry(room).or_default().marker = marker;
+        for row in unread_counts::read_markers(&mut tx, user).await? {
+            rooms.entry(row.room).or_default().marker = row.to_marker();
         }
         for row in threads::markers(&mut tx, user).await? {
             if let Some(marker) = row.to_marker() {

@@ -34,9 +34,9 @@ impl Timeline {
         for chunk in ids.chunks(EVENTS_PER_QUERY) {
             let mut conn = self.db.read().await?;
             let rows = events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
-            for (event_id, _, json) in rows {
-                if let Ok(event_id) = OwnedEventId::try_from(event_id) {
-                    by_id.insert(event_id, json);
+            for row in rows {
+                if let Ok(event_id) = OwnedEventId::try_from(row.event_id) {
+                    by_id.insert(event_id, row.json);
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::{
     matrix::TimelineEvent,
     numbers::{Position, StringNum},
     rooms::{TimelinePage, UserAccess, memory::room::Room},
-    storage::rooms::relations::{self, RelationQuery},
+    storage::rooms::relations::{self, RelatedEvent, RelationQuery},
 };
 
 /// The greatest depth of recursion. The specification asks for at least three.
@@ -53,13 +53,6 @@ pub struct RelatedEventsPage {
 struct RelationNumbers {
     rel_type: Option<StringNum>,
     kind: Option<StringNum>,
-}
-
-/// The place of a related event.
-struct RelatedPlace {
-    place: Position,
-    /// Its distance from the parent, in relations.
-    depth: i64,
 }
 
 impl RelatedEventsPage {
@@ -123,7 +116,11 @@ impl Relations {
             let places = self.load_places(&query, request.dir).await?;
             let is_last = i64::try_from(places.len()).unwrap_or(0) < RELATION_BATCH_ROWS;
             let events = self.load_events(room, &places).await?;
-            for RelatedPlace { place, depth } in places {
+            for RelatedEvent {
+                timeline: place,
+                depth,
+            } in places
+            {
                 if is_past_end(request.to, place, request.dir) {
                     found.page.end = None;
                     return Ok(found);
@@ -158,24 +155,20 @@ impl Relations {
         &self,
         query: &RelationQuery<'_>,
         dir: Direction,
-    ) -> Result<Vec<RelatedPlace>> {
+    ) -> Result<Vec<RelatedEvent>> {
         let mut conn = self.db.read().await?;
-        let rows = match dir {
-            Direction::Backward => relations::related_before(&mut conn, query).await?,
-            Direction::Forward => relations::related_after(&mut conn, query).await?,
-        };
-        let places = rows.into_iter();
-        Ok(places
-            .map(|(place, depth)| RelatedPlace { place, depth })
-            .collect())
+        match dir {
+            Direction::Backward => relations::related_before(&mut conn, query).await,
+            Direction::Forward => relations::related_after(&mut conn, query).await,
+        }
     }
 
     async fn load_events(
         &self,
         room: &Room,
-        places: &[RelatedPlace],
+        places: &[RelatedEvent],
     ) -> Result<HashMap<Position, Arc<TimelineEvent>>> {
-        let places: Vec<Position> = places.iter().map(|related| related.place).collect();
+        let places: Vec<Position> = places.iter().map(|related| related.timeline).collect();
         self.timeline.load_events_at(room, &places).await
     }
 
@@ -234,7 +227,7 @@ impl Timeline {
                 return Ok(true);
             }
             let row = relations::parent_of(&mut conn, room.num, &parent).await?;
-            next = row.and_then(|(parent, _)| parent);
+            next = row.and_then(|row| row.parent);
         }
         Ok(false)
     }

@@ -11,7 +11,7 @@ use super::Relations;
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, rel_type},
-    numbers::{Position, StringNum, UserNum},
+    numbers::{Position, PositionRange, StringNum, UserNum},
     rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
     storage::{
         JournalChange,
@@ -319,19 +319,17 @@ impl Relations {
             .ok_or_else(|| Error::not_found("you are not subscribed to this thread"))
     }
 
-    /// Returns the latest changes of a user's subscriptions before one position and after another,
-    /// newest first.
+    /// Returns the latest changes of a user's subscriptions in a range of positions, newest first.
     pub async fn load_subscription_changes(
         &self,
         user: UserNum,
-        before: Position,
-        after: Position,
+        range: PositionRange,
         limit: usize,
     ) -> Result<Vec<SubscriptionChange>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = {
             let mut conn = self.db.read().await?;
-            thread_subscriptions::changes(&mut conn, user, (before, after), limit).await?
+            thread_subscriptions::changes(&mut conn, user, range, limit).await?
         };
         let mut changes = Vec::with_capacity(rows.len());
         for row in rows {

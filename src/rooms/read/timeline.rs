@@ -265,7 +265,7 @@ impl Timeline {
             up_to: request.from,
         };
         let gaps = timeline_gaps::gaps_between(&mut conn, room.num, range, 1).await?;
-        Ok(gaps.into_iter().next().map(|(_, place)| place))
+        Ok(gaps.first().map(|gap| gap.timeline))
     }
 
     async fn load_rows(

@@ -256,8 +256,10 @@ impl FederationReader {
                 let mut conn = self.db.read().await?;
                 events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
-            let mut rows: HashMap<String, String> =
-                rows.into_iter().map(|(id, _, json)| (id, json)).collect();
+            let mut rows: HashMap<String, String> = rows
+                .into_iter()
+                .map(|row| (row.event_id, row.json))
+                .collect();
             for id in chunk {
                 if let Some(json) = rows.remove(id.as_str()) {
                     let json = RawValue::from_string(json)?;

@@ -81,11 +81,11 @@ impl CustomRules {
         let mut conn = db.read().await?;
         let rows = account_data::of_all_users(&mut conn, PUSH_RULES_TYPE).await?;
         let rules = Self::default();
-        for (user, user_id, content) in rows {
-            let usual = OwnedUserId::try_from(user_id)
+        for row in rows {
+            let usual = OwnedUserId::try_from(row.user_id)
                 .ok()
                 .map(|user_id| matrix::default_rules(&user_id));
-            rules.set_rules(user, &content, usual.as_ref());
+            rules.set_rules(row.user_num, &row.content, usual.as_ref());
         }
         Ok(rules)
     }

@@ -79,18 +79,26 @@ pub async fn devices_with_ids(
     .await
 }
 
-/// Returns the number of a user's devices, and the total bytes of their keys.
-pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<(i64, i64)> {
-    let extent = db
+/// The size of a user's device list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeviceListSize {
+    pub devices: i64,
+    /// The size of all keys together.
+    pub bytes: i64,
+}
+
+/// Returns the size of a user's device list.
+pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<DeviceListSize> {
+    let size = db
         .query(
-            "SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(keys)), 0)
+            "SELECT COUNT(*) AS devices, COALESCE(SUM(OCTET_LENGTH(keys)), 0) AS bytes
              FROM remote_devices
              WHERE user_num = $1",
         )
         .bind(user)
         .fetch_optional()
         .await?;
-    Ok(extent.unwrap_or_default())
+    Ok(size.unwrap_or_default())
 }
 
 /// Returns some of the users whose lists must be queried, after a user number.
@@ -306,8 +314,11 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(named, [b]);
-        assert_eq!(stored_size(&mut tx, UserNum::new(1)).await.unwrap(), (2, 4));
-        assert_eq!(stored_size(&mut tx, UserNum::new(2)).await.unwrap(), (0, 0));
+        let size = |devices, bytes| DeviceListSize { devices, bytes };
+        let stored = stored_size(&mut tx, UserNum::new(1)).await.unwrap();
+        assert_eq!(stored, size(2, 4));
+        let stored = stored_size(&mut tx, UserNum::new(2)).await.unwrap();
+        assert_eq!(stored, size(0, 0));
         remove_device(&mut tx, UserNum::new(1), "B").await.unwrap();
         assert_eq!(devices(&mut tx, &[UserNum::new(1)]).await.unwrap(), [a]);
         mark_queried(&mut tx, &[UserNum::new(1)]).await.unwrap();

@@ -102,20 +102,25 @@ pub async fn find_by_transaction(
     .await
 }
 
+/// The scheduled events of a user.
+#[derive(Clone, Copy, Debug, Default, sqlx::FromRow)]
+pub struct ScheduledEvents {
+    pub count: i64,
+    /// The time at which the first of them is sent.
+    pub next_due_ts: Option<i64>,
+}
+
 /// Returns the number of a user's scheduled events, and the time of the next one.
-pub async fn count_scheduled(
-    db: &mut impl ReadAccess,
-    user: UserNum,
-) -> Result<(i64, Option<i64>)> {
+pub async fn count_scheduled(db: &mut impl ReadAccess, user: UserNum) -> Result<ScheduledEvents> {
     let row = db
         .query(
-            "SELECT COUNT(*), MIN(due_ts) FROM delayed_events
+            "SELECT COUNT(*) AS count, MIN(due_ts) AS next_due_ts FROM delayed_events
              WHERE user_num = $1 AND due_ts IS NOT NULL",
         )
         .bind(user)
         .fetch_optional()
         .await?;
-    Ok(row.unwrap_or((0, None)))
+    Ok(row.unwrap_or_default())
 }
 
 /// Cancels all scheduled events of a user.
@@ -214,11 +219,18 @@ pub async fn finish(
     Ok(finished == 1)
 }
 
+/// A key of the state: an event type and a state key.
+#[derive(Clone, Copy, Debug)]
+pub struct StateKeyText<'a> {
+    pub kind: &'a str,
+    pub state_key: &'a str,
+}
+
 /// Cancels the delayed events by which users other than `sender` would set a state event.
 pub async fn cancel_state_of_others(
     tx: &mut WriteTx,
     room: RoomNum,
-    (kind, state_key): (&str, &str),
+    key: StateKeyText<'_>,
     sender: UserNum,
     now: i64,
 ) -> Result<()> {
@@ -227,8 +239,8 @@ pub async fn cancel_state_of_others(
          WHERE room = $1 AND kind = $2 AND state_key = $3 AND user_num <> $4 AND due_ts IS NOT NULL",
     )
     .bind(room)
-    .bind(kind)
-    .bind(state_key)
+    .bind(key.kind)
+    .bind(key.state_key)
     .bind(sender)
     .bind(now)
     .execute()
@@ -335,11 +347,15 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         insert(&mut tx, delayed("a", 5)).await.unwrap();
 
-        cancel_state_of_others(&mut tx, RoomNum::new(1), ("k", ""), UserNum::new(1), 7)
+        let key = StateKeyText {
+            kind: "k",
+            state_key: "",
+        };
+        cancel_state_of_others(&mut tx, RoomNum::new(1), key, UserNum::new(1), 7)
             .await
             .unwrap();
         assert_eq!(scheduled(&mut tx, UserNum::new(1)).await.unwrap().len(), 1);
-        cancel_state_of_others(&mut tx, RoomNum::new(1), ("k", ""), UserNum::new(2), 7)
+        cancel_state_of_others(&mut tx, RoomNum::new(1), key, UserNum::new(2), 7)
             .await
             .unwrap();
         assert!(

@@ -222,12 +222,20 @@ pub async fn set_place(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<()> 
     Ok(())
 }
 
+/// The running counters of a room.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomCounters {
+    pub all: NotificationCounters,
+    /// The part of these that is in threads.
+    pub threaded: NotificationCounters,
+}
+
 /// Shows a redaction that was withheld, at a new place in the timeline or at its present one.
 pub async fn show_redaction(
     tx: &mut WriteTx,
     event_id: &str,
     place: Option<Position>,
-    (counters, threaded): (NotificationCounters, NotificationCounters),
+    counters: RoomCounters,
 ) -> Result<()> {
     tx.query(
         "UPDATE events
@@ -237,10 +245,10 @@ pub async fn show_redaction(
     )
     .bind(event_id)
     .bind(place)
-    .bind(counters.notified)
-    .bind(counters.mentioned)
-    .bind(threaded.notified)
-    .bind(threaded.mentioned)
+    .bind(counters.all.notified)
+    .bind(counters.all.mentioned)
+    .bind(counters.threaded.notified)
+    .bind(counters.threaded.mentioned)
     .execute()
     .await?;
     Ok(())
@@ -404,11 +412,21 @@ pub async fn made_after(
     .await
 }
 
-/// Returns events by id, whether or not they are in a timeline: (id, status, JSON).
+/// The JSON of a stored event.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct EventJsonRow {
+    pub event_id: String,
+    /// The number of the [`EventStatus`].
+    pub status: i64,
+    /// The canonical JSON.
+    pub json: String,
+}
+
+/// Returns events by id, whether or not they are in a timeline.
 pub async fn by_ids<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     ids: impl IntoIterator<Item = S>,
-) -> Result<Vec<(String, i64, String)>> {
+) -> Result<Vec<EventJsonRow>> {
     db.query(
         "SELECT event_id, status, json FROM events
          WHERE event_id IN (SELECT value FROM json_each($1))",

@@ -94,11 +94,20 @@ pub async fn remove(tx: &mut WriteTx, child: Position) -> Result<bool> {
     Ok(removed == 1)
 }
 
-/// Returns the places of the events that relate to another, the newest first, with the number of steps between them.
+/// An event that relates to another, directly or through others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct RelatedEvent {
+    /// The place in the timeline.
+    pub timeline: Position,
+    /// The number of relationships between the two.
+    pub depth: i64,
+}
+
+/// Returns the events that relate to another, the newest first.
 pub async fn related_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     if query.depth == 1 {
         return children_before(db, query).await;
     }
@@ -114,7 +123,7 @@ pub async fn related_before(
              WHERE p.depth < $5
                AND r.rel_type = COALESCE($3, r.rel_type) AND r.kind = COALESCE($4, r.kind)
          )
-         SELECT timeline, MIN(depth) FROM related WHERE timeline <= $6
+         SELECT timeline, MIN(depth) AS depth FROM related WHERE timeline <= $6
          GROUP BY timeline ORDER BY timeline DESC LIMIT $7",
     )
     .bind(query.room)
@@ -132,7 +141,7 @@ pub async fn related_before(
 pub async fn related_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     if query.depth == 1 {
         return children_after(db, query).await;
     }
@@ -148,7 +157,7 @@ pub async fn related_after(
              WHERE p.depth < $5
                AND r.rel_type = COALESCE($3, r.rel_type) AND r.kind = COALESCE($4, r.kind)
          )
-         SELECT timeline, MIN(depth) FROM related WHERE timeline > $6
+         SELECT timeline, MIN(depth) AS depth FROM related WHERE timeline > $6
          GROUP BY timeline ORDER BY timeline LIMIT $7",
     )
     .bind(query.room)
@@ -166,9 +175,9 @@ pub async fn related_after(
 async fn children_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     db.query(
-        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+        "SELECT timeline, CAST(1 AS BIGINT) AS depth FROM relations
          WHERE room = $1 AND parent = $2
            AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline <= $5
          ORDER BY timeline DESC LIMIT $6",
@@ -187,9 +196,9 @@ async fn children_before(
 async fn children_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     db.query(
-        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+        "SELECT timeline, CAST(1 AS BIGINT) AS depth FROM relations
          WHERE room = $1 AND parent = $2
            AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline > $5
          ORDER BY timeline LIMIT $6",
@@ -258,16 +267,23 @@ pub async fn parents_related_by<S: AsRef<str>>(
     .await
 }
 
+/// The events of interest among those that relate to another. `None` means any.
+#[derive(Clone, Debug, Default)]
+pub struct ChildFilter {
+    /// The numbers of the relationship types.
+    pub rel_types: Option<Vec<StringNum>>,
+    pub senders: Option<Vec<UserNum>>,
+}
+
 /// Returns those of the parents to which events with these relationship types and senders relate that are before a
 /// place. `None` means any.
 pub async fn parents_with_children<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
-    (rel_types, senders): (Option<Vec<StringNum>>, Option<Vec<StringNum>>),
+    children: ChildFilter,
     before: Position,
 ) -> Result<Vec<String>> {
-    let any = (rel_types.is_none(), senders.is_none());
     db.query(
         "SELECT DISTINCT parent FROM relations
          WHERE room = $1 AND parent IN (SELECT value FROM json_each($2))
@@ -277,13 +293,22 @@ pub async fn parents_with_children<S: AsRef<str>>(
     )
     .bind(room)
     .bind(text_list(parents))
-    .bind(any.0)
-    .bind(number_list(rel_types.unwrap_or_default()))
-    .bind(any.1)
-    .bind(number_list(senders.unwrap_or_default()))
+    .bind(children.rel_types.is_none())
+    .bind(number_list(children.rel_types.unwrap_or_default()))
+    .bind(children.senders.is_none())
+    .bind(number_list(children.senders.unwrap_or_default()))
     .bind(before)
     .fetch_scalars()
     .await
+}
+
+/// An annotation of an event, such as a reaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Annotation<'a> {
+    /// The number of the event type.
+    pub kind: StringNum,
+    pub sender: UserNum,
+    pub key: &'a str,
 }
 
 /// Returns whether there is already an annotation with the same event, type, sender and key.
@@ -291,8 +316,7 @@ pub async fn has_annotation(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parent: &str,
-    (kind, sender): (StringNum, UserNum),
-    key: &str,
+    annotation: Annotation<'_>,
 ) -> Result<bool> {
     let found: Option<i64> = db
         .query(
@@ -301,20 +325,29 @@ pub async fn has_annotation(
         )
         .bind(room)
         .bind(parent)
-        .bind(sender)
-        .bind(kind)
-        .bind(key)
+        .bind(annotation.sender)
+        .bind(annotation.kind)
+        .bind(annotation.key)
         .fetch_scalar()
         .await?;
     Ok(found.is_some())
 }
 
-/// Returns the relationship of an event: (its parent, the thread that it is in).
+/// The relationship of an event.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct EventParent {
+    /// The event that it relates to.
+    pub parent: Option<String>,
+    /// The root of the thread that it is in.
+    pub thread: Option<String>,
+}
+
+/// Returns the relationship of an event; `None` if the event is not stored.
 pub async fn parent_of(
     db: &mut impl ReadAccess,
     room: RoomNum,
     event_id: &str,
-) -> Result<Option<(Option<String>, Option<String>)>> {
+) -> Result<Option<EventParent>> {
     db.query(
         "SELECT r.parent, e.thread FROM events e LEFT JOIN relations r ON r.child = e.position
          WHERE e.event_id = $2 AND e.room = $1",

@@ -167,11 +167,18 @@ pub async fn get(db: &mut impl ReadAccess, room: RoomNum) -> Result<Option<RoomR
     .await
 }
 
+/// The newest event of a room.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct LastRoomPosition {
+    pub num: RoomNum,
+    pub last_position: Position,
+}
+
 /// Returns the positions of the newest events of rooms.
 pub async fn last_positions(
     db: &mut impl ReadAccess,
     rooms: &[RoomNum],
-) -> Result<Vec<(RoomNum, Position)>> {
+) -> Result<Vec<LastRoomPosition>> {
     db.query(
         "SELECT num, last_position
          FROM rooms

@@ -322,13 +322,19 @@ pub async fn count_users(db: &mut impl ReadAccess, query: &UserListQuery) -> Res
     Ok(count.unwrap_or(0))
 }
 
-/// Returns users who have no place in the list yet, with their ids and display names as JSON.
-pub async fn unlisted_users(
-    db: &mut impl ReadAccess,
-    limit: i64,
-) -> Result<Vec<(UserNum, String, Option<String>)>> {
+/// A user who has no place in the list yet.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct UnlistedUser {
+    pub user_num: UserNum,
+    pub user_id: String,
+    /// The display name, as JSON.
+    pub display_name: Option<String>,
+}
+
+/// Returns users who have no place in the list yet.
+pub async fn unlisted_users(db: &mut impl ReadAccess, limit: i64) -> Result<Vec<UnlistedUser>> {
     db.query(
-        "SELECT a.user_num, s.text, n.value
+        "SELECT a.user_num, s.text AS user_id, n.value AS display_name
          FROM accounts a
          JOIN strings s ON s.num = a.user_num
          LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     ephemeral::EphemeralTick,
     numbers::{Position, RoomNum},
+    rooms::UnreadNotifications,
 };
 
 /// The number of members of a room of which it is remembered that the client has them. Beyond it, they are sent again.
@@ -98,7 +99,7 @@ pub(super) struct SentDescription {
     pub(super) joined: i64,
     pub(super) invited: i64,
     pub(super) bump_stamp: Position,
-    pub(super) unread: (u64, u64),
+    pub(super) unread: UnreadNotifications,
 }
 
 impl RequestParameters {
