@@ -54,14 +54,14 @@ pub(super) async fn store_list(
         user_num: user,
         stream_id: list.stream_id,
         is_fresh: !is_doubtful,
-        is_told: false,
+        is_reported: false,
     };
     remote_device_lists::set_list(tx, &row).await?;
     let is_new = before != after;
     if is_new {
         remote_device_lists::replace_devices(tx, user, &after).await?;
     }
-    if (is_new || keys_changed) && known.is_some_and(|known| !known.is_told) {
+    if (is_new || keys_changed) && known.is_some_and(|known| !known.is_reported) {
         device_list_changes::record_change(tx, user, None).await?;
     }
     Ok(())
@@ -151,7 +151,7 @@ impl ListUpdater {
         let mut before = update.prev_ids.iter();
         if update.prev_ids.is_empty() || !before.all(|id| self.stream_ids.contains(id)) {
             list.is_fresh = false;
-            list.is_told = false;
+            list.is_reported = false;
             return Ok(());
         }
         self.stream_ids.insert(update.stream_id);

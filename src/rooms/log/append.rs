@@ -194,7 +194,7 @@ impl EventAppend<'_> {
         if numbers.stored_at == numbers.position {
             return events::insert(tx, &row).await;
         }
-        events::set_place(tx, &row).await?;
+        events::update_placement(tx, &row).await?;
         Ok(true)
     }
 

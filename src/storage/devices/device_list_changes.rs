@@ -124,7 +124,7 @@ pub async fn devices_changed_after(
     .await
 }
 
-/// Returns the users whose keys changed after a position for everyone who may see them.
+/// Returns the users whose keys changed after a position, except for changes that concern one watcher only.
 pub async fn users_changed_after(
     db: &mut impl ReadAccess,
     after: Position,

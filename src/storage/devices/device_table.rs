@@ -80,7 +80,7 @@ pub async fn find(
     .await
 }
 
-/// Returns the numbers of those of the devices that the user has.
+/// Returns the numbers of the user's devices that have one of these ids.
 pub async fn find_all(
     db: &mut impl ReadAccess,
     user: UserNum,

@@ -171,7 +171,7 @@ pub async fn set_fallback(tx: &mut WriteTx, device: DeviceNum, row: &KeyRow<'_>)
     Ok(())
 }
 
-/// Returns the fallback keys of these devices, and marks them as used.
+/// Returns the fallback keys of these devices for an algorithm, and marks them as used.
 pub async fn claim_fallback(
     tx: &mut WriteTx,
     devices: &[DeviceNum],

@@ -22,10 +22,10 @@ pub struct RemoteDeviceListRow {
     /// Whether the list is up to date, as far as this server knows.
     pub is_fresh: bool,
     /// Whether clients were notified of a change, and none has queried the list since.
-    pub is_told: bool,
+    pub is_reported: bool,
 }
 
-/// A device with keys of a user.
+/// A user's device that has keys.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RemoteDeviceRow {
     pub user_num: UserNum,
@@ -41,7 +41,7 @@ pub async fn lists(
     users: &[UserNum],
 ) -> Result<Vec<RemoteDeviceListRow>> {
     db.query(
-        "SELECT user_num, stream_id, is_fresh, is_told
+        "SELECT user_num, stream_id, is_fresh, is_told AS is_reported
          FROM remote_device_lists
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
@@ -131,13 +131,13 @@ pub async fn set_list(tx: &mut WriteTx, row: &RemoteDeviceListRow) -> Result<()>
     .bind(row.user_num)
     .bind(row.stream_id)
     .bind(row.is_fresh)
-    .bind(row.is_told)
+    .bind(row.is_reported)
     .execute()
     .await?;
     Ok(())
 }
 
-/// Starts tracking the lists of users, of whose changes clients are notified. Lists that are already tracked do not
+/// Starts tracking the lists of users about whom clients are being notified. Lists that are already tracked do not
 /// change.
 pub async fn track_users(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     for chunk in users.chunks(ROWS_PER_STATEMENT) {
@@ -279,7 +279,7 @@ mod tests {
             user_num,
             stream_id: is_fresh.then_some(StreamId::new(5)),
             is_fresh,
-            is_told: true,
+            is_reported: true,
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(devices(&mut tx, &[UserNum::new(1)]).await.unwrap(), [a]);
         mark_queried(&mut tx, &[UserNum::new(1)]).await.unwrap();
         let expected = RemoteDeviceListRow {
-            is_told: false,
+            is_reported: false,
             ..list_of(UserNum::new(1), true)
         };
         assert_eq!(

@@ -43,7 +43,7 @@ pub struct DelayedEventRow {
     pub finalised_ts: Option<i64>,
     /// The id of the event that was sent.
     pub event_id: Option<String>,
-    /// The reason of a refusal, as JSON.
+    /// The reason for a refusal, as JSON.
     pub error: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct DelayedEventOutcome<'a> {
     pub ts: i64,
     /// The id of the event that was sent.
     pub event_id: Option<&'a str>,
-    /// The reason of a refusal, as JSON.
+    /// The reason for a refusal, as JSON.
     pub error: Option<&'a str>,
 }
 
@@ -203,7 +203,7 @@ pub async fn restart(tx: &mut WriteTx, num: DelayedEventNum, now: i64) -> Result
 pub async fn finish(
     tx: &mut WriteTx,
     num: DelayedEventNum,
-    ending: DelayedEventOutcome<'_>,
+    outcome: DelayedEventOutcome<'_>,
 ) -> Result<bool> {
     let finished = tx
         .query(
@@ -211,9 +211,9 @@ pub async fn finish(
              WHERE num = $1 AND due_ts IS NOT NULL",
         )
         .bind(num)
-        .bind(ending.ts)
-        .bind(ending.event_id)
-        .bind(ending.error)
+        .bind(outcome.ts)
+        .bind(outcome.event_id)
+        .bind(outcome.error)
         .execute()
         .await?;
     Ok(finished == 1)
@@ -326,11 +326,11 @@ mod tests {
         for (delay_id, ts) in [("a", 1), ("b", 50), ("c", 51), ("d", 52)] {
             insert(&mut tx, delayed(delay_id, 0)).await.unwrap();
             let row = get(&mut tx, delay_id).await.unwrap().unwrap();
-            let ending = DelayedEventOutcome {
+            let outcome = DelayedEventOutcome {
                 ts,
                 ..DelayedEventOutcome::default()
             };
-            finish(&mut tx, row.num, ending).await.unwrap();
+            finish(&mut tx, row.num, outcome).await.unwrap();
         }
 
         delete_old_outcomes(&mut tx, UserNum::new(1), 10, 2)

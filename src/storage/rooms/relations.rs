@@ -40,7 +40,7 @@ pub struct RelationQuery<'a> {
     pub kind: Option<StringNum>,
     /// The number of steps that an event may be away from the parent.
     pub depth: i64,
-    /// The place from which to read, which is between two events: after the one with this number.
+    /// The place from which to read: between the event at this place and the next one.
     pub from: Position,
     /// The most events to return.
     pub limit: i64,
@@ -62,7 +62,7 @@ pub struct BundledChild {
     pub is_edit: bool,
 }
 
-/// Stores a relationship, unless it is already stored.
+/// Stores a relationship. Returns `false` if it was already stored.
 pub async fn insert(tx: &mut WriteTx, relation: &NewRelation<'_>) -> Result<bool> {
     let stored = tx
         .query(
@@ -137,7 +137,7 @@ pub async fn related_before(
     .await
 }
 
-/// As [`related_before`], but with the events after a place, the oldest first.
+/// Like [`related_before`], but with the events after a place, the oldest first.
 pub async fn related_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
@@ -171,7 +171,7 @@ pub async fn related_after(
     .await
 }
 
-/// As [`related_before`] for one step: it stops as soon as it has enough, no matter how many children there are.
+/// Like [`related_before`] for one step, but it stops as soon as it has enough, no matter how many children there are.
 async fn children_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
@@ -192,7 +192,7 @@ async fn children_before(
     .await
 }
 
-/// As [`children_before`], but with the events after a place, the oldest first.
+/// Like [`children_before`], but with the events after a place, the oldest first.
 async fn children_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
@@ -247,7 +247,7 @@ pub async fn bundled_children<S: AsRef<str>>(
     .await
 }
 
-/// Returns those of the parents to which a user's events relate with a type.
+/// Returns the parents to which a user's events relate with a relationship type.
 pub async fn parents_related_by<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
@@ -267,7 +267,7 @@ pub async fn parents_related_by<S: AsRef<str>>(
     .await
 }
 
-/// The events of interest among those that relate to another. `None` means any.
+/// A filter for the events that relate to others. `None` includes all.
 #[derive(Clone, Debug, Default)]
 pub struct ChildFilter {
     /// The numbers of the relationship types.
@@ -275,8 +275,7 @@ pub struct ChildFilter {
     pub senders: Option<Vec<UserNum>>,
 }
 
-/// Returns those of the parents to which events with these relationship types and senders relate that are before a
-/// place. `None` means any.
+/// Returns the parents to which an event relates that matches a filter and is before a place.
 pub async fn parents_with_children<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
@@ -333,7 +332,7 @@ pub async fn has_annotation(
     Ok(found.is_some())
 }
 
-/// The relationship of an event.
+/// The event that another one relates to, and the thread that the other one is in.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct EventParent {
     /// The event that it relates to.
@@ -342,7 +341,7 @@ pub struct EventParent {
     pub thread: Option<String>,
 }
 
-/// Returns the relationship of an event; `None` if the event is not stored.
+/// Returns the parent and the thread of an event; `None` if the event is not stored.
 pub async fn parent_of(
     db: &mut impl ReadAccess,
     room: RoomNum,
