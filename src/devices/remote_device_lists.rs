@@ -6,7 +6,8 @@
 //! are not kept.
 //!
 //! Clients are notified of a change when it happens: when an update contains something new, or when an answer differs
-//! from the list that clients could know. A user who starts to share a room is reported by `sync` instead (`is_reported`).
+//! from the list that clients could know. A user who starts to share a room is reported by `sync` instead
+//! (`is_reported`).
 //!
 //! See [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management).
 

@@ -79,9 +79,9 @@ async fn check_redaction(
     };
     let target = Pdu::parse(target.clone(), &row.json)?;
     let levels = matrix::power_levels(before, &room.rules);
-    let may = levels.user_can_redact_event_of_other(&redaction.sender)
+    let may_redact = levels.user_can_redact_event_of_other(&redaction.sender)
         || is_same_server(&target.sender, &redaction.sender);
-    if row.room != room.num || !may {
+    if row.room != room.num || !may_redact {
         return Ok(RedactionOutcome::Invalid);
     }
     let redacted = RedactedEvent { row, pdu: target };

@@ -115,8 +115,7 @@ pub(crate) async fn remove_relation(tx: &mut WriteTx, row: &EventRow, target: &P
     Ok(())
 }
 
-/// Checks the rules of relations that the server of the sender must enforce, in the transaction
-/// that stores the event.
+/// Checks the rules for relations that the server of the sender must enforce, in the transaction that stores the event.
 pub(crate) async fn check_relation(
     tx: &mut WriteTx,
     room: RoomNum,

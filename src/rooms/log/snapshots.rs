@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Event ids in one query.
+/// The number of event ids in one query.
 const IDS_PER_QUERY: usize = 1_000;
 
 /// The snapshot of a state.

@@ -19,9 +19,9 @@ pub(crate) type ThreadMarkers = HashMap<Option<OwnedEventId>, ThreadMarker>;
 pub struct UserRoom {
     /// The membership.
     pub membership: MembershipState,
-    /// The journal position since which the membership holds.
+    /// The journal position from which on the user has had this membership.
     pub position: Position,
-    /// JSON list of stripped state, with an invitation or a knock.
+    /// The stripped state of an invitation or a knock, as a JSON list.
     pub stripped_state: Option<Arc<str>>,
     /// Whether the user has forgotten the room.
     pub forgotten: bool,

@@ -37,7 +37,7 @@ pub struct DeletedUserRoom {
 impl UserRooms {
     pub(crate) async fn load(db: &Db, user: UserNum) -> Result<(Self, Position)> {
         let mut tx = db.snapshot().await?;
-        let known = storage::last_position(&mut tx).await?;
+        let loaded_up_to = storage::last_position(&mut tx).await?;
         let mut rooms: HashMap<RoomNum, UserRoom> = HashMap::new();
         for row in memberships::of_user(&mut tx, user).await? {
             let room = rooms.entry(row.room).or_default();
@@ -86,7 +86,7 @@ impl UserRooms {
                 user,
                 rooms: RwLock::new(rooms),
             },
-            known,
+            loaded_up_to,
         ))
     }
 

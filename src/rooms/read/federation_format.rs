@@ -7,7 +7,7 @@ use ruma::{EventId, OwnedEventId};
 use super::Timeline;
 use crate::{error::Result, storage::rooms::events};
 
-/// Events read in one query.
+/// The number of events that are read in one query.
 const EVENTS_PER_QUERY: usize = 100;
 
 /// The stored JSON of events, by event id.
@@ -24,7 +24,7 @@ impl EventSources {
 }
 
 impl Timeline {
-    /// Returns the JSON of events. The caller has checked that it may be read.
+    /// Returns the JSON of events. The caller must have checked that the user may see them.
     ///
     /// # Errors
     ///

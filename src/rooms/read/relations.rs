@@ -15,7 +15,7 @@ use crate::{
 
 /// The greatest depth of recursion. The specification asks for at least three.
 const MAX_RECURSION_DEPTH: i64 = 3;
-/// Relations read in one query.
+/// The number of relations that are read in one query.
 const RELATION_BATCH_ROWS: i64 = 100;
 /// The most relations that one page reads. The page may be short if the user may not see most of
 /// them.
@@ -49,7 +49,7 @@ pub struct RelatedEventsPage {
     pub depth: i64,
 }
 
-/// The interned strings of a request. `None` matches all events.
+/// The numbers of the strings in a request. `None` matches all events.
 struct RelationNumbers {
     rel_type: Option<StringNum>,
     kind: Option<StringNum>,
@@ -68,7 +68,7 @@ impl RelatedEventsPage {
 }
 
 impl RelatedEventsRequest {
-    /// Returns the place from which the page begins.
+    /// Returns the place at which the page begins.
     fn start(&self) -> Position {
         self.from.unwrap_or(match self.dir {
             Direction::Backward => Position::MAX,
