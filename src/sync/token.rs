@@ -152,7 +152,7 @@ mod tests {
         }
 
         #[test]
-        fn a_text_that_is_a_sync_token_is_printed_as_it_was(
+        fn a_parsed_sync_token_is_printed_unchanged(
             text in "s[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
         ) {
             if let Ok(token) = text.parse::<SyncToken>() {
@@ -161,7 +161,7 @@ mod tests {
         }
 
         #[test]
-        fn a_text_that_is_a_sliding_token_is_printed_as_it_was(
+        fn a_parsed_sliding_token_is_printed_unchanged(
             text in "p[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
         ) {
             if let Ok(token) = text.parse::<SlidingToken>() {
@@ -170,7 +170,7 @@ mod tests {
         }
 
         #[test]
-        fn a_text_that_is_a_timeline_token_is_printed_as_it_was(text in "t[+-]?[0-9]{1,2}") {
+        fn a_parsed_timeline_token_is_printed_unchanged(text in "t[+-]?[0-9]{1,2}") {
             if let Ok(place) = parse_timeline_token(&text) {
                 prop_assert_eq!(timeline_token(place), text);
             }
