@@ -18,8 +18,8 @@ const BASE_MODULES: [&str; 8] = [
     "outbound",
 ];
 
-/// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may import
-/// those as well.
+/// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
+/// import those.
 const MODULE_LAYERS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("clock", &[]),
