@@ -161,7 +161,7 @@ export function messageOf(error: unknown): string {
   if (error instanceof MatrixError && error.status === 429) return `Too many attempts. Try again in ${waitText(retryAfterMs(error))}.`;
   if (error instanceof MatrixError || error instanceof NetworkError || error instanceof UserFacingError) return error.message;
   console.error(error);
-  return "Something went wrong.";
+  return "Something went wrong. Try again.";
 }
 
 function retryAfterMs(error: MatrixError): number {
