@@ -74,9 +74,9 @@ async def state_at_the_same_time(scene):
             bob.sets(room, "org.example.count", {"count": -number}, "other"),
             alice.says(room, f"Round {number}"),
         )
-    told = [await person.says(room, "That is all") for person in (alice, bob)]
+    sent = [await person.says(room, "That is all") for person in (alice, bob)]
     for person in (alice, bob):
-        for event in told:
+        for event in sent:
             await person.sees("the last words", looking.event_id(room, event))
     await same_state(room, alice, bob)
     await becomes("the same topic", lambda: _same_topic(room, alice, bob))
@@ -88,7 +88,7 @@ async def _same_topic(room, alice, bob):
 
 
 async def give_power(giver, taker, room, level):
-    """Gives somebody a power level."""
+    """Gives a user a power level."""
     levels = await giver.state_event(room, "m.room.power_levels")
     levels.setdefault("users", {})[taker.id] = level
     await giver.sets(room, "m.room.power_levels", levels)

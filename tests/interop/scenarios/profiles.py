@@ -7,7 +7,7 @@ from harness import in_each_version, once, same, same_state
 
 @once
 async def profile(scene):
-    """Bob looks at the profile of Alice, whom he shares no room with."""
+    """Bob looks at the profile of Alice, with whom he shares no room."""
     alice, bob = await scene.pair()
     await _names(alice, "Alice of the near side")
     await alice.ask("PUT", path("profile", alice.id, "avatar_url"), {"avatar_url": "mxc://example.org/alice"})

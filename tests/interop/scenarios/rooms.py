@@ -55,7 +55,7 @@ async def _space(scene, owner, name):
 
 @in_each_version
 async def upgrade(scene):
-    """A room becomes one of the story's version, and Bob follows it from the other server."""
+    """A room becomes one of the scenario's version, and Bob follows it from the other server."""
     old_version = {"10": "9", "11": "10", "12": "11"}[scene.version]
     alice, bob = await scene.pair()
     alias = f"moving-{alice.device.lower()}"

@@ -15,8 +15,8 @@ async def messages(scene):
         heard = await listener.sees(f"line {number}", looking.event_id(room, said[-1]))
         same((heard["sender"], heard["content"]["body"]), (speaker.id, f"Line {number}"), "who says what")
     for person in (alice, bob):
-        told = [event["event_id"] async for event in person.history(room)]
-        same([e for e in told if e in said], said[::-1], f"the order for {person}")
+        found = [event["event_id"] async for event in person.history(room)]
+        same([e for e in found if e in said], said[::-1], f"the order for {person}")
     await same_state(room, alice, bob)
 
 

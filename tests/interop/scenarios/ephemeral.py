@@ -1,4 +1,4 @@
-"""What is told and not kept: typing, receipts and presence."""
+"""Typing, receipts and presence, which are sent but not stored as events."""
 
 import looking
 from client import path

@@ -2,7 +2,7 @@
 
 import looking
 from harness import in_each_version, refused, same, same_state
-from stories.joining import restricted_room
+from scenarios.joining import restricted_room
 
 
 @in_each_version
@@ -22,7 +22,7 @@ async def knock_denied(scene):
     alice, bob, room = await _someone_knocks(scene)
     await alice.does("kick", room, bob, reason="Not today")
     await alice.sees("that Bob was turned away", looking.member(room, bob, "leave"))
-    # Nobody needs to tell Bob's server, which is not in the room.
+    # Bob's server need not be notified, because it is not in the room.
     alice.forgets()
     await bob.knocks(room, "And now?", scene.near)
     knock = await alice.sees("the second knock", looking.member(room, bob, "knock"))

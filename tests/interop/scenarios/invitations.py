@@ -6,7 +6,7 @@ from harness import in_each_version, same, same_state
 
 @in_each_version
 async def invite_and_join(scene):
-    """Bob is invited, sees to what and by whom, joins, and they talk."""
+    """Bob is invited, sees the room and the inviter, joins, and both send messages."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="private_chat", name="The back room")
     await alice.does("invite", room, bob, reason="Come in")

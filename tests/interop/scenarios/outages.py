@@ -9,7 +9,7 @@ import aiohttp
 import looking
 from client import NotSeen, Refused
 from harness import becomes, check, outage, same_state
-from stories.history import say_many
+from scenarios.history import say_many
 
 # Catching up takes a busy machine a while.
 PATIENCE_SECONDS = 300
@@ -63,7 +63,7 @@ class Talk:
             self._said[room].append(await _until_answered(send, patience) if patience else await send())
 
     async def some_arrived(self, person, count):
-        """Waits until that many of the events have come to somebody's server."""
+        """Waits until that many of the events have arrived at the server of a user."""
         arrived = set()
 
         def count_arrived(answer):
@@ -103,8 +103,8 @@ async def _until_answered(send, patience):
 
 
 async def _shows_life(scene, server, talk):
-    """Synapse neither tells others that it is back, nor takes up what it left undone before it is sent something."""
-    if not server.tells_others_of_its_return:
+    """Lets a user send from the server: Synapse notifies nobody when it is back, and waits for something to do."""
+    if not server.notifies_others_after_a_restart:
         here, there = (talk.alice, talk.bob) if server is scene.near else (talk.bob, talk.alice)
         await here.says(talk.rooms[0], "I am back")
         await there.says(talk.rooms[0], "Welcome back")
@@ -123,7 +123,7 @@ async def outage_of_the_peer(scene):
 
 @outage
 async def outage_of_both(scene):
-    """Both servers start anew while both sides talk."""
+    """Both servers restart while both sides send messages."""
     talk = await Talk.begins(scene)
     talking = asyncio.create_task(talk.goes_on_regardless(talk.alice, talk.bob))
     try:
