@@ -103,7 +103,7 @@ async def _until_answered(send, patience):
 
 
 async def _shows_life(scene, server, talk):
-    """Lets a user send from the server: Synapse notifies nobody when it is back, and waits for something to do."""
+    """Lets both users send, because Synapse does not notify other servers when it is back."""
     if not server.notifies_others_after_a_restart:
         here, there = (talk.alice, talk.bob) if server is scene.near else (talk.bob, talk.alice)
         await here.says(talk.rooms[0], "I am back")
