@@ -116,7 +116,7 @@ async def device_lists(scene):
 
 @once
 async def device_lists_of_newcomers(scene):
-    """Who joins learns of the devices of those who are there, and they of the newcomer's."""
+    """A new member gets the device lists of the other members, and they get the new member's."""
     alice, bob = await scene.pair()
     for person in (alice, bob):
         await Device(person).publish(0)
@@ -164,7 +164,7 @@ async def _signed_by(master, person, usage):
 
 @once
 async def to_device(scene):
-    """Messages to a device come each once and in their order, and those to all devices to all."""
+    """To-device messages arrive once and in order, and messages to all devices arrive at all."""
     alice, bob, _ = await scene.shared_room()
     tablet = await bob.log_in("Bob's tablet")
     for person in (bob, tablet):
@@ -181,7 +181,7 @@ async def to_device(scene):
 
 @once
 async def encrypted_conversation(scene):
-    """Alice claims a key of Bob's, sends him the key of the room with it, he reads, and answers the same way."""
+    """Alice claims a one-time key of Bob's and sends him the room key. He decrypts, and replies the same way."""
     alice, bob, room = await scene.shared_room()
     await alice.sets(room, "m.room.encryption", {"algorithm": MEGOLM})
     devices = {person: Device(person) for person in (alice, bob)}

@@ -7,7 +7,7 @@ from scenarios.joining import restricted_room
 
 @in_each_version
 async def knock_and_be_let_in(scene):
-    """Bob knocks, Alice sees why and invites him, and he joins."""
+    """Bob knocks, Alice sees his reason and invites him, and he joins."""
     alice, bob, room = await _someone_knocks(scene)
     await alice.does("invite", room, bob)
     await bob.sees("the invitation", looking.invitation(room))
@@ -18,7 +18,7 @@ async def knock_and_be_let_in(scene):
 
 @in_each_version
 async def knock_denied(scene):
-    """Bob knocks, is turned away, and knocks again."""
+    """Bob knocks, is refused, and knocks again."""
     alice, bob, room = await _someone_knocks(scene)
     await alice.does("kick", room, bob, reason="Not today")
     await alice.sees("that Bob was turned away", looking.member(room, bob, "leave"))
@@ -31,7 +31,7 @@ async def knock_denied(scene):
 
 @in_each_version
 async def knock_withdrawn(scene):
-    """Bob knocks and thinks better of it."""
+    """Bob knocks and withdraws the knock."""
     alice, bob, room = await _someone_knocks(scene)
     await bob.leaves(room)
     await bob.sees("that he is gone", looking.left(room))
@@ -41,7 +41,7 @@ async def knock_withdrawn(scene):
 
 @in_each_version
 async def knock_restricted(scene):
-    """At a room of a space, strangers knock and members of the space join."""
+    """In a room with `knock_restricted`, others knock and members of the space join."""
     alice, bob = await scene.pair()
     space, room = await restricted_room(scene, alice, "knock_restricted")
     await refused(bob.joins(room, scene.near), "joining without being in the space")

@@ -112,7 +112,7 @@ async def _shows_life(scene, server, talk):
 
 @outage
 async def outage_of_the_peer(scene):
-    """The far server stops, the near one goes on, the far one starts again and catches up."""
+    """The far server stops while the near one continues. It starts again and catches up."""
     talk = await Talk.begins(scene)
     await scene.far.stop()
     await talk.goes_on(talk.alice)
@@ -182,7 +182,7 @@ async def outage_during_join(scene):
 
 @outage
 async def outage_during_backfill(scene):
-    """The far server is killed while it fetches history, again and again, and has all of it in the end."""
+    """The far server is killed repeatedly while it fetches history, and has all of it in the end."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="public_chat")
     await say_many(alice, room, 500 if scene.full else 200)

@@ -18,7 +18,7 @@ async def profile(scene):
 
 @in_each_version
 async def profile_change(scene):
-    """Who changes the name is called so by the room's members on the other side."""
+    """A user's new display name is shown to the members of the room on the other server."""
     alice, bob, room = await scene.shared_room()
     for person, watcher in ((alice, bob), (bob, alice)):
         name = f"The new {person.id}"
