@@ -43,9 +43,9 @@ impl KeyedQueuePlace {
     /// Waits for the permission to run.
     pub async fn acquire(self) -> KeyedPermit {
         // The semaphore is never closed.
-        let turn = self.run_semaphore.acquire_owned().await.ok();
+        let run_permit = self.run_semaphore.acquire_owned().await.ok();
         KeyedPermit {
-            _run_permit: turn,
+            _run_permit: run_permit,
             _queue_permit: self.queue_permit,
         }
     }
@@ -90,14 +90,14 @@ mod tests {
 
     #[tokio::test]
     async fn callers_of_one_key_wait_when_too_many_run() {
-        let turns = KeyedSemaphore::new(2, 1);
-        let place = |key| turns.enqueue(&key).expect("there is a place");
+        let semaphore = KeyedSemaphore::new(2, 1);
+        let place = |key| semaphore.enqueue(&key).expect("there is a place");
         let (first, _second) = (place("a").acquire().await, place("a").acquire().await);
 
         let mut third = Box::pin(place("a").acquire());
         assert!(poll!(third.as_mut()).is_pending());
-        assert!(turns.enqueue(&"a").is_none());
-        assert!(turns.enqueue(&"b").is_some());
+        assert!(semaphore.enqueue(&"a").is_none());
+        assert!(semaphore.enqueue(&"b").is_some());
         drop(first);
 
         third.await;
@@ -105,13 +105,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_without_callers_is_forgotten() {
-        let turns = KeyedSemaphore::new(1, 1);
+        let semaphore = KeyedSemaphore::new(1, 1);
         for key in 0..100 {
-            drop(turns.enqueue(&key));
+            drop(semaphore.enqueue(&key));
         }
 
-        let _turn = turns.enqueue(&100);
+        let _place = semaphore.enqueue(&100);
 
-        assert_eq!(turns.semaphores.lock().unwrap().len(), 1);
+        assert_eq!(semaphore.semaphores.lock().unwrap().len(), 1);
     }
 }

@@ -1,7 +1,7 @@
-//! The types of the numbers that identify something, so that one kind of number cannot be taken for another.
+//! Types for the numbers that identify something, so that one kind of number cannot be mistaken for another.
 //!
-//! A number is bound and read like the `BIGINT` that it is stored as. It can be compared and sorted, but there is no
-//! arithmetic on it; only a [`Position`] has neighbours.
+//! A number is bound to a statement and read from a row like the `BIGINT` as which it is stored. Numbers can be
+//! compared and sorted, but there is no arithmetic on them, except that some have a next number.
 
 use std::{
     fmt,
@@ -59,8 +59,9 @@ macro_rules! number_types {
 number_types! {
     /// The place of a change in the order of all changes. A sync token is made of such positions.
     ///
-    /// Events have their place in the timeline of their room by the same numbers: a new event has the position at which
-    /// it was stored, and an event that arrives later than those around it has a free position between theirs.
+    /// The place of an event in the timeline of its room is such a number, too: for a new event it is the position at
+    /// which the event was stored, and for an event that arrives later than those around it, a free number between
+    /// theirs.
     #[derive(Default, serde::Serialize)]
     Position;
 
@@ -76,15 +77,16 @@ number_types! {
     /// The number of an event type, a state key, a server name or another text in the table `strings`.
     StringNum;
 
-    /// The number of a snapshot of a room's state: the position of the event after which the room had this state.
+    /// The number of a snapshot of a room's state: a journal position. For the room's own state it is the place in the
+    /// timeline from which on the room had this state.
     #[derive(Default)]
     SnapshotId;
 
-    /// The number of a chain of snapshots, which has the changes from one to the next.
+    /// The number of a chain of state snapshots, which is the number of the first snapshot in it.
     #[derive(Default)]
     StateChainNum;
 
-    /// The `stream_id` of a device list, which the server of its user chose.
+    /// The `stream_id` of the device list of a remote user, which that user's server chose.
     StreamId;
 
     /// The number of a delayed event in the table `delayed_events`.
@@ -96,22 +98,22 @@ number_types! {
     /// The number of a file in the table `media`.
     MediaNum;
 
-    /// The id of a filter among those of its user.
+    /// The id of a filter, unique among the filters of its user.
     FilterId;
 
-    /// The version of a key backup among those of its user.
+    /// The version of a key backup, unique among the backups of its user.
     BackupVersionNum;
 }
 
 impl Position {
-    /// Before every position, also those of old events that arrive late.
+    /// A position before every other, including the places of old events that arrive late.
     pub const MIN: Self = Self(i64::MIN);
-    /// Before the first change.
+    /// The position before the first change.
     pub const ZERO: Self = Self(0);
-    /// After every position.
+    /// A position after every other.
     pub const MAX: Self = Self(i64::MAX);
 
-    /// Returns the position a number of positions after this one.
+    /// Returns the position that is `count` positions after this one.
     #[must_use]
     pub const fn plus(self, count: i64) -> Self {
         Self(self.0.saturating_add(count))
@@ -156,14 +158,14 @@ impl AtomicPosition {
         self.0.store(position.0, Ordering::SeqCst);
     }
 
-    /// Replaces the position if another is later, and returns the position before that.
+    /// Replaces the position by the given one if that is later. Returns the position that was stored before.
     pub fn fetch_max(&self, position: Position) -> Position {
         Position(self.0.fetch_max(position.0, Ordering::SeqCst))
     }
 }
 
 impl StringNum {
-    /// The number of no text: nothing that is stored has it.
+    /// A number that no text has.
     pub const NONE: Self = Self(0);
 }
 
@@ -173,7 +175,7 @@ impl UserNum {
         Self(text.0)
     }
 
-    /// Returns the number of the user id.
+    /// Returns the number of the user id, as that of a text.
     pub const fn string(self) -> StringNum {
         StringNum(self.0)
     }
@@ -183,19 +185,19 @@ impl SnapshotId {
     /// The snapshot of the empty state, before the first event.
     pub const EMPTY: Self = Self(0);
 
-    /// Returns the snapshot of the state after the event at a position.
+    /// Returns the number of the snapshot that was taken at a position.
     pub const fn at(position: Position) -> Self {
         Self(position.0)
     }
 
-    /// Returns the position from which on the room has this state.
+    /// Returns the position at which the snapshot was taken.
     pub const fn position(self) -> Position {
         Position(self.0)
     }
 }
 
 impl StateChainNum {
-    /// The chain of a room that has no state yet.
+    /// The value for a room that has no state yet, and therefore no chain.
     pub const NONE: Self = Self(0);
 
     /// Returns the chain that begins with a snapshot.

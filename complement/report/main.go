@@ -1,4 +1,4 @@
-// Command report reads what `go test -json` prints and tells what passed.
+// Command report reads what `go test -json` prints, and reports which tests passed.
 //
 // With -write it writes the results, one JSON object a line, sorted by name. With -expect it reads such a file
 // and fails when a test that is listed there as passing did not pass. With -names it only prints, for

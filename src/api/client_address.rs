@@ -34,8 +34,8 @@ impl ClientAddress {
     /// Returns the address of the client that sent a request.
     pub fn from_parts(parts: &Parts) -> Self {
         // Without a connection, as in tests of a handler, all requests share one address.
-        let nobody = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        parts.extensions.get().copied().unwrap_or(nobody)
+        let unspecified = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        parts.extensions.get().copied().unwrap_or(unspecified)
     }
 }
 

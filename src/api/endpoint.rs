@@ -124,7 +124,8 @@ fn paths_with_aliases(paths: impl Iterator<Item = &'static str>) -> BTreeSet<Str
             }
         }
     }
-    // An empty state key may leave its slash at the end. Some clients omit the slash at the end of the push rules.
+    // If the state key is empty, the path may end with a slash or without one. Some clients omit the slash at the end
+    // of the path of the push rules.
     for path in found.clone() {
         if let Some(start) = path.strip_suffix("/{state_key}") {
             found.insert(format!("{start}/"));
@@ -209,11 +210,11 @@ pub struct ReceivedRequest<I> {
 }
 
 impl<I> ReceivedRequest<I> {
-    /// Parses the request with ruma, and takes its cost.
+    /// Parses the request with ruma, and counts it against its rate limit.
     ///
     /// # Errors
     ///
-    /// When the request is invalid, or its sender has made too many; the error says why.
+    /// When the request is invalid, or its sender has made too many requests; the error says why.
     pub fn parse<R>(self, app: &App) -> Result<ParsedRequest<R>>
     where
         R: IncomingRequest + Metadata<Authentication: RequestAuthenticator<Identity = I>>,
@@ -235,7 +236,7 @@ impl<I> ReceivedRequest<I> {
     }
 }
 
-/// Receives, authenticates and parses a request, and takes its cost.
+/// Receives, authenticates and parses a request, and counts it against its rate limit.
 async fn read_request<R>(
     request: Request,
     app: &App,

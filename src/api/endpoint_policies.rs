@@ -69,7 +69,7 @@ const ENDPOINT_POLICIES: [PolicyRow; 39] = [
     by_anonymous_address("GET", "directory/room/{}", RequestClass::Lookup),
 ];
 
-/// The methods of the WebSocket channel that stand for an endpoint with a policy.
+/// The methods of the WebSocket channel that do the same as an endpoint with a policy.
 const CHANNEL_METHODS: [ChannelMethod; 2] = [
     ChannelMethod {
         name: "send",
@@ -183,7 +183,7 @@ impl EndpointPolicy {
         Self::of_endpoint(&Method::PUT, [method.path])
     }
 
-    /// Takes the cost of a request that comes through the WebSocket channel.
+    /// Counts a request that comes through the WebSocket channel against its rate limit.
     ///
     /// # Errors
     ///
@@ -196,14 +196,14 @@ impl EndpointPolicy {
 /// The policy of the endpoint of a request, to be applied when the request has been parsed.
 #[derive(Default)]
 pub(super) struct AdmissionCheck {
-    /// The cost of the request and its payer.
+    /// The rate limit that the request counts against; `None` if there is none.
     cost: Option<RequestCost>,
     marks_active: bool,
 }
 
 struct RequestCost {
     class: RequestClass,
-    payer: RateLimitKey,
+    bucket_owner: RateLimitKey,
 }
 
 impl AdmissionCheck {
@@ -213,7 +213,7 @@ impl AdmissionCheck {
             return Self::default();
         };
         let address = || RateLimitKey::from(&ClientAddress::from_parts(parts));
-        let payer = match (policy.subject, session) {
+        let bucket_owner = match (policy.subject, session) {
             (LimitSubject::Sender, Some(session)) => Some(RateLimitKey::from(&*session.user_id)),
             (LimitSubject::Sender | LimitSubject::Address, _) => Some(address()),
             (LimitSubject::AnonymousAddress, _) => {
@@ -223,22 +223,22 @@ impl AdmissionCheck {
             }
         };
         Self {
-            cost: payer.map(|payer| RequestCost {
+            cost: bucket_owner.map(|bucket_owner| RequestCost {
                 class: policy.class,
-                payer,
+                bucket_owner,
             }),
             marks_active: policy.marks_active,
         }
     }
 
-    /// Takes the cost of the request, and records that its sender is active.
+    /// Counts the request against its rate limit, and records that its sender is active.
     ///
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] after too many requests.
     pub(super) fn admit(self, app: &App, session: Option<&Session>) -> Result<()> {
         if let Some(cost) = self.cost {
-            app.limits.check(cost.class, cost.payer)?;
+            app.limits.check(cost.class, cost.bucket_owner)?;
         }
         if let Some(session) = session
             && self.marks_active
@@ -249,7 +249,7 @@ impl AdmissionCheck {
     }
 }
 
-/// Takes the cost of a request whose handler has no other typed extractor.
+/// Counts a request against its rate limit, for handlers that have no other typed extractor.
 pub struct LimitedRequest;
 
 impl FromRequestParts<App> for LimitedRequest {

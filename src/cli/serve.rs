@@ -77,8 +77,8 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
     let (url, folder) = (config.database.url.expose(), &config.server.data_dir);
     let storage_tasks = Tasks::default();
     let target = DatabaseTarget::parse(url, folder)?;
-    let probed = target.check_usable(&config.server.name).await;
-    probed.map_err(|source| Error::internal("start", source))?;
+    let checked = target.check_usable(&config.server.name).await;
+    checked.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build_app(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
     let registration_token = app.users.registration_tokens.first_admin_token().await?;
@@ -88,11 +88,11 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
     let connections =
         ConnectionServer::new(&app.config.connections, largest_body, stopping.clone());
     // The metrics have their own limit, so they remain available when the other listeners have reached theirs.
-    let few = ConnectionsSection {
+    let metrics_limits = ConnectionsSection {
         max_open: MAX_METRICS_CONNECTIONS,
         ..app.config.connections.clone()
     };
-    let metrics_connections = ConnectionServer::new(&few, 0, stopping);
+    let metrics_connections = ConnectionServer::new(&metrics_limits, 0, stopping);
     let router = api::router(app);
     for listener in listeners {
         serve(listener, router.clone(), &connections, &tasks);

@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn verified_then_earlier_then_less_forwarded_keys_win() {
+    fn verified_then_earlier_then_less_forwarded_keys_are_kept() {
         assert!(is_better(&key(true, 9, 9), &key(false, 1, 1)));
         assert!(!is_better(&key(false, 1, 1), &key(true, 9, 9)));
         assert!(is_better(&key(true, 1, 9), &key(true, 2, 1)));

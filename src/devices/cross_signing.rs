@@ -34,9 +34,9 @@ const PUBLIC_KEY_BYTES: usize = 32;
 /// Whether the user has just completed interactive authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UiaProof {
-    /// By a password or another stage.
+    /// The user completed a stage, such as the password.
     Given,
-    /// No: there is only an access token.
+    /// The request has only an access token.
     Missing,
 }
 

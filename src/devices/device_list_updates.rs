@@ -232,27 +232,27 @@ impl OutgoingDeviceEdus {
             },
             stream_id: queued.stream_id,
         };
-        for (device_id, position) in changes {
-            updates.position = updates.position.max(position);
-            if device_id == device_list_changes::CROSS_SIGNING_DEVICE_ID {
+        for changed in changes {
+            updates.position = updates.position.max(changed.position);
+            if changed.device_id == device_list_changes::CROSS_SIGNING_DEVICE_ID {
                 let mut content = SigningKeyUpdateContent::new(user_id.to_owned());
                 content.master_key.clone_from(&list.master_key);
                 content.self_signing_key.clone_from(&list.self_signing_key);
                 updates.edus.extend(signing_key_edus(content)?);
                 continue;
             }
-            let device = devices.remove(&device_id);
-            let device_id = OwnedDeviceId::from(device_id);
+            let device = devices.remove(&changed.device_id);
+            let device_id = OwnedDeviceId::from(changed.device_id);
             let mut content = DeviceListUpdateContent::new(
                 user_id.to_owned(),
                 device_id,
-                position_number(position),
+                position_number(changed.position),
             );
             content.prev_id = vec![position_number(updates.stream_id)];
             content.deleted = device.is_none().then_some(true);
             content.keys = keys.remove(&content.device_id);
             content.device_display_name = device.and_then(|device| device.display_name);
-            updates.stream_id = position;
+            updates.stream_id = changed.position;
             updates
                 .edus
                 .push(serialize_edu(&Edu::DeviceListUpdate(content))?);

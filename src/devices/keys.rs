@@ -29,7 +29,7 @@ use crate::{
         Db, JournalChange, KeyCounts, WriteTx,
         devices::{
             cross_signing, device_keys, device_list_changes, device_table,
-            one_time_keys::{self, KeyRow},
+            one_time_keys::{self, ClaimedKey, KeyRow, NewOneTimeKey, StoredOneTimeKey},
         },
     },
 };
@@ -156,10 +156,15 @@ impl EncryptionKeys {
             let mut claimed = one_time_keys::claim(&mut tx, &nums, &algorithm).await?;
             let without_key: Vec<DeviceNum> = nums
                 .into_iter()
-                .filter(|num| !claimed.iter().any(|(device, ..)| device == num))
+                .filter(|num| !claimed.iter().any(|key| key.device == *num))
                 .collect();
             claimed.extend(one_time_keys::claim_fallback(&mut tx, &without_key, &algorithm).await?);
-            for (device, key_id, key) in claimed {
+            for ClaimedKey {
+                device,
+                key_id,
+                key,
+            } in claimed
+            {
                 let Some(owner) = requested.get(&device) else {
                     continue;
                 };
@@ -342,28 +347,28 @@ async fn store_one_time_keys(
     }
     let key_ids: Vec<&str> = keys.iter().map(|key| key.key_id.as_str()).collect();
     let known = one_time_keys::keys_with_ids(tx, device, &key_ids).await?;
-    let known: HashMap<(&str, &str), (&str, bool)> = known
-        .iter()
-        .map(|(algorithm, key_id, key, claimed)| {
-            (
-                (algorithm.as_str(), key_id.as_str()),
-                (key.as_str(), *claimed),
-            )
-        })
-        .collect();
+    let find_known = |key: &UploadedKey| {
+        let is_same = |known: &&StoredOneTimeKey| {
+            (&known.algorithm, &known.key_id) == (&key.algorithm, &key.key_id)
+        };
+        known.iter().find(is_same)
+    };
     let mut new = Vec::new();
     for key in keys {
-        match known.get(&(&key.algorithm, &key.key_id)) {
+        match find_known(key) {
             // Uploaded twice. If it has been claimed since, it must not be restored.
-            Some((same, _)) if *same == key.key => {}
-            Some((_, false)) => {
+            Some(known) if known.key == key.key => {}
+            Some(known) if !known.claimed => {
                 // Clients look for these words.
                 return Err(Error::invalid_param(format!(
                     "One time key {}:{} already exists with a different value",
                     key.algorithm, key.key_id
                 )));
             }
-            _ => new.push((tx.next_position(), key.key_row())),
+            _ => new.push(NewOneTimeKey {
+                position: tx.next_position(),
+                row: key.key_row(),
+            }),
         }
     }
     one_time_keys::insert(tx, device, &new).await?;
@@ -380,8 +385,8 @@ async fn store_fallback_keys(
     }
     let known = one_time_keys::fallback_keys(tx, device).await?;
     for key in keys {
-        let is_known = known.iter().any(|(algorithm, key_id, known)| {
-            (algorithm, key_id, known) == (&key.algorithm, &key.key_id, &key.key)
+        let is_known = known.iter().any(|known| {
+            (&known.algorithm, &known.key_id, &known.key) == (&key.algorithm, &key.key_id, &key.key)
         });
         if !is_known {
             one_time_keys::set_fallback(tx, device, &key.key_row()).await?;

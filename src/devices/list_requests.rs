@@ -17,7 +17,7 @@ pub(super) struct ListRequests {
 #[derive(Default)]
 pub(super) struct ListRequestState {
     pub(super) requests: usize,
-    /// The number of changes of the list in the meantime.
+    /// The number of changes of the list since the first of these requests began.
     pub(super) changes: u64,
 }
 

@@ -18,7 +18,10 @@ use crate::{
     storage::{
         Db, JournalChange, WriteTx,
         devices::device_table::NumberedDevice,
-        devices::{device_table, to_device},
+        devices::{
+            device_table,
+            to_device::{self, NewToDeviceMessage},
+        },
     },
 };
 
@@ -174,7 +177,11 @@ pub(super) async fn store_deliveries(
     {
         let position = tx.next_position();
         tx.publish(position, JournalChange::ToDevice { user, device });
-        rows.push((position, device, message));
+        rows.push(NewToDeviceMessage {
+            position,
+            device,
+            message,
+        });
     }
     to_device::insert(tx, &rows).await
 }

@@ -6,7 +6,8 @@
 //! are not kept.
 //!
 //! Clients are notified of a change when it happens: when an update contains something new, or when an answer differs
-//! from the list that clients could know. A user who starts to share a room is reported by `sync` instead (`is_told`).
+//! from the list that clients could know. A user who starts to share a room is reported by `sync` instead
+//! (`is_reported`).
 //!
 //! See [Device management](https://spec.matrix.org/v1.19/server-server-api/#device-management).
 
@@ -206,7 +207,7 @@ impl RemoteDeviceLists {
             };
             if !list.is_fresh {
                 // If a request is running, clients may already know the list that its answer will be compared with.
-                list.is_told &= self.list_requests.is_requested(user_id);
+                list.is_reported &= self.list_requests.is_requested(user_id);
                 to_request.push(user_id.to_owned());
             }
             remote_device_lists::set_list(&mut tx, &list).await?;
@@ -242,7 +243,7 @@ impl RemoteDeviceLists {
         let users = self.db.strings.find_users(&mut db, &texts).await?;
         let lists = remote_device_lists::lists(&mut db, &users).await?;
         drop(db);
-        let reported = lists.iter().filter(|list| list.is_told);
+        let reported = lists.iter().filter(|list| list.is_reported);
         let reported: Vec<UserNum> = reported.map(|list| list.user_num).collect();
         if reported.is_empty() {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::{
         WriteTx,
         devices::{
             device_list_changes,
-            remote_device_lists::{self, RemoteDeviceListRow, RemoteDeviceRow},
+            remote_device_lists::{self, DeviceListSize, RemoteDeviceListRow, RemoteDeviceRow},
         },
     },
 };
@@ -35,13 +35,13 @@ pub(super) async fn store_list(
 ) -> Result<()> {
     let known = remote_device_lists::lists(tx, &[user]).await?.pop();
     let mut before = remote_device_lists::devices(tx, &[user]).await?;
-    let mut size = ListSize::default();
+    let mut size = DeviceListSize::default();
     let devices = list
         .devices
         .iter()
         .filter_map(|device| device.device_row(user));
     let mut after: Vec<RemoteDeviceRow> = devices
-        .filter(|device| size.grow(None, Some(device)))
+        .filter(|device| grow_list(&mut size, None, Some(device)))
         .collect();
     // Sorted here, because databases sort texts differently.
     before.sort_by(|one, other| one.device_id.cmp(&other.device_id));
@@ -54,45 +54,40 @@ pub(super) async fn store_list(
         user_num: user,
         stream_id: list.stream_id,
         is_fresh: !is_doubtful,
-        is_told: false,
+        is_reported: false,
     };
     remote_device_lists::set_list(tx, &row).await?;
     let is_new = before != after;
     if is_new {
         remote_device_lists::replace_devices(tx, user, &after).await?;
     }
-    if (is_new || keys_changed) && known.is_some_and(|known| !known.is_told) {
+    if (is_new || keys_changed) && known.is_some_and(|known| !known.is_reported) {
         device_list_changes::record_change(tx, user, None).await?;
     }
     Ok(())
 }
 
-/// The size of a list.
-#[derive(Clone, Copy, Default)]
-struct ListSize {
-    devices: i64,
-    bytes: i64,
-}
-
-impl ListSize {
-    /// Adds the size of a device that replaces another one, unless the limits are exceeded.
-    fn grow(&mut self, before: Option<&RemoteDeviceRow>, after: Option<&RemoteDeviceRow>) -> bool {
-        let count = |device: Option<&RemoteDeviceRow>| i64::from(device.is_some());
-        let bytes = |device: Option<&RemoteDeviceRow>| {
-            let bytes = device.map_or(0, |device| device.keys.len());
-            i64::try_from(bytes).unwrap_or(i64::MAX)
-        };
-        let grown = Self {
-            devices: self.devices + count(after) - count(before),
-            bytes: self.bytes.saturating_add(bytes(after) - bytes(before)),
-        };
-        let fits = after.is_none()
-            || (grown.devices <= MAX_DEVICES_PER_USER && grown.bytes <= MAX_LIST_BYTES);
-        if fits {
-            *self = grown;
-        }
-        fits
+/// Adds the size of a device that replaces another one to that of its list, unless the limits are exceeded.
+fn grow_list(
+    size: &mut DeviceListSize,
+    before: Option<&RemoteDeviceRow>,
+    after: Option<&RemoteDeviceRow>,
+) -> bool {
+    let count = |device: Option<&RemoteDeviceRow>| i64::from(device.is_some());
+    let bytes = |device: Option<&RemoteDeviceRow>| {
+        let bytes = device.map_or(0, |device| device.keys.len());
+        i64::try_from(bytes).unwrap_or(i64::MAX)
+    };
+    let grown = DeviceListSize {
+        devices: size.devices + count(after) - count(before),
+        bytes: size.bytes.saturating_add(bytes(after) - bytes(before)),
+    };
+    let fits =
+        after.is_none() || (grown.devices <= MAX_DEVICES_PER_USER && grown.bytes <= MAX_LIST_BYTES);
+    if fits {
+        *size = grown;
     }
+    fits
 }
 
 /// Applies changes to a list.
@@ -102,7 +97,7 @@ pub(super) struct ListUpdater {
     /// The stored devices that the changes name.
     devices: HashMap<String, RemoteDeviceRow>,
     /// The size of the list, once it is needed.
-    size: Option<ListSize>,
+    size: Option<DeviceListSize>,
     /// The versions that the list has had.
     stream_ids: HashSet<StreamId>,
     /// Whether the changes contain something that clients could not know.
@@ -156,7 +151,7 @@ impl ListUpdater {
         let mut before = update.prev_ids.iter();
         if update.prev_ids.is_empty() || !before.all(|id| self.stream_ids.contains(id)) {
             list.is_fresh = false;
-            list.is_told = false;
+            list.is_reported = false;
             return Ok(());
         }
         self.stream_ids.insert(update.stream_id);
@@ -185,10 +180,9 @@ impl ListUpdater {
         let size = match &mut self.size {
             Some(size) => size,
             unknown @ None => {
-                let (devices, bytes) = remote_device_lists::stored_size(tx, self.user).await?;
-                unknown.insert(ListSize { devices, bytes })
+                unknown.insert(remote_device_lists::stored_size(tx, self.user).await?)
             }
         };
-        Ok(size.grow(self.devices.get(device_id), device))
+        Ok(grow_list(size, self.devices.get(device_id), device))
     }
 }

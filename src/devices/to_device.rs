@@ -208,8 +208,11 @@ impl ToDeviceMessages {
         // Older versions of this server did not limit the depth, and stored some that clients cannot parse.
         let readable = rows
             .into_iter()
-            .filter(|(_, message)| check_depth(message, MAX_JSON_DEPTH).is_ok());
-        let pending = readable.map(|(position, message)| PendingMessage { position, message });
+            .filter(|row| check_depth(&row.message, MAX_JSON_DEPTH).is_ok());
+        let pending = readable.map(|row| PendingMessage {
+            position: row.position,
+            message: row.message,
+        });
         Ok(pending.collect())
     }
 

@@ -61,10 +61,10 @@ impl<K: Clone + Eq + Hash, V: Clone> LookupCache<K, V> {
             let now = self.clock.now_ms();
             slots.retain(|_, slot| is_needed(slot, now));
             // If all of them are still valid, half of them are dropped.
-            let mut turn = slots.len() >= self.limit;
+            let mut is_dropped = slots.len() >= self.limit;
             slots.retain(|_, _| {
-                turn = !turn;
-                !turn
+                is_dropped = !is_dropped;
+                !is_dropped
             });
         }
         slots.entry(key.clone()).or_default().clone()

@@ -1,7 +1,7 @@
 //! The keys of the many servers whose events arrive together, as with the state of a room.
 //!
 //! They are fetched before the events are verified, all at the same time: from notaries, which know the keys of many
-//! servers, and from the servers themselves. So servers that no longer exist delay only the first of the events.
+//! servers, and from the servers themselves. So servers that no longer exist cause one delay, and not one for each event.
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/server-server-api/#querying-keys-through-another-server).
 
@@ -178,8 +178,7 @@ impl KeyRing {
         self.keys.fetch_directly(servers).await;
         self.reload_missing_keys(&mut missing).await?;
         if self.trusts_source {
-            // If any key of a server is known, the source is not trusted about it. So it is never trusted about this
-            // server.
+            // The source is trusted only about servers of which no key is known, and so never about this server.
             missing.retain(|server, _| {
                 let known = self.known.get(server);
                 *server != self.source && known.is_none_or(|known| known.keys.is_empty())

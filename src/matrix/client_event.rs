@@ -53,7 +53,8 @@ pub fn write_event_head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
     json.into_boxed_str()
 }
 
-/// Returns the content of a redaction with `redacts` in it, which clients find in both places in every room version.
+/// Returns the content of a redaction with `redacts` added, so that clients find that field in both places in every
+/// room version.
 fn redaction_content(pdu: &Pdu, rules: &RoomVersionRules) -> Option<String> {
     if pdu.kind != TimelineEventType::RoomRedaction || rules.redaction.content_field_redacts {
         return None;
@@ -70,7 +71,7 @@ fn quoted(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-/// Completes a head for `/sync`, where the room is known.
+/// Completes a head for `/sync`, in which events have no `room_id`.
 pub fn sync_event(head: &str, unsigned: &UnsignedFields<'_>) -> Box<RawValue> {
     finish_event(head, None, unsigned)
 }
@@ -148,7 +149,8 @@ fn write_unsigned(json: &mut String, unsigned: &UnsignedFields<'_>) {
 }
 
 /// Writes a state event in the stripped form for users who are not in the room yet. The member event and the create
-/// event keep their dates, because clients show the date of an invitation and look for that of the room.
+/// event keep their ids and timestamps, because clients show when an invitation was sent, and look for the time at
+/// which the room was created.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#stripped-state).
 pub fn stripped_state_event(pdu: &Pdu) -> Box<RawValue> {

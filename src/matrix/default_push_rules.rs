@@ -50,8 +50,8 @@ fn user_name_rule(user_id: &UserId) -> PatternedPushRule {
     .into()
 }
 
-/// Writes the condition on the type as the proposal does, as an `event_match`. It means the same for a type without
-/// wildcards.
+/// Writes a condition on the event type as an `event_match`, as the proposal does. This means the same, because the
+/// types have no wildcards.
 fn as_event_match(condition: PushCondition) -> PushCondition {
     match condition {
         PushCondition::EventPropertyIs(condition) => {

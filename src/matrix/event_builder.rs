@@ -32,7 +32,7 @@ pub struct EventDraft {
     pub event_id: Option<OwnedEventId>,
 }
 
-/// The place in a room of the next event.
+/// The place of the next event in a room.
 #[derive(Clone, Copy, Debug)]
 pub struct EventContext<'a> {
     /// The room; `None` for the create event of a version in which the room id follows from that event.
@@ -89,14 +89,14 @@ pub fn build_event(
 
 /// Refuses a power level for a creator, who is above all levels: this is a mistake in the request, not a lack of power.
 fn refuse_creator_power_levels(pdu: &Pdu, context: EventContext<'_>) -> Result<()> {
-    let is_known = context
+    let privileges_creators = context
         .rules
         .authorization
         .explicitly_privilege_room_creators;
     let create = context.state.get(&StateEventType::RoomCreate, "");
     let (Some(create), true) = (
         create,
-        is_known && pdu.is_state(&TimelineEventType::RoomPowerLevels, ""),
+        privileges_creators && pdu.is_state(&TimelineEventType::RoomPowerLevels, ""),
     ) else {
         return Ok(());
     };

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 const MAX_EVENT_BYTES: usize = 65_536;
 /// The largest size of an event that ruma accepts: one byte less than the specification allows.
 const MAX_RUMA_EVENT_BYTES: usize = 65_535;
-/// The longest type, state key or event id of an event.
+/// The longest type, state key or event id of an event, in bytes.
 const MAX_FIELD_BYTES: usize = 255;
 
 /// Reads an event of another server, without `unsigned`. That field is neither signed nor hashed, so that nothing in it

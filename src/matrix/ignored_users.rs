@@ -16,7 +16,7 @@ use super::{Pdu, glob::matches};
 const IGNORED_USERS_TYPE: &str = "m.ignored_user_list";
 /// The account data type of the invite permissions.
 const INVITE_PERMISSION_TYPE: &str = "m.invite_permission_config";
-/// The same, with its unstable name in [MSC4155](https://github.com/matrix-org/matrix-spec-proposals/pull/4155).
+/// The unstable name of that type in [MSC4155](https://github.com/matrix-org/matrix-spec-proposals/pull/4155).
 const UNSTABLE_INVITE_PERMISSION_TYPE: &str = "org.matrix.msc4155.invite_permission_config";
 /// The most users or patterns of a list that count.
 const MAX_LIST_ENTRIES: usize = 10_000;
@@ -160,10 +160,10 @@ impl InvitePermissions {
             (&self.ignored_servers, server, InviteTreatment::Hidden),
             (&self.blocked_servers, server, InviteTreatment::Filtered),
         ];
-        for (patterns, text, invitation) in rules {
+        for (patterns, text, treatment) in rules {
             let mut patterns = patterns.iter().flatten().take(MAX_LIST_ENTRIES);
             if patterns.any(|pattern| matches(pattern, text)) {
-                return invitation;
+                return treatment;
             }
         }
         match self.default_action.as_deref() {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_user_cannot_invite() {
+    fn invites_of_ignored_users_are_hidden() {
         let ignored = json!({ "ignored_users": { "@a:b": {}, "no id": {} } });
         let settings = settings_with(IGNORED_USERS_TYPE, &ignored);
 

@@ -19,8 +19,8 @@ use crate::error::{Error, RefusalCode, Result};
 /// more: in transactions, in responses to `/sync`, and where one event is bundled with another.
 pub const MAX_JSON_DEPTH: usize = 100;
 
-/// The greatest depth of an event of another server, and of each of its requests except transactions: a client's JSON,
-/// in an event, in an invite.
+/// The greatest depth of an event of another server, and of each of its requests except transactions: a request can
+/// wrap a client's JSON in an event, and that in an invite.
 pub const MAX_SERVER_JSON_DEPTH: usize = MAX_JSON_DEPTH + 10;
 
 /// Returns the canonical form of JSON text that is at most `max_depth` levels deep.

@@ -28,7 +28,7 @@ pub struct Pdu {
     pub kind: TimelineEventType,
     /// The state key, if this is a state event.
     pub state_key: Option<String>,
-    /// The time at which the sender's server made it.
+    /// The time at which the sender's server made the event.
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
     /// One more than the greatest depth of its `prev_events`.
     pub depth: UInt,
@@ -38,7 +38,7 @@ pub struct Pdu {
     /// The event that it relates to, and the relationship type.
     pub relates_to: Option<RelatesTo>,
     pub content: Box<RawValue>,
-    /// Whether it failed the checks on receipt.
+    /// Whether the checks on receipt rejected it.
     pub rejected: bool,
     /// The reference hash, for versions in which the event id is not made from it.
     pub reference_hash: Option<String>,

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::error::{Error, Result};
 
-/// The most rules of a user's own. Some users have one for each of very many rooms.
+/// The most rules that a user can add. Some users have one rule for each of very many rooms.
 const MAX_RULES: usize = 2_000;
-/// The longest pattern.
+/// The longest pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 255;
 /// The most wildcards in one pattern.
 const MAX_WILDCARDS: usize = 8;
@@ -19,9 +19,9 @@ const MAX_WILDCARDS: usize = 8;
 const MAX_WILDCARD_PATTERNS: usize = 32;
 /// The most conditions of one rule.
 const MAX_CONDITIONS: usize = 16;
-/// The longest text in an event that rules are checked against. Longer ones are cut.
+/// The longest text of an event that rules are checked against, in bytes. Longer texts are cut.
 const MAX_TEXT_BYTES: usize = 2_048;
-/// The size up to which an event is checked without being shortened.
+/// The size in bytes up to which an event is checked without being shortened.
 const MAX_WHOLE_EVENT_BYTES: usize = 4_096;
 /// The most values of a larger event that rules are checked against.
 const MAX_VALUES: usize = 256;

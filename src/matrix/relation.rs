@@ -18,7 +18,7 @@ pub mod rel_type {
     pub const M_ANNOTATION: &str = "m.annotation";
 }
 
-/// The longest relationship type, event id or key that is stored.
+/// The longest relationship type, event id or key that is stored, in bytes.
 const MAX_FIELD_BYTES: usize = 255;
 
 /// `m.relates_to` with a `rel_type`: rich replies have none.

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 const MAX_KEY_VALIDITY: Duration = Duration::from_hours(7 * 24);
 /// The most keys of a server that are stored: the current ones first, and then the most recent old ones.
 const MAX_KEYS: usize = 64;
-/// The longest id of a key, and the length of an ed25519 key.
+/// The longest id of a key, and the length of an ed25519 key, in bytes.
 const MAX_KEY_ID_BYTES: usize = 255;
 const PUBLIC_KEY_BYTES: usize = 32;
 
@@ -157,7 +157,7 @@ impl ServerKeys {
         (time_ms <= known.valid_until_ts).then_some(&known.key)
     }
 
-    /// Keeps the known keys that are no longer published: old events may be signed with them.
+    /// Adds the keys that were known before and are no longer published: old events may be signed with them.
     pub fn keep_old_keys(&mut self, before: &Self) {
         for (id, key) in &before.keys {
             if self.keys.len() < MAX_KEYS && !self.keys.contains_key(id) {

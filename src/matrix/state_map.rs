@@ -1,4 +1,5 @@
-//! The state of a room at one point: an immutable map that shares its structure with earlier and later states.
+//! The state of a room at one point: a map that shares its structure with its clones, and therefore with earlier and
+//! later states.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use super::Pdu;
 /// The type and the state key of a state event.
 pub type StateMapKey = (StateEventType, String);
 
-/// State events by type and state key. A clone is a pointer; a change copies only its path.
+/// State events by type and state key. A clone copies only a pointer, and a change copies only the path to the changed
+/// entry.
 #[derive(Clone, Debug, Default)]
 pub struct StateMap {
     by_type: HashTrieMapSync<StateEventType, HashTrieMapSync<String, Arc<Pdu>>>,
@@ -56,9 +58,9 @@ impl StateMap {
         &mut self,
         kind: &StateEventType,
         state_key: &str,
-        held: Option<&Arc<Pdu>>,
+        event: Option<&Arc<Pdu>>,
     ) {
-        match held {
+        match event {
             Some(pdu) => drop(self.insert(pdu.clone())),
             None => self.remove(kind, state_key),
         }

@@ -1,5 +1,5 @@
-//! State resolution. `ruma` decides; this module gives it the right state sets, and only as much of them as it needs.
-//! The algorithm of room version 1 is in `version_1`.
+//! State resolution. `ruma` has the algorithm; this module passes it the state sets, reduced to the parts that it
+//! needs. The algorithm of room version 1 is in `version_1`.
 //!
 //! The part that a state of a hundred thousand members shares with another is neither copied nor read. The algorithm
 //! reads only the keys in conflict, the keys by which the events in conflict are authorized, and the part of the auth
@@ -307,41 +307,45 @@ impl StateConflict<'_> {
         self.needs.borrow_mut().extend(waiting);
     }
 
-    /// Returns the events on paths between events in conflict: authorized, directly or not, by one, and in the auth
-    /// chain of another.
+    /// Returns the events on paths between events in conflict: those in the auth chain of one, with another in their
+    /// own auth chain.
     fn conflicted_subgraph(
         &self,
         chains: &HashMap<OwnedEventId, ChainBits>,
     ) -> HashSet<OwnedEventId> {
-        let mut leads: HashMap<OwnedEventId, bool> = HashMap::new();
+        let mut reaches_conflict: HashMap<OwnedEventId, bool> = HashMap::new();
         for id in self.conflicted_events.keys() {
-            self.mark_conflicted(id, &mut leads);
+            self.mark_conflicted(id, &mut reaches_conflict);
         }
-        let between = leads
+        let between = reaches_conflict
             .into_iter()
-            .filter(|(id, leads)| *leads && chains.contains_key(id));
+            .filter(|(id, reaches_conflict)| *reaches_conflict && chains.contains_key(id));
         between.map(|(id, _)| id).collect()
     }
 
-    /// Records for an event and everything in its auth chain whether it is in conflict, or is authorized, at any depth,
-    /// by an event that is.
-    fn mark_conflicted(&self, id: &OwnedEventId, leads: &mut HashMap<OwnedEventId, bool>) {
+    /// Records, for an event and everything in its auth chain, whether the event is in conflict or has an event in
+    /// conflict in its own auth chain.
+    fn mark_conflicted(
+        &self,
+        id: &OwnedEventId,
+        reaches_conflict: &mut HashMap<OwnedEventId, bool>,
+    ) {
         let mut stack = vec![(id.clone(), false)];
         while let Some((id, is_back)) = stack.pop() {
-            if leads.contains_key(&id) && !is_back {
+            if reaches_conflict.contains_key(&id) && !is_back {
                 continue;
             }
             let Some(pdu) = self.available_event(&id) else {
-                leads.insert(id, false);
+                reaches_conflict.insert(id, false);
                 continue;
             };
-            let found = self.conflicted_events.contains_key(&id)
+            let reaches = self.conflicted_events.contains_key(&id)
                 || (is_back
                     && pdu
                         .auth_events
                         .iter()
-                        .any(|id| leads.get(id) == Some(&true)));
-            leads.insert(id.clone(), found);
+                        .any(|id| reaches_conflict.get(id) == Some(&true)));
+            reaches_conflict.insert(id.clone(), reaches);
             if !is_back {
                 stack.push((id, true));
                 stack.extend(pdu.auth_events.iter().map(|id| (id.clone(), false)));
@@ -349,8 +353,8 @@ impl StateConflict<'_> {
         }
     }
 
-    /// Returns of each state the keys in conflict, and those by which the events of the full conflicted set are
-    /// authorized.
+    /// Returns, for each state, its events under the keys in conflict and under the keys by which the events of the
+    /// full conflicted set are authorized.
     fn reduced_state_sets(
         &self,
         rules: &RoomVersionRules,

@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_entries_of_stripped_state_are_left_out() {
+    fn malformed_entries_of_stripped_state_are_left_out() {
         #[derive(Deserialize)]
         struct StrippedStateBody {
             #[serde(default)]

@@ -48,7 +48,7 @@ impl VerifiedEvent {
         rules: &RoomVersionRules,
         keys: &PublicKeyMap,
     ) -> Result<Self> {
-        // Nobody signs this field.
+        // This field is not signed.
         object.remove("unsigned");
         // 1. Is a valid event, otherwise it is dropped.
         event_format::check_any_event(&object, rules)?;
@@ -82,7 +82,7 @@ impl VerifiedEvent {
         &self.json
     }
 
-    /// Returns whether its hash did not match, so that only its redacted form is here.
+    /// Returns whether its hash did not match, so that this is only its redacted form.
     pub fn is_redacted(&self) -> bool {
         self.is_redacted
     }
@@ -139,8 +139,8 @@ pub fn authorize_by_auth_events(
     auth_events: &[Arc<Pdu>],
 ) -> Result<()> {
     check_state_independent_auth_rules(&rules.authorization, pdu, |event_id| {
-        let mut known = auth_events.iter();
-        known
+        let mut events = auth_events.iter();
+        events
             .find(|event| event.event_id == event_id)
             .map(|event| &**event)
     })

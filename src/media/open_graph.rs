@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_graph_wins_over_the_title() {
+    fn open_graph_takes_precedence_over_the_title() {
         let found = read_properties(
             r#"<html><head><title>The page</title>
                <meta property="og:title" content="The &amp; title"><meta name="description" content=" a

@@ -152,7 +152,7 @@ impl Media {
         let Ok(_turn_of_server) = of_server.acquire().await else {
             return (Ok(()), Duration::ZERO);
         };
-        let Ok(_turn) = self.remotes.inner.permits.acquire().await else {
+        let Ok(_permit) = self.remotes.inner.permits.acquire().await else {
             return (Ok(()), Duration::ZERO);
         };
         let taking = self.fetch_file(server, media_id, wait.min(MAX_REMOTE_UPLOAD_WAIT));
@@ -204,9 +204,9 @@ impl RemoteMedia {
         let of_servers = self.inner.server_permits.lock();
         let mut of_servers = of_servers.unwrap_or_else(PoisonError::into_inner);
         // Keeps those that are in use.
-        of_servers.retain(|_, turns| Arc::strong_count(turns) > 1);
-        let turns = of_servers.entry(server.to_owned());
-        turns
+        of_servers.retain(|_, permits| Arc::strong_count(permits) > 1);
+        let permits = of_servers.entry(server.to_owned());
+        permits
             .or_insert_with(|| Arc::new(Semaphore::new(MAX_FETCHES_PER_SERVER)))
             .clone()
     }

@@ -6,7 +6,7 @@
 //! - `unread` counts unread messages, and stores receipts and read markers;
 //! - `log` is the only code that adds a new event to a room, and resolves states;
 //! - `write` changes rooms for the users of this server;
-//! - `remote` takes the events of other servers, and answers their requests.
+//! - `remote` receives the events of other servers, and answers their requests.
 
 mod log;
 mod memory;
@@ -26,7 +26,7 @@ pub use self::{
     memory::{
         RoomMemory,
         room::{Room, RoomView, ServerInRoom},
-        user_room::UserRoom,
+        user_room::{UnreadNotifications, UserRoom},
         user_rooms::UserRooms,
     },
     read::{
@@ -183,7 +183,7 @@ struct RoomTimetables {
     invite_links: Arc<Timetable>,
 }
 
-/// Keeps what rooms hold in memory up to date with the journal.
+/// Applies the changes of the journal to the data about rooms that is in memory.
 struct RoomsFollower {
     memory: RoomMemory,
     ignored_users: Arc<IgnoreSettingsByUser>,

@@ -4,9 +4,9 @@ mod converging;
 mod handshakes;
 mod importing;
 mod local_rooms;
-mod outside;
 mod receiving;
 mod remote;
+mod remote_invitations;
 mod serving;
 mod test_server;
 

@@ -143,7 +143,7 @@ impl Db {
         self.journal.write().await
     }
 
-    /// Returns the reason why the database cannot store anything, if there is one.
+    /// Returns the health of the database, which has the reason why it cannot store anything, if there is one.
     pub fn health(&self) -> &Health {
         self.journal.health()
     }

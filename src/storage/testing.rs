@@ -15,7 +15,8 @@ pub(crate) struct TestDb {
     _follower_guard: FollowerGuard,
 }
 
-/// A guard that drops the followers of a database. They and the database hold each other, with all its connections.
+/// A guard that drops the followers of a database. Otherwise the followers and the database would keep each other, and
+/// all connections, alive.
 struct FollowerGuard(Db);
 
 impl Drop for FollowerGuard {
@@ -42,13 +43,13 @@ impl TestDb {
         };
         let tasks = Tasks::default();
         let db = Db::open(&url, dir.path(), &tasks).await.unwrap();
-        let followed = FollowerGuard(db.clone());
+        let follower_guard = FollowerGuard(db.clone());
         Self {
             db,
             tasks,
             url,
             dir,
-            _follower_guard: followed,
+            _follower_guard: follower_guard,
         }
     }
 
@@ -72,11 +73,11 @@ impl TestDb {
         self.db.close().await;
         let tasks = Tasks::default();
         let db = Db::open(&self.url, self.dir.path(), &tasks).await.unwrap();
-        let followed = FollowerGuard(db.clone());
+        let follower_guard = FollowerGuard(db.clone());
         Self {
             db,
             tasks,
-            _follower_guard: followed,
+            _follower_guard: follower_guard,
             ..self
         }
     }

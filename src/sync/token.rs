@@ -13,12 +13,13 @@ use crate::{
 pub struct SyncToken {
     /// The position in the journal.
     pub position: Position,
-    /// The position up to which to-device messages were sent. It is behind `position` when there were too many.
+    /// The position up to which to-device messages were sent. It is behind `position` when there were too many for one
+    /// response.
     pub to_device: Position,
-    /// The tick of the in-memory state …
+    /// The tick of the in-memory state. It counts only in the run of the server that `run_id` names.
     pub tick: EphemeralTick,
-    /// … in this run of the server.
-    pub boot: u32,
+    /// The random number of the run of the server in which the token was made.
+    pub run_id: u32,
 }
 
 impl fmt::Display for SyncToken {
@@ -27,9 +28,9 @@ impl fmt::Display for SyncToken {
             position,
             to_device,
             tick,
-            boot,
+            run_id,
         } = self;
-        write!(f, "s{position}_{to_device}_{tick}_{boot:x}")
+        write!(f, "s{position}_{to_device}_{tick}_{run_id:x}")
     }
 }
 
@@ -43,7 +44,7 @@ impl FromStr for SyncToken {
                 position: parts.next()?.parse().ok()?,
                 to_device: parts.next()?.parse().ok()?,
                 tick: EphemeralTick::new(parts.next()?.parse().ok()?),
-                boot: u32::from_str_radix(parts.next()?, 16).ok()?,
+                run_id: u32::from_str_radix(parts.next()?, 16).ok()?,
             };
             parts.next().is_none().then_some(token)
         };
@@ -125,11 +126,11 @@ mod tests {
             position: i64,
             to_device: i64,
             tick: i64,
-            boot: u32,
+            run_id: u32,
         ) {
             let (position, to_device) = (Position::new(position), Position::new(to_device));
             let tick = EphemeralTick::new(tick);
-            let token = SyncToken { position, to_device, tick, boot };
+            let token = SyncToken { position, to_device, tick, run_id };
 
             prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
             prop_assert_eq!(parse_timeline_token(&token.to_string()).unwrap(), position);
@@ -151,7 +152,7 @@ mod tests {
         }
 
         #[test]
-        fn a_text_that_is_a_sync_token_is_printed_as_it_was(
+        fn a_parsed_sync_token_is_printed_unchanged(
             text in "s[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
         ) {
             if let Ok(token) = text.parse::<SyncToken>() {
@@ -160,7 +161,7 @@ mod tests {
         }
 
         #[test]
-        fn a_text_that_is_a_sliding_token_is_printed_as_it_was(
+        fn a_parsed_sliding_token_is_printed_unchanged(
             text in "p[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
         ) {
             if let Ok(token) = text.parse::<SlidingToken>() {
@@ -169,14 +170,14 @@ mod tests {
         }
 
         #[test]
-        fn a_text_that_is_a_timeline_token_is_printed_as_it_was(text in "t[+-]?[0-9]{1,2}") {
+        fn a_parsed_timeline_token_is_printed_unchanged(text in "t[+-]?[0-9]{1,2}") {
             if let Ok(place) = parse_timeline_token(&text) {
                 prop_assert_eq!(timeline_token(place), text);
             }
         }
 
         #[test]
-        fn no_text_breaks_the_parser(text in "[stp]?[-+0-9a-f_]{0,12}|.{0,8}") {
+        fn no_text_makes_the_parser_panic(text in "[stp]?[-+0-9a-f_]{0,12}|.{0,8}") {
             let _ = parse_timeline_token(&text);
         }
     }
@@ -187,7 +188,7 @@ mod tests {
             position: Position::new(12),
             to_device: Position::new(10),
             tick: EphemeralTick::new(3),
-            boot: 0xbeef,
+            run_id: 0xbeef,
         };
 
         assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);

@@ -39,7 +39,7 @@ impl TokenReader {
 
     /// Returns the tick of a token. A token of an earlier run of the server has seen no tick of this run.
     pub(super) fn tick_of(&self, since: &SyncToken) -> EphemeralTick {
-        if since.boot == self.ephemeral.run_id() {
+        if since.run_id == self.ephemeral.run_id() {
             since.tick
         } else {
             EphemeralTick::ZERO
@@ -52,7 +52,7 @@ impl TokenReader {
             position,
             to_device: Position::ZERO,
             tick,
-            boot: self.ephemeral.run_id(),
+            run_id: self.ephemeral.run_id(),
         }
     }
 

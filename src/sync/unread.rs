@@ -19,7 +19,7 @@ use crate::{
     error::Result,
     matrix::NotificationCounters,
     numbers::{Position, RoomNum, UserNum},
-    rooms::{Room, RoomView, Rooms, ThreadCount, UserRoom},
+    rooms::{Room, RoomView, Rooms, ThreadCount, UnreadNotifications, UserRoom},
 };
 
 /// The number of rooms of users for which the unread threads are remembered.
@@ -154,13 +154,11 @@ impl UnreadReader {
             .timeline
             .unread_thread_notifications
         {
-            let (notifications, highlights) = user_room.unread_counts(contents.counters);
-            joined.unread_notifications = write_counts(notifications, highlights);
+            joined.unread_notifications = write_counts(user_room.unread_counts(contents.counters));
             return Ok(());
         }
         let main = contents.counters - contents.thread_counters;
-        let (notifications, highlights) = user_room.unread_in_main(main);
-        joined.unread_notifications = write_counts(notifications, highlights);
+        joined.unread_notifications = write_counts(user_room.unread_in_main(main));
         let known = self
             .unread_threads(
                 viewer.session.user,
@@ -169,13 +167,11 @@ impl UnreadReader {
             )
             .await?;
         for (thread_root, thread) in known.threads {
-            let (notifications, highlights) =
-                user_room.unread_in_thread(&thread_root, thread.now, thread.base);
-            if notifications != 0 || highlights != 0 {
-                let counts = write_counts(notifications, highlights);
+            let unread = user_room.unread_in_thread(&thread_root, thread.now, thread.base);
+            if unread != UnreadNotifications::default() {
                 joined
                     .unread_thread_notifications
-                    .insert(thread_root, counts);
+                    .insert(thread_root, write_counts(unread));
             }
         }
         Ok(())
@@ -203,9 +199,9 @@ impl UnreadReader {
     }
 }
 
-fn write_counts(notifications: u64, highlights: u64) -> UnreadNotificationsCount {
+fn write_counts(unread: UnreadNotifications) -> UnreadNotificationsCount {
     let mut count = UnreadNotificationsCount::new();
-    count.notification_count = Some(UInt::new_saturating(notifications));
-    count.highlight_count = Some(UInt::new_saturating(highlights));
+    count.notification_count = Some(UInt::new_saturating(unread.notification_count));
+    count.highlight_count = Some(UInt::new_saturating(unread.highlight_count));
     count
 }

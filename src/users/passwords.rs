@@ -43,11 +43,11 @@ impl Passwords {
             params.m_cost(),
             params.t_cost()
         );
-        let turns = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let max_concurrent = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             unknown_user_hash: nobody,
-            permits: Arc::new(Semaphore::new(turns)),
+            permits: Arc::new(Semaphore::new(max_concurrent)),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -108,10 +108,10 @@ impl Passwords {
         work: impl FnOnce() -> argon2::password_hash::Result<T> + Send + 'static,
     ) -> Result<T> {
         let _place = PasswordQueuePlace::enter(&self.waiting)?;
-        let turn = self.permits.clone().acquire_owned().await;
-        let turn = turn.map_err(|e| Error::internal("wait to hash a password", e))?;
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|e| Error::internal("wait to hash a password", e))?;
         let done = spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             work()
         });
         done.await

@@ -78,7 +78,9 @@ impl UserPushers {
         let mut tx = self.db.write().await?;
         pushers::remove(&mut tx, user, app_id, pushkey).await?;
         if pushers::of_user(&mut tx, user).await?.len() >= MAX_PUSHERS_PER_USER {
-            return Err(Error::invalid_param("there are too many pushers"));
+            return Err(Error::invalid_param(
+                "there are too many pushers: remove some of them",
+            ));
         }
         if !append {
             pushers::remove_of_others(&mut tx, user, app_id, pushkey).await?;

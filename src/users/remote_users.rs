@@ -76,7 +76,7 @@ impl RemoteUsers {
     }
 
     async fn add_all_users(&self) -> Result<()> {
-        let _turn = self.lock.lock().await;
+        let _guard = self.lock.lock().await;
         let mut db = self.db.read().await?;
         let done = backfilled_tables::progress(&mut db, PROGRESS_NAME).await?;
         let mut done = done.map_or(Position::ZERO, |progress| progress.done);

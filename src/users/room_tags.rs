@@ -79,7 +79,9 @@ impl RoomTags {
         self.change(session, room_id, |tags| {
             tags.insert(TagName::from(tag.name), tag.info);
             if tags.len() > MAX_TAGS_PER_ROOM {
-                return Err(Error::invalid_param("the room has too many tags"));
+                return Err(Error::invalid_param(
+                    "the room has too many tags: remove some of them",
+                ));
             }
             Ok(())
         })

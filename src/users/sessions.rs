@@ -80,7 +80,9 @@ impl Session {
     /// [`Error::Forbidden`] when it is another user's.
     pub fn must_be_user(&self, user_id: &UserId) -> Result<()> {
         if self.user_id != user_id {
-            return Err(Error::forbidden("this belongs to another user"));
+            return Err(Error::forbidden(
+                "the user id in the request must be your own",
+            ));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::{
     numbers::UserNum,
     storage::{
         Db, ReadAccess,
-        users::short_lived_tokens::{self, TokenPurpose},
+        users::short_lived_tokens::{self, NewShortLivedToken, TokenPurpose},
     },
 };
 
@@ -50,7 +50,6 @@ impl ShortLivedTokens {
         let token = secrets::random_token();
         let now = self.clock.now_ms();
         let lifetime = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
-        let times = (now, now.saturating_add(lifetime));
         let mut tx = self.db.write().await?;
         if short_lived_tokens::count(&mut tx, user, now).await? >= MAX_TOKENS_PER_USER {
             return Err(Error::LimitExceeded {
@@ -58,7 +57,13 @@ impl ShortLivedTokens {
             });
         }
         let hash = secrets::hash_token(&token);
-        short_lived_tokens::insert(&mut tx, &hash, purpose, user, times).await?;
+        let new = NewShortLivedToken {
+            hash: &hash,
+            purpose,
+            user,
+            expires_ts: now.saturating_add(lifetime),
+        };
+        short_lived_tokens::insert(&mut tx, new, now).await?;
         tx.commit().await?;
         Ok(token)
     }

@@ -129,9 +129,11 @@ impl UserList {
             if unlisted.is_empty() {
                 return Ok(());
             }
-            for (user, user_id, name) in unlisted {
+            for user in unlisted {
+                let name = user.display_name;
                 let name = name.and_then(|json| serde_json::from_str::<String>(&json).ok());
-                user_directory::set_search_text(&mut tx, user, &user_id, name.as_deref()).await?;
+                let (num, user_id) = (user.user_num, &user.user_id);
+                user_directory::set_search_text(&mut tx, num, user_id, name.as_deref()).await?;
             }
             tx.commit().await?;
         }

@@ -197,7 +197,7 @@ impl DeviceListTracker {
 
     /// Processes all committed membership changes. This must happen before the lists are used.
     pub(super) async fn process_changes(&self) -> Result<()> {
-        let _turn = self.inner.processing.lock().await;
+        let _guard = self.inner.processing.lock().await;
         loop {
             let batch: Vec<SharedRoomChange> = {
                 let changes = self.inner.changes();

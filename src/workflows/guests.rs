@@ -116,7 +116,7 @@ impl RoomGuests {
     }
 
     async fn expel_guests_in_turn(&self, room_id: &RoomId) -> Result<()> {
-        let _turn = self.removal_lock.lock().await;
+        let _guard = self.removal_lock.lock().await;
         let room = self.rooms.memory.room(room_id).await?;
         if admits_guests(&room) {
             return Ok(());

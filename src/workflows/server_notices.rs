@@ -124,8 +124,8 @@ impl ServerNotices {
     ) -> Result<OwnedRoomId> {
         let (service, sender, user_id) = (self.clone(), sender.to_owned(), user_id.to_owned());
         // In a task of its own: if the client disconnects now, the new room must still be recorded.
-        let settling = self.tasks.spawn(async move {
-            let _turn = service.room_lock.lock().await;
+        let preparing = self.tasks.spawn(async move {
+            let _guard = service.room_lock.lock().await;
             let room_id = match service.users.notices.room_of(user).await? {
                 Some(room) => service.rooms.memory.room_id(room).await?,
                 None => service.create_notice_room(&sender, user, &user_id).await?,
@@ -135,7 +135,7 @@ impl ServerNotices {
                 .await?;
             Ok(room_id)
         });
-        settling
+        preparing
             .await
             .map_err(|source| Error::internal("prepare the room for server notices", source))?
     }

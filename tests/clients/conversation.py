@@ -272,7 +272,7 @@ async def refuse(alice, bob, room_id):
     unknown = await bob.client.room_get_event(room_id, "$unknown")
     refused(unknown, "M_NOT_FOUND", "looking up an unknown event")
     kick = await bob.client.room_kick(room_id, alice.client.user_id)
-    refused(kick, "M_FORBIDDEN", "kicking somebody with more power")
+    refused(kick, "M_FORBIDDEN", "kicking a user with more power")
     missing = await bob.client.download("mxc://localhost/unknown")
     refused(missing, "M_NOT_FOUND", "downloading an unknown file")
 

@@ -6,7 +6,7 @@ use syn::{ItemUse, visit::Visit};
 
 use crate::source::{SourceFile, paths_of, segments_of, source_files};
 
-/// The bottom: every layer may import these.
+/// The lowest modules, which every other module may import.
 const BASE_MODULES: [&str; 8] = [
     "error",
     "clock",
@@ -18,8 +18,9 @@ const BASE_MODULES: [&str; 8] = [
     "outbound",
 ];
 
-/// Every other top-level module, lowest first, and the modules it may import besides `BASE_MODULES`.
-const MODULE_LAYERS: [(&str, &[&str]); 21] = [
+/// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
+/// import those.
+const MODULE_LAYERS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -36,8 +37,6 @@ const MODULE_LAYERS: [(&str, &[&str]); 21] = [
     ("rooms", &["matrix", "storage"]),
     ("federation", UP_TO_ROOMS),
     ("media", UP_TO_FEDERATION),
-    ("push", UP_TO_FEDERATION),
-    ("appservices", UP_TO_FEDERATION),
     ("workflows", UP_TO_FEDERATION),
     ("sync", UP_TO_ROOMS),
     ("api", ABOVE_STORAGE),
@@ -67,13 +66,11 @@ const ABOVE_STORAGE: &[&str] = &[
     "rooms",
     "federation",
     "media",
-    "push",
-    "appservices",
     "workflows",
     "sync",
 ];
 
-/// Starts all the others, and is imported by none.
+/// The module that starts all the others. No other module imports it.
 const TOP_MODULE: &str = "cli";
 
 /// The folders of `rooms`, lowest first: each may import those before it, and no others.

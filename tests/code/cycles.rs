@@ -1,7 +1,7 @@
 //! Cycles: files that need each other can only be understood together.
 //!
 //! A file needs another of its top-level folder if it names something from it, or calls a method that is defined
-//! there, on `self` or on a field. The front page of a folder (`mod.rs`) is left out: it names all of its files, and
+//! there, on `self` or on a field. The `mod.rs` of a folder is left out: it names all of the files, and
 //! what they share is declared there.
 
 use std::{
@@ -65,9 +65,9 @@ impl Graph {
 
     fn add(&mut self, from: &str, to: &str) {
         let folder = |path: &str| path.split('/').next().map(str::to_owned);
-        let is_front = |path: &str| path.ends_with("mod.rs");
+        let is_mod_file = |path: &str| path.ends_with("mod.rs");
         let in_one_folder = folder(from) == folder(to) || !from.contains('/');
-        if from != to && in_one_folder && !is_front(from) && !is_front(to) {
+        if from != to && in_one_folder && !is_mod_file(from) && !is_mod_file(to) {
             let needs = self.needs.entry(from.to_owned()).or_default();
             needs.insert(to.to_owned());
         }

@@ -12,7 +12,7 @@ LIFETIME = datetime.timedelta(days=2)
 
 
 class Authority:
-    """Signs certificates; whoever trusts the file `path` trusts them."""
+    """Signs certificates. A client that trusts the file `path` trusts them."""
 
     def __init__(self, folder):
         self._folder = folder

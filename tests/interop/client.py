@@ -1,4 +1,4 @@
-"""Somebody with a Matrix client: requests of the client-server API, and what its syncs have told."""
+"""A user with a Matrix client: requests of the client-server API, and the events that its syncs have returned."""
 
 import asyncio
 import itertools
@@ -191,7 +191,7 @@ class Person:
     # What happens
 
     def forgets(self):
-        """From now on `sees` finds only what is told after this."""
+        """From now on `sees` finds only what syncs return after this call."""
         self._heard.clear()
 
     async def syncs(self):

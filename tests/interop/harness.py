@@ -1,4 +1,4 @@
-"""What stories are made of: the register of all stories, the scene that each plays in, and checks."""
+"""The list of all scenarios, the scene in which each runs, and checks."""
 
 import asyncio
 import dataclasses
@@ -10,19 +10,19 @@ from client import PATIENCE_SECONDS, NotSeen, Refused
 
 VERSIONS = ("10", "11", "12")
 
-STORIES = []
+SCENARIOS = []
 _people = itertools.count(1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Story:
+class Scenario:
     """Something that has to work between two servers."""
 
     name: str
     play: object
     versions: tuple
-    # A story that stops servers plays alone, after all others.
-    alone: bool
+    # A scenario that stops servers runs alone, after all others.
+    runs_alone: bool
 
 
 class Failed(Exception):
@@ -30,35 +30,35 @@ class Failed(Exception):
 
 
 def in_each_version(play):
-    """Registers a story that plays in rooms of each version."""
-    STORIES.append(Story(play.__name__, play, VERSIONS, alone=False))
+    """Registers a scenario that runs in rooms of each version."""
+    SCENARIOS.append(Scenario(play.__name__, play, VERSIONS, runs_alone=False))
     return play
 
 
 def once(play):
-    """Registers a story for which the version of the room does not matter."""
-    STORIES.append(Story(play.__name__, play, (None,), alone=False))
+    """Registers a scenario for which the version of the room does not matter."""
+    SCENARIOS.append(Scenario(play.__name__, play, (None,), runs_alone=False))
     return play
 
 
 def outage(play):
-    """Registers a story in which servers stop."""
-    STORIES.append(Story(play.__name__, play, (None,), alone=True))
+    """Registers a scenario in which servers stop."""
+    SCENARIOS.append(Scenario(play.__name__, play, (None,), runs_alone=True))
     return play
 
 
 class Scene:
-    """The two servers of a story: the room is at the `near` one, and the `far` one takes part in it."""
+    """The two servers of a scenario: the room is at the `near` one, and the `far` one takes part in it."""
 
     def __init__(self, near, far, version, full):
         self.near = near
         self.far = far
         self.version = version
-        # Whether outages have the whole numbers.
+        # Whether outages have their full numbers of events and crashes.
         self.full = full
 
     async def someone(self, server, name):
-        """Registers a person whom no other story has."""
+        """Registers a user whom no other scenario uses."""
         return await server.register(f"{name}-{next(_people)}")
 
     async def pair(self):
@@ -66,7 +66,7 @@ class Scene:
         return await asyncio.gather(self.someone(self.near, "alice"), self.someone(self.far, "bob"))
 
     async def creates(self, person, **what):
-        """Makes a room of the story's version and returns its id."""
+        """Makes a room of the scenario's version and returns its id."""
         return await person.creates(self.version, **what)
 
     async def shared_room(self, **what):
@@ -100,9 +100,12 @@ async def refused(request, what, status=403):
 
 
 async def becomes(what, ask, patience=PATIENCE_SECONDS):
-    """Asks until the answer is true, and returns it; for what no sync tells. A check that fails is a no, too."""
+    """Repeats a request until its answer is true, and returns the answer. A failed check counts as false.
+
+    This is for changes that no sync reports.
+    """
     deadline = time.monotonic() + patience
-    problem = "the answer was no"
+    problem = "the answer was false"
     while time.monotonic() < deadline:
         try:
             if answer := await ask():

@@ -35,7 +35,7 @@ def state(room, kind, is_it, key=""):
 
 
 def member(room, person, membership):
-    """Finds that somebody has a membership of a joined room."""
+    """Finds that a user has a membership of a joined room."""
     return state(room, "m.room.member", lambda content: content.get("membership") == membership, person.id)
 
 
@@ -82,7 +82,7 @@ def left(room):
 
 
 def presence(person, is_it):
-    """Finds somebody's presence by its content."""
+    """Finds a user's presence by its content."""
 
     def find(answer):
         events = answer.get("presence", {}).get("events", [])
@@ -102,5 +102,5 @@ def to_device(sender, is_it=lambda message: True):
 
 
 def changed_devices(person):
-    """Finds that somebody's devices or keys have changed."""
+    """Finds that a user's devices or keys have changed."""
     return lambda answer: person.id in answer.get("device_lists", {}).get("changed", [])

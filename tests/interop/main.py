@@ -1,4 +1,4 @@
-"""Starts two servers and plays stories between them. tests/interop/run calls this."""
+"""Starts two servers and runs scenarios between them. tests/interop/run calls this."""
 
 import argparse
 import asyncio
@@ -14,32 +14,32 @@ import traceback
 import aiohttp
 
 import servers
-import stories  # noqa: F401  (registers them)
+import scenarios  # noqa: F401  (registers them)
 from certificates import Authority
 from client import NotSeen, Refused
-from harness import STORIES, Failed, Scene
+from harness import SCENARIOS, Failed, Scene
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="tests/interop/run", description="Plays stories between two servers.")
-    parser.add_argument("-k", metavar="TEXT", default="", help="only stories with this in their names")
+    parser = argparse.ArgumentParser(prog="tests/interop/run", description="Runs scenarios between two servers.")
+    parser.add_argument("-k", metavar="TEXT", default="", help="only scenarios with this in their names")
     parser.add_argument("-v", metavar="VERSION", help="only rooms of this version")
-    parser.add_argument("-j", metavar="N", type=int, default=6, help="play so many at a time (%(default)s)")
-    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="play each so many times")
+    parser.add_argument("-j", metavar="N", type=int, default=6, help="the number of scenarios that run at the same time (%(default)s)")
+    parser.add_argument("--repeat", metavar="N", type=int, default=1, help="the number of times that each scenario runs")
     parser.add_argument("--full", action="store_true", help="outages with 2,000 events in 20 rooms")
-    parser.add_argument("--no-outages", action="store_true", help="no stories that stop servers")
-    parser.add_argument("--list", action="store_true", help="say which stories there are, and end")
+    parser.add_argument("--no-outages", action="store_true", help="no scenarios that stop servers")
+    parser.add_argument("--list", action="store_true", help="list the scenarios, and run none")
     kinds = list(servers.KINDS)
     for option, default in (("--first", "parlour"), ("--second", "synapse")):
         parser.add_argument(option, choices=kinds, default=default, help="(%(default)s)")
-    # What the script says.
+    # The script tests/interop/run sets these.
     parser.add_argument("--parlour", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def free_addresses():
-    """Returns two loopback addresses whose ports nobody has, so that runs beside this one do not matter."""
+    """Returns two loopback addresses with free ports, so that several runs at the same time do not collide."""
     while True:
         network = f"127.{random.randint(16, 250)}.{random.randint(1, 250)}"
         addresses = [f"{network}.{host}" for host in (1, 2)]
@@ -55,26 +55,26 @@ def _is_free(address):
     return True
 
 
-def scenes(story, pair, options):
-    """Yields the scenes in which a story plays: both directions, and each version of rooms."""
+def scenes(scenario, pair, options):
+    """Yields the scenes in which a scenario runs: both directions, and each version of rooms."""
     directions = [pair, pair[::-1]] if pair[0].kind != pair[1].kind else [pair]
     for near, far in directions:
-        for version in story.versions:
+        for version in scenario.versions:
             if options.v in (None, version) or version is None:
                 yield Scene(near, far, version, options.full)
 
 
 class Report:
-    """Tells how each story went, and counts."""
+    """Prints the result of each scenario, and counts the results."""
 
     def __init__(self):
         self.passed = 0
         self.failed = 0
 
-    async def play(self, story, scene):
+    async def play(self, scenario, scene):
         began = time.monotonic()
         try:
-            await story.play(scene)
+            await scenario.play(scene)
             problem = None
             self.passed += 1
         except (Failed, NotSeen, Refused, aiohttp.ClientError) as error:
@@ -83,34 +83,39 @@ class Report:
         except Exception:
             problem = traceback.format_exc()
             self.failed += 1
-        self._tell(story, scene, time.monotonic() - began, problem)
+        self._print_result(scenario, scene, time.monotonic() - began, problem)
 
-    def _tell(self, story, scene, seconds, problem):
+    def _print_result(self, scenario, scene, seconds, problem):
         result = "failed" if problem else "passed"
         version = f"v{scene.version}" if scene.version else "   "
         direction = f"{scene.near}→{scene.far}"
-        print(f"{result}  {direction:16}  {version:3}  {story.name:32} {seconds:5.1f} s", flush=True)
+        print(f"{result}  {direction:16}  {version:3}  {scenario.name:32} {seconds:5.1f} s", flush=True)
         if problem:
             print("        " + problem.strip().replace("\n", "\n        "), flush=True)
 
 
 async def play_all(pair, options):
-    """Plays the chosen stories: some beside each other, then those that stop servers, one by one."""
+    """Runs the chosen scenarios: several at the same time, and then those that stop servers, one by one."""
     report = Report()
-    chosen = [story for story in STORIES if options.k in story.name] * options.repeat
-    turns = asyncio.Semaphore(options.j)
+    chosen = [scenario for scenario in SCENARIOS if options.k in scenario.name] * options.repeat
+    permits = asyncio.Semaphore(options.j)
 
-    async def in_turn(story, scene):
-        async with turns:
-            await report.play(story, scene)
+    async def play_with_permit(scenario, scene):
+        async with permits:
+            await report.play(scenario, scene)
 
-    beside = [(story, scene) for story in chosen if not story.alone for scene in scenes(story, pair, options)]
-    await asyncio.gather(*(in_turn(story, scene) for story, scene in beside))
+    concurrent = [
+        (scenario, scene)
+        for scenario in chosen
+        if not scenario.runs_alone
+        for scene in scenes(scenario, pair, options)
+    ]
+    await asyncio.gather(*(play_with_permit(scenario, scene) for scenario, scene in concurrent))
     if not options.no_outages:
-        for story in (story for story in chosen if story.alone):
-            for scene in scenes(story, pair, options):
+        for scenario in (scenario for scenario in chosen if scenario.runs_alone):
+            for scene in scenes(scenario, pair, options):
                 await asyncio.gather(*(server.runs() for server in pair))
-                await report.play(story, scene)
+                await report.play(scenario, scene)
     return report
 
 
@@ -142,10 +147,10 @@ async def run(options):
 async def main():
     options = arguments()
     if options.list:
-        for story in STORIES:
-            print(f"{story.name:32} {story.play.__doc__}")
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:32} {scenario.play.__doc__}")
         return 0
-    # A stop ends the servers, too.
+    # A signal that stops this program must also stop the servers.
     loop = asyncio.get_running_loop()
     for sign in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sign, asyncio.current_task().cancel)

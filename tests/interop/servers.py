@@ -23,10 +23,10 @@ class Server:
     """A homeserver with a loopback address of its own, where it also keeps its name across restarts."""
 
     kind = None
-    # What a server may leave out; the stories expect it where it is not.
+    # Behaviour that some servers lack. The scenarios expect it from a server for which the property is true.
     federates_withdrawn_knocks = True
     has_history_at_first_reading = True
-    tells_others_of_its_return = True
+    notifies_others_after_a_restart = True
 
     def __init__(self, folder, address, authority):
         self.folder = folder
@@ -189,7 +189,7 @@ class Synapse(Server):
     federates_withdrawn_knocks = False
     # It answers with what it has and looks for the rest in the background.
     has_history_at_first_reading = False
-    tells_others_of_its_return = False
+    notifies_others_after_a_restart = False
 
     def _configure(self):
         signing_key = base64.b64encode(os.urandom(32)).decode().rstrip("=")

@@ -218,7 +218,7 @@ async fn redeeming_a_link_invites_in_the_name_of_its_creator() {
 }
 
 #[tokio::test]
-async fn members_take_no_use_and_public_rooms_need_no_invitation() {
+async fn in_public_rooms_only_new_members_count_as_uses() {
     let test = InviteLinkTest::with_config(json!({ "preset": "public_chat" }), |_| {}).await;
     let token = test
         .create_link(&test.alice, json!({ "max_uses": 1 }))

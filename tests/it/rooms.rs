@@ -107,7 +107,7 @@ async fn presets_decide_who_may_join_and_read() {
 }
 
 #[tokio::test]
-async fn name_and_topic_override_initial_state_and_it_the_preset() {
+async fn the_name_overrides_initial_state_which_overrides_the_preset() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let request = json!({

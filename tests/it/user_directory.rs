@@ -24,7 +24,7 @@ async fn set_display_name(user: &User, name: &str) {
 }
 
 #[tokio::test]
-async fn people_in_a_public_room_are_found_by_id_and_name_in_any_case() {
+async fn people_in_public_rooms_are_found_by_id_and_name() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let bob = server.register("bob").await;

@@ -51,13 +51,13 @@ async fn register(
     body: Body,
 ) -> Result<Json<SharedSecretResponse>> {
     // A script may register many users, so only a wrong proof counts.
-    let guess = limits.charge(RequestClass::SharedSecret, &peer)?;
+    let charge = limits.charge(RequestClass::SharedSecret, &peer)?;
     let body = read_body(body, config.limits.max_request_bytes).await?;
     let body = object_text(&body, MAX_JSON_DEPTH)?;
     let request = serde_json::from_str(&body).map_err(|e| Error::BadJson(e.to_string()))?;
     let registered = users.shared_secret.register(request).await;
     if matches!(registered, Err(Error::Forbidden(_))) {
-        guess.keep();
+        charge.keep();
     }
     let registered = registered?;
     let login = registered

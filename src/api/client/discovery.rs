@@ -29,7 +29,7 @@ const SPEC_VERSIONS: [&str; 19] = [
     "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 /// Further supported features: unstable proposals, the names by which older clients look for features that are now
-/// stable, and the push channel.
+/// stable, and the WebSocket channel.
 const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc2285.stable",
     "org.matrix.msc3030",

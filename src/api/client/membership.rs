@@ -105,10 +105,10 @@ async fn invite_user(
         ));
     };
     limits.check_invitations(&from.user_id, [&*invited.user_id])?;
-    let wish = MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
+    let change = MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
     workflows
         .memberships
-        .change_membership(&from, &request.room_id, wish)
+        .change_membership(&from, &request.room_id, change)
         .await?;
     let response = invite_user::v3::Response::new();
     Ok(InFlightResponse(sending, MatrixResponse(response)))
@@ -123,14 +123,14 @@ async fn leave_room(
     MatrixRequest { from, request }: MatrixRequest<leave_room::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<leave_room::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let wish = MembershipRequest::new(
+    let change = MembershipRequest::new(
         from.user_id.clone(),
         MembershipAction::Leave,
         request.reason,
     );
     workflows
         .memberships
-        .change_membership(&from, &request.room_id, wish)
+        .change_membership(&from, &request.room_id, change)
         .await?;
     let response = leave_room::v3::Response::new();
     Ok(InFlightResponse(sending, MatrixResponse(response)))
@@ -145,10 +145,10 @@ async fn kick_user(
     MatrixRequest { from, request }: MatrixRequest<kick_user::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<kick_user::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let wish = MembershipRequest::new(request.user_id, MembershipAction::Kick, request.reason);
+    let change = MembershipRequest::new(request.user_id, MembershipAction::Kick, request.reason);
     workflows
         .memberships
-        .change_membership(&from, &request.room_id, wish)
+        .change_membership(&from, &request.room_id, change)
         .await?;
     let response = kick_user::v3::Response::new();
     Ok(InFlightResponse(sending, MatrixResponse(response)))
@@ -163,10 +163,10 @@ async fn ban_user(
     MatrixRequest { from, request }: MatrixRequest<ban_user::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<ban_user::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let wish = MembershipRequest::new(request.user_id, MembershipAction::Ban, request.reason);
+    let change = MembershipRequest::new(request.user_id, MembershipAction::Ban, request.reason);
     workflows
         .memberships
-        .change_membership(&from, &request.room_id, wish)
+        .change_membership(&from, &request.room_id, change)
         .await?;
     let response = ban_user::v3::Response::new();
     Ok(InFlightResponse(sending, MatrixResponse(response)))
@@ -181,10 +181,10 @@ async fn unban_user(
     MatrixRequest { from, request }: MatrixRequest<unban_user::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<unban_user::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let wish = MembershipRequest::new(request.user_id, MembershipAction::Unban, request.reason);
+    let change = MembershipRequest::new(request.user_id, MembershipAction::Unban, request.reason);
     workflows
         .memberships
-        .change_membership(&from, &request.room_id, wish)
+        .change_membership(&from, &request.room_id, change)
         .await?;
     let response = unban_user::v3::Response::new();
     Ok(InFlightResponse(sending, MatrixResponse(response)))

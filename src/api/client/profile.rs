@@ -104,7 +104,8 @@ async fn delete_profile_field(
     Ok(MatrixResponse(delete_profile_field::v3::Response::new()))
 }
 
-/// Takes the cost of changing a profile field: one event in each room of the user, if rooms show the field.
+/// Counts the change of a profile field against the rate limit: as one event in each room of the user, if rooms show
+/// the field.
 async fn charge_profile_change(
     rooms: &Rooms,
     limits: &RateLimits,

@@ -83,7 +83,7 @@ async fn search_events(
         rooms: &rooms,
         session: &from,
         criteria,
-        // A missing field means no context here, but ruma reads it as a default context.
+        // A request without this field wants no context, but ruma reads a missing field as the default context.
         has_context: body
             .get("search_categories")
             .and_then(|categories| categories.get("room_events")?.get("event_context"))

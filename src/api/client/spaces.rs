@@ -44,7 +44,7 @@ async fn get_hierarchy(
     State(workflows): State<Workflows>,
     MatrixRequest { from, request }: MatrixRequest<get_hierarchy::v1::Request>,
 ) -> Result<Json<Value>> {
-    let wish = HierarchyRequest {
+    let hierarchy_request = HierarchyRequest {
         from: request.from,
         limit: request.limit.map(u64::from),
         max_depth: request.max_depth.map(u64::from),
@@ -52,7 +52,7 @@ async fn get_hierarchy(
     };
     let page = workflows
         .spaces
-        .hierarchy(&from.user_id, &request.room_id, &wish)
+        .hierarchy(&from.user_id, &request.room_id, &hierarchy_request)
         .await?;
     let mut body = json!({ "rooms": page.rooms });
     if let (Some(body), Some(next)) = (body.as_object_mut(), page.next_batch) {

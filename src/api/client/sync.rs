@@ -48,7 +48,7 @@ async fn sync_events(
         set_presence: request.set_presence,
         use_state_after: request.use_state_after || is_unstable,
     };
-    let turn = if request.since.is_none() || request.full_state {
+    let permit = if request.since.is_none() || request.full_state {
         Some(sync.wait_for_initial_sync(&from).await?)
     } else {
         None
@@ -66,7 +66,7 @@ async fn sync_events(
     ];
     // The permit is released when the client has read the response, or its connection is closed.
     let body = stream::iter([Ok::<_, Infallible>(body)]).map(move |part| {
-        let _held = &turn;
+        let _held = &permit;
         part
     });
     Ok((headers, Body::from_stream(body)))

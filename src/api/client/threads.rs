@@ -18,7 +18,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     matrix::TimelineEvent,
-    numbers::Position,
+    numbers::{Position, PositionRange},
     rooms::{Rooms, SubscriptionRequest, ThreadFilter, ThreadListRequest},
     sync::{client_event, parse_timeline_token, split_subscription_changes, timeline_token},
 };
@@ -164,13 +164,13 @@ async fn get_thread_subscriptions_changes(
         .map(parse_timeline_token)
         .transpose()?;
     let limit = page_size(request.limit);
-    let (before, after) = (
-        before.unwrap_or(Position::MAX),
-        after.unwrap_or(Position::ZERO),
-    );
+    let range = PositionRange {
+        after: after.unwrap_or(Position::ZERO),
+        up_to: before.map_or(Position::MAX, Position::previous),
+    };
     let mut changes = rooms
         .relations
-        .load_subscription_changes(from.user, before, after, limit + 1)
+        .load_subscription_changes(from.user, range, limit + 1)
         .await?;
     let mut response = get_thread_subscriptions_changes::unstable::Response::new();
     if changes.len() > limit {

@@ -47,7 +47,7 @@ fn every_v3_path_has_its_r0_alias() {
 }
 
 #[test]
-#[expect(deprecated, reason = "its path is served still")]
+#[expect(deprecated, reason = "its path is still served")]
 fn media_has_the_paths_of_the_oldest_clients() {
     let paths = paths::<get_media_config::v3::Request>();
 
@@ -56,7 +56,7 @@ fn media_has_the_paths_of_the_oldest_clients() {
 }
 
 #[test]
-fn an_empty_state_key_may_leave_its_slash_behind() {
+fn an_empty_state_key_needs_no_slash_in_the_path() {
     let paths = paths::<get_state_event_for_key::v3::Request>();
 
     let state = "/_matrix/client/v3/rooms/{room_id}/state/{event_type}";
@@ -67,7 +67,7 @@ fn an_empty_state_key_may_leave_its_slash_behind() {
 }
 
 #[test]
-fn the_push_rules_are_found_without_their_slash() {
+fn push_rules_are_served_without_the_trailing_slash() {
     let paths = paths::<get_pushrules_all::v3::Request>();
 
     assert!(paths.contains(&"/_matrix/client/v3/pushrules/".to_owned()));
@@ -246,7 +246,7 @@ async fn get_with(path: &str, authorization: Option<&str>) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn an_endpoint_for_users_asks_for_a_token() {
+async fn an_endpoint_for_users_requires_a_token() {
     let path = "/_matrix/client/v3/account/whoami";
 
     for authorization in [None, Some("Basic abc"), Some("Bear")] {

@@ -21,7 +21,7 @@ fn peer(address: &str) -> ClientAddress {
 }
 
 #[test]
-fn a_burst_passes_and_the_next_one_waits() {
+fn a_request_beyond_the_burst_is_refused_for_a_while() {
     let (limits, clock) = limits(true);
     let peer = peer("192.0.2.1");
     for _ in 0..20 {
@@ -35,7 +35,7 @@ fn a_burst_passes_and_the_next_one_waits() {
     let later = limits.check(RequestClass::Register, &peer);
 
     let Err(Error::LimitExceeded { retry_after }) = refused else {
-        panic!("the one after the burst passed");
+        panic!("the request after the burst was not refused");
     };
     assert_eq!(retry_after, Duration::from_secs(30));
     assert!(later.is_ok());
@@ -66,7 +66,7 @@ fn a_charge_that_is_not_kept_costs_nothing() {
 }
 
 #[test]
-fn a_large_charge_delays_the_next_one() {
+fn a_large_charge_delays_the_next_charge() {
     let (limits, clock) = limits(true);
     let user_id = user_id!("@a:b");
     let change = || limits.charge_times(RequestClass::DisplayNameChange, user_id, 150);
@@ -74,7 +74,7 @@ fn a_large_charge_delays_the_next_one() {
     drop(change().expect("is given back"));
     change().expect("there are tokens").keep();
     let Err(Error::LimitExceeded { retry_after }) = change() else {
-        panic!("the next one passed");
+        panic!("the next charge was not refused");
     };
     clock.advance(retry_after);
 

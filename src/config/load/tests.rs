@@ -59,7 +59,7 @@ fn keys_missing_in_a_file_keep_their_defaults() {
 }
 
 #[test]
-fn the_environment_wins_over_the_file() {
+fn the_environment_takes_precedence_over_the_file() {
     let config = read(
         "[server]\nname = 'a.example'\n[limits]\nenabled = true",
         &[

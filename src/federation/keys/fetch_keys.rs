@@ -28,7 +28,7 @@ impl ServerKeyStore {
     pub(crate) async fn fetch_without_notaries(&self, server: &ServerName) {
         let asking = async {
             // The semaphore is never closed.
-            let _turn = self.inner.fetch_permits.acquire().await;
+            let _permit = self.inner.fetch_permits.acquire().await;
             match self.fetch_from_server(server).await {
                 Ok(true) => return ((), FETCH_INTERVAL),
                 Ok(false) => {}
@@ -73,7 +73,7 @@ impl ServerKeyStore {
     pub(crate) async fn fetch_keys(&self, server: &ServerName) {
         let asking = async {
             // The semaphore is never closed.
-            let _turn = self.inner.fetch_permits.acquire().await;
+            let _permit = self.inner.fetch_permits.acquire().await;
             self.fetch_from_all_sources(server).await
         };
         // Boxed, because asking a notary can first ask for the notary's own keys.

@@ -51,7 +51,7 @@ impl ServerKeyStore {
         let asking = async {
             admit()?;
             let waiting = timeout(CALLER_WAIT_TIMEOUT, self.inner.caller_permits.acquire());
-            let _turn = waiting.await.map_err(|_| Error::LimitExceeded {
+            let _permit = waiting.await.map_err(|_| Error::LimitExceeded {
                 retry_after: CALLER_WAIT_TIMEOUT,
             })?;
             self.fetch_with_permit(server).await;

@@ -26,7 +26,7 @@ impl ServerKeyStore {
         let chosen = KeyDocument::choose_documents(stored, key_ids);
         if !KeyDocument::are_sufficient(&chosen, key_ids, valid_until_ms)
             && self.may_fetch_as_notary(server)
-            && let Ok(_turn) = self.inner.notary_permits.try_acquire()
+            && let Ok(_permit) = self.inner.notary_permits.try_acquire()
         {
             self.inner.fetched.forget(&server.to_owned());
             self.fetch_with_permit(server).await;

@@ -51,10 +51,10 @@ impl FederationSenderInner {
         if destination.lock().begin_delivery() {
             let (inner, destination) = (self.clone(), destination.clone());
             // Subscribed before the task runs, so that a stop waits for it.
-            let served = self.running_deliveries.subscribe();
+            let running = self.running_deliveries.subscribe();
             drop(self.tasks.spawn(async move {
                 inner.send_all(&destination).await;
-                drop(served);
+                drop(running);
             }));
         }
     }
@@ -109,13 +109,13 @@ impl FederationSenderInner {
     /// Sends one transaction.
     async fn send_next(&self, destination: &Destination) -> DeliveryStep {
         let is_slow = destination.lock().is_slow();
-        let lane = if is_slow {
+        let permits = if is_slow {
             &self.slow_permits
         } else {
             &self.fast_permits
         };
         // The semaphore is never closed.
-        let _place = lane.acquire().await;
+        let _permit = permits.acquire().await;
         if self.tasks.stopping().is_cancelled() {
             return DeliveryStep::Stopping;
         }

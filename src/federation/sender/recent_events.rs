@@ -31,7 +31,7 @@ pub(super) struct NextEvents {
 }
 
 impl RecentOutgoingEvents {
-    /// Returns a memory without events. Events up to `position` are only on disk.
+    /// Returns an empty collection. Events up to `position` are only on disk.
     pub(super) fn starting_after(position: Position) -> Self {
         Self {
             on_disk_up_to: position,

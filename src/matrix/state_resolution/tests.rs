@@ -1,5 +1,4 @@
-//! The result of a resolution is that of `ruma` for the whole sets, although only a part of them is
-//! read.
+//! Tests that a resolution has the same result as `ruma` has for the whole sets, although it reads only a part of them.
 
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};

@@ -101,9 +101,9 @@ impl ThumbnailMaker {
         // In a task of its own: the thumbnail is stored even if the client disconnects.
         let thumbnails = self.clone();
         let making = self.tasks.spawn(async move {
-            let turn = origin.acquire().await;
+            let origin_permit = origin.acquire().await;
             let made = thumbnails.make_once(key, original, shape).await;
-            drop((turn, place));
+            drop((origin_permit, place));
             made
         });
         making
@@ -123,8 +123,8 @@ impl ThumbnailMaker {
         original: StoredContent,
         shape: ThumbnailShape,
     ) -> Result<ThumbnailRow> {
-        let turn = self.locks.lock_of(key);
-        let _turn = turn.lock().await;
+        let lock = self.locks.lock_of(key);
+        let _guard = lock.lock().await;
         if let Some(known) = self.find_stored(&key).await? {
             return Ok(known);
         }
@@ -185,14 +185,14 @@ struct ThumbnailLocks(Arc<Mutex<HashMap<ThumbnailKey, Weak<AsyncMutex<()>>>>>);
 impl ThumbnailLocks {
     /// Returns the lock of a thumbnail. It is forgotten when it is no longer in use.
     fn lock_of(&self, key: ThumbnailKey) -> Arc<AsyncMutex<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Removes unused locks. There are never more than waiting requests.
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(&key).and_then(Weak::upgrade) {
-            return turn;
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
+            return lock;
         }
-        let turn = Arc::new(AsyncMutex::new(()));
-        turns.insert(key, Arc::downgrade(&turn));
-        turn
+        let lock = Arc::new(AsyncMutex::new(()));
+        locks.insert(key, Arc::downgrade(&lock));
+        lock
     }
 }

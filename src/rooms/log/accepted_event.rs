@@ -9,7 +9,7 @@ use crate::{
     rooms::unread::push_counts::{PersonalIncrement, UnreadIncrement},
 };
 
-/// The places reserved in the timeline where events are missing.
+/// The number of places that are reserved in the timeline where events are missing.
 pub(crate) const GAP_PLACES: i64 = 1 << 20;
 
 /// An event that was built and authorized, with the data to store with it.
@@ -29,8 +29,8 @@ pub(crate) struct AcceptedEvent {
 }
 
 impl AcceptedEvent {
-    /// Keeps the read state of the sender: the event is not counted as unread for them, like their
-    /// other events.
+    /// Keeps the read marker of the sender where it is. The event is not counted as unread for the
+    /// sender, like the sender's other events.
     pub(crate) fn keep_sender_unread(&mut self) {
         self.unattended = true;
         let UnreadIncrement {

@@ -25,7 +25,7 @@ use crate::{
     storage::{
         JournalChange, WriteTx,
         rooms::{
-            delayed_events::{self, DelayedEventOutcome},
+            delayed_events::{self, DelayedEventOutcome, StateKeyText},
             events::{self, EventStatus, NewEventRow},
             room_table, timeline_gaps, unread_counts,
         },
@@ -194,7 +194,7 @@ impl EventAppend<'_> {
         if numbers.stored_at == numbers.position {
             return events::insert(tx, &row).await;
         }
-        events::set_place(tx, &row).await?;
+        events::update_placement(tx, &row).await?;
         Ok(true)
     }
 
@@ -230,9 +230,12 @@ impl EventAppend<'_> {
             }
         }
         if let Some(state_key) = &pdu.state_key {
-            let (kind, sender) = (pdu.kind.to_string(), self.numbers.sender);
-            delayed_events::cancel_state_of_others(tx, room.num, (&kind, state_key), sender, now)
-                .await?;
+            let key = StateKeyText {
+                kind: &pdu.kind.to_string(),
+                state_key,
+            };
+            let sender = self.numbers.sender;
+            delayed_events::cancel_state_of_others(tx, room.num, key, sender, now).await?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Filling columns that an update of the server has added, once, from the events stored before.
+//! Filling the columns that an update of the server has added, once, from the events that were
+//! stored before.
 
 use ruma::OwnedEventId;
 
@@ -12,7 +13,7 @@ use crate::{
     },
 };
 
-/// Events processed in one transaction.
+/// The number of events that are processed in one transaction.
 const EVENTS_PER_BATCH: i64 = 500;
 /// The name under which the progress is stored.
 const RELATIONS_BACKFILL: &str = "relations";

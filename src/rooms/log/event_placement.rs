@@ -30,7 +30,7 @@ pub(crate) struct EventNumbers {
 }
 
 impl EventNumbers {
-    /// Returns the entry of a state in which the event is the one of its key.
+    /// Returns the state entry that makes the event the current one for its key.
     pub(crate) fn state_entry(&self, state_key: StringNum) -> StateEntry {
         StateEntry {
             kind: self.kind,
@@ -102,7 +102,7 @@ impl EventPlacement {
         Ok(placement)
     }
 
-    /// Returns the state that events see that follow this event.
+    /// Returns the state before the events that follow this event.
     pub(super) fn state_after(&self, tip: &RoomTip, event: &TimelineEvent) -> RecentRoomEvent {
         let (mut snapshot, mut state) = (tip.snapshot, tip.state.clone());
         if self.fork.is_some() {

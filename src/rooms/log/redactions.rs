@@ -21,7 +21,7 @@ use crate::{
         JournalChange, WriteTx,
         rooms::{
             event_graph,
-            events::{self, EventRow},
+            events::{self, EventRow, RoomCounters},
             room_table, state_snapshots, text_index,
         },
     },
@@ -79,9 +79,9 @@ async fn check_redaction(
     };
     let target = Pdu::parse(target.clone(), &row.json)?;
     let levels = matrix::power_levels(before, &room.rules);
-    let may = levels.user_can_redact_event_of_other(&redaction.sender)
+    let may_redact = levels.user_can_redact_event_of_other(&redaction.sender)
         || is_same_server(&target.sender, &redaction.sender);
-    if row.room != room.num || !may {
+    if row.room != room.num || !may_redact {
         return Ok(RedactionOutcome::Invalid);
     }
     let redacted = RedactedEvent { row, pdu: target };
@@ -209,20 +209,24 @@ async fn show_redaction(
     redaction: Arc<Pdu>,
 ) -> Result<()> {
     if row.backfilled {
-        let counters = NotificationCounters {
-            notified: row.notified,
-            mentioned: row.mentioned,
+        let counters = RoomCounters {
+            all: NotificationCounters {
+                notified: row.notified,
+                mentioned: row.mentioned,
+            },
+            threaded: row.threaded_counters(),
         };
-        let counters = (counters, row.threaded_counters());
         return events::show_redaction(tx, &row.event_id, None, counters).await;
     }
     let position = tx.next_position();
-    let counters = NotificationCounters {
-        notified: tip.notified,
-        mentioned: tip.mentioned,
+    let counters = RoomCounters {
+        all: NotificationCounters {
+            notified: tip.notified,
+            mentioned: tip.mentioned,
+        },
+        threaded: tip.threaded,
     };
-    let all_counters = (counters, tip.threaded);
-    events::show_redaction(tx, &row.event_id, Some(position), all_counters).await?;
+    events::show_redaction(tx, &row.event_id, Some(position), counters).await?;
     let extremities = serde_json::to_string(&tip.forward_extremities)?;
     room_table::set_tip(tx, room.num, &extremities, tip.snapshot, position).await?;
     let sender = tx.intern_user(redaction.sender.as_str()).await?;
@@ -231,8 +235,8 @@ async fn show_redaction(
         timeline: position,
         is_withheld: false,
         state_before: Some(tip.state.clone()),
-        notified: counters.notified,
-        mentioned: counters.mentioned,
+        notified: tip.notified,
+        mentioned: tip.mentioned,
         threaded_counters: tip.threaded,
         ..event_from_row(row, redaction, &room.rules)
     };

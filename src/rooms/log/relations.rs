@@ -13,8 +13,8 @@ use crate::{
         ReadAccess, WriteTx,
         rooms::{
             events::EventRow,
-            relations::{self, NewRelation},
-            threads,
+            relations::{self, Annotation, NewRelation},
+            threads::{self, ThreadedEvent},
         },
     },
 };
@@ -52,7 +52,7 @@ pub(crate) async fn find_thread_root(
         return Ok(Some(relates_to.event_id.clone()));
     }
     let parent = relations::parent_of(db, room, relates_to.event_id.as_str()).await?;
-    let thread_root = parent.and_then(|(_, thread)| thread);
+    let thread_root = parent.and_then(|parent| parent.thread);
     Ok(thread_root.and_then(|thread_root| OwnedEventId::try_from(thread_root).ok()))
 }
 
@@ -92,14 +92,14 @@ pub(crate) async fn store_relation(
     }
     if let Some(thread) = thread {
         let is_reply = relates_to.rel_type == rel_type::M_THREAD;
-        threads::add_event(
-            tx,
-            (stored.room, thread.root.as_str()),
-            stored.timeline,
+        let event = ThreadedEvent {
+            room: stored.room,
+            thread_root: thread.root.as_str(),
+            timeline: stored.timeline,
             is_reply,
-            thread.counters,
-        )
-        .await?;
+            counters: thread.counters,
+        };
+        threads::add_event(tx, &event).await?;
     }
     Ok(())
 }
@@ -115,8 +115,7 @@ pub(crate) async fn remove_relation(tx: &mut WriteTx, row: &EventRow, target: &P
     Ok(())
 }
 
-/// Checks the rules of relations that the server of the sender must enforce, in the transaction
-/// that stores the event.
+/// Checks the rules for relations that the server of the sender must enforce, in the transaction that stores the event.
 pub(crate) async fn check_relation(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -127,7 +126,8 @@ pub(crate) async fn check_relation(
     };
     let parent = relates_to.event_id.as_str();
     if relates_to.rel_type == rel_type::M_THREAD
-        && let Some((Some(_), _)) = relations::parent_of(tx, room, parent).await?
+        && let Some(parent) = relations::parent_of(tx, room, parent).await?
+        && parent.parent.is_some()
     {
         return Err(Error::refused(
             RefusalCode::Unspecified,
@@ -137,9 +137,12 @@ pub(crate) async fn check_relation(
     let Some(key) = relates_to.annotation_key() else {
         return Ok(());
     };
-    let kind = tx.intern(&event.kind.to_string()).await?;
-    let sender = tx.intern_user(event.sender.as_str()).await?;
-    if relations::has_annotation(tx, room, parent, (kind, sender), key).await? {
+    let annotation = Annotation {
+        kind: tx.intern(&event.kind.to_string()).await?,
+        sender: tx.intern_user(event.sender.as_str()).await?,
+        key,
+    };
+    if relations::has_annotation(tx, room, parent, annotation).await? {
         return Err(Error::DuplicateAnnotation);
     }
     Ok(())

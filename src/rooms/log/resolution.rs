@@ -24,7 +24,7 @@ const MAX_RESOLUTION_EVENTS: usize = 100_000;
 /// time, because a resolution starts over whenever it lacks an event, and in an old room the path
 /// to the first power levels event is long.
 const READ_AHEAD_STEPS: usize = 6;
-/// Event ids in one query.
+/// The number of event ids in one query.
 const IDS_PER_QUERY: usize = 500;
 /// The most events of auth chains that are kept in memory for later resolutions.
 const MAX_REMEMBERED_EVENTS: usize = 50_000;

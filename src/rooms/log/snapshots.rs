@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Event ids in one query.
+/// The number of event ids in one query.
 const IDS_PER_QUERY: usize = 1_000;
 
 /// The snapshot of a state.
@@ -95,7 +95,7 @@ pub(crate) async fn store_branch(
 ) -> Result<SnapshotId> {
     let snapshot = SnapshotId::at(tx.next_position());
     let new_chain = StateChainNum::from_first(snapshot);
-    let end = state_snapshots::end_of_chain(tx, parent).await?;
+    let end = state_snapshots::chain_with_newest(tx, parent).await?;
     let chain = match end {
         Some(end) if end.newest == parent && end.id != own_chain => end.id,
         Some(end) if end.depth < MAX_CHAIN_DEPTH => {
@@ -144,7 +144,7 @@ pub(crate) async fn intern_entries(
     let numbers = tx.intern_all(&texts).await?;
     let number = |text: &str| {
         let number = numbers.get(text).copied();
-        number.ok_or_else(|| Error::internal("intern a text", "the text vanished"))
+        number.ok_or_else(|| Error::internal("intern a text", "the text has no number"))
     };
     let mut entries = Vec::with_capacity(changes.len());
     for (change, kind) in changes.iter().zip(&kinds) {

@@ -107,7 +107,7 @@ pub(super) struct AbsentMember<'a> {
     pub(super) since: Position,
 }
 
-/// Stores that a user has left the room, because the resolved state has no member event for them.
+/// Records that a user has left the room, because the resolved state has no member event for them.
 pub(super) async fn store_absence(
     log: &EventLog,
     tx: &mut WriteTx,

@@ -10,7 +10,7 @@ use crate::{
     storage::{Db, rooms::room_deletion},
 };
 
-/// The rooms that are being deleted, or were since the server started.
+/// The rooms that are being deleted, or were deleted since the server started.
 pub(crate) struct DeletedRooms {
     /// For each room, whether its deletion is complete.
     rooms: watch::Sender<HashMap<RoomNum, bool>>,

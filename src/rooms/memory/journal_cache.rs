@@ -51,9 +51,9 @@ enum CacheEntry<V> {
     Ready {
         value: Arc<V>,
         last_used: u64,
-        /// The position up to which the value knew the journal when it was loaded. It may be later than
-        /// the changes that were passed to the cache: a commit is on disk for a moment, or longer if its
-        /// answer was lost, before it is passed on.
+        /// The position up to which the value contained the changes of the journal when it was loaded. It may be later
+        /// than the changes that were passed to the cache: a commit is on disk for a moment, or longer if its answer
+        /// was lost, before it is passed on.
         loaded_up_to: Position,
     },
 }
@@ -82,8 +82,8 @@ impl<K: CacheKey, V: CachedValue> JournalCache<K, V> {
         }
     }
 
-    /// Returns a value. If it is not in memory, `load` loads it, and returns it with the position up to
-    /// which it knows the journal.
+    /// Returns a value. If it is not in memory, `load` loads it, and returns it with the position up to which it
+    /// contains the changes of the journal.
     pub(crate) async fn get<F, Loading>(&self, number: K, load: F) -> Result<Arc<V>>
     where
         F: Fn() -> Loading,
@@ -98,8 +98,8 @@ impl<K: CacheKey, V: CachedValue> JournalCache<K, V> {
                         cache: self,
                         number,
                     };
-                    let (value, known) = load().await?;
-                    let value = self.finish_load(number, value, known);
+                    let (value, loaded_up_to) = load().await?;
+                    let value = self.finish_load(number, value, loaded_up_to);
                     drop(guard);
                     match value {
                         Some(value) => return Ok(value),
@@ -152,21 +152,24 @@ impl<K: CacheKey, V: CachedValue> JournalCache<K, V> {
         )
     }
 
-    fn finish_load(&self, number: K, value: V, known: Position) -> Option<Arc<V>> {
+    fn finish_load(&self, number: K, value: V, loaded_up_to: Position) -> Option<Arc<V>> {
         let value = Arc::new(value);
         let mut entries = self.entries();
         let used = entries.uses;
         let Some(CacheEntry::Loading { missed, done }) = entries.by_number.remove(&number) else {
             return None;
         };
-        for (position, change) in missed.iter().filter(|(position, _)| *position > known) {
+        for (position, change) in missed
+            .iter()
+            .filter(|(position, _)| *position > loaded_up_to)
+        {
             value.apply(*position, change);
         }
         done.notify_waiters();
         let ready = CacheEntry::Ready {
             value: value.clone(),
             last_used: used,
-            loaded_up_to: known,
+            loaded_up_to,
         };
         entries.by_number.insert(number, ready);
         if entries.by_number.len() > self.capacity {
@@ -178,10 +181,7 @@ impl<K: CacheKey, V: CachedValue> JournalCache<K, V> {
     /// Applies a change to a value that is in memory, or keeps it for a value that is being loaded.
     pub(crate) fn apply_change(&self, number: K, position: Position, change: &JournalChange) {
         let value = match self.entries().by_number.get_mut(&number) {
-            Some(CacheEntry::Ready {
-                loaded_up_to: known,
-                ..
-            }) if position <= *known => return,
+            Some(CacheEntry::Ready { loaded_up_to, .. }) if position <= *loaded_up_to => return,
             Some(CacheEntry::Ready { value, .. }) => value.clone(),
             Some(CacheEntry::Loading { missed, .. }) => {
                 missed.push((position, change.clone()));
@@ -219,7 +219,7 @@ impl<K: CacheKey, V: CachedValue> JournalCache<K, V> {
 }
 
 impl<K: CacheKey, V: CachedValue> CacheEntries<K, V> {
-    /// Drops up to a quarter of the values: the idle ones that were not used for longest.
+    /// Drops idle values, at most a quarter of the capacity: those that have not been used for the longest time.
     fn evict(&mut self, capacity: usize) {
         let mut idle: Vec<(u64, K)> = self
             .by_number

@@ -34,14 +34,14 @@ use crate::{
     },
 };
 
-/// Loads a room, and returns it with the position up to which it knows the journal.
+/// Loads a room, and returns it with the position up to which it contains the changes of the journal.
 pub(crate) async fn load_room(
     db: &Db,
     server_name: &ServerName,
     num: RoomNum,
 ) -> Result<(Room, Position)> {
     let mut tx = db.snapshot().await?;
-    let known = storage::last_position(&mut tx).await?;
+    let loaded_up_to = storage::last_position(&mut tx).await?;
     let row = room_table::get(&mut tx, num).await?;
     let row = row.ok_or_else(|| Error::not_found(format!("there is no room with number {num}")))?;
     let version = RoomVersionId::try_from(row.version.as_str())
@@ -59,15 +59,15 @@ pub(crate) async fn load_room(
         version,
         rules,
     };
-    Ok((Room::new(identity, tip, view), known))
+    Ok((Room::new(identity, tip, view), loaded_up_to))
 }
 
 async fn load_tip(db: &mut impl ReadAccess, row: &RoomRow, view: &RoomView) -> Result<RoomTip> {
     let forward_extremities: Vec<OwnedEventId> = serde_json::from_str(&row.forward_extremities)?;
     let mut depth = 0;
     let mut hashes = HashMap::new();
-    for (event_id, _, json) in events::by_ids(db, &forward_extremities).await? {
-        let pdu = Pdu::parse(parse_event_id(&event_id)?, &json)?;
+    for row in events::by_ids(db, &forward_extremities).await? {
+        let pdu = Pdu::parse(parse_event_id(&row.event_id)?, &row.json)?;
         depth = depth.max(u64::from(pdu.depth));
         hashes.extend(pdu.reference_hash.map(|hash| (pdu.event_id, hash)));
     }
@@ -300,7 +300,7 @@ async fn latest_rows(db: &mut impl ReadAccess, room: RoomNum) -> Result<LatestRo
 
 /// A change of a room's state.
 struct StateChange {
-    /// The place of the timeline at which it took effect.
+    /// The place in the timeline at which it took effect.
     place: Position,
     kind: StateEventType,
     state_key: String,

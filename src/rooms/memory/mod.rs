@@ -86,7 +86,7 @@ impl RoomMemory {
         erased.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns the rooms that are being deleted, or were since the server started.
+    /// Returns the rooms that are being deleted, or were deleted since the server started.
     pub(crate) fn deleted_rooms(&self) -> &DeletedRooms {
         &self.inner.deleted
     }
@@ -145,11 +145,15 @@ impl RoomMemory {
             .any(|room| other.membership(room) == MembershipState::Join))
     }
 
-    /// Returns whether a user has joined a room that a user of this server has joined, too. The room
-    /// `but` does not count.
-    pub async fn shares_room_with_us(&self, user: UserNum, but: Option<RoomNum>) -> Result<bool> {
+    /// Returns whether a user has joined a room that a user of this server has joined, too. The room `except` does not
+    /// count.
+    pub async fn shares_room_with_us(
+        &self,
+        user: UserNum,
+        except: Option<RoomNum>,
+    ) -> Result<bool> {
         let mut joined = self.rooms_of_user(user).await?.joined_rooms();
-        joined.retain(|room| Some(*room) != but);
+        joined.retain(|room| Some(*room) != except);
         let is_ours = |room: &Room| !room.view().local_members.is_empty();
         // Rooms in memory come first, because they cost no query.
         let mut others = Vec::new();
@@ -186,7 +190,8 @@ impl RoomMemory {
     pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<HashMap<RoomNum, Position>> {
         let mut conn = self.inner.db.read().await?;
         let positions = room_table::last_positions(&mut conn, rooms).await?;
-        Ok(positions.into_iter().collect())
+        let positions = positions.into_iter();
+        Ok(positions.map(|row| (row.num, row.last_position)).collect())
     }
 
     /// Returns the number of a room.

@@ -7,7 +7,7 @@ use ruma::{EventId, OwnedEventId};
 
 use crate::{matrix::StateMap, numbers::SnapshotId, storage::rooms::events::EventStatus};
 
-/// The maximum number of events kept. A clone copies only a pointer, like a clone of a state.
+/// The maximum number of events that are kept.
 const MAX_RECENT_EVENTS: usize = 64;
 
 /// The latest events of a room.

@@ -48,10 +48,10 @@ pub(crate) fn event_from_row(
 
 /// Returns a stored event by its id.
 pub(crate) async fn pdu_by_id(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<Pdu>> {
-    let Some((event_id, _, json)) = events::by_ids(db, [event_id]).await?.into_iter().next() else {
+    let Some(row) = events::by_ids(db, [event_id]).await?.into_iter().next() else {
         return Ok(None);
     };
-    Pdu::parse(parse_event_id(&event_id)?, &json).map(Some)
+    Pdu::parse(parse_event_id(&row.event_id)?, &row.json).map(Some)
 }
 
 /// Returns the state of a snapshot.

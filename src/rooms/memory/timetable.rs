@@ -30,9 +30,11 @@ pub(crate) struct Timetable {
 
 impl Timetable {
     /// Returns a timetable with or without work.
-    pub(crate) fn new(is_used: bool) -> Self {
+    pub(crate) fn new(may_have_work: bool) -> Self {
         let timetable = Self::default();
-        timetable.may_have_work.store(is_used, Ordering::SeqCst);
+        timetable
+            .may_have_work
+            .store(may_have_work, Ordering::SeqCst);
         timetable
     }
 

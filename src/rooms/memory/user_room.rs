@@ -19,9 +19,9 @@ pub(crate) type ThreadMarkers = HashMap<Option<OwnedEventId>, ThreadMarker>;
 pub struct UserRoom {
     /// The membership.
     pub membership: MembershipState,
-    /// The journal position since which the membership holds.
+    /// The journal position from which on the user has had this membership.
     pub position: Position,
-    /// JSON list of stripped state, with an invitation or a knock.
+    /// The stripped state of an invitation or a knock, as a JSON list.
     pub stripped_state: Option<Arc<str>>,
     /// Whether the user has forgotten the room.
     pub forgotten: bool,
@@ -63,9 +63,20 @@ impl UserRoom {
     }
 }
 
+/// The unread events of a user in a room or a thread.
+///
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnreadNotifications {
+    /// The unread events that notify.
+    pub notification_count: u64,
+    /// Those of them that are highlighted.
+    pub highlight_count: u64,
+}
+
 impl UserRoom {
     /// Returns the numbers of unread notifications and highlights, given the room's running counters.
-    pub fn unread_counts(&self, room: NotificationCounters) -> (u64, u64) {
+    pub fn unread_counts(&self, room: NotificationCounters) -> UnreadNotifications {
         let mut count = room - self.marker.counters;
         for thread in self.threads.values() {
             count = count - (thread.counters - thread.base);
@@ -78,7 +89,7 @@ impl UserRoom {
     }
 
     /// Returns the unread counts of the main timeline alone, given its counters.
-    pub fn unread_in_main(&self, main: NotificationCounters) -> (u64, u64) {
+    pub fn unread_in_main(&self, main: NotificationCounters) -> UnreadNotifications {
         let read = self.threads.get(&None);
         self.unread_with_exceptions(
             None,
@@ -93,7 +104,7 @@ impl UserRoom {
         thread_root: &OwnedEventId,
         now: NotificationCounters,
         base: NotificationCounters,
-    ) -> (u64, u64) {
+    ) -> UnreadNotifications {
         let thread = Some(thread_root.clone());
         let read = self.threads.get(&thread).map_or(base, |read| read.counters);
         self.unread_with_exceptions(thread.as_ref(), now - read)
@@ -103,7 +114,7 @@ impl UserRoom {
         &self,
         thread: Option<&OwnedEventId>,
         mut count: NotificationCounters,
-    ) -> (u64, u64) {
+    ) -> UnreadNotifications {
         let in_thread = self
             .exceptions
             .iter()
@@ -171,9 +182,9 @@ impl UserRoom {
     }
 }
 
-fn as_counts(count: NotificationCounters) -> (u64, u64) {
-    (
-        u64::try_from(count.notified).unwrap_or(0),
-        u64::try_from(count.mentioned).unwrap_or(0),
-    )
+fn as_counts(count: NotificationCounters) -> UnreadNotifications {
+    UnreadNotifications {
+        notification_count: u64::try_from(count.notified).unwrap_or(0),
+        highlight_count: u64::try_from(count.mentioned).unwrap_or(0),
+    }
 }

@@ -37,7 +37,7 @@ pub struct DeletedUserRoom {
 impl UserRooms {
     pub(crate) async fn load(db: &Db, user: UserNum) -> Result<(Self, Position)> {
         let mut tx = db.snapshot().await?;
-        let known = storage::last_position(&mut tx).await?;
+        let loaded_up_to = storage::last_position(&mut tx).await?;
         let mut rooms: HashMap<RoomNum, UserRoom> = HashMap::new();
         for row in memberships::of_user(&mut tx, user).await? {
             let room = rooms.entry(row.room).or_default();
@@ -46,8 +46,8 @@ impl UserRooms {
             room.stripped_state = row.stripped_state.map(Arc::from);
             room.forgotten = row.forgotten;
         }
-        for (room, marker) in unread_counts::read_markers(&mut tx, user).await? {
-            rooms.entry(room).or_default().marker = marker;
+        for row in unread_counts::read_markers(&mut tx, user).await? {
+            rooms.entry(row.room).or_default().marker = row.to_marker();
         }
         for row in threads::markers(&mut tx, user).await? {
             if let Some(marker) = row.to_marker() {
@@ -86,7 +86,7 @@ impl UserRooms {
                 user,
                 rooms: RwLock::new(rooms),
             },
-            known,
+            loaded_up_to,
         ))
     }
 

@@ -34,7 +34,7 @@ const MAX_BUNDLED_CHILDREN: i64 = 100;
 /// The most replies of a thread that are checked one by one, when some may be hidden from the user.
 const MAX_CHECKED_REPLIES: i64 = 1_000;
 
-/// The user that aggregations are built for.
+/// The user for whom aggregations are built.
 #[derive(Clone, Copy, Debug)]
 pub struct AggregationViewer<'a> {
     /// The user's access to the room; `None` means that everything is visible.
@@ -90,7 +90,7 @@ impl Relations {
     pub async fn load_aggregations(
         &self,
         room: &Arc<Room>,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         events: impl IntoIterator<Item = &Arc<TimelineEvent>>,
     ) -> Result<AggregationsByEvent> {
         let mut parents: HashMap<&EventId, &Arc<TimelineEvent>> = HashMap::new();
@@ -99,7 +99,7 @@ impl Relations {
         if parents.is_empty() {
             return Ok(bundles);
         }
-        self.add_thread_summaries(room, audience, &parents, &mut bundles)
+        self.add_thread_summaries(room, viewer, &parents, &mut bundles)
             .await?;
         // The newest replies in threads have aggregations of their own.
         let latest: Vec<Arc<TimelineEvent>> = bundles
@@ -108,7 +108,7 @@ impl Relations {
             .filter_map(|bundle| Some(bundle.thread.as_ref()?.latest.clone()))
             .collect();
         add_parents(&mut parents, room, &latest);
-        self.add_children(room, audience, &parents, &mut bundles)
+        self.add_children(room, viewer, &parents, &mut bundles)
             .await?;
         Ok(bundles)
     }
@@ -116,7 +116,7 @@ impl Relations {
     async fn add_thread_summaries(
         &self,
         room: &Arc<Room>,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
         bundles: &mut AggregationsByEvent,
     ) -> Result<()> {
@@ -127,7 +127,7 @@ impl Relations {
             let replied = match strings.find_number(&mut conn, rel_type::M_THREAD).await? {
                 Some(thread) if !threads.is_empty() => {
                     let roots = threads.iter().map(|thread| &thread.root);
-                    let user = audience.user;
+                    let user = viewer.user;
                     relations::parents_related_by(&mut conn, room.num, roots, thread, user).await?
                 }
                 _ => Vec::new(),
@@ -138,7 +138,7 @@ impl Relations {
             let thread_root = <&EventId>::try_from(thread.root.as_str()).ok();
             if let Some(thread_root) = thread_root.and_then(|thread_root| parents.get(thread_root))
             {
-                self.limit_to_visible(room, audience, thread_root, thread)
+                self.limit_to_visible(room, viewer, thread_root, thread)
                     .await?;
             }
         }
@@ -151,8 +151,8 @@ impl Relations {
             if let (Some(thread_root), Some(latest)) = (thread_root, latest.get(&thread.latest)) {
                 bundles.entry(&thread_root.pdu.event_id).thread = Some(ThreadSummary {
                     count: thread.replies,
-                    latest: audience.redact_if_erased(latest, room),
-                    participated: thread_root.pdu.sender == audience.user_id
+                    latest: viewer.redact_if_erased(latest, room),
+                    participated: thread_root.pdu.sender == viewer.user_id
                         || replied.contains(&thread.root),
                 });
             }
@@ -164,14 +164,14 @@ impl Relations {
     async fn limit_to_visible(
         &self,
         room: &Room,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         thread_root: &TimelineEvent,
         thread: &mut ThreadRow,
     ) -> Result<()> {
         let is_there = |access: &UserAccess| access.is_joined_since(thread_root.timeline);
-        let settings = self.access.find_ignore_settings(audience.user);
+        let settings = self.access.find_ignore_settings(viewer.user);
         let wants_all = !settings.is_some_and(|settings| settings.ignores_anyone());
-        if wants_all && audience.access.is_none_or(is_there) {
+        if wants_all && viewer.access.is_none_or(is_there) {
             return Ok(());
         }
         let mut conn = self.db.read().await?;
@@ -189,11 +189,10 @@ impl Relations {
         .await?;
         let senders: Vec<UserNum> = replies.iter().map(|reply| reply.sender).collect();
         let ignored = self
-            .find_ignored_senders(&mut conn, audience.user, &senders)
+            .find_ignored_senders(&mut conn, viewer.user, &senders)
             .await?;
         let mut visible = replies.into_iter().filter(|reply| {
-            audience.may_see_at(reply.visibility, reply.timeline)
-                && !ignored.contains(&reply.sender)
+            viewer.may_see_at(reply.visibility, reply.timeline) && !ignored.contains(&reply.sender)
         });
         thread.latest = visible
             .next()
@@ -208,11 +207,11 @@ impl Relations {
     async fn add_children(
         &self,
         room: &Arc<Room>,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
         bundles: &mut AggregationsByEvent,
     ) -> Result<()> {
-        let children = self.load_visible_children(room, audience, parents).await?;
+        let children = self.load_visible_children(room, viewer, parents).await?;
         let mut edits: HashMap<&EventId, Position> = HashMap::new();
         let mut references: Vec<(&EventId, &BundledChild)> = Vec::new();
         for child in &children {
@@ -237,7 +236,7 @@ impl Relations {
         let events = self.timeline.load_events_at(room, &places).await?;
         for (parent, place) in edits {
             if let Some(edit) = events.get(&place) {
-                bundles.entry(parent).edit = Some(audience.redact_if_erased(edit, room));
+                bundles.entry(parent).edit = Some(viewer.redact_if_erased(edit, room));
             }
         }
         Ok(())
@@ -248,7 +247,7 @@ impl Relations {
     async fn load_visible_children(
         &self,
         room: &Room,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         parents: &HashMap<&EventId, &Arc<TimelineEvent>>,
     ) -> Result<Vec<BundledChild>> {
         let mut conn = self.db.read().await?;
@@ -266,13 +265,12 @@ impl Relations {
         .await?;
         let senders: Vec<UserNum> = children.iter().map(|child| child.sender).collect();
         let ignored = self
-            .find_ignored_senders(&mut conn, audience.user, &senders)
+            .find_ignored_senders(&mut conn, viewer.user, &senders)
             .await?;
         // An edit has the same sender as its parent, so no edit is included for an event of an
         // ignored user.
         children.retain(|child| {
-            audience.may_see_at(child.visibility, child.timeline)
-                && !ignored.contains(&child.sender)
+            viewer.may_see_at(child.visibility, child.timeline) && !ignored.contains(&child.sender)
         });
         Ok(children)
     }

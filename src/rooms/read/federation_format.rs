@@ -7,7 +7,7 @@ use ruma::{EventId, OwnedEventId};
 use super::Timeline;
 use crate::{error::Result, storage::rooms::events};
 
-/// Events read in one query.
+/// The number of events that are read in one query.
 const EVENTS_PER_QUERY: usize = 100;
 
 /// The stored JSON of events, by event id.
@@ -24,7 +24,7 @@ impl EventSources {
 }
 
 impl Timeline {
-    /// Returns the JSON of events. The caller has checked that it may be read.
+    /// Returns the JSON of events. The caller must have checked that the user may see them.
     ///
     /// # Errors
     ///
@@ -34,9 +34,9 @@ impl Timeline {
         for chunk in ids.chunks(EVENTS_PER_QUERY) {
             let mut conn = self.db.read().await?;
             let rows = events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?;
-            by_id.extend(rows.into_iter().filter_map(|(event_id, _, json)| {
-                let event_id = OwnedEventId::try_from(event_id).ok()?;
-                Some((event_id, json))
+            by_id.extend(rows.into_iter().filter_map(|row| {
+                let event_id = OwnedEventId::try_from(row.event_id).ok()?;
+                Some((event_id, row.json))
             }));
         }
         Ok(EventSources { by_id })

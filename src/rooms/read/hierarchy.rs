@@ -337,7 +337,7 @@ fn compare_children(one: &SpaceChild, other: &SpaceChild) -> Ordering {
 }
 
 impl HierarchyToken {
-    /// Reads the start of a request.
+    /// Returns the token of the page that is requested.
     ///
     /// # Errors
     ///

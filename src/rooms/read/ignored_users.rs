@@ -31,9 +31,9 @@ impl IgnoreSettingsByUser {
         let mut conn = db.read().await?;
         let settings = Self::default();
         for kind in IgnoreSettings::ACCOUNT_DATA_TYPES {
-            for (user, user_id, content) in account_data::of_all_users(&mut conn, kind).await? {
-                settings.set_account_data(user, kind, &content);
-                settings.stop_ignoring_self(user, &user_id);
+            for row in account_data::of_all_users(&mut conn, kind).await? {
+                settings.set_account_data(row.user_num, kind, &row.content);
+                settings.stop_ignoring_self(row.user_num, &row.user_id);
             }
         }
         Ok(settings)

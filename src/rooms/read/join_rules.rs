@@ -48,14 +48,14 @@ impl JoinRules {
         let mut content: Map<String, Value> =
             serde_json::from_str(event.content.get()).map_err(|e| Error::BadJson(e.to_string()))?;
         // Only the server sets this field, so a value from the client is removed.
-        let is_said = content.remove(AUTHORISED_VIA_FIELD).is_some();
+        let was_set_by_client = content.remove(AUTHORISED_VIA_FIELD).is_some();
         let before = state.membership(&event.sender);
-        let is_free = matches!(before, MembershipState::Join | MembershipState::Invite);
-        let is_let_in = !is_free
+        let ignores_conditions = matches!(before, MembershipState::Join | MembershipState::Invite);
+        let joins_by_condition = !ignores_conditions
             && self
                 .meets_allow_condition(room, state, &event.sender)
                 .await?;
-        if is_let_in {
+        if joins_by_condition {
             let authoriser = find_authorising_user(room, state).ok_or_else(|| {
                 Error::forbidden("no member of this room on this server may invite users")
             })?;
@@ -64,7 +64,7 @@ impl JoinRules {
                 Value::String(authoriser.into()),
             );
         }
-        if is_said || is_let_in {
+        if was_set_by_client || joins_by_condition {
             event.content = to_raw_value(&content)?;
         }
         Ok(())
@@ -81,11 +81,11 @@ impl JoinRules {
         user_id: &UserId,
     ) -> Result<Vec<OwnedServerName>> {
         let state = room.view().state.clone();
-        let is_free = matches!(
+        let ignores_conditions = matches!(
             state.membership(user_id),
             MembershipState::Join | MembershipState::Invite | MembershipState::Ban
         );
-        if is_free
+        if ignores_conditions
             || !self.meets_allow_condition(room, &state, user_id).await?
             || find_authorising_user(room, &state).is_some()
         {

@@ -11,12 +11,12 @@ pub(crate) mod relation_filter;
 pub(crate) mod relations;
 pub(crate) mod search;
 pub(crate) mod server_acl;
-pub(crate) mod some_events;
 pub(crate) mod state;
 pub(crate) mod summary;
 pub(crate) mod threads;
 pub(crate) mod timeline;
 pub(crate) mod timestamp_to_event;
+pub(crate) mod unchecked_events;
 
 use std::sync::Arc;
 

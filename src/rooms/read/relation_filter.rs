@@ -8,7 +8,7 @@ use crate::{
     matrix::{Pdu, RelationFilter, TimelineEvent},
     numbers::Position,
     rooms::{PageRequest, TimelinePage, TimelineSelection, UserAccess, memory::room::Room},
-    storage::rooms::relations,
+    storage::rooms::relations::{self, ChildFilter},
 };
 
 /// The most pages of a timeline that are searched for events with matching relations before a page
@@ -83,11 +83,11 @@ impl Timeline {
         let mut senders = None;
         if let Some(users) = &filter.related_by_senders {
             let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
-            senders = Some(strings.find_numbers(&mut conn, &users).await?);
+            senders = Some(strings.find_users(&mut conn, &users).await?);
         }
         let ids = events.iter().map(|event| &event.pdu.event_id);
         let before = access.left_at().unwrap_or(Position::MAX);
-        let related_by = (rel_types, senders);
-        relations::parents_with_children(&mut conn, room.num, ids, related_by, before).await
+        let children = ChildFilter { rel_types, senders };
+        relations::parents_with_children(&mut conn, room.num, ids, children, before).await
     }
 }

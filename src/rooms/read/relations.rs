@@ -10,12 +10,12 @@ use crate::{
     matrix::TimelineEvent,
     numbers::{Position, StringNum},
     rooms::{TimelinePage, UserAccess, memory::room::Room},
-    storage::rooms::relations::{self, RelationQuery},
+    storage::rooms::relations::{self, RelatedEvent, RelationQuery},
 };
 
 /// The greatest depth of recursion. The specification asks for at least three.
 const MAX_RECURSION_DEPTH: i64 = 3;
-/// Relations read in one query.
+/// The number of relations that are read in one query.
 const RELATION_BATCH_ROWS: i64 = 100;
 /// The most relations that one page reads. The page may be short if the user may not see most of
 /// them.
@@ -49,17 +49,10 @@ pub struct RelatedEventsPage {
     pub depth: i64,
 }
 
-/// The interned strings of a request. `None` matches all events.
+/// The numbers of the strings in a request. `None` matches all events.
 struct RelationNumbers {
     rel_type: Option<StringNum>,
     kind: Option<StringNum>,
-}
-
-/// The place of a related event.
-struct RelatedPlace {
-    place: Position,
-    /// Its distance from the parent, in relations.
-    depth: i64,
 }
 
 impl RelatedEventsPage {
@@ -88,10 +81,14 @@ impl RelatedEventsReader<'_> {
     /// Adds the events at these places that the user may see. Returns whether the page is complete.
     fn add_events(
         &mut self,
-        places: Vec<RelatedPlace>,
+        places: Vec<RelatedEvent>,
         events: &HashMap<Position, Arc<TimelineEvent>>,
     ) -> bool {
-        for RelatedPlace { place, depth } in places {
+        for RelatedEvent {
+            timeline: place,
+            depth,
+        } in places
+        {
             if is_past_end(self.request.to, place, self.request.dir) {
                 self.found.page.end = None;
                 return true;
@@ -119,7 +116,7 @@ impl RelatedEventsReader<'_> {
 }
 
 impl RelatedEventsRequest {
-    /// Returns the place from which the page begins.
+    /// Returns the place at which the page begins.
     fn start(&self) -> Position {
         self.from.unwrap_or(match self.dir {
             Direction::Backward => Position::MAX,
@@ -188,24 +185,20 @@ impl Relations {
         &self,
         query: &RelationQuery<'_>,
         dir: Direction,
-    ) -> Result<Vec<RelatedPlace>> {
+    ) -> Result<Vec<RelatedEvent>> {
         let mut conn = self.db.read().await?;
-        let rows = match dir {
-            Direction::Backward => relations::related_before(&mut conn, query).await?,
-            Direction::Forward => relations::related_after(&mut conn, query).await?,
-        };
-        let places = rows.into_iter();
-        Ok(places
-            .map(|(place, depth)| RelatedPlace { place, depth })
-            .collect())
+        match dir {
+            Direction::Backward => relations::related_before(&mut conn, query).await,
+            Direction::Forward => relations::related_after(&mut conn, query).await,
+        }
     }
 
     async fn load_events(
         &self,
         room: &Room,
-        places: &[RelatedPlace],
+        places: &[RelatedEvent],
     ) -> Result<HashMap<Position, Arc<TimelineEvent>>> {
-        let places: Vec<Position> = places.iter().map(|related| related.place).collect();
+        let places: Vec<Position> = places.iter().map(|related| related.timeline).collect();
         self.timeline.load_events_at(room, &places).await
     }
 
@@ -262,7 +255,7 @@ impl Timeline {
                 return Ok(true);
             }
             let row = relations::parent_of(&mut conn, room.num, &parent).await?;
-            next = row.and_then(|(parent, _)| parent);
+            next = row.and_then(|row| row.parent);
         }
         Ok(false)
     }

@@ -34,7 +34,7 @@ use crate::{
 
 /// The name under which the progress of indexing is stored.
 const SEARCH_BACKFILL: &str = "search";
-/// Events indexed in one transaction.
+/// The number of events that are indexed in one transaction.
 const EVENTS_PER_BATCH: i64 = 200;
 /// The most batches that a search indexes before it searches: after an update of the server, very
 /// many events may not be indexed yet.
@@ -147,8 +147,8 @@ impl EventSearch {
         parts.truncate(MAX_SEARCH_PATTERNS);
         let mut found = {
             // Each user has one search at a time, so that no user blocks the searches of others.
-            let place = self.permits_by_user.enqueue(&user);
-            let _own_turn = place.ok_or_else(too_many_searches)?.acquire().await;
+            let queue_place = self.permits_by_user.enqueue(&user);
+            let _own_turn = queue_place.ok_or_else(too_many_searches)?.acquire().await;
             let turn = self.search_permits.acquire().await;
             let _turn = turn.map_err(|source| Error::internal("wait to search", source))?;
             let mut conn = self.db.read().await?;
@@ -156,7 +156,7 @@ impl EventSearch {
         };
         found.retain(|found| words.iter().all(|word| found.text.contains(word)));
         self.keep_wanted(user, query, &mut found).await?;
-        let places = self.keep_visible(user, user_id, &mut found).await?;
+        let accessible_rooms = self.keep_visible(user, user_id, &mut found).await?;
         let ranked = found.into_iter().map(|found| RankedText {
             rank: rank(&found.text, &words),
             found,
@@ -172,7 +172,9 @@ impl EventSearch {
         let next = (page.len() == query.limit).then_some((up_to, skipped + query.limit));
         Ok(SearchPage {
             count,
-            hits: self.load_hits(page, &places, query.filter).await?,
+            hits: self
+                .load_hits(page, &accessible_rooms, query.filter)
+                .await?,
             next,
             words,
         })
@@ -260,7 +262,7 @@ impl EventSearch {
         user_id: &UserId,
         found: &mut Vec<FoundText>,
     ) -> Result<AccessibleRooms> {
-        let mut places = AccessibleRooms::new();
+        let mut accessible_rooms = AccessibleRooms::new();
         for room in found.iter().map(|found| found.room).collect::<HashSet<_>>() {
             let in_memory = match self.memory.room_by_number(room).await {
                 // The room was deleted meanwhile.
@@ -269,21 +271,23 @@ impl EventSearch {
             };
             let access = self.access.load_access(&in_memory, user, user_id).await?;
             if access.has_ever_joined() {
-                places.insert(room, Arc::new((in_memory, access)));
+                accessible_rooms.insert(room, Arc::new((in_memory, access)));
             }
         }
         found.retain(|found| {
-            places
+            accessible_rooms
                 .get(&found.room)
-                .is_some_and(|place| place.1.may_see_at(found.visibility, found.timeline))
+                .is_some_and(|room_access| {
+                    room_access.1.may_see_at(found.visibility, found.timeline)
+                })
         });
-        Ok(places)
+        Ok(accessible_rooms)
     }
 
     async fn load_hits(
         &self,
         page: Vec<RankedText>,
-        places: &AccessibleRooms,
+        accessible_rooms: &AccessibleRooms,
         filter: &RoomEventFilter,
     ) -> Result<Vec<SearchHit>> {
         let mut by_room: HashMap<RoomNum, Vec<Position>> = HashMap::new();
@@ -292,24 +296,28 @@ impl EventSearch {
         }
         let mut events = HashMap::new();
         for (room, timelines) in by_room {
-            if let Some(place) = places.get(&room) {
-                events.extend(self.timeline.load_events_at(&place.0, &timelines).await?);
+            if let Some(room_access) = accessible_rooms.get(&room) {
+                events.extend(
+                    self.timeline
+                        .load_events_at(&room_access.0, &timelines)
+                        .await?,
+                );
             }
         }
         let mut hits = Vec::with_capacity(page.len());
         for RankedText { rank, found } in page {
             let event = events.get(&found.timeline).cloned();
-            let Some((place, event)) = places.get(&found.room).zip(event) else {
+            let Some((room_access, event)) = accessible_rooms.get(&found.room).zip(event) else {
                 continue;
             };
             // The event may have been redacted meanwhile, its sender may have been erased, or it
             // may be a message of an ignored user with the type of a state event.
-            let event = place.1.redact_if_erased(event, &place.0.rules);
+            let event = room_access.1.redact_if_erased(event, &room_access.0.rules);
             let is_there =
-                searchable_text(&event.pdu).is_some() && !place.1.hides_event(&event.pdu);
+                searchable_text(&event.pdu).is_some() && !room_access.1.hides_event(&event.pdu);
             if is_there && wants_event(filter, &event.pdu) {
                 hits.push(SearchHit {
-                    room_access: place.clone(),
+                    room_access: room_access.clone(),
                     event,
                     rank,
                 });

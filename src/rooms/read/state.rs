@@ -23,7 +23,7 @@ use crate::{
     storage::rooms::{event_graph, events, state_snapshots},
 };
 
-/// The number of events before a room has a member: the create event and the creator's join.
+/// The number of events after which a room has a member: the create event and the creator's join.
 const FIRST_EVENT_COUNT: i64 = 2;
 
 impl StateReader {

@@ -11,7 +11,7 @@ use super::Relations;
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, TimelineEvent, rel_type},
-    numbers::{Position, StringNum, UserNum},
+    numbers::{Position, PositionRange, StringNum, UserNum},
     rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
     storage::{
         JournalChange,
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Threads read in one query.
+/// The number of threads that are read in one query.
 const THREADS_PER_QUERY: i64 = 50;
 /// The most threads that one page reads before it ends short.
 const MAX_READ_THREADS: usize = 1_000;
@@ -44,7 +44,7 @@ pub enum ThreadFilter {
 pub struct ThreadListRequest {
     /// The threads to include.
     pub include: ThreadFilter,
-    /// The place in the timeline before which the newest replies are.
+    /// Includes only threads whose newest reply is before this place in the timeline.
     pub from: Option<Position>,
     /// The greatest number of threads.
     pub limit: usize,
@@ -135,13 +135,11 @@ impl Relations {
         &self,
         room: &Arc<Room>,
         access: &UserAccess,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         wanted: ThreadListRequest,
     ) -> Result<(TimelinePage, AggregationsByEvent)> {
-        let mut page = self
-            .load_thread_roots(room, access, audience, wanted)
-            .await?;
-        let bundles = self.load_aggregations(room, audience, &page.events).await?;
+        let mut page = self.load_thread_roots(room, access, viewer, wanted).await?;
+        let bundles = self.load_aggregations(room, viewer, &page.events).await?;
         page.events.retain(|event| {
             let bundle = bundles.get(&event.pdu.event_id);
             bundle.is_some_and(|bundle| bundle.thread.is_some())
@@ -153,13 +151,13 @@ impl Relations {
         &self,
         room: &Arc<Room>,
         access: &UserAccess,
-        audience: AggregationViewer<'_>,
+        viewer: AggregationViewer<'_>,
         request: ThreadListRequest,
     ) -> Result<TimelinePage> {
         let mut reader = ThreadListReader {
             room,
             access,
-            user_id: audience.user_id,
+            user_id: viewer.user_id,
             request,
             page: TimelinePage {
                 events: Vec::new(),
@@ -170,7 +168,7 @@ impl Relations {
         let mut looked_at = 0;
         while looked_at < MAX_READ_THREADS {
             let threads = self
-                .load_thread_rows(room, audience.user, reader.from)
+                .load_thread_rows(room, viewer.user, reader.from)
                 .await?;
             looked_at += threads.rows.len();
             let is_last = i64::try_from(threads.rows.len()).unwrap_or(0) < THREADS_PER_QUERY;
@@ -253,15 +251,15 @@ impl Relations {
             ),
         };
         let mut tx = self.db.write().await?;
-        let known =
+        let existing =
             thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
-        match (&known, cause) {
-            (Some(known), Some(cause)) if !known.subscribed && known.position > cause => {
+        match (&existing, cause) {
+            (Some(existing), Some(cause)) if !existing.subscribed && existing.position > cause => {
                 return Err(Error::ConflictingUnsubscription);
             }
             // An automatic subscription does not replace an existing one.
-            (Some(known), Some(_)) if known.subscribed => return Ok(()),
-            (Some(known), None) if known.subscribed && !known.automatic => return Ok(()),
+            (Some(existing), Some(_)) if existing.subscribed => return Ok(()),
+            (Some(existing), None) if existing.subscribed && !existing.automatic => return Ok(()),
             _ => {}
         }
         let position = tx.next_position();
@@ -315,9 +313,9 @@ impl Relations {
     ) -> Result<()> {
         self.timeline.load_event(room, access, thread_root).await?;
         let mut tx = self.db.write().await?;
-        let known =
+        let existing =
             thread_subscriptions::get(&mut tx, user, room.num, thread_root.as_str()).await?;
-        if !known.is_some_and(|known| known.subscribed) {
+        if !existing.is_some_and(|existing| existing.subscribed) {
             return Ok(());
         }
         let position = tx.next_position();
@@ -348,27 +346,25 @@ impl Relations {
     ) -> Result<bool> {
         self.timeline.load_event(room, access, thread_root).await?;
         let mut conn = self.db.read().await?;
-        let known =
+        let existing =
             thread_subscriptions::get(&mut conn, user, room.num, thread_root.as_str()).await?;
-        known
-            .filter(|known| known.subscribed)
-            .map(|known| known.automatic)
+        existing
+            .filter(|existing| existing.subscribed)
+            .map(|existing| existing.automatic)
             .ok_or_else(|| Error::not_found("you are not subscribed to this thread"))
     }
 
-    /// Returns the latest changes of a user's subscriptions before one position and after another,
-    /// newest first.
+    /// Returns the latest changes of a user's subscriptions in a range of positions, newest first.
     pub async fn load_subscription_changes(
         &self,
         user: UserNum,
-        before: Position,
-        after: Position,
+        range: PositionRange,
         limit: usize,
     ) -> Result<Vec<SubscriptionChange>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = {
             let mut conn = self.db.read().await?;
-            thread_subscriptions::changes(&mut conn, user, (before, after), limit).await?
+            thread_subscriptions::changes(&mut conn, user, range, limit).await?
         };
         let mut changes = Vec::with_capacity(rows.len());
         for row in rows {

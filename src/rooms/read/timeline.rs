@@ -31,13 +31,13 @@ const MAX_READ_EVENTS: usize = 2_000;
 /// The number of hidden events in a row after which the timeline of a sync ends. Usually everything
 /// before the user joined is hidden.
 const MAX_HIDDEN_IN_A_ROW: usize = 100;
-/// Rows read in one query.
+/// The number of rows that are read in one query.
 const ROWS_PER_QUERY: i64 = 100;
 
 /// A request for a page of a timeline.
 #[derive(Clone, Copy, Debug)]
 pub struct PageRequest {
-    /// The place from which to read: after the event with this number.
+    /// The place from which to read: between the event at this place and the next one.
     pub from: Position,
     /// The place at which to stop.
     pub to: Option<Position>,
@@ -298,7 +298,7 @@ impl Timeline {
             up_to: request.from,
         };
         let gaps = timeline_gaps::gaps_between(&mut conn, room.num, range, 1).await?;
-        Ok(gaps.into_iter().next().map(|(_, place)| place))
+        Ok(gaps.first().map(|gap| gap.timeline))
     }
 
     async fn load_rows(

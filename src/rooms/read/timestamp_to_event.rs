@@ -10,7 +10,7 @@ use crate::{
     storage::rooms::events::{self, DatedEventRow, TimeOrderPoint},
 };
 
-/// Events read in one query.
+/// The number of events that are read in one query.
 const EVENTS_PER_QUERY: i64 = 100;
 /// The most events that are read. All of them may be hidden from the user.
 const MAX_READ_EVENTS: usize = 2_000;
@@ -39,7 +39,11 @@ impl Timeline {
             },
         };
         let mut looked_at = 0;
-        let none = || Error::not_found("you may see no event on that side of the timestamp");
+        let none = || {
+            Error::not_found(
+                "there is no event on that side of the timestamp, or you may not see it",
+            )
+        };
         while looked_at < MAX_READ_EVENTS {
             let rows = self.load_rows_by_time(room.num, from, dir).await?;
             let Some(last) = rows.last() else {

@@ -53,7 +53,7 @@ impl EventReceiver {
     ) -> Result<Vec<TimelineGap>> {
         let mut conn = self.db.read().await?;
         let mut found: Vec<TimelineGap> = Vec::new();
-        for (event_id, place) in timeline_gaps::gaps_between(
+        for row in timeline_gaps::gaps_between(
             &mut conn,
             room.num,
             PositionRange { after, up_to },
@@ -61,12 +61,12 @@ impl EventReceiver {
         )
         .await?
         {
-            let event_id = OwnedEventId::try_from(event_id)
+            let event_id = OwnedEventId::try_from(row.event_id)
                 .map_err(|source| Error::internal("read an event id", source))?;
-            match found.last_mut().filter(|gap| gap.place == place) {
+            match found.last_mut().filter(|gap| gap.place == row.timeline) {
                 Some(gap) => gap.missing.push(event_id),
                 None => found.push(TimelineGap {
-                    place,
+                    place: row.timeline,
                     missing: vec![event_id],
                 }),
             }
@@ -142,7 +142,10 @@ impl EventReceiver {
         let known: HashSet<String> = known.map(|node| node.event_id).collect();
         let ids = events.iter().map(|event| event.pdu().event_id.as_str());
         let gaps = timeline_gaps::missing_among(&mut tx, room, ids).await?;
-        let mut gaps: HashMap<String, Position> = gaps.into_iter().collect();
+        let mut gaps: HashMap<String, Position> = gaps
+            .into_iter()
+            .map(|gap| (gap.event_id, gap.timeline))
+            .collect();
         let mut newest_first: Vec<(usize, &Pdu)> =
             events.iter().map(VerifiedEvent::pdu).enumerate().collect();
         newest_first.sort_by_key(|(_, pdu)| std::cmp::Reverse((pdu.depth, pdu.origin_server_ts)));

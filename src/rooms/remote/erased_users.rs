@@ -116,7 +116,7 @@ impl ErasedUserRedactor<'_> {
         let room = self.load_room(room_id).await?;
         let stay = room.view().servers.get(self.server).copied();
         let was_there = match stay {
-            // The value 0 means that memory does not know since when.
+            // The value 0 means that the start is not in memory.
             Some(stay) if stay.since != Position::ZERO => stay.since <= position,
             _ => {
                 let state = self.reader.state.state_at(&room, position).await?;

@@ -63,7 +63,7 @@ pub struct RoomImport {
 pub enum ImportOutcome {
     /// The room was imported.
     NewRoom,
-    /// This server was already in the room, or has returned meanwhile: the join is stored as any
+    /// This server was already in the room, or has returned meanwhile: the join is stored like any
     /// other event.
     KnownRoom,
 }
@@ -272,11 +272,11 @@ impl RoomImporter {
         &self,
         room: &Arc<Room>,
         tip: MutexGuard<'_, RoomTip>,
-        taken: CheckedJoin,
+        checked_join: CheckedJoin,
     ) -> Result<()> {
         let mut next = tip.clone();
         let mut tx = self.db.write().await?;
-        let mut missing = taken.join.pdu().prev_events.clone();
+        let mut missing = checked_join.join.pdu().prev_events.clone();
         let nodes = event_graph::find_nodes(&mut tx, missing.iter().map(|id| id.as_str())).await?;
         missing.retain(|id| {
             let mut placed = nodes.iter().filter(|node| node.state.is_some());
@@ -287,8 +287,8 @@ impl RoomImporter {
         let snapshot = tx.next_position();
         tx.publish(snapshot, JournalChange::Imported { room: room.num });
         let resolved = ResolvedState {
-            changed_keys: next.state.differing_keys(&taken.state),
-            state: taken.state.clone(),
+            changed_keys: next.state.differing_keys(&checked_join.state),
+            state: checked_join.state.clone(),
             after_gap: true,
         };
         let mut write = RoomWrite {
@@ -300,12 +300,12 @@ impl RoomImporter {
         write
             .set_current_state(snapshot, &Arc::new(resolved))
             .await?;
-        let pdu = taken.join.pdu().clone();
-        let mut current = taken.state.clone();
+        let pdu = checked_join.join.pdu().clone();
+        let mut current = checked_join.state.clone();
         current.insert(Arc::new(pdu.clone()));
         let fork = EventFork {
             base: SnapshotBase::Stored(next.snapshot),
-            before: taken.state,
+            before: checked_join.state,
             current,
             extremities: vec![(pdu.event_id.clone(), pdu.reference_hash.clone())],
             missing,
@@ -313,7 +313,7 @@ impl RoomImporter {
         };
         let stored_at = snapshots::find_positions(&mut tx, &[&pdu.event_id]).await?;
         let accepted = AcceptedEvent {
-            json: taken.join.json().to_owned(),
+            json: checked_join.join.json().to_owned(),
             counting: UnreadIncrement::default(),
             transaction: None,
             delayed_event: None,
@@ -341,8 +341,8 @@ fn check_create(state: &StateMap, version: &RoomVersionId) -> Result<()> {
     let create = state.get(&StateEventType::RoomCreate, "");
     let create = create.filter(|create| create.kind == TimelineEventType::RoomCreate);
     let create = create.ok_or_else(|| Error::forbidden("the state has no create event"))?;
-    let said: Option<ImportedCreateContent> = create.content_as();
-    if said.is_some_and(|said| said.room_version == *version) {
+    let content: Option<ImportedCreateContent> = create.content_as();
+    if content.is_some_and(|content| content.room_version == *version) {
         return Ok(());
     }
     Err(Error::forbidden(

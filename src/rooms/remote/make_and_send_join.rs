@@ -237,7 +237,7 @@ impl ResidentServer {
             is_passed_on: true,
             ..ReceiveHints::default()
         };
-        let taken = self
+        let received = self
             .tasks
             .run_to_completion(self, async move |rooms: Self| {
                 rooms
@@ -246,7 +246,7 @@ impl ResidentServer {
                     .await
             })
             .await?;
-        match taken {
+        match received {
             (ReceiveOutcome::Accepted, before) => Ok(before),
             (ReceiveOutcome::Duplicate, _) => {
                 self.receiver.check_accepted(&id).await?;

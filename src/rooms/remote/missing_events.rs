@@ -11,7 +11,7 @@ use crate::{error::Result, rooms::memory::room::Room, storage::rooms::event_grap
 const IDS_PER_QUERY: usize = 500;
 
 impl EventReceiver {
-    /// Returns those of some events that are not stored.
+    /// Returns those of the ids whose events are not stored.
     pub async fn unknown_events(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>> {
         let mut known: HashSet<String> = HashSet::with_capacity(ids.len());
         for chunk in ids.chunks(IDS_PER_QUERY) {
@@ -24,7 +24,7 @@ impl EventReceiver {
         Ok(unknown.cloned().collect())
     }
 
-    /// Returns those of some events that are stored in a room with the state after them.
+    /// Returns the ids of those of the events that are stored in a room with the state after them.
     pub async fn events_with_state(
         &self,
         room: &Room,

@@ -87,7 +87,7 @@ impl FederationReader {
         // A caller woken by a commit must find it, even while the commit is still being published.
         let up_to = {
             let journal = self.db.journal();
-            let _still = journal.hold_announcements();
+            let _hold = journal.hold_announcements();
             journal.published_position()
         };
         let rows = {
@@ -157,20 +157,22 @@ impl FederationReader {
             events: Vec::new(),
             next: (!is_all).then_some(last.next()),
         };
-        let mut eraser = self.erased_user_redactor(server);
+        let mut redactor = self.erased_user_redactor(server);
         for row in rows {
             if let Some(mut event) = self.outgoing_event_for(&room, row, server)? {
-                event.json = eraser.redact_if_erased(&event.event_id, event.json).await?;
+                event.json = redactor
+                    .redact_if_erased(&event.event_id, event.json)
+                    .await?;
                 page.events.push(event);
             }
         }
         Ok(page)
     }
 
-    /// Returns the newest events of a room, for a server that missed more than it is sent one by
-    /// one: the forward extremities of the room, or else the newest of the missed events that are
-    /// for this server. Reads only the newest of the missed positions: the result can be empty
-    /// although older events were missed.
+    /// Returns the newest events of a room, for a server that missed too many events to be sent
+    /// each of them: the forward extremities of the room, or else the newest of the missed events
+    /// that are for this server. Reads only the newest of the missed positions: the result can be
+    /// empty although older events were missed.
     ///
     /// # Errors
     ///
@@ -182,10 +184,10 @@ impl FederationReader {
         server: &ServerName,
     ) -> Result<Vec<OutgoingEvent>> {
         let room = self.memory.room_by_number(room).await?;
-        let mut eraser = self.erased_user_redactor(server);
+        let mut redactor = self.erased_user_redactor(server);
         if room.view().servers.contains_key(server) {
             let newest = self
-                .outgoing_extremities(&room, server, &mut eraser)
+                .outgoing_extremities(&room, server, &mut redactor)
                 .await?;
             if !newest.is_empty() {
                 return Ok(newest);
@@ -198,7 +200,9 @@ impl FederationReader {
         };
         for row in rows {
             if let Some(mut event) = self.outgoing_event_for(&room, row, server)? {
-                event.json = eraser.redact_if_erased(&event.event_id, event.json).await?;
+                event.json = redactor
+                    .redact_if_erased(&event.event_id, event.json)
+                    .await?;
                 return Ok(vec![event]);
             }
         }
@@ -210,7 +214,7 @@ impl FederationReader {
         &self,
         room: &Room,
         server: &ServerName,
-        eraser: &mut ErasedUserRedactor<'_>,
+        redactor: &mut ErasedUserRedactor<'_>,
     ) -> Result<Vec<OutgoingEvent>> {
         let nodes = {
             let mut conn = self.db.read().await?;
@@ -230,7 +234,7 @@ impl FederationReader {
                 json: node.json,
             })?;
             if status == EventStatus::Accepted && pdu.sender.server_name() != server {
-                let json = eraser.redact_if_erased(&pdu.event_id, json).await?;
+                let json = redactor.redact_if_erased(&pdu.event_id, json).await?;
                 extremities.push(outgoing_event(room, place, pdu.event_id, json, server));
             }
         }
@@ -313,8 +317,8 @@ impl FederationReader {
         let position = row.position;
         let (pdu, json) = parse_sent_event(row)?;
         let servers = self.destinations(room, &pdu, position);
-        let is_meant = servers.iter().any(|it| it == server);
-        Ok(is_meant.then(|| outgoing_event(room, position, pdu.event_id, json, server)))
+        let is_destination = servers.iter().any(|it| it == server);
+        Ok(is_destination.then(|| outgoing_event(room, position, pdu.event_id, json, server)))
     }
 
     /// Returns the destinations of an event: the servers in the room, and the server of the user

@@ -55,8 +55,8 @@ struct StrippedSender {
 impl RemoteMemberships {
     /// Stores an invitation that another server sends to a user of this server, and signs it.
     ///
-    /// If this server is in the room, the invitation is only signed: it arrives in the room as any
-    /// other event.
+    /// If this server is in the room, the invitation is only signed: it arrives in the room like
+    /// any other event.
     ///
     /// # Errors
     ///

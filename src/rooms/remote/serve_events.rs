@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// The largest numbers of events in one answer.
+/// The largest numbers of events in one answer to `/backfill` and to `/get_missing_events`.
 const MAX_BACKFILL_EVENTS: usize = 100;
 const MAX_MISSING_EVENTS: usize = 50;
 /// The largest number of events that one request names.
@@ -73,7 +73,7 @@ impl DeepestEvents {
     }
 }
 
-/// A request for the events between some that a server has.
+/// A request for the events between those that a server has and later ones.
 #[derive(Clone, Copy, Debug)]
 pub struct MissingEventsQuery<'a> {
     /// Events that the server has.
@@ -105,8 +105,8 @@ impl FederationReader {
         let node = node.ok_or_else(|| Error::not_found("there is no such event"))?;
         let room_id = self.memory.room_id(node.room).await?;
         let room = self.shared_room(origin, &room_id).await?;
-        let mut eraser = self.erased_user_redactor(origin);
-        self.event_visible_to_server(&room, node, &mut eraser, &mut HashMap::new())
+        let mut redactor = self.erased_user_redactor(origin);
+        self.event_visible_to_server(&room, node, &mut redactor, &mut HashMap::new())
             .await
     }
 
@@ -115,14 +115,14 @@ impl FederationReader {
         &self,
         room: &Room,
         node: EventNode,
-        eraser: &mut ErasedUserRedactor<'_>,
+        redactor: &mut ErasedUserRedactor<'_>,
         states: &mut HashMap<SnapshotId, StateMap>,
     ) -> Result<Box<RawValue>> {
         let json = node.json.clone();
         let event_id = OwnedEventId::try_from(node.event_id.as_str());
         let event_id = event_id.map_err(|source| Error::internal("read an event id", source))?;
-        if self.may_see(room, eraser.server(), node, states).await? {
-            return eraser
+        if self.may_see(room, redactor.server(), node, states).await? {
+            return redactor
                 .redact_if_erased(&event_id, RawValue::from_string(json)?)
                 .await;
         }
@@ -201,7 +201,7 @@ impl FederationReader {
         self.walk_back(room, origin, walk).await
     }
 
-    /// Returns events that precede some, up to others that a server has: the oldest first.
+    /// Returns the events before the latest ones of a query, back to those that the server has: the oldest first.
     pub async fn missing_events_for_server(
         &self,
         room: &Room,
@@ -254,7 +254,7 @@ impl FederationReader {
         let mut queue = DeepestEvents::default();
         let mut found = Vec::new();
         let mut states = HashMap::new();
-        let mut eraser = self.erased_user_redactor(origin);
+        let mut redactor = self.erased_user_redactor(origin);
         let mut next: Vec<OwnedEventId> = walk.start;
         while found.len() < walk.limit {
             next.retain(|id| seen.insert(id.clone()));
@@ -272,7 +272,7 @@ impl FederationReader {
             next.clone_from(&pdu.prev_events);
             if node.status() != EventStatus::Rejected {
                 let event = self
-                    .event_visible_to_server(room, node, &mut eraser, &mut states)
+                    .event_visible_to_server(room, node, &mut redactor, &mut states)
                     .await?;
                 found.push(event);
             }

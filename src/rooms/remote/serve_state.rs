@@ -29,7 +29,7 @@ const MAX_AUTH_CHAIN_EVENTS: usize = 500_000;
 /// The number of ids in one query.
 const IDS_PER_QUERY: usize = 500;
 /// Limits for answers with a whole state or auth chain: the number that one server reads at once,
-/// the number that it may wait for besides, and the number of auth chains that are looked up at
+/// the number that it may wait for in addition, and the number of auth chains that are looked up at
 /// once for all servers.
 const MAX_ANSWERS_PER_SERVER: usize = 3;
 const MAX_WAITING_PER_SERVER: usize = 20;
@@ -241,20 +241,22 @@ impl FederationReader {
         ids: &[OwnedEventId],
     ) -> Result<Vec<Box<RawValue>>> {
         let mut jsons = Vec::with_capacity(ids.len());
-        let mut eraser = self.erased_user_redactor(server);
+        let mut redactor = self.erased_user_redactor(server);
         for chunk in ids.chunks(IDS_PER_QUERY) {
             let rows = {
                 let mut conn = self.db.read().await?;
                 events::by_ids(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
-            let mut rows: HashMap<String, String> =
-                rows.into_iter().map(|(id, _, json)| (id, json)).collect();
+            let mut rows: HashMap<String, String> = rows
+                .into_iter()
+                .map(|row| (row.event_id, row.json))
+                .collect();
             let stored = chunk
                 .iter()
                 .filter_map(|id| Some((id, rows.remove(id.as_str())?)));
             for (id, json) in stored {
                 let json = RawValue::from_string(json)?;
-                jsons.push(eraser.redact_if_erased(id, json).await?);
+                jsons.push(redactor.redact_if_erased(id, json).await?);
             }
         }
         Ok(jsons)

@@ -1,4 +1,4 @@
-//! The state before each event is the same for every order in which the events arrive.
+//! Tests that the state before each event is the same for every order in which the events arrive.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -9,7 +9,7 @@ use crate::matrix::VerifiedEvent;
 
 /// Random events after the join, some of them on parallel lines.
 struct RandomHistory {
-    abroad: ImportFixture,
+    fixture: ImportFixture,
     random: StdRng,
     import: Box<dyn Fn() -> RoomImport>,
     events: Vec<VerifiedEvent>,
@@ -17,29 +17,29 @@ struct RandomHistory {
 
 impl RandomHistory {
     async fn begin(version: &'static str, seed: u64) -> Self {
-        let mut abroad = ImportFixture::new(version).await;
+        let mut fixture = ImportFixture::new(version).await;
         let members: Vec<OwnedUserId> = (0..5)
-            .map(|n| abroad.there.user(&format!("user{n}")))
+            .map(|n| fixture.there.user(&format!("user{n}")))
             .collect();
         for member in &members {
             let event = (&**member, "m.room.member", Some(member.as_str()));
             let content = json!({"membership": "join"});
-            let join = abroad
+            let join = fixture
                 .there
-                .make_event(&abroad.room, &abroad.line, event, content);
-            abroad.line = abroad.line.after(&join);
-            abroad.events.push(join);
+                .make_event(&fixture.room, &fixture.line, event, content);
+            fixture.line = fixture.line.after(&join);
+            fixture.events.push(join);
         }
         let mut levels = json!({"users": {&members[0]: 50, &members[1]: 50}});
         if version != "12" {
             levels["users"]["@carol:there"] = json!(100);
         }
-        abroad.add_event("m.room.power_levels", Some(""), levels);
-        let join = abroad.signed_join(&bob());
-        let answer = abroad.join_answer(join.clone());
+        fixture.add_event("m.room.power_levels", Some(""), levels);
+        let join = fixture.signed_join(&bob());
+        let answer = fixture.join_answer(join.clone());
         let (origin, version) = (answer.origin, answer.version);
         let (state, auth_chain) = (answer.state, answer.auth_chain);
-        abroad.line = abroad.line.after(&join);
+        fixture.line = fixture.line.after(&join);
         let import = move || RoomImport {
             origin: origin.clone(),
             version: version.clone(),
@@ -47,7 +47,7 @@ impl RandomHistory {
             state: state.clone(),
             auth_chain: auth_chain.clone(),
         };
-        abroad
+        fixture
             .server
             .rooms
             .join_import
@@ -55,7 +55,7 @@ impl RandomHistory {
             .await
             .unwrap();
         Self {
-            abroad,
+            fixture,
             random: StdRng::seed_from_u64(seed),
             import: Box::new(import),
             events: Vec::new(),
@@ -64,8 +64,8 @@ impl RandomHistory {
 
     fn random_user(&mut self) -> OwnedUserId {
         match self.random.random_range(0..7) {
-            5 | 6 => self.abroad.there.user("carol"),
-            n => self.abroad.there.user(&format!("user{n}")),
+            5 | 6 => self.fixture.there.user("carol"),
+            n => self.fixture.there.user(&format!("user{n}")),
         }
     }
 
@@ -107,7 +107,7 @@ impl RandomHistory {
             _ => ("m.room.topic", Some(String::new()), json!({"topic": mark})),
         };
         let event = (&*sender, kind, key.as_deref());
-        let (there, room) = (&self.abroad.there, &self.abroad.room);
+        let (there, room) = (&self.fixture.there, &self.fixture.room);
         there.make_event(room, line, event, content)
     }
 
@@ -133,29 +133,29 @@ impl RandomHistory {
 
     /// Adds two parallel lines of events, and then one event that follows both.
     async fn add_branches(&mut self) {
-        let start = self.abroad.server.event_line(&self.abroad.id()).await;
+        let start = self.fixture.server.event_line(&self.fixture.id()).await;
         for _ in 0..2 {
             self.add_branch(start.clone()).await;
         }
-        let line = self.abroad.server.event_line(&self.abroad.id()).await;
-        let carol = self.abroad.there.user("carol");
+        let line = self.fixture.server.event_line(&self.fixture.id()).await;
+        let carol = self.fixture.there.user("carol");
         let event = (&*carol, "m.room.message", None);
-        let (there, room) = (&self.abroad.there, &self.abroad.room);
+        let (there, room) = (&self.fixture.there, &self.fixture.room);
         let all = there.make_event(room, &line, event, json!({"body": "all"}));
         self.deliver_event(&all).await;
         self.events.push(all);
     }
 
     async fn deliver_event(&self, event: &VerifiedEvent) -> ReceiveOutcome {
-        self.abroad
+        self.fixture
             .server
-            .receive_event(&self.abroad.there, event)
+            .receive_event(&self.fixture.there, event)
             .await
     }
 
     /// Sends the same events to another server in another order.
     async fn replay_shuffled(&mut self) -> TestServer {
-        let server = self.abroad.server.with_empty_database().await;
+        let server = self.fixture.server.with_empty_database().await;
         server
             .rooms
             .join_import
@@ -169,7 +169,7 @@ impl RandomHistory {
         while let Some(event) = waiting.pop_front() {
             tries += 1;
             assert!(tries < 5_000, "some events stay missing");
-            let received = server.receive_event(&self.abroad.there, &event).await;
+            let received = server.receive_event(&self.fixture.there, &event).await;
             if matches!(received, ReceiveOutcome::Missing { .. }) {
                 waiting.push_back(event);
             }
@@ -196,7 +196,7 @@ impl RandomHistory {
         server: &TestServer,
         event: &VerifiedEvent,
     ) -> Option<HashSet<OwnedEventId>> {
-        let room = server.rooms.memory.room(&self.abroad.id()).await.unwrap();
+        let room = server.rooms.memory.room(&self.fixture.id()).await.unwrap();
         let id = &event.pdu().event_id;
         let state = server
             .rooms
@@ -212,11 +212,13 @@ impl RandomHistory {
 async fn the_state_before_an_event_does_not_depend_on_arrival_order() {
     for version in ["10", "12"] {
         for seed in 0..6 {
-            let mut story = RandomHistory::with_branches(version, seed).await;
+            let mut history = RandomHistory::with_branches(version, seed).await;
 
-            let other = story.replay_shuffled().await.restart().await;
+            let other = history.replay_shuffled().await.restart().await;
 
-            let compared = story.compare_states(&story.abroad.server, &other).await;
+            let compared = history
+                .compare_states(&history.fixture.server, &other)
+                .await;
             assert!(compared > 8, "{version} {seed}: {compared}");
         }
     }

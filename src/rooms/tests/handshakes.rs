@@ -114,40 +114,41 @@ fn public_join_rule() -> serde_json::Value {
 #[tokio::test]
 async fn a_user_of_another_server_joins_and_leaves_in_every_version() {
     for version in ["3", "6", "9", "10", "11", "12"] {
-        let door = HandshakeFixture::new(version, public_join_rule()).await;
+        let fixture = HandshakeFixture::new(version, public_join_rule()).await;
 
-        let (before, _) = door
+        let (before, _) = fixture
             .complete_handshake(MembershipHandshake::Join)
             .await
             .unwrap();
         assert_eq!(
-            before.membership(&door.eve().user_id),
+            before.membership(&fixture.eve().user_id),
             MembershipState::Leave
         );
         assert_eq!(
-            door.membership().await,
+            fixture.membership().await,
             MembershipState::Join,
             "in {version}"
         );
-        let servers = door
+        let servers = fixture
             .server
             .rooms
             .federation
-            .servers_in_room(&door.id())
+            .servers_in_room(&fixture.id())
             .await
             .unwrap();
         assert_eq!(servers, ["here", "there"]);
 
         if version != "3" {
-            door.complete_handshake(MembershipHandshake::Leave)
+            fixture
+                .complete_handshake(MembershipHandshake::Leave)
                 .await
                 .unwrap();
-            assert_eq!(door.membership().await, MembershipState::Leave);
-            let servers = door
+            assert_eq!(fixture.membership().await, MembershipState::Leave);
+            let servers = fixture
                 .server
                 .rooms
                 .federation
-                .servers_in_room(&door.id())
+                .servers_in_room(&fixture.id())
                 .await
                 .unwrap();
             assert_eq!(servers, ["here"]);
@@ -157,15 +158,15 @@ async fn a_user_of_another_server_joins_and_leaves_in_every_version() {
 
 #[tokio::test]
 async fn a_repeated_join_gets_the_same_answer() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
-    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
-    let signed = door.sign_offer(&offer);
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
+    let offer = fixture.make_event(MembershipHandshake::Join).await.unwrap();
+    let signed = fixture.sign_offer(&offer);
 
-    let (first, _) = door
+    let (first, _) = fixture
         .send_signed(MembershipHandshake::Join, signed.clone())
         .await
         .unwrap();
-    let (again, _) = door
+    let (again, _) = fixture
         .send_signed(MembershipHandshake::Join, signed)
         .await
         .unwrap();
@@ -176,19 +177,23 @@ async fn a_repeated_join_gets_the_same_answer() {
 #[tokio::test]
 async fn another_server_can_import_the_join_answer() {
     for version in ["6", "11", "12"] {
-        let door = HandshakeFixture::new(version, public_join_rule()).await;
+        let fixture = HandshakeFixture::new(version, public_join_rule()).await;
         let other = TestServer::named("there").await;
-        let eve = door.eve();
-        let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
+        let eve = fixture.eve();
+        let offer = fixture.make_event(MembershipHandshake::Join).await.unwrap();
         let mut signed = serde_json::from_str(offer.event.get()).unwrap();
         other
             .key
-            .hash_and_sign(&mut signed, &door.room.rules)
+            .hash_and_sign(&mut signed, &fixture.room.rules)
             .unwrap();
-        let keys: PublicKeyMap = other.keys().into_iter().chain(door.server.keys()).collect();
-        let check = |object| VerifiedEvent::verify(object, &door.room.rules, &keys).unwrap();
+        let keys: PublicKeyMap = other
+            .keys()
+            .into_iter()
+            .chain(fixture.server.keys())
+            .collect();
+        let check = |object| VerifiedEvent::verify(object, &fixture.room.rules, &keys).unwrap();
         let join = check(signed);
-        let rooms = &door.server.rooms;
+        let rooms = &fixture.server.rooms;
         let before = rooms
             .resident
             .accept_signed_event(MembershipHandshake::Join, &eve, join.clone())
@@ -221,8 +226,8 @@ async fn another_server_can_import_the_join_answer() {
         other.rooms.join_import.import(import).await.unwrap();
 
         let (ours, theirs) = (
-            door.server.event_line(&door.id()).await,
-            other.event_line(&door.id()).await,
+            fixture.server.event_line(&fixture.id()).await,
+            other.event_line(&fixture.id()).await,
         );
         assert!(ours.state.differing_keys(&theirs.state).is_empty());
         assert_eq!(ours.prev_events, theirs.prev_events);
@@ -231,18 +236,18 @@ async fn another_server_can_import_the_join_answer() {
 
 #[tokio::test]
 async fn a_join_answer_without_members_keeps_servers_and_heroes() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
-    let id = door.id();
-    let bob_joins = door
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
+    let id = fixture.id();
+    let bob_joins = fixture
         .server
         .change_membership(&id, bob(), bob(), MembershipAction::Join);
     bob_joins.await.unwrap();
-    let (before, join) = door
+    let (before, join) = fixture
         .complete_handshake(MembershipHandshake::Join)
         .await
         .unwrap();
-    let rooms = &door.server.rooms;
-    let room = rooms.memory.room(&door.id()).await.unwrap();
+    let rooms = &fixture.server.rooms;
+    let room = rooms.memory.room(&fixture.id()).await.unwrap();
 
     let partial = rooms
         .federation
@@ -255,7 +260,7 @@ async fn a_join_answer_without_members_keeps_servers_and_heroes() {
         "",
         to_raw_value(&json!({"name": "tea"})).unwrap(),
     );
-    rooms.sender.send(&door.id(), named).await.unwrap();
+    rooms.sender.send(&fixture.id(), named).await.unwrap();
     let state = room.view().state.clone();
     let of_named = rooms
         .federation
@@ -282,14 +287,14 @@ async fn a_join_answer_without_members_keeps_servers_and_heroes() {
 
 #[tokio::test]
 async fn users_who_may_not_join_get_no_event_to_sign() {
-    let door = HandshakeFixture::new("11", json!({"join_rule": "invite"})).await;
-    let rooms = &door.server.rooms;
+    let fixture = HandshakeFixture::new("11", json!({"join_rule": "invite"})).await;
+    let rooms = &fixture.server.rooms;
 
-    let private = door.make_event(MembershipHandshake::Join).await;
-    let knock = door.make_event(MembershipHandshake::Knock).await;
+    let private = fixture.make_event(MembershipHandshake::Join).await;
+    let knock = fixture.make_event(MembershipHandshake::Knock).await;
     let stranger = RemoteApplicant {
         user_id: user_id!("@eve:elsewhere").to_owned(),
-        ..door.eve()
+        ..fixture.eve()
     };
     let stranger = rooms
         .resident
@@ -297,7 +302,7 @@ async fn users_who_may_not_join_get_no_event_to_sign() {
         .await;
     let unknown = RemoteApplicant {
         room_id: OwnedRoomId::try_from("!nowhere:there").unwrap(),
-        ..door.eve()
+        ..fixture.eve()
     };
     let unknown = rooms
         .resident
@@ -312,13 +317,13 @@ async fn users_who_may_not_join_get_no_event_to_sign() {
 
 #[tokio::test]
 async fn an_unsupported_room_version_is_named_in_the_error() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
 
     let versions = [RoomVersionId::V9, RoomVersionId::V10];
-    let rooms = &door.server.rooms;
+    let rooms = &fixture.server.rooms;
     let refused = rooms
         .resident
-        .make_membership_event(MembershipHandshake::Join, &door.eve(), &versions)
+        .make_membership_event(MembershipHandshake::Join, &fixture.eve(), &versions)
         .await;
 
     assert!(matches!(
@@ -329,24 +334,25 @@ async fn an_unsupported_room_version_is_named_in_the_error() {
 
 #[tokio::test]
 async fn a_server_denied_by_acl_is_refused_both_handshake_steps() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
     let acl = EventToSend::state(
         alice(),
         &StateEventType::RoomServerAcl,
         "",
         to_raw_value(&json!({"allow": ["*"], "deny": ["there"]})).unwrap(),
     );
-    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
-    door.server
+    let offer = fixture.make_event(MembershipHandshake::Join).await.unwrap();
+    fixture
+        .server
         .rooms
         .sender
-        .send(&door.id(), acl)
+        .send(&fixture.id(), acl)
         .await
         .unwrap();
 
-    let made = door.make_event(MembershipHandshake::Join).await;
-    let sent = door
-        .send_signed(MembershipHandshake::Join, door.sign_offer(&offer))
+    let made = fixture.make_event(MembershipHandshake::Join).await;
+    let sent = fixture
+        .send_signed(MembershipHandshake::Join, fixture.sign_offer(&offer))
         .await;
 
     assert!(matches!(made, Err(Error::Forbidden(_))), "{made:?}");
@@ -355,13 +361,13 @@ async fn a_server_denied_by_acl_is_refused_both_handshake_steps() {
 
 #[tokio::test]
 async fn a_signed_event_unlike_the_request_is_refused() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
-    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
+    let offer = fixture.make_event(MembershipHandshake::Join).await.unwrap();
     let event: serde_json::Value = serde_json::from_str(offer.event.get()).unwrap();
     let change = |field: &str, value: serde_json::Value| {
         let mut event = event.clone();
         event[field] = value;
-        door.there.sign_event(event, &door.room.rules)
+        fixture.there.sign_event(event, &fixture.room.rules)
     };
 
     let other = [
@@ -373,43 +379,43 @@ async fn a_signed_event_unlike_the_request_is_refused() {
     ];
 
     for event in other {
-        let refused = door.send_signed(MembershipHandshake::Join, event).await;
+        let refused = fixture.send_signed(MembershipHandshake::Join, event).await;
         assert!(matches!(refused, Err(Error::InvalidParam(_))));
     }
 }
 
 #[tokio::test]
 async fn a_user_banned_during_the_handshake_cannot_join() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
-    let offer = door.make_event(MembershipHandshake::Join).await.unwrap();
-    let eve = door.eve().user_id;
-    let id = door.id();
-    let ban = door
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
+    let offer = fixture.make_event(MembershipHandshake::Join).await.unwrap();
+    let eve = fixture.eve().user_id;
+    let id = fixture.id();
+    let ban = fixture
         .server
         .change_membership(&id, alice(), eve, MembershipAction::Ban);
     ban.await.unwrap();
 
     // Sending the refused event again does not help.
     for _ in 0..2 {
-        let refused = door
-            .send_signed(MembershipHandshake::Join, door.sign_offer(&offer))
+        let refused = fixture
+            .send_signed(MembershipHandshake::Join, fixture.sign_offer(&offer))
             .await;
         assert!(matches!(refused, Err(Error::Forbidden(_))));
     }
-    assert_eq!(door.membership().await, MembershipState::Ban);
+    assert_eq!(fixture.membership().await, MembershipState::Ban);
 }
 
 #[tokio::test]
 async fn a_user_may_knock_and_then_retract_the_knock() {
-    let door = HandshakeFixture::new("11", json!({"join_rule": "knock"})).await;
+    let fixture = HandshakeFixture::new("11", json!({"join_rule": "knock"})).await;
 
-    let (before, _) = door
+    let (before, _) = fixture
         .complete_handshake(MembershipHandshake::Knock)
         .await
         .unwrap();
-    assert_eq!(door.membership().await, MembershipState::Knock);
+    assert_eq!(fixture.membership().await, MembershipState::Knock);
     assert!(
-        !door
+        !fixture
             .server
             .rooms
             .resident
@@ -417,40 +423,41 @@ async fn a_user_may_knock_and_then_retract_the_knock() {
             .is_empty()
     );
 
-    door.complete_handshake(MembershipHandshake::Leave)
+    fixture
+        .complete_handshake(MembershipHandshake::Leave)
         .await
         .unwrap();
-    assert_eq!(door.membership().await, MembershipState::Leave);
+    assert_eq!(fixture.membership().await, MembershipState::Leave);
 }
 
 #[tokio::test]
-async fn only_events_sent_here_are_outgoing() {
-    let door = HandshakeFixture::new("11", public_join_rule()).await;
-    let id = door.id();
-    let start = door.server.test.db.journal().published_position();
-    let (_, join) = door
+async fn only_events_sent_through_this_server_are_outgoing() {
+    let fixture = HandshakeFixture::new("11", public_join_rule()).await;
+    let id = fixture.id();
+    let start = fixture.server.test.db.journal().published_position();
+    let (_, join) = fixture
         .complete_handshake(MembershipHandshake::Join)
         .await
         .unwrap();
-    let hello = door
+    let hello = fixture
         .server
         .send_message(&id, alice(), "hello", None)
         .await
         .unwrap();
-    let line = door.server.event_line(&id).await;
-    let eve = door.eve().user_id;
+    let line = fixture.server.event_line(&id).await;
+    let eve = fixture.eve().user_id;
     let event = (&*eve, "m.room.message", None);
-    let hi = door
+    let hi = fixture
         .there
-        .make_event(&door.room, &line, event, text_content("hi"));
-    door.server.receive_event(&door.there, &hi).await;
+        .make_event(&fixture.room, &line, event, text_content("hi"));
+    fixture.server.receive_event(&fixture.there, &hi).await;
     let carol = user_id!("@carol:elsewhere").to_owned();
-    let invite = door
+    let invite = fixture
         .server
         .change_membership(&id, alice(), carol, MembershipAction::Invite);
     invite.await.unwrap();
 
-    let page = door
+    let page = fixture
         .server
         .rooms
         .federation
@@ -466,7 +473,8 @@ async fn only_events_sent_here_are_outgoing() {
     // The invited user's server has the invitation already, and cannot check it in a transaction.
     assert_eq!(page.events[1].servers, ["there"]);
     assert!(
-        door.server
+        fixture
+            .server
             .rooms
             .federation
             .outgoing_events(page.up_to)

@@ -127,15 +127,21 @@ impl ImportFixture {
 #[tokio::test]
 async fn a_room_is_imported_with_its_state_in_every_version() {
     for version in ["3", "6", "9", "10", "11", "12"] {
-        let mut abroad = ImportFixture::new(version).await;
-        abroad.add_event("m.room.name", Some(""), json!({"name": "old"}));
-        abroad.add_event("m.room.name", Some(""), json!({"name": "tea"}));
-        abroad.add_message("before");
+        let mut fixture = ImportFixture::new(version).await;
+        fixture.add_event("m.room.name", Some(""), json!({"name": "old"}));
+        fixture.add_event("m.room.name", Some(""), json!({"name": "tea"}));
+        fixture.add_message("before");
 
-        let imported = abroad.import_join(&bob()).await.unwrap();
+        let imported = fixture.import_join(&bob()).await.unwrap();
 
         assert_eq!(imported, ImportOutcome::NewRoom);
-        let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
+        let room = fixture
+            .server
+            .rooms
+            .memory
+            .room(&fixture.id())
+            .await
+            .unwrap();
         {
             let view = room.view();
             let name = view.state.get(&StateEventType::RoomName, "").unwrap();
@@ -145,75 +151,75 @@ async fn a_room_is_imported_with_its_state_in_every_version() {
             let servers: Vec<String> = view.servers.keys().map(ToString::to_string).collect();
             assert_eq!(servers, ["here", "there"]);
         }
-        let id = abroad.id();
-        abroad
+        let id = fixture.id();
+        fixture
             .server
             .send_message(&id, bob(), "hello", None)
             .await
             .unwrap();
-        let line = abroad.server.event_line(&id).await;
-        let carol = abroad.carol();
+        let line = fixture.server.event_line(&id).await;
+        let carol = fixture.carol();
         let event = (&*carol, "m.room.message", None);
-        let hi = abroad
+        let hi = fixture
             .there
-            .make_event(&abroad.room, &line, event, text_content("hi"));
+            .make_event(&fixture.room, &line, event, text_content("hi"));
         assert_eq!(
-            abroad.server.receive_event(&abroad.there, &hi).await,
+            fixture.server.receive_event(&fixture.there, &hi).await,
             ReceiveOutcome::Accepted
         );
-        let seen = abroad.visible_bodies(&bob()).await;
+        let seen = fixture.visible_bodies(&bob()).await;
         assert_eq!(seen, ["m.room.member", "hello", "hi"], "in {version}");
     }
 }
 
 #[tokio::test]
 async fn an_imported_room_is_the_same_after_a_restart() {
-    let mut abroad = ImportFixture::new("11").await;
-    abroad.add_event("m.room.name", Some(""), json!({"name": "tea"}));
-    abroad.import_join(&bob()).await.unwrap();
-    let before = abroad.server.event_line(&abroad.id()).await;
+    let mut fixture = ImportFixture::new("11").await;
+    fixture.add_event("m.room.name", Some(""), json!({"name": "tea"}));
+    fixture.import_join(&bob()).await.unwrap();
+    let before = fixture.server.event_line(&fixture.id()).await;
 
-    let abroad = ImportFixture {
-        server: abroad.server.restart().await,
-        ..abroad
+    let fixture = ImportFixture {
+        server: fixture.server.restart().await,
+        ..fixture
     };
 
-    let after = abroad.server.event_line(&abroad.id()).await;
+    let after = fixture.server.event_line(&fixture.id()).await;
     assert_eq!(before.prev_events, after.prev_events);
     assert!(before.state.differing_keys(&after.state).is_empty());
-    assert_eq!(abroad.visible_bodies(&bob()).await, ["m.room.member"]);
+    assert_eq!(fixture.visible_bodies(&bob()).await, ["m.room.member"]);
 }
 
 #[tokio::test]
 async fn a_join_answer_about_another_room_is_refused() {
-    let mut abroad = ImportFixture::new("11").await;
-    abroad.add_message("before");
-    let (_, _, other) = abroad.there.create_room("11");
-    let join = abroad.signed_join(&bob());
-    let mut import = abroad.join_answer(join);
+    let mut fixture = ImportFixture::new("11").await;
+    fixture.add_message("before");
+    let (_, _, other) = fixture.there.create_room("11");
+    let join = fixture.signed_join(&bob());
+    let mut import = fixture.join_answer(join);
     import.state = other;
 
-    let refused = abroad.server.rooms.join_import.import(import).await;
+    let refused = fixture.server.rooms.join_import.import(import).await;
 
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 }
 
 #[tokio::test]
 async fn a_join_answer_that_does_not_allow_the_join_is_refused() {
-    let abroad = ImportFixture::new("11").await;
-    let join = abroad.signed_join(&bob());
+    let fixture = ImportFixture::new("11").await;
+    let join = fixture.signed_join(&bob());
 
-    let mut other = abroad.join_answer(join.clone());
+    let mut other = fixture.join_answer(join.clone());
     other.version = RoomVersionId::V10;
-    let mut bare = abroad.join_answer(join.clone());
+    let mut bare = fixture.join_answer(join.clone());
     bare.state
         .retain(|event| event.pdu().kind != TimelineEventType::RoomJoinRules);
-    let mut stranger = abroad.join_answer(join);
-    stranger.join = abroad.there.make_event(
-        &abroad.room,
-        &abroad.line,
+    let mut stranger = fixture.join_answer(join);
+    stranger.join = fixture.there.make_event(
+        &fixture.room,
+        &fixture.line,
         (
-            &abroad.there.user("eve"),
+            &fixture.there.user("eve"),
             "m.room.member",
             Some("@eve:there"),
         ),
@@ -221,57 +227,63 @@ async fn a_join_answer_that_does_not_allow_the_join_is_refused() {
     );
 
     for import in [other, bare, stranger] {
-        let refused = abroad.server.rooms.join_import.import(import).await;
+        let refused = fixture.server.rooms.join_import.import(import).await;
         assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
     }
 }
 
 #[tokio::test]
 async fn a_join_succeeds_after_an_answer_with_the_wrong_version() {
-    let mut abroad = ImportFixture::new("11").await;
-    let mut other = abroad.join_answer(abroad.signed_join(&bob()));
+    let mut fixture = ImportFixture::new("11").await;
+    let mut other = fixture.join_answer(fixture.signed_join(&bob()));
     other.version = RoomVersionId::V10;
-    let refused = abroad.server.rooms.join_import.import(other).await;
+    let refused = fixture.server.rooms.join_import.import(other).await;
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
 
     assert_eq!(
-        abroad.import_join(&bob()).await.unwrap(),
+        fixture.import_join(&bob()).await.unwrap(),
         ImportOutcome::NewRoom
     );
 
-    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = fixture
+        .server
+        .rooms
+        .memory
+        .room(&fixture.id())
+        .await
+        .unwrap();
     assert_eq!(room.version, RoomVersionId::V11);
-    let server = abroad.server.restart().await;
+    let server = fixture.server.restart().await;
     let room = server
         .rooms
         .memory
-        .room(abroad.room.id.as_ref().unwrap())
+        .room(fixture.room.id.as_ref().unwrap())
         .await;
     assert_eq!(room.unwrap().version, RoomVersionId::V11);
 }
 
 #[tokio::test]
 async fn a_backfilled_redaction_takes_effect() {
-    let mut abroad = ImportFixture::new("11").await;
-    abroad.import_join(&bob()).await.unwrap();
-    let id = abroad.id();
-    let secret = abroad.add_message("secret");
-    let received = abroad.server.receive_event(&abroad.there, &secret).await;
+    let mut fixture = ImportFixture::new("11").await;
+    fixture.import_join(&bob()).await.unwrap();
+    let id = fixture.id();
+    let secret = fixture.add_message("secret");
+    let received = fixture.server.receive_event(&fixture.there, &secret).await;
     assert_eq!(received, ReceiveOutcome::Accepted);
-    abroad.leave_room(&bob()).await;
+    fixture.leave_room(&bob()).await;
     let redacts = json!({"redacts": secret.pdu().event_id});
-    let redaction = abroad.add_event("m.room.redaction", None, redacts);
-    abroad.import_join(&bob()).await.unwrap();
+    let redaction = fixture.add_event("m.room.redaction", None, redacts);
+    fixture.import_join(&bob()).await.unwrap();
     assert!(
-        abroad
+        fixture
             .visible_bodies(&bob())
             .await
             .contains(&"secret".to_owned())
     );
 
-    let room = abroad.server.rooms.memory.room(&id).await.unwrap();
-    let rooms = &abroad.server.rooms;
-    let (name, none) = (&abroad.there.name, HashMap::new());
+    let room = fixture.server.rooms.memory.room(&id).await.unwrap();
+    let rooms = &fixture.server.rooms;
+    let (name, none) = (&fixture.there.name, HashMap::new());
     let filled = rooms
         .receiver
         .backfill(&room, name, vec![redaction], &none)
@@ -279,7 +291,7 @@ async fn a_backfilled_redaction_takes_effect() {
 
     assert_eq!(filled.unwrap().stored, 1);
     assert!(
-        !abroad
+        !fixture
             .visible_bodies(&bob())
             .await
             .contains(&"secret".to_owned())
@@ -288,19 +300,19 @@ async fn a_backfilled_redaction_takes_effect() {
 
 #[tokio::test]
 async fn unauthorized_state_is_not_imported() {
-    let mut abroad = ImportFixture::new("11").await;
-    let eve = abroad.there.user("eve");
+    let mut fixture = ImportFixture::new("11").await;
+    let eve = fixture.there.user("eve");
     let event = (&*eve, "m.room.topic", Some(""));
     let content = json!({"topic": "mine"});
-    let topic = abroad
+    let topic = fixture
         .there
-        .make_event(&abroad.room, &abroad.line, event, content);
-    abroad.events.push(topic.clone());
-    let join = abroad.signed_join(&bob());
-    let mut import = abroad.join_answer(join);
+        .make_event(&fixture.room, &fixture.line, event, content);
+    fixture.events.push(topic.clone());
+    let join = fixture.signed_join(&bob());
+    let mut import = fixture.join_answer(join);
     import.state.push(topic);
 
-    abroad
+    fixture
         .server
         .rooms
         .join_import
@@ -308,35 +320,41 @@ async fn unauthorized_state_is_not_imported() {
         .await
         .unwrap();
 
-    let line = abroad.server.event_line(&abroad.id()).await;
+    let line = fixture.server.event_line(&fixture.id()).await;
     assert!(line.state.get(&StateEventType::RoomTopic, "").is_none());
 }
 
 #[tokio::test]
 async fn a_second_user_joins_an_imported_room() {
-    let mut abroad = ImportFixture::new("11").await;
-    abroad.import_join(&bob()).await.unwrap();
+    let mut fixture = ImportFixture::new("11").await;
+    fixture.import_join(&bob()).await.unwrap();
 
-    let imported = abroad.import_join(&alice()).await.unwrap();
+    let imported = fixture.import_join(&alice()).await.unwrap();
 
     assert_eq!(imported, ImportOutcome::KnownRoom);
-    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = fixture
+        .server
+        .rooms
+        .memory
+        .room(&fixture.id())
+        .await
+        .unwrap();
     assert_eq!(room.view().local_members.len(), 2);
 }
 
 #[tokio::test]
 async fn a_user_who_rejoins_finds_the_current_state() {
-    let mut abroad = ImportFixture::new("11").await;
-    abroad.import_join(&bob()).await.unwrap();
-    let id = abroad.id();
-    abroad.leave_room(&bob()).await;
-    abroad.add_message("while you were away");
-    abroad.add_event("m.room.name", Some(""), json!({"name": "new"}));
+    let mut fixture = ImportFixture::new("11").await;
+    fixture.import_join(&bob()).await.unwrap();
+    let id = fixture.id();
+    fixture.leave_room(&bob()).await;
+    fixture.add_message("while you were away");
+    fixture.add_event("m.room.name", Some(""), json!({"name": "new"}));
 
-    let imported = abroad.import_join(&bob()).await.unwrap();
+    let imported = fixture.import_join(&bob()).await.unwrap();
 
     assert_eq!(imported, ImportOutcome::NewRoom);
-    let room = abroad.server.rooms.memory.room(&id).await.unwrap();
+    let room = fixture.server.rooms.memory.room(&id).await.unwrap();
     let name = room
         .view()
         .state
@@ -344,38 +362,44 @@ async fn a_user_who_rejoins_finds_the_current_state() {
         .cloned();
     assert_eq!(name.unwrap().content_str("name").unwrap(), "new");
     assert_eq!(room.view().joined_members, 2);
-    let gaps = abroad
+    let gaps = fixture
         .server
         .rooms
         .receiver
         .find_gaps(&room, Position::MIN, Position::MAX)
         .await;
     assert_eq!(gaps.unwrap().len(), 2);
-    let seen = abroad.visible_bodies(&bob()).await;
+    let seen = fixture.visible_bodies(&bob()).await;
     assert_eq!(seen, ["m.room.member", "m.room.member", "m.room.member"]);
 }
 
 #[tokio::test]
 async fn backfilled_history_is_placed_before_the_join_in_order() {
-    let mut abroad = ImportFixture::new("11").await;
+    let mut fixture = ImportFixture::new("11").await;
     for n in 1..=6 {
-        abroad.add_message(&format!("event {n}"));
+        fixture.add_message(&format!("event {n}"));
     }
-    abroad.import_join(&bob()).await.unwrap();
-    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
-    let before_join = abroad.events.len() - 1;
-    let state: Vec<OwnedEventId> = abroad.events[..4]
+    fixture.import_join(&bob()).await.unwrap();
+    let room = fixture
+        .server
+        .rooms
+        .memory
+        .room(&fixture.id())
+        .await
+        .unwrap();
+    let before_join = fixture.events.len() - 1;
+    let state: Vec<OwnedEventId> = fixture.events[..4]
         .iter()
         .map(|event| event.pdu().event_id.clone())
         .collect();
     let backfills = async |from: usize, to: usize| {
-        let events = abroad.events[from..to].to_vec();
+        let events = fixture.events[from..to].to_vec();
         let first = events[0].pdu().event_id.clone();
         let states = HashMap::from([(first, state.clone())]);
-        let rooms = &abroad.server.rooms;
+        let rooms = &fixture.server.rooms;
         rooms
             .receiver
-            .backfill(&room, &abroad.there.name, events, &states)
+            .backfill(&room, &fixture.there.name, events, &states)
             .await
             .unwrap()
     };
@@ -384,50 +408,56 @@ async fn backfilled_history_is_placed_before_the_join_in_order() {
     let older = backfills(4, before_join - 3).await;
 
     assert_eq!((newer.stored, older.stored), (3, 3));
-    let seen = abroad.visible_bodies(&bob()).await;
+    let seen = fixture.visible_bodies(&bob()).await;
     let wanted: Vec<String> = (1..=6).map(|n| format!("event {n}")).collect();
     assert_eq!(seen[..6], wanted);
     assert_eq!(seen[6..], ["m.room.member"]);
-    let gaps = abroad
+    let gaps = fixture
         .server
         .rooms
         .receiver
         .find_gaps(&room, Position::MIN, Position::MAX)
         .await;
     assert_eq!(gaps.unwrap()[0].missing, [state[3].clone()]);
-    let (first, none) = (abroad.events[..4].to_vec(), HashMap::new());
-    let rooms = &abroad.server.rooms;
+    let (first, none) = (fixture.events[..4].to_vec(), HashMap::new());
+    let rooms = &fixture.server.rooms;
     let whole = rooms
         .receiver
-        .backfill(&room, &abroad.there.name, first, &none)
+        .backfill(&room, &fixture.there.name, first, &none)
         .await;
     assert_eq!(whole.unwrap().stored, 4);
-    assert_eq!(abroad.visible_bodies(&bob()).await[0], "m.room.create");
+    assert_eq!(fixture.visible_bodies(&bob()).await[0], "m.room.create");
 }
 
 #[tokio::test]
 async fn a_room_with_many_members_is_imported_at_once() {
     const MEMBER_COUNT: i64 = 1_200;
-    let mut abroad = ImportFixture::new("11").await;
+    let mut fixture = ImportFixture::new("11").await;
     for n in 0..MEMBER_COUNT {
-        let member = abroad.there.user(&format!("member{n}"));
+        let member = fixture.there.user(&format!("member{n}"));
         let event = (&*member, "m.room.member", Some(member.as_str()));
         let content = json!({"membership": "join"});
-        let join = abroad
+        let join = fixture
             .there
-            .make_event(&abroad.room, &abroad.line, event, content);
-        abroad.line = abroad.line.after(&join);
-        abroad.events.push(join);
+            .make_event(&fixture.room, &fixture.line, event, content);
+        fixture.line = fixture.line.after(&join);
+        fixture.events.push(join);
     }
 
-    abroad.import_join(&bob()).await.unwrap();
+    fixture.import_join(&bob()).await.unwrap();
 
-    let room = abroad.server.rooms.memory.room(&abroad.id()).await.unwrap();
+    let room = fixture
+        .server
+        .rooms
+        .memory
+        .room(&fixture.id())
+        .await
+        .unwrap();
     assert_eq!(room.view().joined_members, 2 + MEMBER_COUNT);
     assert_eq!(room.view().servers.len(), 2);
-    let member = abroad.there.user("member7");
-    let number = abroad.server.user_number(&member).await;
-    let rooms = abroad
+    let member = fixture.there.user("member7");
+    let number = fixture.server.user_number(&member).await;
+    let rooms = fixture
         .server
         .rooms
         .memory
@@ -435,8 +465,8 @@ async fn a_room_with_many_members_is_imported_at_once() {
         .await
         .unwrap();
     assert_eq!(rooms.membership(room.num), MembershipState::Join);
-    let id = abroad.id();
-    abroad
+    let id = fixture.id();
+    fixture
         .server
         .send_message(&id, bob(), "hello", None)
         .await
@@ -444,18 +474,18 @@ async fn a_room_with_many_members_is_imported_at_once() {
 }
 
 #[tokio::test]
-async fn an_imported_join_is_not_sent_out_from_here() {
-    let mut abroad = ImportFixture::new("11").await;
-    let start = abroad.server.test.db.journal().published_position();
+async fn an_imported_join_is_not_sent_to_other_servers() {
+    let mut fixture = ImportFixture::new("11").await;
+    let start = fixture.server.test.db.journal().published_position();
 
-    abroad.import_join(&alice()).await.unwrap();
-    let id = abroad.id();
-    let hello = abroad
+    fixture.import_join(&alice()).await.unwrap();
+    let id = fixture.id();
+    let hello = fixture
         .server
         .send_message(&id, alice(), "hello", None)
         .await;
 
-    let page = abroad
+    let page = fixture
         .server
         .rooms
         .federation

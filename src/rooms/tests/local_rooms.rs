@@ -71,7 +71,7 @@ async fn a_room_is_the_same_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_retried_transaction_returns_the_same_event_also_after_a_restart() {
+async fn a_retried_transaction_returns_the_same_event_even_after_a_restart() {
     let server = TestServer::new().await;
     let room_id = server.create_room(json!({})).await.unwrap();
 
@@ -363,7 +363,7 @@ async fn missing_relations_are_filled_in_at_startup() {
         .load_event(&room, &access, &thread)
         .await
         .unwrap();
-    let audience = AggregationViewer {
+    let viewer = AggregationViewer {
         access: Some(&access),
         user,
         user_id: &user_id,
@@ -371,7 +371,7 @@ async fn missing_relations_are_filled_in_at_startup() {
     let bundles = server
         .rooms
         .relations
-        .load_aggregations(&room, audience, [&thread_root])
+        .load_aggregations(&room, viewer, [&thread_root])
         .await
         .unwrap();
     let summary = bundles.get(&thread).unwrap().thread.as_ref().unwrap();

@@ -292,7 +292,7 @@ async fn a_lost_auth_event_rejects_the_event_until_it_arrives() {
     };
     let rejected = shared
         .server
-        .receive_with_help(&shared.there, &hello, lost)
+        .receive_with_hints(&shared.there, &hello, lost)
         .await
         .unwrap();
     let again = shared.receive_event(&hello).await;
@@ -305,7 +305,7 @@ async fn a_lost_auth_event_rejects_the_event_until_it_arrives() {
     assert_eq!(missing, wanted);
     assert!(matches!(rejected, ReceiveOutcome::Rejected(_)));
     assert_eq!(again, wanted);
-    // Its place is before the change of the name: another member event allows it there, but it is allowed.
+    // The message follows the events before the rename. The member event there also allows it, so it is accepted.
     assert_eq!(
         shared.receive_event(&renamed).await,
         ReceiveOutcome::Accepted
@@ -348,10 +348,10 @@ async fn an_event_of_a_server_denied_by_acl_is_refused() {
     let acl = json!({"allow": ["*"], "deny": ["there"]});
     shared.send_state(&StateEventType::RoomServerAcl, acl).await;
 
-    let help = ReceiveHints::default();
+    let hints = ReceiveHints::default();
     let refused = shared
         .server
-        .receive_with_help(&shared.there, &hello, help)
+        .receive_with_hints(&shared.there, &hello, hints)
         .await;
 
     assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
@@ -368,10 +368,10 @@ async fn a_room_without_local_members_receives_no_events() {
         .await
         .unwrap();
 
-    let help = ReceiveHints::default();
+    let hints = ReceiveHints::default();
     let refused = shared
         .server
-        .receive_with_help(&shared.there, &hello, help)
+        .receive_with_hints(&shared.there, &hello, hints)
         .await;
 
     assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
@@ -421,14 +421,14 @@ async fn an_event_after_a_gap_is_accepted_with_supplied_state() {
     let lost = shared.make_message(&line, "lost");
     let found = shared.make_message(&line.after(&lost), "found");
     let state = line.state.iter().map(|pdu| pdu.event_id.clone()).collect();
-    let help = ReceiveHints {
+    let hints = ReceiveHints {
         state_before: Some(state),
         ..ReceiveHints::default()
     };
 
     let received = shared
         .server
-        .receive_with_help(&shared.there, &found, help)
+        .receive_with_hints(&shared.there, &found, hints)
         .await;
 
     assert_eq!(received.unwrap(), ReceiveOutcome::Accepted);

@@ -200,20 +200,20 @@ impl TestServer {
         from: &RemoteServer,
         event: &VerifiedEvent,
     ) -> ReceiveOutcome {
-        self.receive_with_help(from, event, ReceiveHints::default())
+        self.receive_with_hints(from, event, ReceiveHints::default())
             .await
             .unwrap()
     }
 
-    pub(crate) async fn receive_with_help(
+    pub(crate) async fn receive_with_hints(
         &self,
         from: &RemoteServer,
         event: &VerifiedEvent,
-        help: ReceiveHints,
+        hints: ReceiveHints,
     ) -> Result<ReceiveOutcome> {
         self.rooms
             .receiver
-            .receive(&from.name, event.clone(), help)
+            .receive(&from.name, event.clone(), hints)
             .await
     }
 

@@ -184,6 +184,7 @@ impl TestServer {
             notified: view.notified,
             mentioned: view.mentioned,
         };
-        rooms.get(room.num).unwrap().unread_counts(counters)
+        let unread = rooms.get(room.num).unwrap().unread_counts(counters);
+        (unread.notification_count, unread.highlight_count)
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct UnreadIncrement {
     pub(crate) exceptions: Vec<PersonalIncrement>,
 }
 
-/// The numbers that an event adds to the counts of one user, besides those that it adds for all.
+/// The numbers that an event adds to the counts of one user, in addition to those that it adds for all.
 #[derive(Debug)]
 pub(crate) struct PersonalIncrement {
     pub(crate) user_id: OwnedUserId,
@@ -81,11 +81,11 @@ impl CustomRules {
         let mut conn = db.read().await?;
         let rows = account_data::of_all_users(&mut conn, PUSH_RULES_TYPE).await?;
         let rules = Self::default();
-        for (user, user_id, content) in rows {
-            let usual = OwnedUserId::try_from(user_id)
+        for row in rows {
+            let usual = OwnedUserId::try_from(row.user_id)
                 .ok()
                 .map(|user_id| matrix::default_rules(&user_id));
-            rules.set_rules(user, &content, usual.as_ref());
+            rules.set_rules(row.user_num, &row.content, usual.as_ref());
         }
         Ok(rules)
     }
@@ -191,7 +191,7 @@ pub(crate) async fn count_for_members(
         );
     }
     for MemberRules { user_id, rules } in &custom {
-        let own = own_notice(rules, user_id, tip, &event, &facts).await;
+        let own = own_push_outcome(rules, user_id, tip, &event, &facts).await;
         add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
     }
     for user_id in mentioned_users(pdu, &mentions, tip, local)
@@ -203,7 +203,7 @@ pub(crate) async fn count_for_members(
             && tip.state.membership(user_id) == MembershipState::Join;
         if is_member && !custom.iter().any(|member| member.user_id == *user_id) {
             let rules = matrix::default_rules(user_id);
-            let own = own_notice(&rules, user_id, tip, &event, &facts).await;
+            let own = own_push_outcome(&rules, user_id, tip, &event, &facts).await;
             add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
         }
     }
@@ -244,7 +244,7 @@ fn parse_mentions(pdu: &Pdu) -> Mentions {
         .unwrap_or_default()
 }
 
-async fn own_notice(
+async fn own_push_outcome(
     rules: &Ruleset,
     user_id: &UserId,
     tip: &RoomTip,

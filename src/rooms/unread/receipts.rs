@@ -85,11 +85,11 @@ impl UnreadCounts {
             return Ok(unknown);
         }
         let mut tx = self.db.write().await?;
-        let mut is_news = false;
+        let mut has_advanced = false;
         for receipt in &found {
-            is_news |= self.advance_receipt(&mut tx, room, receipt).await?;
+            has_advanced |= self.advance_receipt(&mut tx, room, receipt).await?;
         }
-        if is_news {
+        if has_advanced {
             tx.commit().await?;
         }
         Ok(unknown)
@@ -161,18 +161,20 @@ impl UnreadCounts {
         event: &TimelineEvent,
         thread: &str,
     ) -> Result<ReceiptThread> {
-        let is_of_it = match ReceiptThread::try_from(Some(thread).filter(|it| !it.is_empty())) {
-            Ok(Unthreaded) => return Ok(Unthreaded),
-            Ok(Main) => event.thread.is_none().then_some(Main),
-            Ok(Thread(thread_root)) => {
-                let is_of_it = self
-                    .timeline
-                    .is_in_thread(room, event, &thread_root)
-                    .await?;
-                is_of_it.then_some(Thread(thread_root))
-            }
-            _ => None,
-        };
-        is_of_it.ok_or_else(|| Error::invalid_param("the event is not related to the thread"))
+        let matching_thread =
+            match ReceiptThread::try_from(Some(thread).filter(|it| !it.is_empty())) {
+                Ok(Unthreaded) => return Ok(Unthreaded),
+                Ok(Main) => event.thread.is_none().then_some(Main),
+                Ok(Thread(thread_root)) => {
+                    let is_of_it = self
+                        .timeline
+                        .is_in_thread(room, event, &thread_root)
+                        .await?;
+                    is_of_it.then_some(Thread(thread_root))
+                }
+                _ => None,
+            };
+        matching_thread
+            .ok_or_else(|| Error::invalid_param("the event is not related to the thread"))
     }
 }

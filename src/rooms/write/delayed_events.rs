@@ -147,9 +147,9 @@ impl DelayedEvents {
             MAX_KEPT_OUTCOMES,
         )
         .await?;
-        let (waiting, next) = delayed_events::count_scheduled(&mut tx, delay.user).await?;
-        if usize::try_from(waiting).unwrap_or(usize::MAX) >= MAX_SCHEDULED_EVENTS {
-            let left = next.map_or(0, |next| next - now);
+        let scheduled = delayed_events::count_scheduled(&mut tx, delay.user).await?;
+        if usize::try_from(scheduled.count).unwrap_or(usize::MAX) >= MAX_SCHEDULED_EVENTS {
+            let left = scheduled.next_due_ts.map_or(0, |next| next - now);
             let left = u64::try_from(left).unwrap_or(0).max(1);
             return Err(Error::LimitExceeded {
                 retry_after: Duration::from_millis(left),

@@ -1,4 +1,4 @@
-//! Deletes a room: ordinary events remove all members, then everything that is stored of the room is removed.
+//! Deletes a room: ordinary events remove all members, then everything that is stored about the room is removed.
 //!
 //! While a room is being deleted, a request for its room id finds no room, and the room accepts no events except those
 //! of its deletion. Each user who had a membership in the room keeps a row that says how it ended; `sync` sends it to
@@ -39,12 +39,13 @@ const REMOVAL_BATCH_SIZE: usize = 32;
 const MEMBER_BATCH_SIZE: i64 = 200;
 /// The number of users whose own data one write removes.
 const USER_BATCH_SIZE: usize = 200;
-/// The number of checks whether other servers have got all events of the room. Servers that answer take seconds.
+/// The number of checks whether other servers have got all events of the room. Servers that respond have them within
+/// seconds.
 const MAX_DELIVERY_CHECKS: usize = 300;
 /// The time between two such checks.
 const DELIVERY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The number of attempts to remove all members. Nobody can join any more, but a member who cannot be removed must not
-/// delay the deletion for ever.
+/// delay the deletion forever.
 const MAX_REMOVAL_ROUNDS: usize = 3;
 
 /// A function that returns whether all events of a room have been sent to the other servers.
@@ -360,7 +361,7 @@ impl RoomDeletion {
         Ok(())
     }
 
-    /// Removes everything that is stored of a room, after the room itself was removed.
+    /// Removes everything that is stored about a room, after the room itself was removed.
     async fn purge_room(&self, room: RoomNum) -> Result<()> {
         // Writes that began while the room still existed may be stored only after the first pass.
         while self.purge_once(room).await? > 0 {}
@@ -418,7 +419,7 @@ impl RoomDeletion {
 /// A part of the stored data of a room.
 #[derive(Clone, Copy)]
 enum RoomDataPart<'a> {
-    /// The own data of some users.
+    /// The data that belongs to some users.
     Users(&'a [UserNum]),
     /// One chain of the room's state.
     Chain(StateChainNum),

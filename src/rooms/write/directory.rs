@@ -245,7 +245,7 @@ impl RoomDirectory {
             limit: i64::try_from(limit).unwrap_or(1) + 1,
         };
         let mut conn = self.db.read().await?;
-        let is_back = since.as_ref().is_some_and(|place| place.is_backwards);
+        let is_back = since.as_ref().is_some_and(|position| position.is_backwards);
         let mut found = if is_back {
             room_table::directory_before(&mut conn, &query).await?
         } else {
@@ -397,7 +397,7 @@ mod tests {
     use crate::storage::{ReadAccess, testing::TestDb};
 
     #[tokio::test]
-    async fn a_user_makes_a_bounded_number_of_aliases() {
+    async fn the_aliases_of_a_user_are_limited() {
         let test = TestDb::new().await;
         let (alice, bob) = (UserNum::new(1), UserNum::new(2));
         let mut tx = test.db.write().await.unwrap();

@@ -71,7 +71,7 @@ pub struct MemberChange {
     pub action: MembershipAction,
     /// The profile of the target; only for a join or an invitation.
     pub profile: MemberProfile,
-    /// The reason of the change.
+    /// The reason for the change.
     pub reason: Option<String>,
     /// Whether an invitation is to a direct chat.
     pub is_direct: bool,

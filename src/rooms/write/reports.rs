@@ -11,7 +11,7 @@ use crate::{
     storage::rooms::reports::{self, NewReport},
 };
 
-/// The longest reason of a report, in bytes.
+/// The longest reason for a report, in bytes.
 const MAX_REASON_BYTES: usize = 8 * 1024;
 /// The number of reports of one user that are kept. Older ones are removed.
 const MAX_REPORTS_PER_USER: i64 = 1_000;
@@ -23,7 +23,7 @@ pub struct ReportAuthor<'a> {
     pub user: UserNum,
     /// The user id of the user.
     pub user_id: &'a UserId,
-    /// The reason of the report.
+    /// The reason for the report.
     pub reason: &'a str,
 }
 

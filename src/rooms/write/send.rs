@@ -78,9 +78,8 @@ impl EventSender {
     ///
     /// # Errors
     ///
-    /// Returns `RefusalCode::NotJson` if no event was sent with it, because the request for a new event needs a
-    /// body, and
-    /// [`Error::Forbidden`] if this server is not in the room.
+    /// Returns `RefusalCode::NotJson` if no event was sent with it, because the request for a new event needs a body,
+    /// and [`Error::Forbidden`] if this server does not know the room.
     pub async fn event_id_of_transaction(
         &self,
         room_id: &RoomId,

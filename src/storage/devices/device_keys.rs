@@ -55,7 +55,7 @@ pub async fn of_users(db: &mut impl ReadAccess, users: &[UserNum]) -> Result<Vec
     .await
 }
 
-/// Returns the ids of those of the devices that have identity keys.
+/// Returns the ids of the given devices that have identity keys.
 pub async fn ids_with_keys(db: &mut impl ReadAccess, devices: &[DeviceNum]) -> Result<Vec<String>> {
     db.query(
         "SELECT d.device_id

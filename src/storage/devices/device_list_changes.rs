@@ -97,13 +97,21 @@ pub async fn last_device_or_key_change(
     Ok(newest.flatten())
 }
 
-/// Returns the devices of a user that changed after a position, with the positions of the changes, the oldest first.
+/// A device whose keys or name changed.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ChangedDevice {
+    pub device_id: String,
+    /// The position of the change.
+    pub position: Position,
+}
+
+/// Returns the devices of a user that changed after a position, the oldest change first.
 pub async fn devices_changed_after(
     db: &mut impl ReadAccess,
     user: UserNum,
     after: Position,
     limit: i64,
-) -> Result<Vec<(String, Position)>> {
+) -> Result<Vec<ChangedDevice>> {
     db.query(
         "SELECT device_id, position FROM device_changes
          WHERE user_num = $1 AND position > $2
@@ -116,7 +124,7 @@ pub async fn devices_changed_after(
     .await
 }
 
-/// Returns the users whose keys changed after a position for everyone who may see them.
+/// Returns the users whose keys changed after a position, except for changes that concern one watcher only.
 pub async fn users_changed_after(
     db: &mut impl ReadAccess,
     after: Position,
@@ -230,15 +238,15 @@ mod tests {
         let all = devices_changed_after(&mut tx, UserNum::new(1), Position::ZERO, 9)
             .await
             .unwrap();
-        let ids: Vec<&str> = all.iter().map(|(id, _)| &**id).collect();
+        let ids: Vec<&str> = all.iter().map(|changed| &*changed.device_id).collect();
         assert_eq!(ids, ["A", "B", CROSS_SIGNING_DEVICE_ID]);
         let last = last_device_change(&mut tx, UserNum::new(1)).await.unwrap();
-        assert_eq!(last, Some(all[1].1), "that of the list of devices");
+        assert_eq!(last, Some(all[1].position), "that of the list of devices");
         let newest = last_device_or_key_change(&mut tx, UserNum::new(1))
             .await
             .unwrap();
-        assert_eq!(newest, Some(all[2].1));
-        let newer = devices_changed_after(&mut tx, UserNum::new(1), all[0].1, 1)
+        assert_eq!(newest, Some(all[2].position));
+        let newer = devices_changed_after(&mut tx, UserNum::new(1), all[0].position, 1)
             .await
             .unwrap();
         assert_eq!(newer, all[1..2]);

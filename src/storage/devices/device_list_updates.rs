@@ -10,7 +10,7 @@ use crate::{
 
 /// The number of rows that one statement stores.
 const ROWS_PER_STATEMENT: usize = 100;
-/// A value in place of a position: nothing was sent to the server yet.
+/// A value in place of a position while nothing was sent to the server yet.
 pub const NOTHING_SENT: Position = Position::new(-1);
 
 /// A user whose device list changes must be sent to a server.
@@ -84,7 +84,7 @@ pub struct SentDeviceList {
     pub stream_id: Position,
 }
 
-/// Stores the change up to which a server was sent a user's updates.
+/// Stores the position up to which a server was sent a user's updates, and the last `stream_id`.
 pub async fn set_sent_position(
     tx: &mut WriteTx,
     server: &str,
@@ -104,7 +104,7 @@ pub async fn set_sent_position(
     Ok(())
 }
 
-/// Deletes the records of servers about changes up to a position.
+/// Deletes what is recorded about updates for these servers, for changes up to a position.
 pub async fn delete_records<S: AsRef<str>>(
     tx: &mut WriteTx,
     servers: &[S],

@@ -80,7 +80,7 @@ pub async fn find(
     .await
 }
 
-/// Returns the numbers of those of the devices that the user has.
+/// Returns the numbers of the user's devices that have one of these ids.
 pub async fn find_all(
     db: &mut impl ReadAccess,
     user: UserNum,
@@ -249,15 +249,15 @@ async fn remove_notification_settings(
         .iter()
         .flat_map(|id| NOTIFICATION_SETTINGS_PREFIXES.map(|prefix| format!("{prefix}{id}")))
         .collect();
-    let (position, removed) = account_data::remove_global(tx, user, &kinds).await?;
-    for kind in removed {
+    let removed = account_data::remove_global(tx, user, &kinds).await?;
+    for kind in removed.kinds {
         let change = JournalChange::AccountData {
             user,
             room: None,
             kind: kind.into(),
             content: account_data::REMOVED_CONTENT.into(),
         };
-        tx.publish(position, change);
+        tx.publish(removed.position, change);
     }
     Ok(())
 }

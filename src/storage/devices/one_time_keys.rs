@@ -23,8 +23,17 @@ pub struct KeyRow<'a> {
     pub key: &'a str,
 }
 
-/// A stored one-time key: algorithm, id, key, and whether it was claimed.
-pub type StoredOneTimeKey = (String, String, String, bool);
+/// A stored one-time key.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct StoredOneTimeKey {
+    pub algorithm: String,
+    /// The key id, without the algorithm.
+    pub key_id: String,
+    /// The key, as JSON.
+    pub key: String,
+    /// Whether it was given out.
+    pub claimed: bool,
+}
 
 /// Returns the one-time keys of a device that have one of these ids, with any algorithm.
 pub async fn keys_with_ids(
@@ -43,12 +52,16 @@ pub async fn keys_with_ids(
     .await
 }
 
+/// A one-time key to be stored.
+#[derive(Clone, Debug)]
+pub struct NewOneTimeKey<'a> {
+    /// The position that decides the order in which keys are claimed.
+    pub position: Position,
+    pub row: KeyRow<'a>,
+}
+
 /// Stores one-time keys, each at its position. A claimed key may be replaced by a new one with the same id.
-pub async fn insert(
-    tx: &mut WriteTx,
-    device: DeviceNum,
-    keys: &[(Position, KeyRow<'_>)],
-) -> Result<()> {
+pub async fn insert(tx: &mut WriteTx, device: DeviceNum, keys: &[NewOneTimeKey<'_>]) -> Result<()> {
     for chunk in keys.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO one_time_keys (position, device, algorithm, key_id, key, claimed) {}
@@ -57,7 +70,7 @@ pub async fn insert(
             values_clause(chunk.len(), 6)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
-        for (position, row) in chunk {
+        for NewOneTimeKey { position, row } in chunk {
             query = query
                 .bind(*position)
                 .bind(device)
@@ -71,8 +84,15 @@ pub async fn insert(
     Ok(())
 }
 
-/// A key that was given out: its device, its id, and the key.
-pub type ClaimedKey = (DeviceNum, String, String);
+/// A key that was given out.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ClaimedKey {
+    pub device: DeviceNum,
+    /// The key id, without the algorithm.
+    pub key_id: String,
+    /// The key, as JSON.
+    pub key: String,
+}
 
 /// Claims the oldest one-time key of each of these devices.
 pub async fn claim(
@@ -113,11 +133,21 @@ pub async fn delete_claimed(tx: &mut WriteTx, device: DeviceNum, kept: i64) -> R
     Ok(())
 }
 
-/// Returns the fallback keys of a device: algorithm, id, key.
+/// A stored fallback key.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct StoredFallbackKey {
+    pub algorithm: String,
+    /// The key id, without the algorithm.
+    pub key_id: String,
+    /// The key, as JSON.
+    pub key: String,
+}
+
+/// Returns the fallback keys of a device.
 pub async fn fallback_keys(
     db: &mut impl ReadAccess,
     device: DeviceNum,
-) -> Result<Vec<(String, String, String)>> {
+) -> Result<Vec<StoredFallbackKey>> {
     db.query("SELECT algorithm, key_id, key FROM fallback_keys WHERE device = $1")
         .bind(device)
         .fetch_all()
@@ -141,7 +171,7 @@ pub async fn set_fallback(tx: &mut WriteTx, device: DeviceNum, row: &KeyRow<'_>)
     Ok(())
 }
 
-/// Returns the fallback keys of these devices, and marks them as used.
+/// Returns the fallback keys of these devices for an algorithm, and marks them as used.
 pub async fn claim_fallback(
     tx: &mut WriteTx,
     devices: &[DeviceNum],
@@ -217,6 +247,21 @@ mod tests {
         }
     }
 
+    fn new_key<'a>(position: i64, key_id: &'a str, json: &'a str) -> NewOneTimeKey<'a> {
+        NewOneTimeKey {
+            position: Position::new(position),
+            row: key(key_id, json),
+        }
+    }
+
+    fn claimed_key(device: DeviceNum, key_id: &str, json: &str) -> ClaimedKey {
+        ClaimedKey {
+            device,
+            key_id: key_id.to_owned(),
+            key: json.to_owned(),
+        }
+    }
+
     async fn remaining_counts(tx: &mut WriteTx, device: DeviceNum) -> KeyCounts {
         let mut counts = counts(tx, &[device]).await.unwrap();
         counts.remove(&device).unwrap()
@@ -229,10 +274,7 @@ mod tests {
         let device = device_table::upsert(&mut tx, UserNum::new(1), "A", None, 1)
             .await
             .unwrap();
-        let keys = [
-            (Position::new(8), key("z", "1")),
-            (Position::new(9), key("b", "2")),
-        ];
+        let keys = [new_key(8, "z", "1"), new_key(9, "b", "2")];
         insert(&mut tx, device, &keys).await.unwrap();
 
         assert_eq!(
@@ -240,15 +282,15 @@ mod tests {
             [("a".to_owned(), 2)]
         );
         let mut claimed = Vec::new();
-        while let Some((_, key_id, _)) = claim(&mut tx, &[device], "a").await.unwrap().pop() {
-            claimed.push(key_id);
+        while let Some(key) = claim(&mut tx, &[device], "a").await.unwrap().pop() {
+            claimed.push(key.key_id);
         }
 
         assert_eq!(claimed, ["z", "b"]);
         assert!(remaining_counts(&mut tx, device).await.one_time.is_empty());
         let known_keys = keys_with_ids(&mut tx, device, &["b", "c"]).await.unwrap();
         assert_eq!(known_keys.len(), 1);
-        assert!(known_keys[0].3);
+        assert!(known_keys[0].claimed);
         delete_claimed(&mut tx, device, 1).await.unwrap();
         assert!(
             keys_with_ids(&mut tx, device, &["z"])
@@ -260,11 +302,11 @@ mod tests {
             keys_with_ids(&mut tx, device, &["b"]).await.unwrap().len(),
             1
         );
-        insert(&mut tx, device, &[(Position::new(10), key("b", "3"))])
+        insert(&mut tx, device, &[new_key(10, "b", "3")])
             .await
             .unwrap();
         let again = claim(&mut tx, &[device], "a").await.unwrap();
-        assert_eq!(again, [(device, "b".to_owned(), "3".to_owned())]);
+        assert_eq!(again, [claimed_key(device, "b", "3")]);
     }
 
     #[tokio::test]
@@ -284,7 +326,7 @@ mod tests {
             let used = claim_fallback(&mut tx, &[device, DeviceNum::new(99)], "a")
                 .await
                 .unwrap();
-            assert_eq!(used, [(device, "f".to_owned(), "1".to_owned())]);
+            assert_eq!(used, [claimed_key(device, "f", "1")]);
         }
         assert!(
             remaining_counts(&mut tx, device)
@@ -293,7 +335,7 @@ mod tests {
                 .is_empty()
         );
         set_fallback(&mut tx, device, &key("g", "2")).await.unwrap();
-        assert_eq!(fallback_keys(&mut tx, device).await.unwrap()[0].1, "g");
+        assert_eq!(fallback_keys(&mut tx, device).await.unwrap()[0].key_id, "g");
         assert_eq!(
             remaining_counts(&mut tx, device).await.unused_fallback,
             ["a"]

@@ -22,10 +22,10 @@ pub struct RemoteDeviceListRow {
     /// Whether the list is up to date, as far as this server knows.
     pub is_fresh: bool,
     /// Whether clients were notified of a change, and none has queried the list since.
-    pub is_told: bool,
+    pub is_reported: bool,
 }
 
-/// A device with keys of a user.
+/// A user's device that has keys.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct RemoteDeviceRow {
     pub user_num: UserNum,
@@ -41,7 +41,7 @@ pub async fn lists(
     users: &[UserNum],
 ) -> Result<Vec<RemoteDeviceListRow>> {
     db.query(
-        "SELECT user_num, stream_id, is_fresh, is_told
+        "SELECT user_num, stream_id, is_fresh, is_told AS is_reported
          FROM remote_device_lists
          WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
     )
@@ -79,18 +79,26 @@ pub async fn devices_with_ids(
     .await
 }
 
-/// Returns the number of a user's devices, and the total bytes of their keys.
-pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<(i64, i64)> {
-    let extent = db
+/// The size of a user's device list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeviceListSize {
+    pub devices: i64,
+    /// The size of all keys together.
+    pub bytes: i64,
+}
+
+/// Returns the size of a user's device list.
+pub async fn stored_size(db: &mut impl ReadAccess, user: UserNum) -> Result<DeviceListSize> {
+    let size = db
         .query(
-            "SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(keys)), 0)
+            "SELECT COUNT(*) AS devices, COALESCE(SUM(OCTET_LENGTH(keys)), 0) AS bytes
              FROM remote_devices
              WHERE user_num = $1",
         )
         .bind(user)
         .fetch_optional()
         .await?;
-    Ok(extent.unwrap_or_default())
+    Ok(size.unwrap_or_default())
 }
 
 /// Returns some of the users whose lists must be queried, after a user number.
@@ -123,13 +131,13 @@ pub async fn set_list(tx: &mut WriteTx, row: &RemoteDeviceListRow) -> Result<()>
     .bind(row.user_num)
     .bind(row.stream_id)
     .bind(row.is_fresh)
-    .bind(row.is_told)
+    .bind(row.is_reported)
     .execute()
     .await?;
     Ok(())
 }
 
-/// Starts tracking the lists of users, of whose changes clients are notified. Lists that are already tracked do not
+/// Starts tracking the lists of users about whom clients are being notified. Lists that are already tracked do not
 /// change.
 pub async fn track_users(tx: &mut WriteTx, users: &[UserNum]) -> Result<()> {
     for chunk in users.chunks(ROWS_PER_STATEMENT) {
@@ -271,7 +279,7 @@ mod tests {
             user_num,
             stream_id: is_fresh.then_some(StreamId::new(5)),
             is_fresh,
-            is_told: true,
+            is_reported: true,
         }
     }
 
@@ -306,13 +314,16 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(named, [b]);
-        assert_eq!(stored_size(&mut tx, UserNum::new(1)).await.unwrap(), (2, 4));
-        assert_eq!(stored_size(&mut tx, UserNum::new(2)).await.unwrap(), (0, 0));
+        let size = |devices, bytes| DeviceListSize { devices, bytes };
+        let stored = stored_size(&mut tx, UserNum::new(1)).await.unwrap();
+        assert_eq!(stored, size(2, 4));
+        let stored = stored_size(&mut tx, UserNum::new(2)).await.unwrap();
+        assert_eq!(stored, size(0, 0));
         remove_device(&mut tx, UserNum::new(1), "B").await.unwrap();
         assert_eq!(devices(&mut tx, &[UserNum::new(1)]).await.unwrap(), [a]);
         mark_queried(&mut tx, &[UserNum::new(1)]).await.unwrap();
         let expected = RemoteDeviceListRow {
-            is_told: false,
+            is_reported: false,
             ..list_of(UserNum::new(1), true)
         };
         assert_eq!(

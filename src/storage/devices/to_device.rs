@@ -1,5 +1,7 @@
 //! To-device messages, and the transactions that sent them.
 
+use std::sync::Arc;
+
 use sqlx::AssertSqlSafe;
 
 use crate::{
@@ -11,19 +13,36 @@ use crate::{
 /// The number of rows that one statement inserts.
 const ROWS_PER_STATEMENT: usize = 64;
 
+/// A message to be stored for a device.
+#[derive(Clone, Debug)]
+pub struct NewToDeviceMessage {
+    pub position: Position,
+    pub device: DeviceNum,
+    /// The message, as JSON.
+    pub message: Arc<str>,
+}
+
+/// A message for a device.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct ToDeviceRow {
+    pub position: Position,
+    /// The message, as JSON.
+    pub message: String,
+}
+
 /// Stores messages, each at its position for its device.
-pub async fn insert(
-    tx: &mut WriteTx,
-    messages: &[(Position, DeviceNum, std::sync::Arc<str>)],
-) -> Result<()> {
+pub async fn insert(tx: &mut WriteTx, messages: &[NewToDeviceMessage]) -> Result<()> {
     for chunk in messages.chunks(ROWS_PER_STATEMENT) {
         let sql = format!(
             "INSERT INTO to_device (position, device, message) {}",
             values_clause(chunk.len(), 3)
         );
         let mut query = tx.query(AssertSqlSafe(sql));
-        for (position, device, message) in chunk {
-            query = query.bind(*position).bind(*device).bind(&**message);
+        for row in chunk {
+            query = query
+                .bind(row.position)
+                .bind(row.device)
+                .bind(&*row.message);
         }
         query.execute().await?;
     }
@@ -37,7 +56,7 @@ pub async fn messages_between(
     after: Position,
     up_to: Position,
     limit: i64,
-) -> Result<Vec<(Position, String)>> {
+) -> Result<Vec<ToDeviceRow>> {
     db.query(
         "SELECT position, message
          FROM to_device
@@ -139,7 +158,11 @@ mod tests {
             .await
             .unwrap();
         let messages: Vec<_> = (1..=100)
-            .map(|number| (Position::new(number), device, number.to_string().into()))
+            .map(|number| NewToDeviceMessage {
+                position: Position::new(number),
+                device,
+                message: number.to_string().into(),
+            })
             .collect();
 
         insert(&mut tx, &messages).await.unwrap();
@@ -151,7 +174,7 @@ mod tests {
         let some = messages_between(&mut tx, device, Position::new(2), Position::new(50), 3)
             .await
             .unwrap();
-        let positions: Vec<_> = some.iter().map(|(position, _)| *position).collect();
+        let positions: Vec<_> = some.iter().map(|row| row.position).collect();
         assert_eq!(positions, [3, 4, 5].map(Position::new));
         assert_eq!(
             delete(&mut tx, device, Position::new(99)).await.unwrap(),

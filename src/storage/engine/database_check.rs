@@ -125,7 +125,7 @@ fn is_about_missing_table(error: &dyn DatabaseError) -> bool {
         || error.message().starts_with(SQLITE_NO_TABLE)
 }
 
-/// Returns the cause of an error, without what sqlx was doing.
+/// Returns the cause of an error, without the context that sqlx adds.
 fn cause_of(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Io(error) => error.to_string(),

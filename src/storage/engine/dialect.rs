@@ -1,4 +1,5 @@
-//! The differences between SQLite and PostgreSQL. No other file except `migrations` asks which database is open.
+//! The differences between SQLite and PostgreSQL in connections, transactions and locks. `migrations` has the
+//! differences in the schema, and `failure` those in errors.
 
 use std::{path::Path, str::FromStr};
 
@@ -17,9 +18,10 @@ const STATEMENT_CACHE_CAPACITY: usize = 512;
 const CHECKPOINT_PAGES: &str = "4000";
 /// The key of PostgreSQL's advisory lock for the only writer: "parlour" in ASCII.
 const WRITER_LOCK_KEY: i64 = 0x70_61_72_6c_6f_75_72;
-/// After a server was killed, PostgreSQL needs a while to notice that the connection that holds the lock is dead.
+/// The statement that limits the wait for that lock. After a server was killed, PostgreSQL needs a while to notice that
+/// the connection that holds the lock is dead.
 const SET_LOCK_TIMEOUT: &str = "SET lock_timeout = '10s'";
-/// PostgreSQL's error code for a lock that another connection holds for too long.
+/// PostgreSQL's error code when another connection has held a lock for longer than that.
 const LOCK_TIMEOUT_CODE: &str = "55P03";
 
 /// The statement that begins a read-only transaction with a consistent view.

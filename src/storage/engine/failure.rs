@@ -21,7 +21,8 @@ const POSTGRES_DISK_FULL: &str = "53100";
 const POSTGRES_TEMPORARY_CLASSES: [&str; 4] = ["08", "53", "57P", "58"];
 
 /// PostgreSQL's error codes for a text with U+0000, the same in JSON, and a text that is too long for an index. The
-/// length of texts is limited when they are received. If one is not, only the request with it is refused.
+/// length of texts is limited when they are received. If a text is too long nevertheless, only the request with it is
+/// refused.
 const POSTGRES_UNSTORABLE_CODES: [&str; 3] = ["22021", "22P05", "54000"];
 
 impl From<sqlx::Error> for Error {
@@ -163,12 +164,12 @@ mod tests {
 
     #[test]
     fn all_writers_of_a_lost_batch_get_the_same_error() {
-        let heard = |error: Error| Error::from(BatchLoss::from(&error));
+        let after_loss = |error: Error| Error::from(BatchLoss::from(&error));
 
-        assert!(matches!(heard(Error::StorageFull), Error::StorageFull));
-        let away = Error::Unavailable("gone".to_owned());
-        assert!(matches!(heard(away), Error::Unavailable(_)));
+        assert!(matches!(after_loss(Error::StorageFull), Error::StorageFull));
+        let unavailable = Error::Unavailable("gone".to_owned());
+        assert!(matches!(after_loss(unavailable), Error::Unavailable(_)));
         let broken = Error::internal("write", "odd");
-        assert!(matches!(heard(broken), Error::Internal { .. }));
+        assert!(matches!(after_loss(broken), Error::Internal { .. }));
     }
 }

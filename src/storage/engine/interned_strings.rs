@@ -12,10 +12,10 @@ use crate::{
     storage::{ReadAccess, number_list, text_list},
 };
 
-/// The most texts in memory; when there are more, the memory is cleared.
+/// The most texts in the cache; when there are more, the cache is cleared.
 const MAX_CACHED_TEXTS: usize = 200_000;
 
-/// A user with number and id.
+/// A user's number and id.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct NumberedUser {
     pub user_num: UserNum,
@@ -54,13 +54,13 @@ impl InternedStrings {
     }
 
     pub(crate) fn cache_pairs(&self, pairs: impl IntoIterator<Item = (Arc<str>, StringNum)>) {
-        let mut known = self.cache.write().unwrap_or_else(PoisonError::into_inner);
-        if known.numbers.len() > MAX_CACHED_TEXTS {
-            *known = StringCache::default();
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.numbers.len() > MAX_CACHED_TEXTS {
+            *cache = StringCache::default();
         }
         for (text, number) in pairs {
-            known.texts.insert(number, text.clone());
-            known.numbers.insert(text, number);
+            cache.texts.insert(number, text.clone());
+            cache.numbers.insert(text, number);
         }
     }
 
@@ -98,7 +98,7 @@ impl InternedStrings {
         Ok(self.find_number(db, user_id).await?.map(UserNum::of_string))
     }
 
-    /// Returns the numbers of those of the texts that are stored.
+    /// Returns the numbers of the given texts that are stored.
     pub async fn find_numbers(
         &self,
         db: &mut impl ReadAccess,
@@ -129,7 +129,7 @@ impl InternedStrings {
         Ok(found)
     }
 
-    /// Returns the numbers of those of the users whose ids are stored.
+    /// Returns the numbers of the given users whose ids are stored.
     pub async fn find_users(
         &self,
         db: &mut impl ReadAccess,

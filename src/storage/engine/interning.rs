@@ -48,8 +48,8 @@ impl WriteTx {
             let rows: HashMap<String, StringNum> = rows.into_iter().collect();
             for text in chunk {
                 let number = rows.get(*text).or_else(|| rows.get(&*without_nul(text)));
-                let number =
-                    number.ok_or_else(|| Error::internal("intern texts", "a text vanished"))?;
+                let number = number
+                    .ok_or_else(|| Error::internal("intern texts", "a text has no number"))?;
                 self.record_interned(text, *number);
                 numbers.insert((*text).to_owned(), *number);
             }
@@ -78,7 +78,7 @@ impl WriteTx {
                 .bind(text)
                 .fetch_scalar()
                 .await?
-                .ok_or_else(|| Error::internal("intern a text", "the text vanished"))?,
+                .ok_or_else(|| Error::internal("intern a text", "the text has no number"))?,
         };
         self.record_interned(text, number);
         Ok(number)

@@ -40,9 +40,9 @@ use crate::{error::Result, health::Health, numbers::Position, tasks::Tasks};
 
 /// The time for which a batch waits for writers that have registered an intent.
 const MAX_INTENT_WAIT: Duration = Duration::from_millis(4);
-/// The time between two questions to the database about a batch in doubt.
+/// The time between two attempts to find out whether a batch in doubt was stored.
 const DOUBT_INTERVAL: Duration = Duration::from_millis(250);
-/// The interval at which the journal tries to write, after it could not.
+/// The interval at which the journal tries to write again after a failure.
 const WRITE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The handle of the journal. It is cheap to clone.
@@ -62,15 +62,15 @@ impl Journal {
     ) -> Result<Self> {
         let mut conn = target.connect_writer().await?;
         migrations::run(&mut conn).await?;
-        let (flush, wanted) = mpsc::unbounded_channel();
+        let (flush_sender, flush_receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(JournalState::new(strings));
         let writer =
-            JournalWriter::open(target.clone(), conn, shared.clone(), flush, locks).await?;
+            JournalWriter::open(target.clone(), conn, shared.clone(), flush_sender, locks).await?;
         shared.published.store(writer.next_position.previous());
         let writer = Arc::new(Mutex::new(writer));
         // The flusher runs until the last writer is dropped, not until the stop signal: written changes must reach the
         // disk.
-        drop(tasks.spawn(run_flusher(Arc::downgrade(&writer), wanted)));
+        drop(tasks.spawn(run_flusher(Arc::downgrade(&writer), flush_receiver)));
         Ok(Self { writer, shared })
     }
 
@@ -98,7 +98,7 @@ impl Journal {
         self.shared.published.load()
     }
 
-    /// Returns the reason why the journal cannot store anything, if there is one.
+    /// Returns the health of the journal, which has the reason why it cannot store anything, if there is one.
     pub(crate) fn health(&self) -> &Health {
         &self.shared.health
     }
@@ -144,17 +144,17 @@ impl Journal {
             tracing::warn!(%error, "the database did not close cleanly");
         }
         // This ends the flusher.
-        let (nobody, _) = mpsc::unbounded_channel();
-        writer.flush_requests = nobody;
+        let (closed_sender, _) = mpsc::unbounded_channel();
+        writer.flush_requests = closed_sender;
     }
 }
 
 async fn run_flusher(
     writer: std::sync::Weak<Mutex<JournalWriter>>,
-    mut wanted: mpsc::UnboundedReceiver<()>,
+    mut flush_requests: mpsc::UnboundedReceiver<()>,
 ) {
     loop {
-        match timeout(WRITE_RETRY_INTERVAL, wanted.recv()).await {
+        match timeout(WRITE_RETRY_INTERVAL, flush_requests.recv()).await {
             Ok(Some(())) => {}
             Ok(None) => return,
             Err(_) => {
@@ -187,7 +187,7 @@ async fn flush_when_ready(writer: &std::sync::Weak<Mutex<JournalWriter>>) {
             }
             continue;
         }
-        // Writers that wait by now go first, and announced ones get time to arrive.
+        // Writers that already wait go first, and those that have registered an intent get time to arrive.
         drop(writer);
         tokio::task::yield_now().await;
     }

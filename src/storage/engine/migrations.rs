@@ -166,13 +166,13 @@ fn migration_number(name: &str) -> i64 {
     number.unwrap_or_default()
 }
 
-fn migrator(flavour: &MigrationDialect) -> Migrator {
+fn migrator(dialect: &MigrationDialect) -> Migrator {
     let ours = SCHEMA_MIGRATIONS.iter().filter(|(name, _)| {
         let stem = name.trim_end_matches(".sql");
-        !stem.contains('.') || stem.ends_with(flavour.suffix)
+        !stem.contains('.') || stem.ends_with(dialect.suffix)
     });
     let migrations = ours.map(|(name, text)| {
-        let sql = flavour
+        let sql = dialect
             .tokens
             .iter()
             .fold((*text).to_owned(), |sql, (token, with)| {

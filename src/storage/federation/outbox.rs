@@ -68,7 +68,7 @@ pub async fn idle_destinations(db: &mut impl ReadAccess) -> Result<Vec<String>> 
     .await
 }
 
-/// Deletes servers to which nothing is sent.
+/// Deletes these destinations.
 pub async fn remove_destinations<S: AsRef<str>>(tx: &mut WriteTx, servers: &[S]) -> Result<()> {
     tx.query("DELETE FROM destinations WHERE server IN (SELECT value FROM json_each($1))")
         .bind(text_list(servers))
@@ -187,7 +187,7 @@ pub async fn keep_newest_messages(tx: &mut WriteTx, server: &str, most: i64) -> 
     Ok(())
 }
 
-/// Deletes some of the messages that were sent before a time. Returns their number.
+/// Deletes some of the messages that were created before a time. Returns their number.
 pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -> Result<u64> {
     tx.query(
         "DELETE FROM unsent_messages
@@ -199,7 +199,7 @@ pub async fn remove_old_messages(tx: &mut WriteTx, before_ts: i64, limit: i64) -
     .await
 }
 
-/// Returns the oldest queued messages for a server that were sent since a time.
+/// Returns the oldest queued messages for a server that were created since a time.
 pub async fn messages(
     db: &mut impl ReadAccess,
     server: &str,

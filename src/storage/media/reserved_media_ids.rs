@@ -18,18 +18,18 @@ pub struct MediaReservation {
 pub async fn insert(
     tx: &mut WriteTx,
     media_id: &str,
-    promise: MediaReservation,
+    reservation: MediaReservation,
     now: i64,
 ) -> Result<()> {
     tx.query("DELETE FROM promised_media WHERE uploader = $1 AND expires_ts <= $2")
-        .bind(promise.uploader)
+        .bind(reservation.uploader)
         .bind(now)
         .execute()
         .await?;
     tx.query("INSERT INTO promised_media (media_id, uploader, expires_ts) VALUES ($1, $2, $3)")
         .bind(media_id)
-        .bind(promise.uploader)
-        .bind(promise.expires_ts)
+        .bind(reservation.uploader)
+        .bind(reservation.expires_ts)
         .execute()
         .await?;
     Ok(())
@@ -82,19 +82,19 @@ mod tests {
     async fn a_reservation_is_valid_until_expiry_or_upload() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let promise = MediaReservation {
+        let reservation = MediaReservation {
             uploader: UserNum::new(7),
             expires_ts: 10,
         };
-        insert(&mut tx, "one", promise, 0).await.unwrap();
+        insert(&mut tx, "one", reservation, 0).await.unwrap();
 
-        assert_eq!(find(&mut tx, "one", 9).await.unwrap(), Some(promise));
+        assert_eq!(find(&mut tx, "one", 9).await.unwrap(), Some(reservation));
         assert_eq!(find(&mut tx, "one", 10).await.unwrap(), None);
         assert_eq!(count(&mut tx, UserNum::new(7), 0).await.unwrap(), 1);
         assert!(remove(&mut tx, "one").await.unwrap());
         assert!(!remove(&mut tx, "one").await.unwrap());
-        insert(&mut tx, "two", promise, 0).await.unwrap();
-        insert(&mut tx, "three", promise, 10).await.unwrap();
+        insert(&mut tx, "two", reservation, 0).await.unwrap();
+        insert(&mut tx, "three", reservation, 10).await.unwrap();
         assert_eq!(find(&mut tx, "two", 0).await.unwrap(), None);
     }
 }

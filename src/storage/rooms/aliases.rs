@@ -41,7 +41,7 @@ pub async fn count_of_creator(db: &mut impl ReadAccess, creator: UserNum) -> Res
     Ok(count.unwrap_or_default())
 }
 
-/// Removes an alias.
+/// Removes an alias. Returns whether there was one.
 pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
     Ok(tx
         .query("DELETE FROM aliases WHERE alias = $1")

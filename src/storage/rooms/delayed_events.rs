@@ -43,7 +43,7 @@ pub struct DelayedEventRow {
     pub finalised_ts: Option<i64>,
     /// The id of the event that was sent.
     pub event_id: Option<String>,
-    /// The reason of a refusal, as JSON.
+    /// The reason for a refusal, as JSON.
     pub error: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct DelayedEventOutcome<'a> {
     pub ts: i64,
     /// The id of the event that was sent.
     pub event_id: Option<&'a str>,
-    /// The reason of a refusal, as JSON.
+    /// The reason for a refusal, as JSON.
     pub error: Option<&'a str>,
 }
 
@@ -102,20 +102,25 @@ pub async fn find_by_transaction(
     .await
 }
 
+/// The scheduled events of a user.
+#[derive(Clone, Copy, Debug, Default, sqlx::FromRow)]
+pub struct ScheduledEvents {
+    pub count: i64,
+    /// The time at which the first of them is sent.
+    pub next_due_ts: Option<i64>,
+}
+
 /// Returns the number of a user's scheduled events, and the time of the next one.
-pub async fn count_scheduled(
-    db: &mut impl ReadAccess,
-    user: UserNum,
-) -> Result<(i64, Option<i64>)> {
+pub async fn count_scheduled(db: &mut impl ReadAccess, user: UserNum) -> Result<ScheduledEvents> {
     let row = db
         .query(
-            "SELECT COUNT(*), MIN(due_ts) FROM delayed_events
+            "SELECT COUNT(*) AS count, MIN(due_ts) AS next_due_ts FROM delayed_events
              WHERE user_num = $1 AND due_ts IS NOT NULL",
         )
         .bind(user)
         .fetch_optional()
         .await?;
-    Ok(row.unwrap_or((0, None)))
+    Ok(row.unwrap_or_default())
 }
 
 /// Cancels all scheduled events of a user.
@@ -198,7 +203,7 @@ pub async fn restart(tx: &mut WriteTx, num: DelayedEventNum, now: i64) -> Result
 pub async fn finish(
     tx: &mut WriteTx,
     num: DelayedEventNum,
-    ending: DelayedEventOutcome<'_>,
+    outcome: DelayedEventOutcome<'_>,
 ) -> Result<bool> {
     let finished = tx
         .query(
@@ -206,19 +211,26 @@ pub async fn finish(
              WHERE num = $1 AND due_ts IS NOT NULL",
         )
         .bind(num)
-        .bind(ending.ts)
-        .bind(ending.event_id)
-        .bind(ending.error)
+        .bind(outcome.ts)
+        .bind(outcome.event_id)
+        .bind(outcome.error)
         .execute()
         .await?;
     Ok(finished == 1)
+}
+
+/// A key of the state: an event type and a state key.
+#[derive(Clone, Copy, Debug)]
+pub struct StateKeyText<'a> {
+    pub kind: &'a str,
+    pub state_key: &'a str,
 }
 
 /// Cancels the delayed events by which users other than `sender` would set a state event.
 pub async fn cancel_state_of_others(
     tx: &mut WriteTx,
     room: RoomNum,
-    (kind, state_key): (&str, &str),
+    key: StateKeyText<'_>,
     sender: UserNum,
     now: i64,
 ) -> Result<()> {
@@ -227,8 +239,8 @@ pub async fn cancel_state_of_others(
          WHERE room = $1 AND kind = $2 AND state_key = $3 AND user_num <> $4 AND due_ts IS NOT NULL",
     )
     .bind(room)
-    .bind(kind)
-    .bind(state_key)
+    .bind(key.kind)
+    .bind(key.state_key)
     .bind(sender)
     .bind(now)
     .execute()
@@ -314,11 +326,11 @@ mod tests {
         for (delay_id, ts) in [("a", 1), ("b", 50), ("c", 51), ("d", 52)] {
             insert(&mut tx, delayed(delay_id, 0)).await.unwrap();
             let row = get(&mut tx, delay_id).await.unwrap().unwrap();
-            let ending = DelayedEventOutcome {
+            let outcome = DelayedEventOutcome {
                 ts,
                 ..DelayedEventOutcome::default()
             };
-            finish(&mut tx, row.num, ending).await.unwrap();
+            finish(&mut tx, row.num, outcome).await.unwrap();
         }
 
         delete_old_outcomes(&mut tx, UserNum::new(1), 10, 2)
@@ -335,11 +347,15 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         insert(&mut tx, delayed("a", 5)).await.unwrap();
 
-        cancel_state_of_others(&mut tx, RoomNum::new(1), ("k", ""), UserNum::new(1), 7)
+        let key = StateKeyText {
+            kind: "k",
+            state_key: "",
+        };
+        cancel_state_of_others(&mut tx, RoomNum::new(1), key, UserNum::new(1), 7)
             .await
             .unwrap();
         assert_eq!(scheduled(&mut tx, UserNum::new(1)).await.unwrap().len(), 1);
-        cancel_state_of_others(&mut tx, RoomNum::new(1), ("k", ""), UserNum::new(2), 7)
+        cancel_state_of_others(&mut tx, RoomNum::new(1), key, UserNum::new(2), 7)
             .await
             .unwrap();
         assert!(

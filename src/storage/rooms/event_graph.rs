@@ -134,7 +134,7 @@ pub async fn insert_outliers(tx: &mut WriteTx, outliers: &[OutlierRow<'_>]) -> R
 /// An event that may have to be sent to other servers.
 #[derive(Debug, sqlx::FromRow)]
 pub struct SendableEvent {
-    /// The journal position.
+    /// The journal position, or the place in the timeline if the query reads by place.
     pub position: Position,
     pub room: RoomNum,
     pub event_id: String,

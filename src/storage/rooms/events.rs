@@ -192,8 +192,9 @@ pub async fn insert(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<bool> {
     Ok(stored == 1)
 }
 
-/// Gives a place in the timeline to an event that was stored without one: an outlier, or a rejected event.
-pub async fn set_place(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<()> {
+/// Updates an event that was stored without a place in the timeline, as an outlier or as rejected, after it was checked
+/// again.
+pub async fn update_placement(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<()> {
     tx.query(
         "UPDATE events
          SET timeline = $2, state = $3, state_after = $4, visibility = $5, status = $6, notified = $7,
@@ -222,12 +223,20 @@ pub async fn set_place(tx: &mut WriteTx, event: &NewEventRow<'_>) -> Result<()> 
     Ok(())
 }
 
+/// The running counters of a room.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomCounters {
+    pub all: NotificationCounters,
+    /// The part of these that is in threads.
+    pub threaded: NotificationCounters,
+}
+
 /// Shows a redaction that was withheld, at a new place in the timeline or at its present one.
 pub async fn show_redaction(
     tx: &mut WriteTx,
     event_id: &str,
     place: Option<Position>,
-    (counters, threaded): (NotificationCounters, NotificationCounters),
+    counters: RoomCounters,
 ) -> Result<()> {
     tx.query(
         "UPDATE events
@@ -237,16 +246,16 @@ pub async fn show_redaction(
     )
     .bind(event_id)
     .bind(place)
-    .bind(counters.notified)
-    .bind(counters.mentioned)
-    .bind(threaded.notified)
-    .bind(threaded.mentioned)
+    .bind(counters.all.notified)
+    .bind(counters.all.mentioned)
+    .bind(counters.threaded.notified)
+    .bind(counters.threaded.mentioned)
     .execute()
     .await?;
     Ok(())
 }
 
-/// Returns the event that a device sent under a transaction id.
+/// Returns the id of the event that a device sent under a transaction id.
 pub async fn find_by_transaction(
     db: &mut impl ReadAccess,
     device: DeviceNum,
@@ -289,7 +298,7 @@ pub async fn get(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<Even
     .await
 }
 
-/// Returns an event that is or is not in a timeline. Without a timeline its place is 0.
+/// Returns an event, whether or not it is in a timeline. If it is not, its place is 0.
 pub async fn get_anywhere(db: &mut impl ReadAccess, event_id: &str) -> Result<Option<EventRow>> {
     db.query(
         "SELECT position, room, event_id, COALESCE(timeline, 0) AS timeline, COALESCE(state, 0) AS state, backfilled,
@@ -323,7 +332,7 @@ pub async fn at_places(
     .await
 }
 
-/// Returns those of the events that are in a timeline, in no particular order.
+/// Returns the events with these ids that are in the timeline of a room, in no particular order.
 pub async fn of_room_with_ids<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
@@ -353,7 +362,7 @@ pub struct DatedEventRow {
     pub event_id: String,
 }
 
-/// A point in the order of a room's events by time and, at the same time, by place.
+/// A point in the order of a room's events by time, in which events of the same time are sorted by place.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeOrderPoint {
     /// The time in milliseconds since the Unix epoch.
@@ -362,7 +371,7 @@ pub struct TimeOrderPoint {
     pub place: Position,
 }
 
-/// Returns the events made at or before a time, the latest first.
+/// Returns the events before a point in the order by time, the latest first.
 pub async fn made_before(
     db: &mut impl ReadAccess,
     room: RoomNum,
@@ -383,7 +392,7 @@ pub async fn made_before(
     .await
 }
 
-/// Returns the events made at or after a time, the earliest first.
+/// Returns the events after a point in the order by time, the earliest first.
 pub async fn made_after(
     db: &mut impl ReadAccess,
     room: RoomNum,
@@ -404,11 +413,21 @@ pub async fn made_after(
     .await
 }
 
-/// Returns events by id, whether or not they are in a timeline: (id, status, JSON).
+/// The JSON of a stored event.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct EventJsonRow {
+    pub event_id: String,
+    /// The number of the [`EventStatus`].
+    pub status: i64,
+    /// The canonical JSON.
+    pub json: String,
+}
+
+/// Returns events by id, whether or not they are in a timeline.
 pub async fn by_ids<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     ids: impl IntoIterator<Item = S>,
-) -> Result<Vec<(String, i64, String)>> {
+) -> Result<Vec<EventJsonRow>> {
     db.query(
         "SELECT event_id, status, json FROM events
          WHERE event_id IN (SELECT value FROM json_each($1))",

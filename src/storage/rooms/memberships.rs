@@ -39,7 +39,7 @@ pub struct NewMembership<'a> {
     pub stripped_state: Option<&'a str>,
 }
 
-/// A user's membership among many of a room that are stored together.
+/// One of many memberships of a room that are stored together.
 #[derive(Clone, Debug)]
 pub struct MembershipOfMany {
     pub user: UserNum,
@@ -185,7 +185,7 @@ pub async fn rooms_changed_since(
     .await
 }
 
-/// Returns those of the users who have joined a room that a user has joined as well.
+/// Returns the users among `others` who have joined a room that the given user has joined, too.
 pub async fn users_sharing_rooms_with(
     db: &mut impl ReadAccess,
     user: UserNum,

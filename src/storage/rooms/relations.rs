@@ -40,7 +40,7 @@ pub struct RelationQuery<'a> {
     pub kind: Option<StringNum>,
     /// The number of steps that an event may be away from the parent.
     pub depth: i64,
-    /// The place from which to read, which is between two events: after the one with this number.
+    /// The place from which to read: between the event at this place and the next one.
     pub from: Position,
     /// The most events to return.
     pub limit: i64,
@@ -62,7 +62,7 @@ pub struct BundledChild {
     pub is_edit: bool,
 }
 
-/// Stores a relationship, unless it is already stored.
+/// Stores a relationship. Returns `false` if it was already stored.
 pub async fn insert(tx: &mut WriteTx, relation: &NewRelation<'_>) -> Result<bool> {
     let stored = tx
         .query(
@@ -94,11 +94,20 @@ pub async fn remove(tx: &mut WriteTx, child: Position) -> Result<bool> {
     Ok(removed == 1)
 }
 
-/// Returns the places of the events that relate to another, the newest first, with the number of steps between them.
+/// An event that relates to another, directly or through others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct RelatedEvent {
+    /// The place in the timeline.
+    pub timeline: Position,
+    /// The number of relationships between the two.
+    pub depth: i64,
+}
+
+/// Returns the events that relate to another, the newest first.
 pub async fn related_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     if query.depth == 1 {
         return children_before(db, query).await;
     }
@@ -114,7 +123,7 @@ pub async fn related_before(
              WHERE p.depth < $5
                AND r.rel_type = COALESCE($3, r.rel_type) AND r.kind = COALESCE($4, r.kind)
          )
-         SELECT timeline, MIN(depth) FROM related WHERE timeline <= $6
+         SELECT timeline, MIN(depth) AS depth FROM related WHERE timeline <= $6
          GROUP BY timeline ORDER BY timeline DESC LIMIT $7",
     )
     .bind(query.room)
@@ -128,11 +137,11 @@ pub async fn related_before(
     .await
 }
 
-/// As [`related_before`], but with the events after a place, the oldest first.
+/// Like [`related_before`], but with the events after a place, the oldest first.
 pub async fn related_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     if query.depth == 1 {
         return children_after(db, query).await;
     }
@@ -148,7 +157,7 @@ pub async fn related_after(
              WHERE p.depth < $5
                AND r.rel_type = COALESCE($3, r.rel_type) AND r.kind = COALESCE($4, r.kind)
          )
-         SELECT timeline, MIN(depth) FROM related WHERE timeline > $6
+         SELECT timeline, MIN(depth) AS depth FROM related WHERE timeline > $6
          GROUP BY timeline ORDER BY timeline LIMIT $7",
     )
     .bind(query.room)
@@ -162,13 +171,13 @@ pub async fn related_after(
     .await
 }
 
-/// As [`related_before`] for one step: it stops as soon as it has enough, no matter how many children there are.
+/// Like [`related_before`] for one step, but it stops as soon as it has enough, no matter how many children there are.
 async fn children_before(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     db.query(
-        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+        "SELECT timeline, CAST(1 AS BIGINT) AS depth FROM relations
          WHERE room = $1 AND parent = $2
            AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline <= $5
          ORDER BY timeline DESC LIMIT $6",
@@ -183,13 +192,13 @@ async fn children_before(
     .await
 }
 
-/// As [`children_before`], but with the events after a place, the oldest first.
+/// Like [`children_before`], but with the events after a place, the oldest first.
 async fn children_after(
     db: &mut impl ReadAccess,
     query: &RelationQuery<'_>,
-) -> Result<Vec<(Position, i64)>> {
+) -> Result<Vec<RelatedEvent>> {
     db.query(
-        "SELECT timeline, CAST(1 AS BIGINT) FROM relations
+        "SELECT timeline, CAST(1 AS BIGINT) AS depth FROM relations
          WHERE room = $1 AND parent = $2
            AND rel_type = COALESCE($3, rel_type) AND kind = COALESCE($4, kind) AND timeline > $5
          ORDER BY timeline LIMIT $6",
@@ -238,7 +247,7 @@ pub async fn bundled_children<S: AsRef<str>>(
     .await
 }
 
-/// Returns those of the parents to which a user's events relate with a type.
+/// Returns the parents to which a user's events relate with a relationship type.
 pub async fn parents_related_by<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
@@ -258,16 +267,22 @@ pub async fn parents_related_by<S: AsRef<str>>(
     .await
 }
 
-/// Returns those of the parents to which events with these relationship types and senders relate that are before a
-/// place. `None` means any.
+/// A filter for the events that relate to others. `None` includes all.
+#[derive(Clone, Debug, Default)]
+pub struct ChildFilter {
+    /// The numbers of the relationship types.
+    pub rel_types: Option<Vec<StringNum>>,
+    pub senders: Option<Vec<UserNum>>,
+}
+
+/// Returns the parents to which an event relates that matches a filter and is before a place.
 pub async fn parents_with_children<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parents: impl IntoIterator<Item = S>,
-    (rel_types, senders): (Option<Vec<StringNum>>, Option<Vec<StringNum>>),
+    children: ChildFilter,
     before: Position,
 ) -> Result<Vec<String>> {
-    let any = (rel_types.is_none(), senders.is_none());
     db.query(
         "SELECT DISTINCT parent FROM relations
          WHERE room = $1 AND parent IN (SELECT value FROM json_each($2))
@@ -277,13 +292,22 @@ pub async fn parents_with_children<S: AsRef<str>>(
     )
     .bind(room)
     .bind(text_list(parents))
-    .bind(any.0)
-    .bind(number_list(rel_types.unwrap_or_default()))
-    .bind(any.1)
-    .bind(number_list(senders.unwrap_or_default()))
+    .bind(children.rel_types.is_none())
+    .bind(number_list(children.rel_types.unwrap_or_default()))
+    .bind(children.senders.is_none())
+    .bind(number_list(children.senders.unwrap_or_default()))
     .bind(before)
     .fetch_scalars()
     .await
+}
+
+/// An annotation of an event, such as a reaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Annotation<'a> {
+    /// The number of the event type.
+    pub kind: StringNum,
+    pub sender: UserNum,
+    pub key: &'a str,
 }
 
 /// Returns whether there is already an annotation with the same event, type, sender and key.
@@ -291,8 +315,7 @@ pub async fn has_annotation(
     db: &mut impl ReadAccess,
     room: RoomNum,
     parent: &str,
-    (kind, sender): (StringNum, UserNum),
-    key: &str,
+    annotation: Annotation<'_>,
 ) -> Result<bool> {
     let found: Option<i64> = db
         .query(
@@ -301,20 +324,29 @@ pub async fn has_annotation(
         )
         .bind(room)
         .bind(parent)
-        .bind(sender)
-        .bind(kind)
-        .bind(key)
+        .bind(annotation.sender)
+        .bind(annotation.kind)
+        .bind(annotation.key)
         .fetch_scalar()
         .await?;
     Ok(found.is_some())
 }
 
-/// Returns the relationship of an event: (its parent, the thread that it is in).
+/// The event that another one relates to, and the thread that the other one is in.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct EventParent {
+    /// The event that it relates to.
+    pub parent: Option<String>,
+    /// The root of the thread that it is in.
+    pub thread: Option<String>,
+}
+
+/// Returns the parent and the thread of an event; `None` if the event is not stored.
 pub async fn parent_of(
     db: &mut impl ReadAccess,
     room: RoomNum,
     event_id: &str,
-) -> Result<Option<(Option<String>, Option<String>)>> {
+) -> Result<Option<EventParent>> {
     db.query(
         "SELECT r.parent, e.thread FROM events e LEFT JOIN relations r ON r.child = e.position
          WHERE e.event_id = $2 AND e.room = $1",

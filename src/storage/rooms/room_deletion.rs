@@ -269,8 +269,8 @@ pub async fn purge_shared_data(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
     Ok(removed)
 }
 
-/// Returns the state chains of a room, the parents before the chains that branch from them. While a chain exists, its
-/// events lead to the chains under it.
+/// Returns the state chains of a room in the order in which they must be deleted: the parents before the chains that
+/// branch from them, because a parent may be found only through these chains.
 pub async fn state_chains(db: &mut impl ReadAccess, room: RoomNum) -> Result<Vec<StateChainNum>> {
     db.query(
         "WITH RECURSIVE named (id) AS (

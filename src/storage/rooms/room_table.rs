@@ -43,8 +43,8 @@ pub struct DirectoryEntry {
     pub joined_members: i64,
 }
 
-/// A place in the order of the directory: after the rooms with more members, and after the rooms with as many members
-/// whose numbers are not higher.
+/// A place in the order of the directory: after all rooms with more members, and after the rooms with as many members
+/// whose number is at most `num`.
 #[derive(Clone, Copy, Debug)]
 pub struct DirectoryPlace {
     pub joined_members: i64,
@@ -56,10 +56,9 @@ pub struct DirectoryPlace {
 pub struct DirectoryQuery {
     /// A part of the name, topic or alias, in lower case; empty for all.
     pub term: String,
-    /// Includes only rooms of these types, as a JSON list, in which `""` means rooms without a type. `None` includes
-    /// all.
+    /// Includes only rooms of these types, where `""` means rooms without a type. `None` includes all.
     pub room_types: Option<TextList>,
-    /// The room after which the page begins, or before which it ends when going back.
+    /// The place at which the page begins, or at which it ends when going back.
     pub from: Option<DirectoryPlace>,
     /// The most rooms to return.
     pub limit: i64,
@@ -74,7 +73,7 @@ pub struct ListedRoom {
     pub entry: DirectoryEntry,
 }
 
-/// Stores a new room and returns its number.
+/// Stores a new room and returns its number; `None` if the room id is already stored.
 pub async fn insert(tx: &mut WriteTx, room_id: &str, version: &str) -> Result<Option<RoomNum>> {
     tx.query(
         "INSERT INTO rooms (room_id, version, forward_extremities, state, last_position, published,
@@ -99,7 +98,7 @@ pub async fn set_version(tx: &mut WriteTx, room: RoomNum, version: &str) -> Resu
     Ok(())
 }
 
-/// Moves a room's tip after an event that is not a state event.
+/// Stores the tip of a room.
 pub async fn set_tip(
     tx: &mut WriteTx,
     room: RoomNum,
@@ -167,11 +166,18 @@ pub async fn get(db: &mut impl ReadAccess, room: RoomNum) -> Result<Option<RoomR
     .await
 }
 
+/// The position of the newest event of a room.
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
+pub struct LastRoomPosition {
+    pub num: RoomNum,
+    pub last_position: Position,
+}
+
 /// Returns the positions of the newest events of rooms.
 pub async fn last_positions(
     db: &mut impl ReadAccess,
     rooms: &[RoomNum],
-) -> Result<Vec<(RoomNum, Position)>> {
+) -> Result<Vec<LastRoomPosition>> {
     db.query(
         "SELECT num, last_position
          FROM rooms
@@ -271,7 +277,8 @@ pub async fn count_published(db: &mut impl ReadAccess) -> Result<i64> {
     Ok(count.unwrap_or(0))
 }
 
-/// Returns the searched text in lower case. The databases differ in how they lower letters, so this is done here.
+/// Returns the searched text in lower case. The databases differ in how they convert letters to lower case, so this is
+/// done here.
 fn search_text(listing: &DirectoryEntry) -> String {
     let texts = [&listing.name, &listing.topic, &listing.canonical_alias];
     texts

@@ -91,7 +91,7 @@ pub async fn chain_of(
         .await
 }
 
-/// A part of a snapshot: what a chain holds at a snapshot of its own.
+/// A part of a snapshot: the entries of one chain, up to a snapshot of that chain.
 #[derive(Clone, Copy, Debug)]
 struct SnapshotLayer {
     chain: StateChainNum,
@@ -203,7 +203,7 @@ pub async fn state_event(
     Ok(None)
 }
 
-/// A state event that a key has had.
+/// A state event that a key has or had.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct FormerStateRow {
     /// The place in the timeline.
@@ -239,7 +239,7 @@ pub async fn history_of_key(
     Ok(rows)
 }
 
-/// Returns the state of the chain of a snapshot at an earlier point.
+/// Returns the state at an earlier point of the chain that a snapshot belongs to.
 ///
 /// The chain must be complete in itself, as that of a room's own state is.
 pub async fn earlier_state(
@@ -275,7 +275,7 @@ pub struct StateChangeRow {
     pub json: Option<String>,
 }
 
-/// Returns the changes of the chain of a snapshot after one point and up to another, in order.
+/// Returns the changes in the chain that a snapshot belongs to, after one point and up to another, in order.
 pub async fn state_changes(
     db: &mut impl ReadAccess,
     snapshot: SnapshotId,
@@ -303,7 +303,7 @@ pub struct StateKeyRow {
     pub state_key: StringNum,
 }
 
-/// Returns the keys of the chain of a snapshot that changed after one point and up to another.
+/// Returns the keys that changed in the chain that a snapshot belongs to, after one point and up to another.
 pub async fn keys_changed(
     db: &mut impl ReadAccess,
     snapshot: SnapshotId,
@@ -331,8 +331,8 @@ pub struct StateChainRow {
     pub newest: SnapshotId,
 }
 
-/// Returns the chain of a snapshot.
-pub async fn end_of_chain(
+/// Returns the chain of a snapshot, with the newest snapshot in it.
+pub async fn chain_with_newest(
     db: &mut impl ReadAccess,
     snapshot: SnapshotId,
 ) -> Result<Option<StateChainRow>> {

@@ -80,8 +80,8 @@ pub async fn find(
     .await
 }
 
-/// Returns the pattern without an `ESCAPE`, with which SQLite would not use the trigrams. Without one, PostgreSQL reads
-/// `\` as the escape character.
+/// Returns a pattern that needs no `ESCAPE`: with an `ESCAPE`, SQLite would not use the trigrams, and without one,
+/// PostgreSQL reads `\` as the escape character.
 fn like_pattern(part: &str) -> String {
     format!("%{}%", part.replace(['%', '_', '\\'], "_"))
 }

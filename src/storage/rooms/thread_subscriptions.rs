@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    numbers::{Position, RoomNum, UserNum},
+    numbers::{Position, PositionRange, RoomNum, UserNum},
     storage::{ReadAccess, WriteTx},
 };
 
@@ -76,17 +76,17 @@ pub async fn get(
 pub async fn changes(
     db: &mut impl ReadAccess,
     user: UserNum,
-    (before, after): (Position, Position),
+    range: PositionRange,
     limit: i64,
 ) -> Result<Vec<ThreadSubscriptionRow>> {
     db.query(
         "SELECT room, root, subscribed, automatic, position FROM thread_subscriptions
-         WHERE user_num = $1 AND position < $2 AND position > $3
+         WHERE user_num = $1 AND position <= $2 AND position > $3
          ORDER BY position DESC LIMIT $4",
     )
     .bind(user)
-    .bind(before)
-    .bind(after)
+    .bind(range.up_to)
+    .bind(range.after)
     .bind(limit)
     .fetch_all()
     .await

@@ -113,14 +113,21 @@ pub async fn counters(
     })
 }
 
-/// Adds an event to a thread; `is_reply` is for one that relates to it by `m.thread`.
-pub async fn add_event(
-    tx: &mut WriteTx,
-    (room, thread_root): (RoomNum, &str),
-    timeline: Position,
-    is_reply: bool,
-    counters: NotificationCounters,
-) -> Result<()> {
+/// An event of a thread.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadedEvent<'a> {
+    pub room: RoomNum,
+    pub thread_root: &'a str,
+    /// The place in the timeline.
+    pub timeline: Position,
+    /// Whether it relates to the thread by `m.thread`.
+    pub is_reply: bool,
+    /// The counters of the thread up to the event.
+    pub counters: NotificationCounters,
+}
+
+/// Adds an event to a thread.
+pub async fn add_event(tx: &mut WriteTx, event: &ThreadedEvent<'_>) -> Result<()> {
     tx.query(
         "INSERT INTO threads (room, root, replies, latest, active, notified, mentioned)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -131,13 +138,13 @@ pub async fn add_event(
              active = CASE WHEN excluded.active > threads.active THEN excluded.active ELSE threads.active END,
              notified = excluded.notified, mentioned = excluded.mentioned",
     )
-    .bind(room)
-    .bind(thread_root)
-    .bind(i64::from(is_reply))
-    .bind(is_reply.then_some(timeline))
-    .bind(timeline)
-    .bind(counters.notified)
-    .bind(counters.mentioned)
+    .bind(event.room)
+    .bind(event.thread_root)
+    .bind(i64::from(event.is_reply))
+    .bind(event.is_reply.then_some(event.timeline))
+    .bind(event.timeline)
+    .bind(event.counters.notified)
+    .bind(event.counters.mentioned)
     .execute()
     .await?;
     Ok(())

@@ -38,12 +38,21 @@ pub async fn close_gap(tx: &mut WriteTx, room: RoomNum, event_id: &str) -> Resul
     Ok(())
 }
 
-/// Returns those of the events that are missing, with the places before which they belong.
+/// A gap in a timeline.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct TimelineGapRow {
+    /// The missing event.
+    pub event_id: String,
+    /// The place before which it belongs.
+    pub timeline: Position,
+}
+
+/// Returns those of the events that are missing.
 pub async fn missing_among<S: AsRef<str>>(
     db: &mut impl ReadAccess,
     room: RoomNum,
     ids: impl IntoIterator<Item = S>,
-) -> Result<Vec<(String, Position)>> {
+) -> Result<Vec<TimelineGapRow>> {
     db.query(
         "SELECT event_id, timeline FROM gaps
          WHERE room = $1 AND event_id IN (SELECT value FROM json_each($2))",
@@ -54,13 +63,13 @@ pub async fn missing_among<S: AsRef<str>>(
     .await
 }
 
-/// Returns the gaps in a range of a room's timeline, the newest first: (missing event, place after it).
+/// Returns the gaps in a range of a room's timeline, the newest first.
 pub async fn gaps_between(
     db: &mut impl ReadAccess,
     room: RoomNum,
     range: PositionRange,
     limit: i64,
-) -> Result<Vec<(String, Position)>> {
+) -> Result<Vec<TimelineGapRow>> {
     db.query(
         "SELECT event_id, timeline FROM gaps
          WHERE room = $1 AND timeline > $2 AND timeline <= $3

@@ -10,9 +10,10 @@ use crate::{
 /// The number of rows that one statement stores.
 const ROWS_PER_STATEMENT: usize = 32;
 
-#[derive(sqlx::FromRow)]
-struct ReadMarkerRow {
-    room: RoomNum,
+/// The place up to which a user has read a room.
+#[derive(Debug, sqlx::FromRow)]
+pub struct ReadMarkerRow {
+    pub room: RoomNum,
     timeline: Position,
     notified: i64,
     mentioned: i64,
@@ -21,7 +22,8 @@ struct ReadMarkerRow {
 }
 
 impl ReadMarkerRow {
-    fn to_marker(&self) -> ReadMarker {
+    /// Returns the place with the counters there.
+    pub fn to_marker(&self) -> ReadMarker {
         ReadMarker {
             timeline: self.timeline,
             counters: NotificationCounters {
@@ -156,20 +158,15 @@ pub async fn insert_exceptions(
     Ok(())
 }
 
-/// Returns the read markers of a user, by room.
-pub async fn read_markers(
-    db: &mut impl ReadAccess,
-    user: UserNum,
-) -> Result<Vec<(RoomNum, ReadMarker)>> {
-    let rows: Vec<ReadMarkerRow> = db
-        .query(
-            "SELECT room, timeline, notified, mentioned, threaded_notified, threaded_mentioned
-             FROM read_markers WHERE user_num = $1",
-        )
-        .bind(user)
-        .fetch_all()
-        .await?;
-    Ok(rows.iter().map(|row| (row.room, row.to_marker())).collect())
+/// Returns the read markers of a user.
+pub async fn read_markers(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<ReadMarkerRow>> {
+    db.query(
+        "SELECT room, timeline, notified, mentioned, threaded_notified, threaded_mentioned
+         FROM read_markers WHERE user_num = $1",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
 }
 
 /// Returns the read marker of a user in a room.

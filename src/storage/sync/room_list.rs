@@ -6,7 +6,7 @@ use crate::{
     storage::{ReadAccess, number_list},
 };
 
-/// A room of which a user has a membership.
+/// A room in which a user has a membership.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct RoomListRow {
     pub room: RoomNum,

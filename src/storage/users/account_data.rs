@@ -50,14 +50,20 @@ pub async fn get(
     .await
 }
 
-/// Returns the global account data of a type of all users who have any: the user's number, the user id and the content.
-pub async fn of_all_users(
-    db: &mut impl ReadAccess,
-    kind: &str,
-) -> Result<Vec<(UserNum, String, String)>> {
+/// The content of a type of global account data of a user.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct GlobalAccountData {
+    pub user_num: UserNum,
+    pub user_id: String,
+    /// The content, as JSON.
+    pub content: String,
+}
+
+/// Returns the global account data of a type of all users who have any.
+pub async fn of_all_users(db: &mut impl ReadAccess, kind: &str) -> Result<Vec<GlobalAccountData>> {
     // The user ids are joined here, since there may be a row for every user.
     db.query(
-        "SELECT a.user_num, s.text, a.content
+        "SELECT a.user_num, s.text AS user_id, a.content
          FROM account_data a
          JOIN strings s ON s.num = a.user_num
          WHERE a.room = $1 AND a.kind = $2",
@@ -138,14 +144,23 @@ pub async fn changed_between(
     .await
 }
 
-/// Removes the user's global account data of these types, and returns the types that there were.
+/// Account data that was removed.
+#[derive(Clone, Debug)]
+pub struct RemovedAccountData {
+    /// The position of the removal.
+    pub position: Position,
+    /// The types that there were.
+    pub kinds: Vec<String>,
+}
+
+/// Removes the user's global account data of these types.
 pub async fn remove_global(
     tx: &mut WriteTx,
     user: UserNum,
     kinds: &[String],
-) -> Result<(Position, Vec<String>)> {
+) -> Result<RemovedAccountData> {
     let position = tx.next_position();
-    let removed = tx
+    let kinds = tx
         .query(
             "UPDATE account_data
              SET content = $4, position = $5
@@ -160,7 +175,7 @@ pub async fn remove_global(
         .bind(position)
         .fetch_scalars()
         .await?;
-    Ok((position, removed))
+    Ok(RemovedAccountData { position, kinds })
 }
 
 /// Removes all of a user's account data.
@@ -226,24 +241,24 @@ mod tests {
         let before = set(&mut tx, UserNum::new(1), None, "k", "1").await.unwrap();
 
         let kinds = ["k".to_owned(), "unknown".to_owned()];
-        let (position, removed) = remove_global(&mut tx, UserNum::new(1), &kinds)
+        let removed = remove_global(&mut tx, UserNum::new(1), &kinds)
             .await
             .unwrap();
 
-        assert_eq!(removed, ["k"]);
-        let changed = changed_between(&mut tx, UserNum::new(1), before, position)
+        assert_eq!(removed.kinds, ["k"]);
+        let changed = changed_between(&mut tx, UserNum::new(1), before, removed.position)
             .await
             .unwrap();
         assert_eq!(changed[0].content, REMOVED_CONTENT);
         assert!(
-            changed_between(&mut tx, UserNum::new(1), Position::ZERO, position)
+            changed_between(&mut tx, UserNum::new(1), Position::ZERO, removed.position)
                 .await
                 .unwrap()
                 .is_empty()
         );
-        let (_, again) = remove_global(&mut tx, UserNum::new(1), &kinds)
+        let again = remove_global(&mut tx, UserNum::new(1), &kinds)
             .await
             .unwrap();
-        assert!(again.is_empty());
+        assert!(again.kinds.is_empty());
     }
 }

@@ -79,7 +79,8 @@ pub async fn has_admin(db: &mut impl ReadAccess) -> Result<bool> {
     Ok(found.is_some())
 }
 
-/// Returns those of the users who have an account that is not deactivated.
+/// Returns those of the users who have an account that is not deactivated. `users` is a list parameter, see
+/// [`number_list`].
 pub async fn active_users(db: &mut impl ReadAccess, users: &str) -> Result<Vec<UserNum>> {
     db.query(
         "SELECT user_num

@@ -25,17 +25,20 @@ impl TokenPurpose {
     }
 }
 
+/// A token to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewShortLivedToken<'a> {
+    pub hash: &'a TokenHash,
+    pub purpose: TokenPurpose,
+    pub user: UserNum,
+    /// The time in milliseconds since the Unix epoch.
+    pub expires_ts: i64,
+}
+
 /// Stores a token, and deletes the user's expired ones.
-pub async fn insert(
-    tx: &mut WriteTx,
-    hash: &TokenHash,
-    purpose: TokenPurpose,
-    user: UserNum,
-    times: (i64, i64),
-) -> Result<()> {
-    let (now, expires_ts) = times;
+pub async fn insert(tx: &mut WriteTx, token: NewShortLivedToken<'_>, now: i64) -> Result<()> {
     tx.query("DELETE FROM passing_tokens WHERE user_num = $1 AND expires_ts <= $2")
-        .bind(user)
+        .bind(token.user)
         .bind(now)
         .execute()
         .await?;
@@ -43,10 +46,10 @@ pub async fn insert(
         "INSERT INTO passing_tokens (hash, purpose, user_num, expires_ts)
          VALUES ($1, $2, $3, $4)",
     )
-    .bind(&hash[..])
-    .bind(purpose.as_str())
-    .bind(user)
-    .bind(expires_ts)
+    .bind(&token.hash[..])
+    .bind(token.purpose.as_str())
+    .bind(token.user)
+    .bind(token.expires_ts)
     .execute()
     .await?;
     Ok(())
@@ -115,12 +118,25 @@ mod tests {
     use super::*;
     use crate::storage::testing::TestDb;
 
+    fn new_token(
+        hash: &TokenHash,
+        purpose: TokenPurpose,
+        expires_ts: i64,
+    ) -> NewShortLivedToken<'_> {
+        NewShortLivedToken {
+            hash,
+            purpose,
+            user: UserNum::new(7),
+            expires_ts,
+        }
+    }
+
     #[tokio::test]
     async fn a_token_is_consumed_once_for_its_purpose_before_expiry() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let (hash, login) = ([1; 32], TokenPurpose::Login);
-        insert(&mut tx, &hash, login, UserNum::new(7), (0, 10))
+        insert(&mut tx, new_token(&hash, login, 10), 0)
             .await
             .unwrap();
 
@@ -141,10 +157,10 @@ mod tests {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
         let openid = TokenPurpose::Openid;
-        insert(&mut tx, &[1; 32], openid, UserNum::new(7), (0, 10))
+        insert(&mut tx, new_token(&[1; 32], openid, 10), 0)
             .await
             .unwrap();
-        insert(&mut tx, &[2; 32], openid, UserNum::new(7), (10, 20))
+        insert(&mut tx, new_token(&[2; 32], openid, 20), 10)
             .await
             .unwrap();
 

@@ -51,7 +51,7 @@ pub async fn set_search_text(
 }
 
 fn search_text(user_id: &str, displayname: Option<&str>) -> String {
-    // The databases differ in how they lower letters, so this is done here.
+    // The databases differ in how they convert letters to lower case, so this is done here.
     format!("{user_id}\n{}", displayname.unwrap_or_default()).to_lowercase()
 }
 
@@ -136,7 +136,7 @@ pub struct RemoteUserProfile<'a> {
 }
 
 /// Stores the display name and avatar of a user of another server, unless newer ones are stored.
-pub async fn set_remote_profile(tx: &mut WriteTx, person: &RemoteUserProfile<'_>) -> Result<()> {
+pub async fn set_remote_profile(tx: &mut WriteTx, profile: &RemoteUserProfile<'_>) -> Result<()> {
     let as_json = |text: Option<&str>| text.map(|text| Value::from(text).to_string());
     tx.query(
         "INSERT INTO remote_people (user_num, position, displayname, avatar_url, search_text)
@@ -146,11 +146,11 @@ pub async fn set_remote_profile(tx: &mut WriteTx, person: &RemoteUserProfile<'_>
              avatar_url = excluded.avatar_url, search_text = excluded.search_text
          WHERE excluded.position >= remote_people.position",
     )
-    .bind(person.user)
-    .bind(person.position)
-    .bind(as_json(person.displayname))
-    .bind(as_json(person.avatar_url))
-    .bind(search_text(person.user_id, person.displayname))
+    .bind(profile.user)
+    .bind(profile.position)
+    .bind(as_json(profile.displayname))
+    .bind(as_json(profile.avatar_url))
+    .bind(search_text(profile.user_id, profile.displayname))
     .execute()
     .await?;
     Ok(())
@@ -235,7 +235,7 @@ pub struct UserListQuery {
     pub requester: UserNum,
     /// A part of the name or id, in lower case.
     pub term: String,
-    /// Whether users who share nothing with the asker are listed.
+    /// Whether users who share nothing with the requester are listed.
     pub everybody: bool,
     /// The user who is left out.
     pub except: UserNum,
@@ -322,13 +322,19 @@ pub async fn count_users(db: &mut impl ReadAccess, query: &UserListQuery) -> Res
     Ok(count.unwrap_or(0))
 }
 
-/// Returns users who have no place in the list yet, with their ids and display names as JSON.
-pub async fn unlisted_users(
-    db: &mut impl ReadAccess,
-    limit: i64,
-) -> Result<Vec<(UserNum, String, Option<String>)>> {
+/// A user who has no place in the list yet.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct UnlistedUser {
+    pub user_num: UserNum,
+    pub user_id: String,
+    /// The display name, as JSON.
+    pub display_name: Option<String>,
+}
+
+/// Returns users who have no place in the list yet.
+pub async fn unlisted_users(db: &mut impl ReadAccess, limit: i64) -> Result<Vec<UnlistedUser>> {
     db.query(
-        "SELECT a.user_num, s.text, n.value
+        "SELECT a.user_num, s.text AS user_id, n.value AS display_name
          FROM accounts a
          JOIN strings s ON s.num = a.user_num
          LEFT JOIN profiles n ON n.user_num = a.user_num AND n.field = 'displayname'

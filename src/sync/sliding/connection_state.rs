@@ -18,13 +18,14 @@ use super::{
 use crate::{
     ephemeral::EphemeralTick,
     numbers::{Position, RoomNum},
+    rooms::UnreadNotifications,
 };
 
-/// The number of members of a room of which it is remembered that the client has them. Beyond it, they are sent again.
+/// The number of members of a room that are remembered as sent to the client. Further members are sent again.
 const MAX_MEMBERS_PER_ROOM: usize = 200;
 /// The number of different required states that are remembered. Beyond it, those that no room uses are forgotten.
 const MAX_REQUIRED_STATES: usize = 64;
-/// The memory that a room of a connection takes, and each member of it that is remembered.
+/// The memory that a room of a connection takes, and that each of its remembered members takes.
 const BYTES_PER_ROOM: usize = 400;
 const BYTES_PER_MEMBER: usize = 64;
 
@@ -98,7 +99,7 @@ pub(super) struct SentDescription {
     pub(super) joined: i64,
     pub(super) invited: i64,
     pub(super) bump_stamp: Position,
-    pub(super) unread: (u64, u64),
+    pub(super) unread: UnreadNotifications,
 }
 
 impl RequestParameters {

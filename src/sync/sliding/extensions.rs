@@ -23,7 +23,7 @@ use super::{
 use crate::{
     devices::Devices,
     error::{Error, Result},
-    numbers::Position,
+    numbers::{Position, PositionRange},
     rooms::Rooms,
     storage::Db,
     sync::{
@@ -179,11 +179,14 @@ impl ExtensionReader {
             context.request.extensions.thread_subscriptions.limit,
             MAX_THREAD_SUBSCRIPTIONS,
         );
-        let before = context.plan.now.position.next();
+        let range = PositionRange {
+            after: since,
+            up_to: context.plan.now.position,
+        };
         let mut changes = self
             .rooms
             .relations
-            .load_subscription_changes(user, before, since, limit + 1)
+            .load_subscription_changes(user, range, limit + 1)
             .await?;
         let sent = &mut extensions.thread_subscriptions;
         if changes.len() > limit {

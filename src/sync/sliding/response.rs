@@ -74,10 +74,10 @@ pub struct SlidingRoom {
     /// Whether the user's account data lists it as a direct chat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_dm: Option<bool>,
-    /// The stripped state for a user who is invited or knocks, under the name that clients use …
+    /// The stripped state for a user who is invited or knocks, under the name in the drafts, which clients use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invite_state: Option<Vec<Raw<AnyStrippedStateEvent>>>,
-    /// … and under the final name of the proposal.
+    /// The same stripped state, under the final name of the proposal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stripped_state: Option<Vec<Raw<AnyStrippedStateEvent>>>,
     /// The state that was requested.

@@ -84,9 +84,8 @@ impl JoinedRoomDescription {
     /// Writes the fields that the client does not have yet, and always the unread counts and the bump stamp.
     pub(super) fn write_changes(self, room: &mut SlidingRoom, before: Option<&SentDescription>) {
         let description = self.sent_description;
-        let (notifications, highlights) = description.unread;
-        room.notification_count = Some(notifications);
-        room.highlight_count = Some(highlights);
+        room.notification_count = Some(description.unread.notification_count);
+        room.highlight_count = Some(description.unread.highlight_count);
         room.bump_stamp = Some(description.bump_stamp);
         let differs = |is: fn(&SentDescription) -> u64| {
             before.is_none_or(|before| is(before) != is(&description))

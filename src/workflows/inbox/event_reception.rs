@@ -98,7 +98,7 @@ impl EventReception {
                 retry_after: FETCH_TIMEOUT,
             });
         };
-        let turn = place.acquire().await;
+        let permit = place.acquire().await;
         let source = EventSource {
             rooms: &self.rooms,
             federation: &self.federation,
@@ -114,7 +114,7 @@ impl EventReception {
         };
         let processing = Box::pin(search.process_event(event, hints));
         let outcome = timeout(FETCH_TIMEOUT, processing).await;
-        drop(turn);
+        drop(permit);
         self.process_postponed(room);
         outcome.map_err(|_| {
             Error::Unreachable("the event's prev_events could not be fetched in time".to_owned())

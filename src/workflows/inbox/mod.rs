@@ -244,7 +244,7 @@ impl TransactionInbox {
         let progress = lock_progress(&progress);
         if progress.has_internal_error {
             return Err(Error::Unavailable(
-                "the transaction was only partly stored".to_owned(),
+                "the transaction was only partly stored: send it again later".to_owned(),
             ));
         }
         Ok(progress.outcomes.clone())

@@ -52,7 +52,7 @@ impl StateFetchLimit {
     /// Waits for permission to fetch the state of a room.
     pub(in crate::workflows) async fn acquire(&self) -> Result<SemaphorePermit<'_>> {
         let permit = self.permits.acquire().await;
-        permit.map_err(|source| Error::internal("wait for a turn", source))
+        permit.map_err(|source| Error::internal("wait to fetch the state of a room", source))
     }
 }
 
@@ -74,7 +74,7 @@ impl StateFetcher<'_> {
         event: &VerifiedEvent,
         refused: &HashSet<OwnedEventId>,
     ) -> Result<Vec<OwnedEventId>> {
-        let _turn = self.fetch_limit.acquire().await?;
+        let _permit = self.fetch_limit.acquire().await?;
         let pdu = event.pdu();
         // The server knows the state before a single prev event as reliably as the state before this event. With
         // several prev events, only the server can resolve their states.

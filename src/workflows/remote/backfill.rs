@@ -351,7 +351,7 @@ impl HistoryFetcher {
         server: &ServerName,
         event_id: &OwnedEventId,
     ) -> Result<Vec<OwnedEventId>> {
-        let _turn = self.state_fetches.acquire().await?;
+        let _permit = self.state_fetches.acquire().await?;
         let client = self.federation.client();
         let (id, room_id) = (event_id.clone(), room.room_id.clone());
         let request = get_room_state_ids::v1::Request::new(id.clone(), room_id.clone());

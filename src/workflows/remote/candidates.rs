@@ -18,7 +18,7 @@ pub(super) struct CandidateServers {
     own: OwnedServerName,
     /// The servers that are likely to be in the room, because they were named.
     pub(super) servers: Vec<OwnedServerName>,
-    /// The servers to ask if none of these can be reached.
+    /// The servers to ask if none of `servers` can be reached.
     pub(super) others: Vec<OwnedServerName>,
 }
 

@@ -79,7 +79,7 @@ impl RemoteInvitations {
         })?;
         let server = invited.server_name().to_owned();
         let before = self.member_event(room_id, invited).await?;
-        let _turn = self.locks.lock_membership(room_id, invited).await?;
+        let _guard = self.locks.lock_membership(room_id, invited).await?;
         if let Some(now) = self.member_event(room_id, invited).await?
             && before.is_none_or(|before| before.event_id != now.event_id)
             && now.sender == event.sender

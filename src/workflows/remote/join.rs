@@ -152,7 +152,7 @@ impl RoomJoins {
             }
         }
         Err(Error::Unavailable(
-            "too many users are joining this room at the moment".to_owned(),
+            "too many users are joining this room, try again later".to_owned(),
         ))
     }
 

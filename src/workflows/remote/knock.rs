@@ -93,7 +93,7 @@ impl RoomKnocks {
             .await?;
         let (user, user_id) = (session.user, session.user_id.clone());
         let knocking = self.tasks.spawn(async move {
-            let _turn = service
+            let _guard = service
                 .entry
                 .locks
                 .lock_membership(&room_id, &user_id)

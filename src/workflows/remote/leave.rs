@@ -90,7 +90,7 @@ impl RemoteLeaves {
         let (service, room_id) = (self.clone(), room_id.to_owned());
         let (user, user_id) = (session.user, session.user_id.clone());
         let leaving = self.tasks.spawn(async move {
-            let _turn = service.locks.lock_membership(&room_id, &user_id).await?;
+            let _guard = service.locks.lock_membership(&room_id, &user_id).await?;
             if service.locks.known_membership(user, &room_id).await? == MembershipState::Leave {
                 // An equal request was faster.
                 return Ok(());

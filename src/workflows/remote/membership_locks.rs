@@ -37,7 +37,7 @@ impl MembershipLocks {
         let key = (room_id.to_owned(), user_id.to_owned());
         let place = self.remote_changes.enqueue(&key).ok_or_else(|| {
             Error::Unavailable(
-                "too many requests are changing this membership at the moment".to_owned(),
+                "too many requests are changing this membership, try again later".to_owned(),
             )
         })?;
         Ok(place.acquire().await)

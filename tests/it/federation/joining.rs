@@ -110,7 +110,7 @@ async fn a_room_of_an_old_server_is_joined() {
 }
 
 #[tokio::test]
-async fn a_knock_on_a_room_of_an_old_server_is_taken_back() {
+async fn a_knock_on_an_old_servers_room_is_retracted() {
     let story = JoinPeerRoomScene::with_router("7", SharedPeerRoom::router_of_old_server).await;
     let knocking = json!({ "join_rule": "knock" });
     story

@@ -128,7 +128,7 @@ async fn query_notary(notary: &Server, peer: &Peer, key_id: &str, until: i64) ->
 const PAST_VALID_UNTIL: i64 = 1_700_000_000_000;
 
 #[tokio::test]
-async fn a_notary_returns_an_expired_key_where_there_is_no_better_one() {
+async fn a_notary_returns_an_expired_key_if_it_has_no_other() {
     let network = Network::new();
     let notary = network.server().await;
     let peer = peer_with_key_lists(&network, |peer| {

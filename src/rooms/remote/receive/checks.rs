@@ -256,9 +256,9 @@ impl EventReceiver {
 
     async fn find_gap_of_event(&self, room: &Room, pdu: &Pdu) -> Result<Option<Position>> {
         let mut conn = self.db.read().await?;
-        let gap =
+        let gaps =
             timeline_gaps::missing_among(&mut conn, room.num, [pdu.event_id.as_str()]).await?;
-        Ok(gap.into_iter().next().map(|(_, place)| place))
+        Ok(gaps.first().map(|gap| gap.timeline))
     }
 }
 

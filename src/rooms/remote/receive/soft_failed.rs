@@ -74,7 +74,7 @@ pub(crate) async fn store_refused_event(
         json: event.json(),
     };
     if checked.stored_at.is_some() {
-        events::set_place(tx, &row).await?;
+        events::update_placement(tx, &row).await?;
     } else if !events::insert(tx, &row).await? {
         return Ok(None);
     }

@@ -35,17 +35,18 @@ pub enum ReceiveOutcome {
     },
 }
 
-/// Facts about an event that came from other servers besides the event itself.
+/// Facts about an event, other than the event itself, that came from other servers.
 #[derive(Clone, Debug, Default)]
 pub struct ReceiveHints {
-    /// The state before it, for an event that follows one which cannot be fetched. These events
-    /// have to be stored. If two have the same type and state key, the later one counts.
+    /// The state before it, for an event that follows one which cannot be fetched. All these state
+    /// events must already be stored. If two have the same type and state key, the later one
+    /// counts.
     pub state_before: Option<Vec<OwnedEventId>>,
     /// No server has its missing auth events: it must be rejected.
     pub auth_events_are_lost: bool,
     /// The policy server of the room does not recommend it: it must be soft-failed.
     pub is_not_recommended: bool,
-    /// It was signed so that this server sends it on to the other servers.
+    /// This server sends it on to the other servers, because it took part in making it.
     pub(crate) is_passed_on: bool,
 }
 
@@ -142,6 +143,6 @@ impl CheckedEvent {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrevEventStates {
     pub(crate) known: Vec<RecentRoomEvent>,
-    /// The followed events with unknown state after them.
+    /// The events among them after which the state is not known.
     pub(crate) missing: Vec<OwnedEventId>,
 }

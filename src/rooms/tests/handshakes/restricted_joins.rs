@@ -5,10 +5,10 @@ use super::*;
 #[tokio::test]
 async fn only_members_of_an_allowed_room_join_a_restricted_room() {
     for version in ["8", "10", "12"] {
-        let club = HandshakeFixture::new(version, public_join_rule()).await;
+        let fixture = HandshakeFixture::new(version, public_join_rule()).await;
         let rule = json!({
             "join_rule": "restricted",
-            "allow": [{"type": "m.room_membership", "room_id": club.id()}],
+            "allow": [{"type": "m.room_membership", "room_id": fixture.id()}],
         });
         let rules = EventToSend::state(
             alice(),
@@ -16,23 +16,24 @@ async fn only_members_of_an_allowed_room_join_a_restricted_room() {
             "",
             to_raw_value(&rule).unwrap(),
         );
-        let id = club
+        let id = fixture
             .server
             .create_room(json!({"room_version": version}))
             .await
             .unwrap();
-        club.server.rooms.sender.send(&id, rules).await.unwrap();
-        let rooms = club.server.rooms.clone();
+        fixture.server.rooms.sender.send(&id, rules).await.unwrap();
+        let rooms = fixture.server.rooms.clone();
         let eve = RemoteApplicant {
             room_id: id.clone(),
-            ..club.eve()
+            ..fixture.eve()
         };
 
         let stranger = rooms
             .resident
             .make_membership_event(MembershipHandshake::Join, &eve, &[])
             .await;
-        club.complete_handshake(MembershipHandshake::Join)
+        fixture
+            .complete_handshake(MembershipHandshake::Join)
             .await
             .unwrap();
         let offer = rooms
@@ -40,14 +41,14 @@ async fn only_members_of_an_allowed_room_join_a_restricted_room() {
             .make_membership_event(MembershipHandshake::Join, &eve, &[])
             .await
             .unwrap();
-        let signed = club.sign_offer(&offer);
-        let unsigned = VerifiedEvent::verify(signed.clone(), &club.room.rules, &club.keys());
+        let signed = fixture.sign_offer(&offer);
+        let unsigned = VerifiedEvent::verify(signed.clone(), &fixture.room.rules, &fixture.keys());
         let signed = rooms
             .resident
             .countersign(MembershipHandshake::Join, &eve, signed)
             .await
             .unwrap();
-        let event = VerifiedEvent::verify(signed, &club.room.rules, &club.keys()).unwrap();
+        let event = VerifiedEvent::verify(signed, &fixture.room.rules, &fixture.keys()).unwrap();
         rooms
             .resident
             .accept_signed_event(MembershipHandshake::Join, &eve, event)
@@ -70,9 +71,9 @@ async fn an_unverifiable_restricted_join_returns_unable_to_authorise() {
         "join_rule": "restricted",
         "allow": [{"type": "m.room_membership", "room_id": "!elsewhere:there"}],
     });
-    let door = HandshakeFixture::new("10", rule).await;
+    let fixture = HandshakeFixture::new("10", rule).await;
 
-    let refused = door.make_event(MembershipHandshake::Join).await;
+    let refused = fixture.make_event(MembershipHandshake::Join).await;
 
     assert!(
         matches!(refused, Err(Error::UnableToAuthoriseJoin(_))),

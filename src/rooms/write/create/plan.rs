@@ -236,10 +236,10 @@ impl CreationPlan<'_> {
 
     /// Returns the power levels. They contain the defaults too, because some clients do not know the defaults.
     fn power_levels_event(&self) -> Result<EventToSend> {
-        let has_almighty_creators = self.rules.explicitly_privilege_room_creators;
-        let tombstone = if has_almighty_creators { 150 } else { 100 };
+        let has_privileged_creators = self.rules.explicitly_privilege_room_creators;
+        let tombstone = if has_privileged_creators { 150 } else { 100 };
         let mut users = Map::new();
-        if !has_almighty_creators {
+        if !has_privileged_creators {
             users.insert(self.create.creator.to_string(), json!(100));
             if self.preset() == RoomPreset::TrustedPrivateChat {
                 let invited = self.create.request.invite.iter();

@@ -310,7 +310,7 @@ fn object_or_empty(value: Option<Value>) -> Map<String, Value> {
     }
 }
 
-/// Replaces text levels by integers: old room versions allow texts.
+/// Replaces power levels that are strings by integers: old room versions allow strings.
 fn convert_to_integers(value: &mut Value) {
     match value {
         Value::Object(levels) => levels.values_mut().for_each(convert_to_integers),

@@ -47,8 +47,8 @@ async fn count_stored(test: &TestDb) -> i64 {
 #[tokio::test]
 async fn concurrent_writes_are_announced_in_order() {
     let test = TestDb::new().await;
-    let notes = Arc::new(PositionLog::default());
-    test.db.journal().add_follower(notes.clone());
+    let follower = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(follower.clone());
 
     let writers = (0..64).map(|n| {
         let db = test.db.clone();
@@ -60,7 +60,7 @@ async fn concurrent_writes_are_announced_in_order() {
     });
     futures_util::future::join_all(writers).await;
 
-    let positions = notes.0.lock().unwrap().clone();
+    let positions = follower.0.lock().unwrap().clone();
     assert_eq!(positions, (1..=64).map(Position::new).collect::<Vec<_>>());
     assert_eq!(count_stored(&test).await, 64);
     assert_eq!(test.db.journal().published_position(), Position::new(64));
@@ -69,8 +69,8 @@ async fn concurrent_writes_are_announced_in_order() {
 #[tokio::test]
 async fn a_dropped_write_leaves_no_trace() {
     let test = TestDb::new().await;
-    let notes = Arc::new(PositionLog::default());
-    test.db.journal().add_follower(notes.clone());
+    let follower = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(follower.clone());
 
     let mut before = test.db.write().await.unwrap();
     store(&mut before, "before").await;
@@ -84,7 +84,7 @@ async fn a_dropped_write_leaves_no_trace() {
     before.wait_until_durable().await.unwrap();
 
     assert_eq!(count_stored(&test).await, 2);
-    assert_eq!(*notes.0.lock().unwrap(), [1, 3].map(Position::new));
+    assert_eq!(*follower.0.lock().unwrap(), [1, 3].map(Position::new));
     let mut conn = test.db.read().await.unwrap();
     assert_eq!(
         test.db
@@ -188,28 +188,28 @@ async fn write_with_fault(test: &TestDb, fault: CommitFault) -> Result<()> {
 #[tokio::test]
 async fn a_stored_batch_is_announced_although_its_answer_was_lost() {
     let test = TestDb::new().await;
-    let notes = Arc::new(PositionLog::default());
-    test.db.journal().add_follower(notes.clone());
+    let follower = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(follower.clone());
 
     let written = write_with_fault(&test, CommitFault::AnswerLost).await;
 
     assert!(written.is_ok());
     assert_eq!(count_stored(&test).await, 1);
-    assert_eq!(*notes.0.lock().unwrap(), [Position::new(1)]);
+    assert_eq!(*follower.0.lock().unwrap(), [Position::new(1)]);
     assert_eq!(test.db.journal().published_position(), Position::new(1));
 }
 
 #[tokio::test]
 async fn an_unanswered_batch_that_was_not_stored_is_lost() {
     let test = TestDb::new().await;
-    let notes = Arc::new(PositionLog::default());
-    test.db.journal().add_follower(notes.clone());
+    let follower = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(follower.clone());
 
     let written = write_with_fault(&test, CommitFault::NotCommitted).await;
 
     assert!(matches!(written, Err(Error::Unavailable(_))));
     assert_eq!(count_stored(&test).await, 0);
-    assert!(notes.0.lock().unwrap().is_empty());
+    assert!(follower.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -230,8 +230,8 @@ async fn doubt_about_a_batch_without_positions_is_resolved() {
 #[tokio::test]
 async fn writes_continue_after_a_batch_was_in_doubt() {
     let test = TestDb::new().await;
-    let notes = Arc::new(PositionLog::default());
-    test.db.journal().add_follower(notes.clone());
+    let follower = Arc::new(PositionLog::default());
+    test.db.journal().add_follower(follower.clone());
     for fault in [CommitFault::AnswerLost, CommitFault::NotCommitted] {
         drop(write_with_fault(&test, fault).await);
 
@@ -240,7 +240,7 @@ async fn writes_continue_after_a_batch_was_in_doubt() {
         tx.commit().await.unwrap();
     }
 
-    let positions = notes.0.lock().unwrap().clone();
+    let positions = follower.0.lock().unwrap().clone();
     assert!(positions.is_sorted(), "{positions:?}");
     assert_eq!(positions.len(), 3);
 }

@@ -1,4 +1,4 @@
-//! A turn to write, and the wait until it is on disk.
+//! A turn to write, and the wait until its changes are on disk.
 
 use std::sync::Arc;
 

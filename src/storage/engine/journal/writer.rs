@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The number of changes from which on a batch waits for no intent.
+/// The number of changes from which on a batch no longer waits for writers with an intent.
 const LARGE_BATCH_CHANGES: usize = 256;
 
 /// The only writer to the database.
@@ -151,7 +151,7 @@ impl JournalWriter {
             "SAVEPOINT turn"
         };
         self.conn.run_sql(make).await?;
-        self.savepoint = SavepointState::Open; // until `release` says otherwise
+        self.savepoint = SavepointState::Open; // until `release` sets another state
         Ok(())
     }
 
@@ -225,7 +225,7 @@ impl JournalWriter {
         }
     }
 
-    /// Records for the operator's tools that nothing can be stored, if this may last for a while.
+    /// Records that nothing can be stored, if this may last for a while, so that operators can see it.
     fn record_problem(&self, loss: &BatchLoss) {
         if let Some(problem) = loss.problem() {
             self.shared.health.set_problem(problem);
@@ -299,7 +299,7 @@ impl JournalWriter {
         if let Err(error) = self.conn.abort_transaction().await {
             tracing::debug!(%error, "a lost connection does not answer");
         }
-        // The writer's lock is only free when the former connection is closed, and with it its commit is over.
+        // The writer's lock is free only after the former connection is closed, and then its commit is over, too.
         self.conn = self.target.connect_writer().await?;
         let stored: Option<i64> = self
             .query("SELECT batch FROM journal")
@@ -310,7 +310,7 @@ impl JournalWriter {
         };
         self.connection_lost = false;
         if stored == Some(doubtful.number) {
-            tracing::info!("a batch whose commit was not answered was stored");
+            tracing::info!("a batch was stored although its commit was not answered");
             self.announce_batch(&doubtful.batch);
         } else {
             let DoubtfulBatch { batch, error, .. } = doubtful;

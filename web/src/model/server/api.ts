@@ -39,7 +39,7 @@ export interface RequestOptions {
   /** Sends the request without the access token. */
   anonymous?: boolean;
   signal?: AbortSignal | undefined;
-  /** The number of short 429 waits that are waited out. */
+  /** How often the request is repeated after a 429 response with a short wait. */
   maxRetries?: number;
 }
 
@@ -66,28 +66,28 @@ export class Api {
     return url.href;
   }
 
-  /** The authorization header, for requests that do not use `request`, such as uploads. */
+  /** Returns the authorization header, for requests that do not use `request`, such as uploads. */
   authorization(): Record<string, string> {
     return this.accessToken === null ? {} : { Authorization: `Bearer ${this.accessToken}` };
   }
 
   async get<T>(path: string, query?: QueryParameters, options: RequestOptions = {}): Promise<T> {
-    return this.maxRetries<T>("GET", path, { ...options, query });
+    return this.request<T>("GET", path, { ...options, query });
   }
 
   async post<T>(path: string, body: unknown = {}, options: RequestOptions = {}): Promise<T> {
-    return this.maxRetries<T>("POST", path, { ...options, body });
+    return this.request<T>("POST", path, { ...options, body });
   }
 
   async put<T>(path: string, body: unknown = {}, options: RequestOptions = {}): Promise<T> {
-    return this.maxRetries<T>("PUT", path, { ...options, body });
+    return this.request<T>("PUT", path, { ...options, body });
   }
 
   async delete<T>(path: string, body?: unknown, options: RequestOptions = {}): Promise<T> {
-    return this.maxRetries<T>("DELETE", path, { ...options, body });
+    return this.request<T>("DELETE", path, { ...options, body });
   }
 
-  async maxRetries<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
+  async request<T>(method: string, path: string, options: RequestOptions = {}): Promise<T> {
     const { query, body, anonymous = false, signal = null, maxRetries = 3 } = options;
     for (let attempt = 0; ; attempt++) {
       // Each attempt uses the token of its time.
@@ -161,7 +161,7 @@ export function messageOf(error: unknown): string {
   if (error instanceof MatrixError && error.status === 429) return `Too many attempts. Try again in ${waitText(retryAfterMs(error))}.`;
   if (error instanceof MatrixError || error instanceof NetworkError || error instanceof UserFacingError) return error.message;
   console.error(error);
-  return "Something went wrong.";
+  return "Something went wrong. Try again.";
 }
 
 function retryAfterMs(error: MatrixError): number {

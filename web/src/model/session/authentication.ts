@@ -1,6 +1,6 @@
 // Registers accounts and logs in.
 
-import { type Api, MatrixError } from "../server/api.ts";
+import { type Api, MatrixError, type RequestOptions } from "../server/api.ts";
 import { asString } from "../server/events.ts";
 import type { LoginResponse } from "./session.ts";
 import { type AuthChallenge, DUMMY_STAGE, readChallenge, TOKEN_STAGE, withInteractiveAuth } from "./userInteractiveAuth.ts";
@@ -10,7 +10,7 @@ export type RegistrationMode = "open" | "token" | "closed";
 export const MIN_PASSWORD_LENGTH = 8;
 const DEVICE_NAME = "Parlour";
 /** After a rate limit the user decides when to try again. */
-const WITHOUT_RETRY = { anonymous: true, patience: 0 };
+const WITHOUT_RETRY: RequestOptions = { anonymous: true, maxRetries: 0 };
 
 /** Returns how accounts can be registered on this server. */
 export async function fetchRegistrationMode(api: Api): Promise<RegistrationMode> {

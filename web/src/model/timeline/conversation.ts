@@ -47,7 +47,8 @@ export class Conversation {
   }
 
   /**
-   * Shows an event. Returns the root of its thread, if it is in one: the thread panel shows it then, not the conversation.
+   * Shows an event. If it is in a thread, returns the root of the thread: then the thread panel shows the event, not the
+   * conversation.
    */
   async goTo(eventId: string): Promise<string | null> {
     let event = this.room.timeline.get(eventId);

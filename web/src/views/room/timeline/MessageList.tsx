@@ -51,14 +51,14 @@ export function MessageList(props: Props) {
   const onKeyDown = useArrowKeys(list.content, () => context.composer.focusRequests.value++);
 
   // A row to scroll to, as soon as it is rendered.
-  const pendingScroll = useRef<{ at: number; key: string; above: number; isBrought: boolean; onShown: () => void } | null>(null);
+  const pendingScroll = useRef<{ at: number; key: string; above: number; wasRendered: boolean; onShown: () => void } | null>(null);
   const hasStarted = useRef(false);
   useLayoutEffect(() => {
     if (isReady && !hasStarted.current && rows.length > 0) {
       hasStarted.current = true;
       // The view starts at the first unread message.
       const at = rows.findIndex(({ isUnread }) => isUnread);
-      if (at !== -1 && target === null) pendingScroll.current = { at, key: rows[at]!.key, above: 0.15, isBrought: false, onShown: () => {} };
+      if (at !== -1 && target === null) pendingScroll.current = { at, key: rows[at]!.key, above: 0.15, wasRendered: false, onShown: () => {} };
     }
     const { current } = pendingScroll;
     if (current === null) return;
@@ -66,9 +66,9 @@ export function MessageList(props: Props) {
       pendingScroll.current = null;
       current.onShown();
       list.redraw();
-    } else if (!current.isBrought) {
-      current.isBrought = true;
-      list.bring(current.at);
+    } else if (!current.wasRendered) {
+      current.wasRendered = true;
+      list.renderRow(current.at);
     } else {
       pendingScroll.current = null;
     }
@@ -84,7 +84,7 @@ export function MessageList(props: Props) {
       setCurrent(row.key);
       anchor.findRow(row.key)?.querySelector<HTMLElement>("article")?.focus({ preventScroll: true });
     };
-    pendingScroll.current = { at, key: row.key, above: 0.3, isBrought: false, onShown };
+    pendingScroll.current = { at, key: row.key, above: 0.3, wasRendered: false, onShown };
     list.redraw();
   }, [target?.jump]);
 

@@ -89,7 +89,7 @@ export function useVirtualRows(rows: TimelineRow[], options: VirtualRowsOptions)
     /** Whether newer rows are not rendered. */
     isCutBelow: end < rows.length,
     /** Renders a row; afterwards it can be scrolled to. */
-    bring: (at: number) => {
+    renderRow: (at: number) => {
       anchor.followsEnd = false;
       const [start, end] = sliceOf(latest.current.rows, window.current);
       if (at < start + 10 || at >= end - 10) window.current = windowAround(latest.current.rows, at);

@@ -9,7 +9,7 @@ import aiohttp
 import looking
 from client import NotSeen, Refused
 from harness import becomes, check, outage, same_state
-from stories.history import say_many
+from scenarios.history import say_many
 
 # Catching up takes a busy machine a while.
 PATIENCE_SECONDS = 300
@@ -63,7 +63,7 @@ class Talk:
             self._said[room].append(await _until_answered(send, patience) if patience else await send())
 
     async def some_arrived(self, person, count):
-        """Waits until that many of the events have come to somebody's server."""
+        """Waits until that many of the events have arrived at the server of a user."""
         arrived = set()
 
         def count_arrived(answer):
@@ -103,8 +103,8 @@ async def _until_answered(send, patience):
 
 
 async def _shows_life(scene, server, talk):
-    """Synapse neither tells others that it is back, nor takes up what it left undone before it is sent something."""
-    if not server.tells_others_of_its_return:
+    """Lets both users send, because Synapse does not notify other servers when it is back."""
+    if not server.notifies_others_after_a_restart:
         here, there = (talk.alice, talk.bob) if server is scene.near else (talk.bob, talk.alice)
         await here.says(talk.rooms[0], "I am back")
         await there.says(talk.rooms[0], "Welcome back")
@@ -112,7 +112,7 @@ async def _shows_life(scene, server, talk):
 
 @outage
 async def outage_of_the_peer(scene):
-    """The far server stops, the near one goes on, the far one starts again and catches up."""
+    """The far server stops while the near one continues. It starts again and catches up."""
     talk = await Talk.begins(scene)
     await scene.far.stop()
     await talk.goes_on(talk.alice)
@@ -123,7 +123,7 @@ async def outage_of_the_peer(scene):
 
 @outage
 async def outage_of_both(scene):
-    """Both servers start anew while both sides talk."""
+    """Both servers restart while both sides send messages."""
     talk = await Talk.begins(scene)
     talking = asyncio.create_task(talk.goes_on_regardless(talk.alice, talk.bob))
     try:
@@ -182,7 +182,7 @@ async def outage_during_join(scene):
 
 @outage
 async def outage_during_backfill(scene):
-    """The far server is killed while it fetches history, again and again, and has all of it in the end."""
+    """The far server is killed repeatedly while it fetches history, and has all of it in the end."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="public_chat")
     await say_many(alice, room, 500 if scene.full else 200)

@@ -7,7 +7,7 @@ from harness import becomes, in_each_version, same, same_state
 
 @in_each_version
 async def public_rooms(scene):
-    """Bob finds Alice's room in the directory of her server, with what it is about."""
+    """Bob finds Alice's room in the directory of her server, with its topic."""
     alice, bob = await scene.pair()
     name = f"Gardening with {alice.id}"
     room = await scene.creates(alice, preset="public_chat", visibility="public", name=name, topic="Weeds")
@@ -31,7 +31,7 @@ async def public_rooms(scene):
 
 @in_each_version
 async def hierarchy(scene):
-    """Bob looks through a space of the other server, down to rooms that his own knows nothing about."""
+    """Bob reads the hierarchy of a space on the other server, including rooms that his server does not know."""
     alice, bob = await scene.pair()
     space = await _space(scene, alice, "The house")
     floor = await _space(scene, alice, "First floor")
@@ -55,7 +55,7 @@ async def _space(scene, owner, name):
 
 @in_each_version
 async def upgrade(scene):
-    """A room becomes one of the story's version, and Bob follows it from the other server."""
+    """A room is upgraded to the scenario's version, and Bob joins the new room from the other server."""
     old_version = {"10": "9", "11": "10", "12": "11"}[scene.version]
     alice, bob = await scene.pair()
     alias = f"moving-{alice.device.lower()}"

@@ -6,7 +6,7 @@ from harness import in_each_version, same, same_state
 
 @in_each_version
 async def invite_and_join(scene):
-    """Bob is invited, sees to what and by whom, joins, and they talk."""
+    """Bob is invited, sees the room and the inviter, joins, and both send messages."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="private_chat", name="The back room")
     await alice.does("invite", room, bob, reason="Come in")
@@ -24,7 +24,7 @@ async def invite_and_join(scene):
 
 @in_each_version
 async def invite_to_direct_chat(scene):
-    """A direct chat says so in its invitation, also when the room is made with it."""
+    """The invitation to a direct chat has `is_direct`, also if it is sent when the room is created."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="trusted_private_chat", is_direct=True, invite=[bob.id])
     stripped = await bob.sees("the invitation", looking.invitation(room))
@@ -56,7 +56,7 @@ async def invite_rejected(scene):
 
 @in_each_version
 async def invite_withdrawn(scene):
-    """Alice takes an invitation back before Bob answers."""
+    """Alice withdraws an invitation before Bob answers."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="private_chat")
     await alice.does("invite", room, bob)

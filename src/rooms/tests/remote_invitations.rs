@@ -110,28 +110,28 @@ impl RemoteRoom {
 #[tokio::test]
 async fn an_invitation_is_stored_with_stripped_state() {
     for version in ["11", "12"] {
-        let outside = InvitationFixture::new(version).await;
+        let fixture = InvitationFixture::new(version).await;
 
-        outside.receive_invitation(&bob()).await.unwrap();
+        fixture.receive_invitation(&bob()).await.unwrap();
 
-        let mine = outside.user_room(&bob()).await;
+        let mine = fixture.user_room(&bob()).await;
         assert_eq!(mine.membership, MembershipState::Invite);
         let stripped = mine.stripped_state.unwrap();
         assert!(stripped.contains("tea") && stripped.contains("invite"));
         assert!(!stripped.contains("$name"), "{stripped}");
-        let outside = InvitationFixture {
-            server: outside.server.restart().await,
-            ..outside
+        let fixture = InvitationFixture {
+            server: fixture.server.restart().await,
+            ..fixture
         };
         assert_eq!(
-            outside.user_room(&bob()).await.membership,
+            fixture.user_room(&bob()).await.membership,
             MembershipState::Invite
         );
-        let refused = outside
+        let refused = fixture
             .server
             .rooms
             .memory
-            .resident_room(&outside.id())
+            .resident_room(&fixture.id())
             .await;
         assert!(matches!(refused, Err(Error::NotFound(_))));
     }
@@ -139,18 +139,18 @@ async fn an_invitation_is_stored_with_stripped_state() {
 
 #[tokio::test]
 async fn only_invitations_of_local_users_are_signed() {
-    let outside = InvitationFixture::new("11").await;
+    let fixture = InvitationFixture::new("11").await;
     let stranger = user_id!("@x:elsewhere");
-    let rooms = &outside.server.rooms;
+    let rooms = &fixture.server.rooms;
 
-    let join = outside.with_stripped_state(outside.make_member_event("carol", &bob(), "join"));
-    let other = outside.with_stripped_state(outside.make_member_event("carol", stranger, "invite"));
-    let invite = outside.with_stripped_state(outside.make_member_event("carol", &bob(), "invite"));
+    let join = fixture.with_stripped_state(fixture.make_member_event("carol", &bob(), "join"));
+    let other = fixture.with_stripped_state(fixture.make_member_event("carol", stranger, "invite"));
+    let invite = fixture.with_stripped_state(fixture.make_member_event("carol", &bob(), "invite"));
     let elsewhere = ruma::server_name!("elsewhere");
 
     for (origin, event) in [
-        (&*outside.there.name, join),
-        (&*outside.there.name, other),
+        (&*fixture.there.name, join),
+        (&*fixture.there.name, other),
         (elsewhere, invite),
     ] {
         let refused = rooms
@@ -166,80 +166,80 @@ async fn only_invitations_of_local_users_are_signed() {
 
 #[tokio::test]
 async fn an_invitation_can_be_rejected_without_the_other_server() {
-    let outside = InvitationFixture::new("11").await;
-    outside.receive_invitation(&bob()).await.unwrap();
-    let rooms = &outside.server.rooms;
+    let fixture = InvitationFixture::new("11").await;
+    fixture.receive_invitation(&bob()).await.unwrap();
+    let rooms = &fixture.server.rooms;
 
     let left = rooms
         .remote_memberships
-        .leave_remote_room(&outside.id(), &bob(), None)
+        .leave_remote_room(&fixture.id(), &bob(), None)
         .await;
     let again = rooms
         .remote_memberships
-        .leave_remote_room(&outside.id(), &bob(), None)
+        .leave_remote_room(&fixture.id(), &bob(), None)
         .await;
 
     left.unwrap();
     assert!(matches!(again, Err(Error::Forbidden(_))), "{again:?}");
-    let mine = outside.user_room(&bob()).await;
+    let mine = fixture.user_room(&bob()).await;
     assert_eq!(mine.membership, MembershipState::Leave);
     assert_eq!(mine.stripped_state, None);
 }
 
 #[tokio::test]
 async fn only_the_inviting_side_can_retract_an_invitation() {
-    let outside = InvitationFixture::new("11").await;
-    let invitation = outside.receive_invitation(&bob()).await.unwrap();
+    let fixture = InvitationFixture::new("11").await;
+    let invitation = fixture.receive_invitation(&bob()).await.unwrap();
     let elsewhere = RemoteServer::new("elsewhere");
     let mallory = elsewhere.user("mallory");
     let event = (&*mallory, "m.room.member", Some("@bob:here"));
     let content = json!({"membership": "leave"});
-    let forged = elsewhere.make_event(&outside.room, &outside.line, event, content);
-    let kick = outside.make_retraction(&bob(), &invitation);
+    let forged = elsewhere.make_event(&fixture.room, &fixture.line, event, content);
+    let kick = fixture.make_retraction(&bob(), &invitation);
 
-    let forged = outside
+    let forged = fixture
         .server
-        .receive_with_help(&elsewhere, &forged, ReceiveHints::default())
+        .receive_with_hints(&elsewhere, &forged, ReceiveHints::default())
         .await;
     assert!(matches!(forged, Err(Error::NotFound(_))), "{forged:?}");
     assert_eq!(
-        outside.user_room(&bob()).await.membership,
+        fixture.user_room(&bob()).await.membership,
         MembershipState::Invite
     );
-    outside.server.receive_event(&outside.there, &kick).await;
+    fixture.server.receive_event(&fixture.there, &kick).await;
 
     assert_eq!(
-        outside.user_room(&bob()).await.membership,
+        fixture.user_room(&bob()).await.membership,
         MembershipState::Leave
     );
 }
 
 #[tokio::test]
 async fn a_knock_is_stored_with_stripped_state() {
-    let outside = InvitationFixture::new("11").await;
+    let fixture = InvitationFixture::new("11").await;
     let event = (&*bob(), "m.room.member", Some("@bob:here"));
     let content = json!({"membership": "knock"});
-    let draft = outside
+    let draft = fixture
         .there
-        .draft_event(&outside.room, &outside.line, event, content);
+        .draft_event(&fixture.room, &fixture.line, event, content);
     let mut object = serde_json::from_value(draft).unwrap();
-    let rules = &outside.room.rules;
-    outside
+    let rules = &fixture.room.rules;
+    fixture
         .server
         .key
         .hash_and_sign(&mut object, rules)
         .unwrap();
-    let knock = VerifiedEvent::verify(object, rules, &outside.server.keys()).unwrap();
+    let knock = VerifiedEvent::verify(object, rules, &fixture.server.keys()).unwrap();
 
-    outside
+    fixture
         .server
         .rooms
         .remote_memberships
-        .store_knock(outside.with_stripped_state(knock))
+        .store_knock(fixture.with_stripped_state(knock))
         .await
         .unwrap();
 
-    let mine = outside.user_room(&bob()).await;
+    let mine = fixture.user_room(&bob()).await;
     assert_eq!(mine.membership, MembershipState::Knock);
     assert!(mine.stripped_state.unwrap().contains("tea"));
 }

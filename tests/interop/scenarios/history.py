@@ -9,7 +9,7 @@ MANY = 500
 
 @in_each_version
 async def backfill(scene):
-    """Bob joins a room with 500 messages and reads them all, each once, in Alice's order."""
+    """Bob joins a room with 500 messages and reads all of them, each once, in Alice's order."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="public_chat")
     await say_many(alice, room, MANY)
@@ -42,7 +42,7 @@ async def say_many(person, room, count):
 
 @in_each_version
 async def history_before_the_join(scene):
-    """Where history is for members alone, who joins does not see what was said before."""
+    """If only members may see the history, a new member does not see earlier messages."""
     alice, bob = await scene.pair()
     visibility = {"type": "m.room.history_visibility", "content": {"history_visibility": "joined"}}
     room = await scene.creates(alice, preset="public_chat", initial_state=[visibility])
@@ -56,7 +56,7 @@ async def history_before_the_join(scene):
 
 @once
 async def jump_to_date(scene):
-    """The event of a time is found, though only the other server has it."""
+    """The event at a time is found, although only the other server has it."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="public_chat")
     wanted = await alice.says(room, "The wanted")

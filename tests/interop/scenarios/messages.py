@@ -6,7 +6,7 @@ from harness import in_each_version, refused, same, same_state
 
 @in_each_version
 async def messages(scene):
-    """A conversation: everything comes to the other side, in its order."""
+    """All messages of a conversation arrive at the other side, in order."""
     alice, bob, room = await scene.shared_room()
     said = []
     for number in range(10):
@@ -15,14 +15,14 @@ async def messages(scene):
         heard = await listener.sees(f"line {number}", looking.event_id(room, said[-1]))
         same((heard["sender"], heard["content"]["body"]), (speaker.id, f"Line {number}"), "who says what")
     for person in (alice, bob):
-        told = [event["event_id"] async for event in person.history(room)]
-        same([e for e in told if e in said], said[::-1], f"the order for {person}")
+        found = [event["event_id"] async for event in person.history(room)]
+        same([e for e in found if e in said], said[::-1], f"the order for {person}")
     await same_state(room, alice, bob)
 
 
 @in_each_version
 async def quick_messages(scene):
-    """What several people say at once, on both sides, comes to everybody."""
+    """Messages that several users on both sides send at the same time arrive at all of them."""
     alice, bob, room = await scene.shared_room()
     carol = await scene.someone(scene.far, "carol")
     await carol.joins(room, scene.near)
@@ -38,7 +38,7 @@ async def quick_messages(scene):
 
 @in_each_version
 async def edits(scene):
-    """An edit comes to the other side, and so does what has become of the message."""
+    """An edit arrives at the other side, which then shows the edited message."""
     alice, bob, room = await scene.shared_room()
     for writer, reader in ((alice, bob), (bob, alice)):
         first = await writer.says(room, "Helo")
@@ -74,7 +74,7 @@ async def reactions_and_threads(scene):
 
 @in_each_version
 async def redaction(scene):
-    """What is redacted loses its content on both sides, whether its sender or a moderator does it."""
+    """A redacted event loses its content on both sides, whether its sender or a moderator redacts it."""
     alice, bob, room = await scene.shared_room()
     for sender, redactor in ((alice, alice), (bob, bob), (bob, alice)):
         other = bob if redactor is alice else alice
@@ -92,7 +92,7 @@ async def redaction(scene):
 
 @in_each_version
 async def unusual_content(scene):
-    """Odd but allowed content keeps its form, so that hashes and signatures hold."""
+    """Unusual but allowed content arrives unchanged, so that hashes and signatures are valid."""
     alice, bob, room = await scene.shared_room()
     odd = {
         "msgtype": "m.text",

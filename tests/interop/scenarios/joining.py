@@ -6,7 +6,7 @@ from harness import in_each_version, refused, same, same_state
 
 @in_each_version
 async def join_by_alias(scene):
-    """Bob joins a room by the alias that it has at the other server, and finds everything there."""
+    """Bob joins a room by its alias on the other server, and gets its state and messages."""
     alice, bob = await scene.pair()
     alias = f"lobby-{alice.device.lower()}"
     room = await scene.creates(
@@ -22,7 +22,7 @@ async def join_by_alias(scene):
 
 @in_each_version
 async def second_join(scene):
-    """Once a server is in a room, its other users join, and both servers know of them."""
+    """After the first user of a server, others join, and both servers list them as members."""
     alice, bob, room = await scene.shared_room()
     carol = await scene.someone(scene.far, "carol")
     await carol.joins(room, scene.near)
@@ -36,7 +36,7 @@ async def second_join(scene):
 
 @in_each_version
 async def leave_and_come_back(scene):
-    """After the only member of a server has left and come back, it has what was said meanwhile, and what comes."""
+    """The only member of a server leaves and comes back, and gets the messages sent in between and after."""
     alice, bob, room = await scene.shared_room()
     await bob.leaves(room)
     await alice.sees("that Bob left", looking.member(room, bob, "leave"))
@@ -55,7 +55,7 @@ async def leave_and_come_back(scene):
 
 @in_each_version
 async def join_refused(scene):
-    """Who is not invited does not get into a room of invited people, and the refusal says so."""
+    """A user without an invitation cannot join an invite-only room, and the refusal says so."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="private_chat")
     await refused(bob.joins(room, scene.near), "joining without an invitation")
@@ -63,7 +63,7 @@ async def join_refused(scene):
 
 @in_each_version
 async def restricted_join(scene):
-    """Members of a space join its room; others do not, neither from outside nor where their server is in it."""
+    """Members of a space join its room. Others cannot, whether or not their server is in the room."""
     alice, bob = await scene.pair()
     space, room = await restricted_room(scene, alice, "restricted")
     await refused(bob.joins(room, scene.near), "joining without being in the space")

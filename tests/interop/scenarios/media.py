@@ -10,7 +10,7 @@ from harness import once, same
 
 @once
 async def media(scene):
-    """Bob downloads what Alice has uploaded at her server, bytes, type and name."""
+    """Bob downloads a file that Alice uploaded to her server, with its content type and name."""
     alice, bob = await scene.pair()
     data = bytes(range(256)) * 1000
     server, name = await _upload(alice, data, "application/octet-stream", "naïve file.bin")
@@ -22,7 +22,7 @@ async def media(scene):
 
 @once
 async def thumbnails(scene):
-    """Bob gets a small version of Alice's picture."""
+    """Bob gets a thumbnail of Alice's picture."""
     alice, bob = await scene.pair()
     picture = io.BytesIO()
     Image.new("RGB", (800, 600), "teal").save(picture, "PNG")

@@ -2,12 +2,12 @@
 
 import looking
 from harness import in_each_version, refused, same, same_state
-from stories.joining import restricted_room
+from scenarios.joining import restricted_room
 
 
 @in_each_version
 async def knock_and_be_let_in(scene):
-    """Bob knocks, Alice sees why and invites him, and he joins."""
+    """Bob knocks, Alice sees his reason and invites him, and he joins."""
     alice, bob, room = await _someone_knocks(scene)
     await alice.does("invite", room, bob)
     await bob.sees("the invitation", looking.invitation(room))
@@ -18,11 +18,11 @@ async def knock_and_be_let_in(scene):
 
 @in_each_version
 async def knock_denied(scene):
-    """Bob knocks, is turned away, and knocks again."""
+    """Bob knocks, is refused, and knocks again."""
     alice, bob, room = await _someone_knocks(scene)
     await alice.does("kick", room, bob, reason="Not today")
     await alice.sees("that Bob was turned away", looking.member(room, bob, "leave"))
-    # Nobody needs to tell Bob's server, which is not in the room.
+    # Bob's server need not be notified, because it is not in the room.
     alice.forgets()
     await bob.knocks(room, "And now?", scene.near)
     knock = await alice.sees("the second knock", looking.member(room, bob, "knock"))
@@ -31,7 +31,7 @@ async def knock_denied(scene):
 
 @in_each_version
 async def knock_withdrawn(scene):
-    """Bob knocks and thinks better of it."""
+    """Bob knocks and withdraws the knock."""
     alice, bob, room = await _someone_knocks(scene)
     await bob.leaves(room)
     await bob.sees("that he is gone", looking.left(room))
@@ -41,7 +41,7 @@ async def knock_withdrawn(scene):
 
 @in_each_version
 async def knock_restricted(scene):
-    """At a room of a space, strangers knock and members of the space join."""
+    """In a room with `knock_restricted`, others knock and members of the space join."""
     alice, bob = await scene.pair()
     space, room = await restricted_room(scene, alice, "knock_restricted")
     await refused(bob.joins(room, scene.near), "joining without being in the space")

@@ -34,7 +34,7 @@ async def ban(scene):
 
 @in_each_version
 async def power_levels(scene):
-    """Bob may do what his level allows, no more, and uses it against people of the other server."""
+    """Bob may do what his power level allows and no more, also to users of the other server."""
     anybody_powerful = {"events": {"m.room.power_levels": 50, "m.room.topic": 50}}
     alice, bob, room = await scene.shared_room(power_level_content_override=anybody_powerful)
     await refused(bob.sets(room, "m.room.topic", {"topic": "Mine"}), "setting the topic without power")
@@ -57,7 +57,7 @@ async def power_levels(scene):
 
 @in_each_version
 async def state_at_the_same_time(scene):
-    """Both sides change the same state at once, again and again, and always agree in the end."""
+    """Both sides change the same state at the same time, repeatedly, and always agree in the end."""
     alice, bob, room = await scene.shared_room()
     await give_power(alice, bob, room, 100 if scene.version != "12" else 99)
     await bob.sees("his power", looking.state(room, "m.room.power_levels", lambda c: c["users"].get(bob.id, 0) > 50))
@@ -74,9 +74,9 @@ async def state_at_the_same_time(scene):
             bob.sets(room, "org.example.count", {"count": -number}, "other"),
             alice.says(room, f"Round {number}"),
         )
-    told = [await person.says(room, "That is all") for person in (alice, bob)]
+    sent = [await person.says(room, "That is all") for person in (alice, bob)]
     for person in (alice, bob):
-        for event in told:
+        for event in sent:
             await person.sees("the last words", looking.event_id(room, event))
     await same_state(room, alice, bob)
     await becomes("the same topic", lambda: _same_topic(room, alice, bob))
@@ -88,7 +88,7 @@ async def _same_topic(room, alice, bob):
 
 
 async def give_power(giver, taker, room, level):
-    """Gives somebody a power level."""
+    """Gives a user a power level."""
     levels = await giver.state_event(room, "m.room.power_levels")
     levels.setdefault("users", {})[taker.id] = level
     await giver.sets(room, "m.room.power_levels", levels)
@@ -96,7 +96,7 @@ async def give_power(giver, taker, room, level):
 
 @in_each_version
 async def server_acl(scene):
-    """Nobody joins from a server that is shut out, until it is let in."""
+    """Nobody can join from a server that the server ACL denies, until the ACL allows it."""
     alice, bob = await scene.pair()
     room = await scene.creates(alice, preset="public_chat")
     await alice.sets(room, "m.room.server_acl", {"allow": ["*"], "deny": [scene.far.address]})

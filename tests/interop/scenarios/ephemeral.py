@@ -1,4 +1,4 @@
-"""What is told and not kept: typing, receipts and presence."""
+"""Typing, receipts and presence, which are sent but not stored as events."""
 
 import looking
 from client import path
@@ -25,7 +25,7 @@ async def _types(person, room, body):
 
 @in_each_version
 async def receipts(scene):
-    """Each side sees what the other has read, in threads, too; what was read in private stays so."""
+    """Each side sees the receipts of the other, also in threads. Private receipts are not sent."""
     alice, bob, room = await scene.shared_room()
     for writer, reader in ((alice, bob), (bob, alice)):
         first = await writer.says(room, "Read me")
@@ -51,7 +51,7 @@ async def _reads(person, room, kind, event, body):
 
 @once
 async def presence(scene):
-    """People who share a room see who is there, and with which words."""
+    """Users who share a room see each other's presence and status message."""
     alice, bob, _ = await scene.shared_room()
     for person, watcher in ((alice, bob), (bob, alice)):
         for state, words in (("online", "Having tea"), ("unavailable", "Napping")):

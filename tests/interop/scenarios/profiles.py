@@ -7,7 +7,7 @@ from harness import in_each_version, once, same, same_state
 
 @once
 async def profile(scene):
-    """Bob looks at the profile of Alice, whom he shares no room with."""
+    """Bob looks at the profile of Alice, with whom he shares no room."""
     alice, bob = await scene.pair()
     await _names(alice, "Alice of the near side")
     await alice.ask("PUT", path("profile", alice.id, "avatar_url"), {"avatar_url": "mxc://example.org/alice"})
@@ -18,7 +18,7 @@ async def profile(scene):
 
 @in_each_version
 async def profile_change(scene):
-    """Who changes the name is called so by the room's members on the other side."""
+    """A user's new display name is shown to the members of the room on the other server."""
     alice, bob, room = await scene.shared_room()
     for person, watcher in ((alice, bob), (bob, alice)):
         name = f"The new {person.id}"

@@ -1,6 +1,6 @@
-"""The stories, by topic. Importing this registers them all."""
+"""The scenarios, by topic. Importing this registers them all."""
 
-from stories import (  # noqa: F401
+from scenarios import (  # noqa: F401
     encryption,
     ephemeral,
     history,

@@ -18,7 +18,7 @@ _transactions = itertools.count(1)
 
 
 class Device:
-    """The keys of somebody's device, at the server, and the sessions that begin with them."""
+    """The keys of a user's device, at the server, and the sessions that begin with them."""
 
     def __init__(self, person):
         self.person = person
@@ -84,9 +84,9 @@ async def send_to_device(person, kind, other, device, *contents):
 
 @once
 async def device_lists(scene):
-    """Bob is told of each change of Alice's devices, and finds what has changed."""
+    """Bob is notified of each change of Alice's devices, and finds what has changed."""
     alice, bob, _ = await scene.shared_room()
-    # Servers look each other's devices up only for users with whom they share a room.
+    # A server requests the devices of remote users only if they share a room with its users.
     await Device(alice).publish(0)
     await bob.sees("Alice's first device", looking.changed_devices(alice))
     await becomes("the keys of Alice's first device", lambda: queried_device(bob, alice, alice.device))
@@ -116,7 +116,7 @@ async def device_lists(scene):
 
 @once
 async def device_lists_of_newcomers(scene):
-    """Who joins learns of the devices of those who are there, and they of the newcomer's."""
+    """A new member gets the device lists of the other members, and they get the new member's."""
     alice, bob = await scene.pair()
     for person in (alice, bob):
         await Device(person).publish(0)
@@ -132,7 +132,7 @@ async def device_lists_of_newcomers(scene):
 
 @once
 async def cross_signing(scene):
-    """Bob gets the keys with which Alice signs her devices, and is told when they change."""
+    """Bob gets the keys with which Alice signs her devices, and is notified when they change."""
     alice, bob, _ = await scene.shared_room()
     await Device(alice).publish(0)
     await bob.sees("Alice's device", looking.changed_devices(alice))
@@ -164,7 +164,7 @@ async def _signed_by(master, person, usage):
 
 @once
 async def to_device(scene):
-    """Messages to a device come each once and in their order, and those to all devices to all."""
+    """To-device messages arrive once and in order, and messages to all devices arrive at all."""
     alice, bob, _ = await scene.shared_room()
     tablet = await bob.log_in("Bob's tablet")
     for person in (bob, tablet):
@@ -181,7 +181,7 @@ async def to_device(scene):
 
 @once
 async def encrypted_conversation(scene):
-    """Alice claims a key of Bob's, sends him the key of the room with it, he reads, and answers the same way."""
+    """Alice claims a one-time key of Bob's and sends him the room key. He decrypts, and replies the same way."""
     alice, bob, room = await scene.shared_room()
     await alice.sets(room, "m.room.encryption", {"algorithm": MEGOLM})
     devices = {person: Device(person) for person in (alice, bob)}
@@ -223,8 +223,8 @@ async def _share_key(device, other, room, group):
 
 async def _take_key(device, sender, room):
     """Waits for the key of a group session and returns what decrypts with it."""
-    told = await device.person.sees("the key", looking.to_device(sender, lambda m: m["type"] == "m.room.encrypted"))
-    content = told["content"]
+    received = await device.person.sees("the key", looking.to_device(sender, lambda m: m["type"] == "m.room.encrypted"))
+    content = received["content"]
     message = vodozemac.PreKeyMessage.from_base64(content["ciphertext"][device.curve_key]["body"])
     sender_key = vodozemac.Curve25519PublicKey.from_base64(content["sender_key"])
     _, plain = device.account.create_inbound_session(sender_key, message)
