@@ -21,7 +21,7 @@ use crate::{
     rooms::{
         EventToSend,
         log::invite_expiry::{invitation_replaced, is_expired},
-        memory::room::Room,
+        memory::{room::Room, stored_events::parse_event_id},
     },
     storage::rooms::expiring_invites::{self, ExpiringInvite},
 };
@@ -168,8 +168,7 @@ impl ExpiringInvitations {
         let room = self.memory.room_by_number(invitation.room).await?;
         // The state that readers see may be older than the row for a moment, so this reads the tip.
         let state = room.tip.lock().await.state.clone();
-        let event_id = OwnedEventId::try_from(invitation.event_id.as_str())
-            .map_err(|source| Error::internal("read an event id", source))?;
+        let event_id = parse_event_id(&invitation.event_id)?;
         let (inviter, target) = {
             let mut members = state.of_type(&StateEventType::RoomMember);
             let found = members.find(|pdu| pdu.event_id == event_id);

@@ -21,7 +21,7 @@ use crate::{
         memory::{
             not_in_room,
             room::{Room, RoomTip},
-            stored_events::pdu_by_id,
+            stored_events::{parse_event_id, pdu_by_id},
         },
     },
     storage::{ReadAccess, WriteIntent, WriteTx, rooms::events},
@@ -288,10 +288,7 @@ async fn find_first_event(
 ) -> Result<Option<OwnedEventId>> {
     let (device, txn_id) = (transaction.device, &transaction.txn_id);
     let first = events::find_by_transaction(db, device, room.num, kind, txn_id).await?;
-    first
-        .map(OwnedEventId::try_from)
-        .transpose()
-        .map_err(|source| Error::internal("read an event id", source))
+    first.as_deref().map(parse_event_id).transpose()
 }
 
 impl EventSender {
