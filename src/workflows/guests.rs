@@ -141,7 +141,7 @@ impl RoomGuests {
             self.changes.changed.notified().await;
             for room in self.changes.take() {
                 if let Err(error) = self.follow_change(room).await {
-                    tracing::warn!(%room, %error, "guests could not be removed from a room");
+                    tracing::warn!(room_num = %room, %error, "guests could not be removed from a room");
                 }
             }
         }

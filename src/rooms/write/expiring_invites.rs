@@ -152,7 +152,7 @@ impl ExpiringInvitations {
             }
             Err(refused) => {
                 tracing::debug!(
-                    room = %invitation.room,
+                    room_num = %invitation.room,
                     error = %refused,
                     "the withdrawal of an expired invitation was refused"
                 );

@@ -209,7 +209,7 @@ impl Memberships {
             })
             .await;
         if let Err(error) = sent {
-            tracing::debug!(%error, %room, "a room refused a membership change");
+            tracing::debug!(%error, room_num = %room, "a room refused a membership change");
         }
         Ok(())
     }
