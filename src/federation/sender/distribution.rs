@@ -309,9 +309,7 @@ impl FederationSenderInner {
             let mut db = self.db.read().await?;
             self.db.strings.user_id(&mut db, user).await?
         };
-        let is_local =
-            <&UserId>::try_from(&*user_id).is_ok_and(|id| self.rooms.memory.is_local(id));
-        if !is_local {
+        if !self.rooms.memory.is_local(&user_id) {
             return Ok(());
         }
         let servers = self
