@@ -57,7 +57,6 @@ struct PresenceRecord {
     last_sync: i64,
     /// The number of syncs that wait and of channels that are open.
     open_syncs: usize,
-    changed: EphemeralTick,
     /// For users of other servers: whether they are currently active, as their server reports.
     reported_active: Option<bool>,
 }
@@ -205,9 +204,6 @@ impl Presence {
 
 impl PresenceTable {
     fn record_change(&mut self, user: UserNum, tick: EphemeralTick) {
-        if let Some(record) = self.users.get_mut(&user) {
-            record.changed = tick;
-        }
         self.recent.push_back((tick, user));
         if self.recent.len() > MAX_RECENT_CHANGES
             && let Some((forgotten, _)) = self.recent.pop_front()
@@ -239,7 +235,6 @@ impl PresenceRecord {
             last_active: 0,
             last_sync: 0,
             open_syncs: 0,
-            changed: EphemeralTick::ZERO,
             reported_active: None,
         }
     }
