@@ -182,15 +182,10 @@ impl ExpiringInvitations {
                 Error::forbidden("no user of this server may withdraw the invitation")
             })?;
         let event = leave_event(sender, &target, EXPIRY_REASON)?;
-        let num = room.num;
-        let withdrawn = self
-            .tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms
-                    .sender
-                    .send_with_occasion(num, event, SendOccasion::InvitationExpiry(event_id))
-                    .await
-            });
-        withdrawn.await.map(drop)
+        let occasion = SendOccasion::InvitationExpiry(event_id);
+        self.sender
+            .send_to_completion(room.num, event, occasion)
+            .await
+            .map(drop)
     }
 }

@@ -58,10 +58,7 @@ impl EventSender {
             .room_number(room_id)
             .await
             .map_err(|error| not_in_room(error, room_id))?;
-        self.tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms.send_now(num, event).await
-            })
+        self.send_to_completion(num, event, SendOccasion::Request)
             .await
     }
 
@@ -86,6 +83,20 @@ impl EventSender {
 
     pub(crate) async fn send_now(&self, num: RoomNum, event: EventToSend) -> Result<OwnedEventId> {
         self.send_with_occasion(num, event, SendOccasion::Request)
+            .await
+    }
+
+    /// Sends an event as [`EventSender::send_with_occasion`] does, even if the caller is cancelled meanwhile.
+    pub(super) async fn send_to_completion(
+        &self,
+        num: RoomNum,
+        event: EventToSend,
+        occasion: SendOccasion,
+    ) -> Result<OwnedEventId> {
+        self.tasks
+            .run_to_completion(self, async move |sender: Self| {
+                sender.send_with_occasion(num, event, occasion).await
+            })
             .await
     }
 
