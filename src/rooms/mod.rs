@@ -35,6 +35,7 @@ pub use self::{
         aggregations::{
             AggregationViewer, AggregationsByEvent, BundledAggregations, ThreadSummary,
         },
+        event_context::{ContextLimits, TimelineContext},
         federation_format::EventSources,
         hierarchy::{
             HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceChild, SpaceRoom,
@@ -43,7 +44,7 @@ pub use self::{
         search::{SearchHit, SearchKey, SearchPage, SearchQuery},
         summary::{MutualRooms, RoomPreview},
         threads::{SubscriptionChange, ThreadCount, ThreadFilter, ThreadListRequest},
-        timeline::{ContextLimits, HiddenEvents, PageRequest, TimelineContext, TimelinePage},
+        timeline::{HiddenEvents, PageRequest, TimelinePage},
     },
     remote::{
         EventReceiver, FederationReader, RemoteMemberships, ResidentServer, RoomImporter,

@@ -117,7 +117,7 @@ impl ResponsePlanner {
             for planned in &plan.planned_rooms {
                 if user_rooms
                     .get(planned.room)
-                    .is_some_and(|user_rooms| has_room_access(&user_rooms))
+                    .is_some_and(|user_room| has_room_access(&user_room))
                 {
                     loaded_rooms.push(self.rooms.memory.room_by_number(planned.room).await?);
                 }

@@ -137,7 +137,7 @@ impl EventReceiver {
                     .pop()
             };
             if let Some(node) = node.filter(|node| node.status() != EventStatus::Accepted) {
-                next.extend(pdu_from_node(node)?.prev_events.iter().cloned());
+                next.extend(pdu_from_node(&node)?.prev_events.iter().cloned());
             }
         }
         Ok(covered)
@@ -169,7 +169,7 @@ impl EventReceiver {
         &self,
         tip: &RoomTip,
         snapshot: SnapshotId,
-        node: EventNode,
+        node: &EventNode,
     ) -> Result<RecentRoomEvent> {
         let state = if snapshot == tip.snapshot {
             tip.state.clone()
@@ -197,7 +197,7 @@ impl EventReceiver {
                 .pop()
         };
         match node.and_then(|node| Some((node.state_after?, node))) {
-            Some((snapshot, node)) => self.state_after_node(tip, snapshot, node).await.map(Some),
+            Some((snapshot, node)) => self.state_after_node(tip, snapshot, &node).await.map(Some),
             None => Ok(None),
         }
     }
