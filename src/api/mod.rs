@@ -40,15 +40,19 @@ pub use self::{
     monitoring::metrics_router,
     rate_limits::{RateLimitCharge, RateLimitKey, RateLimits, RequestClass},
 };
+use crate::config::Config;
 
 /// Returns all routes of a listener.
 pub fn router(app: App) -> Router {
-    let routes = Router::new()
+    layers::wrap_routes(routes(&app.config), &app).with_state(app)
+}
+
+fn routes(config: &Config) -> Router<App> {
+    Router::new()
         .merge(client::routes())
-        .merge(federation::routes(&app.config))
+        .merge(federation::routes(config))
         .merge(websocket::routes())
         .merge(monitoring::routes())
         .merge(parlour::routes())
-        .merge(web::routes(&app.config));
-    layers::wrap_routes(routes, &app).with_state(app)
+        .merge(web::routes(config))
 }

@@ -135,8 +135,6 @@ impl OutgoingDeviceEdus {
             let mut db = self.db.read().await?;
             self.db.strings.user_id(&mut db, queued.user_num).await?
         };
-        let user_id =
-            UserId::parse(&*user_id).map_err(|source| Error::internal("read a user id", source))?;
         if user_id.server_name() != self.server_name {
             return Ok(OutgoingListUpdates {
                 user: queued.user_num,

@@ -4,6 +4,7 @@
 //! the server.
 
 mod presence;
+mod presence_update;
 mod typing;
 
 use std::{
@@ -15,7 +16,8 @@ use std::{
 };
 
 pub use self::{
-    presence::{Presence, PresenceUpdate, ReportedPresence, VisiblePresence},
+    presence::{Presence, VisiblePresence},
+    presence_update::{PresenceUpdate, ReportedPresence},
     typing::Typing,
 };
 use crate::{

@@ -14,13 +14,8 @@ use std::{
 
 use ruma::{OwnedUserId, UInt, events::presence::PresenceEvent, presence::PresenceState};
 
-use super::{EphemeralChange, EphemeralTick, TickCounter};
-use crate::{
-    clock::Clock,
-    error::{Error, Result},
-    numbers::UserNum,
-    tasks::Tasks,
-};
+use super::{EphemeralChange, EphemeralTick, PresenceUpdate, TickCounter};
+use crate::{clock::Clock, numbers::UserNum, tasks::Tasks};
 
 /// The time after the last sync after which a user is offline.
 const OFFLINE_AFTER_MS: i64 = 30_000;
@@ -30,8 +25,6 @@ const IDLE_AFTER_MS: i64 = 5 * 60_000;
 const ACTIVE_FOR_MS: i64 = 60_000;
 /// The time without an update after which a user of another server is offline. Servers repeat their updates sooner.
 const SILENT_AFTER_MS: i64 = 30 * 60_000;
-/// The longest status message. It is sent to everyone who shares a room, in one transaction with those of other users.
-const MAX_STATUS_BYTES: usize = 1_024;
 /// The interval of the check for users who are now offline or unavailable.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The number of changes that are remembered in order. A client that asks for older ones receives the presence of all
@@ -64,20 +57,8 @@ struct PresenceRecord {
     last_sync: i64,
     /// The number of syncs that wait and of channels that are open.
     open_syncs: usize,
-    changed: EphemeralTick,
     /// For users of other servers: whether they are currently active, as their server reports.
     reported_active: Option<bool>,
-}
-
-/// The presence of a user of another server, as that server reports it.
-#[derive(Clone, Debug)]
-pub struct ReportedPresence {
-    pub state: PresenceState,
-    pub status_msg: Option<String>,
-    /// The time since the user's last action, in milliseconds.
-    pub last_active_ago: Option<i64>,
-    /// Whether the user is currently active.
-    pub currently_active: bool,
 }
 
 /// The presence of a user as others see it.
@@ -87,59 +68,6 @@ pub struct VisiblePresence {
     pub status_msg: Option<String>,
     /// The time of the user's last action, in milliseconds since the Unix epoch.
     pub last_active: Option<i64>,
-}
-
-/// An event that affects a user's presence.
-#[derive(Clone, Debug)]
-pub enum PresenceUpdate {
-    /// The user sets their state and status message.
-    Set(PresenceState, Option<String>),
-    /// The user syncs, with the state to show while they do.
-    Sync(PresenceState),
-    /// The user sends, types or reads.
-    Active,
-    /// The user's server reports their presence.
-    Reported(ReportedPresence),
-}
-
-impl PresenceUpdate {
-    /// Returns the update by which a user sets their presence.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidParam`] for a state that the specification does not define; [`Error::TooLarge`] for a status
-    /// message of more than 1,024 bytes.
-    pub fn set_by_user(state: PresenceState, status_msg: Option<String>) -> Result<Self> {
-        check_state("presence", &state)?;
-        if status_msg
-            .as_ref()
-            .is_some_and(|text| text.len() > MAX_STATUS_BYTES)
-        {
-            return Err(Error::TooLarge(format!(
-                "a status message may have at most {MAX_STATUS_BYTES} bytes"
-            )));
-        }
-        Ok(Self::Set(state, status_msg))
-    }
-
-    /// Returns the update for a sync, with the state to show while the user syncs.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidParam`] for a state that the specification does not define.
-    pub fn set_by_sync(state: PresenceState) -> Result<Self> {
-        check_state("set_presence", &state)?;
-        Ok(Self::Sync(state))
-    }
-}
-
-fn check_state(field: &str, state: &PresenceState) -> Result<()> {
-    match state {
-        PresenceState::Online | PresenceState::Offline | PresenceState::Unavailable => Ok(()),
-        _ => Err(Error::invalid_param(format!(
-            "{field} must be online, offline or unavailable"
-        ))),
-    }
 }
 
 impl Presence {
@@ -282,9 +210,6 @@ impl PresenceTable {
     }
 
     fn record_change(&mut self, user: UserNum, tick: EphemeralTick) {
-        if let Some(record) = self.users.get_mut(&user) {
-            record.changed = tick;
-        }
         self.recent.push_back((tick, user));
         if self.recent.len() > MAX_RECENT_CHANGES
             && let Some((forgotten, _)) = self.recent.pop_front()
@@ -316,7 +241,6 @@ impl PresenceRecord {
             last_active: 0,
             last_sync: 0,
             open_syncs: 0,
-            changed: EphemeralTick::ZERO,
             reported_active: None,
         }
     }
@@ -424,7 +348,7 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
-    use crate::ephemeral::EphemeralState;
+    use crate::ephemeral::{EphemeralState, ReportedPresence};
 
     struct PresenceScene {
         clock: Clock,

@@ -241,13 +241,8 @@ impl Media {
             .find_media(MediaAddress { server, media_id }, wait, remote)
             .await?;
         let stored = stored_content(&row.sha256, row.size)?;
-        Ok(MediaContent {
-            file: self.files.open_content(stored).await?,
-            size: stored.size,
-            hash: stored.hash,
-            content_type: row.content_type,
-            file_name: row.file_name,
-        })
+        self.open_content(stored, row.content_type, row.file_name)
+            .await
     }
 
     /// Returns whether media is stored here, from before the freeze of unauthenticated media.
@@ -292,12 +287,23 @@ impl Media {
             .find_or_make(&row, original, request)
             .await?;
         let stored = stored_content(&thumbnail.sha256, thumbnail.size)?;
+        self.open_content(stored, thumbnail.content_type, None)
+            .await
+    }
+
+    /// Opens a stored content.
+    async fn open_content(
+        &self,
+        stored: StoredContent,
+        content_type: String,
+        file_name: Option<String>,
+    ) -> Result<MediaContent> {
         Ok(MediaContent {
             file: self.files.open_content(stored).await?,
             size: stored.size,
             hash: stored.hash,
-            content_type: thumbnail.content_type,
-            file_name: None,
+            content_type,
+            file_name,
         })
     }
 

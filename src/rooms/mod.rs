@@ -35,6 +35,7 @@ pub use self::{
         aggregations::{
             AggregationViewer, AggregationsByEvent, BundledAggregations, ThreadSummary,
         },
+        event_context::{ContextLimits, TimelineContext},
         federation_format::EventSources,
         hierarchy::{
             HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceChild, SpaceRoom,
@@ -45,10 +46,7 @@ pub use self::{
         threads::{
             SubscriptionChange, SubscriptionRequest, ThreadCount, ThreadFilter, ThreadListRequest,
         },
-        timeline::{
-            ContextLimits, HiddenEvents, PageRequest, TimelineContext, TimelinePage,
-            TimelineSelection,
-        },
+        timeline::{HiddenEvents, PageRequest, TimelinePage, TimelineSelection},
     },
     remote::{
         EventReceiver, FederationReader, RemoteMemberships, ResidentServer, RoomImporter,

@@ -67,7 +67,7 @@ impl StateSections {
             ..timeline
         };
         let mut events = self.state_before_timeline(viewer, timeline, &start).await?;
-        if viewer.redundant_members_option().is_some() {
+        if viewer.includes_redundant_members().is_some() {
             let mut senders: HashSet<OwnedUserId> = HashSet::new();
             senders.extend(slice.events.iter().map(|event| event.pdu.sender.clone()));
             if timeline.since.is_none() {
@@ -186,7 +186,7 @@ impl StateSections {
                 record_sent(pdu);
             }
         }
-        let with_redundant = viewer.redundant_members_option() == Some(true);
+        let with_redundant = viewer.includes_redundant_members() == Some(true);
         for member in needed {
             if let Some(pdu) = state.member(&member)
                 && (record_sent(pdu) || with_redundant)

@@ -78,7 +78,8 @@ impl SyncViewer<'_> {
         })
     }
 
-    pub(super) fn redundant_members_option(&self) -> Option<bool> {
+    /// Returns whether members that the client knows are sent again; `None` if members are not loaded lazily.
+    pub(super) fn includes_redundant_members(&self) -> Option<bool> {
         match &self.request.filter.room.state.lazy_load_options {
             LazyLoadOptions::Enabled {
                 include_redundant_members,

@@ -158,170 +158,83 @@ mod tests {
     use super::*;
     use crate::users::testing::TestUsers;
 
-    async fn refreshable(test: &TestUsers) -> IssuedTokens {
-        let request = json!({
-            "username": "alice", "refresh_token": true, "auth": {"type": "m.login.dummy"},
-        });
-        test.register_with(request).await.unwrap().tokens
+    /// A user with a client that supports refresh tokens.
+    struct RefreshingUser {
+        test: TestUsers,
+        /// The tokens from the registration.
+        first: IssuedTokens,
     }
 
-    fn refresh_token(issued: &IssuedTokens) -> &str {
-        issued.refresh_token.as_deref().unwrap()
+    impl RefreshingUser {
+        async fn new() -> Self {
+            let test = TestUsers::new(|_| {}).await;
+            let request = json!({
+                "username": "alice", "refresh_token": true, "auth": {"type": "m.login.dummy"},
+            });
+            let first = test.register_with(request).await.unwrap().tokens;
+            Self { test, first }
+        }
+
+        async fn is_accepted(&self, issued: &IssuedTokens) -> bool {
+            let sessions = &self.test.users.sessions;
+            sessions.authenticate(&issued.access_token).await.is_ok()
+        }
+
+        async fn refresh(&self, issued: &IssuedTokens) -> Result<IssuedTokens> {
+            let refresh_token = issued.refresh_token.as_deref().unwrap();
+            self.test.users.refresh_tokens.refresh(refresh_token).await
+        }
     }
 
     #[tokio::test]
     async fn an_expired_access_token_is_a_soft_logout() {
-        let test = TestUsers::new(|_| {}).await;
-        let issued = refreshable(&test).await;
-        assert_eq!(issued.expires_in, Some(ACCESS_TOKEN_LIFETIME));
-        test.users
-            .sessions
-            .authenticate(&issued.access_token)
-            .await
-            .unwrap();
+        let alice = RefreshingUser::new().await;
+        assert_eq!(alice.first.expires_in, Some(ACCESS_TOKEN_LIFETIME));
+        assert!(alice.is_accepted(&alice.first).await);
 
-        test.advance(ACCESS_TOKEN_LIFETIME);
+        alice.test.advance(ACCESS_TOKEN_LIFETIME);
 
-        let refused = test.users.sessions.authenticate(&issued.access_token).await;
+        let sessions = &alice.test.users.sessions;
+        let refused = sessions.authenticate(&alice.first.access_token).await;
         let soft = matches!(refused, Err(Error::UnknownToken { soft_logout: true }));
         assert!(soft);
-        assert!(
-            test.users
-                .refresh_tokens
-                .refresh(refresh_token(&issued))
-                .await
-                .is_ok()
-        );
+        assert!(alice.refresh(&alice.first).await.is_ok());
     }
 
     #[tokio::test]
     async fn old_tokens_are_valid_until_the_new_one_is_used() {
-        let test = TestUsers::new(|_| {}).await;
-        let old = refreshable(&test).await;
-        let new = test
-            .users
-            .refresh_tokens
-            .refresh(refresh_token(&old))
-            .await
-            .unwrap();
+        let alice = RefreshingUser::new().await;
+        let new = alice.refresh(&alice.first).await.unwrap();
 
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&old.access_token)
-                .await
-                .is_ok()
-        );
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&new.access_token)
-                .await
-                .is_ok()
-        );
+        assert!(alice.is_accepted(&alice.first).await);
+        assert!(alice.is_accepted(&new).await);
 
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&old.access_token)
-                .await
-                .is_err()
-        );
-        assert!(
-            test.users
-                .refresh_tokens
-                .refresh(refresh_token(&old))
-                .await
-                .is_err()
-        );
-        assert!(
-            test.users
-                .refresh_tokens
-                .refresh(refresh_token(&new))
-                .await
-                .is_ok()
-        );
+        assert!(!alice.is_accepted(&alice.first).await);
+        assert!(alice.refresh(&alice.first).await.is_err());
+        assert!(alice.refresh(&new).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_lost_refresh_response_can_be_requested_again() {
-        let test = TestUsers::new(|_| {}).await;
-        let old = refreshable(&test).await;
-        let lost = test
-            .users
-            .refresh_tokens
-            .refresh(refresh_token(&old))
-            .await
-            .unwrap();
+        let alice = RefreshingUser::new().await;
+        let lost = alice.refresh(&alice.first).await.unwrap();
 
-        let again = test
-            .users
-            .refresh_tokens
-            .refresh(refresh_token(&old))
-            .await
-            .unwrap();
+        let again = alice.refresh(&alice.first).await.unwrap();
 
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&lost.access_token)
-                .await
-                .is_err()
-        );
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&again.access_token)
-                .await
-                .is_ok()
-        );
+        assert!(!alice.is_accepted(&lost).await);
+        assert!(alice.is_accepted(&again).await);
     }
 
     #[tokio::test]
     async fn using_a_new_refresh_token_revokes_the_old_one() {
-        let test = TestUsers::new(|_| {}).await;
-        let first = refreshable(&test).await;
-        let second = test
-            .users
-            .refresh_tokens
-            .refresh(refresh_token(&first))
-            .await
-            .unwrap();
+        let alice = RefreshingUser::new().await;
+        let second = alice.refresh(&alice.first).await.unwrap();
 
-        let third = test
-            .users
-            .refresh_tokens
-            .refresh(refresh_token(&second))
-            .await
-            .unwrap();
+        let third = alice.refresh(&second).await.unwrap();
 
-        assert!(
-            test.users
-                .refresh_tokens
-                .refresh(refresh_token(&first))
-                .await
-                .is_err()
-        );
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&first.access_token)
-                .await
-                .is_err()
-        );
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&second.access_token)
-                .await
-                .is_ok()
-        );
-        assert!(
-            test.users
-                .sessions
-                .authenticate(&third.access_token)
-                .await
-                .is_ok()
-        );
+        assert!(alice.refresh(&alice.first).await.is_err());
+        assert!(!alice.is_accepted(&alice.first).await);
+        assert!(alice.is_accepted(&second).await);
+        assert!(alice.is_accepted(&third).await);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     numbers::{DeviceNum, Position, UserNum},
     storage::{
-        Db, JournalChange, JournalFollower, ReadSnapshot, WriteTx,
+        Db, JournalChange, JournalFollower, WriteTx,
         devices::device_table,
         users::{
             accounts,
@@ -228,7 +228,7 @@ impl UserSessions {
         if account.deactivated {
             return Ok(None);
         }
-        let user_id = self.user_id_of(&mut db, device.user_num).await?;
+        let user_id = self.db.strings.user_id(&mut db, device.user_num).await?;
         Ok(Some(Session {
             user_id,
             user: device.user_num,
@@ -244,11 +244,6 @@ impl UserSessions {
                 ip: device.last_seen_ip.and_then(|ip| ip.parse().ok()),
             }),
         }))
-    }
-
-    async fn user_id_of(&self, db: &mut ReadSnapshot, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.db.strings.user_id(db, user).await?;
-        UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }
 

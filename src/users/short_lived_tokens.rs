@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ruma::{OwnedUserId, UserId};
+use ruma::OwnedUserId;
 
 use super::{UserEnvironment, VerifiedUser, secrets};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     numbers::UserNum,
     storage::{
-        Db, ReadAccess,
+        Db,
         users::short_lived_tokens::{self, NewShortLivedToken, TokenPurpose},
     },
 };
@@ -77,7 +77,7 @@ impl ShortLivedTokens {
         let (hash, now) = (secrets::hash_token(token), self.clock.now_ms());
         let mut db = self.db.read().await?;
         match short_lived_tokens::find(&mut db, &hash, purpose, now).await? {
-            Some(user) => self.user_id(&mut db, user).await.map(Some),
+            Some(user) => self.db.strings.user_id(&mut db, user).await.map(Some),
             None => Ok(None),
         }
     }
@@ -94,13 +94,8 @@ impl ShortLivedTokens {
         else {
             return Ok(None);
         };
-        let user_id = self.user_id(&mut tx, user_num).await?;
+        let user_id = self.db.strings.user_id(&mut tx, user_num).await?;
         tx.commit().await?;
         Ok(Some(VerifiedUser { user_num, user_id }))
-    }
-
-    async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<OwnedUserId> {
-        let text = self.db.strings.user_id(db, user).await?;
-        UserId::parse(&*text).map_err(|e| Error::internal("read a stored user id", e))
     }
 }

@@ -1,6 +1,6 @@
 //! Guests in rooms: they may only be in rooms that permit guest access.
 //!
-//! A follower of the journal notices each event that changes the guest access: of local users, delayed, or of other
+//! A follower of the journal notices each change of the guest access, by local users, by delayed events or by other
 //! servers.
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#guest-access).
@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use super::{WorkflowSources, remote::SpaceReader};
 use crate::{
     error::{Error, Result},
+    matrix::{Pdu, TimelineEvent},
     numbers::{Position, RoomNum},
     rooms::{MemberChange, MemberProfile, MembershipAction, Room, Rooms},
     storage::{JournalChange, JournalFollower},
@@ -146,7 +147,7 @@ impl RoomGuests {
     async fn follow_waiting_changes(&self) {
         for room in self.changes.take() {
             if let Err(error) = self.follow_change(room).await {
-                tracing::warn!(%room, %error, "guests could not be removed from a room");
+                tracing::warn!(room_num = %room, %error, "guests could not be removed from a room");
             }
         }
     }
@@ -181,9 +182,13 @@ impl GuestAccessChanges {
 impl JournalFollower for GuestAccessChanges {
     fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
-            if let JournalChange::Event { room, event, .. } = change
-                && event.pdu.is_state(&TimelineEventType::RoomGuestAccess, "")
-            {
+            let (room, has_changed) = match change {
+                JournalChange::Event { room, event, .. } => (room, changes_guest_access(event)),
+                // Without its content, the event no longer permits guest access.
+                JournalChange::Redacted { room, event } => (room, is_guest_access(&event.pdu)),
+                _ => continue,
+            };
+            if has_changed {
                 self.rooms().insert(*room);
                 self.changed.notify_one();
             }
@@ -195,8 +200,18 @@ impl JournalFollower for GuestAccessChanges {
     }
 }
 
+/// Returns whether an event changes the guest access. Any event can do so, because the state may be resolved after it.
+fn changes_guest_access(event: &TimelineEvent) -> bool {
+    let keys = event.changed_state_keys();
+    keys.contains(&(StateEventType::RoomGuestAccess, String::new()))
+}
+
+fn is_guest_access(pdu: &Pdu) -> bool {
+    pdu.is_state(&TimelineEventType::RoomGuestAccess, "")
+}
+
 /// Returns whether a room permits guest access.
-pub(super) fn admits_guests(room: &Room) -> bool {
+fn admits_guests(room: &Room) -> bool {
     let state = room.view().state.clone();
     state
         .content::<RoomGuestAccessEventContent>(&StateEventType::RoomGuestAccess)

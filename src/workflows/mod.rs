@@ -168,7 +168,7 @@ impl WorkflowServices {
             activity: UserActivity::new(sources),
             creation: RoomCreator::new(sources, &profiles, &invites, &upgrades),
             history: HistoryFetcher::new(sources, &state_fetches),
-            inbox: TransactionInbox::new(sources, &events, &edus, &guests),
+            inbox: TransactionInbox::new(sources, &events, &edus),
             invitations: RoomInvitations::new(sources, &profiles, &invites),
             invite_links: LinkRedemption::new(sources, &profiles, &memberships, &upgrades),
             joins: RoomJoins::new(sources, &entry, &guests, &upgrades, &events),

@@ -274,6 +274,14 @@ impl User {
             .await
     }
 
+    /// Syncs until the user is no longer in a room.
+    pub(crate) async fn syncs_until_removed(&self, room: &str, since: &Value) {
+        let mut sync = self.syncs_after(since).await;
+        while sync["rooms"]["leave"][room].is_null() {
+            sync = self.long_polls_after(&sync).await;
+        }
+    }
+
     pub(crate) async fn syncs_with(&self, query: &str) -> Value {
         self.tries_to_sync(query).await.expect_ok()
     }

@@ -92,7 +92,7 @@ async fn a_delayed_change_of_the_guest_access_removes_guests() {
     let guest = server.register_guest().await;
     let room = room_for_guests(&alice, "can_join").await;
     guest.joins(&room).await;
-    let mut sync = guest.syncs().await;
+    let joined = guest.syncs().await;
     let closed = json!({ "guest_access": "forbidden" });
     let state = format!("state/{GUEST_ACCESS}/?org.matrix.msc4140.delay=1000");
 
@@ -100,9 +100,25 @@ async fn a_delayed_change_of_the_guest_access_removes_guests() {
     delayed.expect_ok();
     clock.advance(Duration::from_secs(2));
 
-    while sync["rooms"]["leave"][&room].is_null() {
-        sync = guest.long_polls_after(&sync).await;
-    }
+    guest.syncs_until_removed(&room, &joined).await;
+    let member = alice.member(&room, &guest).await;
+    assert_eq!(member["membership"], "leave");
+}
+
+#[tokio::test]
+async fn a_redaction_of_the_guest_access_removes_guests() {
+    let server = Server::with_config(|config| config.registration.guests = true).await;
+    let alice = server.register("alice").await;
+    let guest = server.register_guest().await;
+    let room = room_for_guests(&alice, "can_join").await;
+    let open = json!({ "guest_access": "can_join", "reason": "tea" });
+    let open = alice.sets_state(&room, GUEST_ACCESS, open).await;
+    guest.joins(&room).await;
+    let joined = guest.syncs().await;
+
+    alice.redacts(&room, &open).await;
+
+    guest.syncs_until_removed(&room, &joined).await;
     let member = alice.member(&room, &guest).await;
     assert_eq!(member["membership"], "leave");
 }

@@ -23,7 +23,7 @@ use insta::{
 };
 use serde_json::Value;
 
-use crate::harness::User;
+use crate::harness::{Server, User};
 
 /// The length of an event ID: a dollar sign and a hash.
 const EVENT_ID_CHARS: usize = 44;
@@ -51,6 +51,20 @@ const VARYING_FIELDS: [(&str, &str); 20] = [
     ("ts", "[time]"),
     ("version", "[version]"),
 ];
+
+/// Starts a server with one user.
+async fn server_with_alice() -> (Server, User) {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    (server, alice)
+}
+
+/// Starts a server with two users.
+async fn server_with_alice_and_bob() -> (Server, User, User) {
+    let (server, alice) = server_with_alice().await;
+    let bob = server.register("bob").await;
+    (server, alice, bob)
+}
 
 /// An identifier of this run, and the short name that replaces it in a snapshot.
 struct ShortName<'a> {

@@ -3,9 +3,9 @@
 use axum::{Router, extract::State};
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
 
-use super::interactive_auth::InteractiveRequest;
+use super::interactive_auth::{InteractiveRequest, ProtectedOperation, check_login_limit};
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, endpoint},
     error::{Error, Result},
     users::Users,
     workflows::Workflows,
@@ -45,9 +45,7 @@ async fn change_password(
     }: InteractiveRequest<change_password::v3::Request>,
 ) -> Result<MatrixResponse<change_password::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
-    if request.auth.is_some() {
-        limits.check(RequestClass::Login, &*from.user_id)?;
-    }
+    check_login_limit(&limits, &from, request.auth.as_ref())?;
     let changed = users.account.change_password(&from, request).await;
     parameters.store_for_session(&users, changed)?;
     Ok(MatrixResponse(change_password::v3::Response::new()))
@@ -67,15 +65,16 @@ async fn deactivate(
     }: InteractiveRequest<deactivate::v3::Request>,
 ) -> Result<MatrixResponse<deactivate::v3::Response>> {
     let from = from.ok_or(Error::MissingToken)?;
-    if request.auth.is_some() {
-        limits.check(RequestClass::Login, &*from.user_id)?;
-    }
     from.must_not_be_guest()?;
-    let shown = users
-        .uia
-        .reauthenticate("deactivate", &from, &request.erase, request.auth.as_ref())
-        .await;
-    parameters.store_for_session(&users, shown)?;
+    let operation = ProtectedOperation {
+        endpoint: "deactivate",
+        session: &from,
+        parameters: &request.erase,
+        auth: request.auth.as_ref(),
+    };
+    parameters
+        .reauthenticate(&users, &limits, operation)
+        .await?;
     workflows.accounts.deactivate(&from, request.erase).await?;
     // This server has no third-party identifiers to remove from an identity server.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);

@@ -8,9 +8,9 @@ use ruma::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::interactive_auth::InteractiveRequest;
+use super::interactive_auth::{InteractiveRequest, ProtectedOperation};
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RateLimits, endpoint},
     devices::Devices,
     error::Result,
     users::Users,
@@ -95,16 +95,19 @@ async fn delete_device(
         parameters,
     }: InteractiveRequest<delete_device::v3::Request>,
 ) -> Result<MatrixResponse<delete_device::v3::Response>> {
-    if request.auth.is_some() {
-        limits.check(RequestClass::Login, &*from.user_id)?;
-    }
-    let (device_id, auth) = (&request.device_id, request.auth.as_ref());
-    let shown = users
-        .uia
-        .reauthenticate("delete_device", &from, device_id, auth)
-        .await;
-    parameters.store_for_session(&users, shown)?;
-    devices.management.delete(from.user, &[device_id]).await?;
+    let operation = ProtectedOperation {
+        endpoint: "delete_device",
+        session: &from,
+        parameters: &request.device_id,
+        auth: request.auth.as_ref(),
+    };
+    parameters
+        .reauthenticate(&users, &limits, operation)
+        .await?;
+    devices
+        .management
+        .delete(from.user, &[&request.device_id])
+        .await?;
     Ok(MatrixResponse(delete_device::v3::Response::new()))
 }
 
@@ -121,16 +124,16 @@ async fn delete_devices(
         parameters,
     }: InteractiveRequest<delete_devices::v3::Request>,
 ) -> Result<MatrixResponse<delete_devices::v3::Response>> {
-    if request.auth.is_some() {
-        limits.check(RequestClass::Login, &*from.user_id)?;
-    }
-    let (ids, auth) = (&request.devices, request.auth.as_ref());
-    let shown = users
-        .uia
-        .reauthenticate("delete_devices", &from, ids, auth)
-        .await;
-    parameters.store_for_session(&users, shown)?;
-    let ids: Vec<&DeviceId> = ids.iter().map(AsRef::as_ref).collect();
+    let operation = ProtectedOperation {
+        endpoint: "delete_devices",
+        session: &from,
+        parameters: &request.devices,
+        auth: request.auth.as_ref(),
+    };
+    parameters
+        .reauthenticate(&users, &limits, operation)
+        .await?;
+    let ids: Vec<&DeviceId> = request.devices.iter().map(AsRef::as_ref).collect();
     devices.management.delete(from.user, &ids).await?;
     Ok(MatrixResponse(delete_devices::v3::Response::new()))
 }

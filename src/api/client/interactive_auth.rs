@@ -5,13 +5,14 @@
 //! `auth`, which is now an `identifier`. Some, such as mautrix, still do.
 
 use axum::extract::{FromRequest, Request};
-use ruma::api::{IncomingRequest, Metadata};
+use ruma::api::{IncomingRequest, Metadata, client::uiaa::AuthData};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    api::{App, MatrixRequest, RequestAuthenticator, receive_request},
+    api::{App, MatrixRequest, RateLimits, RequestAuthenticator, RequestClass, receive_request},
     error::{Error, Result},
-    users::Users,
+    users::{Session, Users},
 };
 
 /// A request that needs interactive authentication, and its sender.
@@ -21,6 +22,15 @@ pub(super) struct InteractiveRequest<R: Metadata<Authentication: RequestAuthenti
     pub(super) request: R,
     /// The parameters of the request, to be remembered for its session.
     pub(super) parameters: InteractiveParameters,
+}
+
+/// An operation for which a user must authenticate again.
+pub(super) struct ProtectedOperation<'a, T> {
+    pub(super) endpoint: &'static str,
+    pub(super) session: &'a Session,
+    /// The parameters for which the authentication is valid.
+    pub(super) parameters: &'a T,
+    pub(super) auth: Option<&'a AuthData>,
 }
 
 /// The body of a request without `auth`.
@@ -57,6 +67,32 @@ where
 }
 
 impl InteractiveParameters {
+    /// Requires the user to authenticate again, and takes the cost of an attempt to do so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] until they have; [`Error::Forbidden`] when they authenticate as another user;
+    /// [`Error::LimitExceeded`] after too many attempts.
+    pub(super) async fn reauthenticate<T: Serialize + Sync>(
+        &self,
+        users: &Users,
+        limits: &RateLimits,
+        operation: ProtectedOperation<'_, T>,
+    ) -> Result<()> {
+        let ProtectedOperation {
+            endpoint,
+            session,
+            parameters,
+            auth,
+        } = operation;
+        check_login_limit(limits, session, auth)?;
+        let outcome = users
+            .uia
+            .reauthenticate(endpoint, session, parameters, auth)
+            .await;
+        self.store_for_session(users, outcome)
+    }
+
     /// If the response starts a new session, stores the parameters of this request for it.
     pub(super) fn store_for_session<T>(&self, users: &Users, answer: Result<T>) -> Result<T> {
         if let Err(Error::Uia(info)) = &answer
@@ -65,6 +101,18 @@ impl InteractiveParameters {
             users.uia.store_first_request(id, &self.0);
         }
         answer
+    }
+}
+
+/// Takes the cost of an attempt to authenticate, if the request is one.
+pub(super) fn check_login_limit(
+    limits: &RateLimits,
+    session: &Session,
+    auth: Option<&AuthData>,
+) -> Result<()> {
+    match auth {
+        Some(_) => limits.check(RequestClass::Login, &*session.user_id),
+        None => Ok(()),
     }
 }
 

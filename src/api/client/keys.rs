@@ -6,11 +6,9 @@ use ruma::api::client::keys::{
 };
 use serde_json::json;
 
-use super::interactive_auth::InteractiveRequest;
+use super::interactive_auth::{InteractiveRequest, ProtectedOperation};
 use crate::{
-    api::{
-        App, CompleteResponse, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
-    },
+    api::{App, CompleteResponse, MatrixRequest, MatrixResponse, RateLimits, endpoint},
     devices::{DeviceOwner, Devices, KeyViewer, UiaProof},
     error::Result,
     sync::Sync,
@@ -106,20 +104,20 @@ async fn upload_signing_keys(
     let owner = owner(&from);
     let mut proof = UiaProof::Missing;
     if devices.cross_signing.need_proof(&owner, &request).await? {
-        if request.auth.is_some() {
-            limits.check(RequestClass::Login, &*from.user_id)?;
-        }
         let new_keys = json!([
             request.master_key,
             request.self_signing_key,
             request.user_signing_key
         ]);
-        let auth = request.auth.as_ref();
-        let shown = users
-            .uia
-            .reauthenticate("device_signing", &from, &new_keys, auth)
-            .await;
-        parameters.store_for_session(&users, shown)?;
+        let operation = ProtectedOperation {
+            endpoint: "device_signing",
+            session: &from,
+            parameters: &new_keys,
+            auth: request.auth.as_ref(),
+        };
+        parameters
+            .reauthenticate(&users, &limits, operation)
+            .await?;
         proof = UiaProof::Given;
     }
     devices

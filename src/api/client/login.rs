@@ -22,7 +22,7 @@ use ruma::api::client::session::{
 
 use serde_json::Value;
 
-use super::interactive_auth::InteractiveRequest;
+use super::interactive_auth::{InteractiveRequest, check_login_limit};
 use crate::{
     api::{
         App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
@@ -69,9 +69,7 @@ async fn get_login_token(
         parameters,
     }: InteractiveRequest<get_login_token::v1::Request>,
 ) -> Result<MatrixResponse<get_login_token::v1::Response>> {
-    if request.auth.is_some() {
-        limits.check(RequestClass::Login, &*from.user_id)?;
-    }
+    check_login_limit(&limits, &from, request.auth.as_ref())?;
     let response = users.login.issue_token(&from, request.auth.as_ref()).await;
     parameters
         .store_for_session(&users, response)

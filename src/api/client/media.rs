@@ -3,6 +3,7 @@
 //! Files are streamed in both directions. `legacy_endpoints` has the deprecated paths, and `file_response` makes
 //! the response for a file.
 
+mod downloads;
 mod file_response;
 mod legacy_endpoints;
 mod thumbnails;
@@ -22,7 +23,8 @@ use serde_json::{Value, json};
 pub(in crate::api) use self::file_response::{disposition_of_file, disposition_of_thumbnail};
 
 use self::{
-    file_response::{FileAudience, FileResponse},
+    downloads::DownloadParameters,
+    file_response::FileAudience,
     thumbnails::ThumbnailParameters,
     upload::{IncomingUpload, max_upload_size},
 };
@@ -118,17 +120,16 @@ async fn get_content(
     headers: HeaderMap,
     MatrixRequest { request, .. }: MatrixRequest<get_content::v1::Request>,
 ) -> Result<Response> {
-    let (server, media_id) = (&request.server_name, &request.media_id);
-    let content = media
-        .content(
-            server,
-            media_id,
-            request.timeout_ms,
-            RemoteMediaPolicy::Fetch,
-        )
-        .await?;
-    let answer = FileResponse::file(content, None, FileAudience::Private);
-    answer.respond_to(&headers).await
+    let download = DownloadParameters {
+        server_name: request.server_name,
+        media_id: request.media_id,
+        file_name: None,
+        timeout: request.timeout_ms,
+        remote: RemoteMediaPolicy::Fetch,
+    };
+    download
+        .respond(&media, FileAudience::Private, &headers)
+        .await
 }
 
 /// `GET /_matrix/client/*/media/download/{serverName}/{mediaId}/{fileName}`
@@ -139,17 +140,16 @@ async fn get_content_as_filename(
     headers: HeaderMap,
     MatrixRequest { request, .. }: MatrixRequest<get_content_as_filename::v1::Request>,
 ) -> Result<Response> {
-    let (server, media_id) = (&request.server_name, &request.media_id);
-    let content = media
-        .content(
-            server,
-            media_id,
-            request.timeout_ms,
-            RemoteMediaPolicy::Fetch,
-        )
-        .await?;
-    let answer = FileResponse::file(content, Some(request.filename), FileAudience::Private);
-    answer.respond_to(&headers).await
+    let download = DownloadParameters {
+        server_name: request.server_name,
+        media_id: request.media_id,
+        file_name: Some(request.filename),
+        timeout: request.timeout_ms,
+        remote: RemoteMediaPolicy::Fetch,
+    };
+    download
+        .respond(&media, FileAudience::Private, &headers)
+        .await
 }
 
 /// `GET /_matrix/client/*/media/thumbnail/{serverName}/{mediaId}`

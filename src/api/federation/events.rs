@@ -69,11 +69,7 @@ async fn get_room_state(
         .federation
         .shared_room(&from, &request.room_id)
         .await?;
-    let mut writing = StreamedResponse::new(
-        &rooms,
-        &from,
-        rooms.federation.wait_for_answer_turn(&from).await?,
-    );
+    let mut writing = StreamedResponse::begin(&rooms, &from).await?;
     let answer = rooms
         .federation
         .state_answer(&room, &request.event_id)
@@ -97,11 +93,7 @@ async fn get_room_state_ids(
         .federation
         .shared_room(&from, &request.room_id)
         .await?;
-    let mut writing = StreamedResponse::new(
-        &rooms,
-        &from,
-        rooms.federation.wait_for_answer_turn(&from).await?,
-    );
+    let mut writing = StreamedResponse::begin(&rooms, &from).await?;
     let answer = rooms
         .federation
         .state_answer(&room, &request.event_id)
@@ -125,11 +117,7 @@ async fn get_event_authorization(
         .federation
         .shared_room(&from, &request.room_id)
         .await?;
-    let mut writing = StreamedResponse::new(
-        &rooms,
-        &from,
-        rooms.federation.wait_for_answer_turn(&from).await?,
-    );
+    let mut writing = StreamedResponse::begin(&rooms, &from).await?;
     let chain = rooms
         .federation
         .auth_chain_of(&room, &request.event_id)

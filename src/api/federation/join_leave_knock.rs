@@ -82,11 +82,7 @@ async fn create_join_event(
     State(rooms): State<Rooms>,
     MatrixRequest { from, request }: MatrixRequest<create_join_event::v2::Request>,
 ) -> Result<Response> {
-    let mut writing = StreamedResponse::new(
-        &rooms,
-        &from,
-        rooms.federation.wait_for_answer_turn(&from).await?,
-    );
+    let mut writing = StreamedResponse::begin(&rooms, &from).await?;
     let join = SignedEvent {
         origin: from,
         room_id: request.room_id,
@@ -106,11 +102,7 @@ async fn create_join_event_v1(
     State(rooms): State<Rooms>,
     signed: SignedRequest<Box<RawValue>>,
 ) -> Result<Response> {
-    let mut writing = StreamedResponse::new(
-        &rooms,
-        &signed.from,
-        rooms.federation.wait_for_answer_turn(&signed.from).await?,
-    );
+    let mut writing = StreamedResponse::begin(&rooms, &signed.from).await?;
     let join = signed_event(signed)?;
     writing.push_text("[200,");
     write_join(&workflows, &rooms, join, false, &mut writing).await?;

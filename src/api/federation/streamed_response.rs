@@ -36,15 +36,19 @@ enum ResponsePiece {
 }
 
 impl StreamedResponse {
-    /// Begins a response with events of these rooms, for a server that has a permit for large requests.
-    pub(super) fn new(rooms: &Rooms, server: &ServerName, turn: StateAnswerTurn) -> Self {
-        Self {
+    /// Begins a response with events of these rooms, as soon as the server has a permit for a large request.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::rooms::FederationReader::wait_for_answer_turn`].
+    pub(super) async fn begin(rooms: &Rooms, server: &ServerName) -> Result<Self> {
+        Ok(Self {
             rooms: rooms.clone(),
             server: server.to_owned(),
             pieces: VecDeque::new(),
             has_events: false,
-            _turn: turn,
-        }
+            _turn: rooms.federation.wait_for_answer_turn(server).await?,
+        })
     }
 
     /// Adds JSON text to the response.

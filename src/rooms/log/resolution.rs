@@ -12,6 +12,7 @@ use super::EventLog;
 use crate::{
     error::{Error, Result},
     matrix::{self, KnownEvents, Pdu, ResolutionResult, StateMap},
+    rooms::memory::stored_events::parse_event_id,
     storage::rooms::{
         event_graph::{self, EventNode},
         events::EventStatus,
@@ -119,7 +120,7 @@ impl EventLog {
                 event_graph::find_nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes {
-                let pdu = pdu_from_node(node)?;
+                let pdu = pdu_from_node(&node)?;
                 self.remember_auth_event(&pdu);
                 events.push(pdu);
             }
@@ -141,11 +142,9 @@ impl EventLog {
 }
 
 /// Returns the event of a node.
-pub(crate) fn pdu_from_node(node: EventNode) -> Result<Arc<Pdu>> {
+pub(crate) fn pdu_from_node(node: &EventNode) -> Result<Arc<Pdu>> {
     let status = node.status();
-    let event_id = OwnedEventId::try_from(node.event_id)
-        .map_err(|source| Error::internal("read an event id", source))?;
-    let mut pdu = Pdu::parse(event_id, &node.json)?;
+    let mut pdu = Pdu::parse(parse_event_id(&node.event_id)?, &node.json)?;
     pdu.rejected = status == EventStatus::Rejected;
     Ok(Arc::new(pdu))
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod aggregations;
+pub(crate) mod event_context;
 pub(crate) mod federation_format;
 pub(crate) mod hierarchy;
 pub(crate) mod ignored_users;

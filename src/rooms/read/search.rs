@@ -14,7 +14,7 @@ use std::{
 };
 
 use ruma::{
-    OwnedEventId, UserId,
+    UserId,
     api::client::filter::RoomEventFilter,
     events::{TimelineEventType, room::member::MembershipState},
 };
@@ -25,7 +25,10 @@ use crate::{
     error::{Error, Result},
     matrix::{Pdu, TimelineEvent, wants_event, wants_type_of},
     numbers::{Position, RoomNum, StringNum, UserNum},
-    rooms::{UserAccess, memory::room::Room},
+    rooms::{
+        UserAccess,
+        memory::{room::Room, stored_events::parse_event_id},
+    },
     storage::{
         WriteTx, backfilled_tables,
         rooms::text_index::{self, FoundText, MAX_SEARCH_PATTERNS},
@@ -385,9 +388,7 @@ async fn index_batch(tx: &mut WriteTx, up_to: Position) -> Result<()> {
         return Ok(());
     };
     for event in events.iter().filter(|event| event.timeline.is_some()) {
-        let event_id = OwnedEventId::try_from(event.event_id.as_str())
-            .map_err(|source| Error::internal("read an event id", source))?;
-        let pdu = Pdu::parse(event_id, &event.json).ok();
+        let pdu = Pdu::parse(parse_event_id(&event.event_id)?, &event.json).ok();
         if let Some(text) = pdu.as_ref().and_then(searchable_text) {
             text_index::insert(tx, event.position, &text).await?;
         }

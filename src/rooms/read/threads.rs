@@ -12,7 +12,10 @@ use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{NotificationCounters, TimelineEvent, rel_type},
     numbers::{Position, PositionRange, StringNum, UserNum},
-    rooms::{AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess, memory::room::Room},
+    rooms::{
+        AggregationViewer, AggregationsByEvent, TimelinePage, UserAccess,
+        memory::{room::Room, stored_events::parse_event_id},
+    },
     storage::{
         JournalChange,
         rooms::{
@@ -368,10 +371,9 @@ impl Relations {
         };
         let mut changes = Vec::with_capacity(rows.len());
         for row in rows {
-            let thread_root = OwnedEventId::try_from(row.root);
             changes.push(SubscriptionChange {
                 room_id: self.memory.room_id(row.room).await?,
-                root: thread_root.map_err(|source| Error::internal("read an event id", source))?,
+                root: parse_event_id(&row.root)?,
                 automatic: row.subscribed.then_some(row.automatic),
                 position: row.position,
             });

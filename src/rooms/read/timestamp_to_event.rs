@@ -6,7 +6,10 @@ use super::Timeline;
 use crate::{
     error::{Error, Result},
     numbers::{Position, RoomNum},
-    rooms::{UserAccess, memory::room::Room},
+    rooms::{
+        UserAccess,
+        memory::{room::Room, stored_events::parse_event_id},
+    },
     storage::rooms::events::{self, DatedEventRow, TimeOrderPoint},
 };
 
@@ -58,10 +61,7 @@ impl Timeline {
                 .into_iter()
                 .find(|row| access.may_see_at(row.visibility, row.timeline));
             if let Some(row) = visible {
-                let event_id = OwnedEventId::try_from(row.event_id);
-                let event_id =
-                    event_id.map_err(|source| Error::internal("read an event id", source))?;
-                return Ok((event_id, row.origin_server_ts));
+                return Ok((parse_event_id(&row.event_id)?, row.origin_server_ts));
             }
         }
         Err(none())

@@ -15,7 +15,10 @@ use crate::{
     error::{Error, Result},
     matrix::{Pdu, VerifiedEvent},
     numbers::{Position, PositionRange, RoomNum},
-    rooms::{ReceiveHints, ReceiveOutcome, memory::room::Room},
+    rooms::{
+        ReceiveHints, ReceiveOutcome,
+        memory::{room::Room, stored_events::parse_event_id},
+    },
     storage::rooms::{event_graph, timeline_gaps},
 };
 
@@ -61,8 +64,7 @@ impl EventReceiver {
         )
         .await?
         {
-            let event_id = OwnedEventId::try_from(row.event_id)
-                .map_err(|source| Error::internal("read an event id", source))?;
+            let event_id = parse_event_id(&row.event_id)?;
             match found.last_mut().filter(|gap| gap.place == row.timeline) {
                 Some(gap) => gap.missing.push(event_id),
                 None => found.push(TimelineGap {

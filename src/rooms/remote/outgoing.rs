@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result},
     matrix::Pdu,
     numbers::{Position, RoomNum, UserNum},
-    rooms::Room,
+    rooms::{Room, memory::stored_events::parse_event_id},
     storage::rooms::{
         event_graph::{self, SendableEvent},
         events::EventStatus,
@@ -367,8 +367,6 @@ fn outgoing_event(
 }
 
 fn parse_sent_event(row: SendableEvent) -> Result<(Pdu, Box<RawValue>)> {
-    let event_id = OwnedEventId::try_from(row.event_id)
-        .map_err(|source| Error::internal("read an event id", source))?;
-    let pdu = Pdu::parse(event_id, &row.json)?;
+    let pdu = Pdu::parse(parse_event_id(&row.event_id)?, &row.json)?;
     Ok((pdu, RawValue::from_string(row.json)?))
 }

@@ -91,7 +91,7 @@ impl EventReceiver {
                 event_graph::find_nodes(&mut conn, chunk.iter().map(|id| id.as_str())).await?
             };
             for node in nodes.into_iter().filter(|node| node.room == room) {
-                let pdu = crate::rooms::log::resolution::pdu_from_node(node)?;
+                let pdu = crate::rooms::log::resolution::pdu_from_node(&node)?;
                 known.insert(pdu.event_id.clone(), pdu);
             }
         }

@@ -21,7 +21,10 @@ use crate::{
     numbers::{Position, SnapshotId},
     rooms::{
         log::resolution::pdu_from_node,
-        memory::{room::Room, stored_events::state_map},
+        memory::{
+            room::Room,
+            stored_events::{parse_event_id, state_map},
+        },
     },
     storage::rooms::{
         event_graph::{self, EventNode},
@@ -58,7 +61,7 @@ struct DeepestEvents {
 impl DeepestEvents {
     /// Adds an event, unless its depth is less than `min_depth`.
     fn push(&mut self, node: EventNode, min_depth: u64) -> Result<()> {
-        let pdu = pdu_from_node(node.clone())?;
+        let pdu = pdu_from_node(&node)?;
         let depth = u64::from(pdu.depth);
         if depth >= min_depth {
             self.order.push((depth, pdu.event_id.clone()));
@@ -118,16 +121,14 @@ impl FederationReader {
         redactor: &mut ErasedUserRedactor<'_>,
         states: &mut HashMap<SnapshotId, StateMap>,
     ) -> Result<Box<RawValue>> {
-        let json = node.json.clone();
-        let event_id = OwnedEventId::try_from(node.event_id.as_str());
-        let event_id = event_id.map_err(|source| Error::internal("read an event id", source))?;
-        if self.may_see(room, redactor.server(), node, states).await? {
+        let event_id = parse_event_id(&node.event_id)?;
+        if self.may_see(room, redactor.server(), &node, states).await? {
             return redactor
-                .redact_if_erased(&event_id, RawValue::from_string(json)?)
+                .redact_if_erased(&event_id, RawValue::from_string(node.json)?)
                 .await;
         }
         Ok(RawValue::from_string(matrix::redact_json(
-            &json,
+            &node.json,
             &room.rules,
         )?)?)
     }
@@ -137,7 +138,7 @@ impl FederationReader {
         &self,
         room: &Room,
         origin: &ServerName,
-        node: EventNode,
+        node: &EventNode,
         states: &mut HashMap<SnapshotId, StateMap>,
     ) -> Result<bool> {
         let (snapshot, visibility) = (node.state, EventVisibility::from_number(node.visibility));
@@ -221,7 +222,7 @@ impl FederationReader {
             let of_room = nodes.into_iter().filter(|node| node.room == room.num);
             let mut start = Vec::new();
             for node in of_room {
-                start.extend(pdu_from_node(node)?.prev_events.iter().cloned());
+                start.extend(pdu_from_node(&node)?.prev_events.iter().cloned());
             }
             start
         };
@@ -318,10 +319,8 @@ impl FederationReader {
                     .pop()
             };
             let Some(node) = node else { continue };
-            let event_id = OwnedEventId::try_from(node.event_id.as_str());
-            let event_id =
-                event_id.map_err(|source| Error::internal("read an event id", source))?;
-            if self.may_see(room, origin, node, &mut states).await? {
+            let event_id = parse_event_id(&node.event_id)?;
+            if self.may_see(room, origin, &node, &mut states).await? {
                 return Ok((event_id, row.origin_server_ts));
             }
         }

@@ -2,6 +2,25 @@
 
 use super::*;
 
+/// Returns a server with a private room of Alice's.
+async fn server_with_room() -> (TestServer, OwnedRoomId) {
+    let server = TestServer::new().await;
+    let room_id = server.create_room(json!({})).await.unwrap();
+    (server, room_id)
+}
+
+/// Lets Alice invite Bob to a room, and Bob join.
+async fn add_bob(server: &TestServer, room_id: &RoomId) {
+    server
+        .change_membership(room_id, alice(), bob(), MembershipAction::Invite)
+        .await
+        .unwrap();
+    server
+        .change_membership(room_id, bob(), bob(), MembershipAction::Join)
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_room_of_every_version_can_be_created_and_written_to() {
     let server = TestServer::new().await;
@@ -72,8 +91,7 @@ async fn a_room_is_the_same_after_a_restart() {
 
 #[tokio::test]
 async fn a_retried_transaction_returns_the_same_event_even_after_a_restart() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
+    let (server, room_id) = server_with_room().await;
 
     let first = server
         .send_message(&room_id, alice(), "one", Some("t1"))
@@ -100,8 +118,7 @@ async fn a_retried_transaction_returns_the_same_event_even_after_a_restart() {
 
 #[tokio::test]
 async fn concurrent_sends_to_one_room_form_a_single_chain() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
+    let (server, room_id) = server_with_room().await;
 
     let sends = (0..50).map(|n| {
         let (server, room_id) = (&server, &room_id);
@@ -129,8 +146,7 @@ async fn concurrent_sends_to_one_room_form_a_single_chain() {
 
 #[tokio::test]
 async fn a_stranger_can_neither_write_nor_join_a_private_room() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
+    let (server, room_id) = server_with_room().await;
 
     let wrote = server.send_message(&room_id, bob(), "hi", None).await;
     let joined = server
@@ -143,17 +159,9 @@ async fn a_stranger_can_neither_write_nor_join_a_private_room() {
 
 #[tokio::test]
 async fn an_invited_user_may_join_and_sees_messages_until_leaving() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
+    let (server, room_id) = server_with_room().await;
 
-    server
-        .change_membership(&room_id, alice(), bob(), MembershipAction::Invite)
-        .await
-        .unwrap();
-    server
-        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
-        .await
-        .unwrap();
+    add_bob(&server, &room_id).await;
     server
         .send_message(&room_id, alice(), "for bob", None)
         .await
@@ -174,16 +182,8 @@ async fn an_invited_user_may_join_and_sees_messages_until_leaving() {
 
 #[tokio::test]
 async fn a_receipt_or_a_sent_message_clears_unread_counts() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
-    server
-        .change_membership(&room_id, alice(), bob(), MembershipAction::Invite)
-        .await
-        .unwrap();
-    server
-        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
-        .await
-        .unwrap();
+    let (server, room_id) = server_with_room().await;
+    add_bob(&server, &room_id).await;
     let first = server
         .send_message(&room_id, alice(), "one", None)
         .await
@@ -224,16 +224,8 @@ async fn a_receipt_or_a_sent_message_clears_unread_counts() {
 
 #[tokio::test]
 async fn a_mention_is_a_highlight_only_for_the_mentioned_user() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
-    server
-        .change_membership(&room_id, alice(), bob(), MembershipAction::Invite)
-        .await
-        .unwrap();
-    server
-        .change_membership(&room_id, bob(), bob(), MembershipAction::Join)
-        .await
-        .unwrap();
+    let (server, room_id) = server_with_room().await;
+    add_bob(&server, &room_id).await;
 
     let mention = EventToSend {
         sender: alice(),
@@ -256,8 +248,7 @@ async fn a_mention_is_a_highlight_only_for_the_mentioned_user() {
 
 #[tokio::test]
 async fn a_redaction_removes_content_from_memory_and_disk() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
+    let (server, room_id) = server_with_room().await;
     let said = server
         .send_message(&room_id, alice(), "secret", None)
         .await
@@ -330,8 +321,7 @@ async fn an_alias_in_use_leaves_no_partly_created_room() {
 
 #[tokio::test]
 async fn missing_relations_are_filled_in_at_startup() {
-    let server = TestServer::new().await;
-    let room_id = server.create_room(json!({})).await.unwrap();
+    let (server, room_id) = server_with_room().await;
     let thread = server
         .send_message(&room_id, alice(), "root", None)
         .await

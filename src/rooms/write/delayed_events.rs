@@ -298,16 +298,10 @@ impl DelayedEvents {
                 EventToSend::message(sender, TimelineEventType::from(&*row.kind), content, None)
             }
         };
-        let (num, room) = (row.num, row.room);
-        let sent = self
-            .tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms
-                    .sender
-                    .send_with_occasion(room, event, SendOccasion::Delayed(num))
-                    .await
-            });
-        let event_id = sent.await?;
+        let event_id = self
+            .sender
+            .send_to_completion(row.room, event, SendOccasion::Delayed(row.num))
+            .await?;
         // A state event that repeats the current state is not sent again, so it has to be finished here.
         let outcome = DelayedEventOutcome {
             ts: self.clock.now_ms(),

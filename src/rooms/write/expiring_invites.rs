@@ -21,7 +21,7 @@ use crate::{
     rooms::{
         EventToSend,
         log::invite_expiry::{invitation_replaced, is_expired},
-        memory::room::Room,
+        memory::{room::Room, stored_events::parse_event_id},
     },
     storage::rooms::expiring_invites::{self, ExpiringInvite},
 };
@@ -149,7 +149,7 @@ impl ExpiringInvitations {
             }
             Err(refused) => {
                 tracing::debug!(
-                    room = %invitation.room,
+                    room_num = %invitation.room,
                     error = %refused,
                     "the withdrawal of an expired invitation was refused"
                 );
@@ -165,8 +165,7 @@ impl ExpiringInvitations {
         let room = self.memory.room_by_number(invitation.room).await?;
         // The state that readers see may be older than the row for a moment, so this reads the tip.
         let state = room.tip.lock().await.state.clone();
-        let event_id = OwnedEventId::try_from(invitation.event_id.as_str())
-            .map_err(|source| Error::internal("read an event id", source))?;
+        let event_id = parse_event_id(&invitation.event_id)?;
         let (inviter, target) = {
             let mut members = state.of_type(&StateEventType::RoomMember);
             let found = members.find(|pdu| pdu.event_id == event_id);
@@ -180,15 +179,10 @@ impl ExpiringInvitations {
                 Error::forbidden("no user of this server may withdraw the invitation")
             })?;
         let event = leave_event(sender, &target, EXPIRY_REASON)?;
-        let num = room.num;
-        let withdrawn = self
-            .tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms
-                    .sender
-                    .send_with_occasion(num, event, SendOccasion::InvitationExpiry(event_id))
-                    .await
-            });
-        withdrawn.await.map(drop)
+        let occasion = SendOccasion::InvitationExpiry(event_id);
+        self.sender
+            .send_to_completion(room.num, event, occasion)
+            .await
+            .map(drop)
     }
 }

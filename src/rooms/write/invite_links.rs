@@ -187,8 +187,6 @@ impl InviteLinks {
         let row = row.ok_or_else(unknown_link)?;
         let creator = self.db.strings.user_id(&mut conn, row.creator).await?;
         drop(conn);
-        let creator = OwnedUserId::try_from(&*creator)
-            .map_err(|source| Error::internal("read the creator of a link", source))?;
         Ok(InviteLink {
             room_id: self.memory.room_id(row.room).await?,
             creator,

@@ -82,12 +82,10 @@ impl Memberships {
             return Ok(());
         }
         let event = change.into_event()?;
-        self.tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms.sender.send_with_occasion(num, event, occasion).await
-            })
-            .await?;
-        Ok(())
+        self.sender
+            .send_to_completion(num, event, occasion)
+            .await
+            .map(drop)
     }
 
     /// Forgets a room for a user who has left it, so that nothing of the room is shown to them any more.
@@ -200,16 +198,11 @@ impl Memberships {
     async fn try_change_membership(&self, room: RoomNum, change: MemberChange) -> Result<()> {
         let event = change.into_event()?;
         let sent = self
-            .tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms
-                    .sender
-                    .send_with_occasion(room, event, SendOccasion::Background)
-                    .await
-            })
+            .sender
+            .send_to_completion(room, event, SendOccasion::Background)
             .await;
         if let Err(error) = sent {
-            tracing::debug!(%error, %room, "a room refused a membership change");
+            tracing::debug!(%error, room_num = %room, "a room refused a membership change");
         }
         Ok(())
     }

@@ -78,7 +78,6 @@ pub struct InviteLinks {
 #[derive(Clone)]
 pub struct Memberships {
     db: Db,
-    tasks: Tasks,
     memory: RoomMemory,
     sender: EventSender,
     invitations: ExpiringInvitations,
@@ -191,7 +190,6 @@ impl Memberships {
     ) -> Self {
         Self {
             db: environment.db.clone(),
-            tasks: environment.tasks.clone(),
             memory: environment.memory.clone(),
             sender: sender.clone(),
             invitations: invitations.clone(),

@@ -21,7 +21,7 @@ use crate::{
         memory::{
             not_in_room,
             room::{Room, RoomTip},
-            stored_events::pdu_by_id,
+            stored_events::{parse_event_id, pdu_by_id},
         },
     },
     storage::{ReadAccess, WriteIntent, WriteTx, rooms::events},
@@ -65,10 +65,7 @@ impl EventSender {
             .room_number(room_id)
             .await
             .map_err(|error| not_in_room(error, room_id))?;
-        self.tasks
-            .run_to_completion(self, async move |rooms: Self| {
-                rooms.send_now(num, event).await
-            })
+        self.send_to_completion(num, event, SendOccasion::Request)
             .await
     }
 
@@ -92,6 +89,20 @@ impl EventSender {
 
     pub(crate) async fn send_now(&self, num: RoomNum, event: EventToSend) -> Result<OwnedEventId> {
         self.send_with_occasion(num, event, SendOccasion::Request)
+            .await
+    }
+
+    /// Sends an event as [`EventSender::send_with_occasion`] does, even if the caller is cancelled meanwhile.
+    pub(super) async fn send_to_completion(
+        &self,
+        num: RoomNum,
+        event: EventToSend,
+        occasion: SendOccasion,
+    ) -> Result<OwnedEventId> {
+        self.tasks
+            .run_to_completion(self, async move |sender: Self| {
+                sender.send_with_occasion(num, event, occasion).await
+            })
             .await
     }
 
@@ -295,10 +306,7 @@ async fn find_first_event(
 ) -> Result<Option<OwnedEventId>> {
     let (device, txn_id) = (transaction.device, &transaction.txn_id);
     let first = events::find_by_transaction(db, device, room.num, kind, txn_id).await?;
-    first
-        .map(OwnedEventId::try_from)
-        .transpose()
-        .map_err(|source| Error::internal("read an event id", source))
+    first.as_deref().map(parse_event_id).transpose()
 }
 
 impl EventSender {

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use ruma::{OwnedUserId, UserId};
+
 use crate::{
     error::{Error, Result},
     numbers::{StringNum, UserNum},
@@ -184,8 +186,9 @@ impl InternedStrings {
     }
 
     /// Returns the id of a user.
-    pub async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<Arc<str>> {
-        self.text_of(db, user.string()).await
+    pub async fn user_id(&self, db: &mut impl ReadAccess, user: UserNum) -> Result<OwnedUserId> {
+        let text = self.text_of(db, user.string()).await?;
+        UserId::parse(&*text).map_err(|source| Error::internal("read a user id", source))
     }
 
     /// Returns the text of a number.

@@ -247,10 +247,9 @@ impl PlanInputs<'_> {
         if self.ignore_settings.is_none() {
             return true;
         }
-        let user_rooms = self.user_rooms.get(room);
-        user_rooms.is_some_and(|user_rooms| {
-            accepts_invite(self.ignore_settings, self.session, &user_rooms)
-        })
+        let user_room = self.user_rooms.get(room);
+        user_room
+            .is_some_and(|user_room| accepts_invite(self.ignore_settings, self.session, &user_room))
     }
 
     /// Adds the room subscriptions, except to rooms that are not the user's or that the user has forgotten.
@@ -265,7 +264,7 @@ impl PlanInputs<'_> {
                         && self
                             .user_rooms
                             .get(room)
-                            .is_some_and(|user_rooms| !user_rooms.forgotten))
+                            .is_some_and(|user_room| !user_room.forgotten))
             });
             if is_theirs {
                 *plan.rooms_in_view.entry(room).or_default() |= SUBSCRIBED_BIT;

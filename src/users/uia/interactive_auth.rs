@@ -190,6 +190,26 @@ mod tests {
     use super::*;
     use crate::users::testing::TestUsers;
 
+    /// A user who makes requests that need authentication.
+    struct LoggedInUser {
+        test: TestUsers,
+        session: Arc<Session>,
+    }
+
+    impl LoggedInUser {
+        async fn new() -> Self {
+            let test = TestUsers::new(|_| {}).await;
+            let session = test.session("alice").await;
+            Self { test, session }
+        }
+
+        async fn authenticate(&self, auth: Option<&AuthData>) -> Result<()> {
+            let uia = &self.test.users.uia;
+            uia.reauthenticate("e", &self.session, &json!({}), auth)
+                .await
+        }
+    }
+
     fn auth(value: Value) -> AuthData {
         serde_json::from_value(value).unwrap()
     }
@@ -210,84 +230,66 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_authenticates_with_and_without_a_session() {
-        let test = TestUsers::new(|_| {}).await;
-        let alice = test.session("alice").await;
-        let authenticate = async |auth: Option<&AuthData>| {
-            test.users
-                .uia
-                .reauthenticate("e", &alice, &json!({}), auth)
-                .await
-        };
+        let alice = LoggedInUser::new().await;
 
-        let begun = info(authenticate(None).await);
+        let begun = info(alice.authenticate(None).await);
         assert_eq!(begun.flows[0].stages, [AuthType::Password]);
         assert!(begun.params.is_some());
         let right = password("alice", "password", begun.session.as_deref());
-        authenticate(Some(&right)).await.unwrap();
+        alice.authenticate(Some(&right)).await.unwrap();
         // A client that lost the response sends the same request again, with any password.
-        authenticate(Some(&right)).await.unwrap();
+        alice.authenticate(Some(&right)).await.unwrap();
         let wrong = password("alice", "wrong", begun.session.as_deref());
-        authenticate(Some(&wrong)).await.unwrap();
-        test.advance(Duration::from_hours(1));
-        info(authenticate(Some(&right)).await);
-        authenticate(Some(&password("@alice:localhost", "password", None)))
+        alice.authenticate(Some(&wrong)).await.unwrap();
+        alice.test.advance(Duration::from_hours(1));
+        info(alice.authenticate(Some(&right)).await);
+        alice
+            .authenticate(Some(&password("@alice:localhost", "password", None)))
             .await
             .unwrap();
     }
 
     #[tokio::test]
     async fn a_session_accepts_another_try_after_a_wrong_password() {
-        let test = TestUsers::new(|_| {}).await;
-        let alice = test.session("alice").await;
-        let authenticate = async |auth: &AuthData| {
-            test.users
-                .uia
-                .reauthenticate("e", &alice, &json!({}), Some(auth))
-                .await
-        };
+        let alice = LoggedInUser::new().await;
 
-        let failed = info(authenticate(&password("alice", "wrong", None)).await);
+        let failed = info(
+            alice
+                .authenticate(Some(&password("alice", "wrong", None)))
+                .await,
+        );
         let error = failed.auth_error.clone().unwrap();
         assert_eq!(error.kind, ErrorKind::Forbidden);
 
         let again = password("alice", "password", failed.session.as_deref());
-        authenticate(&again).await.unwrap();
+        alice.authenticate(Some(&again)).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_stage_submitted_twice_at_once_is_complete() {
-        let test = TestUsers::new(|_| {}).await;
-        let alice = test.session("alice").await;
-        let authenticate = async |auth: Option<&AuthData>| {
-            test.users
-                .uia
-                .reauthenticate("e", &alice, &json!({}), auth)
-                .await
-        };
-        let begun = info(authenticate(None).await);
+        let alice = LoggedInUser::new().await;
+        let begun = info(alice.authenticate(None).await);
         let right = password("alice", "password", begun.session.as_deref());
 
-        let (one, other) = tokio::join!(authenticate(Some(&right)), authenticate(Some(&right)));
+        let (one, other) = tokio::join!(
+            alice.authenticate(Some(&right)),
+            alice.authenticate(Some(&right))
+        );
 
         one.unwrap();
         other.unwrap();
-        authenticate(Some(&right)).await.unwrap();
+        alice.authenticate(Some(&right)).await.unwrap();
     }
 
     #[tokio::test]
     async fn passwords_of_other_users_are_always_refused() {
-        let test = TestUsers::new(|_| {}).await;
-        let alice = test.session("alice").await;
-        test.register("bob").await;
+        let alice = LoggedInUser::new().await;
+        alice.test.register("bob").await;
 
         let mut refusals = Vec::new();
         for (user, word) in [("bob", "password"), ("bob", "wrong"), ("nobody", "wrong")] {
             let auth = password(user, word, None);
-            let refused = test
-                .users
-                .uia
-                .reauthenticate("e", &alice, &json!({}), Some(&auth))
-                .await;
+            let refused = alice.authenticate(Some(&auth)).await;
             assert!(matches!(refused, Err(Error::Forbidden(_))), "{user}");
             refusals.push(refused.unwrap_err().to_string());
         }
@@ -320,20 +322,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_expired_session_is_not_accepted() {
-        let test = TestUsers::new(|_| {}).await;
-        let alice = test.session("alice").await;
-        let authenticate = async |auth: Option<&AuthData>| {
-            test.users
-                .uia
-                .reauthenticate("e", &alice, &json!({}), auth)
-                .await
-        };
-        let begun = info(authenticate(None).await);
+        let alice = LoggedInUser::new().await;
+        let begun = info(alice.authenticate(None).await);
 
-        test.advance(Duration::from_hours(1));
+        alice.test.advance(Duration::from_hours(1));
 
         let late = password("alice", "password", begun.session.as_deref());
-        let fresh = info(authenticate(Some(&late)).await);
+        let fresh = info(alice.authenticate(Some(&late)).await);
         assert_ne!(fresh.session, begun.session);
     }
 }

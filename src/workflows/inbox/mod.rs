@@ -39,11 +39,7 @@ use self::{
     pending_events::{PendingEvents, PendingEventsGuard},
 };
 pub(super) use self::{event_reception::EventReception, state::StateFetchLimit};
-use super::{
-    WorkflowSources,
-    edus::EduReceiver,
-    guests::{RoomGuests, admits_guests},
-};
+use super::{WorkflowSources, edus::EduReceiver};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -130,7 +126,6 @@ pub struct TransactionInbox {
     clock: Clock,
     events: EventReception,
     edus: EduReceiver,
-    guests: RoomGuests,
     answers: Arc<TransactionAnswers>,
     pending_events: PendingEvents,
 }
@@ -140,7 +135,6 @@ impl TransactionInbox {
         sources: &WorkflowSources,
         events: &EventReception,
         edus: &EduReceiver,
-        guests: &RoomGuests,
     ) -> Self {
         Self {
             rooms: sources.rooms.clone(),
@@ -149,7 +143,6 @@ impl TransactionInbox {
             clock: sources.clock.clone(),
             events: events.clone(),
             edus: edus.clone(),
-            guests: guests.clone(),
             answers: Arc::new(LookupCache::new(&sources.clock, MAX_REMEMBERED_ANSWERS)),
             pending_events: PendingEvents::default(),
         }
@@ -333,7 +326,6 @@ impl TransactionInbox {
     ) {
         let ArrivingRoomEvents { room, events } = of_room;
         let room = &room;
-        let admitted_guests = admits_guests(room);
         let checking = stream::iter(events)
             .map(async |event: ArrivingEvent| {
                 let checked = self.federation.verify_event(&event.json, &room.rules).await;
@@ -367,14 +359,6 @@ impl TransactionInbox {
         }
         for StoredEventOutcome { event_id, outcome } in batch.wait_until_stored().await {
             self.record_result(&event_id, outcome, progress).await;
-        }
-        // The background task of the guests follows only guest access events; resolving the state can change the
-        // access without one.
-        if admitted_guests
-            && !admits_guests(room)
-            && let Err(error) = self.guests.expel_guests(&room.room_id).await
-        {
-            tracing::warn!(room_id = %room.room_id, %error, "guests could not be removed from a room");
         }
     }
 

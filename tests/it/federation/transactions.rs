@@ -210,6 +210,7 @@ async fn closing_a_room_to_guests_remotely_removes_local_guests() {
     shared.alice = shared.alice.on_server(&shared.server);
     let guest = shared.server.register_guest().await;
     guest.joins(&shared.room).await;
+    let joined = guest.syncs().await;
     let closed = json!({ "guest_access": "forbidden" });
 
     let closed = shared
@@ -217,6 +218,7 @@ async fn closing_a_room_to_guests_remotely_removes_local_guests() {
         .makes_event(&shared.peer, "m.room.guest_access", (Some(""), &closed));
     shared.peer.sends(&shared.server, &[&closed]).await;
 
+    guest.syncs_until_removed(&shared.room, &joined).await;
     let member = shared.alice.member(&shared.room, &guest).await;
     assert_eq!(member["membership"], "leave");
 }

@@ -3,7 +3,7 @@
 use insta::assert_json_snapshot;
 use serde_json::json;
 
-use super::hide_varying_fields;
+use super::{hide_varying_fields, server_with_alice};
 use crate::harness::{Server, password_of};
 
 #[tokio::test]
@@ -63,8 +63,7 @@ async fn versions_list_the_specifications_and_unstable_features() {
 
 #[tokio::test]
 async fn capabilities_list_room_versions_and_allowed_changes() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
 
     let body = alice.body_at("/_matrix/client/v3/capabilities").await;
 
@@ -215,8 +214,7 @@ async fn a_registration_returns_the_new_session() {
 
 #[tokio::test]
 async fn whoami_names_the_user_and_the_device() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
 
     let body = alice.body_at("/_matrix/client/v3/account/whoami").await;
 
@@ -231,8 +229,7 @@ async fn whoami_names_the_user_and_the_device() {
 
 #[tokio::test]
 async fn a_profile_has_the_fields_that_were_set() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     let path = format!("/_matrix/client/v3/profile/{}", alice.id);
     let fields = [
         ("displayname", json!({ "displayname": "Alice" })),
@@ -263,8 +260,7 @@ async fn a_profile_has_the_fields_that_were_set() {
 
 #[tokio::test]
 async fn devices_are_listed_with_their_last_use() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     let path = format!("/_matrix/client/v3/devices/{}", alice.device_id);
     let name = json!({ "display_name": "Phone" });
     alice.client.put(&path, name).await.expect_ok();

@@ -4,7 +4,7 @@ use insta::assert_json_snapshot;
 use reqwest::Method;
 use serde_json::json;
 
-use super::hide_varying_fields;
+use super::{hide_varying_fields, server_with_alice};
 use crate::harness::Server;
 
 #[tokio::test]
@@ -53,8 +53,7 @@ async fn a_request_without_a_valid_token_is_refused() {
 
 #[tokio::test]
 async fn a_body_that_cannot_be_read_is_refused() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
 
     let path = "/_matrix/client/v3/createRoom";
     let not_json = alice.client.send(Method::POST, path, "{").await;
@@ -111,8 +110,7 @@ async fn a_taken_user_name_is_refused() {
 
 #[tokio::test]
 async fn an_interactive_authentication_lists_its_flows() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
 
     let path = format!("/_matrix/client/v3/devices/{}", alice.device_id);
     let refused = alice.client.send(Method::DELETE, &path, "{}").await;
@@ -159,8 +157,7 @@ async fn a_rate_limit_says_when_to_retry() {
 
 #[tokio::test]
 async fn what_does_not_exist_is_not_found() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     let room = alice.creates(json!({})).await;
 
     let event = alice.event(&room, "$nothing").await;

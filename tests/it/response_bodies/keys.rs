@@ -3,16 +3,15 @@
 use insta::assert_json_snapshot;
 use serde_json::json;
 
-use super::{called, with_names};
+use super::{called, server_with_alice, with_names};
 use crate::{
-    harness::{Server, User},
+    harness::User,
     keys::{QUERY_PATH, UPLOAD_PATH, device_keys},
 };
 
 #[tokio::test]
 async fn an_upload_of_keys_returns_the_counts() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
 
     let body = upload_keys(&alice).await;
 
@@ -27,8 +26,7 @@ async fn an_upload_of_keys_returns_the_counts() {
 
 #[tokio::test]
 async fn a_query_of_keys_returns_devices_and_failures() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     upload_keys(&alice).await;
     let path = format!("/_matrix/client/v3/devices/{}", alice.device_id);
     let name = json!({ "display_name": "Phone" });

@@ -2,12 +2,11 @@
 
 use insta::assert_json_snapshot;
 
-use crate::harness::Server;
+use super::server_with_alice;
 
 #[tokio::test]
 async fn a_new_user_has_the_default_push_rules() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
 
     let body = alice.body_at("/_matrix/client/v3/pushrules/").await;
 

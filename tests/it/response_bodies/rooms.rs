@@ -3,7 +3,9 @@
 use insta::{assert_json_snapshot, sorted_redaction};
 use serde_json::{Value, json};
 
-use super::{called, hide_varying_fields, with_names};
+use super::{
+    called, hide_varying_fields, server_with_alice, server_with_alice_and_bob, with_names,
+};
 use crate::{
     chat::room_path,
     harness::{Server, User},
@@ -18,8 +20,7 @@ struct TwoMembers {
 
 impl TwoMembers {
     async fn new() -> Self {
-        let server = Server::start().await;
-        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let (server, alice, bob) = server_with_alice_and_bob().await;
         let request = json!({ "preset": "public_chat", "name": "Tea" });
         let room = alice.creates(request).await;
         let name = format!("/_matrix/client/v3/profile/{}/displayname", bob.id);
@@ -42,8 +43,7 @@ impl TwoMembers {
 
 #[tokio::test]
 async fn the_state_of_a_room_is_a_list_of_events() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     let room = alice.creates(json!({ "name": "Tea" })).await;
 
     let body = alice.body_at(&room_path(&room, "state")).await;
@@ -296,8 +296,7 @@ async fn joined_rooms_are_a_list_of_ids() {
 
 #[tokio::test]
 async fn public_rooms_are_listed_with_their_summaries() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     let request = json!({
         "preset": "public_chat", "visibility": "public", "name": "Tea", "topic": "All about tea",
         "room_alias_name": "tea",

@@ -3,13 +3,13 @@
 use insta::assert_json_snapshot;
 use serde_json::json;
 
-use super::{called, hide_varying_fields, with_names};
-use crate::harness::Server;
+use super::{
+    called, hide_varying_fields, server_with_alice, server_with_alice_and_bob, with_names,
+};
 
 #[tokio::test]
 async fn an_initial_sync_has_the_rooms_and_the_account() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     let room = alice.creates(json!({ "name": "Tea" })).await;
     let hello = alice.says(&room, "hello").await;
 
@@ -218,8 +218,7 @@ async fn an_initial_sync_has_the_rooms_and_the_account() {
 
 #[tokio::test]
 async fn an_incremental_sync_has_the_changes() {
-    let server = Server::start().await;
-    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (_server, alice, bob) = server_with_alice_and_bob().await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let before = alice.syncs().await;
@@ -305,8 +304,7 @@ async fn an_incremental_sync_has_the_changes() {
 
 #[tokio::test]
 async fn a_sync_shows_an_invite_with_stripped_state() {
-    let server = Server::start().await;
-    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (_server, alice, bob) = server_with_alice_and_bob().await;
     let before = bob.syncs().await;
     let room = alice.creates(json!({ "name": "Tea" })).await;
     alice.invites(&room, &bob).await;
@@ -384,8 +382,7 @@ async fn a_sync_shows_an_invite_with_stripped_state() {
 
 #[tokio::test]
 async fn a_sync_shows_that_the_user_left() {
-    let server = Server::start().await;
-    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (_server, alice, bob) = server_with_alice_and_bob().await;
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
     let before = bob.syncs().await;
@@ -451,8 +448,7 @@ async fn a_sync_shows_that_the_user_left() {
 
 #[tokio::test]
 async fn a_sync_without_changes_is_small() {
-    let server = Server::start().await;
-    let alice = server.register("alice").await;
+    let (_server, alice) = server_with_alice().await;
     alice.creates(json!({})).await;
     let before = alice.syncs().await;
 

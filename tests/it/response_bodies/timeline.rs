@@ -3,7 +3,7 @@
 use insta::assert_json_snapshot;
 use serde_json::{Value, json};
 
-use super::{called, hide_varying_fields, with_names};
+use super::{called, hide_varying_fields, server_with_alice, with_names};
 use crate::{
     chat::room_path,
     harness::{Server, User},
@@ -20,8 +20,7 @@ struct Thread {
 
 impl Thread {
     async fn new() -> Self {
-        let server = Server::start().await;
-        let alice = server.register("alice").await;
+        let (server, alice) = server_with_alice().await;
         let room = alice.creates(json!({})).await;
         let thread_root = alice.says(&room, "question").await;
         let content = json!({

@@ -26,8 +26,7 @@ use ruma::{
 use serde_json::Value;
 
 use super::{
-    file_response::{FileAudience, FileResponse},
-    thumbnails::ThumbnailParameters,
+    downloads::DownloadParameters, file_response::FileAudience, thumbnails::ThumbnailParameters,
     upload::max_upload_size,
 };
 use crate::{
@@ -117,14 +116,14 @@ async fn get_content(
     let LegacyRequest {
         request, audience, ..
     } = legacy;
-    let (server, media_id) = (&request.server_name, &request.media_id);
-    let remote = remote(request.allow_remote);
-    let content = media
-        .content(server, media_id, request.timeout_ms, remote)
-        .await?;
-    FileResponse::file(content, None, audience)
-        .respond_to(&headers)
-        .await
+    let download = DownloadParameters {
+        server_name: request.server_name,
+        media_id: request.media_id,
+        file_name: None,
+        timeout: request.timeout_ms,
+        remote: remote(request.allow_remote),
+    };
+    download.respond(&media, audience, &headers).await
 }
 
 /// `GET /_matrix/media/*/download/{serverName}/{mediaId}/{fileName}`
@@ -140,13 +139,14 @@ async fn get_content_as_filename(
     let LegacyRequest {
         request, audience, ..
     } = legacy;
-    let (server, media_id) = (&request.server_name, &request.media_id);
-    let remote = remote(request.allow_remote);
-    let content = media
-        .content(server, media_id, request.timeout_ms, remote)
-        .await?;
-    let answer = FileResponse::file(content, Some(request.filename), audience);
-    answer.respond_to(&headers).await
+    let download = DownloadParameters {
+        server_name: request.server_name,
+        media_id: request.media_id,
+        file_name: Some(request.filename),
+        timeout: request.timeout_ms,
+        remote: remote(request.allow_remote),
+    };
+    download.respond(&media, audience, &headers).await
 }
 
 /// `GET /_matrix/media/*/thumbnail/{serverName}/{mediaId}`

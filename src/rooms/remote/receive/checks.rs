@@ -23,7 +23,10 @@ use crate::{
     numbers::{Position, SnapshotId},
     rooms::{
         log::{resolution::pdu_from_node, snapshots::SnapshotBase},
-        memory::room::{Room, RoomTip},
+        memory::{
+            room::{Room, RoomTip},
+            stored_events::parse_event_id,
+        },
         remote::EventReceiver,
     },
     storage::rooms::{
@@ -194,10 +197,9 @@ impl EventReceiver {
                 // An event of another room counts as missing.
                 continue;
             }
-            let id = OwnedEventId::try_from(node.event_id.as_str())
-                .map_err(|source| Error::internal("read an event id", source))?;
+            let id = parse_event_id(&node.event_id)?;
             if pdu.auth_events.contains(&id) {
-                named.auth_events.push(pdu_from_node(node.clone())?);
+                named.auth_events.push(pdu_from_node(&node)?);
             }
             if id == pdu.event_id {
                 named.own_node = Some(node);
@@ -222,7 +224,7 @@ impl EventReceiver {
                 followed.known.push(after.clone());
                 continue;
             }
-            let after = named.nodes.get(id).cloned();
+            let after = named.nodes.get(id);
             match after.and_then(|node| Some((node.state_after?, node))) {
                 Some((snapshot, node)) => {
                     followed

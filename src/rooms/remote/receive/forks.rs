@@ -139,7 +139,7 @@ impl EventReceiver {
                 .pop()
         };
         match node.filter(|node| node.status() != EventStatus::Accepted) {
-            Some(node) => Ok(pdu_from_node(node)?.prev_events.clone()),
+            Some(node) => Ok(pdu_from_node(&node)?.prev_events.clone()),
             None => Ok(Vec::new()),
         }
     }
@@ -172,7 +172,7 @@ impl EventReceiver {
         &self,
         tip: &RoomTip,
         snapshot: SnapshotId,
-        node: EventNode,
+        node: &EventNode,
     ) -> Result<RecentRoomEvent> {
         let state = if snapshot == tip.snapshot {
             tip.state.clone()
@@ -200,7 +200,7 @@ impl EventReceiver {
                 .pop()
         };
         match node.and_then(|node| Some((node.state_after?, node))) {
-            Some((snapshot, node)) => self.state_after_node(tip, snapshot, node).await.map(Some),
+            Some((snapshot, node)) => self.state_after_node(tip, snapshot, &node).await.map(Some),
             None => Ok(None),
         }
     }
