@@ -199,7 +199,7 @@ async fn only_the_inviting_side_can_retract_an_invitation() {
 
     let forged = fixture
         .server
-        .receive_with_help(&elsewhere, &forged, ReceiveHints::default())
+        .receive_with_hints(&elsewhere, &forged, ReceiveHints::default())
         .await;
     assert!(matches!(forged, Err(Error::NotFound(_))), "{forged:?}");
     assert_eq!(
