@@ -33,7 +33,7 @@ impl Timeline {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when the event does not exist or the user may not see it.
+    /// [`Error::NotFound`](crate::error::Error::NotFound) when the event does not exist or the user may not see it.
     pub async fn load_context(
         &self,
         selection: TimelineSelection<'_>,
