@@ -17,6 +17,7 @@ pub mod matrix;
 pub mod media;
 pub mod numbers;
 pub mod outbound;
+pub mod push;
 pub mod rooms;
 pub mod storage;
 pub mod sync;

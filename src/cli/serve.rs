@@ -16,6 +16,7 @@ use crate::{
     federation::{Federation, FederationSender, SenderServices},
     media::{self, Media},
     outbound,
+    push::{self, PushServices},
     rooms::Rooms,
     storage::{DatabaseTarget, Db},
     sync::{Sync, SyncSources},
@@ -81,6 +82,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
     checked.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build_app(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
+    start_push_notifications(&app, &db).await?;
     let registration_token = app.users.registration_tokens.first_admin_token().await?;
 
     let stopping = tasks.stopping().clone();
@@ -119,6 +121,17 @@ fn start_room_tasks(rooms: &Rooms, federation: &Federation) {
     rooms.delayed_events.start_sending_task();
     rooms.invitations.start_withdrawal_task();
     rooms.invite_links.start_removal_task();
+}
+
+async fn start_push_notifications(app: &App, db: &Db) -> Result<()> {
+    let services = PushServices {
+        db: db.clone(),
+        clock: app.clock.clone(),
+        tasks: app.tasks.clone(),
+        rooms: app.rooms.clone(),
+        users: app.users.clone(),
+    };
+    push::start(services, &app.config.push).await
 }
 
 /// Builds the services, each from those above it. The order of the lines is the order of the layers.

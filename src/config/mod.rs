@@ -17,8 +17,8 @@ pub use self::{
     sections::{
         Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
         LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,
-        PasswordsSection, RegistrationSection, ServerNoticesSection, ServerSection, SupportSection,
-        TurnSection, UrlPreviewsSection,
+        PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection, ServerSection,
+        SupportSection, TurnSection, UrlPreviewsSection,
     },
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,

@@ -33,6 +33,7 @@ pub struct Config {
     pub limits: LimitsSection,
     pub media: MediaSection,
     pub url_previews: UrlPreviewsSection,
+    pub push: PushSection,
     pub turn: TurnSection,
     pub server_notices: ServerNoticesSection,
     pub logging: LoggingSection,
@@ -54,6 +55,7 @@ impl Default for Config {
             limits: LimitsSection::default(),
             media: MediaSection::default(),
             url_previews: UrlPreviewsSection::default(),
+            push: PushSection::default(),
             turn: TurnSection::default(),
             server_notices: ServerNoticesSection::default(),
             logging: LoggingSection::default(),
@@ -375,6 +377,14 @@ impl Default for MediaSection {
 pub struct UrlPreviewsSection {
     pub enabled: bool,
     /// Whether the pages may have loopback and private addresses.
+    pub allow_private_addresses: bool,
+}
+
+/// `[push]`: push notifications.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushSection {
+    /// Whether push gateways may have loopback and private addresses, and be reached without TLS.
     pub allow_private_addresses: bool,
 }
 

@@ -40,6 +40,7 @@ pub use self::{
         hierarchy::{
             HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceChild, SpaceRoom,
         },
+        new_events::{NewEvent, NewEventPage},
         relations::{RelatedEventsPage, RelatedEventsRequest},
         search::{SearchHit, SearchKey, SearchPage, SearchQuery},
         summary::{MutualRooms, RoomPreview},

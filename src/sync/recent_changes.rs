@@ -171,6 +171,7 @@ impl JournalFollower for RecentChanges {
                 | JournalChange::ToDevice { .. }
                 | JournalChange::ToServer { .. }
                 | JournalChange::KeyCounts { .. }
+                | JournalChange::PushersChanged { .. }
                 | JournalChange::TokensChanged { .. }
                 | JournalChange::SessionsEnded { .. } => {}
             }

@@ -275,6 +275,7 @@ impl JournalFollower for SyncWaiters {
                 | JournalChange::Backfilled { .. }
                 | JournalChange::Erased { .. }
                 | JournalChange::ToServer { .. }
+                | JournalChange::PushersChanged { .. }
                 | JournalChange::TokensChanged { .. }
                 | JournalChange::KeyCounts { .. } => {}
             }

@@ -80,7 +80,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    config::{Config, DirectorySection, RegistrationSection},
+    config::{Config, DirectorySection, PushSection, RegistrationSection},
     error::{Error, Result},
     storage::Db,
     tasks::Tasks,
@@ -161,6 +161,7 @@ struct UserEnvironment {
     server_name: OwnedServerName,
     registration: RegistrationSection,
     directory: DirectorySection,
+    push: PushSection,
     /// The user who sends server notices.
     notices_sender: Option<OwnedUserId>,
     passwords: Arc<Passwords>,
@@ -176,6 +177,7 @@ impl Users {
             server_name: config.server.name.clone(),
             registration: config.registration.clone(),
             directory: config.directory.clone(),
+            push: config.push.clone(),
             notices_sender: notices_sender(config),
             passwords: Arc::new(Passwords::new(&config.passwords)),
         };

@@ -1,6 +1,7 @@
 //! Pushers: the gateways through which users want to be notified while their clients are not connected.
 //!
-//! They are stored here; nothing is sent yet. A pusher belongs to the device that set it, and is deleted with it.
+//! They are stored here, and [`crate::push`] sends through them. A pusher belongs to the device that set it, and is
+//! deleted with it.
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#push-notifications).
 
@@ -10,6 +11,7 @@ use url::Url;
 use super::{Session, UserEnvironment, check_text};
 use crate::{
     error::{Error, Result},
+    numbers::UserNum,
     storage::{Db, users::pushers},
 };
 
@@ -28,6 +30,8 @@ const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
 #[derive(Clone)]
 pub struct UserPushers {
     db: Db,
+    /// Whether gateways may be reached without TLS.
+    allow_http: bool,
 }
 
 impl UserPushers {
@@ -35,6 +39,7 @@ impl UserPushers {
     pub(super) fn new(environment: &UserEnvironment) -> Self {
         Self {
             db: environment.db.clone(),
+            allow_http: environment.push.allow_private_addresses,
         }
     }
 
@@ -56,18 +61,24 @@ impl UserPushers {
             PusherAction::Post(data) => self.add(session, &data.pusher, data.append).await,
             PusherAction::Delete(ids) => {
                 check_ids(&ids.app_id, &ids.pushkey)?;
-                let mut tx = self.db.write().await?;
-                pushers::remove(&mut tx, session.user, &ids.app_id, &ids.pushkey).await?;
-                tx.commit().await
+                self.remove(session.user, &ids.app_id, &ids.pushkey).await
             }
             _ => Err(Error::invalid_param("unknown pusher action")),
         }
     }
 
+    /// Removes a pusher of a user, if there is one.
+    pub async fn remove(&self, user: UserNum, app_id: &str, pushkey: &str) -> Result<()> {
+        let mut tx = self.db.write().await?;
+        pushers::remove(&mut tx, user, app_id, pushkey).await?;
+        pushers::announce_change(&mut tx, user);
+        tx.commit().await
+    }
+
     async fn add(&self, session: &Session, pusher: &Pusher, append: bool) -> Result<()> {
         let (app_id, pushkey) = (&*pusher.ids.app_id, &*pusher.ids.pushkey);
         check_ids(app_id, pushkey)?;
-        check_kind(&pusher.kind)?;
+        self.check_kind(&pusher.kind)?;
         let json = serde_json::to_string(pusher)?;
         if json.len() > MAX_PUSHER_BYTES || json.contains("\\u0000") {
             return Err(Error::invalid_param(
@@ -93,28 +104,32 @@ impl UserPushers {
             json: &json,
         };
         pushers::set(&mut tx, pusher).await?;
+        pushers::announce_change(&mut tx, user);
         tx.commit().await
+    }
+}
+
+impl UserPushers {
+    /// "MUST be an HTTPS URL with a path of `/_matrix/push/v1/notify`."
+    fn check_kind(&self, kind: &PusherKind) -> Result<()> {
+        let PusherKind::Http(data) = kind else {
+            return Err(Error::invalid_param(
+                "this server supports only pushers of the kind http",
+            ));
+        };
+        let is_allowed = |scheme: &str| scheme == "https" || scheme == "http" && self.allow_http;
+        let is_gateway = Url::parse(&data.url)
+            .is_ok_and(|url| is_allowed(url.scheme()) && url.path() == GATEWAY_PATH);
+        if is_gateway {
+            return Ok(());
+        }
+        Err(Error::invalid_param(format!(
+            "url must be an HTTPS address with the path {GATEWAY_PATH}"
+        )))
     }
 }
 
 fn check_ids(app_id: &str, pushkey: &str) -> Result<()> {
     check_text("app_id", app_id, APP_ID_BYTES)?;
     check_text("pushkey", pushkey, PUSHKEY_BYTES)
-}
-
-/// "MUST be an HTTPS URL with a path of `/_matrix/push/v1/notify`."
-fn check_kind(kind: &PusherKind) -> Result<()> {
-    let PusherKind::Http(data) = kind else {
-        return Err(Error::invalid_param(
-            "this server supports only pushers of the kind http",
-        ));
-    };
-    let is_gateway = Url::parse(&data.url)
-        .is_ok_and(|url| url.scheme() == "https" && url.path() == GATEWAY_PATH);
-    if is_gateway {
-        return Ok(());
-    }
-    Err(Error::invalid_param(format!(
-        "url must be an HTTPS address with the path {GATEWAY_PATH}"
-    )))
 }

@@ -20,7 +20,7 @@ const BASE_MODULES: [&str; 8] = [
 
 /// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
 /// import those.
-const MODULE_LAYERS: [(&str, &[&str]); 19] = [
+const MODULE_LAYERS: [(&str, &[&str]); 20] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -37,6 +37,7 @@ const MODULE_LAYERS: [(&str, &[&str]); 19] = [
     ("rooms", &["matrix", "storage"]),
     ("federation", UP_TO_ROOMS),
     ("media", UP_TO_FEDERATION),
+    ("push", UP_TO_ROOMS),
     ("workflows", UP_TO_FEDERATION),
     ("sync", UP_TO_ROOMS),
     ("api", ABOVE_STORAGE),
@@ -81,7 +82,7 @@ const ROOMS_SIBLINGS: [(&str, &str); 1] = [("remote", "write")];
 /// The folders of `storage`, and the services that may read and write their tables.
 const TABLE_OWNERS: [(&str, &[&str]); 6] = [
     ("rooms", &["rooms", "users"]),
-    ("users", &["users", "rooms", "sync"]),
+    ("users", &["users", "rooms", "sync", "push"]),
     ("devices", &["devices", "users", "federation"]),
     ("federation", &["federation", "devices"]),
     ("media", &["media"]),

@@ -58,6 +58,7 @@ mod presence;
 mod profile;
 mod program;
 mod push;
+mod push_gateway;
 mod push_rules;
 mod receipts;
 mod register;

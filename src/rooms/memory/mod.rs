@@ -434,6 +434,7 @@ impl RoomMemory {
             | JournalChange::DeviceList { .. }
             | JournalChange::KeyCounts { .. }
             | JournalChange::ThreadSubscription { .. }
+            | JournalChange::PushersChanged { .. }
             | JournalChange::TokensChanged { .. }
             | JournalChange::SessionsEnded { .. } => {}
         }

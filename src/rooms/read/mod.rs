@@ -8,6 +8,7 @@ pub(crate) mod hierarchy;
 pub(crate) mod ignored_users;
 pub(crate) mod join_rules;
 pub(crate) mod listing;
+pub(crate) mod new_events;
 pub(crate) mod relation_filter;
 pub(crate) mod relations;
 pub(crate) mod search;

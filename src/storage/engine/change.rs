@@ -105,6 +105,8 @@ pub enum JournalChange {
     Erased { user_id: OwnedUserId },
     /// A user's subscription to a thread began, changed or ended.
     ThreadSubscription { user: UserNum },
+    /// The pushers of a user changed.
+    PushersChanged { user: UserNum },
     /// The access tokens of a device changed.
     TokensChanged { device: DeviceNum },
     /// The access tokens of devices are no longer valid: their open connections must be closed.

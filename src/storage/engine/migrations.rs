@@ -100,6 +100,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0023_alias_creators.sql",
         include_str!("../../../migrations/0023_alias_creators.sql"),
     ),
+    (
+        "0024_push.sql",
+        include_str!("../../../migrations/0024_push.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

@@ -5,7 +5,7 @@ use ruma::OwnedEventId;
 use crate::{
     error::Result,
     matrix::{NotificationCounters, ThreadPosition},
-    numbers::{DeviceNum, Position, RoomNum, SnapshotId, StringNum, UserNum},
+    numbers::{DeviceNum, Position, PositionRange, RoomNum, SnapshotId, StringNum, UserNum},
     storage::{ReadAccess, WriteTx, number_list, text_list},
 };
 
@@ -433,6 +433,27 @@ pub async fn by_ids<S: AsRef<str>>(
          WHERE event_id IN (SELECT value FROM json_each($1))",
     )
     .bind(text_list(ids))
+    .fetch_all()
+    .await
+}
+
+/// Returns the first of the events that were added to any room in a range of positions, except fetched history.
+pub async fn added_between(
+    db: &mut impl ReadAccess,
+    range: PositionRange,
+    limit: i64,
+) -> Result<Vec<EventRow>> {
+    db.query(
+        "SELECT position, room, event_id, timeline, state, backfilled, withheld, visibility, notified, mentioned,
+                threaded_notified, threaded_mentioned, thread, thread_notified, thread_mentioned, device, txn_id, redacted_by, json
+         FROM events
+         WHERE position > $1 AND position <= $2 AND timeline IS NOT NULL AND state IS NOT NULL
+           AND NOT backfilled AND NOT withheld
+         ORDER BY position LIMIT $3",
+    )
+    .bind(range.after)
+    .bind(range.up_to)
+    .bind(limit)
     .fetch_all()
     .await
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     error::Result,
-    numbers::{DeviceNum, UserNum},
-    storage::{ReadAccess, WriteTx},
+    numbers::{DeviceNum, Position, UserNum},
+    storage::{JournalChange, ReadAccess, WriteTx},
 };
 
 /// A pusher to be stored.
@@ -25,7 +25,7 @@ pub async fn set(tx: &mut WriteTx, pusher: NewPusher<'_>) -> Result<()> {
         "INSERT INTO pushers (user_num, app_id, pushkey, device, pusher)
          VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (user_num, app_id, pushkey) DO UPDATE
-         SET device = excluded.device, pusher = excluded.pusher",
+         SET device = excluded.device, pusher = excluded.pusher, unsent_after = NULL",
     )
     .bind(pusher.user)
     .bind(pusher.app_id)
@@ -37,12 +37,98 @@ pub async fn set(tx: &mut WriteTx, pusher: NewPusher<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A stored pusher.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct PusherRow {
+    pub user_num: UserNum,
+    pub user_id: String,
+    pub app_id: String,
+    pub pushkey: String,
+    /// The pusher as JSON.
+    pub pusher: String,
+    /// The position after which there are events that were not sent through it; `None` if all were sent.
+    pub unsent_after: Option<Position>,
+}
+
+/// The key of a pusher.
+#[derive(Clone, Copy, Debug)]
+pub struct PusherKey<'a> {
+    pub user: UserNum,
+    pub app_id: &'a str,
+    pub pushkey: &'a str,
+}
+
+/// Returns all pushers.
+pub async fn all(db: &mut impl ReadAccess) -> Result<Vec<PusherRow>> {
+    db.query(
+        "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after
+         FROM pushers p JOIN strings s ON s.num = p.user_num",
+    )
+    .fetch_all()
+    .await
+}
+
+/// Returns the pushers of a user.
+pub async fn rows_of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<PusherRow>> {
+    db.query(
+        "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after
+         FROM pushers p JOIN strings s ON s.num = p.user_num
+         WHERE p.user_num = $1",
+    )
+    .bind(user)
+    .fetch_all()
+    .await
+}
+
+/// Stores how far events were sent through a pusher.
+pub async fn set_unsent_after(
+    tx: &mut WriteTx,
+    key: PusherKey<'_>,
+    unsent_after: Option<Position>,
+) -> Result<()> {
+    tx.query(
+        "UPDATE pushers SET unsent_after = $4
+         WHERE user_num = $1 AND app_id = $2 AND pushkey = $3",
+    )
+    .bind(key.user)
+    .bind(key.app_id)
+    .bind(key.pushkey)
+    .bind(unsent_after)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Returns the position up to which events were given to the queues of the pushers.
+pub async fn progress(db: &mut impl ReadAccess) -> Result<Position> {
+    let position = db
+        .query("SELECT position FROM push_progress")
+        .fetch_scalar()
+        .await?;
+    Ok(position.unwrap_or_default())
+}
+
+/// Stores the position up to which events were given to the queues of the pushers.
+pub async fn set_progress(tx: &mut WriteTx, position: Position) -> Result<()> {
+    tx.query("UPDATE push_progress SET position = $1")
+        .bind(position)
+        .execute()
+        .await?;
+    Ok(())
+}
+
 /// Returns the pushers of a user, as JSON.
 pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<String>> {
     db.query("SELECT pusher FROM pushers WHERE user_num = $1 ORDER BY app_id, pushkey")
         .bind(user)
         .fetch_scalars()
         .await
+}
+
+/// Announces that a user's pushers changed.
+pub fn announce_change(tx: &mut WriteTx, user: UserNum) {
+    let position = tx.next_position();
+    tx.publish(position, JournalChange::PushersChanged { user });
 }
 
 /// Removes a pusher of a user.
@@ -56,19 +142,26 @@ pub async fn remove(tx: &mut WriteTx, user: UserNum, app_id: &str, pushkey: &str
     Ok(())
 }
 
-/// Removes the pushers of all other users with this application and key.
+/// Removes the pushers of all other users with this application and key, and announces that.
 pub async fn remove_of_others(
     tx: &mut WriteTx,
     user: UserNum,
     app_id: &str,
     pushkey: &str,
 ) -> Result<()> {
-    tx.query("DELETE FROM pushers WHERE user_num <> $1 AND app_id = $2 AND pushkey = $3")
+    let others: Vec<UserNum> = tx
+        .query(
+            "DELETE FROM pushers WHERE user_num <> $1 AND app_id = $2 AND pushkey = $3
+             RETURNING user_num",
+        )
         .bind(user)
         .bind(app_id)
         .bind(pushkey)
-        .execute()
+        .fetch_scalars()
         .await?;
+    for other in others {
+        announce_change(tx, other);
+    }
     Ok(())
 }
 

@@ -1,0 +1,202 @@
+//! The queue of a pusher: the events that were not sent through it yet.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ruma::push::{HttpPusherData, PushFormat};
+
+use super::gateway::PushGateway;
+use crate::{
+    numbers::{Position, RoomNum, UserNum},
+    storage::users::pushers::PusherRow,
+};
+
+/// The most events in a queue. When there are more, the oldest are dropped: whoever missed a hundred notifications reads
+/// the rooms.
+const MAX_QUEUED_EVENTS: usize = 100;
+
+/// The queue of a pusher.
+pub(super) struct PusherQueue {
+    pub(super) user: UserNum,
+    pub(super) user_id: String,
+    pub(super) app_id: String,
+    pub(super) pushkey: String,
+    /// The pusher as JSON, as it is stored.
+    json: String,
+    pub(super) data: HttpPusherData,
+    pub(super) gateway: PushGateway,
+    state: Mutex<QueueState>,
+}
+
+/// An event to be sent through a pusher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct QueuedEvent {
+    /// The position at which it was stored.
+    pub(super) position: Position,
+    pub(super) room: RoomNum,
+    /// The place in the timeline.
+    pub(super) place: Position,
+    pub(super) tweaks: PushTweaks,
+}
+
+/// The parts of push actions that say how a client presents a notification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PushTweaks {
+    pub(super) highlight: bool,
+    /// The sound to play.
+    pub(super) sound: Option<Arc<str>>,
+}
+
+/// The next request of a pusher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NextPush {
+    Event(QueuedEvent),
+    /// Only the number of unread events, because the user has read some.
+    UnreadTotal,
+}
+
+/// The part of a queue that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueueProgress {
+    /// The position after which there are unsent events; `None` if all were sent.
+    pub(super) unsent_after: Option<Position>,
+}
+
+struct QueueState {
+    events: VecDeque<QueuedEvent>,
+    /// Events up to here were sent before the pusher was loaded.
+    sent_before_start: Position,
+    unread_total_changed: bool,
+    last_unread_total: Option<u64>,
+    /// Whether a task sends the queue.
+    is_sending: bool,
+    is_closed: bool,
+    /// The value that is stored with the pusher.
+    stored_unsent_after: Option<Position>,
+}
+
+impl PusherQueue {
+    /// Returns the queue of a stored pusher. Events up to `distributed` were sent, unless the pusher says otherwise.
+    pub(super) fn new(
+        row: PusherRow,
+        data: HttpPusherData,
+        gateway: PushGateway,
+        distributed: Position,
+    ) -> Self {
+        Self {
+            user: row.user_num,
+            user_id: row.user_id,
+            app_id: row.app_id,
+            pushkey: row.pushkey,
+            json: row.pusher,
+            data,
+            gateway,
+            state: Mutex::new(QueueState {
+                events: VecDeque::new(),
+                sent_before_start: row.unsent_after.unwrap_or(distributed),
+                unread_total_changed: false,
+                last_unread_total: None,
+                is_sending: false,
+                is_closed: false,
+                stored_unsent_after: row.unsent_after,
+            }),
+        }
+    }
+
+    /// Returns whether this is the queue of a stored pusher.
+    pub(super) fn is_for(&self, row: &PusherRow) -> bool {
+        (&self.app_id, &self.pushkey, &self.json) == (&row.app_id, &row.pushkey, &row.pusher)
+    }
+
+    /// Returns whether the gateway is sent the id of an event, and not the event.
+    pub(super) fn sends_only_ids(&self) -> bool {
+        self.data.format == Some(PushFormat::EventIdOnly)
+    }
+
+    /// Adds an event. Returns whether a task must be started that sends the queue.
+    pub(super) fn push(&self, event: QueuedEvent) -> bool {
+        let mut state = self.lock();
+        if state.is_closed || event.position <= state.sent_before_start {
+            return false;
+        }
+        if state.events.len() >= MAX_QUEUED_EVENTS {
+            state.events.pop_front();
+        }
+        state.events.push_back(event);
+        state.begin_sending()
+    }
+
+    /// Records that the user has read something. Returns whether a task must be started that sends the queue.
+    pub(super) fn request_unread_total(&self) -> bool {
+        let mut state = self.lock();
+        if state.is_closed {
+            return false;
+        }
+        state.unread_total_changed = true;
+        state.begin_sending()
+    }
+
+    /// Returns the next request. `None` ends the task that sends the queue.
+    pub(super) fn next(&self) -> Option<NextPush> {
+        let mut state = self.lock();
+        let next = match state.events.front() {
+            _ if state.is_closed => None,
+            Some(event) => Some(NextPush::Event(event.clone())),
+            None if state.unread_total_changed => Some(NextPush::UnreadTotal),
+            None => None,
+        };
+        state.is_sending = next.is_some();
+        next
+    }
+
+    /// Removes a request that was sent, or that need not be sent any more.
+    pub(super) fn finish(&self, push: &NextPush, unread_total: Option<u64>) {
+        let mut state = self.lock();
+        match push {
+            // It may have been dropped meanwhile because the queue was full.
+            NextPush::Event(event) if state.events.front() == Some(event) => {
+                state.events.pop_front();
+            }
+            NextPush::Event(_) => {}
+            NextPush::UnreadTotal => state.unread_total_changed = false,
+        }
+        state.last_unread_total = unread_total.or(state.last_unread_total);
+    }
+
+    /// Returns the number of unread events that the gateway was last sent.
+    pub(super) fn last_unread_total(&self) -> Option<u64> {
+        self.lock().last_unread_total
+    }
+
+    /// Ends the queue: the pusher was removed or replaced.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.events.clear();
+    }
+
+    /// Returns the progress, if it is not what is stored.
+    pub(super) fn progress_to_store(&self) -> Option<QueueProgress> {
+        let state = self.lock();
+        let unsent_after = state.events.front().map(|event| event.position.previous());
+        (!state.is_closed && unsent_after != state.stored_unsent_after)
+            .then_some(QueueProgress { unsent_after })
+    }
+
+    /// Records that the progress was stored.
+    pub(super) fn set_stored_progress(&self, progress: QueueProgress) {
+        self.lock().stored_unsent_after = progress.unsent_after;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl QueueState {
+    fn begin_sending(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_sending, true)
+    }
+}
