@@ -157,7 +157,7 @@ async fn a_message_is_pushed_with_its_content_and_the_unread_count() {
     let mut test = PushTest::start().await;
     let event_id = test.alice.says(&test.room, "hello").await;
 
-    let notification = test.gateway.next().await;
+    let notification = test.gateway.next_message().await;
 
     assert_eq!(
         notification,
@@ -182,7 +182,7 @@ async fn a_pusher_may_ask_for_the_event_id_only() {
     test.bob_sets(only_ids).await;
     let event_id = test.alice.says(&test.room, "hello").await;
 
-    let notification = test.gateway.next().await;
+    let notification = test.gateway.next_message().await;
 
     assert_eq!(
         notification,
@@ -220,8 +220,8 @@ async fn a_rejected_pushkey_loses_its_pusher() {
     test.gateway
         .answers_next(StatusCode::OK, json!({ "rejected": ["phone", "tablet"] }));
     test.alice.says(&test.room, "one").await;
-    let first = test.gateway.next().await;
-    let second = test.gateway.next().await;
+    let first = test.gateway.next_message().await;
+    let second = test.gateway.next_message().await;
     let (rejected, kept) = (
         &first["devices"][0]["pushkey"],
         &second["devices"][0]["pushkey"],
@@ -229,7 +229,7 @@ async fn a_rejected_pushkey_loses_its_pusher() {
     assert_ne!(rejected, kept);
 
     test.alice.says(&test.room, "two").await;
-    let third = test.gateway.next().await;
+    let third = test.gateway.next_message().await;
 
     assert_eq!(&third["devices"][0]["pushkey"], kept);
     let pushers = test.bobs_pushers().await;
