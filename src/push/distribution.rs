@@ -28,9 +28,6 @@ impl PushSender {
     /// Gives new events to the queues until the server stops.
     pub(super) async fn distribute_until_stopped(self: Arc<Self>) {
         let stopping = self.tasks.stopping().clone();
-        // Events that were stored before the start are not announced.
-        let published = self.db.journal().published_position();
-        self.changes.newest_event.fetch_max(published);
         while !stopping.is_cancelled() {
             if let Err(error) = self.distribute_changes().await {
                 tracing::warn!(%error, "push notifications are delayed");
@@ -49,12 +46,11 @@ impl PushSender {
     async fn distribute_changes(self: &Arc<Self>) -> Result<()> {
         // Read first: the pushers that were set before an event are then known when the event is distributed.
         let newest = self.changes.newest_event.load();
-        let users = self.changes.take_users();
-        for user in users.pushers {
-            let distributed = self.distributed.load();
-            self.recipients
-                .reload(&self.db, &self.gateways, user, distributed)
-                .await?;
+        let mut users = self.changes.take_users();
+        if let Err(error) = self.reload_pushers(&users.pushers).await {
+            self.changes
+                .restore_pushers(std::mem::take(&mut users.pushers));
+            return Err(error);
         }
         for user in users.rules {
             self.recipients.forget_rules(user);
@@ -62,6 +58,17 @@ impl PushSender {
         self.distribute_events(newest).await?;
         for user in users.read_positions {
             self.request_unread_total(user);
+        }
+        Ok(())
+    }
+
+    async fn reload_pushers(&self, users: &[UserNum]) -> Result<()> {
+        for user in users {
+            let distributed = self.distributed.load();
+            self.recipients
+                .reload(&self.db, &self.gateways, *user, distributed)
+                .await?;
+            self.progress_changed.notify_one();
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ use crate::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// The number of simultaneous requests to one gateway.
 const MAX_REQUESTS_PER_GATEWAY: usize = 32;
+/// The number of gateways in memory above which those without a pusher are forgotten.
+const MAX_GATEWAYS_IN_MEMORY: usize = 1_000;
 /// The largest response that is read, in bytes.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
@@ -68,6 +70,9 @@ impl PushGateways {
         outbound::check_url(&url, self.reach).ok()?;
         let host = url.host_str()?.to_owned();
         let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        if permits.len() >= MAX_GATEWAYS_IN_MEMORY {
+            permits.retain(|_, permits| Arc::strong_count(permits) > 1);
+        }
         let new = || Arc::new(Semaphore::new(MAX_REQUESTS_PER_GATEWAY));
         let permits = permits.entry(host).or_insert_with(new).clone();
         Some(PushGateway { url, permits })

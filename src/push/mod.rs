@@ -91,6 +91,8 @@ pub async fn start(services: PushServices, config: &PushSection) -> Result<()> {
     let changes = Arc::new(PendingPushChanges::default());
     // Followed before anything is read, so that no change is missed in between.
     db.journal().add_follower(changes.clone());
+    let published = db.journal().published_position();
+    changes.newest_event.fetch_max(published);
     let gateways = PushGateways::new(config)?;
     let loaded = recipients::load(&db, &gateways).await?;
     let sender = Arc::new(PushSender {
@@ -101,7 +103,7 @@ pub async fn start(services: PushServices, config: &PushSection) -> Result<()> {
         users,
         gateways,
         recipients: loaded.recipients,
-        distributed: AtomicPosition::new(loaded.start),
+        distributed: AtomicPosition::new(loaded.start.min(published)),
         changes,
         progress_changed: Notify::new(),
     });
@@ -148,6 +150,12 @@ impl PendingPushChanges {
     fn take_users(&self) -> ChangedUsers {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut users)
+    }
+
+    /// Adds users whose pushers could not be read.
+    fn restore_pushers(&self, pushers: Vec<UserNum>) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.pushers.extend(pushers);
     }
 }
 

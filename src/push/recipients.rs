@@ -40,7 +40,7 @@ pub(super) struct PushRecipient {
 /// The pushers at the start of the server.
 pub(super) struct LoadedRecipients {
     pub(super) recipients: PushRecipients,
-    /// The position after which events must be given to the queues.
+    /// The position after which events must be given to the queues; the last one of all if there are no pushers.
     pub(super) start: Position,
 }
 
@@ -49,8 +49,9 @@ pub(super) async fn load(db: &Db, gateways: &PushGateways) -> Result<LoadedRecip
     let mut conn = db.read().await?;
     let progress = pushers::progress(&mut conn).await?;
     let rows = pushers::all(&mut conn).await?;
-    let unsent = rows.iter().filter_map(|row| row.unsent_after);
-    let start = unsent.min().unwrap_or(progress).min(progress);
+    // Without a pusher the progress is not stored, and may be old.
+    let first_unsent = rows.iter().map(|row| row.unsent_after.unwrap_or(progress));
+    let start = first_unsent.min().unwrap_or(Position::MAX);
     let recipients = PushRecipients::default();
     let mut by_user: HashMap<UserNum, Vec<PusherRow>> = HashMap::new();
     for row in rows {

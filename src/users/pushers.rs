@@ -102,9 +102,9 @@ impl UserPushers {
             app_id,
             pushkey,
             json: &json,
+            set_at: pushers::announce_change(&mut tx, user),
         };
         pushers::set(&mut tx, pusher).await?;
-        pushers::announce_change(&mut tx, user);
         tx.commit().await
     }
 }

@@ -155,6 +155,9 @@ impl PushTest {
 #[tokio::test]
 async fn a_message_is_pushed_with_its_content_and_the_unread_count() {
     let mut test = PushTest::start().await;
+    let path = format!("/_matrix/client/v3/profile/{}/displayname", test.alice.id);
+    let name = json!({ "displayname": "Alice" });
+    test.alice.client.put(&path, name).await.expect_ok();
     let event_id = test.alice.says(&test.room, "hello").await;
 
     let notification = test.gateway.next_message().await;
@@ -163,7 +166,7 @@ async fn a_message_is_pushed_with_its_content_and_the_unread_count() {
         notification,
         json!({
             "event_id": event_id, "room_id": test.room, "type": "m.room.message",
-            "sender": test.alice.id, "sender_display_name": "alice", "user_is_target": false,
+            "sender": test.alice.id, "sender_display_name": "Alice", "user_is_target": false,
             "content": { "msgtype": "m.text", "body": "hello" },
             "prio": "high", "counts": { "unread": 1 },
             "devices": [{

@@ -17,21 +17,24 @@ pub struct NewPusher<'a> {
     pub pushkey: &'a str,
     /// The pusher as JSON.
     pub json: &'a str,
+    /// The position at which it was set: later events are sent through it.
+    pub set_at: Position,
 }
 
 /// Stores a pusher in place of the user's one with the same application and key.
 pub async fn set(tx: &mut WriteTx, pusher: NewPusher<'_>) -> Result<()> {
     tx.query(
-        "INSERT INTO pushers (user_num, app_id, pushkey, device, pusher)
-         VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO pushers (user_num, app_id, pushkey, device, pusher, unsent_after)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (user_num, app_id, pushkey) DO UPDATE
-         SET device = excluded.device, pusher = excluded.pusher, unsent_after = NULL",
+         SET device = excluded.device, pusher = excluded.pusher, unsent_after = excluded.unsent_after",
     )
     .bind(pusher.user)
     .bind(pusher.app_id)
     .bind(pusher.pushkey)
     .bind(pusher.device)
     .bind(pusher.json)
+    .bind(pusher.set_at)
     .execute()
     .await?;
     Ok(())
@@ -125,10 +128,11 @@ pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<Stri
         .await
 }
 
-/// Announces that a user's pushers changed.
-pub fn announce_change(tx: &mut WriteTx, user: UserNum) {
+/// Announces that a user's pushers changed, and returns the position of the change.
+pub fn announce_change(tx: &mut WriteTx, user: UserNum) -> Position {
     let position = tx.next_position();
     tx.publish(position, JournalChange::PushersChanged { user });
+    position
 }
 
 /// Removes a pusher of a user.
@@ -187,6 +191,7 @@ mod tests {
                 app_id: "app",
                 pushkey: "key",
                 json,
+                set_at: Position::new(3),
             };
             set(&mut tx, pusher).await.unwrap();
         }
