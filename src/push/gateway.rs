@@ -100,7 +100,7 @@ impl PushGateways {
                 break;
             }
         }
-        // The gateway has accepted the notification, whatever else it says.
+        // A response with a status of success accepts the notification, even if its body cannot be read.
         let answer: NotifyResponse = serde_json::from_slice(&bytes).unwrap_or_default();
         Ok(answer.rejected)
     }

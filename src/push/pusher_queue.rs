@@ -13,8 +13,8 @@ use crate::{
     storage::users::pushers::PusherRow,
 };
 
-/// The most events in a queue. When there are more, the oldest are dropped: whoever missed a hundred notifications reads
-/// the rooms.
+/// The largest number of events in a queue. When it is full, the oldest event is dropped: after a hundred missed
+/// notifications, users open the rooms anyway.
 const MAX_QUEUED_EVENTS: usize = 100;
 
 /// The queue of a pusher.

@@ -70,7 +70,7 @@ impl UserRoom {
 pub struct UnreadNotifications {
     /// The unread events that notify.
     pub notification_count: u64,
-    /// Those of them that are highlighted.
+    /// The unread events that are highlighted.
     pub highlight_count: u64,
 }
 
