@@ -40,6 +40,10 @@ pub enum RefusalCode {
     WeakPassword,
     /// This server does not support third-party identifiers.
     ThreepidDenied,
+    /// Another account has the third-party identifier.
+    ThreepidInUse,
+    /// The user has not shown that the third-party identifier is theirs.
+    ThreepidAuthFailed,
     /// The room alias is taken.
     RoomInUse,
     /// The requested initial state of a room is not allowed.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod federation;
 pub mod health;
 pub mod keyed_semaphore;
+pub mod mail;
 pub mod matrix;
 pub mod media;
 pub mod numbers;

@@ -14,6 +14,7 @@ use crate::{
     ephemeral::EphemeralState,
     error::{Error, Result},
     federation::{Federation, FederationSender, SenderServices},
+    mail::MailQueue,
     media::{self, Media},
     outbound,
     push::{self, PushServices},
@@ -143,7 +144,8 @@ pub(crate) async fn build_app(
     metrics: RequestMetrics,
 ) -> Result<App> {
     let limits = RateLimits::new(&config.limits, clock.clone());
-    let users = Users::new(&db, &clock, &config, &tasks);
+    let mail = MailQueue::new(&config, &clock, &tasks)?;
+    let users = Users::new(&db, &clock, &config, &tasks, &mail);
     users.user_list.set_missing_list_keys().await?;
     let devices = Devices::new(&db, &config);
     let key = signing_key::load(&config.server)?;

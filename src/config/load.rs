@@ -9,12 +9,16 @@ use std::{
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, mail::MissingMailKey};
 
 /// The prefix of environment variables that set a key.
 const VARIABLE_PREFIX: &str = "PARLOUR__";
 /// The keys whose values are not shown in messages.
-const SECRET_KEYS: [&str; 2] = ["database.url", "registration.shared_secret"];
+const SECRET_KEYS: [&str; 3] = [
+    "database.url",
+    "registration.shared_secret",
+    "mail.smtp_password",
+];
 /// The allowed values for keys whose type gives no good message: the end of the key, and the text.
 const ALLOWED_VALUES: [(&str, &str); 3] = [
     (
@@ -122,6 +126,18 @@ impl Config {
             let origin = origin(&format!("listen[{index}].{set}"));
             return Err(ConfigError::Wrong(format!(
                 "{origin}: listen[{index}].{missing} is not set, but {set} is: expected both or neither"
+            )));
+        }
+        if self.registration.require_email && self.mail.smtp_host.is_none() {
+            let origin = origin("registration.require_email");
+            return Err(ConfigError::Wrong(format!(
+                "{origin}: mail.smtp_host is not set, but registration.require_email needs e-mail"
+            )));
+        }
+        if let Some(MissingMailKey { missing, set }) = self.mail.missing_key() {
+            let origin = origin(set);
+            return Err(ConfigError::Wrong(format!(
+                "{origin}: {missing} is not set, but {set} is: expected both or neither"
             )));
         }
         Ok(())

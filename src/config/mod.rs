@@ -7,6 +7,7 @@
 
 mod addresses;
 mod load;
+mod mail;
 mod sections;
 mod values;
 
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 pub use self::{
     load::{ConfigError, ConfigVariable},
+    mail::{MailSection, SmtpEncryption},
     sections::{
         Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
         LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,

@@ -10,6 +10,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    MailSection,
     addresses::{email_address, page_address, server_name, turn_uris},
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,
@@ -34,6 +35,7 @@ pub struct Config {
     pub media: MediaSection,
     pub url_previews: UrlPreviewsSection,
     pub push: PushSection,
+    pub mail: MailSection,
     pub turn: TurnSection,
     pub server_notices: ServerNoticesSection,
     pub logging: LoggingSection,
@@ -56,6 +58,7 @@ impl Default for Config {
             media: MediaSection::default(),
             url_previews: UrlPreviewsSection::default(),
             push: PushSection::default(),
+            mail: MailSection::default(),
             turn: TurnSection::default(),
             server_notices: ServerNoticesSection::default(),
             logging: LoggingSection::default(),
@@ -211,6 +214,8 @@ pub struct RegistrationSection {
     pub invite_links: bool,
     /// Whether guests may register.
     pub guests: bool,
+    /// Whether an e-mail address must be confirmed to register.
+    pub require_email: bool,
     /// The secret of `/_synapse/admin/v1/register`; without it, the endpoint is disabled.
     #[serde(with = "empty_is_none")]
     pub shared_secret: Option<SecretString>,
@@ -222,6 +227,7 @@ impl Default for RegistrationSection {
             open: false,
             invite_links: true,
             guests: false,
+            require_email: false,
             shared_secret: None,
         }
     }

@@ -6,17 +6,21 @@ use ruma::api::client::account::change_password;
 use serde_json::json;
 
 use super::{
-    InteractiveAuth, Session, UserEnvironment, passwords::Passwords,
+    InteractiveAuth, Session, UserEnvironment, ValidationPurpose, passwords::Passwords,
     sessions::delete_devices_except,
 };
 use crate::{
     clock::Clock,
-    error::Result,
+    error::{Error, Result},
+    mail::MailQueue,
     storage::{
         Db, JournalChange,
         devices::{cross_signing, device_list_changes, key_backups},
         rooms::{delayed_events, invite_links},
-        users::{account_data, accounts, profiles, short_lived_tokens},
+        users::{
+            account_data, accounts, email_addresses, email_validations, profiles,
+            short_lived_tokens,
+        },
     },
 };
 
@@ -27,6 +31,7 @@ pub struct AccountChanges {
     clock: Clock,
     passwords: Arc<Passwords>,
     uia: InteractiveAuth,
+    mail: MailQueue,
 }
 
 impl AccountChanges {
@@ -37,6 +42,7 @@ impl AccountChanges {
             clock: environment.clock.clone(),
             passwords: environment.passwords.clone(),
             uia: uia.clone(),
+            mail: environment.mail.clone(),
         }
     }
 
@@ -44,7 +50,7 @@ impl AccountChanges {
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::Uia`] until they have.
+    /// [`Error::Uia`] until they have.
     #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
     pub async fn change_password(
         &self,
@@ -64,6 +70,40 @@ impl AccountChanges {
             delete_devices_except(&mut tx, session.user, Some(session)).await?;
         }
         tx.commit().await
+    }
+
+    /// Sets another password for the account with an e-mail address, after somebody who is not logged in has confirmed
+    /// the address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] until they have; [`Error::MissingToken`] when this server sends no e-mail.
+    #[tracing::instrument(skip_all, err(level = "debug"))]
+    pub async fn reset_password(&self, request: change_password::v3::Request) -> Result<()> {
+        if !self.mail.is_enabled() {
+            return Err(Error::MissingToken);
+        }
+        Passwords::check(&request.new_password)?;
+        let parameters = json!([request.new_password, request.logout_devices]);
+        let validated = self
+            .uia
+            .authenticate_by_email(&parameters, request.auth.as_ref())
+            .await?;
+        let hash = self.passwords.hash(request.new_password).await?;
+        let address = &validated.address;
+        let mut tx = self.db.write().await?;
+        let user = email_addresses::owner(&mut tx, address).await?;
+        let user = user.ok_or_else(|| Error::forbidden("no account has this e-mail address"))?;
+        accounts::set_password(&mut tx, user, &hash).await?;
+        if request.logout_devices {
+            delete_devices_except(&mut tx, user, None).await?;
+        }
+        let purpose = ValidationPurpose::Password.as_str();
+        email_validations::remove(&mut tx, address, purpose).await?;
+        let user_id = self.db.strings.user_id(&mut tx, user).await?;
+        tx.commit().await?;
+        tracing::info!(%user_id, "password set with an e-mail address");
+        Ok(())
     }
 
     /// Deactivates an account: nobody can log in to it or register its name again, and its profile is deleted.
@@ -91,6 +131,7 @@ impl AccountChanges {
         }
         key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
+        email_addresses::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         invite_links::remove_of_creator(&mut tx, user).await?;
         delayed_events::cancel_of_user(&mut tx, user, self.clock.now_ms()).await?;
@@ -103,7 +144,7 @@ impl AccountChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::Error, storage::devices::device_table, users::testing::TestUsers};
+    use crate::{storage::devices::device_table, users::testing::TestUsers};
 
     fn change(new: &str, old: &str) -> change_password::v3::Request {
         let mut request = change_password::v3::Request::new(new.to_owned());

@@ -2,7 +2,10 @@
 
 use ruma::OwnedUserId;
 
-use super::{NewDevice, RegistrationTokens, StartedSession, UserEnvironment, VerifiedUser};
+use super::{
+    NewDevice, RegistrationTokens, StartedSession, UserEnvironment, VerifiedUser, email::NewEmail,
+    uia::StageResult,
+};
 use crate::{
     clock::Clock,
     error::{Error, Result},
@@ -52,16 +55,17 @@ impl AccountCreation {
     }
 
     /// Stores an account in one transaction, which checks every rule that two concurrent registrations could break.
+    /// `proof` has the registration token and the e-mail address with which the user authenticated.
     pub(super) async fn create(
         &self,
         account: NewAccount,
-        registration_token: Option<String>,
+        proof: StageResult,
     ) -> Result<RegisteredAccount> {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
         let mut admin = account.admin;
         let user = tx.intern_user(account.user_id.as_str()).await?;
-        if let Some(token) = registration_token {
+        if let Some(token) = proof.registration_token {
             admin |= self.tokens.use_token(&mut tx, &token, user).await?;
         }
         let row = Account {
@@ -77,6 +81,14 @@ impl AccountCreation {
         };
         if !accounts::insert(&mut tx, &row).await? {
             return Err(Error::UserInUse);
+        }
+        if let Some(validated) = proof.email {
+            let email = NewEmail {
+                user,
+                validated,
+                added_ts: now,
+            };
+            email.store(&mut tx).await?;
         }
         user_directory::set_search_text(&mut tx, user, account.user_id.as_str(), None).await?;
         if admin {

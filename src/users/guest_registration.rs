@@ -10,9 +10,11 @@ use super::{
     NewDevice, RegistrationTokens, Session, StartedSession, UserEnvironment, UserNames,
     UserSessions, VerifiedUser,
     account_creation::{AccountCreation, NewAccount, RegisteredAccount},
+    email::NewEmail,
     passwords::Passwords,
     registration_auth::{RegistrationAuth, requested_device},
     sessions::delete_devices_except,
+    uia::StageResult,
 };
 use crate::{
     clock::Clock,
@@ -46,7 +48,7 @@ pub(super) struct RegistrationParts<'a> {
 /// The data with which a guest account becomes a user account.
 struct GuestUpgrade {
     password_hash: String,
-    registration_token: Option<String>,
+    proof: StageResult,
     /// `None` inhibits the login.
     device: Option<NewDevice>,
 }
@@ -86,7 +88,7 @@ impl GuestRegistration {
             guest: true,
             device: Some(device),
         };
-        self.creation.create(account, None).await
+        self.creation.create(account, StageResult::default()).await
     }
 
     /// Turns a guest account into a user account, which keeps its user id and gets a password.
@@ -116,7 +118,7 @@ impl GuestRegistration {
         let result = self.auth.authorize(&request, Some(&guest.user_id)).await?;
         let upgrade = GuestUpgrade {
             password_hash: self.passwords.hash(password).await?,
-            registration_token: result.registration_token,
+            proof: result,
             device: (!request.inhibit_login).then_some(device),
         };
         self.store_upgrade(&guest, upgrade).await
@@ -129,12 +131,20 @@ impl GuestRegistration {
     ) -> Result<RegisteredAccount> {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
-        if let Some(token) = upgrade.registration_token {
+        if let Some(token) = upgrade.proof.registration_token {
             // A guest who upgrades their own account never becomes an administrator.
             self.tokens.use_token(&mut tx, &token, guest.user).await?;
         }
         if !accounts::upgrade_guest(&mut tx, guest.user, &upgrade.password_hash).await? {
             return Err(Error::UserInUse);
+        }
+        if let Some(validated) = upgrade.proof.email {
+            let email = NewEmail {
+                user: guest.user,
+                validated,
+                added_ts: now,
+            };
+            email.store(&mut tx).await?;
         }
         delete_devices_except(&mut tx, guest.user, None).await?;
         let login = match upgrade.device {

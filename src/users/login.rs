@@ -8,7 +8,7 @@ use ruma::{
     OwnedServerName, OwnedUserId,
     api::client::{
         session::{get_login_token, login},
-        uiaa::AuthData,
+        uiaa::{AuthData, UserIdentifier},
     },
 };
 
@@ -19,9 +19,10 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, RefusalCode, Result},
+    mail::EmailAddress,
     storage::{
         Db,
-        users::{accounts, short_lived_tokens::TokenPurpose},
+        users::{accounts, email_addresses, short_lived_tokens::TokenPurpose},
     },
 };
 
@@ -74,7 +75,7 @@ impl UserLogin {
         device.check()?;
         let user = match request.login_info {
             login::v3::LoginInfo::Password(credentials) => {
-                let name = named_user(&credentials)?;
+                let name = self.named_user(&credentials).await?;
                 self.password_check
                     .check(&name, credentials.password)
                     .await?
@@ -101,12 +102,43 @@ impl UserLogin {
     }
 
     /// Returns the user id in a login by password, whether or not there is such an account.
-    pub fn attempted_user(&self, request: &login::v3::Request) -> Option<OwnedUserId> {
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be read.
+    pub async fn attempted_user(
+        &self,
+        request: &login::v3::Request,
+    ) -> Result<Option<OwnedUserId>> {
         let login::v3::LoginInfo::Password(credentials) = &request.login_info else {
-            return None;
+            return Ok(None);
         };
-        let name = named_user(credentials).ok()?;
-        usernames::named_user_id(&name, &self.server_name)
+        match self.named_user(credentials).await {
+            Ok(name) => Ok(usernames::named_user_id(&name, &self.server_name)),
+            Err(Error::Forbidden(_) | Error::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the user in a login, from the current field or from the one of the first specifications.
+    async fn named_user(&self, credentials: &login::v3::Password) -> Result<String> {
+        if let Some(UserIdentifier::Email(identifier)) = &credentials.identifier {
+            let user_id = self.find_by_email(&identifier.address).await?;
+            // The empty name is nobody's: the password is checked as for any unknown user, which takes the same time.
+            return Ok(user_id.map_or_else(String::new, String::from));
+        }
+        named_user(credentials)
+    }
+
+    async fn find_by_email(&self, address: &str) -> Result<Option<OwnedUserId>> {
+        let Ok(address) = EmailAddress::parse(address) else {
+            return Ok(None);
+        };
+        let mut db = self.db.read().await?;
+        match email_addresses::owner(&mut db, address.as_str()).await? {
+            Some(user) => self.db.strings.user_id(&mut db, user).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Issues a token with which another device can log in once, and returns its lifetime.
@@ -141,23 +173,16 @@ impl UserLogin {
     }
 }
 
-/// Returns the user in a login, from the current field or from the one of the first specifications.
 fn named_user(credentials: &login::v3::Password) -> Result<String> {
-    use ruma::api::client::uiaa::UserIdentifier;
     #[expect(deprecated, reason = "clients still send it")]
     let legacy = credentials.user.clone();
     match (&credentials.identifier, legacy) {
         (Some(UserIdentifier::Matrix(identifier)), _) => Ok(identifier.user.clone()),
-        (
-            Some(
-                UserIdentifier::Email(_)
-                | UserIdentifier::Msisdn(_)
-                | UserIdentifier::PhoneNumber(_),
-            ),
-            _,
-        ) => Err(Error::forbidden(
-            "log in with a user name, email addresses and phone numbers are not supported",
-        )),
+        (Some(UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_)), _) => {
+            Err(Error::forbidden(
+                "log in with a user name or an e-mail address: phone numbers are not supported",
+            ))
+        }
         (Some(_), _) => Err(Error::refused(
             RefusalCode::Unspecified,
             "unknown login identifier type".to_owned(),

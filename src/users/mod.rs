@@ -10,6 +10,7 @@ mod account_creation;
 mod account_data;
 mod account_lookup;
 mod account_restrictions;
+mod email;
 mod filters;
 mod guest_registration;
 mod last_seen;
@@ -49,6 +50,7 @@ pub use self::{
     account_data::{AccountDataEntries, AccountDataEntry},
     account_lookup::AccountLookup,
     account_restrictions::{AccountModeration, AccountRestriction},
+    email::{EmailAddresses, EmailValidations, PendingValidation, TokenRequest, ValidationPurpose},
     filters::StoredFilters,
     login::UserLogin,
     new_session::{NewDevice, StartedSession},
@@ -82,6 +84,7 @@ use crate::{
     clock::Clock,
     config::{Config, DirectorySection, PushSection, RegistrationSection},
     error::{Error, Result},
+    mail::MailQueue,
     storage::Db,
     tasks::Tasks,
 };
@@ -109,6 +112,8 @@ pub struct UserServices {
     /// Checks of passwords.
     #[cfg(test)]
     password_check: PasswordCheck,
+    /// Messages with which users show that an e-mail address is theirs.
+    pub email_validations: EmailValidations,
     /// User-interactive authentication of requests.
     pub uia: InteractiveAuth,
     /// Web pages for stages of the authentication.
@@ -121,6 +126,8 @@ pub struct UserServices {
     pub profiles: UserProfiles,
     /// Registration with the shared secret.
     pub shared_secret: SharedSecretAccounts,
+    /// The e-mail addresses of accounts.
+    pub email_addresses: EmailAddresses,
     /// Changes of passwords, and deactivation.
     pub account: AccountChanges,
     /// Suspension and locking by administrators.
@@ -162,6 +169,8 @@ struct UserEnvironment {
     registration: RegistrationSection,
     directory: DirectorySection,
     push: PushSection,
+    config: Config,
+    mail: MailQueue,
     /// The user who sends server notices.
     notices_sender: Option<OwnedUserId>,
     passwords: Arc<Passwords>,
@@ -169,7 +178,7 @@ struct UserEnvironment {
 
 impl Users {
     /// Starts to serve the accounts in a database.
-    pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks) -> Self {
+    pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks, mail: &MailQueue) -> Self {
         let environment = UserEnvironment {
             db: db.clone(),
             clock: clock.clone(),
@@ -178,6 +187,8 @@ impl Users {
             registration: config.registration.clone(),
             directory: config.directory.clone(),
             push: config.push.clone(),
+            config: config.clone(),
+            mail: mail.clone(),
             notices_sender: notices_sender(config),
             passwords: Arc::new(Passwords::new(&config.passwords)),
         };
@@ -196,12 +207,14 @@ impl UserServices {
         let usernames = UserNames::new(environment);
         let registration_tokens = RegistrationTokens::new(environment);
         let password_check = PasswordCheck::new(environment, &lookup);
+        let email_validations = EmailValidations::new(environment);
         let uia_sessions = Arc::new(UiaSessions::default());
         let uia = InteractiveAuth::new(
             environment,
             &uia_sessions,
             &password_check,
             &registration_tokens,
+            &email_validations,
         );
         let creation = AccountCreation::new(environment, &registration_tokens);
         let auth = RegistrationAuth::new(environment, &uia);
@@ -221,6 +234,7 @@ impl UserServices {
             login: UserLogin::new(environment, &password_check, &uia, &tokens),
             registration: AccountRegistration::new(environment, &parts),
             shared_secret: SharedSecretAccounts::new(environment, &parts, &profiles),
+            email_addresses: EmailAddresses::new(environment, &email_validations, &uia),
             account: AccountChanges::new(environment, &uia),
             moderation: AccountModeration::new(environment, &lookup),
             pushers: UserPushers::new(environment),
@@ -235,6 +249,7 @@ impl UserServices {
             sessions,
             usernames,
             registration_tokens,
+            email_validations,
             uia,
             profiles,
             push_rules,
@@ -289,7 +304,8 @@ pub(crate) mod testing {
             config.passwords.iterations = 1;
             config.registration.open = true;
             configure(&mut config);
-            let users = Users::new(&test.db, &clock, &config, &test.tasks);
+            let mail = MailQueue::new(&config, &clock, &test.tasks).unwrap();
+            let users = Users::new(&test.db, &clock, &config, &test.tasks, &mail);
             Self { users, clock, test }
         }
 

@@ -119,9 +119,7 @@ impl AccountRegistration {
             guest: false,
             device: (!request.inhibit_login).then_some(device),
         };
-        self.creation
-            .create(account, result.registration_token)
-            .await
+        self.creation.create(account, result).await
     }
 
     /// Returns whether registration is open, or possible with a room invite link.

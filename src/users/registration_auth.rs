@@ -11,7 +11,7 @@ use ruma::{
 };
 
 use super::{
-    InteractiveAuth, NewDevice, UserEnvironment,
+    InteractiveAuth, NewDevice, UserEnvironment, ValidationPurpose,
     uia::{OperationDigest, RegistrationSession, StageResult, UiaRequest},
 };
 use crate::error::Result;
@@ -20,8 +20,8 @@ use crate::error::Result;
 #[derive(Clone)]
 pub(super) struct RegistrationAuth {
     uia: InteractiveAuth,
-    /// Whether users can register without a token.
-    is_open: bool,
+    /// The stages from which users can choose.
+    flows: Vec<AuthFlow>,
 }
 
 impl RegistrationAuth {
@@ -29,7 +29,7 @@ impl RegistrationAuth {
     pub(super) fn new(environment: &UserEnvironment, uia: &InteractiveAuth) -> Self {
         Self {
             uia: uia.clone(),
-            is_open: environment.registration.open,
+            flows: registration_flows(environment),
         }
     }
 
@@ -48,10 +48,6 @@ impl RegistrationAuth {
         request: &Request,
         user_id: Option<&OwnedUserId>,
     ) -> Result<StageResult> {
-        let mut flows = vec![AuthFlow::new(vec![AuthType::RegistrationToken])];
-        if self.is_open {
-            flows.insert(0, AuthFlow::new(vec![AuthType::Dummy]));
-        }
         let uia_request = UiaRequest {
             endpoint: "register",
             session: None,
@@ -60,12 +56,36 @@ impl RegistrationAuth {
                 (None, None) => None,
                 parameters => Some(OperationDigest::of_parameters(&parameters)?),
             },
-            flows,
+            flows: self.flows.clone(),
+            email_purpose: ValidationPurpose::Register,
         };
         self.uia
             .authorize(&uia_request, request.auth.as_ref())
             .await
     }
+}
+
+fn registration_flows(environment: &UserEnvironment) -> Vec<AuthFlow> {
+    let settings = &environment.registration;
+    let mut flows = Vec::new();
+    let mut add = |stages: &[AuthType]| flows.push(AuthFlow::new(stages.to_vec()));
+    let (token, email) = (AuthType::RegistrationToken, AuthType::EmailIdentity);
+    if settings.open && !settings.require_email {
+        add(&[AuthType::Dummy]);
+    }
+    if settings.open && environment.mail.is_enabled() {
+        add(&[email.clone()]);
+    }
+    if settings.require_email {
+        add(&[token, email]);
+    } else {
+        add(&[token.clone()]);
+        if environment.mail.is_enabled() {
+            // A flow that began with the token would be over before the e-mail address is confirmed.
+            add(&[email, token]);
+        }
+    }
+    flows
 }
 
 /// Returns the device that a registration requests.

@@ -18,6 +18,7 @@ use super::{
     guest_registration::RegistrationParts,
     passwords::Passwords,
     secrets,
+    uia::StageResult,
 };
 use crate::{
     clock::Clock,
@@ -145,7 +146,10 @@ impl SharedSecretAccounts {
             guest: false,
             device: Some(NewDevice::default()),
         };
-        let registered = self.creation.create(account, None).await?;
+        let registered = self
+            .creation
+            .create(account, StageResult::default())
+            .await?;
         if let (Some(name), Some(login)) = (request.displayname, &registered.login) {
             let session = self
                 .sessions

@@ -20,7 +20,7 @@ const BASE_MODULES: [&str; 8] = [
 
 /// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
 /// import those.
-const MODULE_LAYERS: [(&str, &[&str]); 20] = [
+const MODULE_LAYERS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -31,13 +31,14 @@ const MODULE_LAYERS: [(&str, &[&str]); 20] = [
     ("outbound", &["error"]),
     ("matrix", &[]),
     ("storage", &["matrix"]),
-    ("users", &["matrix", "storage"]),
+    ("mail", &[]),
+    ("users", &["matrix", "storage", "mail"]),
     ("devices", &["matrix", "storage"]),
     ("ephemeral", &["matrix", "storage"]),
     ("rooms", &["matrix", "storage"]),
     ("federation", UP_TO_ROOMS),
     ("media", UP_TO_FEDERATION),
-    ("push", UP_TO_ROOMS),
+    ("push", UP_TO_ROOMS_AND_MAIL),
     ("workflows", UP_TO_FEDERATION),
     ("sync", UP_TO_ROOMS),
     ("api", ABOVE_STORAGE),
@@ -45,6 +46,15 @@ const MODULE_LAYERS: [(&str, &[&str]); 20] = [
 const UP_TO_ROOMS: &[&str] = &[
     "matrix",
     "storage",
+    "users",
+    "devices",
+    "ephemeral",
+    "rooms",
+];
+const UP_TO_ROOMS_AND_MAIL: &[&str] = &[
+    "matrix",
+    "storage",
+    "mail",
     "users",
     "devices",
     "ephemeral",
@@ -61,6 +71,7 @@ const UP_TO_FEDERATION: &[&str] = &[
 ];
 const ABOVE_STORAGE: &[&str] = &[
     "matrix",
+    "mail",
     "users",
     "devices",
     "ephemeral",

@@ -11,11 +11,7 @@ pub(crate) const CLIENT_ENDPOINTS_TABLE: &str = include_str!("client_server_endp
 pub(crate) const SERVER_ENDPOINTS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// The client endpoints that are not served, with the reasons.
-const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 7] = [
-    (
-        "post3PIDs",
-        "deprecated; accounts have no third-party ids here",
-    ),
+const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 6] = [
     ("pingAppservice", "there are no application services yet"),
     (
         "updateAppserviceRoomDirectoryVisibility",

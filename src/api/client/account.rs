@@ -5,7 +5,7 @@ use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, dea
 
 use super::interactive_auth::{InteractiveRequest, ProtectedOperation, check_login_limit};
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RateLimits, endpoint},
+    api::{App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint},
     error::{Error, Result},
     users::Users,
     workflows::Workflows,
@@ -31,22 +31,27 @@ async fn whoami(
 
 /// `POST /_matrix/client/*/account/password`
 ///
-/// The specification also lets a user without an access token authenticate by e-mail. This server
-/// has no e-mail addresses.
+/// A user without an access token authenticates with the e-mail address of the account.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3accountpassword).
 async fn change_password(
     State(users): State<Users>,
     State(limits): State<RateLimits>,
+    peer: ClientAddress,
     InteractiveRequest {
         from,
         request,
         parameters,
     }: InteractiveRequest<change_password::v3::Request>,
 ) -> Result<MatrixResponse<change_password::v3::Response>> {
-    let from = from.ok_or(Error::MissingToken)?;
-    check_login_limit(&limits, &from, request.auth.as_ref())?;
-    let changed = users.account.change_password(&from, request).await;
+    let changed = if let Some(from) = from {
+        check_login_limit(&limits, &from, request.auth.as_ref())?;
+        users.account.change_password(&from, request).await
+    } else {
+        // Clients repeat the request until the user has opened the link.
+        limits.check(RequestClass::Lookup, &peer)?;
+        users.account.reset_password(request).await
+    };
     parameters.store_for_session(&users, changed)?;
     Ok(MatrixResponse(change_password::v3::Response::new()))
 }
@@ -76,7 +81,7 @@ async fn deactivate(
         .reauthenticate(&users, &limits, operation)
         .await?;
     workflows.accounts.deactivate(&from, request.erase).await?;
-    // This server has no third-party identifiers to remove from an identity server.
+    // The e-mail addresses of accounts are not sent to identity servers, so there is nothing to remove there.
     let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
     Ok(MatrixResponse(response))
 }

@@ -169,7 +169,7 @@ fn form_page(status: StatusCode, stage: AuthStage, wrong: &str) -> Response {
     let wrong = match wrong {
         "" => String::new(),
         why => {
-            let why = why.replace('&', "&amp;").replace('<', "&lt;");
+            let why = escape_html(why);
             format!(r#"<p class="wrong" role="alert">{why}</p>"#)
         }
     };
@@ -187,8 +187,17 @@ fn done_page() -> Response {
     html_page("Done", &content, DONE_SCRIPT)
 }
 
+/// Returns a text for the content or a quoted attribute of an element.
+pub(super) fn escape_html(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
+}
+
 /// Returns a page. It loads nothing, cannot be framed, and runs no script except the one that its policy names.
-fn html_page(title: &str, content: &str, script: &str) -> Response {
+pub(super) fn html_page(title: &str, content: &str, script: &str) -> Response {
     let script_source = match script {
         "" => "'none'".to_owned(),
         script => hash_source(script),

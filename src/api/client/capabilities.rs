@@ -37,7 +37,7 @@ async fn get_capabilities(
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": true },
             "m.profile_fields": { "enabled": true },
-            "m.3pid_changes": { "enabled": false },
+            "m.3pid_changes": { "enabled": config.mail.smtp_host.is_some() },
             "m.account_moderation": { "suspend": from.is_admin, "lock": from.is_admin },
             "m.get_login_token": { "enabled": !from.is_guest },
             "org.matrix.msc4140.delayed_events": {

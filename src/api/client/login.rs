@@ -85,7 +85,7 @@ async fn login(
     State(config): State<Arc<Config>>,
     LoginRequest(request): LoginRequest,
 ) -> Result<MatrixResponse<login::v3::Response>> {
-    let account = users.login.attempted_user(&request);
+    let account = users.login.attempted_user(&request).await?;
     let attempt = account.map(|user_id| limits.charge(RequestClass::WrongPassword, &*user_id));
     let attempt = attempt.transpose()?;
     let login = users.login.log_in(request).await;

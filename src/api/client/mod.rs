@@ -10,6 +10,8 @@ mod delayed_events;
 mod devices;
 mod directory;
 mod discovery;
+mod email_addresses;
+mod email_pages;
 mod empty_fields;
 mod ephemeral;
 mod filters;
@@ -68,6 +70,8 @@ pub(super) fn routes() -> Router<App> {
         .merge(devices::routes())
         .merge(directory::routes())
         .merge(discovery::routes())
+        .merge(email_addresses::routes())
+        .merge(email_pages::routes())
         .merge(ephemeral::routes())
         .merge(filters::routes())
         .merge(key_backup::routes())

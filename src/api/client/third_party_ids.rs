@@ -1,18 +1,17 @@
-//! Third-party identifiers and third-party networks. Accounts have no such identifiers, and no network is bridged yet.
+//! Telephone numbers, identity servers and third-party networks, which this server does not support. E-mail addresses are
+//! in `email_addresses`.
 //!
 //! Clients call these endpoints nevertheless, and the specification has a response for each case.
 
 use std::collections::BTreeMap;
 
-use axum::Router;
+use axum::{Router, http::Method};
 use ruma::api::{
     IncomingRequest, Metadata,
     client::{
         account::{
-            ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
-            request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
-            request_password_change_token_via_email, request_password_change_token_via_msisdn,
-            request_registration_token_via_email, request_registration_token_via_msisdn,
+            ThirdPartyIdRemovalStatus, bind_3pid, request_3pid_management_token_via_msisdn,
+            request_password_change_token_via_msisdn, request_registration_token_via_msisdn,
             unbind_3pid,
         },
         thirdparty::{
@@ -23,31 +22,27 @@ use ruma::api::{
 };
 
 use crate::{
-    api::{App, CompleteResponse, MatrixRequest, MatrixResponse, RequestAuthenticator, endpoint},
+    api::{
+        App, AuthenticatedSession, MatrixRequest, MatrixResponse, RequestAuthenticator, endpoint,
+        endpoint_at,
+    },
     error::{Error, RefusalCode},
 };
 
 pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .merge(endpoint::<get_3pids::v3::Request, _>(get_3pids))
-        .merge(route_denied::<add_3pid::v3::Request>())
+    let mut router = Router::new();
+    for version in ["v3", "r0"] {
+        let path = format!("/_matrix/client/{version}/account/3pid");
+        router = router.merge(endpoint_at(Method::POST, &path, post_3pids));
+    }
+    router
         .merge(route_denied::<bind_3pid::v3::Request>())
-        .merge(endpoint::<delete_3pid::v3::Request, _>(delete_3pid))
         .merge(endpoint::<unbind_3pid::v3::Request, _>(unbind_3pid))
-        .merge(route_denied::<
-            request_registration_token_via_email::v3::Request,
-        >())
         .merge(route_denied::<
             request_registration_token_via_msisdn::v3::Request,
         >())
         .merge(route_denied::<
-            request_password_change_token_via_email::v3::Request,
-        >())
-        .merge(route_denied::<
             request_password_change_token_via_msisdn::v3::Request,
-        >())
-        .merge(route_denied::<
-            request_3pid_management_token_via_email::v3::Request,
         >())
         .merge(route_denied::<
             request_3pid_management_token_via_msisdn::v3::Request,
@@ -60,25 +55,17 @@ pub(super) fn routes() -> Router<App> {
         .merge(route_not_found::<get_user_for_user_id::v3::Request>())
 }
 
-/// `GET /_matrix/client/*/account/3pid`
+/// `POST /_matrix/client/*/account/3pid`
 ///
-/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3account3pid).
-async fn get_3pids(
-    _: MatrixRequest<get_3pids::v3::Request>,
-) -> CompleteResponse<get_3pids::v3::Response> {
-    CompleteResponse(get_3pids::v3::Response::new(Vec::new()))
-}
-
-/// `POST /_matrix/client/*/account/3pid/delete`
+/// This deprecated endpoint adds an identifier that an identity server has validated. This server trusts no identity
+/// server, and adds an address only after the user has authenticated again.
 ///
-/// Removing an identifier that does not exist succeeds. No identity server can know it.
-///
-/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3piddelete).
-async fn delete_3pid(
-    _: MatrixRequest<delete_3pid::v3::Request>,
-) -> MatrixResponse<delete_3pid::v3::Response> {
-    let status = ThirdPartyIdRemovalStatus::NoSupport;
-    MatrixResponse(delete_3pid::v3::Response::new(status))
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pid).
+async fn post_3pids(_: AuthenticatedSession) -> Error {
+    Error::refused(
+        RefusalCode::ThreepidAuthFailed,
+        "no identity server is trusted here: add an e-mail address with /account/3pid/add",
+    )
 }
 
 /// `POST /_matrix/client/*/account/3pid/unbind`
@@ -109,7 +96,7 @@ where
     endpoint::<R, _>(async |_: MatrixRequest<R>| {
         Error::refused(
             RefusalCode::ThreepidDenied,
-            "accounts have no third-party identifiers on this server".to_owned(),
+            "accounts have no identifiers of this kind on this server".to_owned(),
         )
     })
 }

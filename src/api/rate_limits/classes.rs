@@ -24,6 +24,10 @@ pub enum RequestClass {
     SharedSecret,
     /// A lookup without an access token, such as whether a user name is free, or a list of the rooms of another server.
     Lookup,
+    /// A request to send an e-mail. It makes this server write to anyone whom the client names.
+    EmailRequest,
+    /// An e-mail to the same address, whoever requests it.
+    EmailToAddress,
     /// The registration of an account.
     Register,
     Send,
@@ -109,6 +113,8 @@ impl ConfiguredRates {
             RequestClass::WrongToken
             | RequestClass::WrongRefreshToken
             | RequestClass::SharedSecret => RateLimit::new(20.0, Duration::from_secs(30)),
+            RequestClass::EmailRequest => RateLimit::new(20.0, Duration::from_mins(1)),
+            RequestClass::EmailToAddress => RateLimit::new(6.0, Duration::from_mins(10)),
             RequestClass::Lookup => RateLimit::new(100.0, Duration::from_millis(500)),
             RequestClass::UnknownServer => RateLimit::new(100.0, Duration::from_millis(100)),
             RequestClass::Write => RateLimit::new(500.0, Duration::from_millis(40)),

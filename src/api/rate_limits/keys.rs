@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use crate::api::client_address::{ClientAddress, subscriber_network};
+use crate::{
+    api::client_address::{ClientAddress, subscriber_network},
+    mail::EmailAddress,
+};
 
 /// The subject of a rate limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +18,8 @@ pub enum RateLimitKey {
     Server(OwnedServerName),
     /// Another server and a user to whom it sends.
     ServerTo(OwnedServerName, OwnedUserId),
+    /// The recipient of e-mails.
+    Email(EmailAddress),
     /// A user and another user to whom they send.
     UserTo(OwnedUserId, OwnedUserId),
 }

@@ -250,3 +250,22 @@ fn invalid_toml_is_reported_with_its_line() {
         "{message}"
     );
 }
+
+#[test]
+fn the_keys_for_email_are_set_together() {
+    let missing = |text: &str| error(&format!("[mail]\n{text}"));
+
+    let address = missing("smtp_host = \"localhost\"");
+    assert!(address.contains("mail.from is not set"), "{address}");
+    let host = missing("from = \"noreply@example.org\"");
+    assert!(host.contains("mail.smtp_host is not set"), "{host}");
+    let complete = "smtp_host = \"localhost\"\nfrom = \"noreply@example.org\"";
+    let password = missing(&format!("{complete}\nsmtp_username = \"me\""));
+    assert!(
+        password.contains("mail.smtp_password is not set"),
+        "{password}"
+    );
+    assert!(read(&format!("[mail]\n{complete}"), &[]).is_ok());
+    let required = error("[registration]\nrequire_email = true");
+    assert!(required.contains("mail.smtp_host is not set"), "{required}");
+}

@@ -2,6 +2,8 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod email_addresses;
+pub mod email_validations;
 pub mod filters;
 pub mod profiles;
 pub mod pushers;

@@ -4,7 +4,10 @@ use ruma::api::client::uiaa::{AuthFlow, AuthType};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{error::Result, users::Session};
+use crate::{
+    error::Result,
+    users::{Session, ValidationPurpose, email::ValidatedAddress},
+};
 
 /// A request that needs authentication.
 pub(in crate::users) struct UiaRequest<'a> {
@@ -15,6 +18,8 @@ pub(in crate::users) struct UiaRequest<'a> {
     pub(in crate::users) operation: Option<OperationDigest>,
     /// The flows that the user can choose from.
     pub(in crate::users) flows: Vec<AuthFlow>,
+    /// The purpose of an e-mail address that the user confirms.
+    pub(in crate::users) email_purpose: ValidationPurpose,
 }
 
 /// A digest of the parameters of a request. A session authenticates one request, not others of the same kind.
@@ -33,6 +38,16 @@ impl OperationDigest {
 pub(in crate::users) struct StageResult {
     /// The registration token that was used.
     pub(in crate::users) registration_token: Option<String>,
+    /// The e-mail address that was confirmed.
+    pub(in crate::users) email: Option<ValidatedAddress>,
+}
+
+impl StageResult {
+    /// Adds the result of another stage.
+    pub(super) fn add(&mut self, other: Self) {
+        self.registration_token = other.registration_token.or(self.registration_token.take());
+        self.email = other.email.or(self.email.take());
+    }
 }
 
 /// "The flow's stages must be completed in order."

@@ -20,7 +20,8 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     users::{
-        RegistrationTokens, Session, UserEnvironment, password_check::PasswordCheck, usernames,
+        EmailValidations, RegistrationTokens, Session, UserEnvironment, ValidationPurpose,
+        email::ValidatedAddress, password_check::PasswordCheck, usernames,
     },
 };
 
@@ -32,6 +33,7 @@ pub struct InteractiveAuth {
     pub(in crate::users) sessions: Arc<UiaSessions>,
     password_check: PasswordCheck,
     tokens: RegistrationTokens,
+    emails: EmailValidations,
 }
 
 impl InteractiveAuth {
@@ -41,6 +43,7 @@ impl InteractiveAuth {
         sessions: &Arc<UiaSessions>,
         password_check: &PasswordCheck,
         tokens: &RegistrationTokens,
+        emails: &EmailValidations,
     ) -> Self {
         Self {
             clock: environment.clock.clone(),
@@ -48,6 +51,7 @@ impl InteractiveAuth {
             sessions: sessions.clone(),
             password_check: password_check.clone(),
             tokens: tokens.clone(),
+            emails: emails.clone(),
         }
     }
 
@@ -70,8 +74,31 @@ impl InteractiveAuth {
             session: Some(session),
             operation: Some(OperationDigest::of_parameters(parameters)?),
             flows: vec![AuthFlow::new(vec![AuthType::Password])],
+            email_purpose: ValidationPurpose::Password,
         };
         self.authorize(&request, auth).await.map(drop)
+    }
+
+    /// Requires a user who is not logged in to confirm an e-mail address, to set another password.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] until they have.
+    pub(in crate::users) async fn authenticate_by_email(
+        &self,
+        parameters: &(impl Serialize + Sync),
+        auth: Option<&AuthData>,
+    ) -> Result<ValidatedAddress> {
+        let request = UiaRequest {
+            endpoint: "password/email",
+            session: None,
+            operation: Some(OperationDigest::of_parameters(parameters)?),
+            flows: vec![AuthFlow::new(vec![AuthType::EmailIdentity])],
+            email_purpose: ValidationPurpose::Password,
+        };
+        let result = self.authorize(&request, auth).await?;
+        let missing = || Error::forbidden("no e-mail address was confirmed");
+        result.email.ok_or_else(missing)
     }
 
     /// Stores the first request of a session, unless one is stored already.
@@ -139,6 +166,16 @@ impl InteractiveAuth {
                 let is_valid = self.tokens.is_valid(&stage.token).await?;
                 Ok(is_valid.then(|| StageResult {
                     registration_token: Some(stage.token.clone()),
+                    ..StageResult::default()
+                }))
+            }
+            AuthData::EmailIdentity(stage) => {
+                let credentials = &stage.thirdparty_id_creds;
+                let purpose = request.email_purpose;
+                let email = self.emails.validated_address(credentials, purpose).await?;
+                Ok(email.map(|email| StageResult {
+                    email: Some(email),
+                    ..StageResult::default()
                 }))
             }
             AuthData::Password(stage) => {

@@ -196,9 +196,7 @@ impl UiaSessions {
         // A concurrent request of the session may have completed the stage.
         if is_next_stage(&stage, &session.completed, flows) {
             session.completed.push(stage);
-            if result.registration_token.is_some() {
-                session.result = result;
-            }
+            session.result.add(result);
         }
         session.is_done = flows.iter().any(|flow| flow.stages == session.completed);
         if !session.is_done {
@@ -213,6 +211,7 @@ impl UiaSessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::users::ValidationPurpose;
 
     #[tokio::test]
     async fn sessions_are_bounded() {
@@ -222,6 +221,7 @@ mod tests {
             session: None,
             operation: None,
             flows: vec![],
+            email_purpose: ValidationPurpose::Register,
         };
 
         for now in 0..10_010 {

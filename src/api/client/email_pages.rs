@@ -1,0 +1,130 @@
+//! The page that the link in an e-mail opens. Its user confirms there that the e-mail address is theirs.
+//!
+//! Opening the page confirms nothing: mail programs and virus scanners open links, too. The page has no script.
+
+use axum::{
+    Router,
+    extract::State,
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use url::Url;
+
+use super::auth_pages::{escape_html, html_page};
+use crate::{
+    api::{App, LimitedRequest, endpoint::read_query, endpoint_at},
+    error::{Error, Result},
+    users::{PendingValidation, Users, ValidationPurpose},
+};
+
+const CONFIRM_PATH: &str = "/_parlour/email/confirm";
+
+pub(super) fn routes() -> Router<App> {
+    Router::new()
+        .merge(endpoint_at(Method::GET, CONFIRM_PATH, show_confirmation))
+        .merge(endpoint_at(Method::POST, CONFIRM_PATH, confirm))
+}
+
+/// The parameters of the link.
+#[derive(Deserialize)]
+struct ConfirmationQuery {
+    sid: String,
+    token: String,
+}
+
+/// `GET /_parlour/email/confirm`
+async fn show_confirmation(
+    State(users): State<Users>,
+    _: LimitedRequest,
+    uri: Uri,
+) -> Result<Response> {
+    let ConfirmationQuery { sid, token } = read_query(&uri)?;
+    match users.email_validations.find(&sid, &token).await {
+        Ok(pending) => Ok(confirmation_page(&pending)),
+        Err(error) => refusal_page(error),
+    }
+}
+
+/// `POST /_parlour/email/confirm`, sent by the form of the page.
+async fn confirm(State(users): State<Users>, _: LimitedRequest, uri: Uri) -> Result<Response> {
+    let ConfirmationQuery { sid, token } = read_query(&uri)?;
+    match users.email_validations.confirm(&sid, &token).await {
+        Ok(confirmed) => Ok(confirmed_page(&confirmed)),
+        Err(error) => refusal_page(error),
+    }
+}
+
+/// Returns the page with the question. Its form is sent to the URL of the page, so it need not contain the token.
+fn confirmation_page(pending: &PendingValidation) -> Response {
+    let address = escape_html(&pending.address);
+    let (title, text, button) = match pending.purpose {
+        ValidationPurpose::Password => (
+            "Set another password",
+            "Somebody wants to set another password for the account with the e-mail address",
+            "It was me: continue",
+        ),
+        ValidationPurpose::Add => (
+            "Confirm your e-mail address",
+            "Somebody wants to add to their account the e-mail address",
+            "It was me: confirm",
+        ),
+        ValidationPurpose::Register => (
+            "Confirm your e-mail address",
+            "Somebody wants to register an account with the e-mail address",
+            "It was me: confirm",
+        ),
+    };
+    let content = format!(
+        "<p>{text} <strong>{address}</strong>.</p>\
+         <p>If it was not you, close this page.</p>\
+         <form method=\"post\"><button>{button}</button></form>"
+    );
+    html_page(title, &content, "")
+}
+
+/// Returns the page after the confirmation.
+///
+/// The page that the client wants to be opened is behind a link that shows its host. The client may be a stranger's, and
+/// this server must not lead anyone to a stranger's page unasked.
+fn confirmed_page(confirmed: &PendingValidation) -> Response {
+    let next = match &confirmed.next_link {
+        Some(url) => next_link(url),
+        None => String::new(),
+    };
+    let content = format!(
+        "<p>The e-mail address is confirmed. You can close this page and go back to your app.</p>{next}"
+    );
+    html_page("Confirmed", &content, "")
+}
+
+fn next_link(url: &Url) -> String {
+    let host = escape_html(url.host_str().unwrap_or_default());
+    let url = escape_html(url.as_str());
+    format!("<p><a href=\"{url}\" rel=\"noopener noreferrer\">Continue to {host}</a></p>")
+}
+
+fn refusal_page(error: Error) -> Result<Response> {
+    let Error::Forbidden(reason) = error else {
+        return Err(error);
+    };
+    let reason = escape_html(&reason);
+    let content = format!("<p class=\"wrong\" role=\"alert\">{reason}</p>");
+    let page = html_page("This link is not valid", &content, "");
+    Ok((StatusCode::FORBIDDEN, page).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_link_cannot_leave_its_attribute() {
+        let url = Url::parse("https://example.org/?a=\"><script>&b='").expect("is a URL");
+
+        let link = next_link(&url);
+
+        assert!(!link.contains("<script"), "{link}");
+        assert!(link.contains(">Continue to example.org</a>"), "{link}");
+    }
+}
