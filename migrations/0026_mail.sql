@@ -30,3 +30,18 @@ CREATE TABLE email_validations (
 CREATE UNIQUE INDEX email_validations_by_secret
     ON email_validations (client_secret_hash, address, purpose);
 CREATE INDEX email_validations_by_expiry ON email_validations (expires_ts);
+
+-- E-mail pushers: the time at which the next digest is due, and the time of the last one.
+ALTER TABLE pushers ADD COLUMN digest_due_ts BIGINT;
+ALTER TABLE pushers ADD COLUMN digest_sent_ts BIGINT;
+
+-- The tokens in digests, with which users remove the pusher.
+CREATE TABLE unsubscribe_tokens (
+    -- SHA-256 of the token
+    hash {bytes} PRIMARY KEY,
+    user_num BIGINT NOT NULL,
+    app_id TEXT NOT NULL,
+    pushkey TEXT NOT NULL,
+    expires_ts BIGINT NOT NULL
+);
+CREATE INDEX unsubscribe_tokens_by_expiry ON unsubscribe_tokens (expires_ts);

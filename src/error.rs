@@ -42,6 +42,8 @@ pub enum RefusalCode {
     ThreepidDenied,
     /// Another account has the third-party identifier.
     ThreepidInUse,
+    /// The third-party identifier is unknown.
+    ThreepidNotFound,
     /// The user has not shown that the third-party identifier is theirs.
     ThreepidAuthFailed,
     /// The room alias is taken.

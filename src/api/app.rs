@@ -7,8 +7,8 @@ use axum::extract::FromRef;
 use super::{metrics::RequestMetrics, rate_limits::RateLimits};
 use crate::{
     clock::Clock, config::Config, devices::Devices, ephemeral::EphemeralState,
-    federation::Federation, health::Health, media::Media, rooms::Rooms, sync::Sync, tasks::Tasks,
-    users::Users, workflows::Workflows,
+    federation::Federation, health::Health, mail::MailQueue, media::Media, rooms::Rooms,
+    sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
 };
 
 /// The services, each of which a handler can take with `State`. They are built in `cli::serve`.
@@ -35,4 +35,6 @@ pub struct App {
     /// Collects the changes for `/sync`.
     pub sync: Sync,
     pub media: Media,
+    /// The e-mails that wait to be sent.
+    pub mail: MailQueue,
 }

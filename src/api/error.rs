@@ -150,6 +150,7 @@ fn refusal_status_with_code(code: RefusalCode) -> (StatusCode, &'static str) {
         RefusalCode::InvalidUsername => bad_request("M_INVALID_USERNAME"),
         RefusalCode::WeakPassword => bad_request("M_WEAK_PASSWORD"),
         RefusalCode::ThreepidInUse => bad_request("M_THREEPID_IN_USE"),
+        RefusalCode::ThreepidNotFound => bad_request("M_THREEPID_NOT_FOUND"),
         RefusalCode::ThreepidAuthFailed => forbidden("M_THREEPID_AUTH_FAILED"),
         RefusalCode::ThreepidDenied => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),
         RefusalCode::RoomInUse => bad_request("M_ROOM_IN_USE"),

@@ -131,8 +131,9 @@ async fn start_push_notifications(app: &App, db: &Db) -> Result<()> {
         tasks: app.tasks.clone(),
         rooms: app.rooms.clone(),
         users: app.users.clone(),
+        mail: app.mail.clone(),
     };
-    push::start(services, &app.config.push).await
+    push::start(services, &app.config).await
 }
 
 /// Builds the services, each from those above it. The order of the lines is the order of the layers.
@@ -201,6 +202,7 @@ pub(crate) async fn build_app(
         workflows,
         sync,
         media,
+        mail,
     })
 }
 

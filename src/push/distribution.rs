@@ -127,6 +127,7 @@ impl PushSender {
             let Some(tweaks) = self.tweaks_for(&recipient, new, &json, &facts).await? else {
                 continue;
             };
+            self.add_to_digests(&recipient, event.position);
             let queued = QueuedEvent {
                 position: event.position,
                 room: room.num,
@@ -140,6 +141,14 @@ impl PushSender {
             idle.for_each(|queue| self.start_sending(queue.clone()));
         }
         Ok(())
+    }
+
+    fn add_to_digests(self: &Arc<Self>, recipient: &PushRecipient, position: Position) {
+        for digest in &recipient.digests {
+            if digest.add_unread(position, self.clock.now_ms()) {
+                self.start_waiting(digest.clone());
+            }
+        }
     }
 
     /// Returns how a user is notified of an event, or `None` if the user's settings do not ask for it.

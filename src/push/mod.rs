@@ -4,6 +4,8 @@
 //! [specification](https://spec.matrix.org/v1.19/client-server-api/#push-notifications).
 
 mod distribution;
+mod email_digest;
+mod email_sending;
 mod gateway;
 mod notification;
 mod pusher_queue;
@@ -13,13 +15,15 @@ mod unread_total;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ruma::OwnedServerName;
 use tokio::sync::Notify;
 
 use self::{gateway::PushGateways, recipients::PushRecipients};
 use crate::{
     clock::Clock,
-    config::PushSection,
+    config::{BaseUrl, Config},
     error::Result,
+    mail::MailQueue,
     numbers::{AtomicPosition, Position, UserNum},
     rooms::Rooms,
     storage::{Db, JournalChange, JournalFollower},
@@ -34,6 +38,7 @@ pub struct PushServices {
     pub tasks: Tasks,
     pub rooms: Rooms,
     pub users: Users,
+    pub mail: MailQueue,
 }
 
 /// Sends push notifications until the server stops.
@@ -43,6 +48,10 @@ struct PushSender {
     tasks: Tasks,
     rooms: Rooms,
     users: Users,
+    mail: MailQueue,
+    server_name: OwnedServerName,
+    /// The URL at which clients reach this server.
+    public_url: BaseUrl,
     gateways: PushGateways,
     recipients: PushRecipients,
     /// The position up to which events were given to the queues of the pushers.
@@ -80,20 +89,21 @@ const MAX_UNSORTED_USERS: usize = 1_000;
 /// # Errors
 ///
 /// When the pushers cannot be read.
-pub async fn start(services: PushServices, config: &PushSection) -> Result<()> {
+pub async fn start(services: PushServices, config: &Config) -> Result<()> {
     let PushServices {
         db,
         clock,
         tasks,
         rooms,
         users,
+        mail,
     } = services;
     let changes = Arc::new(PendingPushChanges::default());
     // Followed before anything is read, so that no change is missed in between.
     db.journal().add_follower(changes.clone());
     let published = db.journal().published_position();
     changes.newest_event.fetch_max(published);
-    let gateways = PushGateways::new(config)?;
+    let gateways = PushGateways::new(&config.push)?;
     let loaded = recipients::load(&db, &gateways).await?;
     let sender = Arc::new(PushSender {
         db,
@@ -101,12 +111,16 @@ pub async fn start(services: PushServices, config: &PushSection) -> Result<()> {
         tasks: tasks.clone(),
         rooms,
         users,
+        mail,
+        server_name: config.server.name.clone(),
+        public_url: config.public_url(),
         gateways,
         recipients: loaded.recipients,
         distributed: AtomicPosition::new(loaded.start.min(published)),
         changes,
         progress_changed: Notify::new(),
     });
+    sender.resume_digests();
     drop(tasks.spawn(sender.clone().distribute_until_stopped()));
     drop(tasks.spawn(sender.store_progress_until_stopped()));
     Ok(())

@@ -11,7 +11,7 @@ use ruma::{
     push::Ruleset,
 };
 
-use super::{gateway::PushGateways, pusher_queue::PusherQueue};
+use super::{email_digest::EmailDigest, gateway::PushGateways, pusher_queue::PusherQueue};
 use crate::{
     error::Result,
     numbers::{Position, UserNum},
@@ -33,6 +33,7 @@ pub(super) struct PushRecipient {
     pub(super) user: UserNum,
     pub(super) user_id: OwnedUserId,
     pub(super) queues: Vec<Arc<PusherQueue>>,
+    pub(super) digests: Vec<Arc<EmailDigest>>,
     /// The user's push rules, once they were needed.
     rules: Mutex<Option<Arc<Ruleset>>>,
 }
@@ -138,9 +139,11 @@ impl PushRecipients {
         gateways: &PushGateways,
     ) {
         let before = self.get(user);
+        let user_id = rows.first().map(|row| row.user_id.clone());
+        let (email_rows, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_email_pusher);
+        let digests = open_digests(email_rows, before.as_deref(), distributed);
         let known = before.iter().flat_map(|recipient| &recipient.queues);
         let known: Vec<Arc<PusherQueue>> = known.cloned().collect();
-        let user_id = rows.first().map(|row| row.user_id.clone());
         let mut queues = Vec::new();
         for row in rows {
             let same = known.iter().find(|queue| queue.is_for(&row));
@@ -156,12 +159,13 @@ impl PushRecipients {
         }
         let user_id = user_id.and_then(|user_id| OwnedUserId::try_from(user_id).ok());
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
-        match user_id.filter(|_| !queues.is_empty()) {
+        match user_id.filter(|_| !(queues.is_empty() && digests.is_empty())) {
             Some(user_id) => {
                 let recipient = PushRecipient {
                     user,
                     user_id,
                     queues,
+                    digests,
                     rules: Mutex::default(),
                 };
                 by_user.insert(user, Arc::new(recipient));
@@ -173,6 +177,31 @@ impl PushRecipients {
     fn read<T>(&self, read: impl FnOnce(&HashMap<UserNum, Arc<PushRecipient>>) -> T) -> T {
         read(&self.by_user.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn is_email_pusher(row: &PusherRow) -> bool {
+    let pusher = serde_json::from_str::<Pusher>(&row.pusher);
+    pusher.is_ok_and(|pusher| matches!(pusher.kind, PusherKind::Email(_)))
+}
+
+/// Returns the digests of a user's e-mail pushers. Those of pushers that are as before are kept.
+fn open_digests(
+    rows: Vec<PusherRow>,
+    before: Option<&PushRecipient>,
+    distributed: Position,
+) -> Vec<Arc<EmailDigest>> {
+    let known = before.map_or(&[][..], |recipient| recipient.digests.as_slice());
+    let mut digests = Vec::new();
+    for row in rows {
+        let same = known.iter().find(|digest| digest.is_for(&row)).cloned();
+        digests.push(same.unwrap_or_else(|| Arc::new(EmailDigest::new(row, distributed))));
+    }
+    for digest in known {
+        if !digests.iter().any(|kept| Arc::ptr_eq(kept, digest)) {
+            digest.close();
+        }
+    }
+    digests
 }
 
 /// Returns the queue of a pusher, unless the pusher cannot be used.

@@ -181,7 +181,11 @@ impl PushSender {
         let changed: Vec<_> = queues
             .filter_map(|queue| Some((queue, queue.progress_to_store()?)))
             .collect();
-        if changed.is_empty() && !is_later {
+        let digests = recipients.iter().flat_map(|recipient| &recipient.digests);
+        let changed_digests: Vec<_> = digests
+            .filter_map(|digest| Some((digest, digest.times_to_store()?)))
+            .collect();
+        if changed.is_empty() && changed_digests.is_empty() && !is_later {
             return Ok(());
         }
         let mut tx = self.db.write().await?;
@@ -193,10 +197,21 @@ impl PushSender {
             };
             pushers::set_unsent_after(&mut tx, key, progress.unsent_after).await?;
         }
+        for (digest, times) in &changed_digests {
+            let key = pushers::PusherKey {
+                user: digest.user,
+                app_id: &digest.app_id,
+                pushkey: &digest.pushkey,
+            };
+            pushers::set_digest_times(&mut tx, key, *times).await?;
+        }
         pushers::set_progress(&mut tx, distributed).await?;
         tx.commit().await?;
         for (queue, progress) in changed {
             queue.set_stored_progress(progress);
+        }
+        for (digest, times) in changed_digests {
+            digest.set_stored_times(times);
         }
         Ok(())
     }

@@ -42,6 +42,7 @@ mod login;
 mod login_token;
 mod lookup_limits;
 mod mail;
+mod mail_pushers;
 mod media;
 mod membership;
 mod messages;

@@ -20,7 +20,7 @@ const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A push gateway in the test process.
-struct TestGateway {
+pub(crate) struct TestGateway {
     url: String,
     answers: Arc<Mutex<VecDeque<GatewayAnswer>>>,
     received: mpsc::UnboundedReceiver<Value>,
@@ -47,7 +47,7 @@ async fn notify(
 
 impl TestGateway {
     #[expect(clippy::disallowed_methods, reason = "the task ends with the test")]
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let answers = Arc::<Mutex<VecDeque<GatewayAnswer>>>::default();
         let (sender, received) = mpsc::unbounded_channel();
         let state = GatewayState {
@@ -68,6 +68,11 @@ impl TestGateway {
         }
     }
 
+    /// Returns the URL of this gateway.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Makes the next request get this answer.
     fn answers_next(&self, status: StatusCode, body: Value) {
         let mut answers = self.answers.lock().expect("not poisoned");
@@ -82,7 +87,7 @@ impl TestGateway {
     }
 
     /// Returns the next notification about a message, and leaves out those that only have a count.
-    async fn next_message(&mut self) -> Value {
+    pub(crate) async fn next_message(&mut self) -> Value {
         loop {
             let next = self.next().await;
             if next["event_id"].is_string() {

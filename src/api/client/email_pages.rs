@@ -1,6 +1,7 @@
-//! The page that the link in an e-mail opens. Its user confirms there that the e-mail address is theirs.
+//! The pages that links in e-mails open. On one, a user confirms that the e-mail address is theirs; on the other, they
+//! unsubscribe.
 //!
-//! Opening the page confirms nothing: mail programs and virus scanners open links, too. The page has no script.
+//! Opening a page changes nothing: mail programs and virus scanners open links, too. The pages have no script.
 
 use axum::{
     Router,
@@ -19,17 +20,30 @@ use crate::{
 };
 
 const CONFIRM_PATH: &str = "/_parlour/email/confirm";
+const UNSUBSCRIBE_PATH: &str = "/_parlour/email/unsubscribe";
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint_at(Method::GET, CONFIRM_PATH, show_confirmation))
         .merge(endpoint_at(Method::POST, CONFIRM_PATH, confirm))
+        .merge(endpoint_at(
+            Method::GET,
+            UNSUBSCRIBE_PATH,
+            show_unsubscription,
+        ))
+        .merge(endpoint_at(Method::POST, UNSUBSCRIBE_PATH, unsubscribe))
 }
 
 /// The parameters of the link.
 #[derive(Deserialize)]
 struct ConfirmationQuery {
     sid: String,
+    token: String,
+}
+
+/// The parameter of the link with which a user unsubscribes.
+#[derive(Deserialize)]
+struct UnsubscriptionQuery {
     token: String,
 }
 
@@ -51,6 +65,39 @@ async fn confirm(State(users): State<Users>, _: LimitedRequest, uri: Uri) -> Res
     let ConfirmationQuery { sid, token } = read_query(&uri)?;
     match users.email_validations.confirm(&sid, &token).await {
         Ok(confirmed) => Ok(confirmed_page(&confirmed)),
+        Err(error) => refusal_page(error),
+    }
+}
+
+/// `GET /_parlour/email/unsubscribe`
+async fn show_unsubscription(
+    State(users): State<Users>,
+    _: LimitedRequest,
+    uri: Uri,
+) -> Result<Response> {
+    let UnsubscriptionQuery { token } = read_query(&uri)?;
+    match users.pushers.subscribed_address(&token).await {
+        Ok(address) => {
+            let address = escape_html(&address);
+            let content = format!(
+                "<p>Send no more notices of unread messages to <strong>{address}</strong>?</p>\
+                 <form method=\"post\"><button>Unsubscribe</button></form>"
+            );
+            Ok(html_page("Unsubscribe", &content, ""))
+        }
+        Err(error) => refusal_page(error),
+    }
+}
+
+/// `POST /_parlour/email/unsubscribe`, sent by the form of the page, or by a mail program as in
+/// [RFC 8058](https://www.rfc-editor.org/rfc/rfc8058).
+async fn unsubscribe(State(users): State<Users>, _: LimitedRequest, uri: Uri) -> Result<Response> {
+    let UnsubscriptionQuery { token } = read_query(&uri)?;
+    match users.pushers.unsubscribe(&token).await {
+        Ok(()) => {
+            let content = "<p>You get no more notices of unread messages at this address.</p>";
+            Ok(html_page("Unsubscribed", content, ""))
+        }
         Err(error) => refusal_page(error),
     }
 }

@@ -10,4 +10,5 @@ pub mod pushers;
 pub mod server_notices;
 pub mod short_lived_tokens;
 pub mod tokens;
+pub mod unsubscribe_tokens;
 pub mod user_directory;

@@ -51,6 +51,19 @@ pub struct PusherRow {
     pub pusher: String,
     /// The position after which there are events that were not sent through it; `None` if all were sent.
     pub unsent_after: Option<Position>,
+    /// The time at which the next digest is due; `None` if there is nothing to send, and for other kinds of pushers.
+    pub digest_due_ts: Option<i64>,
+    /// The time of the last digest.
+    pub digest_sent_ts: Option<i64>,
+}
+
+/// The times of the digests of an e-mail pusher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestTimes {
+    /// The time at which the next one is due; `None` if there is nothing to send.
+    pub due_ts: Option<i64>,
+    /// The time of the last one.
+    pub sent_ts: Option<i64>,
 }
 
 /// The key of a pusher.
@@ -64,7 +77,8 @@ pub struct PusherKey<'a> {
 /// Returns all pushers.
 pub async fn all(db: &mut impl ReadAccess) -> Result<Vec<PusherRow>> {
     db.query(
-        "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after
+        "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after, p.digest_due_ts,
+                p.digest_sent_ts
          FROM pushers p JOIN strings s ON s.num = p.user_num",
     )
     .fetch_all()
@@ -74,7 +88,8 @@ pub async fn all(db: &mut impl ReadAccess) -> Result<Vec<PusherRow>> {
 /// Returns the pushers of a user.
 pub async fn rows_of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<PusherRow>> {
     db.query(
-        "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after
+        "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after, p.digest_due_ts,
+                p.digest_sent_ts
          FROM pushers p JOIN strings s ON s.num = p.user_num
          WHERE p.user_num = $1",
     )
@@ -99,6 +114,42 @@ pub async fn set_unsent_after(
     .bind(unsent_after)
     .execute()
     .await?;
+    Ok(())
+}
+
+/// Stores the times of the digests of an e-mail pusher. All events so far are then handled.
+pub async fn set_digest_times(
+    tx: &mut WriteTx,
+    key: PusherKey<'_>,
+    times: DigestTimes,
+) -> Result<()> {
+    tx.query(
+        "UPDATE pushers SET unsent_after = NULL, digest_due_ts = $4, digest_sent_ts = $5
+         WHERE user_num = $1 AND app_id = $2 AND pushkey = $3",
+    )
+    .bind(key.user)
+    .bind(key.app_id)
+    .bind(key.pushkey)
+    .bind(times.due_ts)
+    .bind(times.sent_ts)
+    .execute()
+    .await?;
+    Ok(())
+}
+
+/// Removes the e-mail pushers of a user for an address in lower case.
+pub async fn remove_of_address(
+    tx: &mut WriteTx,
+    user: UserNum,
+    app_id: &str,
+    address: &str,
+) -> Result<()> {
+    tx.query("DELETE FROM pushers WHERE user_num = $1 AND app_id = $2 AND LOWER(pushkey) = $3")
+        .bind(user)
+        .bind(app_id)
+        .bind(address)
+        .execute()
+        .await?;
     Ok(())
 }
 

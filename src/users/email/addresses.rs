@@ -16,9 +16,12 @@ use crate::{
     numbers::UserNum,
     storage::{
         Db, WriteTx,
-        users::email_addresses::{self, EmailAddressRow},
+        users::{
+            email_addresses::{self, EmailAddressRow},
+            pushers,
+        },
     },
-    users::{InteractiveAuth, Session, UserEnvironment},
+    users::{InteractiveAuth, Session, UserEnvironment, pushers::EMAIL_APP_ID},
 };
 
 /// The largest number of addresses of an account.
@@ -140,14 +143,18 @@ impl EmailAddresses {
         tx.commit().await
     }
 
-    /// Removes an address from the account of a user, if it is there.
+    /// Removes an address from the account of a user, if it is there, and the pusher that sends to it.
     pub async fn remove(&self, session: &Session, address: &str) -> Result<()> {
         // An address that is not valid is nobody's.
         let Ok(address) = EmailAddress::parse(address) else {
             return Ok(());
         };
         let mut tx = self.db.write().await?;
-        email_addresses::remove(&mut tx, session.user, address.as_str()).await?;
+        let (user, address) = (session.user, address.as_str());
+        if email_addresses::remove(&mut tx, user, address).await? {
+            pushers::remove_of_address(&mut tx, user, EMAIL_APP_ID, address).await?;
+            pushers::announce_change(&mut tx, user);
+        }
         tx.commit().await
     }
 }
