@@ -8,18 +8,14 @@ use ruma::{
 };
 use serde_json::json;
 
-use super::{EmailValidations, ValidatedAddress, ValidationPurpose};
+use super::{EmailValidations, NewEmail, ValidationPurpose};
 use crate::{
     clock::{self, Clock},
     error::{Error, RefusalCode, Result},
     mail::EmailAddress,
-    numbers::UserNum,
     storage::{
-        Db, WriteTx,
-        users::{
-            email_addresses::{self, EmailAddressRow},
-            pushers,
-        },
+        Db,
+        users::{email_addresses, pushers},
     },
     users::{InteractiveAuth, Session, UserEnvironment, pushers::EMAIL_APP_ID},
 };
@@ -34,38 +30,6 @@ pub struct EmailAddresses {
     clock: Clock,
     validations: EmailValidations,
     uia: InteractiveAuth,
-}
-
-/// An address to be added to an account.
-pub(in crate::users) struct NewEmail {
-    pub(in crate::users) user: UserNum,
-    pub(in crate::users) validated: ValidatedAddress,
-    pub(in crate::users) added_ts: i64,
-}
-
-impl NewEmail {
-    /// Stores the address, unless the account has it already.
-    ///
-    /// # Errors
-    ///
-    /// `RefusalCode::ThreepidInUse` when another account has it.
-    pub(in crate::users) async fn store(self, tx: &mut WriteTx) -> Result<()> {
-        let row = EmailAddressRow {
-            address: self.validated.address,
-            user_num: self.user,
-            validated_ts: self.validated.validated_ts,
-            added_ts: self.added_ts,
-        };
-        if email_addresses::insert(tx, &row).await?
-            || email_addresses::owner(tx, &row.address).await? == Some(self.user)
-        {
-            return Ok(());
-        }
-        Err(Error::refused(
-            RefusalCode::ThreepidInUse,
-            "another account has this e-mail address",
-        ))
-    }
 }
 
 impl EmailAddresses {

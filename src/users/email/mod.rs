@@ -5,6 +5,7 @@
 
 mod addresses;
 mod messages;
+mod new_email;
 mod purpose;
 mod validation;
 
@@ -13,4 +14,4 @@ pub use self::{
     purpose::ValidationPurpose,
     validation::{EmailValidations, PendingValidation, TokenRequest},
 };
-pub(super) use self::{addresses::NewEmail, validation::ValidatedAddress};
+pub(super) use self::{new_email::NewEmail, validation::ValidatedAddress};
