@@ -15,10 +15,10 @@ use std::path::PathBuf;
 pub use self::{
     load::{ConfigError, ConfigVariable},
     sections::{
-        Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
-        LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,
-        PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection, ServerSection,
-        SupportSection, TurnSection, UrlPreviewsSection,
+        AppservicesSection, Config, ConnectionsSection, DatabaseSection, DirectorySection,
+        FederationSection, LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection,
+        MetricsSection, PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection,
+        ServerSection, SupportSection, TurnSection, UrlPreviewsSection,
     },
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,

@@ -34,6 +34,7 @@ pub struct Config {
     pub media: MediaSection,
     pub url_previews: UrlPreviewsSection,
     pub push: PushSection,
+    pub appservices: AppservicesSection,
     pub turn: TurnSection,
     pub server_notices: ServerNoticesSection,
     pub logging: LoggingSection,
@@ -56,6 +57,7 @@ impl Default for Config {
             media: MediaSection::default(),
             url_previews: UrlPreviewsSection::default(),
             push: PushSection::default(),
+            appservices: AppservicesSection::default(),
             turn: TurnSection::default(),
             server_notices: ServerNoticesSection::default(),
             logging: LoggingSection::default(),
@@ -386,6 +388,25 @@ pub struct UrlPreviewsSection {
 pub struct PushSection {
     /// Whether push gateways may have loopback and private addresses, and be reached without TLS.
     pub allow_private_addresses: bool,
+}
+
+/// `[appservices]`: application services, such as bridges to other networks.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppservicesSection {
+    /// The registration files.
+    pub registrations: Vec<PathBuf>,
+    /// Whether application services may have loopback and private addresses, and be reached without TLS.
+    pub allow_private_addresses: bool,
+}
+
+impl Default for AppservicesSection {
+    fn default() -> Self {
+        Self {
+            registrations: Vec::new(),
+            allow_private_addresses: true,
+        }
+    }
 }
 
 /// `[turn]`: the TURN servers for calls.

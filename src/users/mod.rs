@@ -10,6 +10,7 @@ mod account_creation;
 mod account_data;
 mod account_lookup;
 mod account_restrictions;
+mod application_services;
 mod filters;
 mod guest_registration;
 mod last_seen;
@@ -49,6 +50,9 @@ pub use self::{
     account_data::{AccountDataEntries, AccountDataEntry},
     account_lookup::AccountLookup,
     account_restrictions::{AccountModeration, AccountRestriction},
+    application_services::{
+        ApplicationService, ApplicationServiceRegistry, ApplicationServices, AssertedIdentity,
+    },
     filters::StoredFilters,
     login::UserLogin,
     new_session::{NewDevice, StartedSession},
@@ -102,6 +106,8 @@ pub struct UserServices {
     pub refresh_tokens: RefreshTokens,
     /// Proofs of identity for other services.
     pub openid: OpenIdTokens,
+    /// Application services.
+    pub application_services: ApplicationServices,
     /// User names and whether they can be registered.
     pub usernames: UserNames,
     /// Tokens with which users can register.
@@ -164,6 +170,7 @@ struct UserEnvironment {
     push: PushSection,
     /// The user who sends server notices.
     notices_sender: Option<OwnedUserId>,
+    application_services: ApplicationServiceRegistry,
     passwords: Arc<Passwords>,
 }
 
@@ -179,6 +186,7 @@ impl Users {
             directory: config.directory.clone(),
             push: config.push.clone(),
             notices_sender: notices_sender(config),
+            application_services: ApplicationServiceRegistry::new(config.server.name.clone()),
             passwords: Arc::new(Passwords::new(&config.passwords)),
         };
         Self {
@@ -220,6 +228,7 @@ impl UserServices {
             uia_pages: UiaPages::new(environment, &uia_sessions, &password_check),
             login: UserLogin::new(environment, &password_check, &uia, &tokens),
             registration: AccountRegistration::new(environment, &parts),
+            application_services: ApplicationServices::new(environment, &creation),
             shared_secret: SharedSecretAccounts::new(environment, &parts, &profiles),
             account: AccountChanges::new(environment, &uia),
             moderation: AccountModeration::new(environment, &lookup),

@@ -20,7 +20,7 @@ const BASE_MODULES: [&str; 8] = [
 
 /// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
 /// import those.
-const MODULE_LAYERS: [(&str, &[&str]); 20] = [
+const MODULE_LAYERS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -38,7 +38,8 @@ const MODULE_LAYERS: [(&str, &[&str]); 20] = [
     ("federation", UP_TO_ROOMS),
     ("media", UP_TO_FEDERATION),
     ("push", UP_TO_ROOMS),
-    ("workflows", UP_TO_FEDERATION),
+    ("application_services", UP_TO_ROOMS),
+    ("workflows", BELOW_WORKFLOWS),
     ("sync", UP_TO_ROOMS),
     ("api", ABOVE_STORAGE),
 ];
@@ -59,6 +60,16 @@ const UP_TO_FEDERATION: &[&str] = &[
     "rooms",
     "federation",
 ];
+const BELOW_WORKFLOWS: &[&str] = &[
+    "matrix",
+    "storage",
+    "users",
+    "devices",
+    "ephemeral",
+    "rooms",
+    "federation",
+    "application_services",
+];
 const ABOVE_STORAGE: &[&str] = &[
     "matrix",
     "users",
@@ -67,6 +78,7 @@ const ABOVE_STORAGE: &[&str] = &[
     "rooms",
     "federation",
     "media",
+    "application_services",
     "workflows",
     "sync",
 ];
@@ -80,7 +92,8 @@ const ROOMS_LAYERS: [&str; 6] = ["memory", "read", "unread", "log", "write", "re
 const ROOMS_SIBLINGS: [(&str, &str); 1] = [("remote", "write")];
 
 /// The folders of `storage`, and the services that may read and write their tables.
-const TABLE_OWNERS: [(&str, &[&str]); 6] = [
+const TABLE_OWNERS: [(&str, &[&str]); 7] = [
+    ("application_services", &["application_services"]),
     ("rooms", &["rooms", "users"]),
     ("users", &["users", "rooms", "sync", "push"]),
     ("devices", &["devices", "users", "federation"]),

@@ -11,15 +11,10 @@ pub(crate) const CLIENT_ENDPOINTS_TABLE: &str = include_str!("client_server_endp
 pub(crate) const SERVER_ENDPOINTS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// The client endpoints that are not served, with the reasons.
-const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 7] = [
+const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 5] = [
     (
         "post3PIDs",
         "deprecated; accounts have no third-party ids here",
-    ),
-    ("pingAppservice", "there are no application services yet"),
-    (
-        "updateAppserviceRoomDirectoryVisibility",
-        "there are no application services yet",
     ),
     (
         "getAuthMetadata",

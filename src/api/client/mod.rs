@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod admin_register;
 mod administration;
+mod application_services;
 mod auth_pages;
 mod capabilities;
 mod delayed_events;
@@ -40,6 +41,7 @@ mod state;
 mod sync;
 mod tags;
 mod third_party_ids;
+mod third_party_networks;
 mod threads;
 mod to_device;
 mod upgrade;
@@ -62,6 +64,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(account_data::routes())
         .merge(admin_register::routes())
         .merge(administration::routes())
+        .merge(application_services::routes())
         .merge(auth_pages::routes())
         .merge(capabilities::routes())
         .merge(delayed_events::routes())
@@ -95,6 +98,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(sync::routes())
         .merge(tags::routes())
         .merge(third_party_ids::routes())
+        .merge(third_party_networks::routes())
         .merge(threads::routes())
         .merge(to_device::routes())
         .merge(upgrade::routes())

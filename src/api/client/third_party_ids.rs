@@ -1,24 +1,15 @@
-//! Third-party identifiers and third-party networks. Accounts have no such identifiers, and no network is bridged yet.
+//! Third-party identifiers. Accounts have none.
 //!
 //! Clients call these endpoints nevertheless, and the specification has a response for each case.
-
-use std::collections::BTreeMap;
 
 use axum::Router;
 use ruma::api::{
     IncomingRequest, Metadata,
-    client::{
-        account::{
-            ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
-            request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
-            request_password_change_token_via_email, request_password_change_token_via_msisdn,
-            request_registration_token_via_email, request_registration_token_via_msisdn,
-            unbind_3pid,
-        },
-        thirdparty::{
-            get_location_for_protocol, get_location_for_room_alias, get_protocol, get_protocols,
-            get_user_for_protocol, get_user_for_user_id,
-        },
+    client::account::{
+        ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
+        request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
+        request_password_change_token_via_email, request_password_change_token_via_msisdn,
+        request_registration_token_via_email, request_registration_token_via_msisdn, unbind_3pid,
     },
 };
 
@@ -52,12 +43,6 @@ pub(super) fn routes() -> Router<App> {
         .merge(route_denied::<
             request_3pid_management_token_via_msisdn::v3::Request,
         >())
-        .merge(endpoint::<get_protocols::v3::Request, _>(get_protocols))
-        .merge(route_not_found::<get_protocol::v3::Request>())
-        .merge(route_not_found::<get_location_for_protocol::v3::Request>())
-        .merge(route_not_found::<get_location_for_room_alias::v3::Request>())
-        .merge(route_not_found::<get_user_for_protocol::v3::Request>())
-        .merge(route_not_found::<get_user_for_user_id::v3::Request>())
 }
 
 /// `GET /_matrix/client/*/account/3pid`
@@ -91,15 +76,6 @@ async fn unbind_3pid(
     MatrixResponse(unbind_3pid::v3::Response::new(status))
 }
 
-/// `GET /_matrix/client/*/thirdparty/protocols`
-///
-/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartyprotocols).
-async fn get_protocols(
-    _: MatrixRequest<get_protocols::v3::Request>,
-) -> MatrixResponse<get_protocols::v3::Response> {
-    MatrixResponse(get_protocols::v3::Response::new(BTreeMap::new()))
-}
-
 /// Routes an endpoint that would add an identifier to an account: "The homeserver does not allow the third-party
 /// identifier as a contact option."
 fn route_denied<R>() -> Router<App>
@@ -111,15 +87,5 @@ where
             RefusalCode::ThreepidDenied,
             "accounts have no third-party identifiers on this server".to_owned(),
         )
-    })
-}
-
-/// Routes an endpoint for lookups in another network.
-fn route_not_found<R>() -> Router<App>
-where
-    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send + 'static,
-{
-    endpoint::<R, _>(async |_: MatrixRequest<R>| {
-        Error::not_found("this server has no bridges to other networks")
     })
 }

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use crate::api::client_address::{ClientAddress, subscriber_network};
+use crate::{
+    api::client_address::{ClientAddress, subscriber_network},
+    users::Session,
+};
 
 /// The subject of a rate limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +20,18 @@ pub enum RateLimitKey {
     ServerTo(OwnedServerName, OwnedUserId),
     /// A user and another user to whom they send.
     UserTo(OwnedUserId, OwnedUserId),
+    /// An application service whose requests are not limited.
+    Exempt,
+}
+
+impl From<&Session> for RateLimitKey {
+    fn from(session: &Session) -> Self {
+        if session.is_exempt_from_limits() {
+            Self::Exempt
+        } else {
+            Self::User(session.user_id.clone())
+        }
+    }
 }
 
 impl From<&UserId> for RateLimitKey {

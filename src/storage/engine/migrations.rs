@@ -104,6 +104,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0024_push.sql",
         include_str!("../../../migrations/0024_push.sql"),
     ),
+    (
+        "0025_application_services.sql",
+        include_str!("../../../migrations/0025_application_services.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.
