@@ -38,6 +38,10 @@ pub enum RefusalCode {
     InvalidUsername,
     /// The password is too weak.
     WeakPassword,
+    /// The registration of the application service has no URL.
+    UrlNotSet,
+    /// The user has no device with this id.
+    UnknownDevice,
     /// This server does not support third-party identifiers.
     ThreepidDenied,
     /// Another account has the third-party identifier.
@@ -129,6 +133,9 @@ pub enum Error {
         /// The time after which the next attempt may succeed.
         retry_after: Duration,
     },
+    /// Only an application service may create, or log in as, this user, or create this alias.
+    #[error("{0}")]
+    Exclusive(&'static str),
     /// The user name is taken.
     #[error("the user name is taken")]
     UserInUse,

@@ -1,9 +1,10 @@
 //! Parlour: a Matrix homeserver in one binary.
 //!
 //! The modules are layers, lowest first. `docs/architecture.md` shows and explains them, and
-//! `tests/it/architecture.rs` checks the imports against that picture.
+//! `tests/code/architecture.rs` checks the imports against that picture.
 
 pub mod api;
+pub mod application_services;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -98,11 +98,30 @@ number_types! {
     /// The number of a file in the table `media`.
     MediaNum;
 
+    /// The number of a transaction for an application service, unique among those for this service.
+    ServiceTransactionNum;
+
     /// The id of a filter, unique among the filters of its user.
     FilterId;
 
     /// The version of a key backup, unique among the backups of its user.
     BackupVersionNum;
+}
+
+impl ServiceTransactionNum {
+    /// Returns the number of the next transaction.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl DeviceNum {
+    /// Returns a number that no device has, for the requests that an application service makes as a user without
+    /// naming a device. Transaction ids and sync connections belong to a device number.
+    pub const fn of_no_device(user: UserNum) -> Self {
+        Self(-user.0)
+    }
 }
 
 impl Position {

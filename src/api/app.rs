@@ -6,9 +6,9 @@ use axum::extract::FromRef;
 
 use super::{metrics::RequestMetrics, rate_limits::RateLimits};
 use crate::{
-    clock::Clock, config::Config, devices::Devices, ephemeral::EphemeralState,
-    federation::Federation, health::Health, mail::MailQueue, media::Media, rooms::Rooms,
-    sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
+    application_services::ServiceQueries, clock::Clock, config::Config, devices::Devices,
+    ephemeral::EphemeralState, federation::Federation, health::Health, mail::MailQueue,
+    media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
 };
 
 /// The services, each of which a handler can take with `State`. They are built in `cli::serve`.
@@ -30,6 +30,8 @@ pub struct App {
     pub ephemeral: EphemeralState,
     /// The connections to other servers.
     pub federation: Federation,
+    /// Questions to application services.
+    pub service_queries: ServiceQueries,
     /// Operations that need several services.
     pub workflows: Workflows,
     /// Collects the changes for `/sync`.

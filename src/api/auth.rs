@@ -8,17 +8,20 @@ use axum::{
     http::{Request, header::AUTHORIZATION, request::Parts},
 };
 use ruma::api::auth_scheme::{
-    AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
-    NoAuthentication, extract_bearer_or_query_token,
+    AccessToken, AccessTokenOptional, AppserviceToken, AppserviceTokenOptional, AuthScheme,
+    NoAccessToken, NoAuthentication, extract_bearer_or_query_token,
 };
 
+use serde::Deserialize;
+
 use super::{
-    account_restrictions, app::App, client_address::ClientAddress, rate_limits::RequestClass,
+    account_restrictions, app::App, client_address::ClientAddress, endpoint::read_query,
+    rate_limits::RequestClass,
 };
 use crate::{
     error::{Error, Result},
     matrix::MAX_JSON_DEPTH,
-    users::Session,
+    users::{ApplicationService, AssertedIdentity, Session, Users},
 };
 
 /// A way to authenticate a request.
@@ -104,12 +107,43 @@ impl RequestAuthenticator for NoAuthentication {
     }
 }
 
-/// Used for registration and login. A user's token means nothing there, and some clients send an expired one.
+/// Used for registration and login, which check the token only if the request is of the type for application services.
+/// A user's token means nothing there, and some clients send an expired one.
 impl RequestAuthenticator for AppserviceTokenOptional {
-    type Identity = ();
+    type Identity = UncheckedToken;
 
-    async fn authenticate(_: &App, _: &Parts, _: &[u8]) -> Result<()> {
-        Ok(())
+    async fn authenticate(_: &App, parts: &Parts, _: &[u8]) -> Result<UncheckedToken> {
+        Ok(UncheckedToken(access_token(parts)))
+    }
+}
+
+impl RequestAuthenticator for AppserviceToken {
+    type Identity = Arc<ApplicationService>;
+
+    async fn authenticate(app: &App, parts: &Parts, _: &[u8]) -> Result<Arc<ApplicationService>> {
+        let token = access_token(parts).ok_or(Error::MissingToken)?;
+        let service = app.users.application_services.find_by_token(&token);
+        if let Some(service) = service {
+            return Ok(service);
+        }
+        app.users.sessions.authenticate(&token).await?;
+        Err(Error::forbidden("only application services may do this"))
+    }
+}
+
+/// The access token of a request, if it has one, before it is known what it stands for.
+pub struct UncheckedToken(Option<String>);
+
+impl UncheckedToken {
+    /// Returns the application service to which the token belongs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingToken`], or [`Error::UnknownToken`] when it belongs to none.
+    pub fn application_service(&self, users: &Users) -> Result<Arc<ApplicationService>> {
+        let token = self.0.as_ref().ok_or(Error::MissingToken)?;
+        let service = users.application_services.find_by_token(token);
+        service.ok_or(Error::UnknownToken { soft_logout: false })
     }
 }
 
@@ -154,12 +188,41 @@ pub(super) async fn authenticate_session(
     parts: &Parts,
     token: &str,
 ) -> Result<Arc<Session>> {
-    let session = app.users.sessions.authenticate(token).await?;
+    let services = &app.users.application_services;
+    let session = match services.find_by_token(token) {
+        Some(service) => {
+            let identity = asserted_identity(parts)?;
+            Arc::new(services.session(&service, identity).await?)
+        }
+        None => app.users.sessions.authenticate(token).await?,
+    };
     account_restrictions::check(&session, parts)?;
-    if !parts.method.is_safe() {
-        app.limits.check(RequestClass::Write, &*session.user_id)?;
+    if !parts.method.is_safe() && !session.is_exempt_from_limits() {
+        app.limits.check(RequestClass::Write, &*session)?;
     }
     let ClientAddress(address) = ClientAddress::from_parts(parts);
     app.users.sessions.record_seen(&session, address).await;
     Ok(session)
+}
+
+/// The parameters with which an application service names the user and the device as which it makes a request.
+#[derive(Deserialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "they are the names of the parameters"
+)]
+struct IdentityQuery {
+    user_id: Option<String>,
+    device_id: Option<String>,
+    /// The name of `device_id` in MSC3202 and MSC4326.
+    #[serde(rename = "org.matrix.msc3202.device_id")]
+    unstable_device_id: Option<String>,
+}
+
+fn asserted_identity(parts: &Parts) -> Result<AssertedIdentity> {
+    let query: IdentityQuery = read_query(&parts.uri)?;
+    Ok(AssertedIdentity {
+        user_id: query.user_id,
+        device_id: query.device_id.or(query.unstable_device_id),
+    })
 }

@@ -210,7 +210,7 @@ impl EndpointPolicy {
     ///
     /// [`Error::LimitExceeded`] after too many requests.
     pub(super) fn check_channel_request(self, app: &App, session: &Session) -> Result<()> {
-        app.limits.check(self.class, &*session.user_id)
+        app.limits.check(self.class, session)
     }
 }
 
@@ -235,7 +235,7 @@ impl AdmissionCheck {
         };
         let address = || RateLimitKey::from(&ClientAddress::from_parts(parts));
         let bucket_owner = match (policy.subject, session) {
-            (LimitSubject::Sender, Some(session)) => Some(RateLimitKey::from(&*session.user_id)),
+            (LimitSubject::Sender, Some(session)) => Some(RateLimitKey::from(session)),
             (LimitSubject::Sender | LimitSubject::Address, _) => Some(address()),
             (LimitSubject::AnonymousAddress, _) => {
                 // A token that is no longer valid counts as none.

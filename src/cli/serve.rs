@@ -8,6 +8,7 @@ use prometheus::Registry;
 use super::{connection::ConnectionServer, data_dir, listen::BoundListener, signing_key};
 use crate::{
     api::{self, App, RateLimits, RequestMetrics},
+    application_services::{self, ServiceQueries, TransactionSources},
     clock::Clock,
     config::{BaseUrl, Config, ConnectionsSection, ListenSection},
     devices::Devices,
@@ -84,6 +85,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build_app(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
     start_push_notifications(&app, &db).await?;
+    start_application_services(&app, &db).await?;
     let registration_token = app.users.registration_tokens.first_admin_token().await?;
 
     let stopping = tasks.stopping().clone();
@@ -136,6 +138,40 @@ async fn start_push_notifications(app: &App, db: &Db) -> Result<()> {
     push::start(services, &app.config).await
 }
 
+async fn start_application_services(app: &App, db: &Db) -> Result<()> {
+    let sources = TransactionSources {
+        db: db.clone(),
+        clock: app.clock.clone(),
+        tasks: app.tasks.clone(),
+        rooms: app.rooms.clone(),
+        users: app.users.clone(),
+        devices: app.devices.clone(),
+        ephemeral: app.ephemeral.clone(),
+    };
+    application_services::start(sources, &app.service_queries).await
+}
+
+/// Starts to delete rooms, once other servers were sent their last events.
+fn start_room_deletion(rooms: &Rooms, sender: FederationSender) {
+    rooms
+        .deletion
+        .start_deletion_task(move |room| sender.is_room_sent(room));
+}
+
+/// Opens the accounts, and registers the application services.
+async fn open_users(
+    db: &Db,
+    clock: &Clock,
+    config: &Config,
+    tasks: &Tasks,
+    mail: &MailQueue,
+) -> Result<Users> {
+    let users = Users::new(db, clock, config, tasks, mail);
+    users.user_list.set_missing_list_keys().await?;
+    users.application_services.load(&config.appservices).await?;
+    Ok(users)
+}
+
 /// Builds the services, each from those above it. The order of the lines is the order of the layers.
 pub(crate) async fn build_app(
     config: Arc<Config>,
@@ -144,10 +180,8 @@ pub(crate) async fn build_app(
     db: Db,
     metrics: RequestMetrics,
 ) -> Result<App> {
-    let limits = RateLimits::new(&config.limits, clock.clone());
     let mail = MailQueue::new(&config, &clock, &tasks)?;
-    let users = Users::new(&db, &clock, &config, &tasks, &mail);
-    users.user_list.set_missing_list_keys().await?;
+    let users = open_users(&db, &clock, &config, &tasks, &mail).await?;
     let devices = Devices::new(&db, &config);
     let key = signing_key::load(&config.server)?;
     let version = config.server.default_room_version.clone();
@@ -166,14 +200,15 @@ pub(crate) async fn build_app(
         ephemeral: ephemeral.clone(),
     };
     let sender = FederationSender::start(services, &federation, metrics.registry()).await?;
-    let deletion = &rooms.deletion;
-    deletion.start_deletion_task(move |room| sender.is_room_sent(room));
+    start_room_deletion(&rooms, sender);
+    let service_queries = ServiceQueries::new(&users, &config.appservices)?;
     let workflows = Workflows::new(&WorkflowSources {
         users: users.clone(),
         devices: devices.clone(),
         rooms: rooms.clone(),
         ephemeral: ephemeral.clone(),
         federation: federation.clone(),
+        service_queries: service_queries.clone(),
         tasks: tasks.clone(),
         clock: clock.clone(),
     });
@@ -188,17 +223,18 @@ pub(crate) async fn build_app(
     };
     let sync = Sync::new(sources, &tasks);
     Ok(App {
+        limits: RateLimits::new(&config.limits, clock.clone()),
         config,
         clock,
         tasks,
         health: db.health().clone(),
-        limits,
         metrics,
         users,
         devices,
         rooms,
         ephemeral,
         federation,
+        service_queries,
         workflows,
         sync,
         media,

@@ -17,10 +17,10 @@ pub use self::{
     load::{ConfigError, ConfigVariable},
     mail::{MailSection, SmtpEncryption},
     sections::{
-        Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
-        LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,
-        PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection, ServerSection,
-        SupportSection, TurnSection, UrlPreviewsSection,
+        AppservicesSection, Config, ConnectionsSection, DatabaseSection, DirectorySection,
+        FederationSection, LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection,
+        MetricsSection, PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection,
+        ServerSection, SupportSection, TurnSection, UrlPreviewsSection,
     },
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,

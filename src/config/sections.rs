@@ -36,6 +36,7 @@ pub struct Config {
     pub url_previews: UrlPreviewsSection,
     pub push: PushSection,
     pub mail: MailSection,
+    pub appservices: AppservicesSection,
     pub turn: TurnSection,
     pub server_notices: ServerNoticesSection,
     pub logging: LoggingSection,
@@ -59,6 +60,7 @@ impl Default for Config {
             url_previews: UrlPreviewsSection::default(),
             push: PushSection::default(),
             mail: MailSection::default(),
+            appservices: AppservicesSection::default(),
             turn: TurnSection::default(),
             server_notices: ServerNoticesSection::default(),
             logging: LoggingSection::default(),
@@ -392,6 +394,25 @@ pub struct UrlPreviewsSection {
 pub struct PushSection {
     /// Whether push gateways may have loopback and private addresses, and be reached without TLS.
     pub allow_private_addresses: bool,
+}
+
+/// `[appservices]`: application services, such as bridges to other networks.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppservicesSection {
+    /// The registration files.
+    pub registrations: Vec<PathBuf>,
+    /// Whether application services may have loopback and private addresses, and be reached without TLS.
+    pub allow_private_addresses: bool,
+}
+
+impl Default for AppservicesSection {
+    fn default() -> Self {
+        Self {
+            registrations: Vec::new(),
+            allow_private_addresses: true,
+        }
+    }
 }
 
 /// `[turn]`: the TURN servers for calls.

@@ -12,7 +12,7 @@ use ruma::{
     serde::{Base64, Raw, base64::Standard},
 };
 
-use super::{DeviceEnvironment, DeviceOwner};
+use super::{DeviceEnvironment, KeyOwner};
 use crate::{
     error::{Error, RefusalCode, Result},
     matrix::{self, signed_object},
@@ -66,7 +66,7 @@ impl CrossSigningKeys {
     /// Returns whether an upload of cross-signing keys needs more than an access token.
     ///
     /// The first upload does not, nor does one without new keys.
-    pub async fn need_proof(&self, owner: &DeviceOwner<'_>, request: &Request) -> Result<bool> {
+    pub async fn need_proof(&self, owner: &KeyOwner<'_>, request: &Request) -> Result<bool> {
         let new = read_request_keys(owner.user_id, request)?;
         let mut db = self.db.read().await?;
         let stored = load_signing_keys(&mut db, owner.user).await?;
@@ -83,7 +83,7 @@ impl CrossSigningKeys {
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
     pub async fn upload(
         &self,
-        owner: &DeviceOwner<'_>,
+        owner: &KeyOwner<'_>,
         request: &Request,
         proof: UiaProof,
     ) -> Result<()> {

@@ -43,7 +43,14 @@ const MAX_CLAIMED_KEYS: i64 = 1_000;
 /// The largest number of fallback keys in one upload: more than there are algorithms.
 const MAX_FALLBACK_KEYS: usize = 16;
 
-/// A device and its user.
+/// A user who uploads cross-signing keys or signatures.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyOwner<'a> {
+    pub user: UserNum,
+    pub user_id: &'a UserId,
+}
+
+/// A device that uploads its keys, and its user.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceOwner<'a> {
     pub user: UserNum,

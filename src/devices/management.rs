@@ -2,13 +2,13 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#device-management).
 
-use ruma::{DeviceId, api::client::device::Device as DeviceInfo};
+use ruma::{DeviceId, OwnedDeviceId, api::client::device::Device as DeviceInfo};
 
 use super::{DeviceEnvironment, check_text};
 use crate::{
     clock::timestamp,
     error::{Error, Result},
-    numbers::UserNum,
+    numbers::{DeviceNum, UserNum},
     storage::{
         Db,
         devices::{
@@ -51,6 +51,13 @@ impl DeviceManagement {
         device.map(device_info).ok_or_else(unknown_device)
     }
 
+    /// Returns the id of a device by its number, if it exists.
+    pub async fn device_id(&self, device: DeviceNum) -> Result<Option<OwnedDeviceId>> {
+        let mut db = self.db.read().await?;
+        let device = device_table::get(&mut db, device).await?;
+        Ok(device.map(|device| device.device_id.into()))
+    }
+
     /// Renames a device of a user; without a name nothing changes.
     ///
     /// # Errors
@@ -79,6 +86,37 @@ impl DeviceManagement {
             device_list_changes::record_device_changes(&mut tx, user, &[device_id]).await?;
         }
         tx.commit().await
+    }
+
+    /// Creates a device of a user of an application service at this time, unless it exists. Returns whether it was
+    /// created.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when the device id or the name is too long.
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/application-service-api/#creating-devices).
+    pub async fn create(
+        &self,
+        user: UserNum,
+        device_id: &DeviceId,
+        display_name: Option<String>,
+        now_ms: i64,
+    ) -> Result<bool> {
+        check_text("device_id", device_id.as_str())?;
+        if let Some(name) = &display_name {
+            check_text("display_name", name)?;
+        }
+        let mut tx = self.db.write().await?;
+        if device_table::find(&mut tx, user, device_id.as_str())
+            .await?
+            .is_some()
+        {
+            return Ok(false);
+        }
+        device_table::upsert(&mut tx, user, device_id.as_str(), display_name, now_ms).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Deletes devices of a user, with all their data. Devices that the user does not have are ignored.

@@ -29,7 +29,7 @@ pub use self::{
     device_list_updates::{OutgoingDeviceEdus, OutgoingListUpdates, OutgoingMessage},
     key_counts::{RemainingKeyCounts, RemainingKeys},
     key_queries::{KeyQueries, KeyViewer, check_user_count},
-    keys::{DeviceOwner, EncryptionKeys, is_one_time_key},
+    keys::{DeviceOwner, EncryptionKeys, KeyOwner, is_one_time_key},
     list_requests::ListRequestTicket,
     management::DeviceManagement,
     remote_device::{RemoteDevice, RemoteDeviceList, RemoteListUpdate},

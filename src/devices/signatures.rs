@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 
 use super::{
-    DeviceEnvironment, DeviceOwner,
+    DeviceEnvironment, KeyOwner,
     cross_signing::{SigningKeysByUsage, load_signing_keys},
 };
 use crate::{
@@ -34,7 +34,7 @@ const MAX_SIGNED_KEYS: usize = 1_000;
 
 /// The context in which signatures are checked: the signer's own keys.
 struct SignatureContext<'a> {
-    owner: &'a DeviceOwner<'a>,
+    owner: &'a KeyOwner<'a>,
     own_keys: SigningKeysByUsage,
     /// The keys of the signer's devices.
     devices: HashMap<String, CanonicalJsonObject>,
@@ -65,7 +65,7 @@ impl KeySignatures {
 
     /// Stores signatures by a user. The response lists the rejected ones by user and key.
     #[tracing::instrument(skip_all, fields(user_id = %owner.user_id), err(level = "debug"))]
-    pub async fn upload(&self, owner: &DeviceOwner<'_>, request: &Request) -> Result<Response> {
+    pub async fn upload(&self, owner: &KeyOwner<'_>, request: &Request) -> Result<Response> {
         let signed = request.signed_keys.values();
         let signed = signed.map(|keys| keys.iter().count().max(1));
         if signed.sum::<usize>() > MAX_SIGNED_KEYS {
@@ -99,7 +99,7 @@ impl KeySignatures {
 }
 
 impl<'a> SignatureContext<'a> {
-    async fn load(tx: &mut WriteTx, owner: &'a DeviceOwner<'a>) -> Result<Self> {
+    async fn load(tx: &mut WriteTx, owner: &'a KeyOwner<'a>) -> Result<Self> {
         let own = load_signing_keys(tx, owner.user).await?;
         let mut devices = HashMap::new();
         for row in device_keys::of_users(tx, &[owner.user]).await? {

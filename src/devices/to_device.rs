@@ -27,7 +27,10 @@ use crate::{
     numbers::{DeviceNum, Position},
     storage::{
         Db, WriteTx,
-        devices::{received_to_device_messages, to_device},
+        devices::{
+            received_to_device_messages,
+            to_device::{self, DeviceWithMessages},
+        },
     },
 };
 
@@ -214,6 +217,22 @@ impl ToDeviceMessages {
             message: row.message,
         });
         Ok(pending.collect())
+    }
+
+    /// Returns the devices for which messages wait.
+    pub async fn devices_with_messages(&self) -> Result<Vec<DeviceWithMessages>> {
+        let mut db = self.db.read().await?;
+        to_device::devices_with_messages(&mut db).await
+    }
+
+    /// Deletes the messages for a device up to a position in a turn of the caller, who stores them elsewhere.
+    pub async fn delete_moved(
+        &self,
+        tx: &mut WriteTx,
+        device: DeviceNum,
+        up_to: Position,
+    ) -> Result<()> {
+        to_device::delete(tx, device, up_to).await.map(drop)
     }
 
     /// Deletes the messages for a device up to a position, because it has received them.

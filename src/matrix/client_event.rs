@@ -29,6 +29,8 @@ pub struct UnsignedFields<'a> {
     pub redacted_because: Option<&'a RawValue>,
     /// The aggregations of the events that relate to this one.
     pub relations: Option<&'a RawValue>,
+    /// The stripped state of the room of an invitation, as a JSON list.
+    pub invite_room_state: Option<&'a str>,
 }
 
 /// Writes the part of an event that is the same for every recipient: a JSON object without its closing brace.
@@ -142,6 +144,9 @@ fn write_unsigned(json: &mut String, unsigned: &UnsignedFields<'_>) {
     }
     if let Some(relations) = unsigned.relations {
         fields.push(format!(r#""m.relations":{}"#, relations.get()));
+    }
+    if let Some(state) = unsigned.invite_room_state {
+        fields.push(format!(r#""invite_room_state":{state}"#));
     }
     if !fields.is_empty() {
         let _ = write!(json, r#","unsigned":{{{}}}"#, fields.join(","));

@@ -40,7 +40,7 @@ pub use self::{
         hierarchy::{
             HierarchyPage, HierarchyRequest, HierarchyToken, ServerHierarchy, SpaceChild, SpaceRoom,
         },
-        new_events::{NewEvent, NewEventPage},
+        new_events::{NewEvent, NewEventPage, RemoteInvitation},
         relations::{RelatedEventsPage, RelatedEventsRequest},
         search::{SearchHit, SearchKey, SearchPage, SearchQuery},
         summary::{MutualRooms, RoomPreview},
@@ -66,7 +66,7 @@ pub use self::{
         serve_state::{StateAnswer, StateAnswerTurn},
         stored_inbox::QueuedEvent,
     },
-    unread::{UnreadCounts, receipts::ReceiptUpdate},
+    unread::{UnreadCounts, receipt_content::receipt_content, receipts::ReceiptUpdate},
     write::{
         DelayedEvents, EventSender, ExpiringInvitations, InviteLinks, Memberships, Reports,
         RoomCreation, RoomDeletion, RoomDirectory,
@@ -75,7 +75,7 @@ pub use self::{
             DelayAction, DelayRequest, DelayedEvent, MAX_DELAY, MAX_SCHEDULED_EVENTS,
         },
         deletion::DeletionRequester,
-        directory::{DirectoryPage, DirectorySearch},
+        directory::{DirectoryPage, DirectorySearch, NetworkListing},
         invite_links::{InviteLink, NewInviteLink},
         member_change::{MemberChange, MemberProfile, MembershipAction},
         policy_server::PolicyServerClient,

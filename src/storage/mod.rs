@@ -7,6 +7,7 @@ mod engine;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub mod application_services;
 pub mod devices;
 pub mod federation;
 pub mod media;

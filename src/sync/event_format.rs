@@ -148,6 +148,7 @@ impl EventFormatter<'_> {
                 .map(|redaction| redaction.event_id.as_str()),
             redacted_because: redaction.as_deref(),
             relations: relations.as_deref(),
+            invite_room_state: None,
         };
         if let Some(source) = self.sources.get(&event.pdu.event_id)
             && let Some(event) = matrix::federation_event(source, &event.pdu, &unsigned)

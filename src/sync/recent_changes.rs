@@ -172,6 +172,7 @@ impl JournalFollower for RecentChanges {
                 | JournalChange::ToServer { .. }
                 | JournalChange::KeyCounts { .. }
                 | JournalChange::PushersChanged { .. }
+                | JournalChange::AliasesChanged { .. }
                 | JournalChange::TokensChanged { .. }
                 | JournalChange::SessionsEnded { .. } => {}
             }

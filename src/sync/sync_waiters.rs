@@ -276,6 +276,7 @@ impl JournalFollower for SyncWaiters {
                 | JournalChange::Erased { .. }
                 | JournalChange::ToServer { .. }
                 | JournalChange::PushersChanged { .. }
+                | JournalChange::AliasesChanged { .. }
                 | JournalChange::TokensChanged { .. }
                 | JournalChange::KeyCounts { .. } => {}
             }

@@ -59,6 +59,11 @@ impl AccountLookup {
         }
     }
 
+    /// Returns whether a user of this server has an account, even a deactivated one.
+    pub async fn has_account(&self, user_id: &UserId) -> Result<bool> {
+        Ok(self.account(user_id).await?.is_some())
+    }
+
     /// Returns the account with a user id, even if it is deactivated.
     pub(super) async fn account(&self, user_id: &UserId) -> Result<Option<Account>> {
         let mut db = self.db.read().await?;

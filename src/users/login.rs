@@ -13,8 +13,8 @@ use ruma::{
 };
 
 use super::{
-    InteractiveAuth, NewDevice, Session, StartedSession, UserEnvironment, VerifiedUser,
-    password_check::PasswordCheck, short_lived_tokens::ShortLivedTokens, usernames,
+    ApplicationService, InteractiveAuth, NewDevice, Session, StartedSession, UserEnvironment,
+    VerifiedUser, password_check::PasswordCheck, short_lived_tokens::ShortLivedTokens, usernames,
 };
 use crate::{
     clock::Clock,
@@ -58,15 +58,19 @@ impl UserLogin {
         }
     }
 
-    /// Logs a device in.
+    /// Logs a device in. `service` is the application service that logs in one of its users.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`]; [`Error::UserLocked`]; `RefusalCode::Unspecified` for login types other than a
-    /// password or a login token.
+    /// [`Error::Exclusive`] for a user who is not in the namespace of the service; [`Error::Forbidden`] when the user
+    /// or the password is wrong, which takes the same time; [`Error::UserDeactivated`]; [`Error::UserLocked`];
+    /// `RefusalCode::Unspecified` for other login types.
     #[tracing::instrument(skip_all, err(level = "debug"))]
-    pub async fn log_in(&self, request: login::v3::Request) -> Result<StartedSession> {
+    pub async fn log_in(
+        &self,
+        request: login::v3::Request,
+        service: Option<&ApplicationService>,
+    ) -> Result<StartedSession> {
         let device = NewDevice {
             device_id: request.device_id.filter(|id| !id.as_str().is_empty()),
             display_name: request.initial_device_display_name,
@@ -81,6 +85,10 @@ impl UserLogin {
                     .await?
             }
             login::v3::LoginInfo::Token(login) => self.redeem_token(&login.token).await?,
+            login::v3::LoginInfo::ApplicationService(login) => {
+                let service = service.ok_or(Error::MissingToken)?;
+                self.user_of_service(&login, service).await?
+            }
             _ => {
                 return Err(Error::refused(
                     RefusalCode::Unspecified,
@@ -120,14 +128,14 @@ impl UserLogin {
         }
     }
 
-    /// Returns the user in a login, from the current field or from the one of the first specifications.
+    /// Returns the user in a login by password.
     async fn named_user(&self, credentials: &login::v3::Password) -> Result<String> {
         if let Some(UserIdentifier::Email(identifier)) = &credentials.identifier {
             let user_id = self.find_by_email(&identifier.address).await?;
             // The empty name is nobody's: the password is checked as for any unknown user, which takes the same time.
             return Ok(user_id.map_or_else(String::new, String::from));
         }
-        named_user(credentials)
+        password_user(credentials)
     }
 
     async fn find_by_email(&self, address: &str) -> Result<Option<OwnedUserId>> {
@@ -166,6 +174,24 @@ impl UserLogin {
         ))
     }
 
+    /// Returns a user whom an application service may log in.
+    async fn user_of_service(
+        &self,
+        login: &login::v3::ApplicationService,
+        service: &ApplicationService,
+    ) -> Result<VerifiedUser> {
+        #[expect(deprecated, reason = "application services still send it")]
+        let name = named_user(login.identifier.as_ref(), login.user.as_ref())?;
+        let user_id = usernames::named_user_id(&name, &self.server_name);
+        let user_id = user_id
+            .filter(|user_id| service.controls(user_id))
+            .ok_or(usernames::NOT_IN_NAMESPACE)?;
+        let mut db = self.db.read().await?;
+        let user_num = self.db.strings.find_user(&mut db, user_id.as_str()).await?;
+        let user_num = user_num.ok_or_else(|| Error::forbidden("this user is not registered"))?;
+        Ok(VerifiedUser { user_num, user_id })
+    }
+
     /// Redeems a login token and returns its user.
     async fn redeem_token(&self, token: &str) -> Result<VerifiedUser> {
         let user = self.tokens.redeem(token, TokenPurpose::Login).await?;
@@ -173,10 +199,15 @@ impl UserLogin {
     }
 }
 
-fn named_user(credentials: &login::v3::Password) -> Result<String> {
+/// Returns the user in a login by password.
+fn password_user(credentials: &login::v3::Password) -> Result<String> {
     #[expect(deprecated, reason = "clients still send it")]
-    let legacy = credentials.user.clone();
-    match (&credentials.identifier, legacy) {
+    named_user(credentials.identifier.as_ref(), credentials.user.as_ref())
+}
+
+/// Returns the user in a login, from the current field or from the one of the first specifications.
+fn named_user(identifier: Option<&UserIdentifier>, legacy: Option<&String>) -> Result<String> {
+    match (identifier, legacy) {
         (Some(UserIdentifier::Matrix(identifier)), _) => Ok(identifier.user.clone()),
         (Some(UserIdentifier::Msisdn(_) | UserIdentifier::PhoneNumber(_)), _) => {
             Err(Error::forbidden(
@@ -187,7 +218,7 @@ fn named_user(credentials: &login::v3::Password) -> Result<String> {
             RefusalCode::Unspecified,
             "unknown login identifier type".to_owned(),
         )),
-        (None, Some(user)) => Ok(user),
+        (None, Some(user)) => Ok(user.clone()),
         (None, None) => Err(Error::refused(
             RefusalCode::MissingParam,
             "identifier is missing".to_owned(),
@@ -230,7 +261,7 @@ mod tests {
             by_name("@Alice:localhost", "password"),
             request(&old),
         ] {
-            let login = test.users.login.log_in(request).await.unwrap();
+            let login = test.users.login.log_in(request, None).await.unwrap();
             assert_eq!(login.user_id, "@alice:localhost");
         }
     }
@@ -251,7 +282,7 @@ mod tests {
         let login = test
             .users
             .login
-            .log_in(by_name("alice", "password"))
+            .log_in(by_name("alice", "password"), None)
             .await
             .unwrap();
 
@@ -259,7 +290,7 @@ mod tests {
         let kept = device_table::of_user(&mut db, alice.user).await.unwrap();
         let has = |id: &str| kept.iter().any(|device| device.device_id == id);
         assert_eq!(kept.len(), usize::try_from(MAX_DEVICES).unwrap());
-        assert!(has(login.device_id.as_str()) && has(alice.device_id.as_str()));
+        assert!(has(login.device_id.as_str()) && has(alice.require_device_id().unwrap().as_str()));
         assert!(!has("DEVICE0") && has("DEVICE999"));
     }
 
@@ -274,7 +305,7 @@ mod tests {
             ("@alice:elsewhere.org", "password"),
             ("a b\0", "password"),
         ] {
-            let refused = test.users.login.log_in(by_name(name, password)).await;
+            let refused = test.users.login.log_in(by_name(name, password), None).await;
             assert!(matches!(refused, Err(Error::Forbidden(_))), "{name}");
         }
     }
@@ -288,7 +319,7 @@ mod tests {
 
         let mut again = by_name("alice", "password");
         again.device_id = Some(first.device_id.clone());
-        let second = test.users.login.log_in(again).await.unwrap();
+        let second = test.users.login.log_in(again, None).await.unwrap();
 
         assert_eq!(second.device_id, first.device_id);
         assert!(test.users.sessions.authenticate(&token).await.is_err());
@@ -301,7 +332,7 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let request = request(&json!({"type": "org.example.smile"}));
 
-        let refused = test.users.login.log_in(request).await;
+        let refused = test.users.login.log_in(request, None).await;
 
         assert!(matches!(
             refused,

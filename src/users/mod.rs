@@ -10,6 +10,7 @@ mod account_creation;
 mod account_data;
 mod account_lookup;
 mod account_restrictions;
+mod application_services;
 mod email;
 mod filters;
 mod guest_registration;
@@ -50,6 +51,9 @@ pub use self::{
     account_data::{AccountDataEntries, AccountDataEntry},
     account_lookup::AccountLookup,
     account_restrictions::{AccountModeration, AccountRestriction},
+    application_services::{
+        ApplicationService, ApplicationServiceRegistry, ApplicationServices, AssertedIdentity,
+    },
     email::{EmailAddresses, EmailValidations, PendingValidation, TokenRequest, ValidationPurpose},
     filters::StoredFilters,
     login::UserLogin,
@@ -105,6 +109,8 @@ pub struct UserServices {
     pub refresh_tokens: RefreshTokens,
     /// Proofs of identity for other services.
     pub openid: OpenIdTokens,
+    /// Application services.
+    pub application_services: ApplicationServices,
     /// User names and whether they can be registered.
     pub usernames: UserNames,
     /// Tokens with which users can register.
@@ -173,6 +179,7 @@ struct UserEnvironment {
     mail: MailQueue,
     /// The user who sends server notices.
     notices_sender: Option<OwnedUserId>,
+    application_services: ApplicationServiceRegistry,
     passwords: Arc<Passwords>,
 }
 
@@ -190,6 +197,7 @@ impl Users {
             config: config.clone(),
             mail: mail.clone(),
             notices_sender: notices_sender(config),
+            application_services: ApplicationServiceRegistry::new(config.server.name.clone()),
             passwords: Arc::new(Passwords::new(&config.passwords)),
         };
         Self {
@@ -233,6 +241,7 @@ impl UserServices {
             uia_pages: UiaPages::new(environment, &uia_sessions, &password_check),
             login: UserLogin::new(environment, &password_check, &uia, &tokens),
             registration: AccountRegistration::new(environment, &parts),
+            application_services: ApplicationServices::new(environment, &creation),
             shared_secret: SharedSecretAccounts::new(environment, &parts, &profiles),
             email_addresses: EmailAddresses::new(environment, &email_validations, &uia),
             account: AccountChanges::new(environment, &uia),

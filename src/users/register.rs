@@ -10,11 +10,12 @@ use ruma::api::client::{
 };
 
 use super::{
-    UserEnvironment, UserNames,
+    ApplicationService, UserEnvironment, UserNames,
     account_creation::{AccountCreation, NewAccount, RegisteredAccount},
     guest_registration::{GuestRegistration, RegistrationParts},
     passwords::Passwords,
     registration_auth::{RegistrationAuth, requested_device},
+    uia::StageResult,
 };
 use crate::{
     clock::Clock,
@@ -92,6 +93,34 @@ impl AccountRegistration {
             session.lock().await.request = parameters;
         }
         registered
+    }
+
+    /// Registers a user of an application service, which has no password.
+    ///
+    /// # Errors
+    ///
+    /// `RefusalCode::MissingParam` without a user name; `RefusalCode::InvalidUsername`; [`Error::Exclusive`] when the
+    /// user is not in the namespace of the service; [`Error::UserInUse`].
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/application-service-api/#server-admin-style-permissions).
+    pub async fn register_for_service(
+        &self,
+        request: Request,
+        service: &ApplicationService,
+    ) -> Result<RegisteredAccount> {
+        let name = request.username.as_deref();
+        let name =
+            name.ok_or_else(|| Error::refused(RefusalCode::MissingParam, "username is missing"))?;
+        let user_id = self.usernames.available_to_service(name, service).await?;
+        let device = requested_device(&request)?;
+        let account = NewAccount {
+            user_id,
+            password_hash: None,
+            admin: false,
+            guest: false,
+            device: (!request.inhibit_login).then_some(device),
+        };
+        self.creation.create(account, StageResult::default()).await
     }
 
     async fn register_user(&self, request: Request) -> Result<RegisteredAccount> {

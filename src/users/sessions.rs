@@ -6,22 +6,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
-    UserEnvironment,
+    ApplicationService, UserEnvironment,
     last_seen::{DeviceSeen, LastSeenWriter, write_batch},
     refresh_tokens, secrets,
 };
 use crate::{
     clock::Clock,
-    error::{Error, Result},
+    error::{Error, RefusalCode, Result},
     numbers::{DeviceNum, Position, UserNum},
     storage::{
         Db, JournalChange, JournalFollower, WriteTx,
-        devices::device_table,
+        devices::device_table::{self, Device},
         users::{
-            accounts,
+            accounts::{self, Account},
             tokens::{self, TokenHash},
         },
     },
@@ -42,13 +42,18 @@ const ADDRESS_INTERVAL_MS: i64 = 60 * 1000;
 pub struct Session {
     pub user_id: OwnedUserId,
     pub user: UserNum,
-    pub device_id: OwnedDeviceId,
+    /// The device id; `None` for a request of an application service that names no device.
+    pub device_id: Option<OwnedDeviceId>,
+    /// The number of the device. Without a device, it is a number that no device has, and that all requests of the user
+    /// without a device have.
     pub device: DeviceNum,
     /// Whether the user is an administrator of the server.
     pub is_admin: bool,
     pub is_guest: bool,
     pub is_suspended: bool,
     pub is_locked: bool,
+    /// The application service that makes the request as this user.
+    pub application_service: Option<Arc<ApplicationService>>,
     /// The time at which the access token expires; `None` means never.
     expires_ts: Option<i64>,
     /// The time and address that were last recorded for the device.
@@ -72,7 +77,77 @@ enum LastSeenUpdate {
     Later,
 }
 
+/// The device and the token of a session.
+struct SessionOrigin {
+    device: Option<Device>,
+    application_service: Option<Arc<ApplicationService>>,
+    expires_ts: Option<i64>,
+}
+
 impl Session {
+    /// Returns the session of a request that an application service makes as a user.
+    pub(super) fn of_service(
+        service: &Arc<ApplicationService>,
+        user_id: OwnedUserId,
+        account: &Account,
+        device: Option<Device>,
+    ) -> Self {
+        let origin = SessionOrigin {
+            device,
+            application_service: Some(service.clone()),
+            expires_ts: None,
+        };
+        Self::new(user_id, account, origin)
+    }
+
+    fn new(user_id: OwnedUserId, account: &Account, origin: SessionOrigin) -> Self {
+        let SessionOrigin {
+            device,
+            application_service,
+            expires_ts,
+        } = origin;
+        let device_num = device.as_ref().map(|device| device.num);
+        let recorded = RecordedAccess {
+            ts: device.as_ref().map_or(0, |device| device.last_seen_ts),
+            ip: device
+                .as_ref()
+                .and_then(|device| device.last_seen_ip.as_ref()?.parse().ok()),
+        };
+        Self {
+            user_id,
+            user: account.user_num,
+            device: device_num.unwrap_or_else(|| DeviceNum::of_no_device(account.user_num)),
+            device_id: device.map(|device| device.device_id.into()),
+            is_admin: account.admin,
+            is_guest: account.guest,
+            is_suspended: account.suspended,
+            is_locked: account.locked,
+            application_service,
+            expires_ts,
+            recorded: Mutex::new(recorded),
+        }
+    }
+
+    /// Returns the device id, for operations that need one.
+    ///
+    /// # Errors
+    ///
+    /// `RefusalCode::MissingParam` when an application service named no device.
+    pub fn require_device_id(&self) -> Result<&DeviceId> {
+        self.device_id.as_deref().ok_or_else(|| {
+            Error::refused(
+                RefusalCode::MissingParam,
+                "an application service must name a device with the parameter device_id",
+            )
+        })
+    }
+
+    /// Returns whether the rate limits do not hold for the session.
+    pub fn is_exempt_from_limits(&self) -> bool {
+        let service = self.application_service.as_ref();
+        service.is_some_and(|service| !service.registration.rate_limited)
+    }
+
     /// Checks that the user id in a request is the user's own.
     ///
     /// # Errors
@@ -187,6 +262,10 @@ impl UserSessions {
     /// Records that a device made a request. The first address of a device is stored before this returns. Later ones
     /// are written every few minutes, after the request.
     pub async fn record_seen(&self, session: &Session, ip: IpAddr) {
+        if session.application_service.is_some() {
+            // The address would be that of the service, and a service works without pause.
+            return;
+        }
         let now = self.clock.now_ms();
         let seen = DeviceSeen {
             device: session.device,
@@ -229,21 +308,12 @@ impl UserSessions {
             return Ok(None);
         }
         let user_id = self.db.strings.user_id(&mut db, device.user_num).await?;
-        Ok(Some(Session {
-            user_id,
-            user: device.user_num,
-            device_id: device.device_id.into(),
-            device: token.device,
-            is_admin: account.admin,
-            is_guest: account.guest,
-            is_suspended: account.suspended,
-            is_locked: account.locked,
+        let origin = SessionOrigin {
+            device: Some(device),
+            application_service: None,
             expires_ts: token.expires_ts,
-            recorded: Mutex::new(RecordedAccess {
-                ts: device.last_seen_ts,
-                ip: device.last_seen_ip.and_then(|ip| ip.parse().ok()),
-            }),
-        }))
+        };
+        Ok(Some(Session::new(user_id, &account, origin)))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use super::{UserEnvironment, secrets};
+use super::{ApplicationService, ApplicationServiceRegistry, UserEnvironment, secrets};
 use crate::{
     error::{Error, RefusalCode, Result},
     storage::{Db, users::accounts},
@@ -15,12 +15,17 @@ const MAX_USER_ID_BYTES: usize = 255;
 /// The length of a user name that the server generates.
 const GENERATED_LETTERS: usize = 16;
 
+/// The error for a user who does not belong to the application service.
+pub(super) const NOT_IN_NAMESPACE: Error =
+    Error::Exclusive("this user is not in the namespace of the application service");
+
 /// The user names of this server.
 #[derive(Clone)]
 pub struct UserNames {
     db: Db,
     server_name: OwnedServerName,
     notices_sender: Option<OwnedUserId>,
+    application_services: ApplicationServiceRegistry,
 }
 
 impl UserNames {
@@ -30,6 +35,7 @@ impl UserNames {
             db: environment.db.clone(),
             server_name: environment.server_name.clone(),
             notices_sender: environment.notices_sender.clone(),
+            application_services: environment.application_services.clone(),
         }
     }
 
@@ -37,9 +43,31 @@ impl UserNames {
     ///
     /// # Errors
     ///
-    /// `RefusalCode::InvalidUsername` or [`Error::UserInUse`] when it cannot.
+    /// `RefusalCode::InvalidUsername`, [`Error::Exclusive`] or [`Error::UserInUse`] when it cannot.
     pub async fn available_user_id(&self, name: &str) -> Result<OwnedUserId> {
         let user_id = registrable_user_id(name, &self.server_name)?;
+        self.application_services.check_user(&user_id)?;
+        self.unused_user_id(user_id).await
+    }
+
+    /// Returns the user id for a user name that an application service can register.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::available_user_id`]; [`Error::Exclusive`] when the name is not in the service's namespace.
+    pub(super) async fn available_to_service(
+        &self,
+        name: &str,
+        service: &ApplicationService,
+    ) -> Result<OwnedUserId> {
+        let user_id = registrable_user_id(name, &self.server_name)?;
+        if !service.controls(&user_id) {
+            return Err(NOT_IN_NAMESPACE);
+        }
+        self.unused_user_id(user_id).await
+    }
+
+    async fn unused_user_id(&self, user_id: OwnedUserId) -> Result<OwnedUserId> {
         if self.notices_sender.as_ref() == Some(&user_id) {
             return Err(Error::UserInUse);
         }

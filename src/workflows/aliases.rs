@@ -8,13 +8,14 @@ use ruma::{
         directory::{get_public_rooms, get_public_rooms_filtered},
         query::get_room_information,
     },
-    directory::{Filter, RoomNetwork, RoomTypeFilter},
+    directory::{Filter, RoomTypeFilter},
     events::{StateEventType, room::member::MembershipState},
 };
 
 use super::WorkflowSources;
 use crate::{
-    error::Result,
+    application_services::ServiceQueries,
+    error::{Error, Result},
     federation::{Federation, RequestLimits},
     rooms::{DirectoryPage, DirectorySearch, Room, Rooms},
 };
@@ -27,6 +28,7 @@ const MAX_SERVERS: usize = 50;
 pub struct RemoteDirectory {
     rooms: Rooms,
     federation: Federation,
+    service_queries: ServiceQueries,
 }
 
 impl RemoteDirectory {
@@ -34,6 +36,7 @@ impl RemoteDirectory {
         Self {
             rooms: sources.rooms.clone(),
             federation: sources.federation.clone(),
+            service_queries: sources.service_queries.clone(),
         }
     }
 
@@ -42,16 +45,13 @@ impl RemoteDirectory {
     /// # Errors
     ///
     /// [`Error::NotFound`] when the alias does not exist; [`Error::Unreachable`] when its server does not answer.
-    ///
-    /// [`Error::NotFound`]: crate::error::Error::NotFound
-    /// [`Error::Unreachable`]: crate::error::Error::Unreachable
     pub async fn resolve_alias(
         &self,
         alias: &RoomAliasId,
     ) -> Result<(OwnedRoomId, Vec<OwnedServerName>)> {
         let server = alias.server_name();
         if server == self.rooms.memory.server_name() {
-            let room_id = self.rooms.directory.resolve_alias(alias).await?;
+            let room_id = self.resolve_local_alias(alias).await?;
             let room = self.rooms.memory.room(&room_id).await?;
             return Ok((room_id, servers_in(&room, self.rooms.memory.server_name())));
         }
@@ -68,6 +68,17 @@ impl RemoteDirectory {
         Ok((found.room_id, servers))
     }
 
+    /// Returns the room that an alias of this server points to. Application services may create it now.
+    async fn resolve_local_alias(&self, alias: &RoomAliasId) -> Result<OwnedRoomId> {
+        let directory = &self.rooms.directory;
+        match directory.resolve_alias(alias).await {
+            Err(Error::NotFound(_)) if self.service_queries.create_alias_on_demand(alias).await => {
+                directory.resolve_alias(alias).await
+            }
+            resolved => resolved,
+        }
+    }
+
     /// Returns a page of the public rooms of another server.
     ///
     /// # Errors
@@ -77,7 +88,6 @@ impl RemoteDirectory {
         &self,
         server: &ServerName,
         search: DirectorySearch,
-        room_network: RoomNetwork,
     ) -> Result<DirectoryPage> {
         let client = self.federation.client();
         let limit = search.limit.map(UInt::new_saturating);
@@ -85,7 +95,7 @@ impl RemoteDirectory {
             let mut request = get_public_rooms::v1::Request::new();
             request.limit = limit;
             request.since = search.since;
-            request.room_network = room_network;
+            request.room_network = search.network;
             let page = client
                 .send(server, request, RequestLimits::QUICK_RESPONSE)
                 .await?;
@@ -99,7 +109,7 @@ impl RemoteDirectory {
         let mut request = get_public_rooms_filtered::v1::Request::new();
         request.limit = limit;
         request.since = search.since;
-        request.room_network = room_network;
+        request.room_network = search.network;
         request.filter = Filter::new();
         request.filter.generic_search_term = search.term;
         let types = search.room_types.unwrap_or_default().into_iter();

@@ -10,6 +10,7 @@ use super::{
     server_notices::ServerNotices,
 };
 use crate::{
+    application_services::ServiceQueries,
     ephemeral::EphemeralState,
     error::Result,
     rooms::{MemberChange, MemberProfile, MembershipAction, Rooms},
@@ -48,6 +49,7 @@ pub struct MembershipChanges {
     notices: ServerNotices,
     leaves: RemoteLeaves,
     remote_invitations: RemoteInvitations,
+    service_queries: ServiceQueries,
 }
 
 impl MembershipChanges {
@@ -65,6 +67,7 @@ impl MembershipChanges {
             notices: notices.clone(),
             leaves: leaves.clone(),
             remote_invitations: remote_invitations.clone(),
+            service_queries: sources.service_queries.clone(),
         }
     }
 
@@ -91,6 +94,11 @@ impl MembershipChanges {
                     .leave_remote_room(session, room_id, request.reason)
                     .await;
             }
+        }
+        if request.action == MembershipAction::Invite {
+            self.service_queries
+                .create_user_on_demand(&request.target)
+                .await?;
         }
         let is_shown = matches!(
             request.action,

@@ -55,8 +55,8 @@ use self::{
     remote::{EntryRoutes, EntryServices, MembershipLocks, ServerFinder},
 };
 use crate::{
-    clock::Clock, devices::Devices, ephemeral::EphemeralState, federation::Federation,
-    rooms::Rooms, tasks::Tasks, users::Users,
+    application_services::ServiceQueries, clock::Clock, devices::Devices,
+    ephemeral::EphemeralState, federation::Federation, rooms::Rooms, tasks::Tasks, users::Users,
 };
 
 /// The services that the workflows use.
@@ -66,6 +66,7 @@ pub struct WorkflowSources {
     pub rooms: Rooms,
     pub ephemeral: EphemeralState,
     pub federation: Federation,
+    pub service_queries: ServiceQueries,
     pub tasks: Tasks,
     pub clock: Clock,
 }

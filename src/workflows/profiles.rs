@@ -7,6 +7,7 @@ use ruma::{
 
 use super::WorkflowSources;
 use crate::{
+    application_services::ServiceQueries,
     error::{Error, Result},
     federation::Federation,
     rooms::{MemberProfile, Rooms},
@@ -19,6 +20,7 @@ pub struct UserProfiles {
     users: Users,
     rooms: Rooms,
     federation: Federation,
+    service_queries: ServiceQueries,
 }
 
 impl UserProfiles {
@@ -27,6 +29,7 @@ impl UserProfiles {
             users: sources.users.clone(),
             rooms: sources.rooms.clone(),
             federation: sources.federation.clone(),
+            service_queries: sources.service_queries.clone(),
         }
     }
 
@@ -37,6 +40,7 @@ impl UserProfiles {
     /// [`Error::NotFound`] when the user does not exist; [`Error::Unreachable`] when their server does not answer.
     pub async fn profile(&self, user_id: &UserId) -> Result<UserProfile> {
         if self.rooms.memory.is_local(user_id) {
+            self.service_queries.create_user_on_demand(user_id).await?;
             return self.users.profiles.get(user_id).await;
         }
         self.federation.fetch_profile(user_id, None).await
@@ -53,6 +57,7 @@ impl UserProfiles {
         field: &ProfileFieldName,
     ) -> Result<ProfileFieldValue> {
         if self.rooms.memory.is_local(user_id) {
+            self.service_queries.create_user_on_demand(user_id).await?;
             return self.users.profiles.field(user_id, field).await;
         }
         let profile = self

@@ -19,6 +19,7 @@ use super::{
     remote::RemoteInvitations,
 };
 use crate::{
+    application_services::ServiceQueries,
     error::{Error, Result},
     federation::Federation,
     matrix::{self, Pdu},
@@ -53,6 +54,7 @@ pub struct InvitationReceiver {
     rooms: Rooms,
     federation: Federation,
     remote_invitations: RemoteInvitations,
+    service_queries: ServiceQueries,
 }
 
 impl InvitationReceiver {
@@ -62,6 +64,7 @@ impl InvitationReceiver {
             rooms: sources.rooms.clone(),
             federation: sources.federation.clone(),
             remote_invitations: remote_invitations.clone(),
+            service_queries: sources.service_queries.clone(),
         }
     }
 
@@ -97,6 +100,7 @@ impl InvitationReceiver {
             .member()
             .filter(|user_id| self.rooms.memory.is_local(user_id))
         {
+            self.service_queries.create_user_on_demand(user_id).await?;
             self.users.lookup.user_num(user_id).await?;
         }
         room_state.truncate(MAX_STATE_EVENTS);

@@ -1,7 +1,7 @@
 //! State events that users send: the checks of those that other endpoints or the server restrict, and the sending.
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, RoomId,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use super::{
     WorkflowSources, guests::RoomGuests, remote::RemoteInvitations, server_notices::ServerNotices,
 };
 use crate::{
+    application_services::ServiceQueries,
     error::{Error, Result},
     matrix,
     rooms::{DelayRequest, EventToSend, Rooms},
@@ -58,6 +59,8 @@ pub struct StateEventRequest {
     pub kind: StateEventType,
     pub state_key: String,
     pub content: Box<RawValue>,
+    /// The time that an application service gives the event.
+    pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
 }
 
 /// Checks and sends the state events of local users. Cheap to clone.
@@ -67,6 +70,7 @@ pub struct StateEvents {
     notices: ServerNotices,
     remote_invitations: RemoteInvitations,
     guests: RoomGuests,
+    service_queries: ServiceQueries,
 }
 
 impl StateEvents {
@@ -81,6 +85,7 @@ impl StateEvents {
             notices: notices.clone(),
             remote_invitations: remote_invitations.clone(),
             guests: guests.clone(),
+            service_queries: sources.service_queries.clone(),
         }
     }
 
@@ -100,6 +105,7 @@ impl StateEvents {
             kind,
             state_key,
             content,
+            timestamp,
         } = request;
         let checked = CheckedStateEvent {
             kind: &kind,
@@ -107,7 +113,13 @@ impl StateEvents {
             content: &content,
         };
         self.check_state(session, &room_id, checked).await?;
+        if kind == StateEventType::RoomMember
+            && let Ok(user_id) = <&UserId>::try_from(&*state_key)
+        {
+            self.service_queries.create_user_on_demand(user_id).await?;
+        }
         let event = EventToSend::state(session.user_id.clone(), &kind, &state_key, content);
+        let event = event.at(timestamp);
         let event_id = if self.remote_invitations.is_remote_invitation(&event) {
             self.remote_invitations
                 .invite_remote_user(&room_id, event)

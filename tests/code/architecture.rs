@@ -20,7 +20,7 @@ const BASE_MODULES: [&str; 8] = [
 
 /// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
 /// import those.
-const MODULE_LAYERS: [(&str, &[&str]); 21] = [
+const MODULE_LAYERS: [(&str, &[&str]); 22] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -39,7 +39,8 @@ const MODULE_LAYERS: [(&str, &[&str]); 21] = [
     ("federation", UP_TO_ROOMS),
     ("media", UP_TO_FEDERATION),
     ("push", UP_TO_ROOMS_AND_MAIL),
-    ("workflows", UP_TO_FEDERATION),
+    ("application_services", UP_TO_ROOMS),
+    ("workflows", BELOW_WORKFLOWS),
     ("sync", UP_TO_ROOMS),
     ("api", ABOVE_STORAGE),
 ];
@@ -69,6 +70,16 @@ const UP_TO_FEDERATION: &[&str] = &[
     "rooms",
     "federation",
 ];
+const BELOW_WORKFLOWS: &[&str] = &[
+    "matrix",
+    "storage",
+    "users",
+    "devices",
+    "ephemeral",
+    "rooms",
+    "federation",
+    "application_services",
+];
 const ABOVE_STORAGE: &[&str] = &[
     "matrix",
     "mail",
@@ -78,6 +89,7 @@ const ABOVE_STORAGE: &[&str] = &[
     "rooms",
     "federation",
     "media",
+    "application_services",
     "workflows",
     "sync",
 ];
@@ -91,7 +103,8 @@ const ROOMS_LAYERS: [&str; 6] = ["memory", "read", "unread", "log", "write", "re
 const ROOMS_SIBLINGS: [(&str, &str); 1] = [("remote", "write")];
 
 /// The folders of `storage`, and the services that may read and write their tables.
-const TABLE_OWNERS: [(&str, &[&str]); 6] = [
+const TABLE_OWNERS: [(&str, &[&str]); 7] = [
+    ("application_services", &["application_services"]),
     ("rooms", &["rooms", "users"]),
     ("users", &["users", "rooms", "sync", "push"]),
     ("devices", &["devices", "users", "federation"]),

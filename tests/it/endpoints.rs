@@ -11,12 +11,7 @@ pub(crate) const CLIENT_ENDPOINTS_TABLE: &str = include_str!("client_server_endp
 pub(crate) const SERVER_ENDPOINTS_TABLE: &str = include_str!("server_server_endpoints.tsv");
 
 /// The client endpoints that are not served, with the reasons.
-const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 6] = [
-    ("pingAppservice", "there are no application services yet"),
-    (
-        "updateAppserviceRoomDirectoryVisibility",
-        "there are no application services yet",
-    ),
+const UNSERVED_CLIENT_ENDPOINTS: [(&str, &str); 4] = [
     (
         "getAuthMetadata",
         "there is no OAuth 2.0 API, which this answer says",

@@ -11,6 +11,7 @@
 mod account;
 mod account_data;
 mod administration;
+mod application_services;
 mod auth_pages;
 mod chat;
 mod connections;

@@ -25,7 +25,7 @@ async fn whoami(
     MatrixRequest { from, .. }: MatrixRequest<whoami::v3::Request>,
 ) -> MatrixResponse<whoami::v3::Response> {
     let mut response = whoami::v3::Response::new(from.user_id.clone(), from.is_guest);
-    response.device_id = Some(from.device_id.clone());
+    response.device_id.clone_from(&from.device_id);
     MatrixResponse(response)
 }
 

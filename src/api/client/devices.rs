@@ -1,6 +1,6 @@
 //! Device management.
 
-use axum::{Json, Router, extract::State};
+use axum::{Json, Router, extract::State, http::StatusCode};
 use ruma::{
     DeviceId,
     api::client::device::{delete_device, delete_devices, get_device, get_devices, update_device},
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::interactive_auth::{InteractiveRequest, ProtectedOperation};
 use crate::{
     api::{App, MatrixRequest, MatrixResponse, RateLimits, endpoint},
+    clock::Clock,
     devices::Devices,
     error::Result,
     users::Users,
@@ -73,13 +74,25 @@ fn remove_nulls(json: &mut Value) {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3devicesdeviceid).
 async fn update_device(
     State(devices): State<Devices>,
+    State(clock): State<Clock>,
     MatrixRequest { from, request }: MatrixRequest<update_device::v3::Request>,
-) -> Result<MatrixResponse<update_device::v3::Response>> {
+) -> Result<(StatusCode, MatrixResponse<update_device::v3::Response>)> {
+    let response = MatrixResponse(update_device::v3::Response::new());
+    if from.application_service.is_some() {
+        let name = request.display_name.clone();
+        let is_new = devices
+            .management
+            .create(from.user, &request.device_id, name, clock.now_ms())
+            .await?;
+        if is_new {
+            return Ok((StatusCode::CREATED, response));
+        }
+    }
     devices
         .management
         .rename(from.user, &request.device_id, request.display_name)
         .await?;
-    Ok(MatrixResponse(update_device::v3::Response::new()))
+    Ok((StatusCode::OK, response))
 }
 
 /// `DELETE /_matrix/client/*/devices/{deviceId}`

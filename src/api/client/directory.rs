@@ -10,7 +10,7 @@ use ruma::{
         },
         room::Visibility,
     },
-    directory::{RoomNetwork, RoomTypeFilter},
+    directory::RoomTypeFilter,
     room::RoomType,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     },
     error::{Error, Result},
     rooms::{DirectorySearch, Rooms, check_visibility},
+    users::Users,
     workflows::Workflows,
 };
 
@@ -49,11 +50,15 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directoryroomroomalias).
 async fn create_alias(
     State(rooms): State<Rooms>,
+    State(users): State<Users>,
     MatrixRequest { from, request }: MatrixRequest<create_alias::v3::Request>,
 ) -> Result<MatrixResponse<create_alias::v3::Response>> {
     if request.room_alias.server_name() != rooms.memory.server_name() {
         return Err(Error::invalid_param("the alias belongs to another server"));
     }
+    users
+        .application_services
+        .check_alias(&request.room_alias, from.application_service.as_deref())?;
     rooms
         .directory
         .create_alias(&request.room_alias, &request.room_id, &from.user_id)
@@ -84,9 +89,15 @@ async fn delete_alias(
     State(rooms): State<Rooms>,
     MatrixRequest { from, request }: MatrixRequest<delete_alias::v3::Request>,
 ) -> Result<MatrixResponse<delete_alias::v3::Response>> {
+    let service = from.application_service.as_ref();
+    let may_always = from.is_admin
+        || service.is_some_and(|service| {
+            let namespaces = &service.registration.namespaces;
+            namespaces.has_alias(&request.room_alias)
+        });
     rooms
         .directory
-        .delete_alias(&request.room_alias, from.user, &from.user_id, from.is_admin)
+        .delete_alias(&request.room_alias, from.user, &from.user_id, may_always)
         .await?;
     Ok(MatrixResponse(delete_alias::v3::Response::new()))
 }
@@ -148,13 +159,9 @@ async fn get_public_rooms(
     };
     let asker = session.map_or_else(
         || RateLimitKey::from(&peer),
-        |session| RateLimitKey::from(&*session.user_id),
+        |session| RateLimitKey::from(&*session),
     );
-    let directory = DirectoryChoice {
-        server: request.server,
-        network: RoomNetwork::default(),
-    };
-    list_public_rooms(&app, asker, directory, search).await
+    list_public_rooms(&app, asker, request.server, search).await
 }
 
 /// `POST /_matrix/client/*/publicRooms`
@@ -168,14 +175,11 @@ async fn get_public_rooms_filtered(
     let search = DirectorySearch {
         term: request.filter.generic_search_term,
         room_types: (!types.is_empty()).then(|| types.iter().map(room_type).collect()),
+        network: request.room_network,
         since: request.since,
         limit: request.limit.map(u64::from),
     };
-    let directory = DirectoryChoice {
-        server: request.server,
-        network: request.room_network,
-    };
-    list_public_rooms(&app, RateLimitKey::from(&*from.user_id), directory, search).await
+    list_public_rooms(&app, RateLimitKey::from(&*from), request.server, search).await
 }
 
 fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
@@ -185,28 +189,20 @@ fn room_type(filter: &RoomTypeFilter) -> Option<RoomType> {
     }
 }
 
-/// The directory that a request wants to read.
-struct DirectoryChoice {
-    /// The server that has the directory; without a name, this one.
-    server: Option<OwnedServerName>,
-    network: RoomNetwork,
-}
-
+/// Lists the rooms in the directory of a server; without a name, of this one.
 async fn list_public_rooms(
     app: &App,
     asker: RateLimitKey,
-    directory: DirectoryChoice,
+    server: Option<OwnedServerName>,
     search: DirectorySearch,
 ) -> Result<Json<Value>> {
-    let other = directory
-        .server
-        .filter(|server| server != app.rooms.memory.server_name());
+    let other = server.filter(|server| server != app.rooms.memory.server_name());
     let page = match other {
         Some(server) => {
             app.limits.check(RequestClass::Lookup, asker)?;
             app.workflows
                 .directory
-                .fetch_public_rooms(&server, search, directory.network)
+                .fetch_public_rooms(&server, search)
                 .await?
         }
         None => app.rooms.directory.list_public_rooms(search).await?,

@@ -111,7 +111,7 @@ pub(super) fn check_login_limit(
     auth: Option<&AuthData>,
 ) -> Result<()> {
     match auth {
-        Some(_) => limits.check(RequestClass::Login, &*session.user_id),
+        Some(_) => limits.check(RequestClass::Login, session),
         None => Ok(()),
     }
 }

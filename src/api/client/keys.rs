@@ -9,7 +9,7 @@ use serde_json::json;
 use super::interactive_auth::{InteractiveRequest, ProtectedOperation};
 use crate::{
     api::{App, CompleteResponse, MatrixRequest, MatrixResponse, RateLimits, endpoint},
-    devices::{DeviceOwner, Devices, KeyViewer, UiaProof},
+    devices::{DeviceOwner, Devices, KeyOwner, KeyViewer, UiaProof},
     error::Result,
     sync::Sync,
     users::{Session, Users},
@@ -30,12 +30,10 @@ pub(super) fn routes() -> Router<App> {
         ))
 }
 
-fn owner(session: &Session) -> DeviceOwner<'_> {
-    DeviceOwner {
+fn owner(session: &Session) -> KeyOwner<'_> {
+    KeyOwner {
         user: session.user,
         user_id: &session.user_id,
-        device: session.device,
-        device_id: &session.device_id,
     }
 }
 
@@ -46,7 +44,13 @@ async fn upload_keys(
     State(devices): State<Devices>,
     MatrixRequest { from, request }: MatrixRequest<upload_keys::v3::Request>,
 ) -> Result<MatrixResponse<upload_keys::v3::Response>> {
-    let counts = devices.keys.upload(&owner(&from), &request).await?;
+    let owner = DeviceOwner {
+        user: from.user,
+        user_id: &from.user_id,
+        device: from.device,
+        device_id: from.require_device_id()?,
+    };
+    let counts = devices.keys.upload(&owner, &request).await?;
     Ok(MatrixResponse(upload_keys::v3::Response::new(counts)))
 }
 

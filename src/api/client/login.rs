@@ -11,11 +11,11 @@ use ruma::api::client::session::{
     get_login_token,
     get_login_types::{
         self,
-        v3::{LoginType, PasswordLoginType, TokenLoginType},
+        v3::{ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType},
     },
     login::{
         self,
-        v3::{DiscoveryInfo, HomeserverInfo},
+        v3::{DiscoveryInfo, HomeserverInfo, LoginInfo},
     },
     logout, logout_all, refresh_token,
 };
@@ -53,7 +53,8 @@ async fn get_login_types(
     let password = LoginType::Password(PasswordLoginType::new());
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
-    let flows = vec![password, LoginType::Token(token)];
+    let service = LoginType::ApplicationService(ApplicationServiceLoginType::new());
+    let flows = vec![password, LoginType::Token(token), service];
     MatrixResponse(get_login_types::v3::Response::new(flows))
 }
 
@@ -83,12 +84,19 @@ async fn login(
     State(users): State<Users>,
     State(limits): State<RateLimits>,
     State(config): State<Arc<Config>>,
-    LoginRequest(request): LoginRequest,
+    LoginRequest(MatrixRequest {
+        from: token,
+        request,
+    }): LoginRequest,
 ) -> Result<MatrixResponse<login::v3::Response>> {
+    let service = match &request.login_info {
+        LoginInfo::ApplicationService(_) => Some(token.application_service(&users)?),
+        _ => None,
+    };
     let account = users.login.attempted_user(&request).await?;
     let attempt = account.map(|user_id| limits.charge(RequestClass::WrongPassword, &*user_id));
     let attempt = attempt.transpose()?;
-    let login = users.login.log_in(request).await;
+    let login = users.login.log_in(request, service.as_deref()).await;
     if let (Err(Error::Forbidden(_)), Some(attempt)) = (&login, attempt) {
         attempt.keep();
     }
@@ -146,7 +154,7 @@ async fn logout_all(
 }
 
 /// A login request that is known to have a `type`, because ruma panics without one.
-struct LoginRequest(login::v3::Request);
+struct LoginRequest(MatrixRequest<login::v3::Request>);
 
 impl FromRequest<App> for LoginRequest {
     type Rejection = Error;
@@ -161,7 +169,6 @@ impl FromRequest<App> for LoginRequest {
             return Err(Error::BadJson("missing field `type`".to_owned()));
         }
         let request = Request::from_parts(parts, Body::from(body));
-        let incoming = MatrixRequest::from_request(request, app).await?;
-        Ok(Self(incoming.request))
+        MatrixRequest::from_request(request, app).await.map(Self)
     }
 }

@@ -104,7 +104,7 @@ async fn invite_user(
             "this server cannot invite by e-mail or phone number: it has no identity server",
         ));
     };
-    limits.check_invitations(&from.user_id, [&*invited.user_id])?;
+    limits.check_invitations(&from, [&*invited.user_id])?;
     let change = MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
     workflows
         .memberships

@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod admin_register;
 mod administration;
+mod application_services;
 mod auth_pages;
 mod capabilities;
 mod delayed_events;
@@ -42,6 +43,7 @@ mod state;
 mod sync;
 mod tags;
 mod third_party_ids;
+mod third_party_networks;
 mod threads;
 mod to_device;
 mod upgrade;
@@ -64,6 +66,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(account_data::routes())
         .merge(admin_register::routes())
         .merge(administration::routes())
+        .merge(application_services::routes())
         .merge(auth_pages::routes())
         .merge(capabilities::routes())
         .merge(delayed_events::routes())
@@ -99,6 +102,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(sync::routes())
         .merge(tags::routes())
         .merge(third_party_ids::routes())
+        .merge(third_party_networks::routes())
         .merge(threads::routes())
         .merge(to_device::routes())
         .merge(upgrade::routes())

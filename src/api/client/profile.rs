@@ -123,7 +123,7 @@ async fn charge_profile_change(
         ),
         _ => (RequestClass::DisplayNameChange, 0),
     };
-    limits.charge_times(class, &*session.user_id, events)
+    limits.charge_times(class, session, events)
 }
 
 /// "Guest users may only modify their display name; other profile fields may not be changed."

@@ -6,7 +6,7 @@ use ruma::{
     api::client::{
         account::{
             check_registration_token_validity, get_username_availability,
-            register::{self, RegistrationKind},
+            register::{self, LoginType, RegistrationKind},
         },
         uiaa::AuthData,
     },
@@ -56,11 +56,20 @@ struct NewSession {
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register).
 async fn register(
+    State(users): State<Users>,
     State(workflows): State<Workflows>,
     State(limits): State<RateLimits>,
     peer: ClientAddress,
-    MatrixRequest { request, .. }: MatrixRequest<register::v3::Request>,
+    MatrixRequest {
+        from: token,
+        request,
+    }: MatrixRequest<register::v3::Request>,
 ) -> Result<Json<RegistrationResponse>> {
+    if request.login_type == Some(LoginType::ApplicationService) {
+        let service = token.application_service(&users)?;
+        let registered = users.registration.register_for_service(request, &service);
+        return registered.await.map(registration_response);
+    }
     // A request without authentication only asks for the registration flows, and costs nothing.
     let is_complete = request.auth.is_some() || request.kind == RegistrationKind::Guest;
     let account = is_complete.then(|| limits.charge(RequestClass::Register, &peer));
@@ -74,7 +83,11 @@ async fn register(
     if let Some(account) = account {
         account.keep();
     }
-    Ok(Json(RegistrationResponse {
+    Ok(registration_response(registered))
+}
+
+fn registration_response(registered: RegisteredAccount) -> Json<RegistrationResponse> {
+    Json(RegistrationResponse {
         user_id: registered.user_id,
         session: registered.login.map(|login| NewSession {
             device_id: login.device_id,
@@ -82,7 +95,7 @@ async fn register(
             refresh_token: login.tokens.refresh_token,
             expires_in_ms: login.tokens.expires_in.map(|time| time.as_millis()),
         }),
-    }))
+    })
 }
 
 /// Returns whether a registration failed because its token is not valid.

@@ -30,10 +30,7 @@ async fn create_room(
 ) -> Result<InFlightResponse<MatrixResponse<create_room::v3::Response>>> {
     let sending = sync.begin_send(from.device);
     from.must_not_be_guest()?;
-    limits.check_invitations(
-        &from.user_id,
-        request.invite.iter().map(|user_id| &**user_id),
-    )?;
+    limits.check_invitations(&from, request.invite.iter().map(|user_id| &**user_id))?;
     let room_id = workflows.creation.create_room(&from, request).await?;
     let response = create_room::v3::Response::new(room_id);
     Ok(InFlightResponse(sending, MatrixResponse(response)))

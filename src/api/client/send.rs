@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ruma::{
-    EventId, OwnedEventId, OwnedRoomId, RoomId,
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId,
     api::{
         IncomingRequest, Metadata,
         auth_scheme::AccessToken,
@@ -87,7 +87,8 @@ async fn send_message_event(
             device: from.device,
             txn_id: request.txn_id.to_string(),
         }),
-    );
+    )
+    .at(service_timestamp(&from, request.timestamp));
     // Some clients send only the transaction id, to learn the event id of an earlier request.
     let event_id = if has_body {
         rooms.sender.send(&request.room_id, event).await?
@@ -112,8 +113,7 @@ async fn send_state_event(
     let sending = app.sync.begin_send(from.device);
     let content = request.body.into_json();
     let (kind, state_key) = (&request.event_type, request.state_key.as_str());
-    app.limits
-        .check_state(&from.user_id, kind, state_key, &content)?;
+    app.limits.check_state(&from, kind, state_key, &content)?;
     if let Some(delay_ms) = delay_ms {
         let delay = DelayRequest {
             user: from.user,
@@ -128,6 +128,7 @@ async fn send_state_event(
         return delay_event(&app.workflows, &from, &request.room_id, delay).await;
     }
     let request = StateEventRequest {
+        timestamp: service_timestamp(&from, request.timestamp),
         room_id: request.room_id,
         kind: request.event_type,
         state_key: request.state_key,
@@ -140,6 +141,16 @@ async fn send_state_event(
         .await?;
     let response = MatrixResponse(send_state_event::v3::Response::new(event_id));
     Ok(InFlightResponse(sending, response).into_response())
+}
+
+/// Returns the time that the event gets. Only application services may choose it.
+///
+/// See the [specification](https://spec.matrix.org/v1.19/application-service-api/#timestamp-massaging).
+fn service_timestamp(
+    session: &Session,
+    requested: Option<MilliSecondsSinceUnixEpoch>,
+) -> Option<MilliSecondsSinceUnixEpoch> {
+    requested.filter(|_| session.application_service.is_some())
 }
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/redact/{eventId}/{txnId}`

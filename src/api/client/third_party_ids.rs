@@ -1,23 +1,15 @@
-//! Telephone numbers, identity servers and third-party networks, which this server does not support. E-mail addresses are
-//! in `email_addresses`.
+//! Telephone numbers and identity servers, which this server does not support. E-mail addresses are in
+//! `email_addresses`.
 //!
 //! Clients call these endpoints nevertheless, and the specification has a response for each case.
-
-use std::collections::BTreeMap;
 
 use axum::{Router, http::Method};
 use ruma::api::{
     IncomingRequest, Metadata,
-    client::{
-        account::{
-            ThirdPartyIdRemovalStatus, bind_3pid, request_3pid_management_token_via_msisdn,
-            request_password_change_token_via_msisdn, request_registration_token_via_msisdn,
-            unbind_3pid,
-        },
-        thirdparty::{
-            get_location_for_protocol, get_location_for_room_alias, get_protocol, get_protocols,
-            get_user_for_protocol, get_user_for_user_id,
-        },
+    client::account::{
+        ThirdPartyIdRemovalStatus, bind_3pid, request_3pid_management_token_via_msisdn,
+        request_password_change_token_via_msisdn, request_registration_token_via_msisdn,
+        unbind_3pid,
     },
 };
 
@@ -47,12 +39,6 @@ pub(super) fn routes() -> Router<App> {
         .merge(route_denied::<
             request_3pid_management_token_via_msisdn::v3::Request,
         >())
-        .merge(endpoint::<get_protocols::v3::Request, _>(get_protocols))
-        .merge(route_not_found::<get_protocol::v3::Request>())
-        .merge(route_not_found::<get_location_for_protocol::v3::Request>())
-        .merge(route_not_found::<get_location_for_room_alias::v3::Request>())
-        .merge(route_not_found::<get_user_for_protocol::v3::Request>())
-        .merge(route_not_found::<get_user_for_user_id::v3::Request>())
 }
 
 /// `POST /_matrix/client/*/account/3pid`
@@ -78,15 +64,6 @@ async fn unbind_3pid(
     MatrixResponse(unbind_3pid::v3::Response::new(status))
 }
 
-/// `GET /_matrix/client/*/thirdparty/protocols`
-///
-/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3thirdpartyprotocols).
-async fn get_protocols(
-    _: MatrixRequest<get_protocols::v3::Request>,
-) -> MatrixResponse<get_protocols::v3::Response> {
-    MatrixResponse(get_protocols::v3::Response::new(BTreeMap::new()))
-}
-
 /// Routes an endpoint that would add an identifier to an account: "The homeserver does not allow the third-party
 /// identifier as a contact option."
 fn route_denied<R>() -> Router<App>
@@ -98,15 +75,5 @@ where
             RefusalCode::ThreepidDenied,
             "accounts have no identifiers of this kind on this server".to_owned(),
         )
-    })
-}
-
-/// Routes an endpoint for lookups in another network.
-fn route_not_found<R>() -> Router<App>
-where
-    R: IncomingRequest + Metadata<Authentication: RequestAuthenticator> + Send + 'static,
-{
-    endpoint::<R, _>(async |_: MatrixRequest<R>| {
-        Error::not_found("this server has no bridges to other networks")
     })
 }

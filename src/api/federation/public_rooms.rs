@@ -37,6 +37,7 @@ async fn get_public_rooms(
 ) -> Result<MatrixResponse<get_public_rooms::v1::Response>> {
     must_be_public(&config)?;
     let search = DirectorySearch {
+        network: request.room_network,
         since: request.since,
         limit: page_limit(request.limit),
         ..DirectorySearch::default()
@@ -63,6 +64,7 @@ async fn get_public_rooms_filtered(
     let search = DirectorySearch {
         term: request.filter.generic_search_term,
         room_types: (!types.is_empty()).then(|| types.iter().map(room_type).collect()),
+        network: request.room_network,
         since: request.since,
         limit: page_limit(request.limit),
     };

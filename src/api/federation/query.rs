@@ -12,7 +12,6 @@ use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
     error::{Error, Result},
     rooms::Rooms,
-    users::Users,
     workflows::Workflows,
 };
 
@@ -45,7 +44,7 @@ async fn get_custom_information(
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1queryprofile).
 async fn get_profile_information(
-    State(users): State<Users>,
+    State(workflows): State<Workflows>,
     State(rooms): State<Rooms>,
     MatrixRequest { request, .. }: MatrixRequest<get_profile_information::v1::Request>,
 ) -> Result<MatrixResponse<get_profile_information::v1::Response>> {
@@ -53,7 +52,7 @@ async fn get_profile_information(
     if !rooms.memory.is_local(user_id) {
         return Err(Error::invalid_param("the user belongs to another server"));
     }
-    let mut profile = users.profiles.get(user_id).await?;
+    let mut profile = workflows.profiles.profile(user_id).await?;
     if let Some(field) = &request.field {
         // "If the user does not have a particular field set on their profile, the server MUST either exclude it
         // from the response body or give it the value `null`."

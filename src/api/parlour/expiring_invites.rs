@@ -30,7 +30,7 @@ async fn invite(
     PathRoomId(room_id): PathRoomId,
     ParlourRequest { from, body }: ParlourRequest<ExpiringInviteBody>,
 ) -> Result<Json<Value>> {
-    limits.check_invitations(&from.user_id, [&*body.user_id])?;
+    limits.check_invitations(&from, [&*body.user_id])?;
     let request = ExpiringInviteRequest {
         user_id: body.user_id,
         expires_at: body.expires_at,

@@ -145,7 +145,7 @@ async fn redeem_link(
 ) -> Result<Json<Value>> {
     let room_id = workflows.invite_links.redeem_link(&from, &token).await;
     if matches!(room_id, Err(Error::NotFound(_))) {
-        limits.check(RequestClass::WrongToken, &*from.user_id)?;
+        limits.check(RequestClass::WrongToken, &*from)?;
     }
     let room_id = room_id?;
     Ok(Json(json!({ "room_id": room_id })))

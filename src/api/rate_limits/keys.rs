@@ -7,6 +7,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use crate::{
     api::client_address::{ClientAddress, subscriber_network},
     mail::EmailAddress,
+    users::Session,
 };
 
 /// The subject of a rate limit.
@@ -22,6 +23,18 @@ pub enum RateLimitKey {
     Email(EmailAddress),
     /// A user and another user to whom they send.
     UserTo(OwnedUserId, OwnedUserId),
+    /// An application service whose requests are not limited.
+    Exempt,
+}
+
+impl From<&Session> for RateLimitKey {
+    fn from(session: &Session) -> Self {
+        if session.is_exempt_from_limits() {
+            Self::Exempt
+        } else {
+            Self::User(session.user_id.clone())
+        }
+    }
 }
 
 impl From<&UserId> for RateLimitKey {

@@ -208,7 +208,7 @@ pub(super) async fn answer_request(app: App, session: Arc<Session>, text: String
 }
 
 async fn perform(app: &App, session: &Session, call: &ClientRequest) -> Result<Value> {
-    app.limits.check(RequestClass::Write, &*session.user_id)?;
+    app.limits.check(RequestClass::Write, session)?;
     if let Some(policy) = EndpointPolicy::of_channel_method(&call.method) {
         policy.check_channel_request(app, session)?;
     }
@@ -245,12 +245,13 @@ async fn state(app: &App, session: &Session, call: &ClientRequest) -> Result<Val
     app.workflows.activity.record_activity(session);
     let (kind, state_key) = (&params.event_type, params.state_key.as_str());
     app.limits
-        .check_state(&session.user_id, kind, state_key, &params.content)?;
+        .check_state(session, kind, state_key, &params.content)?;
     let request = StateEventRequest {
         room_id: params.room_id,
         kind: params.event_type,
         state_key: params.state_key,
         content: params.content,
+        timestamp: None,
     };
     let event_id = app
         .workflows

@@ -1,7 +1,7 @@
 //! An event to be sent, before it is built.
 
 use ruma::{
-    OwnedEventId, OwnedUserId,
+    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
@@ -28,6 +28,8 @@ pub struct EventToSend {
     pub redacts: Option<OwnedEventId>,
     /// Lets a client send the event again without a second copy of it.
     pub transaction: Option<ClientTransaction>,
+    /// The time that an application service gives the event; `None` is now.
+    pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
 }
 
 #[derive(Deserialize)]
@@ -57,7 +59,15 @@ impl EventToSend {
             content,
             redacts,
             transaction,
+            timestamp: None,
         }
+    }
+
+    /// Returns the event with a time of its own, if one is given.
+    #[must_use]
+    pub fn at(mut self, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Self {
+        self.timestamp = timestamp;
+        self
     }
 
     /// Returns the new membership, if this is a member event.
@@ -87,6 +97,7 @@ impl EventToSend {
             content,
             redacts: None,
             transaction: None,
+            timestamp: None,
         }
     }
 }

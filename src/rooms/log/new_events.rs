@@ -49,7 +49,7 @@ impl EventLog {
             state_key: event.state_key,
             content: event.content,
             redacts: event.redacts,
-            timestamp: self.clock.now(),
+            timestamp: event.timestamp.unwrap_or_else(|| self.clock.now()),
             event_id: self.new_event_id(&room.rules),
         };
         let prev_events = tip.choose_prev_events();

@@ -435,6 +435,7 @@ impl RoomMemory {
             | JournalChange::KeyCounts { .. }
             | JournalChange::ThreadSubscription { .. }
             | JournalChange::PushersChanged { .. }
+            | JournalChange::AliasesChanged { .. }
             | JournalChange::TokensChanged { .. }
             | JournalChange::SessionsEnded { .. } => {}
         }

@@ -237,6 +237,7 @@ async fn a_mention_is_a_highlight_only_for_the_mentioned_user() {
         .unwrap(),
         redacts: None,
         transaction: None,
+        timestamp: None,
     };
     server.rooms.sender.send(&room_id, mention).await.unwrap();
 
@@ -261,6 +262,7 @@ async fn a_redaction_removes_content_from_memory_and_disk() {
         content: to_raw_value(&json!({"redacts": said})).unwrap(),
         redacts: Some(said),
         transaction: None,
+        timestamp: None,
     };
     server.rooms.sender.send(&room_id, redaction).await.unwrap();
 

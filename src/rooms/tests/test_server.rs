@@ -109,6 +109,7 @@ impl TestServer {
             content: to_raw_value(&json!({"msgtype": "m.text", "body": body})).unwrap(),
             redacts: None,
             transaction,
+            timestamp: None,
         };
         self.rooms.sender.send(room_id, event).await
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod push_counts;
 pub(crate) mod read_markers;
+pub(crate) mod receipt_content;
 pub(crate) mod receipts;
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use ruma::{
     OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
-    directory::{PublicRoomsChunk, PublicRoomsChunkInit},
+    directory::{PublicRoomsChunk, PublicRoomsChunkInit, RoomNetwork},
     events::{
         StateEventType,
         room::{canonical_alias::RoomCanonicalAliasEventContent, member::MembershipState},
@@ -24,7 +24,7 @@ use crate::{
         TextList, WriteTx,
         rooms::{
             aliases,
-            room_table::{self, DirectoryPlace, DirectoryQuery, ListedRoom},
+            room_table::{self, DirectoryPlace, DirectoryQuery, ListedNetwork, ListedRoom},
         },
         text_list,
     },
@@ -35,6 +35,16 @@ const MAX_PAGE_ROOMS: u64 = 500;
 /// The most aliases that one user may create.
 const MAX_ALIASES_OF_USER: i64 = 10_000;
 
+/// The longest name of a network of an application service, in bytes.
+const MAX_NETWORK_BYTES: usize = 255;
+
+/// A network in whose directory an application service lists rooms.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkListing<'a> {
+    pub service_id: &'a str,
+    pub network: &'a str,
+}
+
 /// A search in the room directory.
 #[derive(Clone, Debug, Default)]
 pub struct DirectorySearch {
@@ -42,6 +52,8 @@ pub struct DirectorySearch {
     pub term: Option<String>,
     /// The types of rooms to list; an inner `None` means rooms without a type.
     pub room_types: Option<Vec<Option<RoomType>>>,
+    /// The networks whose rooms are listed.
+    pub network: RoomNetwork,
     /// The token of the page to return.
     pub since: Option<String>,
     /// The most rooms to return.
@@ -133,7 +145,7 @@ impl RoomDirectory {
             return Err(Error::forbidden("you may not remove this alias"));
         }
         let mut tx = self.db.write().await?;
-        aliases::delete(&mut tx, alias.as_str()).await?;
+        aliases::delete(&mut tx, alias.as_str(), found.room).await?;
         tx.commit().await?;
         let Some(content) = content_without_alias(&room, alias) else {
             return Ok(());
@@ -222,6 +234,32 @@ impl RoomDirectory {
         tx.commit().await
     }
 
+    /// Lists a room in a network of an application service, or stops to list it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidParam`] for a name that is too long.
+    pub async fn set_listed_in_network(
+        &self,
+        room: &Room,
+        listing: NetworkListing<'_>,
+        is_listed: bool,
+    ) -> Result<()> {
+        let NetworkListing {
+            service_id,
+            network,
+        } = listing;
+        if network.len() > MAX_NETWORK_BYTES || network.contains('\0') {
+            return Err(Error::invalid_param(format!(
+                "the network id must have at most {MAX_NETWORK_BYTES} bytes, and no U+0000"
+            )));
+        }
+        let mut tx = self.db.write().await?;
+        room_table::set_listed_in_network(&mut tx, room.num, service_id, network, is_listed)
+            .await?;
+        tx.commit().await
+    }
+
     /// Returns a page of the public directory.
     ///
     /// # Errors
@@ -241,6 +279,11 @@ impl RoomDirectory {
         let query = DirectoryQuery {
             term: search.term.unwrap_or_default().to_lowercase(),
             room_types: search.room_types.as_deref().map(room_type_list),
+            network: match search.network {
+                RoomNetwork::All => ListedNetwork::All,
+                RoomNetwork::ThirdParty(name) => ListedNetwork::ThirdParty(name),
+                _ => ListedNetwork::Matrix,
+            },
             from: since.as_ref().map(|position| position.place),
             limit: i64::try_from(limit).unwrap_or(1) + 1,
         };
@@ -266,7 +309,8 @@ impl RoomDirectory {
         Ok(DirectoryPage {
             next_batch: next.map(DirectoryPosition::into_token),
             prev_batch: prev.map(|room| DirectoryPosition::before_room(room).into_token()),
-            total: u64::try_from(room_table::count_published(&mut conn).await?).unwrap_or(0),
+            total: u64::try_from(room_table::count_listed(&mut conn, &query.network).await?)
+                .unwrap_or(0),
             chunk: found.into_iter().filter_map(public_rooms_chunk).collect(),
         })
     }

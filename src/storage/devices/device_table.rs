@@ -205,6 +205,13 @@ pub async fn delete(tx: &mut WriteTx, user: UserNum, devices: Vec<DeviceNum>) ->
     }
     let with_keys = device_keys::ids_with_keys(tx, &devices).await?;
     keep_last_seen(tx, user, &devices).await?;
+    tx.query(
+        "DELETE FROM transactions
+         WHERE device IN (SELECT CAST(value AS BIGINT) FROM json_each($1))",
+    )
+    .bind(number_list(devices.iter().copied()))
+    .execute()
+    .await?;
     let device_ids: Vec<String> = tx
         .query(
             "DELETE FROM devices

@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    numbers::{DeviceNum, Position},
+    numbers::{DeviceNum, Position, UserNum},
     storage::{ReadAccess, WriteTx, values_clause},
 };
 
@@ -68,6 +68,24 @@ pub async fn messages_between(
     .bind(after)
     .bind(up_to)
     .bind(limit)
+    .fetch_all()
+    .await
+}
+
+/// A device for which messages wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
+pub struct DeviceWithMessages {
+    pub user_num: UserNum,
+    pub device: DeviceNum,
+}
+
+/// Returns the devices for which messages wait.
+pub async fn devices_with_messages(db: &mut impl ReadAccess) -> Result<Vec<DeviceWithMessages>> {
+    db.query(
+        "SELECT d.user_num, d.num AS device
+         FROM devices d
+         WHERE EXISTS (SELECT 1 FROM to_device t WHERE t.device = d.num)",
+    )
     .fetch_all()
     .await
 }
@@ -145,10 +163,7 @@ pub async fn delete_transactions(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        numbers::UserNum,
-        storage::{devices::device_table, testing::TestDb},
-    };
+    use crate::storage::{devices::device_table, testing::TestDb};
 
     #[tokio::test]
     async fn messages_are_kept_in_order_until_they_are_deleted() {

@@ -60,6 +60,8 @@ pub enum JournalChange {
         /// The former number of the room.
         room: RoomNum,
     },
+    /// An alias of a room was created or removed.
+    AliasesChanged { room: RoomNum },
     /// A user's read receipt moved.
     Receipt {
         room: RoomNum,

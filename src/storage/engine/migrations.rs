@@ -105,6 +105,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../migrations/0024_push.sql"),
     ),
     (
+        "0025_application_services.sql",
+        include_str!("../../../migrations/0025_application_services.sql"),
+    ),
+    (
         "0026_mail.sql",
         include_str!("../../../migrations/0026_mail.sql"),
     ),

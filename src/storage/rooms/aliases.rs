@@ -3,7 +3,7 @@
 use crate::{
     error::Result,
     numbers::{RoomNum, UserNum},
-    storage::{ReadAccess, WriteTx},
+    storage::{JournalChange, ReadAccess, WriteTx},
 };
 
 /// A stored alias.
@@ -28,6 +28,10 @@ pub async fn insert(
         .bind(creator)
         .execute()
         .await?;
+    if stored == 1 {
+        let position = tx.next_position();
+        tx.publish(position, JournalChange::AliasesChanged { room });
+    }
     Ok(stored == 1)
 }
 
@@ -41,14 +45,15 @@ pub async fn count_of_creator(db: &mut impl ReadAccess, creator: UserNum) -> Res
     Ok(count.unwrap_or_default())
 }
 
-/// Removes an alias. Returns whether there was one.
-pub async fn delete(tx: &mut WriteTx, alias: &str) -> Result<bool> {
-    Ok(tx
-        .query("DELETE FROM aliases WHERE alias = $1")
+/// Removes an alias of a room.
+pub async fn delete(tx: &mut WriteTx, alias: &str, room: RoomNum) -> Result<()> {
+    tx.query("DELETE FROM aliases WHERE alias = $1")
         .bind(alias)
         .execute()
-        .await?
-        == 1)
+        .await?;
+    let position = tx.next_position();
+    tx.publish(position, JournalChange::AliasesChanged { room });
+    Ok(())
 }
 
 /// Returns an alias.

@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::{
     error::Result,
-    numbers::{Position, RoomNum, UserNum},
+    numbers::{Position, PositionRange, RoomNum, UserNum},
     storage::{ReadAccess, WriteTx, interned_strings::NumberedUser, number_list, values_clause},
 };
 
@@ -142,6 +142,40 @@ pub async fn member_event(
     .bind(user)
     .bind(room)
     .fetch_optional()
+    .await
+}
+
+/// An invitation of a local user to a room that this server is not in.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct RemoteInvitationRow {
+    pub user_num: UserNum,
+    pub room: RoomNum,
+    /// The journal position.
+    pub position: Position,
+    /// The stripped state of the room, as a JSON list.
+    pub stripped_state: String,
+    pub event_id: String,
+    /// The canonical JSON of the member event.
+    pub json: String,
+}
+
+/// Returns the invitations to rooms that this server is not in, that arrived in a range of positions and are still
+/// open.
+pub async fn remote_invitations_between(
+    db: &mut impl ReadAccess,
+    range: PositionRange,
+) -> Result<Vec<RemoteInvitationRow>> {
+    db.query(
+        "SELECT m.user_num, m.room, m.position, m.stripped_state, e.event_id, e.json
+         FROM memberships m
+         JOIN events e ON e.position = m.event
+         WHERE m.stripped_state IS NOT NULL AND m.position > $1 AND m.position <= $2
+           AND m.membership = 'invite' AND e.timeline IS NULL
+         ORDER BY m.position",
+    )
+    .bind(range.after)
+    .bind(range.up_to)
+    .fetch_all()
     .await
 }
 

@@ -242,6 +242,8 @@ pub async fn purge_shared_data(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
         "DELETE FROM threads WHERE (room, root) IN (
              SELECT room, root FROM threads WHERE room = $1 LIMIT $2)",
         "DELETE FROM aliases WHERE alias IN (SELECT alias FROM aliases WHERE room = $1 LIMIT $2)",
+        "DELETE FROM application_service_rooms WHERE (service, network, room) IN (
+             SELECT service, network, room FROM application_service_rooms WHERE room = $1 LIMIT $2)",
         "DELETE FROM memberships WHERE (user_num, room) IN (
              SELECT user_num, room FROM memberships WHERE room = $1 LIMIT $2)",
         "DELETE FROM expiring_invitations WHERE (room, user_num) IN (

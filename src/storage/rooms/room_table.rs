@@ -1,5 +1,7 @@
 //! Rooms: their versions, tips, and entries in the public directory.
 
+use sqlx::AssertSqlSafe;
+
 use crate::{
     error::Result,
     numbers::{Position, RoomNum, SnapshotId},
@@ -58,10 +60,70 @@ pub struct DirectoryQuery {
     pub term: String,
     /// Includes only rooms of these types, where `""` means rooms without a type. `None` includes all.
     pub room_types: Option<TextList>,
+    /// The networks whose rooms are included.
+    pub network: ListedNetwork,
     /// The place at which the page begins, or at which it ends when going back.
     pub from: Option<DirectoryPlace>,
     /// The most rooms to return.
     pub limit: i64,
+}
+
+/// The networks whose rooms the directory has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListedNetwork {
+    /// Rooms that users of this server have published.
+    #[default]
+    Matrix,
+    /// Rooms that an application service lists in a network, which is named with or without the id of the service.
+    ThirdParty(String),
+    All,
+}
+
+impl ListedNetwork {
+    /// Returns the SQL condition for a room of the network, with the name of the network as a parameter.
+    fn condition(&self, parameter: &str) -> String {
+        match self {
+            Self::Matrix => format!("published AND {parameter} = ''"),
+            Self::ThirdParty(_) => format!(
+                "num IN (SELECT l.room FROM application_service_rooms l
+                         WHERE l.network = {parameter} OR l.service || '|' || l.network = {parameter})"
+            ),
+            Self::All => format!(
+                "(published OR num IN (SELECT l.room FROM application_service_rooms l)) AND {parameter} = ''"
+            ),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::ThirdParty(name) => name,
+            Self::Matrix | Self::All => "",
+        }
+    }
+}
+
+/// Lists a room in a network of an application service, or stops to list it.
+pub async fn set_listed_in_network(
+    tx: &mut WriteTx,
+    room: RoomNum,
+    service_id: &str,
+    network: &str,
+    is_listed: bool,
+) -> Result<()> {
+    let sql = if is_listed {
+        "INSERT INTO application_service_rooms (service, network, room)
+         VALUES ($1, $2, $3)
+         ON CONFLICT (service, network, room) DO NOTHING"
+    } else {
+        "DELETE FROM application_service_rooms WHERE service = $1 AND network = $2 AND room = $3"
+    };
+    tx.query(sql)
+        .bind(service_id)
+        .bind(network)
+        .bind(room)
+        .execute()
+        .await?;
+    Ok(())
 }
 
 /// A room in the directory.
@@ -217,25 +279,28 @@ pub async fn directory_page(
         joined_members: i64::MAX,
         num: RoomNum::new(0),
     });
-    db.query(
+    let listed = query.network.condition("$8");
+    let sql = format!(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
          FROM rooms
-         WHERE published AND joined_members > 0
+         WHERE {listed} AND joined_members > 0
            AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
-         ORDER BY joined_members DESC, num LIMIT $7",
-    )
-    .bind(from.joined_members)
-    .bind(from.num)
-    .bind(&query.term)
-    .bind(like_pattern(&query.term))
-    .bind(query.room_types.is_none())
-    .bind(query.room_types.clone().unwrap_or_default())
-    .bind(query.limit)
-    .fetch_all()
-    .await
+         ORDER BY joined_members DESC, num LIMIT $7"
+    );
+    db.query(AssertSqlSafe(sql))
+        .bind(from.joined_members)
+        .bind(from.num)
+        .bind(&query.term)
+        .bind(like_pattern(&query.term))
+        .bind(query.room_types.is_none())
+        .bind(query.room_types.clone().unwrap_or_default())
+        .bind(query.limit)
+        .bind(query.network.name())
+        .fetch_all()
+        .await
 }
 
 /// Returns the rooms of the directory before a place, in reverse order.
@@ -247,31 +312,37 @@ pub async fn directory_before(
         joined_members: 0,
         num: RoomNum::new(0),
     });
-    db.query(
+    let listed = query.network.condition("$8");
+    let sql = format!(
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
          FROM rooms
-         WHERE published AND joined_members > 0
+         WHERE {listed} AND joined_members > 0
            AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
-         ORDER BY joined_members, num DESC LIMIT $7",
-    )
-    .bind(from.joined_members)
-    .bind(from.num)
-    .bind(&query.term)
-    .bind(like_pattern(&query.term))
-    .bind(query.room_types.is_none())
-    .bind(query.room_types.clone().unwrap_or_default())
-    .bind(query.limit)
-    .fetch_all()
-    .await
+         ORDER BY joined_members, num DESC LIMIT $7"
+    );
+    db.query(AssertSqlSafe(sql))
+        .bind(from.joined_members)
+        .bind(from.num)
+        .bind(&query.term)
+        .bind(like_pattern(&query.term))
+        .bind(query.room_types.is_none())
+        .bind(query.room_types.clone().unwrap_or_default())
+        .bind(query.limit)
+        .bind(query.network.name())
+        .fetch_all()
+        .await
 }
 
 /// Returns the number of rooms in the directory.
-pub async fn count_published(db: &mut impl ReadAccess) -> Result<i64> {
+pub async fn count_listed(db: &mut impl ReadAccess, network: &ListedNetwork) -> Result<i64> {
+    let listed = network.condition("$1");
+    let sql = format!("SELECT COUNT(*) FROM rooms WHERE {listed} AND joined_members > 0");
     let count = db
-        .query("SELECT COUNT(*) FROM rooms WHERE published AND joined_members > 0")
+        .query(AssertSqlSafe(sql))
+        .bind(network.name())
         .fetch_scalar()
         .await?;
     Ok(count.unwrap_or(0))

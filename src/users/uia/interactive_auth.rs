@@ -69,6 +69,10 @@ impl InteractiveAuth {
         parameters: &(impl Serialize + Sync),
         auth: Option<&AuthData>,
     ) -> Result<()> {
+        if session.application_service.is_some() {
+            // It authenticates with its token, and its users have no passwords.
+            return Ok(());
+        }
         let request = UiaRequest {
             endpoint,
             session: Some(session),
