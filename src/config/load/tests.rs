@@ -157,7 +157,7 @@ fn an_unknown_variable_is_named_with_the_known_keys() {
          listen are address, tls_certificate, tls_key"
     );
     assert!(error_of_variable("PARLOUR__SEVER__NAME", "x").starts_with(
-        "PARLOUR__SEVER__NAME: unknown key; the sections are connections, database, directory,"
+        "PARLOUR__SEVER__NAME: unknown key; the sections are appservices, connections, database,"
     ));
     assert_eq!(
         error_of_variable("PARLOUR__LISTEN__7__ADDRESS", "127.0.0.1:1"),
