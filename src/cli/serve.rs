@@ -84,6 +84,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
     checked.map_err(|source| Error::internal("start", source))?;
     let db = Db::open(url, folder, &storage_tasks).await?;
     let app = build_app(config, clock, tasks.clone(), db.clone(), metrics.clone()).await?;
+    app.workflows.inbox.process_stored_events();
     start_push_notifications(&app, &db).await?;
     start_application_services(&app, &db).await?;
     let registration_token = app.users.registration_tokens.first_admin_token().await?;
@@ -118,12 +119,15 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
 }
 
 /// Starts the work that rooms do by themselves.
-fn start_room_tasks(rooms: &Rooms, federation: &Federation) {
+fn start_room_tasks(rooms: &Rooms, federation: &Federation, sender: FederationSender) {
     let policy_servers = Arc::new(federation.clone());
     rooms.sender.set_policy_server_client(policy_servers);
     rooms.delayed_events.start_sending_task();
     rooms.invitations.start_withdrawal_task();
     rooms.invite_links.start_removal_task();
+    // A room is deleted once other servers were sent its last events.
+    let deletion = &rooms.deletion;
+    deletion.start_deletion_task(move |room| sender.is_room_sent(room));
 }
 
 async fn start_push_notifications(app: &App, db: &Db) -> Result<()> {
@@ -149,13 +153,6 @@ async fn start_application_services(app: &App, db: &Db) -> Result<()> {
         ephemeral: app.ephemeral.clone(),
     };
     application_services::start(sources, &app.service_queries).await
-}
-
-/// Starts to delete rooms, once other servers were sent their last events.
-fn start_room_deletion(rooms: &Rooms, sender: FederationSender) {
-    rooms
-        .deletion
-        .start_deletion_task(move |room| sender.is_room_sent(room));
 }
 
 /// Opens the accounts, and registers the application services.
@@ -187,7 +184,6 @@ pub(crate) async fn build_app(
     let version = config.server.default_room_version.clone();
     let federation = Federation::new(&db, &clock, &config, key.clone())?;
     let rooms = Rooms::open(db.clone(), clock.clone(), key, tasks.clone(), version).await?;
-    start_room_tasks(&rooms, &federation);
     let settings = media::MediaSettings::from_config(&config);
     let media = Media::open(&db, &clock, &tasks, settings, &federation)?;
     let ephemeral = EphemeralState::new(clock.clone(), &tasks);
@@ -200,7 +196,7 @@ pub(crate) async fn build_app(
         ephemeral: ephemeral.clone(),
     };
     let sender = FederationSender::start(services, &federation, metrics.registry()).await?;
-    start_room_deletion(&rooms, sender);
+    start_room_tasks(&rooms, &federation, sender);
     let service_queries = ServiceQueries::new(&users, &config.appservices)?;
     let workflows = Workflows::new(&WorkflowSources {
         users: users.clone(),
@@ -212,7 +208,6 @@ pub(crate) async fn build_app(
         tasks: tasks.clone(),
         clock: clock.clone(),
     });
-    workflows.inbox.process_stored_events();
     let sources = SyncSources {
         db: db.clone(),
         clock: clock.clone(),

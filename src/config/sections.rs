@@ -207,6 +207,10 @@ impl Default for DatabaseSection {
 }
 
 /// `[registration]`: the conditions for registration.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key, independent of the others"
+)]
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistrationSection {

@@ -119,11 +119,11 @@ fn room_name(room: &Room, user: UserNum) -> String {
     let name = name.unwrap_or_else(|| {
         let members = view.local_members.iter();
         let others = members.filter(|(member, _)| **member != user);
-        let names: Vec<&str> = others.take(3).map(|(_, id)| id.localpart()).collect();
-        if names.is_empty() {
+        let some: Vec<&str> = others.take(3).map(|(_, id)| id.localpart()).collect();
+        if some.is_empty() {
             "a room without a name".to_owned()
         } else {
-            names.join(", ")
+            some.join(", ")
         }
     });
     let is_plain = |letter: &char| !letter.is_control();

@@ -1,6 +1,6 @@
 //! The interactive authentication of registrations.
 
-use std::sync::Arc;
+use std::{slice::from_ref, sync::Arc};
 
 use ruma::{
     OwnedUserId,
@@ -74,12 +74,12 @@ fn registration_flows(environment: &UserEnvironment) -> Vec<AuthFlow> {
         add(&[AuthType::Dummy]);
     }
     if settings.open && environment.mail.is_enabled() {
-        add(&[email.clone()]);
+        add(from_ref(&email));
     }
     if settings.require_email {
         add(&[token, email]);
     } else {
-        add(&[token.clone()]);
+        add(from_ref(&token));
         if environment.mail.is_enabled() {
             // A flow that began with the token would be over before the e-mail address is confirmed.
             add(&[email, token]);
