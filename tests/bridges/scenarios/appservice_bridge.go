@@ -50,18 +50,40 @@ type appserviceBridgeSuite struct {
 
 func (s *appserviceBridgeSuite) scenarios() []scenario {
 	scenarios := []scenario{
-		{"a user query creates a ghost that somebody invites, and messages are relayed both ways", s.invitesGhost},
-		{"an alias query creates a room that somebody joins, and messages are relayed both ways", s.joinsAlias},
-		{"an alias that the bridge does not know is not found", s.joinsUnknownAlias},
-		{"typing arrives at the bridge", s.relaysTyping},
-		{"the server asks the bridge for third-party protocols, locations and users", s.looksUpThirdParties},
-		{"messages that are sent while the bridge is down arrive after its restart, once each", s.restartsBridgeOnly},
-		{"messages that are sent while the server is down arrive after its restart, once each", s.restartsServerOnly},
+		{
+			"a user query creates a ghost that somebody invites, and messages are relayed both ways",
+			s.invitesGhost,
+		},
+		{
+			"an alias query creates a room that somebody joins, and messages are relayed both ways",
+			s.joinsAlias,
+		},
+		{
+			"an alias that the bridge does not know is not found",
+			s.joinsUnknownAlias,
+		},
+		{
+			"typing arrives at the bridge",
+			inConversation(&s.private, s.relaysTyping),
+		},
+		{
+			"the server asks the bridge for third-party protocols, locations and users",
+			s.looksUpThirdParties,
+		},
+		{
+			"messages that are sent while the bridge is down arrive after its restart, once each",
+			inConversation(&s.private, s.restartsBridgeOnly),
+		},
+		{
+			"messages that are sent while the server is down arrive after its restart, once each",
+			inConversation(&s.private, s.restartsServerOnly),
+		},
 	}
-	if s.server.keepsOwedEvents {
-		scenarios = append(scenarios,
-			scenario{"the server still sends what it owes the bridge after its own restart", s.restartsBoth},
-		)
+	if s.server.keepsUnsentEvents {
+		scenarios = append(scenarios, scenario{
+			"messages arrive although the server restarts before the bridge is up again, once each",
+			inConversation(&s.private, s.restartsServerAndBridge),
+		})
 	}
 	return scenarios
 }
@@ -108,20 +130,17 @@ func (s *appserviceBridgeSuite) joinsUnknownAlias(ctx context.Context) error {
 	return nil
 }
 
-func (s *appserviceBridgeSuite) relaysTyping(ctx context.Context) error {
-	if s.private == nil {
-		return errNoConversation
-	}
-	if _, err := s.alice.UserTyping(ctx, s.private.roomID, true, 30*time.Second); err != nil {
+func (s *appserviceBridgeSuite) relaysTyping(ctx context.Context, c *conversation) error {
+	if _, err := s.alice.UserTyping(ctx, c.roomID, true, 30*time.Second); err != nil {
 		return err
 	}
-	expected := delivery{Kind: "typing", Channel: s.private.channel, Sender: s.alice.UserID.String()}
+	expected := delivery{Kind: "typing", Channel: c.channel, Sender: s.alice.UserID.String()}
 	if _, err := s.network.deliveries.wait(ctx, "the typing at the network", func(d delivery) bool {
 		return d == expected
 	}); err != nil {
 		return err
 	}
-	_, err := s.alice.UserTyping(ctx, s.private.roomID, false, 0)
+	_, err := s.alice.UserTyping(ctx, c.roomID, false, 0)
 	return err
 }
 
@@ -204,25 +223,4 @@ func (s *appserviceBridgeSuite) lookUp(
 	full := append(mautrix.ClientURLPath{"v3", "thirdparty"}, path...)
 	_, err := s.alice.MakeRequest(ctx, http.MethodGet, s.alice.BuildURLWithQuery(full, query), nil, response)
 	return err
-}
-
-func (s *appserviceBridgeSuite) restartsBridgeOnly(ctx context.Context) error {
-	if s.private == nil {
-		return errNoConversation
-	}
-	return s.restartsBridge(ctx, s.private, "while the bridge is down", func() error { return nil })
-}
-
-func (s *appserviceBridgeSuite) restartsServerOnly(ctx context.Context) error {
-	if s.private == nil {
-		return errNoConversation
-	}
-	return s.restartsServer(ctx, s.private, "while the server is down")
-}
-
-func (s *appserviceBridgeSuite) restartsBoth(ctx context.Context) error {
-	if s.private == nil {
-		return errNoConversation
-	}
-	return s.restartsBridge(ctx, s.private, "before both restart", func() error { return s.restartServerNow(ctx) })
 }

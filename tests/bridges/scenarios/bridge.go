@@ -10,8 +10,9 @@ import (
 // bridge is an application service that is built with one framework.
 type bridge struct {
 	framework string
-	// The address on which the bridge listens, and the path of its registration. Files is how its other files start.
-	address      string
+	// The bridge listens on this address.
+	address string
+	// The path of the registration, and the beginning of the paths of all other files of the bridge.
 	registration string
 	files        string
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 const (
 	mautrixBot         = "mautrix_bot"
 	mautrixGhostPrefix = "mautrix_"
+	// The bridge uploads fewer one-time keys than this.
+	maxOneTimeKeys = 200
 )
 
 func mautrixBridge(program string) *bridge {
@@ -62,21 +65,51 @@ type mautrixSuite struct {
 
 func (s *mautrixSuite) scenarios() []scenario {
 	scenarios := []scenario{
-		{"the bot joins a room by invitation, and messages are relayed both ways", s.relaysInPlainRoom},
-		{"a ghost has its name, and its messages have the time of the network", s.ghostHasNameAndTime},
-		{"typing and read receipts are relayed both ways", s.relaysEphemeralEvents},
-		{"messages that are sent while the bridge is down arrive after its restart, once each", s.restartsBridgeInPlainRoom},
-		{"messages that are sent while the server is down arrive after its restart, once each", s.restartsServerInPlainRoom},
-		{"encrypted messages are relayed both ways", s.relaysInEncryptedRoom},
-		{"encrypted messages and their keys arrive after a restart of the bridge, once each", s.restartsBridgeInEncryptedRoom},
-		{"the bridge encrypts for a device that a user adds", s.encryptsForNewDevice},
-		{"the bridge uploads new one-time keys when the server has none left", s.uploadsOneTimeKeys},
+		{
+			"the bot joins a room by invitation, and messages are relayed both ways",
+			s.relaysInPlainRoom,
+		},
+		{
+			"a ghost has its name, and its messages have the time of the network",
+			inConversation(&s.plain, s.ghostHasNameAndTime),
+		},
+		{
+			"typing and read receipts are relayed both ways",
+			inConversation(&s.plain, s.relaysEphemeralEvents),
+		},
+		{
+			"messages that are sent while the bridge is down arrive after its restart, once each",
+			inConversation(&s.plain, s.restartsBridgeOnly),
+		},
+		{
+			"messages that are sent while the server is down arrive after its restart, once each",
+			inConversation(&s.plain, s.restartsServerOnly),
+		},
+		{
+			"encrypted messages are relayed both ways",
+			s.relaysInEncryptedRoom,
+		},
+		{
+			"encrypted messages and their keys arrive after a restart of the bridge, once each",
+			inConversation(&s.encrypted, s.restartsBridgeWithNewSession),
+		},
+		{
+			"the bridge encrypts for a device that a user adds",
+			inConversation(&s.encrypted, s.encryptsForNewDevice),
+		},
+		{
+			"the bridge uploads new one-time keys when the server has none left",
+			inConversation(&s.encrypted, s.uploadsOneTimeKeys),
+		},
 	}
-	if s.server.keepsOwedEvents {
-		scenarios = append(scenarios,
-			scenario{"the server still sends what it owes the bridge after its own restart", s.restartsBothInPlainRoom},
-			scenario{"encrypted messages and their keys arrive after a restart of both, once each", s.restartsBothInEncryptedRoom},
-		)
+	if s.server.keepsUnsentEvents {
+		scenarios = append(scenarios, scenario{
+			"messages arrive although the server restarts before the bridge is up again, once each",
+			inConversation(&s.plain, s.restartsServerAndBridge),
+		}, scenario{
+			"encrypted messages and their keys arrive although the server restarts before the bridge is up again",
+			inConversation(&s.encrypted, s.restartsServerAndBridgeWithNewSession),
+		})
 	}
 	return scenarios
 }
@@ -114,15 +147,12 @@ func (s *mautrixSuite) relaysInPlainRoom(ctx context.Context) (err error) {
 	return s.plain.relaysBothWays(ctx, "at first")
 }
 
-func (s *mautrixSuite) ghostHasNameAndTime(ctx context.Context) error {
-	if s.plain == nil {
-		return errNoConversation
-	}
+func (s *mautrixSuite) ghostHasNameAndTime(ctx context.Context, c *conversation) error {
 	sentAt := time.Date(2020, 2, 3, 4, 5, 6, 0, time.UTC).UnixMilli()
 	s.network.publish(post{
-		Kind: "message", Channel: s.plain.channel, Author: "dave", Text: "an old message", Timestamp: sentAt,
+		Kind: "message", Channel: c.channel, Author: "dave", Text: "an old message", Timestamp: sentAt,
 	})
-	evt, err := s.alice.waitForMessage(ctx, s.plain.roomID, "an old message")
+	evt, err := s.alice.waitForMessage(ctx, c.roomID, "an old message")
 	if err != nil {
 		return err
 	}
@@ -130,7 +160,7 @@ func (s *mautrixSuite) ghostHasNameAndTime(ctx context.Context) error {
 		return fmt.Errorf("the message has the timestamp %d, expected %d", evt.Timestamp, sentAt)
 	}
 	ghost := userID(mautrixGhostPrefix + "dave")
-	member, err := s.alice.waitForMember(ctx, s.plain.roomID, ghost)
+	member, err := s.alice.waitForMember(ctx, c.roomID, ghost)
 	if err != nil {
 		return err
 	}
@@ -140,54 +170,51 @@ func (s *mautrixSuite) ghostHasNameAndTime(ctx context.Context) error {
 	return nil
 }
 
-func (s *mautrixSuite) relaysEphemeralEvents(ctx context.Context) error {
-	if s.plain == nil {
-		return errNoConversation
-	}
-	if err := s.relaysEphemeralEventsToNetwork(ctx); err != nil {
+func (s *mautrixSuite) relaysEphemeralEvents(ctx context.Context, c *conversation) error {
+	if err := s.relaysEphemeralEventsToNetwork(ctx, c); err != nil {
 		return err
 	}
-	return s.relaysEphemeralEventsToRoom(ctx)
+	return s.relaysEphemeralEventsToRoom(ctx, c)
 }
 
-func (s *mautrixSuite) relaysEphemeralEventsToNetwork(ctx context.Context) error {
-	s.network.publishMessage(s.plain.channel, author, "please read this")
-	message, err := s.alice.waitForMessage(ctx, s.plain.roomID, "please read this")
+func (s *mautrixSuite) relaysEphemeralEventsToNetwork(ctx context.Context, c *conversation) error {
+	s.network.publishMessage(c.channel, author, "please read this")
+	message, err := s.alice.waitForMessage(ctx, c.roomID, "please read this")
 	if err != nil {
 		return err
 	}
-	if _, err := s.alice.UserTyping(ctx, s.plain.roomID, true, 30*time.Second); err != nil {
+	if _, err := s.alice.UserTyping(ctx, c.roomID, true, 30*time.Second); err != nil {
 		return err
 	}
-	if err := s.alice.SendReceipt(ctx, s.plain.roomID, message.ID, event.ReceiptTypeRead, nil); err != nil {
+	if err := s.alice.SendReceipt(ctx, c.roomID, message.ID, event.ReceiptTypeRead, nil); err != nil {
 		return err
 	}
 	for _, expected := range []delivery{
-		{Kind: "typing", Channel: s.plain.channel, Sender: s.alice.UserID.String()},
-		{Kind: "receipt", Channel: s.plain.channel, Sender: s.alice.UserID.String(), Text: message.ID.String()},
+		{Kind: "typing", Channel: c.channel, Sender: s.alice.UserID.String()},
+		{Kind: "receipt", Channel: c.channel, Sender: s.alice.UserID.String(), Text: message.ID.String()},
 	} {
 		isExpected := func(d delivery) bool { return d == expected }
 		if _, err := s.network.deliveries.wait(ctx, "the "+expected.Kind+" at the network", isExpected); err != nil {
 			return err
 		}
 	}
-	_, err = s.alice.UserTyping(ctx, s.plain.roomID, false, 0)
+	_, err = s.alice.UserTyping(ctx, c.roomID, false, 0)
 	return err
 }
 
-func (s *mautrixSuite) relaysEphemeralEventsToRoom(ctx context.Context) error {
-	sent, err := s.alice.SendText(ctx, s.plain.roomID, "read this, too")
+func (s *mautrixSuite) relaysEphemeralEventsToRoom(ctx context.Context, c *conversation) error {
+	sent, err := s.alice.SendText(ctx, c.roomID, "read this, too")
 	if err != nil {
 		return err
 	}
 	if _, err := s.network.waitForMessage(ctx, "read this, too"); err != nil {
 		return err
 	}
-	s.network.publish(post{Kind: "typing", Channel: s.plain.channel, Author: author})
-	s.network.publish(post{Kind: "receipt", Channel: s.plain.channel, Author: author, Text: sent.EventID.String()})
+	s.network.publish(post{Kind: "typing", Channel: c.channel, Author: author})
+	s.network.publish(post{Kind: "receipt", Channel: c.channel, Author: author, Text: sent.EventID.String()})
 	if _, err := s.alice.others.wait(ctx, "the typing of the ghost", func(evt *event.Event) bool {
-		return evt.Type == event.EphemeralEventTyping && evt.RoomID == s.plain.roomID &&
-			slices.Contains(evt.Content.AsTyping().UserIDs, s.plain.ghost)
+		return evt.Type == event.EphemeralEventTyping && evt.RoomID == c.roomID &&
+			slices.Contains(evt.Content.AsTyping().UserIDs, c.ghost)
 	}); err != nil {
 		return err
 	}
@@ -195,31 +222,10 @@ func (s *mautrixSuite) relaysEphemeralEventsToRoom(ctx context.Context) error {
 		if evt.Type != event.EphemeralEventReceipt {
 			return false
 		}
-		_, found := (*evt.Content.AsReceipt())[sent.EventID][event.ReceiptTypeRead][s.plain.ghost]
+		_, found := (*evt.Content.AsReceipt())[sent.EventID][event.ReceiptTypeRead][c.ghost]
 		return found
 	})
 	return err
-}
-
-func (s *mautrixSuite) restartsBridgeInPlainRoom(ctx context.Context) error {
-	if s.plain == nil {
-		return errNoConversation
-	}
-	return s.restartsBridge(ctx, s.plain, "while the bridge is down", func() error { return nil })
-}
-
-func (s *mautrixSuite) restartsServerInPlainRoom(ctx context.Context) error {
-	if s.plain == nil {
-		return errNoConversation
-	}
-	return s.restartsServer(ctx, s.plain, "while the server is down")
-}
-
-func (s *mautrixSuite) restartsBothInPlainRoom(ctx context.Context) error {
-	if s.plain == nil {
-		return errNoConversation
-	}
-	return s.restartsBridge(ctx, s.plain, "before both restart", func() error { return s.restartServerNow(ctx) })
 }
 
 func (s *mautrixSuite) relaysInEncryptedRoom(ctx context.Context) (err error) {
@@ -229,46 +235,41 @@ func (s *mautrixSuite) relaysInEncryptedRoom(ctx context.Context) (err error) {
 	return s.encrypted.relaysBothWays(ctx, "with encryption")
 }
 
-func (s *mautrixSuite) restartsBridgeInEncryptedRoom(ctx context.Context) error {
-	if s.encrypted == nil {
-		return errNoConversation
+func (s *mautrixSuite) restartsBridgeWithNewSession(ctx context.Context, c *conversation) error {
+	const text = "with a new session while the bridge is down"
+	if err := s.restartsBridge(ctx, c, "with encryption while the bridge is down", func() error {
+		return s.sendsWithNewSession(ctx, c, text)
+	}); err != nil {
+		return err
 	}
-	return s.restartsBridge(ctx, s.encrypted, "with encryption while the bridge is down", func() error {
-		return s.sendsWithNewSession(ctx, "with a new session")
-	})
+	return c.arrivesOnceEach(ctx, []string{text}, nil)
+}
+
+func (s *mautrixSuite) restartsServerAndBridgeWithNewSession(ctx context.Context, c *conversation) error {
+	const text = "with a new session before both restart"
+	if err := s.restartsBridge(ctx, c, "with encryption before both restart", func() error {
+		if err := s.sendsWithNewSession(ctx, c, text); err != nil {
+			return err
+		}
+		return s.restartServer(ctx)
+	}); err != nil {
+		return err
+	}
+	return c.arrivesOnceEach(ctx, []string{text}, nil)
 }
 
 // sendsWithNewSession sends a message whose session the bridge does not have yet. Its key is in a to-device event.
-func (s *mautrixSuite) sendsWithNewSession(ctx context.Context, text string) error {
-	err := s.alice.crypto.Machine().CryptoStore.RemoveOutboundGroupSession(ctx, s.encrypted.roomID)
-	if err != nil {
+func (s *mautrixSuite) sendsWithNewSession(ctx context.Context, c *conversation, text string) error {
+	if err := s.alice.crypto.Machine().CryptoStore.RemoveOutboundGroupSession(ctx, c.roomID); err != nil {
 		return err
 	}
-	return s.alice.sends(ctx, s.encrypted.roomID, text)
-}
-
-func (s *mautrixSuite) restartsBothInEncryptedRoom(ctx context.Context) error {
-	if s.encrypted == nil {
-		return errNoConversation
-	}
-	if err := s.encrypted.arrivesAtNetwork(ctx, "with a new session"); err != nil {
-		return err
-	}
-	return s.restartsBridge(ctx, s.encrypted, "with encryption before both restart", func() error {
-		if err := s.sendsWithNewSession(ctx, "with a new session before both restart"); err != nil {
-			return err
-		}
-		return s.restartServerNow(ctx)
-	})
+	return s.alice.sends(ctx, c.roomID, text)
 }
 
 // encryptsForNewDevice logs in with a second device. The server has to report the change of the device list to the
 // bridge (MSC3202); the bridge encrypts the next message for the new device. Nothing reports when the bridge has
 // processed the change, so it sends messages until the new device can decrypt one.
-func (s *mautrixSuite) encryptsForNewDevice(ctx context.Context) error {
-	if s.encrypted == nil {
-		return errNoConversation
-	}
+func (s *mautrixSuite) encryptsForNewDevice(ctx context.Context, c *conversation) error {
 	device, err := logIn(ctx, s.server, aliceLocalpart, alicePassword)
 	if err != nil {
 		return err
@@ -278,56 +279,59 @@ func (s *mautrixSuite) encryptsForNewDevice(ctx context.Context) error {
 	return repeatUntil(ctx, waitTimeout, "encrypt for a new device", func(ctx context.Context) error {
 		number++
 		text := fmt.Sprintf("for the new device, %d", number)
-		s.network.publishMessage(s.encrypted.channel, author, text)
-		evt, err := device.messages.waitAtMost(ctx, 2*time.Second, text, isMessage(s.encrypted.roomID, text))
+		s.network.publishMessage(c.channel, author, text)
+		evt, err := device.messages.waitAtMost(ctx, 2*time.Second, text, isMessage(c.roomID, text))
 		if err != nil {
 			return err
 		}
-		return s.encrypted.checkMessage(evt)
+		return c.checkMessage(evt)
 	})
 }
 
 // uploadsOneTimeKeys claims all one-time keys of the bot's device. The next transaction has to say that none are left
 // (MSC3202), so that the bridge uploads new ones.
-func (s *mautrixSuite) uploadsOneTimeKeys(ctx context.Context) error {
-	if s.encrypted == nil {
-		return errNoConversation
-	}
-	response, err := s.alice.QueryKeys(ctx, &mautrix.ReqQueryKeys{
-		DeviceKeys: mautrix.DeviceKeysRequest{userID(mautrixBot): {}},
-	})
+func (s *mautrixSuite) uploadsOneTimeKeys(ctx context.Context, c *conversation) error {
+	deviceID, err := s.botDevice(ctx)
 	if err != nil {
 		return err
 	}
-	devices := response.DeviceKeys[userID(mautrixBot)]
+	if err := s.claimAllBotKeys(ctx, deviceID); err != nil {
+		return err
+	}
+	if err := c.relaysBothWays(ctx, "after all keys are claimed"); err != nil {
+		return err
+	}
+	return repeatUntil(ctx, waitTimeout, "claim a new key", func(ctx context.Context) error {
+		hasKeys, err := s.claimBotKey(ctx, deviceID)
+		if err == nil && !hasKeys {
+			err = errors.New("there are no one-time keys")
+		}
+		return err
+	})
+}
+
+// botDevice returns the only device of the bot.
+func (s *mautrixSuite) botDevice(ctx context.Context) (id.DeviceID, error) {
+	bot := userID(mautrixBot)
+	response, err := s.alice.QueryKeys(ctx, &mautrix.ReqQueryKeys{DeviceKeys: mautrix.DeviceKeysRequest{bot: {}}})
+	if err != nil {
+		return "", err
+	}
+	devices := slices.Collect(maps.Keys(response.DeviceKeys[bot]))
 	if len(devices) != 1 {
-		return fmt.Errorf("the bot has %d devices", len(devices))
+		return "", fmt.Errorf("the bot has the devices %v, expected one", devices)
 	}
-	for deviceID := range devices {
-		for claimed := 0; ; claimed++ {
-			hasKeys, err := s.claimBotKey(ctx, deviceID)
-			if err != nil {
-				return err
-			}
-			if !hasKeys {
-				break
-			}
-			if claimed == 200 {
-				return errors.New("the bot has more one-time keys than it can have uploaded")
-			}
-		}
-		if err := s.encrypted.relaysBothWays(ctx, "after all keys are claimed"); err != nil {
+	return devices[0], nil
+}
+
+func (s *mautrixSuite) claimAllBotKeys(ctx context.Context, deviceID id.DeviceID) error {
+	for range maxOneTimeKeys {
+		hasKeys, err := s.claimBotKey(ctx, deviceID)
+		if err != nil || !hasKeys {
 			return err
 		}
-		return repeatUntil(ctx, waitTimeout, "claim a new key", func(ctx context.Context) error {
-			hasKeys, err := s.claimBotKey(ctx, deviceID)
-			if err == nil && !hasKeys {
-				err = errors.New("there are no one-time keys")
-			}
-			return err
-		})
 	}
-	return nil
+	return errors.New("the bot has more one-time keys than it can have uploaded")
 }
 
 // claimBotKey claims a one-time key of the bot's device and returns whether there was one.
@@ -345,5 +349,3 @@ func (s *mautrixSuite) claimBotKey(ctx context.Context, deviceID id.DeviceID) (b
 	}
 	return false, nil
 }
-
-var errNoConversation = errors.New("the room that this scenario uses could not be bridged")

@@ -24,8 +24,8 @@ const (
 type homeserver struct {
 	process
 	url string
-	// Whether the server never forgets, when it stops, an event that it still has to send to a bridge.
-	keepsOwedEvents bool
+	// Whether the server, when it stops, keeps every event that it still has to send to a bridge.
+	keepsUnsentEvents bool
 	// Whether the server asks bridges about an alias or a user id that a client looks up as a third-party one.
 	looksUpThirdPartyIDs bool
 }
@@ -70,7 +70,7 @@ filter = "info,parlour=debug"
 		return nil, err
 	}
 	server := newHomeserver("parlour", folder, address, binary, "--config", configuration)
-	server.keepsOwedEvents = true
+	server.keepsUnsentEvents = true
 	server.looksUpThirdPartyIDs = true
 	return server, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,6 +13,18 @@ import (
 type scenario struct {
 	name string
 	play func(context.Context) error
+}
+
+// inConversation returns a scenario's steps that need a conversation which an earlier scenario started.
+func inConversation(
+	c **conversation, play func(context.Context, *conversation) error,
+) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if *c == nil {
+			return errors.New("an earlier scenario could not start the conversation that this one needs")
+		}
+		return play(ctx, *c)
+	}
 }
 
 // suite is what the scenarios of one bridge have in common.
@@ -70,8 +83,20 @@ func (s *suite) playOne(ctx context.Context, scenario scenario) error {
 	return scenario.play(ctx)
 }
 
+func (s *suite) restartsBridgeOnly(ctx context.Context, c *conversation) error {
+	return s.restartsBridge(ctx, c, "while the bridge is down", func() error { return nil })
+}
+
+func (s *suite) restartsServerOnly(ctx context.Context, c *conversation) error {
+	return s.restartsServer(ctx, c, "while the server is down")
+}
+
+func (s *suite) restartsServerAndBridge(ctx context.Context, c *conversation) error {
+	return s.restartsBridge(ctx, c, "before both restart", func() error { return s.restartServer(ctx) })
+}
+
 // restartsBridge checks that the messages of both sides that are sent while the bridge is down arrive once each.
-// WhileDown runs while the bridge is down, after the messages are sent.
+// It calls whileDown while the bridge is down, after the messages are sent.
 func (s *suite) restartsBridge(
 	ctx context.Context, c *conversation, occasion string, whileDown func() error,
 ) error {
@@ -122,7 +147,7 @@ func (s *suite) restartsServer(ctx context.Context, c *conversation, occasion st
 	return c.arrivesOnceEach(ctx, toNetwork, toRoom)
 }
 
-func (s *suite) restartServerNow(ctx context.Context) error {
+func (s *suite) restartServer(ctx context.Context) error {
 	if err := s.server.stop(); err != nil {
 		return err
 	}

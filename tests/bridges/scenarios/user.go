@@ -25,12 +25,12 @@ type user struct {
 	synced   chan struct{}
 }
 
-// patientSyncer syncs again shortly after a failure, because scenarios restart the server.
-type patientSyncer struct {
+// retryingSyncer syncs again shortly after a failure, because scenarios restart the server.
+type retryingSyncer struct {
 	*mautrix.DefaultSyncer
 }
 
-func (patientSyncer) OnFailedSync(*mautrix.RespSync, error) (time.Duration, error) {
+func (retryingSyncer) OnFailedSync(*mautrix.RespSync, error) (time.Duration, error) {
 	return 100 * time.Millisecond, nil
 }
 
@@ -40,7 +40,7 @@ func logIn(ctx context.Context, server *homeserver, localpart, password string) 
 	if err != nil {
 		return nil, err
 	}
-	syncer := patientSyncer{mautrix.NewDefaultSyncer()}
+	syncer := retryingSyncer{mautrix.NewDefaultSyncer()}
 	client.Syncer = syncer
 	client.StateStore = mautrix.NewMemoryStateStore()
 	if _, err := client.Login(ctx, &mautrix.ReqLogin{
