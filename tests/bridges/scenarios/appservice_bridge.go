@@ -83,6 +83,9 @@ func (s *appserviceBridgeSuite) scenarios() []scenario {
 		scenarios = append(scenarios, scenario{
 			"messages arrive although the server restarts before the bridge is up again, once each",
 			inConversation(&s.private, s.restartsServerAndBridge),
+		}, scenario{
+			"messages that are sent right before a crash of the server arrive, once each",
+			inConversation(&s.private, s.crashesServer),
 		})
 	}
 	return scenarios

@@ -107,6 +107,9 @@ func (s *mautrixSuite) scenarios() []scenario {
 			"messages arrive although the server restarts before the bridge is up again, once each",
 			inConversation(&s.plain, s.restartsServerAndBridge),
 		}, scenario{
+			"messages that are sent right before a crash of the server arrive, once each",
+			inConversation(&s.plain, s.crashesServer),
+		}, scenario{
 			"encrypted messages and their keys arrive although the server restarts before the bridge is up again",
 			inConversation(&s.encrypted, s.restartsServerAndBridgeWithNewSession),
 		})

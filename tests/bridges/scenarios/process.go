@@ -119,6 +119,15 @@ func (p *process) stop() error {
 	}
 }
 
+// kill ends the program as a crash would.
+func (p *process) kill() error {
+	if err := p.running.Process.Kill(); err != nil {
+		return err
+	}
+	<-p.ended
+	return nil
+}
+
 // freePort returns an address with a port that nothing uses.
 func freePort(address string) (string, error) {
 	listener, err := net.Listen("tcp", address+":0")

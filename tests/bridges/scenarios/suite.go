@@ -147,6 +147,24 @@ func (s *suite) restartsServer(ctx context.Context, c *conversation, occasion st
 	return c.arrivesOnceEach(ctx, toNetwork, toRoom)
 }
 
+// crashesServer checks that the messages of both sides that are sent right before a crash of the server arrive once each.
+func (s *suite) crashesServer(ctx context.Context, c *conversation) error {
+	toNetwork, toRoom := numberedTexts("to the network before the crash"), numberedTexts("to the room before the crash")
+	for i := range toNetwork {
+		s.network.publishMessage(c.channel, author, toRoom[i])
+		if err := s.alice.sends(ctx, c.roomID, toNetwork[i]); err != nil {
+			return err
+		}
+	}
+	if err := s.server.kill(); err != nil {
+		return err
+	}
+	if err := s.server.run(ctx); err != nil {
+		return err
+	}
+	return c.arrivesOnceEach(ctx, toNetwork, toRoom)
+}
+
 func (s *suite) restartServer(ctx context.Context) error {
 	if err := s.server.stop(); err != nil {
 		return err
