@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/synapseadmin"
@@ -169,21 +170,32 @@ func (s *homeserver) run(ctx context.Context) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	return repeatUntil(ctx, startTimeout, "start "+s.name+"; see "+s.logPath, func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/_matrix/client/versions", nil)
-		if err != nil {
-			return err
+	timeout := time.After(startTimeout)
+	for !s.answers(ctx) {
+		select {
+		case <-s.ended:
+			return fmt.Errorf("%s ended before it was ready; see %s", s.name, s.logPath)
+		case <-timeout:
+			return fmt.Errorf("%s is not ready; see %s", s.name, s.logPath)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
 		}
-		answer, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("the server answered %s", answer.Status)
-		}
-		return nil
-	})
+	}
+	return nil
+}
+
+func (s *homeserver) answers(ctx context.Context) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/_matrix/client/versions", nil)
+	if err != nil {
+		return false
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false
+	}
+	defer response.Body.Close()
+	return response.StatusCode == http.StatusOK
 }
 
 // register creates an account.
