@@ -1,0 +1,2 @@
+// The real package downloads a native library when it is installed. This bridge does not encrypt, so nothing is exported.
+module.exports = {};
