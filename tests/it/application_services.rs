@@ -172,9 +172,9 @@ protocols: [example]
             if request.path != path {
                 return ready(None).boxed();
             }
-            let sent = send();
+            let answer = send();
             async move {
-                sent.await.expect_ok();
+                answer.await.expect_ok();
                 Some((StatusCode::OK, json!({})))
             }
             .boxed()
@@ -206,11 +206,11 @@ protocols: [example]
     /// Returns the next event for which this holds, out of any transaction.
     async fn next_event(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
-            while let Some(event) = self.events.pop_front() {
-                if is_wanted(&event) {
-                    return event;
-                }
+            let found = self.events.iter().position(&is_wanted);
+            if let Some(event) = found.and_then(|place| self.events.drain(..=place).next_back()) {
+                return event;
             }
+            self.events.clear();
             let next = self.next_transaction_with("events").await;
             let events = next.body["events"].as_array().expect("a list").clone();
             self.events.extend(events);
