@@ -114,7 +114,13 @@ impl Server {
     pub(crate) async fn restart(self) -> Self {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
-        Self::start_on(self.config, self.clock, self.database, self.folder).await
+        Box::pin(Self::start_on(
+            self.config,
+            self.clock,
+            self.database,
+            self.folder,
+        ))
+        .await
     }
 
     /// Restarts like [`Server::restart`], with a changed configuration.
@@ -146,7 +152,13 @@ impl Server {
         self.running.stop().await;
         self.running.wait_until_stopped().await;
         change(&self).await;
-        Self::start_on(self.config, self.clock, self.database, self.folder).await
+        Box::pin(Self::start_on(
+            self.config,
+            self.clock,
+            self.database,
+            self.folder,
+        ))
+        .await
     }
 
     /// Returns a client of this server.

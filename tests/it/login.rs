@@ -13,13 +13,14 @@ const REFRESH_PATH: &str = "/_matrix/client/v3/refresh";
 const WHOAMI_PATH: &str = "/_matrix/client/v3/account/whoami";
 
 #[tokio::test]
-async fn login_accepts_only_passwords_and_login_tokens() {
+async fn login_accepts_passwords_tokens_and_application_services() {
     let server = Server::start().await;
 
     let flows = server.get(LOGIN_PATH).await.expect_ok();
     let token = json!({ "type": "m.login.token", "get_login_token": true });
     let password = json!({ "type": "m.login.password" });
-    assert_eq!(flows, json!({ "flows": [password, token] }));
+    let service = json!({ "type": "m.login.application_service" });
+    assert_eq!(flows, json!({ "flows": [password, token, service] }));
 
     let other = json!({ "type": "org.example.smile" });
     server

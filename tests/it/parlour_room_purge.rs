@@ -69,6 +69,11 @@ async fn a_purge_removes_every_mention_of_the_room() {
     assert_ne!(found["search_categories"]["room_events"]["count"], 0);
     let looks = async |server: &Server| {
         let mut rows = StoredRows::open(server).await;
+        let listing = format!(
+            "INSERT INTO application_service_rooms (service, network, room)
+             SELECT 'bridge', 'net', num FROM rooms WHERE room_id = '{room}'"
+        );
+        rows.execute_sql(&listing).await;
         rows.check_all_tables_mention(&room).await;
         rows.close().await;
     };

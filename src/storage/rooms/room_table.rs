@@ -1,7 +1,5 @@
 //! Rooms: their versions, tips, and entries in the public directory.
 
-use sqlx::AssertSqlSafe;
-
 use crate::{
     error::Result,
     numbers::{Position, RoomNum, SnapshotId},
@@ -80,24 +78,13 @@ pub enum ListedNetwork {
 }
 
 impl ListedNetwork {
-    /// Returns the SQL condition for a room of the network, with the name of the network as a parameter.
-    fn condition(&self, parameter: &str) -> String {
+    /// Returns the name of the network for statements that have it as a parameter: empty for all, and `None` for the
+    /// statements about published rooms only.
+    fn name(&self) -> Option<&str> {
         match self {
-            Self::Matrix => format!("published AND {parameter} = ''"),
-            Self::ThirdParty(_) => format!(
-                "num IN (SELECT l.room FROM application_service_rooms l
-                         WHERE l.network = {parameter} OR l.service || '|' || l.network = {parameter})"
-            ),
-            Self::All => format!(
-                "(published OR num IN (SELECT l.room FROM application_service_rooms l)) AND {parameter} = ''"
-            ),
-        }
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Self::ThirdParty(name) => name,
-            Self::Matrix | Self::All => "",
+            Self::Matrix => None,
+            Self::ThirdParty(name) => Some(name),
+            Self::All => Some(""),
         }
     }
 }
@@ -279,28 +266,42 @@ pub async fn directory_page(
         joined_members: i64::MAX,
         num: RoomNum::new(0),
     });
-    let listed = query.network.condition("$8");
-    let sql = format!(
+    let sql = if query.network == ListedNetwork::Matrix {
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
          FROM rooms
-         WHERE {listed} AND joined_members > 0
+         WHERE published AND joined_members > 0
            AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members DESC, num LIMIT $7"
-    );
-    db.query(AssertSqlSafe(sql))
+    } else {
+        "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
+                world_readable, guest_can_join, joined_members
+         FROM rooms
+         WHERE (($8 = '' AND published) OR num IN (
+               SELECT l.room FROM application_service_rooms l
+               WHERE $8 = '' OR l.network = $8 OR l.service || '|' || l.network = $8)) AND joined_members > 0
+           AND (joined_members < $1 OR (joined_members = $1 AND num > $2))
+           AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
+           AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
+         ORDER BY joined_members DESC, num LIMIT $7"
+    };
+    let listed = db
+        .query(sql)
         .bind(from.joined_members)
         .bind(from.num)
         .bind(&query.term)
         .bind(like_pattern(&query.term))
         .bind(query.room_types.is_none())
         .bind(query.room_types.clone().unwrap_or_default())
-        .bind(query.limit)
-        .bind(query.network.name())
-        .fetch_all()
-        .await
+        .bind(query.limit);
+    match query.network.name() {
+        Some(name) => listed.bind(name),
+        None => listed,
+    }
+    .fetch_all()
+    .await
 }
 
 /// Returns the rooms of the directory before a place, in reverse order.
@@ -312,40 +313,58 @@ pub async fn directory_before(
         joined_members: 0,
         num: RoomNum::new(0),
     });
-    let listed = query.network.condition("$8");
-    let sql = format!(
+    let sql = if query.network == ListedNetwork::Matrix {
         "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
                 world_readable, guest_can_join, joined_members
          FROM rooms
-         WHERE {listed} AND joined_members > 0
+         WHERE published AND joined_members > 0
            AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
            AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
            AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
          ORDER BY joined_members, num DESC LIMIT $7"
-    );
-    db.query(AssertSqlSafe(sql))
+    } else {
+        "SELECT num, room_id, name, topic, canonical_alias, avatar_url, join_rule, room_type,
+                world_readable, guest_can_join, joined_members
+         FROM rooms
+         WHERE (($8 = '' AND published) OR num IN (
+               SELECT l.room FROM application_service_rooms l
+               WHERE $8 = '' OR l.network = $8 OR l.service || '|' || l.network = $8)) AND joined_members > 0
+           AND (joined_members > $1 OR (joined_members = $1 AND num <= $2))
+           AND ($3 = '' OR search_text LIKE $4 ESCAPE '\\')
+           AND ($5 OR COALESCE(room_type, '') IN (SELECT value FROM json_each($6)))
+         ORDER BY joined_members, num DESC LIMIT $7"
+    };
+    let listed = db
+        .query(sql)
         .bind(from.joined_members)
         .bind(from.num)
         .bind(&query.term)
         .bind(like_pattern(&query.term))
         .bind(query.room_types.is_none())
         .bind(query.room_types.clone().unwrap_or_default())
-        .bind(query.limit)
-        .bind(query.network.name())
-        .fetch_all()
-        .await
+        .bind(query.limit);
+    match query.network.name() {
+        Some(name) => listed.bind(name),
+        None => listed,
+    }
+    .fetch_all()
+    .await
 }
 
 /// Returns the number of rooms in the directory.
 pub async fn count_listed(db: &mut impl ReadAccess, network: &ListedNetwork) -> Result<i64> {
-    let listed = network.condition("$1");
-    let sql = format!("SELECT COUNT(*) FROM rooms WHERE {listed} AND joined_members > 0");
-    let count = db
-        .query(AssertSqlSafe(sql))
-        .bind(network.name())
-        .fetch_scalar()
-        .await?;
-    Ok(count.unwrap_or(0))
+    let query = match network.name() {
+        None => db.query("SELECT COUNT(*) FROM rooms WHERE published AND joined_members > 0"),
+        Some(name) => db
+            .query(
+                "SELECT COUNT(*) FROM rooms
+                 WHERE joined_members > 0 AND (($1 = '' AND published) OR num IN (
+                     SELECT l.room FROM application_service_rooms l
+                     WHERE $1 = '' OR l.network = $1 OR l.service || '|' || l.network = $1))",
+            )
+            .bind(name),
+    };
+    Ok(query.fetch_scalar().await?.unwrap_or(0))
 }
 
 /// Returns the searched text in lower case. The databases differ in how they convert letters to lower case, so this is

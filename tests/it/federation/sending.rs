@@ -241,7 +241,7 @@ impl SendingScene {
     }
 
     pub(super) async fn restart_after(self, change: impl AsyncFnOnce(&Server)) -> Self {
-        let server = self.server.restart_after(change).await;
+        let server = Box::pin(self.server.restart_after(change)).await;
         let alice = self.alice.on_server(&server);
         Self {
             server,

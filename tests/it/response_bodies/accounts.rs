@@ -121,7 +121,7 @@ async fn capabilities_list_room_versions_and_allowed_changes() {
 }
 
 #[tokio::test]
-async fn login_flows_are_password_and_token() {
+async fn login_flows_are_listed() {
     let server = Server::start().await;
 
     let body = server.get("/_matrix/client/v3/login").await.expect_ok();
@@ -135,6 +135,9 @@ async fn login_flows_are_password_and_token() {
         {
           "get_login_token": true,
           "type": "m.login.token"
+        },
+        {
+          "type": "m.login.application_service"
         }
       ]
     }
