@@ -131,7 +131,7 @@ impl RequestAuthenticator for AppserviceToken {
     }
 }
 
-/// The access token of a request, if it has one, before it is known what it stands for.
+/// The access token of a request, if it has one. Nothing has checked it yet.
 pub struct UncheckedToken(Option<String>);
 
 impl UncheckedToken {

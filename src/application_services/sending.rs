@@ -23,7 +23,7 @@ const MAX_PAUSE: Duration = Duration::from_mins(5);
 /// The number of positions without anything for the service after which the progress is stored.
 const UNSTORED_POSITIONS: i64 = 1_000;
 
-/// How far a service was sent what happened.
+/// The progress of the transactions of a service.
 struct SendState {
     progress: ServiceProgressRow,
     /// The progress on disk.

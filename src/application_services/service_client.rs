@@ -118,7 +118,7 @@ impl ServiceClient {
         Ok(Some(url))
     }
 
-    /// Sends a request, and returns the response, whatever its status is.
+    /// Sends a request, and returns the response, also if its status is an error.
     ///
     /// A service that does not know the path is asked at the path of earlier versions of the specification.
     pub(super) async fn send(

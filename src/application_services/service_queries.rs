@@ -205,7 +205,7 @@ impl ServiceQueries {
         self.lists(self.services_for(protocol), &request).await
     }
 
-    /// Returns the locations or users of other networks that an alias or a user id stands for.
+    /// Returns the locations of other networks that belong to an alias, or their users that belong to a user id.
     pub async fn find_in_networks(&self, kind: ThirdPartyKind, id: &str) -> Vec<Value> {
         let parameter = match kind {
             ThirdPartyKind::Location => "alias",

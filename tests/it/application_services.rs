@@ -41,7 +41,7 @@ struct ServiceRequest {
 }
 
 type ServiceAnswer = (StatusCode, Value);
-/// What the service does before it answers a request.
+/// Returns the answer of the service to a request; `None` is the usual one.
 type OnRequest =
     Arc<dyn Fn(&ServiceRequest) -> BoxFuture<'static, Option<ServiceAnswer>> + Send + Sync>;
 

@@ -26,7 +26,7 @@ pub enum RequestClass {
     Lookup,
     /// A request to send an e-mail. It makes this server write to anyone whom the client names.
     EmailRequest,
-    /// An e-mail to the same address, whoever requests it.
+    /// An e-mail to one address, no matter who requests it.
     EmailToAddress,
     /// The registration of an account.
     Register,

@@ -1,4 +1,4 @@
-//! How far each application service was sent what happened on this server.
+//! The progress of the transactions of each application service.
 
 use crate::{
     error::Result,
@@ -6,7 +6,7 @@ use crate::{
     storage::{ReadAccess, WriteTx},
 };
 
-/// How far an application service was sent what happened.
+/// The progress of the transactions of an application service.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ServiceProgressRow {
     /// The journal position up to which changes were put into transactions.
@@ -17,7 +17,7 @@ pub struct ServiceProgressRow {
     pub unacknowledged: Option<String>,
 }
 
-/// Returns how far an application service was sent what happened, if it was registered before.
+/// Returns the progress of an application service, if it was registered before.
 pub async fn progress(
     db: &mut impl ReadAccess,
     service_id: &str,
@@ -32,7 +32,7 @@ pub async fn progress(
     .await
 }
 
-/// Stores how far an application service was sent what happened.
+/// Stores the progress of an application service.
 pub async fn set_progress(
     tx: &mut WriteTx,
     service_id: &str,

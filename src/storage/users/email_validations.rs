@@ -1,4 +1,4 @@
-//! The sessions in which somebody shows that they receive messages at an e-mail address.
+//! The sessions in which users confirm their e-mail addresses.
 
 use super::tokens::TokenHash;
 use crate::{

@@ -60,7 +60,7 @@ pub struct PendingValidation {
     pub next_link: Option<Url>,
 }
 
-/// An address that somebody has shown to be theirs.
+/// An address that its owner has confirmed.
 #[derive(Clone, Debug)]
 pub(in crate::users) struct ValidatedAddress {
     pub(in crate::users) address: String,
