@@ -1,9 +1,9 @@
 // The name and picture of the signed-in user.
 
 import { signal } from "@preact/signals";
-import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
 import { asString, type SyncUpdate } from "../server/events.ts";
+import { localpart } from "../server/matrixId.ts";
 
 export class OwnProfile {
   readonly name = signal("");

@@ -1,8 +1,8 @@
 // The profiles of other users.
 
-import { localpart } from "../rooms/room.ts";
 import { type Api, MatrixError, path } from "../server/api.ts";
 import { asString, asStrings } from "../server/events.ts";
+import { localpart } from "../server/matrixId.ts";
 
 export class UserProfiles {
   constructor(private readonly api: Api) {}

@@ -1,8 +1,8 @@
 // Searches for users of this server and for those of other servers that it knows.
 
-import { localpart } from "../rooms/room.ts";
 import { parseAddress } from "../rooms/roomDirectory.ts";
 import type { Api } from "../server/api.ts";
+import { localpart } from "../server/matrixId.ts";
 import type { ParlourApi, ServerUser } from "../server/parlourApi.ts";
 import { type Presence, parsePresence } from "./presence.ts";
 

@@ -13,6 +13,7 @@ import {
   type RawEvent,
   type StrippedEvent,
 } from "../server/events.ts";
+import { localpart } from "../server/matrixId.ts";
 import { Timeline } from "../timeline/timeline.ts";
 import { PowerLevels } from "./powerLevels.ts";
 
@@ -286,15 +287,6 @@ export class Room {
       .filter((userId) => userId !== this.me)
       .slice(0, 5);
   }
-}
-
-export function localpart(userId: string): string {
-  return userId.replace(/^@/, "").replace(/:.*$/s, "");
-}
-
-/** Returns the server name of an id. */
-export function serverNameOf(id: string): string {
-  return id.slice(id.indexOf(":") + 1);
 }
 
 /** Whether people see the event as a message. */

@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
-import { type Room, serverNameOf } from "../../model/rooms/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
+import { serverNameOf } from "../../model/server/matrixId.ts";
 import { toUsername } from "../../model/session/authentication.ts";
 import { useClient } from "../clientContext.ts";
 import { ConfirmDialog } from "../components/ConfirmDialog.tsx";

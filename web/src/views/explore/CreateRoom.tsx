@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { FoundUser } from "../../model/people/userSearch.ts";
-import { serverNameOf } from "../../model/rooms/room.ts";
+import { serverNameOf } from "../../model/server/matrixId.ts";
 import { toUsername } from "../../model/session/authentication.ts";
 import { useClient } from "../clientContext.ts";
 import { ConfirmDialog } from "../components/ConfirmDialog.tsx";

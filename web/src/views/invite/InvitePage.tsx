@@ -1,7 +1,7 @@
 import "./Invitation.css";
 import { useEffect, useState } from "preact/hooks";
-import { localpart } from "../../model/rooms/room.ts";
 import { MatrixError, messageOf } from "../../model/server/api.ts";
+import { localpart } from "../../model/server/matrixId.ts";
 import type { InviteLinkPreview } from "../../model/server/parlourApi.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";

@@ -1,7 +1,8 @@
 import "./ProfileCard.css";
 import { useEffect, useState } from "preact/hooks";
-import { localpart, type Room } from "../../model/rooms/room.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { routeHref } from "../../model/route.ts";
+import { localpart } from "../../model/server/matrixId.ts";
 import { useClient } from "../clientContext.ts";
 import { Avatar } from "../components/Avatar.tsx";
 import { ConfirmDialog } from "../components/ConfirmDialog.tsx";

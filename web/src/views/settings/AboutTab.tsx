@@ -1,4 +1,4 @@
-import { serverNameOf } from "../../model/rooms/room.ts";
+import { serverNameOf } from "../../model/server/matrixId.ts";
 import { useClient } from "../clientContext.ts";
 
 /** Information about the server and this page, and how to connect other clients. */

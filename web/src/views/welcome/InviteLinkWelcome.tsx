@@ -1,7 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
-import { localpart } from "../../model/rooms/room.ts";
 import { routeHref } from "../../model/route.ts";
 import { type Api, MatrixError, messageOf } from "../../model/server/api.ts";
+import { localpart } from "../../model/server/matrixId.ts";
 import { type InviteLinkPreview, ParlourApi } from "../../model/server/parlourApi.ts";
 import type { SessionStore } from "../../model/session/session.ts";
 import { relativeTime } from "../components/formatTime.ts";
