@@ -1,5 +1,5 @@
-//! The chat page at `/`, which `build.rs` builds from `web/`. A server built without it shows a short page that
-//! explains how to connect a client.
+//! The chat page at `/` and its service worker, which `build.rs` builds from `web/`. A server built without them shows a
+//! short page that explains how to connect a client.
 
 mod welcome;
 
@@ -37,6 +37,11 @@ const NONCE_BYTES: usize = 16;
 /// Vite puts a hash of the content into these names, so a file with such a name never changes.
 const IMMUTABLE_CACHE_CONTROL: &str = "public, max-age=31536000, immutable";
 const REVALIDATED_CACHE_CONTROL: &str = "no-cache";
+/// The service worker. Its scope, the pages whose notifications it shows, is the folder of its address: it must be at the
+/// root.
+const SERVICE_WORKER: &str = "service-worker.js";
+/// The content security policy of the service worker. It only shows notifications, which have an icon.
+const SERVICE_WORKER_POLICY: &str = "default-src 'none'; img-src 'self'";
 
 pub(super) fn routes(config: &Config) -> Router<App> {
     if find_file("index.html").is_none() {
@@ -45,6 +50,7 @@ pub(super) fn routes(config: &Config) -> Router<App> {
     Router::new()
         .route("/", get(index))
         .route("/assets/{*name}", get(asset))
+        .route("/service-worker.js", get(service_worker))
 }
 
 /// `GET /`
@@ -73,11 +79,14 @@ async fn index() -> Response {
 /// Returns the content security policy of the page. It runs the scripts and styles with the nonce of this response, and
 /// anything that these load. It shows content fetched from this server, and cannot be framed. A file uploaded by a user
 /// also has an address on this server, but no nonce.
+///
+/// The address of the service worker is given without the server's name, which may be a different one behind a proxy. A
+/// browser loads workers only from the server of the page.
 fn policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; \
-         media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
+         media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; worker-src *:*/{SERVICE_WORKER}; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 }
 
@@ -89,6 +98,17 @@ async fn asset(PathParams(name): PathParams<String>, headers: HeaderMap) -> Resp
         return unknown_path().await.into_response();
     }
     serve_file(&path, &headers)
+}
+
+/// `GET /service-worker.js`
+async fn service_worker(headers: HeaderMap) -> Response {
+    let mut response = serve_file(SERVICE_WORKER, &headers);
+    insert_header(
+        &mut response,
+        CONTENT_SECURITY_POLICY,
+        SERVICE_WORKER_POLICY,
+    );
+    response
 }
 
 fn serve_file(path: &str, headers: &HeaderMap) -> Response {
@@ -217,6 +237,7 @@ mod tests {
         );
         assert_eq!(cache_control("assets/icon.svg"), REVALIDATED_CACHE_CONTROL);
         assert_eq!(cache_control("index.html"), REVALIDATED_CACHE_CONTROL);
+        assert_eq!(cache_control(SERVICE_WORKER), REVALIDATED_CACHE_CONTROL);
     }
 
     #[test]

@@ -69,12 +69,45 @@ async fn every_response_has_a_new_nonce() {
 }
 
 #[tokio::test]
+async fn the_service_worker_is_the_only_worker_of_the_page() {
+    let server = Server::start().await;
+
+    let page = server.get("/").await;
+    let worker = server.get("/service-worker.js").await;
+
+    // The page of a server that was built without Node has no service worker.
+    if asset_paths(&page.text).is_empty() {
+        worker.expect_error(404, "M_UNRECOGNIZED");
+        return;
+    }
+    let policy = page.header("content-security-policy");
+    let rule = policy
+        .split("; ")
+        .find(|rule| rule.starts_with("worker-src"));
+    assert_eq!(rule, Some("worker-src *:*/service-worker.js"), "{policy}");
+    assert_eq!(worker.status, 200);
+    assert_eq!(
+        worker.header("content-type"),
+        "text/javascript; charset=utf-8"
+    );
+    // A browser asks for a new version each time.
+    assert_eq!(worker.header("cache-control"), "no-cache");
+    assert_eq!(worker.header("x-content-type-options"), "nosniff");
+    assert!(
+        worker
+            .header("content-security-policy")
+            .starts_with("default-src 'none'")
+    );
+}
+
+#[tokio::test]
 async fn unknown_asset_paths_are_not_found() {
     let server = Server::start().await;
 
     for path in [
         "/assets/nothing.js",
         "/assets/icon.svg.gz",
+        "/service-worker.js.gz",
         "/assets/../index.html",
         "/index.html",
     ] {
