@@ -14,9 +14,11 @@ import type { SyncUpdate } from "./server/events.ts";
 import { LiveConnection } from "./server/liveConnection.ts";
 import { Media } from "./server/media.ts";
 import { ParlourApi } from "./server/parlourApi.ts";
+import type { BrowserStorage } from "./session/session.ts";
 import { AccountData } from "./settings/accountData.ts";
 import { AccountSecurity } from "./settings/accountSecurity.ts";
 import { PushRules } from "./settings/pushRules.ts";
+import { type PushBrowser, WebPush } from "./settings/webPush.ts";
 
 const SYNC_FILTER = {
   room: {
@@ -40,12 +42,15 @@ export class Client {
   readonly userProfiles: UserProfiles;
   readonly accountSecurity: AccountSecurity;
   readonly pushRules: PushRules;
+  readonly webPush: WebPush;
   private readonly cleanups: (() => void)[] = [];
 
   constructor(
     readonly api: Api,
     readonly me: string,
     readonly deviceId: string,
+    storage: BrowserStorage,
+    pushBrowser: PushBrowser,
   ) {
     this.rooms = new RoomStore(api, me);
     this.accountData = new AccountData(api, me);
@@ -61,13 +66,16 @@ export class Client {
     this.userProfiles = new UserProfiles(api);
     this.accountSecurity = new AccountSecurity(api, me);
     this.pushRules = new PushRules(api);
+    this.webPush = new WebPush(api, deviceId, storage, pushBrowser);
   }
 
   start(): void {
     this.cleanups.push(
       effect(() => this.rooms.setDirectChats(this.accountData.directChats.value)),
       effect(() => {
-        if (this.connection.state.value === "online") this.sendQueue.retryAll(this.rooms.joined.peek());
+        if (this.connection.state.value !== "online") return;
+        this.sendQueue.retryAll(this.rooms.joined.peek());
+        if (!this.webPush.isActive.peek()) void this.webPush.resume();
       }),
     );
     this.connection.start();
@@ -78,6 +86,7 @@ export class Client {
   stop(): void {
     for (const end of this.cleanups) end();
     this.connection.stop();
+    this.webPush.stop();
   }
 
   /** Shows or hides this user's presence, starting now. */

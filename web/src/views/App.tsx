@@ -2,8 +2,10 @@ import { useEffect, useMemo } from "preact/hooks";
 import { Client } from "../model/client.ts";
 import type { Api } from "../model/server/api.ts";
 import type { Session, SessionStore } from "../model/session/session.ts";
+import { forgetWebPush } from "../model/settings/webPush.ts";
 import { ClientContext } from "./clientContext.ts";
 import { Toasts } from "./components/Toasts.tsx";
+import { pushBrowser } from "./shell/pushBrowser.ts";
 import { Shell } from "./shell/Shell.tsx";
 import { applyTheme } from "./theme.ts";
 import { Welcome } from "./welcome/Welcome.tsx";
@@ -15,6 +17,11 @@ interface Props {
 
 export function App({ api, sessions }: Props) {
   const session = sessions.current.value;
+  const isSignedOut = session === null && sessions.expired.value === null;
+  useEffect(() => {
+    // Also if another device has ended the session. If it fails, the server no longer sends anything.
+    if (isSignedOut) forgetWebPush(localStorage, pushBrowser).catch(() => {});
+  }, [isSignedOut]);
   return (
     <>
       {session === null ? <Welcome api={api} sessions={sessions} /> : <LoggedIn key={session.accessToken} api={api} session={session} sessions={sessions} />}
@@ -24,7 +31,7 @@ export function App({ api, sessions }: Props) {
 }
 
 function LoggedIn({ api, session, sessions }: Props & { session: Session }) {
-  const client = useMemo(() => new Client(api, session.userId, session.deviceId), []);
+  const client = useMemo(() => new Client(api, session.userId, session.deviceId, localStorage, pushBrowser), []);
   useEffect(() => {
     client.start();
     const wake = () => {

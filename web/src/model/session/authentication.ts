@@ -8,7 +8,7 @@ import { type AuthChallenge, DUMMY_STAGE, readChallenge, TOKEN_STAGE, withIntera
 export type RegistrationMode = "open" | "token" | "closed";
 
 export const MIN_PASSWORD_LENGTH = 8;
-const DEVICE_NAME = "Parlour";
+export const DEVICE_NAME = "Parlour";
 /** After a rate limit the user decides when to try again. */
 const WITHOUT_RETRY: RequestOptions = { anonymous: true, maxRetries: 0 };
 

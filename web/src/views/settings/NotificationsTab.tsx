@@ -1,10 +1,12 @@
 import { useState } from "preact/hooks";
 import { isRuleOn, keywords, SHOWN_RULES } from "../../model/settings/pushRules.ts";
+import { PERMISSION_PROBLEM } from "../../model/settings/webPush.ts";
 import { useClient } from "../clientContext.ts";
 import { Check, Field, Form } from "../components/Form.tsx";
 import { Icon } from "../components/Icon.tsx";
 import { attempt } from "../components/Toasts.tsx";
-import { notificationsEnabled, setNotificationsEnabled } from "../shell/notificationPreference.ts";
+import { notificationPermission, notificationsEnabled, requestNotificationPermission, setNotificationsEnabled } from "../shell/notificationPreference.ts";
+import { ClosedPageNotifications } from "./ClosedPageNotifications.tsx";
 
 /** The notifications of this browser, the push rules and keywords. */
 export function NotificationsTab() {
@@ -29,23 +31,25 @@ export function NotificationsTab() {
 }
 
 function BrowserNotifications() {
-  const [permission, setPermission] = useState(() => ("Notification" in window ? Notification.permission : "denied"));
+  const permission = notificationPermission.value;
   const change = async (enabled: boolean) => {
-    if (enabled && permission === "default") setPermission(await Notification.requestPermission());
+    if (enabled) await requestNotificationPermission();
     setNotificationsEnabled(enabled);
   };
-  const isOnHere = permission === "granted" && notificationsEnabled.value;
   return (
     <>
       <Check
         label="Show notifications"
         hint="While you are looking at something else, as long as this page is open."
-        checked={isOnHere}
+        checked={permission === "granted" && notificationsEnabled.value}
         disabled={permission === "denied"}
         onChange={(event) => void change(event.currentTarget.checked)}
       />
+      <ClosedPageNotifications />
       {permission === "denied" && (
-        <p class="problem">This browser does not let the page show notifications. You can change that in the browser's settings for this site.</p>
+        <p class="problem" role="alert">
+          {PERMISSION_PROBLEM}
+        </p>
       )}
     </>
   );

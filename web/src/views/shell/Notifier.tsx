@@ -4,16 +4,25 @@ import { roomPreview } from "../../model/rooms/roomPreview.ts";
 import { useClient } from "../clientContext.ts";
 import { currentRoute, navigate } from "../currentRoute.ts";
 import { notificationsEnabled } from "./notificationPreference.ts";
+import { useServiceWorker } from "./useServiceWorker.ts";
 
 /** Shows notifications for rooms that are not in view. */
 export function Notifier() {
-  const { rooms, me } = useClient();
+  const client = useClient();
+  const { rooms, webPush, me } = client;
+  useServiceWorker(client);
   const tracker = useMemo(() => new NotificationTracker(me), []);
   const counts = rooms.joined.value.map((room) => `${room.id} ${room.unread.value.count}`).join("\n");
   const ready = rooms.isReady.value;
   useEffect(() => {
     if (!ready) return;
-    for (const notification of tracker.takeNewNotifications(rooms.joined.peek())) if (!isRoomInView(notification)) showNotification(notification, me);
+    // While no tab is visible, the service worker shows the notifications, if the server sends it any.
+    const isLeftToWorker = document.visibilityState === "hidden" && webPush.isActive.peek();
+    for (const notification of tracker.takeNewNotifications(rooms.joined.peek())) {
+      if (!isLeftToWorker && !isRoomInView(notification)) showNotification(notification, me);
+    }
+    const readRooms = new Set(rooms.joined.peek().flatMap((room) => (room.unread.peek().count === 0 ? [room.id] : [])));
+    if (webPush.isActive.peek()) void webPush.browser.closeNotifications((roomId) => readRooms.has(roomId));
   }, [counts, ready]);
   return null;
 }
