@@ -35,7 +35,7 @@ export function ClosedPageNotifications() {
     <>
       <Check
         label="Notify me when this page is closed"
-        hint={unsupportedReason ?? "While the browser is running. On a phone, also while it is not."}
+        hint={unsupportedReason ?? "Or not visible. The browser must be running, except on a phone."}
         checked={shown !== "off"}
         disabled={isImpossible && shown === "off"}
         onChange={(event) => void change(event.currentTarget.checked ? "text" : "off")}
@@ -72,5 +72,5 @@ function WebPushStatus({ isChanging }: { isChanging: boolean }) {
 
 function statusText({ problem, detail, isActive }: WebPush): string | null {
   if (problem.value !== null || detail.value === null) return null;
-  return isActive.value ? "They work in this browser." : "Waiting for the first message of the server…";
+  return isActive.value ? "This browser receives notifications." : "Waiting for the server's first message…";
 }

@@ -1,9 +1,10 @@
 import { useEffect, useMemo } from "preact/hooks";
 import { NotificationTracker, type RoomNotification } from "../../model/rooms/notificationTracker.ts";
+import type { Room } from "../../model/rooms/room.ts";
 import { roomPreview } from "../../model/rooms/roomPreview.ts";
 import { useClient } from "../clientContext.ts";
 import { currentRoute, navigate } from "../currentRoute.ts";
-import { notificationsEnabled } from "./notificationPreference.ts";
+import { notificationPermission, notificationsEnabled } from "./notificationPreference.ts";
 import { useServiceWorker } from "./useServiceWorker.ts";
 
 /** Shows notifications for rooms that are not in view. */
@@ -33,12 +34,22 @@ function isRoomInView({ room }: RoomNotification): boolean {
 }
 
 function showNotification({ room, event }: RoomNotification, me: string): void {
-  if (!notificationsEnabled.peek() || !("Notification" in window) || Notification.permission !== "granted") return;
-  // The tag makes a room's newest notification replace the one before.
-  const notification = new Notification(room.name.peek(), { body: roomPreview(room, me), tag: room.id, icon: "/assets/icon.svg" });
+  if (!notificationsEnabled.peek() || notificationPermission.peek() !== "granted") return;
+  const notification = createNotification(room, me);
+  if (notification === null) return;
   notification.onclick = () => {
     window.focus();
     navigate({ at: "room", id: room.id, ...(event.raw.event_id.startsWith("~") ? {} : { event: event.id }) });
     notification.close();
   };
+}
+
+/** Returns the notification; null in a browser in which only service workers can show them, as on Android. */
+function createNotification(room: Room, me: string): Notification | null {
+  try {
+    // The tag makes a room's newest notification replace the one before.
+    return new Notification(room.name.peek(), { body: roomPreview(room, me), tag: room.id, icon: "/assets/icon.svg" });
+  } catch {
+    return null;
+  }
 }
