@@ -1,4 +1,5 @@
 import { useEffect, useMemo } from "preact/hooks";
+import type { Client } from "../../model/client.ts";
 import { NotificationTracker, type RoomNotification } from "../../model/rooms/notificationTracker.ts";
 import type { Room } from "../../model/rooms/room.ts";
 import { roomPreview } from "../../model/rooms/roomPreview.ts";
@@ -17,15 +18,19 @@ export function Notifier() {
   const ready = rooms.isReady.value;
   useEffect(() => {
     if (!ready) return;
+    const notifications = tracker.takeNewNotifications(rooms.joined.peek());
     // While no tab is visible, the service worker shows the notifications, if the server sends it any.
-    const isLeftToWorker = document.visibilityState === "hidden" && webPush.isActive.peek();
-    for (const notification of tracker.takeNewNotifications(rooms.joined.peek())) {
-      if (!isLeftToWorker && !isRoomInView(notification)) showNotification(notification, me);
-    }
-    const readRooms = new Set(rooms.joined.peek().flatMap((room) => (room.unread.peek().count === 0 ? [room.id] : [])));
-    if (webPush.isActive.peek()) void webPush.browser.closeNotifications((roomId) => readRooms.has(roomId));
+    if (document.visibilityState === "hidden" && webPush.isActive.peek()) return;
+    for (const notification of notifications) if (!isRoomInView(notification)) showNotification(notification, me);
+    // Not in a hidden page: Chromium forgets a notification if the list of them is read while it is being shown.
+    if (document.visibilityState === "visible") void closeNotificationsOfReadRooms(client);
   }, [counts, ready]);
   return null;
+}
+
+async function closeNotificationsOfReadRooms({ rooms, webPush }: Client): Promise<void> {
+  const readRooms = new Set(rooms.joined.peek().flatMap((room) => (room.unread.peek().count === 0 ? [room.id] : [])));
+  await webPush.browser.closeNotifications((roomId) => readRooms.has(roomId));
 }
 
 function isRoomInView({ room }: RoomNotification): boolean {
