@@ -13,6 +13,8 @@ export default defineConfig({
           fileParallelism: false,
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          // The default of one second is too short while other programs use the processor.
+          expect: { poll: { timeout: 15_000 } },
         },
       },
     ],

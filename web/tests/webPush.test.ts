@@ -1,13 +1,13 @@
-import type { CDPSession, Worker } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type TestUser, testEnvironment } from "./harness.ts";
-import { type PushContent, PushService, verifyVapid } from "./pushService.ts";
+import { testEnvironment } from "./harness.ts";
+import { Recipient, type ShownNotification } from "./pushRecipient.ts";
+import { verifyVapid } from "./pushService.ts";
 import { createRoom, messagesWith, type TestRoom } from "./roomHelpers.ts";
 
 const env = testEnvironment({ PARLOUR__PUSH__ALLOW_PRIVATE_ADDRESSES: "true" });
 const DAY_SECONDS = 24 * 3_600;
 
-const pushServices: PushService[] = [];
+const recipients: Recipient[] = [];
 let bobToken: string;
 let serverKey: string;
 
@@ -20,176 +20,13 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  for (const push of pushServices) await push.stop();
+  for (const { push } of recipients) await push.stop();
 });
 
-interface ShownNotification {
-  title: string;
-  body: string;
-  tag: string;
-}
-
-/** A user whose browser has a push service of its own. */
-class Recipient {
-  private session: CDPSession | undefined;
-  private registrationId = "";
-
-  private constructor(
-    readonly user: TestUser,
-    readonly token: string,
-    readonly push: PushService,
-  ) {}
-
-  static async signUp(name: string): Promise<Recipient> {
-    const push = new PushService();
-    await push.start();
-    pushServices.push(push);
-    const user = await env.signUp(name, { permissions: ["notifications"] });
-    await push.replaceIn(user.context);
-    await user.page.reload();
-    return new Recipient(user, await env.accessTokenOf(user), push);
-  }
-
-  async openSettings(): Promise<void> {
-    await this.user.page.goto("/#/settings/notifications");
-    await this.user.page.getByRole("tabpanel", { name: "Notifications" }).waitFor();
-  }
-
-  get checkbox() {
-    return this.user.page.getByRole("checkbox", { name: "Notify me when this page is closed" });
-  }
-
-  /** Turns the setting on, and delivers the first message of the server. */
-  async turnOn(): Promise<PushContent> {
-    await this.openSettings();
-    await this.checkbox.check();
-    return this.activate();
-  }
-
-  async activate(): Promise<PushContent> {
-    const { content } = await this.push.nextPush();
-    await this.deliver(content);
-    await this.user.page.getByText("This browser receives notifications.").waitFor();
-    return content;
-  }
-
-  async chooseDetail(detail: "nothing" | "sender" | "text"): Promise<void> {
-    await this.user.page.getByLabel("What these notifications say").selectOption(detail);
-    const isSet = ({ data }: Pusher) => data.default_payload.notification_detail === detail;
-    await expect.poll(async () => (await this.pushers()).every(isSet)).toBe(true);
-  }
-
-  /** Opens another file of the server instead of the page. */
-  async closePage(): Promise<void> {
-    await this.user.page.goto("/assets/icon.svg");
-  }
-
-  /** Receives the server's next message at the push service, and delivers it to the service worker. */
-  async receive(): Promise<PushContent> {
-    const { content } = await this.push.nextPush();
-    await this.deliver(content);
-    return content;
-  }
-
-  /** Receives the server's next message, and waits until the service worker has shown a notification. */
-  async receiveShown(): Promise<PushContent> {
-    const worker = await this.worker();
-    const before = await worker.evaluate(countShownNotifications);
-    const content = await this.receive();
-    // Chromium forgets a notification if the list of them is read while it is being shown.
-    await expect.poll(async () => worker.evaluate(countShownNotifications), { timeout: 10_000 }).toBe(before + 1);
-    return content;
-  }
-
-  async deliver(content: PushContent): Promise<void> {
-    const session = await this.workerSession();
-    await session.send("ServiceWorker.deliverPushMessage", {
-      origin: env.server.url,
-      registrationId: this.registrationId,
-      data: JSON.stringify(content),
-    });
-  }
-
-  async worker(): Promise<Worker> {
-    const { context } = this.user;
-    return context.serviceWorkers()[0] ?? context.waitForEvent("serviceworker");
-  }
-
-  async notifications(): Promise<ShownNotification[]> {
-    return (await this.worker()).evaluate(async () => {
-      const { registration } = globalThis as unknown as { registration: ServiceWorkerRegistration };
-      return (await registration.getNotifications()).map(({ title, body, tag }) => ({ title, body, tag }));
-    });
-  }
-
-  /**
-   * Clicks the only notification. Chromium opens and focuses windows only after a real click, so the worker's functions for
-   * that are replaced. Returns the address that the worker wanted to open.
-   */
-  async clickNotification(): Promise<string | null> {
-    return (await this.worker()).evaluate(async () => {
-      const worker = globalThis as unknown as ClickedWorker;
-      let opened: string | null = null;
-      worker.clients.openWindow = async (url) => {
-        opened = url;
-      };
-      worker.WindowClient.prototype.focus = async () => {};
-      const [notification] = await worker.registration.getNotifications();
-      const click = new worker.NotificationEvent("notificationclick", { notification });
-      const handled: Promise<unknown>[] = [];
-      click.waitUntil = (work) => void handled.push(work);
-      worker.dispatchEvent(click);
-      await Promise.all(handled);
-      return opened;
-    });
-  }
-
-  async pushers(): Promise<Pusher[]> {
-    return (await env.request(this.token, "GET", "/_matrix/client/v3/pushers"))["pushers"] as Pusher[];
-  }
-
-  private async workerSession(): Promise<CDPSession> {
-    if (this.session !== undefined) return this.session;
-    this.session = await this.user.context.newCDPSession(this.user.page);
-    const registered = new Promise<string>((resolve) => {
-      this.session!.on("ServiceWorker.workerRegistrationUpdated", ({ registrations }) => {
-        if (registrations[0] !== undefined) resolve(registrations[0].registrationId);
-      });
-    });
-    await this.session.send("ServiceWorker.enable");
-    this.registrationId = await registered;
-    return this.session;
-  }
-}
-
-interface Pusher {
-  app_id: string;
-  data: { activated: boolean; default_payload: { notification_detail: string } };
-}
-
-interface ClickEvent extends Event {
-  waitUntil: (work: Promise<unknown>) => void;
-}
-
-interface ClickedWorker extends EventTarget {
-  registration: ServiceWorkerRegistration;
-  clients: { openWindow: (url: string) => Promise<void> };
-  WindowClient: { prototype: { focus: () => Promise<void> } };
-  NotificationEvent: new (type: string, options: { notification: Notification | undefined }) => ClickEvent;
-}
-
-/** Runs in the service worker. Returns how many notifications it has shown since the first call. */
-function countShownNotifications(): number {
-  const worker = globalThis as unknown as { registration: ServiceWorkerRegistration; shownCount?: number };
-  if (worker.shownCount === undefined) {
-    worker.shownCount = 0;
-    const show = worker.registration.showNotification.bind(worker.registration);
-    worker.registration.showNotification = async (title, options) => {
-      await show(title, options);
-      worker.shownCount! += 1;
-    };
-  }
-  return worker.shownCount;
+async function signUp(name: string): Promise<Recipient> {
+  const recipient = await Recipient.signUp(env, name);
+  recipients.push(recipient);
+  return recipient;
 }
 
 async function roomWithBob(recipient: Recipient, options: Record<string, unknown> = {}): Promise<TestRoom> {
@@ -197,7 +34,7 @@ async function roomWithBob(recipient: Recipient, options: Record<string, unknown
 }
 
 test("the server's messages are encrypted and signed as the standards say", async () => {
-  const ann = await Recipient.signUp("ann");
+  const ann = await signUp("ann");
   await ann.openSettings();
   await ann.checkbox.check();
   const { path, headers, content } = await ann.push.nextPush();
@@ -215,7 +52,7 @@ test("the server's messages are encrypted and signed as the standards say", asyn
 });
 
 test("a message is shown while the page is closed, and a click opens it", async () => {
-  const cara = await Recipient.signUp("cara");
+  const cara = await signUp("cara");
   const room = await roomWithBob(cara);
   await cara.turnOn();
   expect(await cara.pushers()).toMatchObject([{ data: { activated: true } }]);
@@ -237,7 +74,7 @@ test("a message is shown while the page is closed, and a click opens it", async 
 });
 
 test("reading a room closes its notification", async () => {
-  const cleo = await Recipient.signUp("cleo");
+  const cleo = await signUp("cleo");
   const [first, second] = [await roomWithBob(cleo, { name: "First" }), await roomWithBob(cleo, { name: "Second" })];
   await cleo.turnOn();
   await cleo.closePage();
@@ -246,11 +83,11 @@ test("reading a room closes its notification", async () => {
     await cleo.receiveShown();
   }
   await first.open(cleo.user);
-  await expect.poll(async () => cleo.notifications(), { timeout: 10_000 }).toMatchObject([{ title: "Second" }]);
+  await expect.poll(async () => cleo.notifications()).toMatchObject([{ title: "Second" }]);
 });
 
 test("the notifications say as much as the user has chosen", async () => {
-  const dan = await Recipient.signUp("dan");
+  const dan = await signUp("dan");
   const room = await roomWithBob(dan);
   await dan.turnOn();
   const bodyOfNext = async (text: string) => {
@@ -274,7 +111,7 @@ test("the notifications say as much as the user has chosen", async () => {
 });
 
 test("invitations and encrypted messages are described", async () => {
-  const eve = await Recipient.signUp("eve");
+  const eve = await signUp("eve");
   const room = await roomWithBob(eve);
   await eve.turnOn();
   await eve.closePage();
@@ -289,7 +126,7 @@ test("invitations and encrypted messages are described", async () => {
 });
 
 test("a visible page shows notifications itself, and a hidden one leaves them to the worker", async () => {
-  const finn = await Recipient.signUp("finn");
+  const finn = await signUp("finn");
   // Headless Chromium shows all tabs, so the page and the worker are told otherwise.
   await finn.user.page.addInitScript(() => {
     const shown: string[] = [];
@@ -329,7 +166,7 @@ test("a visible page shows notifications itself, and a hidden one leaves them to
 });
 
 test("a pusher whose first message was lost is set again when the page is opened", async () => {
-  const gus = await Recipient.signUp("gus");
+  const gus = await signUp("gus");
   await gus.openSettings();
   await gus.checkbox.check();
   await gus.push.nextPush();
@@ -347,21 +184,36 @@ test("a pusher whose first message was lost is set again when the page is opened
   expect([changes, gus.push.unreadCount]).toEqual([[], 0]);
 });
 
+test("turning notifications on applies to all tabs", async () => {
+  const lee = await signUp("lee");
+  const otherTab = await lee.user.context.newPage();
+  await otherTab.goto("/#/settings/notifications");
+  await otherTab.getByRole("checkbox", { name: "Notify me when this page is closed" }).waitFor();
+  await lee.turnOn();
+  await otherTab.getByText("This browser receives notifications.").waitFor();
+});
+
+test("a subscription that the browser has ended is made again", async () => {
+  const leo = await signUp("leo");
+  await leo.turnOn();
+  await leo.endSubscription();
+  await expect.poll(async () => leo.isSubscribed()).toBe(true);
+});
+
 test("turning notifications off or signing out removes the pusher", async () => {
-  const hana = await Recipient.signUp("hana");
-  const isSubscribed = async () => hana.user.page.evaluate(async () => (await (await navigator.serviceWorker.ready).pushManager.getSubscription()) !== null);
+  const hana = await signUp("hana");
   await hana.turnOn();
-  expect(await isSubscribed()).toBe(true);
+  expect(await hana.isSubscribed()).toBe(true);
   await hana.checkbox.uncheck();
   await expect.poll(async () => hana.pushers()).toEqual([]);
-  expect(await isSubscribed()).toBe(false);
+  expect(await hana.isSubscribed()).toBe(false);
 
   await hana.turnOn();
   await hana.user.page.getByRole("button", { name: "hana account" }).click();
   await hana.user.page.getByRole("menuitem", { name: "Sign out" }).click();
   await hana.user.page.getByRole("button", { name: "Sign out" }).click();
   await hana.user.page.getByRole("heading", { name: "Sign in" }).waitFor();
-  await expect.poll(isSubscribed).toBe(false);
+  await expect.poll(async () => hana.isSubscribed()).toBe(false);
 });
 
 test("the settings say why notifications are not possible", async () => {

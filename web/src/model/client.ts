@@ -81,6 +81,8 @@ export class Client {
     this.connection.start();
     // Until the profile is loaded, the name from the user id is shown. A changed profile is loaded again.
     this.ownProfile.load().catch(() => {});
+    // The settings load it again if this fails.
+    this.webPush.loadOffer().catch(() => {});
   }
 
   stop(): void {

@@ -142,6 +142,15 @@ test("without the permission nothing is turned on", async () => {
   expect([webPush.detail.value, browser.subscription, server.setCount]).toEqual([null, null, 0]);
 });
 
+test("notifications are no longer active when the permission is withdrawn", async () => {
+  const { webPush, browser } = await setupTurnedOn();
+  browser.granted = "denied";
+  await webPush.resume();
+  expect([webPush.detail.value, webPush.isActive.value]).toEqual(["text", false]);
+  expect(webPush.problem.value).toContain("does not let the page show notifications");
+  webPush.stop();
+});
+
 test("a server without the capability does not offer notifications", async () => {
   const { webPush, server } = setup();
   server.serverKey = null;

@@ -35,6 +35,8 @@ interface StoredSetting {
   deviceId: string;
   detail: NotificationDetail;
   pushkey: string;
+  /** Whether the server's first message was acknowledged. */
+  isActive: boolean;
 }
 
 export const PERMISSION_PROBLEM = "This browser does not let the page show notifications. You can change that in the browser's settings for this site.";
@@ -84,14 +86,17 @@ export class WebPush {
   /** Applies the stored setting, at the start and when the browser has changed the subscription. */
   async resume(): Promise<void> {
     await this.inOrder(async () => {
-      const detail = this.storedSetting()?.detail ?? null;
-      this.detail.value = detail;
-      if (detail === null) {
-        this.setActive(false);
-        return;
+      const setting = this.storedSetting();
+      this.show(setting);
+      if (setting === null) return;
+      try {
+        if (this.browser.permission() !== "granted") throw new UserFacingError(PERMISSION_PROBLEM);
+        await this.setUp(setting.detail);
+      } catch (error) {
+        // The browser or the server no longer allows it, so the page itself shows notifications again.
+        if (error instanceof UserFacingError) this.store({ ...setting, isActive: false });
+        throw error;
       }
-      if (this.browser.permission() !== "granted") throw new UserFacingError(PERMISSION_PROBLEM);
-      await this.setUp(detail);
     });
   }
 
@@ -108,8 +113,7 @@ export class WebPush {
   async turnOff(): Promise<void> {
     await this.inOrder(async () => {
       const pushkey = this.storedSetting()?.pushkey;
-      this.detail.value = null;
-      this.setActive(false);
+      this.show(null);
       await forgetWebPush(this.storage, this.browser);
       // If this fails, the server notices at the next notification that the subscription is gone.
       if (pushkey !== undefined) await this.removePusher(pushkey).catch(() => {});
@@ -118,18 +122,21 @@ export class WebPush {
 
   /** Takes over the setting from another tab, which has set or removed the pusher. */
   async reloadFromStorage(): Promise<void> {
-    await this.inOrder(async () => this.readActivation());
+    await this.inOrder(async () => this.show(this.storedSetting()));
   }
 
   /** Tells the server that its first message to a new pusher has arrived. */
   async acknowledge(appId: string, ackToken: string): Promise<void> {
     await this.inOrder(async () => {
-      if (appId !== APP_ID || this.storedSetting() === null) return;
+      const pushkey = this.storedSetting()?.pushkey;
+      if (appId !== APP_ID || pushkey === undefined) return;
       await this.api.post(ACKNOWLEDGE_PATH, { app_id: appId, ack_token: ackToken }).catch((error: unknown) => {
         // Another tab may have acknowledged it already.
         if (!(error instanceof MatrixError)) throw error;
       });
-      await this.readActivation();
+      const isActive = isActivated(await this.findPusher(pushkey));
+      const setting = this.storedSetting();
+      if (setting !== null) this.store({ ...setting, isActive });
     });
   }
 
@@ -150,15 +157,7 @@ export class WebPush {
       await this.setPusher(subscription, detail);
       pusher = await this.findPusher(subscription.p256dh);
     }
-    this.storage.setItem(WEB_PUSH_STORAGE_KEY, JSON.stringify({ deviceId: this.deviceId, detail, pushkey: subscription.p256dh } satisfies StoredSetting));
-    this.detail.value = detail;
-    this.setActive(isActivated(pusher));
-  }
-
-  private async readActivation(): Promise<void> {
-    const setting = this.storedSetting();
-    this.detail.value = setting?.detail ?? null;
-    this.setActive(setting !== null && isActivated(await this.findPusher(setting.pushkey)));
+    this.store({ deviceId: this.deviceId, detail, pushkey: subscription.p256dh, isActive: isActivated(pusher) });
   }
 
   private async subscriptionFor(serverKey: string): Promise<PushSubscriptionInfo> {
@@ -194,11 +193,20 @@ export class WebPush {
     await this.api.post(`${PUSHERS_PATH}/set`, { kind: null, app_id: APP_ID, pushkey });
   }
 
-  private setActive(active: boolean): void {
+  /** Stores the setting. Other tabs see it, too. */
+  private store(setting: StoredSetting): void {
+    this.storage.setItem(WEB_PUSH_STORAGE_KEY, JSON.stringify(setting));
+    this.show(setting);
+  }
+
+  private show(setting: StoredSetting | null): void {
     clearTimeout(this.activationTimer);
-    this.isActive.value = active;
-    if (active || this.detail.value === null) return;
-    this.activationTimer = setTimeout(() => (this.problem.value = ACTIVATION_PROBLEM), ACTIVATION_TIMEOUT_MS);
+    this.detail.value = setting?.detail ?? null;
+    this.isActive.value = setting?.isActive === true;
+    if (setting === null || setting.isActive) return;
+    this.activationTimer = setTimeout(() => {
+      this.problem.value ??= ACTIVATION_PROBLEM;
+    }, ACTIVATION_TIMEOUT_MS);
   }
 
   /** Returns the setting of this session; null if it is off. */
@@ -249,7 +257,7 @@ function parseSetting(stored: string | null): StoredSetting | null {
     const setting = asRecord(JSON.parse(stored ?? "null"));
     const [deviceId, detail, pushkey] = [asString(setting?.["deviceId"]), setting?.["detail"], asString(setting?.["pushkey"])];
     if (deviceId === undefined || pushkey === undefined || !isNotificationDetail(detail)) return null;
-    return { deviceId, detail, pushkey };
+    return { deviceId, detail, pushkey, isActive: setting?.["isActive"] === true };
   } catch {
     return null;
   }

@@ -18,7 +18,7 @@ export function ClosedPageNotifications() {
   /** The choice that is being applied. */
   const [pending, setPending] = useState<NotificationDetail | "off" | null>(null);
   useEffect(() => {
-    // Without a connection, the setting appears when this tab is opened again.
+    // If the server could not be reached at the start.
     webPush.loadOffer().catch(() => {});
   }, []);
   const current = webPush.detail.value ?? "off";
