@@ -50,6 +50,10 @@ pub enum RefusalCode {
     ThreepidNotFound,
     /// The user has not shown that the third-party identifier is theirs.
     ThreepidAuthFailed,
+    /// The token does not activate a pusher of the user.
+    UnknownActivationToken,
+    /// The token that activates a pusher has expired.
+    ExpiredActivationToken,
     /// The room alias is taken.
     RoomInUse,
     /// The requested initial state of a room is not allowed.

@@ -153,6 +153,8 @@ fn refusal_status_with_code(code: RefusalCode) -> (StatusCode, &'static str) {
         RefusalCode::ThreepidInUse => bad_request("M_THREEPID_IN_USE"),
         RefusalCode::ThreepidNotFound => bad_request("M_THREEPID_NOT_FOUND"),
         RefusalCode::ThreepidAuthFailed => forbidden("M_THREEPID_AUTH_FAILED"),
+        RefusalCode::UnknownActivationToken => bad_request("M_UNKNOWN_ACTIVATION_TOKEN"),
+        RefusalCode::ExpiredActivationToken => (StatusCode::GONE, "M_EXPIRED_ACTIVATION_TOKEN"),
         RefusalCode::UrlNotSet => bad_request("M_URL_NOT_SET"),
         RefusalCode::UnknownDevice => bad_request("M_UNKNOWN_DEVICE"),
         RefusalCode::ThreepidDenied => (StatusCode::FORBIDDEN, "M_THREEPID_DENIED"),

@@ -396,7 +396,7 @@ pub struct UrlPreviewsSection {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushSection {
-    /// Whether push gateways may have loopback and private addresses, and be reached without TLS.
+    /// Whether push gateways and push services may have loopback and private addresses, and be reached without TLS.
     pub allow_private_addresses: bool,
 }
 

@@ -3,16 +3,22 @@
 use ruma::{
     UserId,
     push::{
-        Action, ConditionalPushRule, EventMatchConditionData, HighlightTweakValue,
-        PatternedPushRule, PatternedPushRuleInit, PushCondition, Ruleset, SoundTweakValue, Tweak,
+        Action, ConditionalPushRule, ConditionalPushRuleInit, EventMatchConditionData,
+        HighlightTweakValue, PatternedPushRule, PatternedPushRuleInit, PushCondition, Ruleset,
+        SoundTweakValue, Tweak,
     },
 };
 
+/// The rule that notifies of every encrypted event, because only the client can evaluate the other rules for it.
+const ENCRYPTED_EVENT_RULE_ID: &str = ".org.matrix.msc4028.encrypted_event";
+/// The number of rules that come before it: the one that switches all others off.
+const RULES_BEFORE_ENCRYPTED_EVENT: usize = 1;
 /// The rule for a user whose name is in the text of a message.
 const USER_NAME_RULE_ID: &str = ".m.rule.contains_user_name";
 
-/// Returns the default push rules of a user. These are the predefined rules of the specification and those for polls of
-/// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930). The rule that the specification had before
+/// Returns the default push rules of a user. These are the predefined rules of the specification, those for polls of
+/// [MSC3930](https://github.com/matrix-org/matrix-spec-proposals/pull/3930), and the one for encrypted events of
+/// [MSC4028](https://github.com/matrix-org/matrix-spec-proposals/pull/4028). The rule that the specification had before
 /// `m.mentions` is there, too, because bridges and bots still mention users in the text only.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#predefined-rules).
@@ -32,7 +38,31 @@ pub fn default_rules(user_id: &UserId) -> Ruleset {
     // Thread subscriptions (MSC4306) have no effect on notifications here yet.
     rules.postcontent.clear();
     rules.content.insert(user_name_rule(user_id));
+    let place = RULES_BEFORE_ENCRYPTED_EVENT.min(rules.override_.len());
+    rules.override_.shift_insert(place, encrypted_event_rule());
     rules
+}
+
+/// Returns the rules by which events count as unread. Without the rule for encrypted events, these count as the rules for
+/// their rooms say: that rule wakes clients, which then decide.
+pub fn counting_rules(mut rules: Ruleset) -> Ruleset {
+    rules
+        .override_
+        .retain(|rule| rule.rule_id != ENCRYPTED_EVENT_RULE_ID);
+    rules
+}
+
+fn encrypted_event_rule() -> ConditionalPushRule {
+    let is_encrypted =
+        EventMatchConditionData::new("type".to_owned(), "m.room.encrypted".to_owned());
+    ConditionalPushRuleInit {
+        actions: vec![Action::Notify],
+        default: true,
+        enabled: true,
+        rule_id: ENCRYPTED_EVENT_RULE_ID.to_owned(),
+        conditions: vec![PushCondition::EventMatch(is_encrypted)],
+    }
+    .into()
 }
 
 fn user_name_rule(user_id: &UserId) -> PatternedPushRule {
@@ -95,7 +125,9 @@ mod tests {
             rules.iter().map(|rule| rule.rule_id().to_owned()).collect()
         };
         let mut ours = ids(&ours);
-        ours.retain(|rule| rule != USER_NAME_RULE_ID);
+        assert_eq!(ours[1], ENCRYPTED_EVENT_RULE_ID);
+        let added = [USER_NAME_RULE_ID, ENCRYPTED_EVENT_RULE_ID];
+        ours.retain(|rule| !added.contains(&rule.as_str()));
         assert_eq!(ours, ids(&usual));
     }
 }

@@ -34,7 +34,7 @@ pub use self::{
         UnsignedFields, client_event, federation_event, strip_remote_event, stripped_state_event,
         sync_event, write_event_head,
     },
-    default_push_rules::default_rules,
+    default_push_rules::{counting_rules, default_rules},
     event_builder::{EventContext, EventDraft, authorize, build_event, redact_json},
     event_format::read_event,
     event_order::sort_topologically,

@@ -13,7 +13,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::{
-    default_push_rules::default_rules,
+    default_push_rules::{counting_rules, default_rules},
     push_limits::{bounded_event, bounded_name},
 };
 
@@ -121,7 +121,7 @@ pub fn depends_on_power_levels(rules: &Ruleset) -> bool {
 pub async fn default_push_outcome(event: &RawValue, room: &RoomFacts) -> PushOutcome {
     // The default rules depend on the user only for mentions, names and invites.
     let anyone = user_id!("@:nobody.invalid");
-    let mut rules = default_rules(anyone);
+    let mut rules = counting_rules(default_rules(anyone));
     rules.content.clear();
     push_outcome(&rules, anyone, "", event, room).await
 }

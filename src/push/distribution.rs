@@ -1,6 +1,9 @@
 //! Giving new events to the queues of the pushers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ruma::{
     events::{StateEventType, room::member::MembershipState},
@@ -11,7 +14,7 @@ use tokio::time::sleep;
 
 use super::{
     PushSender,
-    pusher_queue::{PushTweaks, QueuedEvent},
+    pusher_queue::{EventSource, PushTweaks, QueuedEvent},
     recipients::PushRecipient,
 };
 use crate::{
@@ -23,6 +26,16 @@ use crate::{
 
 /// The time after which the distribution is tried again, after it failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An event to which the push rules of a user are applied.
+#[derive(Clone, Copy)]
+struct EvaluatedEvent<'a> {
+    /// The user's display name in the room.
+    name: &'a str,
+    /// The event in the client format.
+    json: &'a RawValue,
+    facts: &'a RoomFacts,
+}
 
 impl PushSender {
     /// Gives new events to the queues until the server stops.
@@ -36,6 +49,9 @@ impl PushSender {
                     () = stopping.cancelled() => return,
                 }
             }
+            if self.has_undistributed_events() {
+                continue;
+            }
             tokio::select! {
                 () = self.changes.arrived.notified() => {}
                 () = stopping.cancelled() => return,
@@ -43,15 +59,31 @@ impl PushSender {
         }
     }
 
+    /// Returns whether there are events to distribute. While nobody has a pusher, events wake nobody.
+    fn has_undistributed_events(&self) -> bool {
+        self.changes.newest_event.load() > self.distributed.load() && !self.recipients.is_empty()
+    }
+
     async fn distribute_changes(self: &Arc<Self>) -> Result<()> {
         // Read first: the pushers that were set before an event are then known when the event is distributed.
         let newest = self.changes.newest_event.load();
         let mut users = self.changes.take_users();
+        if self.recipients.is_empty()
+            && let Some(position) = users.first_pusher_change
+        {
+            // No pusher is to be sent the events before it was set.
+            self.distributed.fetch_max(position);
+        }
         if let Err(error) = self.reload_pushers(&users.pushers).await {
+            let pushers = std::mem::take(&mut users.pushers);
             self.changes
-                .restore_pushers(std::mem::take(&mut users.pushers));
+                .restore_pushers(pushers, users.first_pusher_change);
             return Err(error);
         }
+        let has_recipients = !self.recipients.is_empty();
+        self.changes
+            .has_recipients
+            .store(has_recipients, Ordering::SeqCst);
         for user in users.rules {
             self.recipients.forget_rules(user);
         }
@@ -62,15 +94,27 @@ impl PushSender {
         Ok(())
     }
 
-    async fn reload_pushers(&self, users: &[UserNum]) -> Result<()> {
+    async fn reload_pushers(self: &Arc<Self>, users: &[UserNum]) -> Result<()> {
         for user in users {
             let distributed = self.distributed.load();
             self.recipients
-                .reload(&self.db, &self.gateways, *user, distributed)
+                .reload(&self.db, &self.endpoints, *user, distributed)
                 .await?;
+            if let Some(recipient) = self.recipients.get(*user) {
+                self.start_activations(&recipient);
+            }
             self.progress_changed.notify_one();
         }
         Ok(())
+    }
+
+    /// Sends the tokens with which the clients of a user activate new pushers.
+    pub(super) fn start_activations(self: &Arc<Self>, recipient: &PushRecipient) {
+        for queue in &recipient.queues {
+            if queue.must_send_activation() {
+                self.start_sending(queue.clone());
+            }
+        }
     }
 
     /// Sends the number of unread events of a user to the user's devices.
@@ -99,6 +143,9 @@ impl PushSender {
             for new in &page.events {
                 self.distribute_event(new).await?;
             }
+            let up_to = page.up_to;
+            self.distribute_invitations(PositionRange { up_to, ..range })
+                .await?;
             self.distributed.store(page.up_to);
             self.progress_changed.notify_one();
         }
@@ -124,23 +171,69 @@ impl PushSender {
         );
         let facts = room_facts(room);
         for recipient in recipients {
-            let Some(tweaks) = self.tweaks_for(&recipient, new, &json, &facts).await? else {
+            let settings = self.rooms.access.find_ignore_settings(recipient.user);
+            if settings.is_some_and(|settings| settings.hides_event(&event.pdu)) {
+                continue;
+            }
+            let name = display_name(room, &recipient);
+            let about = EvaluatedEvent {
+                name: &name,
+                json: &json,
+                facts: &facts,
+            };
+            let Some(tweaks) = self.tweaks_for(&recipient, about).await? else {
                 continue;
             };
             self.add_to_digests(&recipient, event.position);
             let queued = QueuedEvent {
                 position: event.position,
                 room: room.num,
-                place: event.timeline,
+                source: EventSource::Timeline(event.timeline),
                 tweaks,
             };
-            let idle = recipient
-                .queues
-                .iter()
-                .filter(|queue| queue.push(queued.clone()));
-            idle.for_each(|queue| self.start_sending(queue.clone()));
+            self.add_to_queues(&recipient, &queued);
         }
         Ok(())
+    }
+
+    /// Gives invitations to rooms that this server is not in to the queues.
+    async fn distribute_invitations(self: &Arc<Self>, range: PositionRange) -> Result<()> {
+        let timeline = &self.rooms.timeline;
+        for invitation in timeline.load_remote_invitations(range).await? {
+            let Some(recipient) = self.recipients.get(invitation.user) else {
+                continue;
+            };
+            let room = self.rooms.memory.room_by_number(invitation.room).await?;
+            let facts = RoomFacts {
+                room_id: room.room_id.clone(),
+                member_count: 0,
+                power_levels: None,
+            };
+            let about = EvaluatedEvent {
+                name: recipient.user_id.localpart(),
+                json: &invitation.event,
+                facts: &facts,
+            };
+            let Some(tweaks) = self.tweaks_for(&recipient, about).await? else {
+                continue;
+            };
+            let queued = QueuedEvent {
+                position: invitation.position,
+                room: invitation.room,
+                source: EventSource::RemoteInvitation,
+                tweaks,
+            };
+            self.add_to_queues(&recipient, &queued);
+        }
+        Ok(())
+    }
+
+    fn add_to_queues(self: &Arc<Self>, recipient: &PushRecipient, queued: &QueuedEvent) {
+        for queue in &recipient.queues {
+            if queue.push(queued.clone()) {
+                self.start_sending(queue.clone());
+            }
+        }
     }
 
     fn add_to_digests(self: &Arc<Self>, recipient: &PushRecipient, position: Position) {
@@ -155,19 +248,12 @@ impl PushSender {
     async fn tweaks_for(
         &self,
         recipient: &PushRecipient,
-        new: &NewEvent,
-        json: &RawValue,
-        facts: &RoomFacts,
+        about: EvaluatedEvent<'_>,
     ) -> Result<Option<PushTweaks>> {
-        let NewEvent { room, event } = new;
-        let settings = self.rooms.access.find_ignore_settings(recipient.user);
-        if settings.is_some_and(|settings| settings.hides_event(&event.pdu)) {
-            return Ok(None);
-        }
         let rules = recipient.rules(&self.users).await?;
-        let name = display_name(room, recipient);
+        let EvaluatedEvent { name, json, facts } = about;
         let user_id = &recipient.user_id;
-        let actions = matrix::push_actions(&rules, user_id, &name, json, facts).await;
+        let actions = matrix::push_actions(&rules, user_id, name, json, facts).await;
         if !actions.iter().any(Action::should_notify) {
             return Ok(None);
         }

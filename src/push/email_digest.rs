@@ -149,6 +149,7 @@ impl DigestState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers::DeviceNum;
 
     fn digest(sent_ts: Option<i64>) -> EmailDigest {
         let row = PusherRow {
@@ -160,6 +161,11 @@ mod tests {
             unsent_after: None,
             digest_due_ts: None,
             digest_sent_ts: sent_ts,
+            is_enabled: true,
+            activation_token: None,
+            activation_expires_ts: None,
+            device: DeviceNum::new(1),
+            device_id: "PHONE".to_owned(),
         };
         EmailDigest::new(row, Position::new(5))
     }

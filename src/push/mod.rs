@@ -1,4 +1,4 @@
-//! Push notifications: new events are sent to the push gateways that users have set.
+//! Push notifications: new events are sent to the push gateways, browsers and e-mail addresses that users have set.
 //!
 //! `docs/design/push.md` explains how. See the
 //! [specification](https://spec.matrix.org/v1.19/client-server-api/#push-notifications).
@@ -6,19 +6,23 @@
 mod distribution;
 mod email_digest;
 mod email_sending;
-mod gateway;
+mod endpoints;
 mod notification;
 mod pusher_queue;
 mod recipients;
 mod sending;
 mod unread_total;
+mod web_push;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use ruma::OwnedServerName;
 use tokio::sync::Notify;
 
-use self::{gateway::PushGateways, recipients::PushRecipients};
+use self::{endpoints::PushEndpoints, recipients::PushRecipients};
 use crate::{
     clock::Clock,
     config::{BaseUrl, Config},
@@ -52,7 +56,7 @@ struct PushSender {
     server_name: OwnedServerName,
     /// The URL at which clients reach this server.
     public_url: BaseUrl,
-    gateways: PushGateways,
+    endpoints: PushEndpoints,
     recipients: PushRecipients,
     /// The position up to which events were given to the queues of the pushers.
     distributed: AtomicPosition,
@@ -67,6 +71,8 @@ struct PendingPushChanges {
     /// The position of the newest event.
     newest_event: AtomicPosition,
     users: Mutex<ChangedUsers>,
+    /// Whether any user has a pusher. Otherwise, new events wake nobody.
+    has_recipients: AtomicBool,
     arrived: Notify,
 }
 
@@ -75,6 +81,8 @@ struct PendingPushChanges {
 struct ChangedUsers {
     /// Users whose pushers must be read again.
     pushers: Vec<UserNum>,
+    /// The position of the first change of pushers.
+    first_pusher_change: Option<Position>,
     /// Users whose push rules must be read again.
     rules: Vec<UserNum>,
     /// Users who have read something, so that their unread total may be another.
@@ -103,8 +111,12 @@ pub async fn start(services: PushServices, config: &Config) -> Result<()> {
     db.journal().add_follower(changes.clone());
     let published = db.journal().published_position();
     changes.newest_event.fetch_max(published);
-    let gateways = PushGateways::new(&config.push)?;
-    let loaded = recipients::load(&db, &gateways).await?;
+    let endpoints = PushEndpoints::new(&config.push)?;
+    let loaded = recipients::load(&db, &endpoints).await?;
+    let has_recipients = !loaded.recipients.is_empty();
+    changes
+        .has_recipients
+        .store(has_recipients, Ordering::SeqCst);
     let sender = Arc::new(PushSender {
         db,
         clock,
@@ -114,13 +126,16 @@ pub async fn start(services: PushServices, config: &Config) -> Result<()> {
         mail,
         server_name: config.server.name.clone(),
         public_url: config.public_url(),
-        gateways,
+        endpoints,
         recipients: loaded.recipients,
         distributed: AtomicPosition::new(loaded.start.min(published)),
         changes,
         progress_changed: Notify::new(),
     });
     sender.resume_digests();
+    for recipient in sender.recipients.all() {
+        sender.start_activations(&recipient);
+    }
     drop(tasks.spawn(sender.clone().distribute_until_stopped()));
     drop(tasks.spawn(sender.store_progress_until_stopped()));
     Ok(())
@@ -145,9 +160,14 @@ impl PendingPushChanges {
     fn add(&self, position: Position, change: &JournalChange) -> bool {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         match change {
-            JournalChange::Event { .. } => drop(self.newest_event.fetch_max(position)),
+            // An invitation to a room that this server is not in comes without an event.
+            JournalChange::Event { .. } | JournalChange::Membership { .. } => {
+                self.newest_event.fetch_max(position);
+                return self.has_recipients.load(Ordering::SeqCst);
+            }
             JournalChange::PushersChanged { user } | JournalChange::SessionsEnded { user, .. } => {
                 add_user(&mut users.pushers, *user);
+                users.first_pusher_change.get_or_insert(position);
             }
             JournalChange::AccountData {
                 user,
@@ -166,10 +186,11 @@ impl PendingPushChanges {
         std::mem::take(&mut users)
     }
 
-    /// Adds users whose pushers could not be read.
-    fn restore_pushers(&self, pushers: Vec<UserNum>) {
+    /// Adds users whose pushers could not be read, of whom the first changed at a position.
+    fn restore_pushers(&self, pushers: Vec<UserNum>, first_change: Option<Position>) {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         users.pushers.extend(pushers);
+        users.first_pusher_change = first_change.or(users.first_pusher_change);
     }
 }
 

@@ -6,16 +6,23 @@ use std::{
 };
 
 use ruma::push::{HttpPusherData, PushFormat};
+use serde_json::Value;
 
-use super::gateway::PushGateway;
+use super::endpoints::{PushEndpoint, WebPushTarget};
 use crate::{
     numbers::{Position, RoomNum, UserNum},
-    storage::users::pushers::PusherRow,
+    storage::users::pushers::{PusherActivation, PusherRow},
 };
 
 /// The largest number of events in a queue. When it is full, the oldest event is dropped: after a hundred missed
 /// notifications, users open the rooms anyway.
 const MAX_QUEUED_EVENTS: usize = 100;
+
+/// The names of the field of a pusher's data by which a client says that it counts unread events itself.
+const COUNTING_FIELDS: [&str; 2] = [
+    "disable_badge_count",
+    "org.matrix.msc4076.disable_badge_count",
+];
 
 /// The queue of a pusher.
 pub(super) struct PusherQueue {
@@ -26,8 +33,17 @@ pub(super) struct PusherQueue {
     /// The pusher as JSON, as it is stored.
     json: String,
     pub(super) data: HttpPusherData,
-    pub(super) gateway: PushGateway,
+    pub(super) target: PushTarget,
+    /// The token with which the client activates the pusher; `None` if it is active.
+    activation: Option<PusherActivation>,
     state: Mutex<QueueState>,
+}
+
+/// Where the notifications of a pusher go.
+#[derive(Clone)]
+pub(super) enum PushTarget {
+    Gateway(PushEndpoint),
+    WebPush(Box<WebPushTarget>),
 }
 
 /// An event to be sent through a pusher.
@@ -36,9 +52,17 @@ pub(super) struct QueuedEvent {
     /// The position at which it was stored.
     pub(super) position: Position,
     pub(super) room: RoomNum,
-    /// The place in the timeline.
-    pub(super) place: Position,
+    pub(super) source: EventSource,
     pub(super) tweaks: PushTweaks,
+}
+
+/// Where a queued event is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EventSource {
+    /// In the timeline of the room, at this place.
+    Timeline(Position),
+    /// It is an invitation to a room that this server is not in.
+    RemoteInvitation,
 }
 
 /// The parts of push actions that say how a client presents a notification.
@@ -52,6 +76,8 @@ pub(super) struct PushTweaks {
 /// The next request of a pusher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextPush {
+    /// The token with which the client activates the pusher.
+    Activation(PusherActivation),
     Event(QueuedEvent),
     /// Only the number of unread events, because the user has read some.
     UnreadTotal,
@@ -64,15 +90,25 @@ pub(super) struct QueueProgress {
     pub(super) unsent_after: Option<Position>,
 }
 
+/// What happens to a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QueuePhase {
+    Idle,
+    /// A task sends it.
+    Sending,
+    /// The pusher was removed or replaced.
+    Closed,
+}
+
 struct QueueState {
     events: VecDeque<QueuedEvent>,
     /// Events up to here were sent before the pusher was loaded.
     sent_before_start: Position,
+    /// Whether the token that activates the pusher must be sent.
+    activation_is_due: bool,
     unread_total_changed: bool,
     last_unread_total: Option<u64>,
-    /// Whether a task sends the queue.
-    is_sending: bool,
-    is_closed: bool,
+    phase: QueuePhase,
     /// The value that is stored with the pusher.
     stored_unsent_after: Option<Position>,
 }
@@ -82,9 +118,10 @@ impl PusherQueue {
     pub(super) fn new(
         row: PusherRow,
         data: HttpPusherData,
-        gateway: PushGateway,
+        target: PushTarget,
         distributed: Position,
     ) -> Self {
+        let activation = row.activation();
         Self {
             user: row.user_num,
             user_id: row.user_id,
@@ -92,22 +129,33 @@ impl PusherQueue {
             pushkey: row.pushkey,
             json: row.pusher,
             data,
-            gateway,
+            target,
             state: Mutex::new(QueueState {
                 events: VecDeque::new(),
                 sent_before_start: row.unsent_after.unwrap_or(distributed),
+                activation_is_due: activation.is_some(),
                 unread_total_changed: false,
                 last_unread_total: None,
-                is_sending: false,
-                is_closed: false,
+                phase: QueuePhase::Idle,
                 stored_unsent_after: row.unsent_after,
             }),
+            activation,
         }
     }
 
     /// Returns whether this is the queue of a stored pusher.
     pub(super) fn is_for(&self, row: &PusherRow) -> bool {
         (&self.app_id, &self.pushkey, &self.json) == (&row.app_id, &row.pushkey, &row.pusher)
+            && self.activation == row.activation()
+    }
+
+    /// Returns whether the client counts unread events itself, so that it is not sent the number.
+    ///
+    /// See [MSC4076](https://github.com/matrix-org/matrix-spec-proposals/pull/4076).
+    pub(super) fn leaves_counting_to_client(&self) -> bool {
+        COUNTING_FIELDS
+            .iter()
+            .any(|name| self.data.data.get(*name) == Some(&Value::Bool(true)))
     }
 
     /// Returns whether the gateway is sent the id of an event, and not the event.
@@ -118,7 +166,8 @@ impl PusherQueue {
     /// Adds an event. Returns whether a task must be started that sends the queue.
     pub(super) fn push(&self, event: QueuedEvent) -> bool {
         let mut state = self.lock();
-        if state.is_closed || event.position <= state.sent_before_start {
+        let is_unwanted = self.activation.is_some() || event.position <= state.sent_before_start;
+        if state.is_closed() || is_unwanted {
             return false;
         }
         if state.events.len() >= MAX_QUEUED_EVENTS {
@@ -128,10 +177,19 @@ impl PusherQueue {
         state.begin_sending()
     }
 
+    /// Returns whether a task must be started that sends the token with which the client activates the pusher.
+    pub(super) fn must_send_activation(&self) -> bool {
+        let mut state = self.lock();
+        state.activation_is_due && state.begin_sending()
+    }
+
     /// Records that the user has read something. Returns whether a task must be started that sends the queue.
+    ///
+    /// Browsers show something for every message, so they are not sent the number alone.
     pub(super) fn request_unread_total(&self) -> bool {
         let mut state = self.lock();
-        if state.is_closed {
+        let is_browser = matches!(self.target, PushTarget::WebPush(_));
+        if state.is_closed() || is_browser || self.leaves_counting_to_client() {
             return false;
         }
         state.unread_total_changed = true;
@@ -141,13 +199,19 @@ impl PusherQueue {
     /// Returns the next request. `None` ends the task that sends the queue.
     pub(super) fn next(&self) -> Option<NextPush> {
         let mut state = self.lock();
+        let activation = self.activation.as_ref();
         let next = match state.events.front() {
-            _ if state.is_closed => None,
+            _ if state.is_closed() => None,
+            _ if state.activation_is_due => activation.cloned().map(NextPush::Activation),
             Some(event) => Some(NextPush::Event(event.clone())),
             None if state.unread_total_changed => Some(NextPush::UnreadTotal),
             None => None,
         };
-        state.is_sending = next.is_some();
+        state.phase = match next {
+            _ if state.is_closed() => QueuePhase::Closed,
+            Some(_) => QueuePhase::Sending,
+            None => QueuePhase::Idle,
+        };
         next
     }
 
@@ -160,6 +224,7 @@ impl PusherQueue {
                 state.events.pop_front();
             }
             NextPush::Event(_) => {}
+            NextPush::Activation(_) => state.activation_is_due = false,
             NextPush::UnreadTotal => state.unread_total_changed = false,
         }
         state.last_unread_total = unread_total.or(state.last_unread_total);
@@ -173,7 +238,7 @@ impl PusherQueue {
     /// Ends the queue: the pusher was removed or replaced.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        state.is_closed = true;
+        state.phase = QueuePhase::Closed;
         state.events.clear();
     }
 
@@ -181,7 +246,7 @@ impl PusherQueue {
     pub(super) fn progress_to_store(&self) -> Option<QueueProgress> {
         let state = self.lock();
         let unsent_after = state.events.front().map(|event| event.position.previous());
-        (!state.is_closed && unsent_after != state.stored_unsent_after)
+        (!state.is_closed() && unsent_after != state.stored_unsent_after)
             .then_some(QueueProgress { unsent_after })
     }
 
@@ -196,7 +261,16 @@ impl PusherQueue {
 }
 
 impl QueueState {
+    fn is_closed(&self) -> bool {
+        self.phase == QueuePhase::Closed
+    }
+
+    /// Returns whether a task must be started that sends the queue, and expects that it is.
     fn begin_sending(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_sending, true)
+        let is_idle = self.phase == QueuePhase::Idle;
+        if is_idle {
+            self.phase = QueuePhase::Sending;
+        }
+        is_idle
     }
 }

@@ -8,10 +8,15 @@ use std::{
 use ruma::{
     OwnedUserId, UserId,
     api::client::push::{Pusher, PusherKind},
-    push::Ruleset,
+    push::{HttpPusherData, Ruleset},
 };
+use serde::Deserialize;
 
-use super::{email_digest::EmailDigest, gateway::PushGateways, pusher_queue::PusherQueue};
+use super::{
+    email_digest::EmailDigest,
+    endpoints::{PushEndpoints, WebPushTarget},
+    pusher_queue::{PushTarget, PusherQueue},
+};
 use crate::{
     error::Result,
     numbers::{Position, UserNum},
@@ -19,7 +24,7 @@ use crate::{
         Db,
         users::pushers::{self, PusherRow},
     },
-    users::Users,
+    users::{Users, WebPushSubscription},
 };
 
 /// The users who have pushers, by their numbers.
@@ -46,10 +51,11 @@ pub(super) struct LoadedRecipients {
 }
 
 /// Reads all pushers.
-pub(super) async fn load(db: &Db, gateways: &PushGateways) -> Result<LoadedRecipients> {
+pub(super) async fn load(db: &Db, endpoints: &PushEndpoints) -> Result<LoadedRecipients> {
     let mut conn = db.read().await?;
     let progress = pushers::progress(&mut conn).await?;
-    let rows = pushers::all(&mut conn).await?;
+    let mut rows = pushers::all(&mut conn).await?;
+    rows.retain(|row| row.is_enabled);
     // Without a pusher the progress is not stored, and may be old.
     let first_unsent = rows.iter().map(|row| row.unsent_after.unwrap_or(progress));
     let start = first_unsent.min().unwrap_or(Position::MAX);
@@ -59,7 +65,7 @@ pub(super) async fn load(db: &Db, gateways: &PushGateways) -> Result<LoadedRecip
         by_user.entry(row.user_num).or_default().push(row);
     }
     for (user, rows) in by_user {
-        recipients.set(user, rows, progress, gateways);
+        recipients.set(user, rows, progress, endpoints);
     }
     Ok(LoadedRecipients { recipients, start })
 }
@@ -110,7 +116,7 @@ impl PushRecipients {
     pub(super) async fn reload(
         &self,
         db: &Db,
-        gateways: &PushGateways,
+        endpoints: &PushEndpoints,
         user: UserNum,
         distributed: Position,
     ) -> Result<()> {
@@ -118,7 +124,7 @@ impl PushRecipients {
             let mut conn = db.read().await?;
             pushers::rows_of_user(&mut conn, user).await?
         };
-        self.set(user, rows, distributed, gateways);
+        self.set(user, rows, distributed, endpoints);
         Ok(())
     }
 
@@ -136,9 +142,11 @@ impl PushRecipients {
         user: UserNum,
         rows: Vec<PusherRow>,
         distributed: Position,
-        gateways: &PushGateways,
+        endpoints: &PushEndpoints,
     ) {
         let before = self.get(user);
+        let rows = rows.into_iter().filter(|row| row.is_enabled);
+        let rows: Vec<PusherRow> = rows.collect();
         let user_id = rows.first().map(|row| row.user_id.clone());
         let (email_rows, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_email_pusher);
         let digests = open_digests(email_rows, before.as_deref(), distributed);
@@ -149,7 +157,7 @@ impl PushRecipients {
             let same = known.iter().find(|queue| queue.is_for(&row));
             let queue = same
                 .cloned()
-                .or_else(|| open_queue(row, distributed, gateways));
+                .or_else(|| open_queue(row, distributed, endpoints));
             queues.extend(queue);
         }
         for queue in &known {
@@ -208,14 +216,31 @@ fn open_digests(
 fn open_queue(
     row: PusherRow,
     distributed: Position,
-    gateways: &PushGateways,
+    endpoints: &PushEndpoints,
 ) -> Option<Arc<PusherQueue>> {
+    if let Ok(subscription) = WebPushSubscription::parse(&row.pusher) {
+        let pusher: WebPushPusher = serde_json::from_str(&row.pusher).ok()?;
+        let service = endpoints.find(subscription.url.as_str())?;
+        let target = WebPushTarget {
+            service,
+            subscription,
+        };
+        let target = PushTarget::WebPush(Box::new(target));
+        let queue = PusherQueue::new(row, pusher.data, target, distributed);
+        return Some(Arc::new(queue));
+    }
     let pusher: Pusher = serde_json::from_str(&row.pusher).ok()?;
     let PusherKind::Http(data) = pusher.kind else {
         return None;
     };
-    let gateway = gateways.find(&data.url)?;
-    Some(Arc::new(PusherQueue::new(row, data, gateway, distributed)))
+    let target = PushTarget::Gateway(endpoints.find(&data.url)?);
+    Some(Arc::new(PusherQueue::new(row, data, target, distributed)))
+}
+
+/// The data of a Web Push pusher, which has the fields of one for a gateway, and others.
+#[derive(Deserialize)]
+struct WebPushPusher {
+    data: HttpPusherData,
 }
 
 impl PushRecipient {

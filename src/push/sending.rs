@@ -6,14 +6,13 @@ use tokio::time::sleep;
 
 use super::{
     PushSender,
+    endpoints::{PushEndpoint, WebPushAnswer, WebPushTarget},
     notification::{self, Notification},
-    pusher_queue::{NextPush, PusherQueue, QueuedEvent},
+    pusher_queue::{EventSource, NextPush, PushTarget, PusherQueue, QueuedEvent},
 };
 use crate::{
     error::{Error, Result},
-    matrix::TimelineEvent,
-    numbers::Position,
-    rooms::Room,
+    numbers::{Position, PositionRange},
     storage::users::pushers,
 };
 
@@ -25,14 +24,15 @@ const MAX_EVENT_AGE_MS: i64 = 24 * 60 * 60 * 1000;
 /// The time for which progress is collected before it is stored.
 const STORING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The result of a request to a gateway.
+/// The result of a request to a gateway or a push service.
 enum SendOutcome {
     Sent {
-        unread_total: u64,
+        /// The number of unread events that was sent.
+        unread_total: Option<u64>,
     },
     /// There was nothing to send.
     Unnecessary,
-    /// The gateway does not know the pushkey any more.
+    /// The pusher does not work any more.
     Rejected,
 }
 
@@ -76,7 +76,7 @@ impl PushSender {
         outcome: SendOutcome,
     ) -> Result<()> {
         match outcome {
-            SendOutcome::Sent { unread_total } => queue.finish(push, Some(unread_total)),
+            SendOutcome::Sent { unread_total } => queue.finish(push, unread_total),
             SendOutcome::Unnecessary => queue.finish(push, None),
             SendOutcome::Rejected => {
                 let users = &self.users.pushers;
@@ -91,37 +91,95 @@ impl PushSender {
     }
 
     async fn send(&self, queue: &PusherQueue, push: &NextPush) -> Result<SendOutcome> {
-        let unread_total = self.unread_total(queue.user).await?;
+        match &queue.target {
+            PushTarget::Gateway(gateway) => self.send_to_gateway(queue, gateway, push).await,
+            PushTarget::WebPush(target) => self.send_to_browser(queue, target, push).await,
+        }
+    }
+
+    async fn send_to_gateway(
+        &self,
+        queue: &PusherQueue,
+        gateway: &PushEndpoint,
+        push: &NextPush,
+    ) -> Result<SendOutcome> {
+        let unread_total = self.unread_total_for(queue).await?;
         let body = match push {
-            NextPush::UnreadTotal if queue.last_unread_total() == Some(unread_total) => {
+            NextPush::Activation(_) => return Ok(SendOutcome::Unnecessary),
+            NextPush::UnreadTotal if queue.last_unread_total() == unread_total => {
                 return Ok(SendOutcome::Unnecessary);
             }
             NextPush::UnreadTotal => notification::write(queue, unread_total, None)?,
             NextPush::Event(queued) => match self.load_event(queue, queued).await? {
-                Some((room, event)) => {
-                    let about = Notification {
-                        room: &room,
-                        event: &event,
-                        tweaks: &queued.tweaks,
-                    };
-                    notification::write(queue, unread_total, Some(&about))?
-                }
+                Some(about) => notification::write(queue, unread_total, Some(&about))?,
                 None => return Ok(SendOutcome::Unnecessary),
             },
         };
-        let rejected = self.gateways.notify(&queue.gateway, body).await?;
+        let rejected = self.endpoints.notify(gateway, body).await?;
         if rejected.contains(&queue.pushkey) {
             return Ok(SendOutcome::Rejected);
         }
         Ok(SendOutcome::Sent { unread_total })
     }
 
-    /// Returns an event with its room, unless the user need not be notified of it any more.
+    async fn send_to_browser(
+        &self,
+        queue: &PusherQueue,
+        target: &WebPushTarget,
+        push: &NextPush,
+    ) -> Result<SendOutcome> {
+        let unread_total = self.unread_total_for(queue).await?;
+        let answer = match push {
+            NextPush::Activation(activation) if activation.expires_ts <= self.clock.now_ms() => {
+                return Ok(SendOutcome::Unnecessary);
+            }
+            NextPush::Activation(activation) => {
+                self.send_activation(queue, target, activation).await?
+            }
+            NextPush::Event(queued) => {
+                let Some(about) = self.load_event(queue, queued).await? else {
+                    return Ok(SendOutcome::Unnecessary);
+                };
+                self.send_event_by_web_push(queue, target, unread_total, &about)
+                    .await?
+            }
+            NextPush::UnreadTotal => return Ok(SendOutcome::Unnecessary),
+        };
+        Ok(match answer {
+            WebPushAnswer::Accepted => SendOutcome::Sent { unread_total },
+            WebPushAnswer::MessageRefused => SendOutcome::Unnecessary,
+            WebPushAnswer::SubscriptionEnded => SendOutcome::Rejected,
+        })
+    }
+
+    /// Returns the number of unread events of the user of a pusher, unless the client counts itself.
+    async fn unread_total_for(&self, queue: &PusherQueue) -> Result<Option<u64>> {
+        if queue.leaves_counting_to_client() {
+            return Ok(None);
+        }
+        self.unread_total(queue.user).await.map(Some)
+    }
+
+    /// Returns the notification of an event, unless the user need not be notified of it any more.
     async fn load_event(
         &self,
         queue: &PusherQueue,
         queued: &QueuedEvent,
-    ) -> Result<Option<(Arc<Room>, Arc<TimelineEvent>)>> {
+    ) -> Result<Option<Notification>> {
+        let found = match queued.source {
+            EventSource::Timeline(place) => self.load_timeline_event(queue, queued, place).await?,
+            EventSource::RemoteInvitation => self.load_remote_invitation(queue, queued).await?,
+        };
+        let now = self.clock.now_ms();
+        Ok(found.filter(|found| now.saturating_sub(found.sent_ts) < MAX_EVENT_AGE_MS))
+    }
+
+    async fn load_timeline_event(
+        &self,
+        queue: &PusherQueue,
+        queued: &QueuedEvent,
+        place: Position,
+    ) -> Result<Option<Notification>> {
         let room = match self.rooms.memory.room_by_number(queued.room).await {
             Ok(room) => room,
             // It was deleted meanwhile.
@@ -130,21 +188,32 @@ impl PushSender {
         };
         let rooms = self.rooms.memory.rooms_of_user(queue.user).await?;
         let user_room = rooms.get(queued.room);
-        if user_room.is_none_or(|user_room| user_room.marker.timeline >= queued.place) {
+        if user_room.is_none_or(|user_room| user_room.marker.timeline >= place) {
             return Ok(None);
         }
-        let event = self
-            .rooms
-            .timeline
-            .load_event_at(&room, queued.place)
-            .await?;
-        let now = self.clock.now_ms();
-        Ok(event
-            .filter(|event| {
-                let sent_at: i64 = event.pdu.origin_server_ts.0.into();
-                event.redacted_by.is_none() && now.saturating_sub(sent_at) < MAX_EVENT_AGE_MS
-            })
-            .map(|event| (room, event)))
+        let event = self.rooms.timeline.load_event_at(&room, place).await?;
+        let event = event.filter(|event| event.redacted_by.is_none());
+        Ok(event.map(|event| {
+            Notification::of_event(&queue.user_id, &room, &event, queued.tweaks.clone())
+        }))
+    }
+
+    /// Returns the notification of an invitation, if it is still open.
+    async fn load_remote_invitation(
+        &self,
+        queue: &PusherQueue,
+        queued: &QueuedEvent,
+    ) -> Result<Option<Notification>> {
+        let range = PositionRange {
+            after: queued.position.previous(),
+            up_to: queued.position,
+        };
+        let invitations = self.rooms.timeline.load_remote_invitations(range).await?;
+        let mut invitations = invitations.iter();
+        let own = invitations.find(|invitation| invitation.user == queue.user);
+        let notification =
+            |invitation| Notification::of_remote_invitation(invitation, queued.tweaks.clone());
+        own.map(notification).transpose()
     }
 
     /// Stores how far the queues were sent, whenever that changes and when the server stops.

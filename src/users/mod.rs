@@ -61,7 +61,7 @@ pub use self::{
     openid::{OpenIdToken, OpenIdTokens},
     profile::{ProfileChange, UserProfiles},
     push_rules::{UserPushRules, write_push_rules},
-    pushers::UserPushers,
+    pushers::{PusherChange, PusherState, UserPushers, WebPushKey, WebPushSubscription},
     refresh_tokens::{ACCESS_TOKEN_LIFETIME, IssuedTokens, RefreshTokens},
     register::AccountRegistration,
     registration_tokens::RegistrationTokens,

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -15,11 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{
-    database::Database,
-    harness::Client,
-    program::{parlour_command, read_address},
-};
+use crate::{harness::Client, program::RestartableServer};
 
 const KILL_ROUNDS: usize = 30;
 const USER_NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -43,7 +38,7 @@ type SentMessage = (String, String);
 #[tokio::test]
 async fn acknowledged_events_survive_a_kill_and_sync_once() {
     let all = async {
-        let mut site = RestartableServer::new().await;
+        let mut site = RestartableServer::new(&[]).await;
         let server = site.start();
         let mut people = CrashTestUsers::register(&server).await;
         let mut moments = StdRng::seed_from_u64(RANDOM_SEED);
@@ -67,49 +62,14 @@ async fn acknowledged_events_survive_a_kill_and_sync_once() {
     in_time.expect("the test ends in time");
 }
 
-/// A data directory and the server that runs on it.
-struct RestartableServer {
-    child: Option<Child>,
-    address: String,
-    // These are dropped last, in this order.
-    database: Database,
-    folder: tempfile::TempDir,
-}
-
 impl RestartableServer {
-    async fn new() -> Self {
-        Self {
-            child: None,
-            address: String::new(),
-            database: Database::new().await,
-            folder: tempfile::tempdir().expect("a folder"),
-        }
-    }
-
-    fn start(&mut self) -> Client {
-        let log = self.folder.path().join("log");
-        let log = std::fs::File::options().create(true).append(true).open(log);
-        let mut child = parlour_command(self.folder.path())
-            .env("PARLOUR__DATABASE__URL", self.database.url().expose())
-            .env("PARLOUR__REGISTRATION__OPEN", "true")
-            .env("PARLOUR__LIMITS__ENABLED", "false")
-            .env("PARLOUR__PASSWORDS__MEMORY_KIB", "8")
-            .env("PARLOUR__PASSWORDS__ITERATIONS", "1")
-            .stderr(log.map(Stdio::from).expect("a file for the log"))
-            .spawn()
-            .expect("the program starts");
-        self.address = read_address(&mut child);
-        self.child = Some(child);
-        Client::for_address(&self.address)
-    }
-
     /// Lets all users send and sync, and kills the server after this many answers to sent items.
     async fn kill_while_sending(
         &mut self,
         people: CrashTestUsers,
         answers: usize,
     ) -> CrashTestUsers {
-        let server = Client::for_address(&self.address);
+        let server = self.client();
         let (answered, mut counted) = mpsc::unbounded_channel();
         let (mut inboxes, mut outboxes) = (JoinSet::new(), JoinSet::new());
         for inbox in people.inboxes {
@@ -126,22 +86,6 @@ impl RestartableServer {
             rooms: people.rooms,
             inboxes: inboxes.join_all().await,
             outboxes: outboxes.join_all().await,
-        }
-    }
-
-    fn kill(&mut self) {
-        let child = self.child.as_mut().expect("the server runs");
-        child.kill().expect("the server is killed");
-        child.wait().expect("the server has ended");
-    }
-}
-
-impl Drop for RestartableServer {
-    fn drop(&mut self) {
-        // A failed test must not leave a server running.
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
         }
     }
 }

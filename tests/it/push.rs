@@ -24,8 +24,14 @@ impl User {
         self.client.post(SET_PUSHER_PATH, pusher).await
     }
 
+    /// Returns the user's pushers without the fields that the server adds.
     async fn pushers(&self) -> Value {
-        self.client.get(PUSHERS_PATH).await.expect_ok()["pushers"].clone()
+        let mut pushers = self.client.get(PUSHERS_PATH).await.expect_ok()["pushers"].clone();
+        for pusher in pushers.as_array_mut().expect("a list") {
+            let fields = pusher.as_object_mut().expect("an object");
+            fields.retain(|name, _| !name.starts_with("org.matrix.msc3881."));
+        }
+        pushers
     }
 
     async fn mentions(&self, room: &str, user: &User, text: &str) {

@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 
 use crate::harness::{Server, User};
 
-const SET_PUSHER_PATH: &str = "/_matrix/client/v3/pushers/set";
+pub(crate) const SET_PUSHER_PATH: &str = "/_matrix/client/v3/pushers/set";
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
 /// The time within which an expected notification arrives.
 const NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,11 +97,11 @@ impl TestGateway {
     }
 }
 
-fn allow_test_gateways(config: &mut Config) {
+pub(crate) fn allow_test_gateways(config: &mut Config) {
     config.push.allow_private_addresses = true;
 }
 
-fn pusher(gateway: &TestGateway, pushkey: &str) -> Value {
+pub(crate) fn pusher(gateway: &TestGateway, pushkey: &str) -> Value {
     json!({
         "pushkey": pushkey, "app_id": "org.example", "kind": "http", "lang": "en",
         "app_display_name": "Example", "device_display_name": "Phone",
@@ -367,4 +367,63 @@ async fn gateways_with_private_addresses_are_not_contacted() {
     let first = gateway.next_message().await;
     assert_eq!(first["event_id"], event_id);
     assert_eq!(first["devices"][0]["pushkey"], "tablet");
+}
+
+#[tokio::test]
+async fn a_pusher_can_be_switched_off_and_on_from_another_device() {
+    let mut test = PushTest::start().await;
+    let desktop = test.server.log_in("bob").await;
+    let mut switched = pusher(&test.gateway, "phone");
+    switched["org.matrix.msc3881.enabled"] = json!(false);
+    test.bob_sets(switched.clone()).await;
+    let shown = desktop.client.get("/_matrix/client/v3/pushers").await;
+    let shown = shown.expect_ok()["pushers"][0].clone();
+    assert_eq!(shown["org.matrix.msc3881.enabled"], false);
+    assert_eq!(shown["org.matrix.msc3881.device_id"], test.bob.device_id);
+    test.alice.says(&test.room, "unheard").await;
+
+    switched["org.matrix.msc3881.enabled"] = json!(true);
+    let set = desktop.client.post(SET_PUSHER_PATH, switched).await;
+    set.expect_ok();
+    let heard = test.alice.says(&test.room, "heard").await;
+
+    assert_eq!(test.gateway.next_message().await["event_id"], heard);
+}
+
+#[tokio::test]
+async fn a_client_that_counts_itself_is_sent_no_counts() {
+    let mut test = PushTest::start().await;
+    let mut counting = pusher(&test.gateway, "phone");
+    counting["data"]["org.matrix.msc4076.disable_badge_count"] = json!(true);
+    test.bob_sets(counting).await;
+    let one = test.alice.says(&test.room, "one").await;
+    let first = test.gateway.next().await;
+    assert_eq!(first["event_id"], one);
+    assert_eq!(first["counts"], Value::Null);
+
+    test.bob.sends_read_receipt(&test.room, &one).await;
+    let two = test.alice.says(&test.room, "two").await;
+
+    assert_eq!(test.gateway.next().await["event_id"], two);
+}
+
+#[tokio::test]
+async fn encrypted_events_are_pushed_but_not_counted_where_only_mentions_notify() {
+    let mut test = PushTest::start().await;
+    let path = format!("/_matrix/client/v3/pushrules/global/room/{}", test.room);
+    let mentions_only = json!({ "actions": [] });
+    let answer = test.bob.client.put(&path, mentions_only).await;
+    answer.expect_ok();
+
+    let content = json!({
+        "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": "s",
+    });
+    let sent = test
+        .alice
+        .tries_to_send(&test.room, "m.room.encrypted", content);
+    let event_id = sent.await.expect_ok()["event_id"].clone();
+
+    let notification = test.gateway.next_message().await;
+    assert_eq!(notification["event_id"], event_id);
+    assert_eq!(notification["counts"]["unread"], 0);
 }

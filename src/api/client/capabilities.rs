@@ -9,8 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     api::{App, MatrixRequest, endpoint},
     config::Config,
+    error::Result,
     matrix::{OWNED_STATE_VERSIONS, STABLE_VERSIONS},
     rooms::{MAX_DELAY, MAX_SCHEDULED_EVENTS},
+    users::Users,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -25,9 +27,11 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3capabilities).
 async fn get_capabilities(
     State(config): State<Arc<Config>>,
+    State(users): State<Users>,
     MatrixRequest { from, .. }: MatrixRequest<get_capabilities::v3::Request>,
-) -> Json<Value> {
-    Json(json!({
+) -> Result<Json<Value>> {
+    let web_push_key = users.pushers.web_push_key().await?;
+    Ok(Json(json!({
         "capabilities": {
             "m.room_versions": {
                 "default": config.server.default_room_version,
@@ -44,8 +48,12 @@ async fn get_capabilities(
                 "max_delay_ms": u64::try_from(MAX_DELAY.as_millis()).unwrap_or(u64::MAX),
                 "max_scheduled": MAX_SCHEDULED_EVENTS,
             },
+            "org.matrix.msc4174.webpush": {
+                "enabled": true,
+                "vapid": web_push_key.public_key(),
+            },
         },
-    }))
+    })))
 }
 
 fn room_versions() -> Map<String, Value> {

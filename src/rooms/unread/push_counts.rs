@@ -84,7 +84,7 @@ impl CustomRules {
         for row in rows {
             let usual = OwnedUserId::try_from(row.user_id)
                 .ok()
-                .map(|user_id| matrix::default_rules(&user_id));
+                .map(|user_id| matrix::counting_rules(matrix::default_rules(&user_id)));
             rules.set_rules(row.user_num, &row.content, usual.as_ref());
         }
         Ok(rules)
@@ -94,7 +94,7 @@ impl CustomRules {
     fn set_rules(&self, user: UserNum, content: &str, usual: Option<&Ruleset>) {
         let rules = serde_json::from_str::<PushRulesContent>(content)
             .ok()
-            .map(|content| content.global);
+            .map(|content| matrix::counting_rules(content.global));
         let mut by_user = self.by_user.write().unwrap_or_else(PoisonError::into_inner);
         // Rules that were stored before there were limits are ignored if they exceed the limits.
         let rules = rules.filter(|rules| matrix::check_push_rules(rules).is_ok());
@@ -202,7 +202,7 @@ pub(crate) async fn count_for_members(
             && !is_ignoring(user_id)
             && tip.state.membership(user_id) == MembershipState::Join;
         if is_member && !custom.iter().any(|member| member.user_id == *user_id) {
-            let rules = matrix::default_rules(user_id);
+            let rules = matrix::counting_rules(matrix::default_rules(user_id));
             let own = own_push_outcome(&rules, user_id, tip, &event, &facts).await;
             add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
         }

@@ -112,6 +112,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0026_mail.sql",
         include_str!("../../../migrations/0026_mail.sql"),
     ),
+    (
+        "0027_web_push.sql",
+        include_str!("../../../migrations/0027_web_push.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

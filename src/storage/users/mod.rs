@@ -12,3 +12,4 @@ pub mod short_lived_tokens;
 pub mod tokens;
 pub mod unsubscribe_tokens;
 pub mod user_directory;
+pub mod web_push_keys;

@@ -17,17 +17,32 @@ pub struct NewPusher<'a> {
     pub pushkey: &'a str,
     /// The pusher as JSON.
     pub json: &'a str,
+    /// Whether notifications are sent through it.
+    pub is_enabled: bool,
+    /// The token with which the client activates it; `None` if it is active.
+    pub activation: Option<&'a PusherActivation>,
     /// The position at which it was set: later events are sent through it.
     pub set_at: Position,
+}
+
+/// The token with which a client activates a pusher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PusherActivation {
+    pub token: String,
+    /// The time at which the token expires, in milliseconds.
+    pub expires_ts: i64,
 }
 
 /// Stores a pusher in place of the user's one with the same application and key.
 pub async fn set(tx: &mut WriteTx, pusher: NewPusher<'_>) -> Result<()> {
     tx.query(
-        "INSERT INTO pushers (user_num, app_id, pushkey, device, pusher, unsent_after)
-         VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO pushers (user_num, app_id, pushkey, device, pusher, unsent_after, is_enabled, activation_token,
+                              activation_expires_ts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (user_num, app_id, pushkey) DO UPDATE
-         SET device = excluded.device, pusher = excluded.pusher, unsent_after = excluded.unsent_after",
+         SET device = excluded.device, pusher = excluded.pusher, unsent_after = excluded.unsent_after,
+             is_enabled = excluded.is_enabled, activation_token = excluded.activation_token,
+             activation_expires_ts = excluded.activation_expires_ts",
     )
     .bind(pusher.user)
     .bind(pusher.app_id)
@@ -35,6 +50,9 @@ pub async fn set(tx: &mut WriteTx, pusher: NewPusher<'_>) -> Result<()> {
     .bind(pusher.device)
     .bind(pusher.json)
     .bind(pusher.set_at)
+    .bind(pusher.is_enabled)
+    .bind(pusher.activation.map(|activation| activation.token.as_str()))
+    .bind(pusher.activation.map(|activation| activation.expires_ts))
     .execute()
     .await?;
     Ok(())
@@ -55,6 +73,33 @@ pub struct PusherRow {
     pub digest_due_ts: Option<i64>,
     /// The time of the last digest.
     pub digest_sent_ts: Option<i64>,
+    /// Whether notifications are sent through it.
+    pub is_enabled: bool,
+    /// The token with which the client activates it; `None` if it is active.
+    pub activation_token: Option<String>,
+    pub activation_expires_ts: Option<i64>,
+    /// The device that set it.
+    pub device: DeviceNum,
+    pub device_id: String,
+}
+
+impl PusherRow {
+    /// Returns the key of the pusher.
+    pub fn key(&self) -> PusherKey<'_> {
+        PusherKey {
+            user: self.user_num,
+            app_id: &self.app_id,
+            pushkey: &self.pushkey,
+        }
+    }
+
+    /// Returns the token with which the client activates the pusher, or `None` if it is active.
+    pub fn activation(&self) -> Option<PusherActivation> {
+        Some(PusherActivation {
+            token: self.activation_token.clone()?,
+            expires_ts: self.activation_expires_ts?,
+        })
+    }
 }
 
 /// The times of the digests of an e-mail pusher.
@@ -78,8 +123,8 @@ pub struct PusherKey<'a> {
 pub async fn all(db: &mut impl ReadAccess) -> Result<Vec<PusherRow>> {
     db.query(
         "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after, p.digest_due_ts,
-                p.digest_sent_ts
-         FROM pushers p JOIN strings s ON s.num = p.user_num",
+                p.digest_sent_ts, p.is_enabled, p.activation_token, p.activation_expires_ts, p.device, d.device_id
+         FROM pushers p JOIN strings s ON s.num = p.user_num JOIN devices d ON d.num = p.device",
     )
     .fetch_all()
     .await
@@ -89,9 +134,10 @@ pub async fn all(db: &mut impl ReadAccess) -> Result<Vec<PusherRow>> {
 pub async fn rows_of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<PusherRow>> {
     db.query(
         "SELECT p.user_num, s.text AS user_id, p.app_id, p.pushkey, p.pusher, p.unsent_after, p.digest_due_ts,
-                p.digest_sent_ts
-         FROM pushers p JOIN strings s ON s.num = p.user_num
-         WHERE p.user_num = $1",
+                p.digest_sent_ts, p.is_enabled, p.activation_token, p.activation_expires_ts, p.device, d.device_id
+         FROM pushers p JOIN strings s ON s.num = p.user_num JOIN devices d ON d.num = p.device
+         WHERE p.user_num = $1
+         ORDER BY p.app_id, p.pushkey",
     )
     .bind(user)
     .fetch_all()
@@ -171,12 +217,19 @@ pub async fn set_progress(tx: &mut WriteTx, position: Position) -> Result<()> {
     Ok(())
 }
 
-/// Returns the pushers of a user, as JSON.
-pub async fn of_user(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<String>> {
-    db.query("SELECT pusher FROM pushers WHERE user_num = $1 ORDER BY app_id, pushkey")
-        .bind(user)
-        .fetch_scalars()
-        .await
+/// Activates a pusher. Events after a position are sent through it.
+pub async fn activate(tx: &mut WriteTx, key: PusherKey<'_>, after: Position) -> Result<()> {
+    tx.query(
+        "UPDATE pushers SET activation_token = NULL, activation_expires_ts = NULL, unsent_after = $4
+         WHERE user_num = $1 AND app_id = $2 AND pushkey = $3",
+    )
+    .bind(key.user)
+    .bind(key.app_id)
+    .bind(key.pushkey)
+    .bind(after)
+    .execute()
+    .await?;
+    Ok(())
 }
 
 /// Announces that a user's pushers changed, and returns the position of the change.
@@ -225,6 +278,14 @@ mod tests {
     use super::*;
     use crate::storage::{devices::device_table, testing::TestDb};
 
+    /// Returns the pushers of a user, as JSON.
+    async fn stored(tx: &mut WriteTx, user: i64) -> Vec<String> {
+        let rows = tx
+            .query("SELECT pusher FROM pushers WHERE user_num = $1")
+            .bind(user);
+        rows.fetch_scalars().await.unwrap()
+    }
+
     #[tokio::test]
     async fn pushers_are_replaced_removed_and_go_with_their_device() {
         let test = TestDb::new().await;
@@ -242,23 +303,25 @@ mod tests {
                 app_id: "app",
                 pushkey: "key",
                 json,
+                is_enabled: true,
+                activation: None,
                 set_at: Position::new(3),
             };
             set(&mut tx, pusher).await.unwrap();
         }
 
-        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap(), ["c"]);
+        assert_eq!(stored(&mut tx, 1).await, ["c"]);
         remove_of_others(&mut tx, UserNum::new(1), "app", "key")
             .await
             .unwrap();
-        assert!(of_user(&mut tx, UserNum::new(2)).await.unwrap().is_empty());
+        assert!(stored(&mut tx, 2).await.is_empty());
         remove(&mut tx, UserNum::new(1), "app", "other")
             .await
             .unwrap();
-        assert_eq!(of_user(&mut tx, UserNum::new(1)).await.unwrap(), ["c"]);
+        assert_eq!(stored(&mut tx, 1).await, ["c"]);
         device_table::delete(&mut tx, UserNum::new(1), vec![one])
             .await
             .unwrap();
-        assert!(of_user(&mut tx, UserNum::new(1)).await.unwrap().is_empty());
+        assert!(stored(&mut tx, 1).await.is_empty());
     }
 }

@@ -25,10 +25,13 @@ async fn versions_list_the_specifications_and_unstable_features() {
         "org.matrix.msc3773": true,
         "org.matrix.msc3827.stable": true,
         "org.matrix.msc3856.stable": true,
+        "org.matrix.msc3881": true,
         "org.matrix.msc3916.stable": true,
         "org.matrix.msc3981": true,
+        "org.matrix.msc4028": true,
         "org.matrix.msc4140": true,
         "org.matrix.msc4155": true,
+        "org.matrix.msc4174": true,
         "org.matrix.msc4222": true,
         "org.matrix.msc4380.stable": true,
         "org.matrix.msc4445.initial_sync_timeline_stream_ordering": true,
@@ -67,7 +70,9 @@ async fn capabilities_list_room_versions_and_allowed_changes() {
 
     let body = alice.body_at("/_matrix/client/v3/capabilities").await;
 
-    assert_json_snapshot!(body, @r#"
+    assert_json_snapshot!(body, {
+        r#".capabilities["org.matrix.msc4174.webpush"].vapid"# => "[key]",
+    }, @r#"
     {
       "capabilities": {
         "m.3pid_changes": {
@@ -114,6 +119,10 @@ async fn capabilities_list_room_versions_and_allowed_changes() {
         "org.matrix.msc4140.delayed_events": {
           "max_delay_ms": 2678400000,
           "max_scheduled": 100
+        },
+        "org.matrix.msc4174.webpush": {
+          "enabled": true,
+          "vapid": "[key]"
         }
       }
     }

@@ -40,6 +40,21 @@ async fn a_new_user_has_the_default_push_rules() {
             "rule_id": ".m.rule.master"
           },
           {
+            "actions": [
+              "notify"
+            ],
+            "conditions": [
+              {
+                "key": "type",
+                "kind": "event_match",
+                "pattern": "m.room.encrypted"
+              }
+            ],
+            "default": true,
+            "enabled": true,
+            "rule_id": ".org.matrix.msc4028.encrypted_event"
+          },
+          {
             "actions": [],
             "conditions": [
               {
