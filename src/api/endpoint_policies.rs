@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The endpoints that have a policy, by class. Paths are written without version and parameter names.
-const ENDPOINT_POLICIES: [PolicyRow; 46] = [
+const ENDPOINT_POLICIES: [PolicyRow; 47] = [
     by_sender("PUT", "rooms/{}/send/{}/{}", RequestClass::Send).marking_active(),
     by_sender("PUT", "rooms/{}/state/{}/{}", RequestClass::Send).marking_active(),
     by_sender("PUT", "rooms/{}/redact/{}/{}", RequestClass::Send),
@@ -78,6 +78,11 @@ const ENDPOINT_POLICIES: [PolicyRow; 46] = [
         RequestClass::EmailRequest,
     ),
     by_address("GET", "/_parlour/email/confirm", RequestClass::Lookup),
+    by_address(
+        "PUT",
+        "/_matrix/federation/v1/3pid/onbind",
+        RequestClass::Lookup,
+    ),
     by_address("POST", "/_parlour/email/confirm", RequestClass::Lookup),
     by_address("GET", "/_parlour/email/unsubscribe", RequestClass::Lookup),
     by_address("POST", "/_parlour/email/unsubscribe", RequestClass::Lookup),

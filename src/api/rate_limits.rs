@@ -100,6 +100,15 @@ impl RateLimits {
         Ok(())
     }
 
+    /// Takes the token for an invitation to an e-mail address or a telephone number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when the user sends too many.
+    pub fn check_third_party_invitation(&self, sender: &Session) -> Result<()> {
+        self.check(RequestClass::Invite, sender)
+    }
+
     /// Takes the tokens for a state event if it is an invite. The token for sending is separate.
     ///
     /// # Errors

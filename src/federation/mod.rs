@@ -7,7 +7,7 @@
 //! what is remembered, and shares one look-up among concurrent callers. `multipart` parses the responses with media.
 //!
 //! `policy` asks policy servers, `events` verifies the events of other servers, and `sender` sends them the events and
-//! EDUs that concern them.
+//! EDUs that concern them. `identity_servers` asks identity servers for the users behind addresses.
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/server-server-api/).
 
@@ -18,6 +18,7 @@ mod connections;
 mod dns;
 mod events;
 mod failure;
+mod identity_servers;
 mod join_leave_knock;
 mod key_ring;
 mod keys;
@@ -47,6 +48,10 @@ pub use self::{
     cache::LookupCache,
     client::{FederationClient, RequestLimits},
     failure::{RemoteRefusal, RequestFailure},
+    identity_servers::{
+        IdentityAccess, IdentityServers, StoredInvitation, ThirdPartyAddress, UnbindAnswer,
+        ValidationCredentials, parse_name as parse_identity_server_name,
+    },
     join_leave_knock::{CompletedEvent, DesiredMembership, MembershipTemplate, OutgoingInvite},
     key_ring::KeyRing,
     keys::{ServerKeyStore, WantedKey},
@@ -73,6 +78,7 @@ pub struct Federation {
     trust: Arc<CertificateTrust>,
     client: FederationClient,
     keys: ServerKeyStore,
+    identity_servers: IdentityServers,
 }
 
 impl Federation {
@@ -98,6 +104,7 @@ impl Federation {
         let servers = ServerResolver::new(clock, reach, trust.clone());
         let http = ServerConnections::new(clock, reach, trust.clone());
         let client = FederationClient::new(*enabled, key.clone(), clock, servers, http);
+        let identity_servers = IdentityServers::new(key.clone(), reach, &trust, *enabled)?;
         let keys = ServerKeyStore::new(db, clock, key.clone(), client.clone(), notaries.clone());
         Ok(Self {
             key,
@@ -106,6 +113,7 @@ impl Federation {
             trust: Arc::new(trust),
             client,
             keys,
+            identity_servers,
         })
     }
 
@@ -135,6 +143,11 @@ impl Federation {
     /// Returns the client for requests to other servers.
     pub fn client(&self) -> &FederationClient {
         &self.client
+    }
+
+    /// Returns the client for requests to identity servers.
+    pub fn identity_servers(&self) -> &IdentityServers {
+        &self.identity_servers
     }
 
     /// Returns the signing keys of other servers.

@@ -14,6 +14,7 @@ mod application_services;
 mod email;
 mod filters;
 mod guest_registration;
+mod identity_bindings;
 mod last_seen;
 mod login;
 mod new_session;
@@ -56,6 +57,7 @@ pub use self::{
     },
     email::{EmailAddresses, EmailValidations, PendingValidation, TokenRequest, ValidationPurpose},
     filters::StoredFilters,
+    identity_bindings::UserIdentityBindings,
     login::UserLogin,
     new_session::{NewDevice, StartedSession},
     openid::{OpenIdToken, OpenIdTokens},
@@ -84,6 +86,7 @@ use self::{
     short_lived_tokens::ShortLivedTokens,
     uia::UiaSessions,
 };
+pub use crate::storage::users::identity_bindings::IdentityBindingRow as IdentityBinding;
 use crate::{
     clock::Clock,
     config::{Config, DirectorySection, PushSection, RegistrationSection},
@@ -150,6 +153,8 @@ pub struct UserServices {
     pub upgraded_rooms: UpgradedRoomSettings,
     /// Filters for `/sync` and `/messages`.
     pub filters: StoredFilters,
+    /// Addresses at identity servers.
+    pub identity_bindings: UserIdentityBindings,
     /// Rooms for server notices.
     pub notices: NoticeRooms,
     /// Searches for users.
@@ -251,6 +256,7 @@ impl UserServices {
             room_tags: RoomTags::new(environment),
             upgraded_rooms: UpgradedRoomSettings::new(environment),
             filters: StoredFilters::new(environment),
+            identity_bindings: UserIdentityBindings::new(environment),
             notices: NoticeRooms::new(environment),
             directory: UserDirectory::new(environment),
             user_list: UserList::new(environment),

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use ruma::{OwnedRoomAliasId, OwnedRoomId, api::client::room::create_room};
 
 use super::{
-    WorkflowSources, profiles::UserProfiles, remote::RemoteInvitations, upgrade::RoomUpgrades,
+    ThirdPartyInvites, WorkflowSources, profiles::UserProfiles, remote::RemoteInvitations,
+    upgrade::RoomUpgrades,
 };
 use crate::{
     application_services::ServiceQueries,
@@ -21,6 +22,7 @@ pub struct RoomCreator {
     profiles: UserProfiles,
     remote_invitations: RemoteInvitations,
     upgrades: RoomUpgrades,
+    third_party_invites: ThirdPartyInvites,
     users: Users,
     service_queries: ServiceQueries,
 }
@@ -31,12 +33,14 @@ impl RoomCreator {
         profiles: &UserProfiles,
         remote_invitations: &RemoteInvitations,
         upgrades: &RoomUpgrades,
+        third_party_invites: &ThirdPartyInvites,
     ) -> Self {
         Self {
             rooms: sources.rooms.clone(),
             profiles: profiles.clone(),
             remote_invitations: remote_invitations.clone(),
             upgrades: upgrades.clone(),
+            third_party_invites: third_party_invites.clone(),
             users: sources.users.clone(),
             service_queries: sources.service_queries.clone(),
         }
@@ -65,8 +69,10 @@ impl RoomCreator {
     pub async fn create_room(
         &self,
         session: &Session,
-        request: create_room::v3::Request,
+        mut request: create_room::v3::Request,
     ) -> Result<OwnedRoomId> {
+        let third_party = std::mem::take(&mut request.invite_3pid);
+        self.third_party_invites.check_invites(&third_party)?;
         self.check_alias(session, &request)?;
         for user_id in &request.invite {
             self.service_queries.create_user_on_demand(user_id).await?;
@@ -91,6 +97,16 @@ impl RoomCreator {
         self.remote_invitations
             .invite_remote_users(&room_id, invitations)
             .await;
+        for invite in third_party {
+            // The room is there, so the request has succeeded.
+            if let Err(error) = self
+                .third_party_invites
+                .invite(session, &room_id, invite)
+                .await
+            {
+                tracing::warn!(%error, %room_id, "an invite to an address failed while a room was created");
+            }
+        }
         Ok(room_id)
     }
 }

@@ -10,6 +10,7 @@ mod device_list_tracker;
 mod edus;
 mod expiring_invites;
 mod guests;
+mod identity_bindings;
 mod inbox;
 mod invite_links;
 mod join_leave_knock;
@@ -21,6 +22,7 @@ mod remote;
 mod remote_keys;
 mod server_notices;
 mod state_events;
+mod third_party_invites;
 mod upgrade;
 
 use std::{ops::Deref, sync::Arc};
@@ -31,6 +33,7 @@ pub use self::{
     aliases::RemoteDirectory,
     creation::RoomCreator,
     expiring_invites::{ExpiringInviteRequest, RoomInvitations},
+    identity_bindings::IdentityBindings,
     inbox::{PduResults, ReceivedTransaction, TransactionInbox},
     invite_links::{LinkPreview, LinkRedemption},
     join_leave_knock::{AcceptedSignedEvent, SignedEvent, SignedEventReceiver},
@@ -45,6 +48,7 @@ pub use self::{
     remote_keys::KeyQueries,
     server_notices::{ServerNotice, ServerNotices},
     state_events::{StateEventRequest, StateEvents},
+    third_party_invites::ThirdPartyInvites,
     upgrade::RoomUpgrades,
 };
 use self::{
@@ -89,6 +93,8 @@ pub struct WorkflowServices {
     pub directory: RemoteDirectory,
     /// History from other servers.
     pub history: HistoryFetcher,
+    /// Addresses at identity servers.
+    pub identity_bindings: IdentityBindings,
     /// Transactions of other servers.
     pub inbox: TransactionInbox,
     /// Invites that expire.
@@ -117,6 +123,8 @@ pub struct WorkflowServices {
     pub spaces: SpaceReader,
     /// State events of local users.
     pub state_events: StateEvents,
+    /// Invites to e-mail addresses.
+    pub third_party_invites: ThirdPartyInvites,
     /// Upgrades of rooms.
     pub upgrades: RoomUpgrades,
 }
@@ -157,6 +165,9 @@ impl WorkflowServices {
         let state_fetches = StateFetchLimit::default();
         let events = EventReception::new(sources, &state_fetches);
         let edus = EduReceiver::new(sources, &device_list_tracker);
+        let state_events = StateEvents::new(sources, &notices, &invites, &guests);
+        let third_party_invites =
+            ThirdPartyInvites::new(sources, &profiles, &memberships, &state_events);
         let entry = EntryServices {
             profiles: profiles.clone(),
             servers,
@@ -167,7 +178,14 @@ impl WorkflowServices {
         Self {
             accounts: AccountRemoval::new(sources, &leaves),
             activity: UserActivity::new(sources),
-            creation: RoomCreator::new(sources, &profiles, &invites, &upgrades),
+            creation: RoomCreator::new(
+                sources,
+                &profiles,
+                &invites,
+                &upgrades,
+                &third_party_invites,
+            ),
+            identity_bindings: IdentityBindings::new(sources),
             history: HistoryFetcher::new(sources, &state_fetches),
             inbox: TransactionInbox::new(sources, &events, &edus),
             invitations: RoomInvitations::new(sources, &profiles, &invites),
@@ -178,12 +196,13 @@ impl WorkflowServices {
             people: PeopleList::new(sources),
             received_invitations: InvitationReceiver::new(sources, &invites),
             signed_events: SignedEventReceiver::new(sources),
-            state_events: StateEvents::new(sources, &notices, &invites, &guests),
             directory,
             memberships,
             notices,
             profiles,
             spaces,
+            state_events,
+            third_party_invites,
             upgrades,
         }
     }

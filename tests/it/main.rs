@@ -34,6 +34,7 @@ mod filters;
 mod garbage;
 mod guests;
 mod harness;
+mod identity_servers;
 mod ignoring;
 mod incremental_sync;
 mod key_backup;

@@ -1,7 +1,7 @@
 //! The user's own account: identity, password change and deactivation.
 
 use axum::{Router, extract::State};
-use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, whoami};
+use ruma::api::client::account::{change_password, deactivate, whoami};
 
 use super::interactive_auth::{InteractiveRequest, ProtectedOperation, check_login_limit};
 use crate::{
@@ -81,7 +81,7 @@ async fn deactivate(
         .reauthenticate(&users, &limits, operation)
         .await?;
     workflows.accounts.deactivate(&from, request.erase).await?;
-    // The e-mail addresses of accounts are not sent to identity servers, so there is nothing to remove there.
-    let response = deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success);
+    let status = workflows.identity_bindings.unbind_all(&from).await?;
+    let response = deactivate::v3::Response::new(status);
     Ok(MatrixResponse(response))
 }

@@ -6,9 +6,8 @@ use axum::{Router, extract::State};
 use ruma::{
     ClientSecret, OwnedSessionId, UInt,
     api::client::account::{
-        ThirdPartyIdRemovalStatus, add_3pid, delete_3pid, get_3pids,
-        request_3pid_management_token_via_email, request_password_change_token_via_email,
-        request_registration_token_via_email,
+        add_3pid, delete_3pid, get_3pids, request_3pid_management_token_via_email,
+        request_password_change_token_via_email, request_registration_token_via_email,
     },
     thirdparty::Medium,
 };
@@ -20,8 +19,10 @@ use crate::{
         RequestClass, endpoint,
     },
     error::Result,
+    federation::ThirdPartyAddress,
     mail::EmailAddress,
     users::{TokenRequest, Users, ValidationPurpose},
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -74,11 +75,12 @@ async fn add_3pid(
 
 /// `POST /_matrix/client/*/account/3pid/delete`
 ///
-/// Removing an identifier that does not exist succeeds. The addresses of accounts are not sent to identity servers.
+/// Removing an identifier that does not exist succeeds. Identity servers that know it from here are made to forget it.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3piddelete).
 async fn delete_3pid(
     State(users): State<Users>,
+    State(workflows): State<Workflows>,
     MatrixRequest { from, request }: MatrixRequest<delete_3pid::v3::Request>,
 ) -> Result<MatrixResponse<delete_3pid::v3::Response>> {
     if request.medium == Medium::Email {
@@ -87,7 +89,14 @@ async fn delete_3pid(
             .remove(&from, &request.address)
             .await?;
     }
-    let status = ThirdPartyIdRemovalStatus::NoSupport;
+    let address = ThirdPartyAddress {
+        medium: request.medium,
+        address: request.address,
+    };
+    let status = workflows
+        .identity_bindings
+        .unbind(&from, request.id_server.as_deref(), address)
+        .await?;
     Ok(MatrixResponse(delete_3pid::v3::Response::new(status)))
 }
 

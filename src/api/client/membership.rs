@@ -3,8 +3,10 @@
 use axum::{Json, Router, extract::State};
 use ruma::{
     api::client::membership::{
-        ban_user, forget_room, get_member_events, invite_user, join_room_by_id,
-        join_room_by_id_or_alias, joined_members, kick_user, leave_room, unban_user,
+        ban_user, forget_room, get_member_events,
+        invite_user::{self, v3::InvitationRecipient},
+        join_room_by_id, join_room_by_id_or_alias, joined_members, kick_user, leave_room,
+        unban_user,
     },
     events::{StateEventType, room::member::MembershipState},
     serde::Raw,
@@ -99,17 +101,24 @@ async fn invite_user(
     MatrixRequest { from, request }: MatrixRequest<invite_user::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<invite_user::v3::Response>>> {
     let sending = sync.begin_send(from.device);
-    let invite_user::v3::InvitationRecipient::UserId(invited) = request.recipient else {
-        return Err(Error::forbidden(
-            "this server cannot invite by e-mail or phone number: it has no identity server",
-        ));
-    };
-    limits.check_invitations(&from, [&*invited.user_id])?;
-    let change = MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
-    workflows
-        .memberships
-        .change_membership(&from, &request.room_id, change)
-        .await?;
+    let room_id = &request.room_id;
+    match request.recipient {
+        InvitationRecipient::UserId(invited) => {
+            limits.check_invitations(&from, [&*invited.user_id])?;
+            let change =
+                MembershipRequest::new(invited.user_id, MembershipAction::Invite, invited.reason);
+            let memberships = &workflows.memberships;
+            memberships
+                .change_membership(&from, room_id, change)
+                .await?;
+        }
+        InvitationRecipient::ThirdPartyId(invite) => {
+            limits.check_third_party_invitation(&from)?;
+            let invites = &workflows.third_party_invites;
+            invites.invite(&from, room_id, invite).await?;
+        }
+        _ => return Err(Error::invalid_param("unknown kind of recipient")),
+    }
     let response = invite_user::v3::Response::new();
     Ok(InFlightResponse(sending, MatrixResponse(response)))
 }

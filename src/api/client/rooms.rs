@@ -31,6 +31,9 @@ async fn create_room(
     let sending = sync.begin_send(from.device);
     from.must_not_be_guest()?;
     limits.check_invitations(&from, request.invite.iter().map(|user_id| &**user_id))?;
+    for _ in &request.invite_3pid {
+        limits.check_third_party_invitation(&from)?;
+    }
     let room_id = workflows.creation.create_room(&from, request).await?;
     let response = create_room::v3::Response::new(room_id);
     Ok(InFlightResponse(sending, MatrixResponse(response)))

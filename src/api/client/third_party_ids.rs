@@ -1,13 +1,13 @@
-//! Telephone numbers and identity servers, which this server does not support. E-mail addresses are in
+//! Identity servers, and telephone numbers, which this server does not support. E-mail addresses are in
 //! `email_addresses`.
 //!
-//! Clients call these endpoints nevertheless, and the specification has a response for each case.
+//! Clients call the endpoints for telephone numbers nevertheless, and the specification has a response for each case.
 
-use axum::{Router, http::Method};
+use axum::{Router, extract::State, http::Method};
 use ruma::api::{
     IncomingRequest, Metadata,
     client::account::{
-        ThirdPartyIdRemovalStatus, bind_3pid, request_3pid_management_token_via_msisdn,
+        bind_3pid, request_3pid_management_token_via_msisdn,
         request_password_change_token_via_msisdn, request_registration_token_via_msisdn,
         unbind_3pid,
     },
@@ -18,7 +18,9 @@ use crate::{
         App, AuthenticatedSession, MatrixRequest, MatrixResponse, RequestAuthenticator, endpoint,
         endpoint_at,
     },
-    error::{Error, RefusalCode},
+    error::{Error, RefusalCode, Result},
+    federation::ThirdPartyAddress,
+    workflows::Workflows,
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -28,7 +30,7 @@ pub(super) fn routes() -> Router<App> {
         router = router.merge(endpoint_at(Method::POST, &path, post_3pids));
     }
     router
-        .merge(route_denied::<bind_3pid::v3::Request>())
+        .merge(endpoint::<bind_3pid::v3::Request, _>(bind_3pid))
         .merge(endpoint::<unbind_3pid::v3::Request, _>(unbind_3pid))
         .merge(route_denied::<
             request_registration_token_via_msisdn::v3::Request,
@@ -54,14 +56,33 @@ async fn post_3pids(_: AuthenticatedSession) -> Error {
     )
 }
 
+/// `POST /_matrix/client/*/account/3pid/bind`
+///
+/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidbind).
+async fn bind_3pid(
+    State(workflows): State<Workflows>,
+    MatrixRequest { from, request }: MatrixRequest<bind_3pid::v3::Request>,
+) -> Result<MatrixResponse<bind_3pid::v3::Response>> {
+    workflows.identity_bindings.bind(&from, request).await?;
+    Ok(MatrixResponse(bind_3pid::v3::Response::new()))
+}
+
 /// `POST /_matrix/client/*/account/3pid/unbind`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3account3pidunbind).
 async fn unbind_3pid(
-    _: MatrixRequest<unbind_3pid::v3::Request>,
-) -> MatrixResponse<unbind_3pid::v3::Response> {
-    let status = ThirdPartyIdRemovalStatus::NoSupport;
-    MatrixResponse(unbind_3pid::v3::Response::new(status))
+    State(workflows): State<Workflows>,
+    MatrixRequest { from, request }: MatrixRequest<unbind_3pid::v3::Request>,
+) -> Result<MatrixResponse<unbind_3pid::v3::Response>> {
+    let address = ThirdPartyAddress {
+        medium: request.medium,
+        address: request.address,
+    };
+    let status = workflows
+        .identity_bindings
+        .unbind(&from, request.id_server.as_deref(), address)
+        .await?;
+    Ok(MatrixResponse(unbind_3pid::v3::Response::new(status)))
 }
 
 /// Routes an endpoint that would add an identifier to an account: "The homeserver does not allow the third-party

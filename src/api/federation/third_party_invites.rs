@@ -7,7 +7,7 @@ use ruma::api::federation::thirdparty::{bind_callback, exchange_invite};
 
 use crate::{
     api::{App, MatrixRequest, MatrixResponse, endpoint},
-    error::{Error, RefusalCode, Result},
+    error::Result,
     workflows::Workflows,
 };
 
@@ -33,12 +33,16 @@ async fn exchange_invite(
 
 /// `PUT /_matrix/federation/v1/3pid/onbind`
 ///
-/// Accounts of this server have no third-party identifiers, so no identity server can report one.
+/// An identity server reports that an address belongs to a user of this server, and the invites to this address.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/server-server-api/#put_matrixfederationv13pidonbind).
-async fn bind_callback(_: MatrixRequest<bind_callback::v1::Request>) -> Error {
-    Error::refused(
-        RefusalCode::ThreepidDenied,
-        "accounts have no third-party ids on this server".to_owned(),
-    )
+async fn bind_callback(
+    State(workflows): State<Workflows>,
+    MatrixRequest { request, .. }: MatrixRequest<bind_callback::v1::Request>,
+) -> Result<MatrixResponse<bind_callback::v1::Response>> {
+    workflows
+        .third_party_invites
+        .receive_report(request)
+        .await?;
+    Ok(MatrixResponse(bind_callback::v1::Response::new()))
 }

@@ -116,6 +116,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0027_web_push.sql",
         include_str!("../../../migrations/0027_web_push.sql"),
     ),
+    (
+        "0028_identity_servers.sql",
+        include_str!("../../../migrations/0028_identity_servers.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod email_addresses;
 pub mod email_validations;
 pub mod filters;
+pub mod identity_bindings;
 pub mod profiles;
 pub mod pushers;
 pub mod server_notices;

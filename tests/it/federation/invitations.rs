@@ -12,6 +12,7 @@ use super::{
 use crate::{
     chat::{find_event, percent_encoded},
     harness::{HttpAnswer, Server, User},
+    push_gateway::{SET_PUSHER_PATH, TestGateway, allow_test_gateways, pusher},
 };
 
 /// A server with a user, and a room on a peer.
@@ -100,6 +101,36 @@ async fn a_user_is_invited_into_a_room_of_another_server() {
         assert_eq!(create["content"]["room_version"], version);
         assert_eq!(create.get("signatures"), None);
     }
+}
+
+#[tokio::test]
+async fn an_invitation_of_another_server_is_pushed() {
+    let mut gateway = TestGateway::start().await;
+    let house = InvitationScene::with_config("10", allow_test_gateways).await;
+    let set = house
+        .alice
+        .client
+        .post(SET_PUSHER_PATH, pusher(&gateway, "phone"));
+    set.await.expect_ok();
+    let invitation = house.makes_invitation();
+    let creator = house.room.lock().creator.clone();
+    let state = json!([
+        { "type": "m.room.name", "state_key": "", "sender": creator, "content": { "name": "Tea" } },
+        { "type": "m.room.member", "state_key": creator, "sender": creator,
+          "content": { "membership": "join", "displayname": "Carol" } },
+    ]);
+
+    let taken = house.sends_invitation(&invitation, "10", &state).await;
+    taken.expect_ok();
+
+    let notification = gateway.next_message().await;
+    assert_eq!(notification["event_id"], invitation.id);
+    assert_eq!(notification["room_id"], house.room.id());
+    assert_eq!(notification["type"], "m.room.member");
+    assert_eq!(notification["user_is_target"], true);
+    assert_eq!(notification["room_name"], "Tea");
+    assert_eq!(notification["sender_display_name"], "Carol");
+    assert_eq!(notification["content"]["membership"], "invite");
 }
 
 #[tokio::test]
@@ -238,11 +269,11 @@ async fn a_third_party_invite_that_does_not_exist_is_refused() {
         .await
         .expect_error(400, "M_INVALID_PARAM");
     let bound = json!({
-        "medium": "email", "address": "b@example.org", "mxid": house.alice.id, "invites": [],
+        "medium": "email", "address": "b@example.org", "mxid": bob, "invites": [],
     });
     let path = "/_matrix/federation/v1/3pid/onbind";
     let answer = house.server.put(path, bound).await;
-    answer.expect_error(403, "M_THREEPID_DENIED");
+    answer.expect_error(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::harness::{HttpAnswer, Server};
 
 /// The port at which servers whose names have no port listen.
-const FEDERATION_PORT: u16 = 8448;
+pub(crate) const FEDERATION_PORT: u16 = 8448;
 /// A time in 2100, later than any test runs, in milliseconds.
 const FAR_FUTURE_MS: i64 = 4_102_444_800_000;
 

@@ -84,11 +84,6 @@ pub(crate) fn first_events(
             "too many invitations or state events in one request",
         ));
     }
-    if !request.invite_3pid.is_empty() {
-        return Err(Error::forbidden(
-            "this server cannot invite by e-mail or phone number: it has no identity server",
-        ));
-    }
     let rules = matrix::room_version_rules(version)
         .map_or(AuthorizationRules::V12, |rules| rules.authorization);
     let plan = CreationPlan { create, rules };
