@@ -6,9 +6,20 @@ use axum::extract::FromRef;
 
 use super::{metrics::RequestMetrics, rate_limits::RateLimits};
 use crate::{
-    application_services::ServiceQueries, clock::Clock, config::Config, devices::Devices,
-    ephemeral::EphemeralState, federation::Federation, health::Health, mail::MailQueue,
-    media::Media, rooms::Rooms, sync::Sync, tasks::Tasks, users::Users, workflows::Workflows,
+    application_services::{ServiceQueries, ServiceSenders},
+    clock::Clock,
+    config::Config,
+    devices::Devices,
+    ephemeral::EphemeralState,
+    federation::Federation,
+    health::Health,
+    mail::MailQueue,
+    media::Media,
+    rooms::Rooms,
+    sync::Sync,
+    tasks::Tasks,
+    users::Users,
+    workflows::Workflows,
 };
 
 /// The services, each of which a handler can take with `State`. They are built in `cli::serve`.
@@ -32,6 +43,8 @@ pub struct App {
     pub federation: Federation,
     /// Questions to application services.
     pub service_queries: ServiceQueries,
+    /// The senders of transactions for application services.
+    pub service_senders: ServiceSenders,
     /// Operations that need several services.
     pub workflows: Workflows,
     /// Collects the changes for `/sync`.

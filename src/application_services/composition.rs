@@ -23,6 +23,8 @@ use crate::{
 const MAX_EVENTS: usize = 100;
 /// The size of the events in a transaction above which no further one is added, in bytes.
 const MAX_EVENT_BYTES: usize = 1024 * 1024;
+/// The largest number of devices in a transaction whose counts of one-time keys it has.
+const MAX_KEY_COUNTS: usize = 1_000;
 /// The largest number of messages to devices in a transaction.
 const MAX_TO_DEVICE_MESSAGES: usize = 100;
 
@@ -243,6 +245,10 @@ impl TransactionSender {
         changed.extend(messaged);
         changed.sort_unstable();
         changed.dedup();
+        if changed.len() > MAX_KEY_COUNTS {
+            self.changes
+                .add_key_counts(changed.split_off(MAX_KEY_COUNTS));
+        }
         let devices = &self.sources.devices;
         for UserDevice { user, device } in changed {
             if !self.interest.has_user(user).await? {

@@ -11,7 +11,10 @@ mod service_client;
 mod service_queries;
 mod transaction;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
 pub use self::service_queries::{PingFailure, ServiceQueries, ThirdPartyKind};
 use self::{
@@ -19,6 +22,10 @@ use self::{
     pending_changes::{ServiceChanges, UserDevice},
     service_client::ServiceClient,
 };
+use ruma::UserId;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     clock::Clock,
     devices::Devices,
@@ -46,36 +53,121 @@ pub struct TransactionSources {
     pub ephemeral: EphemeralState,
 }
 
-/// Sends one application service what concerns it, until the server stops.
+/// Sends one application service what concerns it, until the server stops or the service is removed.
 struct TransactionSender {
     sources: TransactionSources,
     service: Arc<ApplicationService>,
-    client: ServiceClient,
+    endpoint: ServiceEndpoint,
     changes: Arc<ServiceChanges>,
     interest: ServiceInterest,
+    /// Cancelled when the server stops, or the service was removed.
+    stopping: CancellationToken,
 }
 
-/// Starts to send the registered application services what concerns them, beginning with what was not sent before the
-/// last stop.
-///
-/// # Errors
-///
-/// When a URL is not allowed, or the progress cannot be read.
-pub async fn start(sources: TransactionSources, queries: &ServiceQueries) -> Result<()> {
-    for service in sources.users.application_services.all() {
-        let client = queries.client();
-        if client.url_of(&service)?.is_some() {
-            start_sender(sources.clone(), service, client.clone()).await?;
+/// The way to reach a service.
+struct ServiceEndpoint {
+    client: ServiceClient,
+    /// Notified when the service has answered a ping.
+    answered_ping: Arc<Notify>,
+}
+
+/// The senders of the transactions for all application services. Cheap to clone.
+#[derive(Clone)]
+pub struct ServiceSenders {
+    queries: ServiceQueries,
+    /// Set once the senders were started.
+    sources: Arc<OnceLock<TransactionSources>>,
+    running: Arc<Mutex<HashMap<String, RunningSender>>>,
+}
+
+/// A sender that was started.
+struct RunningSender {
+    stopping: CancellationToken,
+    changes: Arc<ServiceChanges>,
+}
+
+impl ServiceSenders {
+    /// Returns senders that are not started yet.
+    pub fn new(queries: &ServiceQueries) -> Self {
+        Self {
+            queries: queries.clone(),
+            sources: Arc::default(),
+            running: Arc::default(),
         }
     }
-    Ok(())
+
+    /// Starts to send the registered application services what concerns them, beginning with what was not sent before
+    /// the last stop.
+    ///
+    /// # Errors
+    ///
+    /// When a URL is not allowed, or the progress cannot be read.
+    pub async fn start(&self, sources: TransactionSources) -> Result<()> {
+        let services = sources.users.application_services.all();
+        // Nobody else sets it.
+        let _ = self.sources.set(sources);
+        for service in services {
+            self.restart(service).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts to send a service what concerns it, in place of a sender with its earlier registration.
+    ///
+    /// # Errors
+    ///
+    /// When its URL is not allowed, or the progress cannot be read.
+    pub async fn restart(&self, service: Arc<ApplicationService>) -> Result<()> {
+        self.stop(&service.registration.id);
+        let client = self.queries.client();
+        let Some(sources) = self.sources.get() else {
+            return Ok(());
+        };
+        if client.url_of(&service.registration)?.is_none() {
+            return Ok(());
+        }
+        let id = service.registration.id.clone();
+        let endpoint = ServiceEndpoint {
+            client: client.clone(),
+            answered_ping: self.queries.answered_ping(&service),
+        };
+        let running = start_sender(sources.clone(), service, endpoint).await?;
+        self.lock().insert(id, running);
+        Ok(())
+    }
+
+    /// Ends the sender of a service that was removed, and forgets how far the service was sent what concerns it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn end(&self, service_id: &str) -> Result<()> {
+        self.stop(service_id);
+        let Some(sources) = self.sources.get() else {
+            return Ok(());
+        };
+        let mut tx = sources.db.write().await?;
+        progress_table::remove(&mut tx, service_id).await?;
+        tx.commit().await
+    }
+
+    fn stop(&self, service_id: &str) {
+        if let Some(running) = self.lock().remove(service_id) {
+            running.stopping.cancel();
+            running.changes.close();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, RunningSender>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 async fn start_sender(
     sources: TransactionSources,
     service: Arc<ApplicationService>,
-    client: ServiceClient,
-) -> Result<()> {
+    endpoint: ServiceEndpoint,
+) -> Result<RunningSender> {
     let changes = follow_changes(&sources, &service);
     let published = sources.db.journal().published_position();
     let stored = {
@@ -90,6 +182,9 @@ async fn start_sender(
         unacknowledged: None,
     });
     changes.add_events_up_to(published);
+    if service.registration.receives_device_changes {
+        changes.add_key_counts(encrypting_devices(&sources, &service).await?);
+    }
     if service.registration.receives_ephemeral() {
         let waiting = sources.devices.to_device.devices_with_messages().await?;
         changes.add_devices(waiting.into_iter().map(|row| UserDevice {
@@ -97,15 +192,38 @@ async fn start_sender(
             device: row.device,
         }));
     }
+    let running = RunningSender {
+        stopping: sources.tasks.stopping().child_token(),
+        changes: changes.clone(),
+    };
     let sender = TransactionSender {
         interest: ServiceInterest::new(&service, &sources.rooms),
         sources: sources.clone(),
         service,
-        client,
+        endpoint,
         changes,
+        stopping: running.stopping.clone(),
     };
     drop(sources.tasks.spawn(sender.send_until_stopped(progress)));
-    Ok(())
+    Ok(running)
+}
+
+/// Returns the devices of a service's users that have keys. Their counts of one-time keys may have changed since the last
+/// transaction before the server stopped.
+async fn encrypting_devices(
+    sources: &TransactionSources,
+    service: &ApplicationService,
+) -> Result<Vec<UserDevice>> {
+    let mut devices = sources.devices.key_counts.devices_with_keys().await?;
+    devices.retain(|device| {
+        let user_id = UserId::parse(device.user_id.as_str());
+        user_id.is_ok_and(|user_id| service.controls(&user_id))
+    });
+    let numbers = devices.into_iter().map(|device| UserDevice {
+        user: device.user_num,
+        device: device.device,
+    });
+    Ok(numbers.collect())
 }
 
 /// Starts to collect the changes for a service, before anything is read, so that none is missed in between.

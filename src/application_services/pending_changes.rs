@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ruma::OwnedUserId;
@@ -50,6 +53,8 @@ pub(super) struct ServiceChanges {
     newest: AtomicPosition,
     waiting: Mutex<WaitingChanges>,
     arrived: Notify,
+    /// Whether the service was removed, so that nothing more is collected.
+    is_closed: AtomicBool,
 }
 
 impl WaitingChanges {
@@ -71,7 +76,18 @@ impl ServiceChanges {
             newest: AtomicPosition::default(),
             waiting: Mutex::default(),
             arrived: Notify::new(),
+            is_closed: AtomicBool::new(false),
         }
+    }
+
+    /// Stops collecting changes, because the service was removed.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        drop(self.take());
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
     }
 
     /// Returns the position of the newest event or change of a device list.
@@ -87,6 +103,12 @@ impl ServiceChanges {
     /// Takes the waiting changes.
     pub(super) fn take(&self) -> WaitingChanges {
         std::mem::take(&mut *self.lock())
+    }
+
+    /// Adds devices whose counts of one-time keys may have changed.
+    pub(super) fn add_key_counts(&self, devices: impl IntoIterator<Item = UserDevice>) {
+        self.lock().key_counts.extend(devices);
+        self.arrived.notify_one();
     }
 
     /// Adds devices for which messages wait.
@@ -114,7 +136,7 @@ impl ServiceChanges {
 
     /// Adds a change that is only in memory.
     pub(super) fn add_ephemeral_change(&self, change: EphemeralChange) {
-        if !self.receives_ephemeral {
+        if !self.receives_ephemeral || self.is_closed() {
             return;
         }
         {
@@ -178,6 +200,9 @@ fn add<T: Ord>(items: &mut BTreeSet<T>, item: T) {
 
 impl JournalFollower for ServiceChanges {
     fn committed(&self, changes: &[(Position, JournalChange)]) {
+        if self.is_closed() {
+            return;
+        }
         let mut is_relevant = false;
         for (position, change) in changes {
             is_relevant |= self.add_change(*position, change);

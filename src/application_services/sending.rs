@@ -31,11 +31,11 @@ struct SendState {
 }
 
 impl TransactionSender {
-    /// Sends transactions until the server stops.
+    /// Sends transactions until the server stops, or the service is removed.
     pub(super) async fn send_until_stopped(self, progress: ServiceProgressRow) {
         let stored = progress.clone();
         let mut state = SendState { progress, stored };
-        let stopping = self.sources.tasks.stopping().clone();
+        let stopping = self.stopping.clone();
         let mut failures = 0;
         loop {
             let step = tokio::select! {
@@ -58,7 +58,10 @@ impl TransactionSender {
             };
             let next = async {
                 match wait {
-                    Some(pause) => sleep(pause).await,
+                    Some(pause) => tokio::select! {
+                        () = sleep(pause) => {}
+                        () = self.endpoint.answered_ping.notified() => {}
+                    },
                     None => self.changes.wait().await,
                 }
             };
@@ -153,7 +156,7 @@ impl TransactionSender {
             body: Some(body),
             timeout: TRANSACTION_TIMEOUT,
         };
-        let response = self.client.send(&self.service, &request).await?;
+        let response = self.endpoint.client.send(&self.service, &request).await?;
         if response.status.is_success() {
             return Ok(());
         }

@@ -15,7 +15,7 @@ use crate::{
     config::AppservicesSection,
     error::{Error, Result},
     outbound::{self, NetworkReach},
-    users::ApplicationService,
+    users::{ApplicationService, ServiceRegistration},
 };
 
 /// The time limit of a request for which a user waits.
@@ -106,12 +106,12 @@ impl ServiceClient {
     /// # Errors
     ///
     /// When the URL is not valid, or leads to an address that is not allowed.
-    pub(super) fn url_of(&self, service: &ApplicationService) -> Result<Option<Url>> {
-        let Some(url) = &service.registration.url else {
+    pub(super) fn url_of(&self, registration: &ServiceRegistration) -> Result<Option<Url>> {
+        let Some(url) = &registration.url else {
             return Ok(None);
         };
         let url = Url::parse(url).map_err(|error| {
-            let reason = format!("{}: url: {error}", service.registration.id);
+            let reason = format!("{}: url: {error}", registration.id);
             Error::internal("use the registration of an application service", reason)
         })?;
         outbound::check_url(&url, self.reach)?;
@@ -126,7 +126,7 @@ impl ServiceClient {
         service: &ApplicationService,
         request: &ServiceRequest,
     ) -> Result<ServiceResponse, ServiceFailure> {
-        let base = match self.url_of(service) {
+        let base = match self.url_of(&service.registration) {
             Ok(Some(url)) => url,
             Ok(None) => return Err(ServiceFailure::Connection("it has no URL".to_owned())),
             Err(error) => return Err(ServiceFailure::Connection(error.to_string())),

@@ -1,19 +1,22 @@
 //! Questions to application services: whether a user or an alias exists, whether the service can be reached, and what
 //! is in the networks to which it bridges.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use ruma::{RoomAliasId, UserId};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::service_client::{QUERY_TIMEOUT, ServiceClient, ServiceFailure, ServiceRequest};
 use crate::{
     config::AppservicesSection,
     error::{Error, Result},
-    users::{ApplicationService, Users},
+    users::{ApplicationService, ServiceRegistration, Users},
 };
 
 /// The largest part of a service's response that is repeated in an error, in characters.
@@ -24,6 +27,8 @@ const MAX_SHOWN_RESPONSE_CHARS: usize = 1_000;
 pub struct ServiceQueries {
     users: Users,
     client: ServiceClient,
+    /// Notified when a service has answered a ping, by the id of the service.
+    answered_pings: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
 }
 
 /// The way in which an application service did not answer a ping.
@@ -63,11 +68,35 @@ impl ServiceQueries {
         Ok(Self {
             users: users.clone(),
             client: ServiceClient::new(config)?,
+            answered_pings: Arc::default(),
         })
+    }
+
+    /// Returns what is notified when a service has answered a ping.
+    pub(super) fn answered_ping(&self, service: &ApplicationService) -> Arc<Notify> {
+        let mut answered = self
+            .answered_pings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = service.registration.id.clone();
+        answered.entry(id).or_default().clone()
     }
 
     pub(super) fn client(&self) -> &ServiceClient {
         &self.client
+    }
+
+    /// Checks that this server may contact the URL of a registration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is not a valid URL, or leads to an address that is not allowed.
+    pub fn check_url(&self, registration: &ServiceRegistration) -> Result<()> {
+        let checked = self.client.url_of(registration);
+        checked.map(drop).map_err(|error| match error {
+            Error::Internal { source, .. } => Error::InvalidParam(source.to_string()),
+            error => Error::InvalidParam(error.to_string()),
+        })
     }
 
     /// Asks the services whose namespace has a user of this server without an account whether the user exists. Such a
@@ -119,7 +148,8 @@ impl ServiceQueries {
         }
     }
 
-    /// Asks a service to answer, and returns the time that it took in milliseconds.
+    /// Asks a service to answer, and returns the time that it took in milliseconds. An answer ends a pause after
+    /// transactions that failed.
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/application-service-api/#pinging).
     pub async fn ping(
@@ -139,6 +169,7 @@ impl ServiceQueries {
         let started = Instant::now();
         match self.client.send(service, &request).await {
             Ok(response) if response.status.is_success() => {
+                self.answered_ping(service).notify_one();
                 Ok(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))
             }
             Ok(response) => Err(PingFailure::BadStatus {

@@ -14,6 +14,7 @@ use crate::{
     config::{Config, ListenSection},
     outbound::{self, CertificateTrust},
     storage::DatabaseTarget,
+    users,
 };
 
 /// The time in which the database must answer.
@@ -50,6 +51,7 @@ pub(super) async fn find_problems(config: &Config) -> Vec<String> {
     {
         problems.push(innermost_cause(&error));
     }
+    problems.extend(users::find_registration_problems(config));
     problems.extend(check_database(config).await);
     problems.extend(check_addresses(config));
     problems

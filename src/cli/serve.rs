@@ -8,7 +8,7 @@ use prometheus::Registry;
 use super::{connection::ConnectionServer, data_dir, listen::BoundListener, signing_key};
 use crate::{
     api::{self, App, RateLimits, RequestMetrics},
-    application_services::{self, ServiceQueries, TransactionSources},
+    application_services::{ServiceQueries, ServiceSenders, TransactionSources},
     clock::Clock,
     config::{BaseUrl, Config, ConnectionsSection, ListenSection},
     devices::Devices,
@@ -152,7 +152,7 @@ async fn start_application_services(app: &App, db: &Db) -> Result<()> {
         devices: app.devices.clone(),
         ephemeral: app.ephemeral.clone(),
     };
-    application_services::start(sources, &app.service_queries).await
+    app.service_senders.start(sources).await
 }
 
 /// Opens the accounts, and registers the application services.
@@ -167,6 +167,17 @@ async fn open_users(
     users.user_list.set_missing_list_keys().await?;
     users.application_services.load(&config.appservices).await?;
     Ok(users)
+}
+
+fn sync_sources(sources: &WorkflowSources, db: &Db) -> SyncSources {
+    SyncSources {
+        db: db.clone(),
+        clock: sources.clock.clone(),
+        users: sources.users.clone(),
+        devices: sources.devices.clone(),
+        rooms: sources.rooms.clone(),
+        ephemeral: sources.ephemeral.clone(),
+    }
 }
 
 /// Builds the services, each from those above it. The order of the lines is the order of the layers.
@@ -198,7 +209,7 @@ pub(crate) async fn build_app(
     let sender = FederationSender::start(services, &federation, metrics.registry()).await?;
     start_room_tasks(&rooms, &federation, sender);
     let service_queries = ServiceQueries::new(&users, &config.appservices)?;
-    let workflows = Workflows::new(&WorkflowSources {
+    let sources = WorkflowSources {
         users: users.clone(),
         devices: devices.clone(),
         rooms: rooms.clone(),
@@ -207,16 +218,9 @@ pub(crate) async fn build_app(
         service_queries: service_queries.clone(),
         tasks: tasks.clone(),
         clock: clock.clone(),
-    });
-    let sources = SyncSources {
-        db: db.clone(),
-        clock: clock.clone(),
-        users: users.clone(),
-        devices: devices.clone(),
-        rooms: rooms.clone(),
-        ephemeral: ephemeral.clone(),
     };
-    let sync = Sync::new(sources, &tasks);
+    let workflows = Workflows::new(&sources);
+    let sync = Sync::new(sync_sources(&sources, &db), &tasks);
     Ok(App {
         limits: RateLimits::new(&config.limits, clock.clone()),
         config,
@@ -229,6 +233,7 @@ pub(crate) async fn build_app(
         rooms,
         ephemeral,
         federation,
+        service_senders: ServiceSenders::new(&service_queries),
         service_queries,
         workflows,
         sync,

@@ -11,7 +11,13 @@ use super::DeviceEnvironment;
 use crate::{
     error::Result,
     numbers::{DeviceNum, Position},
-    storage::{Db, JournalChange, JournalFollower, KeyCounts, devices::one_time_keys},
+    storage::{
+        Db, JournalChange, JournalFollower, KeyCounts,
+        devices::{
+            device_keys::{self, DeviceWithKeys},
+            one_time_keys,
+        },
+    },
 };
 
 /// The number of devices whose counts are remembered. When it is reached, all of them are forgotten.
@@ -59,6 +65,12 @@ pub struct RemainingKeyCounts {
 }
 
 impl RemainingKeyCounts {
+    /// Returns the devices of this server's users that have identity keys.
+    pub async fn devices_with_keys(&self) -> Result<Vec<DeviceWithKeys>> {
+        let mut db = self.db.read().await?;
+        device_keys::devices_with_keys(&mut db).await
+    }
+
     /// Creates the service, which follows the journal.
     pub(super) fn new(environment: &DeviceEnvironment) -> Self {
         let cache = Arc::new(KeyCountCache::default());

@@ -54,6 +54,7 @@ pub use self::{
     account_restrictions::{AccountModeration, AccountRestriction},
     application_services::{
         ApplicationService, ApplicationServiceRegistry, ApplicationServices, AssertedIdentity,
+        RegistrationSource, ServiceRegistration, find_registration_problems,
     },
     email::{EmailAddresses, EmailValidations, PendingValidation, TokenRequest, ValidationPurpose},
     filters::StoredFilters,

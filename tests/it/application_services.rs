@@ -88,10 +88,12 @@ async fn answer_request(
     };
     let is_transaction = request.path.contains("/transactions/");
     let _ = state.received.send(request);
-    let next = state.answers.lock().expect("not poisoned").pop_front();
     let (status, body) = match own {
         Some(answer) => answer,
-        None if is_transaction => (next.unwrap_or(StatusCode::OK), json!({})),
+        None if is_transaction => {
+            let next = state.answers.lock().expect("not poisoned").pop_front();
+            (next.unwrap_or(StatusCode::OK), json!({}))
+        }
         None => (StatusCode::NOT_FOUND, json!({ "errcode": "M_NOT_FOUND" })),
     };
     (status, Json(body))
@@ -142,6 +144,10 @@ protocols: [example]
             received,
             events: VecDeque::new(),
         }
+    }
+
+    fn registration_text(&self) -> String {
+        fs::read_to_string(self.registration.path()).expect("the file is readable")
     }
 
     fn register(&self, config: &mut Config) {
@@ -819,4 +825,80 @@ async fn an_invalid_registration_stops_the_start() {
 
     assert!(error.contains("as_token"), "{error}");
     assert!(error.contains(&path.display().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn an_administrator_registers_and_removes_a_service() {
+    let mut service = TestService::start("").await;
+    let server = Server::start().await;
+    let (admin, alice) = (
+        server.register_admin("admin").await,
+        server.register("alice").await,
+    );
+    let path = "/_parlour/admin/v1/application_services/bridge";
+    let text = service.registration_text();
+    let refused = alice.client.send(Method::PUT, path, &text).await;
+    refused.expect_error(403, "M_FORBIDDEN");
+    let other_path = "/_parlour/admin/v1/application_services/other";
+    let refused = admin.client.send(Method::PUT, other_path, &text).await;
+    refused.expect_error(400, "M_INVALID_PARAM");
+
+    admin
+        .client
+        .send(Method::PUT, path, &text)
+        .await
+        .expect_ok();
+    let ghost = register_ghost(&server, "_bridge_ghost").await;
+    let room = alice.creates_open_room().await;
+    join(&server, &ghost, &room).await;
+    alice.says(&room, "hello").await;
+    service.next_message("hello").await;
+    let server = server.restart().await;
+    let (admin, alice) = (admin.on_server(&server), alice.on_server(&server));
+    alice.says(&room, "after the restart").await;
+    service.next_message("after the restart").await;
+    let list = admin.client.get("/_parlour/admin/v1/application_services");
+    let list = list.await.expect_ok();
+    let listed = &list["application_services"][0];
+    assert_eq!(
+        (&listed["id"], &listed["source"]),
+        (&json!("bridge"), &json!("database"))
+    );
+    assert!(!list.to_string().contains("token"), "{list}");
+
+    let removed = admin.client.delete(path).await;
+    removed.expect_ok();
+    let whoami = "/_matrix/client/v3/account/whoami";
+    let unknown = bridge(&server).get(whoami).await;
+    unknown.expect_error(401, "M_UNKNOWN_TOKEN");
+    let again = admin.client.delete(path).await;
+    again.expect_error(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn an_answered_ping_ends_the_pause_after_failures() {
+    let mut service = TestService::start("").await;
+    let server = service.server().await;
+    let alice = server.register("alice").await;
+    let ghost = register_ghost(&server, "_bridge_ghost").await;
+    let room = alice.creates_open_room().await;
+    join(&server, &ghost, &room).await;
+    alice.says(&room, "first").await;
+    service.next_message("first").await;
+    // The pauses after these failures take more than a minute, which is longer than the test waits.
+    for _ in 0..7 {
+        service.answers_next(StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    alice.says(&room, "second").await;
+    service.on_request(|request| {
+        let is_ping = request.path == "/_matrix/app/v1/ping";
+        is_ping.then(|| (StatusCode::OK, json!({})))
+    });
+    let ping = "/_matrix/client/v1/appservice/bridge/ping";
+    for _ in 0..7 {
+        service.next_message("second").await;
+        bridge(&server).post(ping, json!({})).await.expect_ok();
+    }
+
+    service.next_message("second").await;
 }

@@ -1,8 +1,9 @@
-//! The endpoints that the chat page uses besides the Matrix API: `/_parlour/client/v1/`, described in
-//! `docs/parlour-api.md`.
+//! The endpoints that the chat page uses besides the Matrix API, `/_parlour/client/v1/`, and those for administrators,
+//! `/_parlour/admin/v1/`. They are described in `docs/parlour-api.md`.
 //!
 //! ruma does not have these endpoints, so this module parses their requests.
 
+mod application_services;
 mod expiring_invites;
 mod invite_links;
 mod people;
@@ -32,6 +33,7 @@ use crate::{
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
+        .merge(application_services::routes())
         .merge(expiring_invites::routes())
         .merge(invite_links::routes())
         .merge(people::routes())
@@ -41,6 +43,11 @@ pub(super) fn routes() -> Router<App> {
 /// Returns the path of an endpoint.
 fn path(rest: &str) -> String {
     format!("/_parlour/client/v1/{rest}")
+}
+
+/// Returns the path of an endpoint for administrators.
+fn admin_path(rest: &str) -> String {
+    format!("/_parlour/admin/v1/{rest}")
 }
 
 /// A request and its authenticated sender. The body may be missing if all of its fields are optional.

@@ -54,6 +54,15 @@ pub async fn set_progress(
     Ok(())
 }
 
+/// Removes the progress of an application service.
+pub async fn remove(tx: &mut WriteTx, service_id: &str) -> Result<()> {
+    tx.query("DELETE FROM application_services WHERE id = $1")
+        .bind(service_id)
+        .execute()
+        .await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

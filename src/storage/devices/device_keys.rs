@@ -17,6 +17,25 @@ pub struct DeviceKeysRow {
     pub keys: String,
 }
 
+/// A device that has identity keys.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DeviceWithKeys {
+    pub user_num: UserNum,
+    pub user_id: String,
+    pub device: DeviceNum,
+}
+
+/// Returns the devices of this server's users that have identity keys.
+pub async fn devices_with_keys(db: &mut impl ReadAccess) -> Result<Vec<DeviceWithKeys>> {
+    db.query(
+        "SELECT k.user_num, s.text AS user_id, k.device
+         FROM device_keys k JOIN strings s ON s.num = k.user_num
+         ORDER BY k.device",
+    )
+    .fetch_all()
+    .await
+}
+
 /// Stores the identity keys of a device.
 pub async fn set(tx: &mut WriteTx, user: UserNum, device: DeviceNum, keys: &str) -> Result<()> {
     tx.query(

@@ -120,6 +120,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0028_identity_servers.sql",
         include_str!("../../../migrations/0028_identity_servers.sql"),
     ),
+    (
+        "0029_stored_registrations.sql",
+        include_str!("../../../migrations/0029_stored_registrations.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

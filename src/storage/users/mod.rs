@@ -9,6 +9,7 @@ pub mod identity_bindings;
 pub mod profiles;
 pub mod pushers;
 pub mod server_notices;
+pub mod service_registrations;
 pub mod short_lived_tokens;
 pub mod tokens;
 pub mod unsubscribe_tokens;

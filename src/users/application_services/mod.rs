@@ -5,21 +5,27 @@
 mod registration;
 mod registry;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use ruma::{OwnedUserId, RoomAliasId, UserId};
 
-use self::registration::ServiceRegistration;
-pub use self::registry::{ApplicationService, ApplicationServiceRegistry};
+pub use self::{
+    registration::ServiceRegistration,
+    registry::{ApplicationService, ApplicationServiceRegistry, RegistrationSource},
+};
 use super::{
     Session, UserEnvironment,
     account_creation::{AccountCreation, NewAccount},
     uia::StageResult,
 };
 use crate::{
-    config::AppservicesSection,
+    config::{AppservicesSection, Config},
     error::{Error, RefusalCode, Result},
-    storage::{Db, devices::device_table, users::accounts},
+    storage::{
+        Db,
+        devices::device_table,
+        users::{accounts, service_registrations},
+    },
 };
 
 /// The user and the device as which an application service makes a request, as the request names them.
@@ -56,11 +62,84 @@ impl ApplicationServices {
     ///
     /// When a file cannot be read or is invalid, or two services have the same id or token.
     pub async fn load(&self, config: &AppservicesSection) -> Result<()> {
+        let failed = |reason: String| Error::internal("register an application service", reason);
         for path in &config.registrations {
-            let service = self.registry.add(ServiceRegistration::read(path)?)?;
-            self.create_sender(&service.sender).await?;
+            let registration = ServiceRegistration::read(path)?;
+            let added = self.registry.add(registration, RegistrationSource::File);
+            self.create_sender(&added.map_err(failed)?.sender).await?;
+        }
+        let stored = {
+            let mut db = self.db.read().await?;
+            service_registrations::all(&mut db).await?
+        };
+        for text in stored {
+            let registration = ServiceRegistration::parse(&text).map_err(failed)?;
+            let added = self
+                .registry
+                .add(registration, RegistrationSource::Database);
+            added.map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Parses the registration that an administrator adds under an id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is not valid, or has another id.
+    pub fn parse(&self, service_id: &str, text: &str) -> Result<ServiceRegistration> {
+        let registration = ServiceRegistration::parse(text).map_err(Error::InvalidParam)?;
+        if text.contains('\0') || registration.id != service_id {
+            return Err(Error::invalid_param(
+                "the registration has another id than the path, or contains U+0000",
+            ));
+        }
+        Ok(registration)
+    }
+
+    /// Registers a service for as long as an administrator does not remove it. `text` is the parsed text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when its user is not valid, or another service has the same id or token.
+    pub async fn register(
+        &self,
+        registration: ServiceRegistration,
+        text: &str,
+    ) -> Result<Arc<ApplicationService>> {
+        let added = self
+            .registry
+            .add(registration, RegistrationSource::Database);
+        let service = added.map_err(Error::InvalidParam)?;
+        self.create_sender(&service.sender).await?;
+        let mut tx = self.db.write().await?;
+        service_registrations::set(&mut tx, &service.registration.id, text).await?;
+        tx.commit().await?;
+        Ok(service)
+    }
+
+    /// Removes a service that an administrator has registered. Its users stay.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is none; [`Error::Forbidden`] when its registration is in a file.
+    pub async fn remove(&self, service_id: &str) -> Result<()> {
+        let mut tx = self.db.write().await?;
+        if service_registrations::remove(&mut tx, service_id).await? {
+            tx.commit().await?;
+            self.registry.remove(service_id);
+            return Ok(());
+        }
+        let services = self.registry.all();
+        if services
+            .iter()
+            .any(|service| service.registration.id == service_id)
+        {
+            return Err(Error::forbidden(
+                "the registration is in a file: remove the file from the configuration",
+            ));
+        }
+        Err(Error::not_found("there is no such application service"))
     }
 
     async fn create_sender(&self, user_id: &UserId) -> Result<()> {
@@ -135,6 +214,25 @@ impl ApplicationServices {
         };
         Ok(Session::of_service(service, user_id, &account, device))
     }
+}
+
+/// Returns the problems of the registration files in a configuration.
+pub fn find_registration_problems(config: &Config) -> Vec<String> {
+    let registry = ApplicationServiceRegistry::new(config.server.name.clone());
+    let check = |path: &PathBuf| {
+        let registration = ServiceRegistration::read(path).map_err(|error| error.to_string())?;
+        let added = registry.add(registration, RegistrationSource::File);
+        added.map(drop)
+    };
+    let paths = config.appservices.registrations.iter();
+    let problems = paths.filter_map(|path| {
+        let problem = check(path).err()?;
+        Some(format!(
+            "appservices.registrations: {}: {problem}",
+            path.display()
+        ))
+    });
+    problems.collect()
 }
 
 fn unknown_device() -> Error {

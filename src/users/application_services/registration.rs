@@ -96,7 +96,7 @@ impl ServiceRegistration {
     }
 
     /// Parses a registration in YAML.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let registration: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         for (name, value) in [
             ("id", &registration.id),

@@ -17,7 +17,17 @@ pub struct ApplicationService {
     pub registration: ServiceRegistration,
     /// The service's own user.
     pub sender: OwnedUserId,
+    pub source: RegistrationSource,
     token_hash: TokenHash,
+}
+
+/// Where a registration is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationSource {
+    /// In a file that the configuration names.
+    File,
+    /// In the database: an administrator added it while the server ran.
+    Database,
 }
 
 impl ApplicationService {
@@ -49,16 +59,17 @@ impl ApplicationServiceRegistry {
         }
     }
 
-    /// Adds a service.
+    /// Adds a service. One from the database replaces the one with the same id from there.
     ///
     /// # Errors
     ///
-    /// When its user is not valid, or another service has the same id or token.
-    pub(super) fn add(&self, registration: ServiceRegistration) -> Result<Arc<ApplicationService>> {
-        let failed = |reason: String| {
-            let reason = format!("{}: {reason}", registration.id);
-            Error::internal("register an application service", reason)
-        };
+    /// The reason, when its user is not valid, or another service has the same id or token.
+    pub(super) fn add(
+        &self,
+        registration: ServiceRegistration,
+        source: RegistrationSource,
+    ) -> Result<Arc<ApplicationService>, String> {
+        let failed = |reason: String| format!("{}: {reason}", registration.id);
         let sender = UserId::parse_with_server_name(
             registration.sender_localpart.as_str(),
             &self.server_name,
@@ -73,7 +84,12 @@ impl ApplicationServiceRegistry {
             .services
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        for other in &*services {
+        let is_replaced = |other: &ApplicationService| {
+            let sources = (other.source, source);
+            other.registration.id == registration.id
+                && sources == (RegistrationSource::Database, RegistrationSource::Database)
+        };
+        for other in services.iter().filter(|other| !is_replaced(other)) {
             if other.registration.id == registration.id {
                 return Err(failed("another service has the same id".to_owned()));
             }
@@ -82,13 +98,25 @@ impl ApplicationServiceRegistry {
                 return Err(failed(format!("{other} has the same as_token")));
             }
         }
+        services.retain(|other| !is_replaced(other));
         let service = Arc::new(ApplicationService {
             registration,
             sender,
+            source,
             token_hash,
         });
         services.push(service.clone());
         Ok(service)
+    }
+
+    /// Removes a service whose registration is in the database.
+    pub(super) fn remove(&self, service_id: &str) {
+        let services = self.services.write();
+        services
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|service| {
+                service.registration.id != service_id || service.source == RegistrationSource::File
+            });
     }
 
     /// Returns all services.
