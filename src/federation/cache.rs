@@ -60,12 +60,9 @@ impl<K: Clone + Eq + Hash, V: Clone> LookupCache<K, V> {
         if slots.len() >= self.limit && !slots.contains_key(key) {
             let now = self.clock.now_ms();
             slots.retain(|_, slot| is_needed(slot, now));
-            // If all of them are still valid, half of them are dropped.
-            let mut is_dropped = slots.len() >= self.limit;
-            slots.retain(|_, _| {
-                is_dropped = !is_dropped;
-                !is_dropped
-            });
+            if slots.len() >= self.limit {
+                drop_half(&mut slots);
+            }
         }
         slots.entry(key.clone()).or_default().clone()
     }
@@ -73,6 +70,15 @@ impl<K: Clone + Eq + Hash, V: Clone> LookupCache<K, V> {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, CacheSlot<V>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Drops half of the slots, when all of them are still valid.
+fn drop_half<K, V>(slots: &mut HashMap<K, CacheSlot<V>>) {
+    let mut is_dropped = false;
+    slots.retain(|_, _| {
+        is_dropped = !is_dropped;
+        !is_dropped
+    });
 }
 
 /// Returns whether a look-up is running, or the value is still valid.
@@ -134,6 +140,22 @@ mod tests {
         }
 
         assert_eq!(cache.get(&"a", async { (1, ONE_MINUTE) }).await, 1);
+    }
+
+    #[tokio::test]
+    async fn valid_values_stay_when_expired_ones_make_room() {
+        let clock = Clock::manual(1_000_000);
+        let cache = LookupCache::new(&clock, 10);
+        cache.get(&0, ready((0, ONE_MINUTE))).await;
+        clock.advance(ONE_MINUTE);
+        for key in 1..10 {
+            cache.get(&key, ready((key, ONE_MINUTE))).await;
+        }
+
+        cache.get(&10, ready((10, ONE_MINUTE))).await;
+
+        let kept = (1..=10).filter(|key| cache.lock().contains_key(key));
+        assert_eq!(kept.count(), 10);
     }
 
     #[tokio::test]
