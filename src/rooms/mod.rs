@@ -75,7 +75,7 @@ pub use self::{
             DelayAction, DelayRequest, DelayedEvent, MAX_DELAY, MAX_SCHEDULED_EVENTS,
         },
         deletion::DeletionRequester,
-        directory::{DirectoryPage, DirectorySearch, NetworkListing},
+        directory::{AliasCreator, DirectoryPage, DirectorySearch, NetworkListing},
         invite_links::{InviteLink, NewInviteLink},
         member_change::{MemberChange, MemberProfile, MembershipAction},
         policy_server::PolicyServerClient,

@@ -23,7 +23,7 @@ use crate::{
         RequestClass, endpoint,
     },
     error::{Error, Result},
-    rooms::{DirectorySearch, Rooms, check_visibility},
+    rooms::{AliasCreator, DirectorySearch, Rooms, check_visibility},
     users::Users,
     workflows::Workflows,
 };
@@ -59,9 +59,13 @@ async fn create_alias(
     users
         .application_services
         .check_alias(&request.room_alias, from.application_service.as_deref())?;
+    let creator = AliasCreator {
+        user_id: &from.user_id,
+        is_limited: from.application_service.is_none(),
+    };
     rooms
         .directory
-        .create_alias(&request.room_alias, &request.room_id, &from.user_id)
+        .create_alias(&request.room_alias, &request.room_id, creator)
         .await?;
     Ok(MatrixResponse(create_alias::v3::Response::new()))
 }

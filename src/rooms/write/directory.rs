@@ -102,15 +102,21 @@ impl RoomDirectory {
         &self,
         alias: &RoomAliasId,
         room_id: &RoomId,
-        creator: &UserId,
+        creator: AliasCreator<'_>,
     ) -> Result<()> {
+        let AliasCreator {
+            user_id,
+            is_limited,
+        } = creator;
         let room = self.memory.room_of_member(room_id).await?;
-        if room.view().state.membership(creator) != MembershipState::Join {
+        if room.view().state.membership(user_id) != MembershipState::Join {
             return Err(Error::forbidden("you are not in this room"));
         }
         let mut tx = self.db.write().await?;
-        let creator = tx.intern_user(creator.as_str()).await?;
-        check_alias_count(&mut tx, creator).await?;
+        let creator = tx.intern_user(user_id.as_str()).await?;
+        if is_limited {
+            check_alias_count(&mut tx, creator).await?;
+        }
         if !aliases::insert(&mut tx, alias.as_str(), room.num, creator).await? {
             return Err(Error::refused(
                 RefusalCode::AliasInUse,
@@ -419,6 +425,15 @@ fn public_rooms_chunk(room: ListedRoom) -> Option<PublicRoomsChunk> {
     chunk.join_rule = JoinRuleKind::from(listing.join_rule);
     chunk.room_type = listing.room_type.map(RoomType::from);
     Some(chunk)
+}
+
+/// The user who creates an alias.
+#[derive(Clone, Copy, Debug)]
+pub struct AliasCreator<'a> {
+    pub user_id: &'a UserId,
+    /// Whether the number of the user's aliases is limited. It is not for application services, whose bots may create an
+    /// alias for each room of another network.
+    pub is_limited: bool,
 }
 
 /// Checks that a user may create one more alias.
