@@ -7,7 +7,7 @@ use crate::{
     storage::users::pushers::{DigestTimes, PusherRow},
 };
 
-/// The time after the first unread message at which the digest is due, in milliseconds. Somebody who is there reads the
+/// The time after the first unread message at which the digest is due, in milliseconds. Someone who is there reads the
 /// message within this time.
 const QUIET_TIME_MS: i64 = 10 * 60 * 1000;
 /// The shortest time between two digests, in milliseconds.

@@ -72,7 +72,7 @@ impl AccountChanges {
         tx.commit().await
     }
 
-    /// Sets another password for the account with an e-mail address, after somebody who is not logged in has confirmed
+    /// Sets another password for the account with an e-mail address, after someone who is not logged in has confirmed
     /// the address.
     ///
     /// # Errors

@@ -108,17 +108,17 @@ fn confirmation_page(pending: &PendingValidation) -> Response {
     let (title, text, button) = match pending.purpose {
         ValidationPurpose::Password => (
             "Set another password",
-            "Somebody wants to set another password for the account with the e-mail address",
+            "Someone wants to set another password for the account with the e-mail address",
             "It was me: continue",
         ),
         ValidationPurpose::Add => (
             "Confirm your e-mail address",
-            "Somebody wants to add to their account the e-mail address",
+            "Someone wants to add to their account the e-mail address",
             "It was me: confirm",
         ),
         ValidationPurpose::Register => (
             "Confirm your e-mail address",
-            "Somebody wants to register an account with the e-mail address",
+            "Someone wants to register an account with the e-mail address",
             "It was me: confirm",
         ),
     };

@@ -171,6 +171,6 @@ mod tests {
         assert_eq!(id(&["$a", "$b"], &["1"]), id(&["$a", "$b"], &["1"]));
         assert_ne!(id(&["$a", "$b"], &["1"]), id(&["$a"], &["1"]));
         assert_ne!(id(&["$a"], &["1"]), id(&["$a"], &["2"]));
-        assert_ne!(id(&[], &["1"]), id(&[], &["1"]), "somebody types again");
+        assert_ne!(id(&[], &["1"]), id(&[], &["1"]), "someone types again");
     }
 }

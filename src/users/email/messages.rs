@@ -54,7 +54,7 @@ impl ValidationMessages {
             (ValidationPurpose::Password, Some(user_id)) => (
                 format!("Set another password on {server}"),
                 format!(
-                    "Somebody wants to set another password for the account {user_id}.\n\
+                    "Someone wants to set another password for the account {user_id}.\n\
                      If it was you, open this page and confirm it:\n\n{link}\n\n\
                      If it was not you, do nothing: the password stays as it is.\n"
                 ),
@@ -62,14 +62,14 @@ impl ValidationMessages {
             (ValidationPurpose::Password, None) => (
                 format!("There is no account with this address on {server}"),
                 format!(
-                    "Somebody wants to set another password for an account on {server}, and gave this\n\
+                    "Someone wants to set another password for an account on {server}, and gave this\n\
                      e-mail address. No account there has it. If it was you, try another address.\n"
                 ),
             ),
             (ValidationPurpose::Add | ValidationPurpose::Register, Some(user_id)) => (
                 format!("Your e-mail address on {server}"),
                 format!(
-                    "Somebody wants to use this e-mail address for an account on {server}.\n\
+                    "Someone wants to use this e-mail address for an account on {server}.\n\
                      The account {user_id} has it already. If it was you, log in to that account,\n\
                      or set another password for it if you have forgotten it.\n"
                 ),
@@ -77,7 +77,7 @@ impl ValidationMessages {
             (ValidationPurpose::Add | ValidationPurpose::Register, None) => (
                 format!("Confirm your e-mail address for {server}"),
                 format!(
-                    "Somebody wants to use this e-mail address for an account on {server}.\n\
+                    "Someone wants to use this e-mail address for an account on {server}.\n\
                      If it was you, open this page and confirm it:\n\n{link}\n\n\
                      If it was not you, do nothing.\n"
                 ),
