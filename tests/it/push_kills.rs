@@ -9,6 +9,7 @@ use crate::{
     harness::Client,
     program::RestartableServer,
     push_gateway::{SET_PUSHER_PATH, TestGateway, pusher},
+    web_push::{ACTIVATION_PATH, TestPushService},
 };
 
 const KILL_ROUNDS: usize = 12;
@@ -20,15 +21,16 @@ const RANDOM_SEED: u64 = 1_961;
 const TEST_TIMEOUT: Duration = Duration::from_mins(5);
 const ENVIRONMENT: &[(&str, &str)] = &[("PARLOUR__PUSH__ALLOW_PRIVATE_ADDRESSES", "true")];
 
-/// The access tokens of two users, and their room.
+/// A room of two users, of whom one sends messages and the other has a pusher.
 struct PushedRoom {
     sender_token: String,
+    receiver_token: String,
     room: String,
 }
 
 impl PushedRoom {
-    /// Registers two users in a room, of whom one has a pusher.
-    async fn create(server: &Client, gateway: &TestGateway) -> Self {
+    /// Registers two users in a room, of whom one sets a pusher.
+    async fn create(server: &Client, pusher: Value) -> Self {
         let sender_token = register(server, "alice").await;
         let receiver_token = register(server, "bob").await;
         let (alice, bob) = (
@@ -40,9 +42,13 @@ impl PushedRoom {
         let room = text(&created.expect_ok()["room_id"]);
         let join = format!("/_matrix/client/v3/rooms/{room}/join");
         bob.post(&join, json!({})).await.expect_ok();
-        let set = bob.post(SET_PUSHER_PATH, pusher(gateway, "phone")).await;
-        set.expect_ok();
-        Self { sender_token, room }
+        let set = bob.post(SET_PUSHER_PATH, pusher).await;
+        assert!([200, 201].contains(&set.status), "{}", set.body);
+        Self {
+            sender_token,
+            receiver_token,
+            room,
+        }
     }
 
     /// Sends messages one after the other, and returns their event ids.
@@ -74,9 +80,9 @@ struct ArrivedNotifications {
 
 impl ArrivedNotifications {
     /// Receives notifications until they are about this many events.
-    async fn receive_until(&mut self, gateway: &mut TestGateway, count: usize) {
+    async fn receive_until(&mut self, receiver: &mut impl AsyncFnMut() -> Value, count: usize) {
         while self.all.len() < count {
-            let notification = gateway.next_message().await;
+            let notification = receiver().await;
             let event_id = text(&notification["event_id"]);
             if self.all.insert(event_id.clone()) {
                 self.in_order.push(event_id);
@@ -84,6 +90,28 @@ impl ArrivedNotifications {
             self.newest_count = notification["counts"]["unread"].clone();
         }
     }
+}
+
+/// Kills the server in rounds while messages are pushed, and checks that each arrives, in order, with the right count at
+/// the end.
+async fn kill_while_pushing(
+    site: &mut RestartableServer,
+    room: &PushedRoom,
+    mut receiver: impl AsyncFnMut() -> Value,
+) {
+    let mut moments = StdRng::seed_from_u64(RANDOM_SEED);
+    let mut sent = Vec::new();
+    let mut arrived = ArrivedNotifications::default();
+    for round in 0..KILL_ROUNDS {
+        let count = moments.random_range(1..=MAX_MESSAGES_PER_ROUND);
+        sent.extend(room.send(&site.client(), round, count).await);
+        site.kill();
+        site.start();
+        arrived.receive_until(&mut receiver, sent.len()).await;
+    }
+    site.kill();
+    assert_eq!(arrived.in_order, sent);
+    assert_eq!(arrived.newest_count, json!(sent.len()));
 }
 
 async fn register(server: &Client, name: &str) -> String {
@@ -104,20 +132,28 @@ async fn every_accepted_message_is_pushed_although_the_server_is_killed() {
         let mut gateway = TestGateway::start().await;
         let mut site = RestartableServer::new(ENVIRONMENT).await;
         let server = site.start();
-        let room = PushedRoom::create(&server, &gateway).await;
-        let mut moments = StdRng::seed_from_u64(RANDOM_SEED);
-        let mut sent = Vec::new();
-        let mut arrived = ArrivedNotifications::default();
-        for round in 0..KILL_ROUNDS {
-            let count = moments.random_range(1..=MAX_MESSAGES_PER_ROUND);
-            sent.extend(room.send(&site.client(), round, count).await);
-            site.kill();
-            site.start();
-            arrived.receive_until(&mut gateway, sent.len()).await;
-        }
-        assert_eq!(arrived.in_order, sent);
-        assert_eq!(arrived.newest_count, json!(sent.len()));
-        site.kill();
+        let room = PushedRoom::create(&server, pusher(&gateway, "phone")).await;
+        let receiver = async || gateway.next_message().await;
+        kill_while_pushing(&mut site, &room, receiver).await;
+    };
+
+    let in_time = tokio::time::timeout(TEST_TIMEOUT, all).await;
+
+    in_time.expect("the test ends in time");
+}
+
+#[tokio::test]
+async fn every_accepted_message_reaches_a_browser_although_the_server_is_killed() {
+    let all = async {
+        let mut service = TestPushService::start().await;
+        let mut site = RestartableServer::new(ENVIRONMENT).await;
+        let server = site.start();
+        let room = PushedRoom::create(&server, service.pusher()).await;
+        let activation = service.next().await;
+        let bob = server.with_token(&room.receiver_token);
+        bob.post(ACTIVATION_PATH, activation).await.expect_ok();
+        let receiver = async || service.next().await;
+        kill_while_pushing(&mut site, &room, receiver).await;
     };
 
     let in_time = tokio::time::timeout(TEST_TIMEOUT, all).await;

@@ -29,13 +29,13 @@ use crate::{
 };
 
 const PUSHERS_PATH: &str = "/_matrix/client/v3/pushers";
-const ACTIVATION_PATH: &str = "/_matrix/client/unstable/org.matrix.msc4174/pushers/ack";
+pub(crate) const ACTIVATION_PATH: &str = "/_matrix/client/unstable/org.matrix.msc4174/pushers/ack";
 const APP_ID: &str = "org.example.page";
 /// The time within which an expected message arrives.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A push service in the test process, with one subscription of a browser.
-struct TestPushService {
+pub(crate) struct TestPushService {
     url: String,
     private_key: SecretKey,
     auth_secret: Auth,
@@ -67,7 +67,7 @@ fn encode(bytes: &[u8]) -> String {
 
 impl TestPushService {
     #[expect(clippy::disallowed_methods, reason = "the task ends with the test")]
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let answers = Arc::<Mutex<VecDeque<StatusCode>>>::default();
         let (sender, received) = mpsc::unbounded_channel();
         let state = ServiceState {
@@ -90,7 +90,8 @@ impl TestPushService {
         }
     }
 
-    fn pusher(&self) -> Value {
+    /// Returns a pusher for the subscription.
+    pub(crate) fn pusher(&self) -> Value {
         let public_key = self.private_key.public_key().to_encoded_point(false);
         json!({
             "pushkey": encode(public_key.as_bytes()), "app_id": APP_ID,
@@ -115,7 +116,7 @@ impl TestPushService {
     }
 
     /// Returns the next message as the browser sees it.
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         let message = self.next_encrypted().await;
         self.decrypt(&message)
     }
