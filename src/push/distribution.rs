@@ -5,10 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ruma::{
-    events::{StateEventType, room::member::MembershipState},
-    push::Action,
-};
+use ruma::{events::room::member::MembershipState, push::Action};
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 
@@ -21,7 +18,7 @@ use crate::{
     error::Result,
     matrix::{self, RoomFacts, UnsignedFields},
     numbers::{Position, PositionRange, UserNum},
-    rooms::{NewEvent, Room},
+    rooms::NewEvent,
 };
 
 /// The time after which the distribution is tried again, after it failed.
@@ -169,13 +166,13 @@ impl PushSender {
             room.room_id.as_str(),
             &UnsignedFields::default(),
         );
-        let facts = room_facts(room);
+        let facts = room.push_facts();
         for recipient in recipients {
             let settings = self.rooms.access.find_ignore_settings(recipient.user);
             if settings.is_some_and(|settings| settings.hides_event(&event.pdu)) {
                 continue;
             }
-            let name = display_name(room, &recipient);
+            let name = room.display_name(&recipient.user_id);
             let about = EvaluatedEvent {
                 name: &name,
                 json: &json,
@@ -265,25 +262,4 @@ impl PushSender {
                 .map(|sound| Arc::from(sound.as_str())),
         }))
     }
-}
-
-fn room_facts(room: &Room) -> RoomFacts {
-    let (state, members) = {
-        let view = room.view();
-        (view.state.clone(), view.joined_members)
-    };
-    RoomFacts {
-        room_id: room.room_id.clone(),
-        member_count: u64::try_from(members).unwrap_or(0),
-        power_levels: Some(matrix::power_levels(&state, &room.rules)),
-    }
-}
-
-fn display_name(room: &Room, recipient: &PushRecipient) -> String {
-    let user_id = &recipient.user_id;
-    let view = room.view();
-    view.state
-        .get(&StateEventType::RoomMember, user_id.as_str())
-        .and_then(|member| member.content_str("displayname"))
-        .unwrap_or_else(|| user_id.localpart().to_owned())
 }

@@ -14,7 +14,7 @@ use ruma::{
         Direction,
         client::push::get_notifications::v3::{Notification, Response},
     },
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{TimelineEventType, room::member::MembershipState},
     push::{Action, Ruleset},
     serde::Raw,
 };
@@ -190,23 +190,11 @@ impl<'a> NotificationFeed<'a> {
             .access
             .load_access(&room, session.user, &session.user_id)
             .await?;
-        let (state, members) = {
-            let view = room.view();
-            (view.state.clone(), view.joined_members)
-        };
-        let name = state
-            .get(&StateEventType::RoomMember, session.user_id.as_str())
-            .and_then(|member| member.content_str("displayname"))
-            .unwrap_or_else(|| session.user_id.localpart().to_owned());
         Ok(ExaminedRoom {
-            facts: RoomFacts {
-                room_id: room.room_id.clone(),
-                member_count: u64::try_from(members).unwrap_or(0),
-                power_levels: Some(matrix::power_levels(&state, &room.rules)),
-            },
+            facts: room.push_facts(),
+            display_name: room.display_name(&session.user_id),
             room,
             access,
-            display_name: name,
             events: VecDeque::new(),
             next_from: Some(cursor.place),
         })

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use super::{journal_cache::CachedValue, recent_events::RecentRoomEvents};
 use crate::{
-    matrix::{NotificationCounters, Pdu, ResolvedState, StateMap, TimelineEvent},
+    matrix::{self, NotificationCounters, Pdu, ResolvedState, RoomFacts, StateMap, TimelineEvent},
     numbers::{AtomicPosition, Position, RoomNum, SnapshotId, StateChainNum, UserNum},
     storage::{JournalChange, Receipt},
 };
@@ -200,6 +200,28 @@ impl Room {
     /// Returns the view that readers have. Hold the lock for moments only.
     pub fn view(&self) -> RwLockReadGuard<'_, RoomView> {
         self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the facts on which push rules depend.
+    pub fn push_facts(&self) -> RoomFacts {
+        let (state, members) = {
+            let view = self.view();
+            (view.state.clone(), view.joined_members)
+        };
+        RoomFacts {
+            room_id: self.room_id.clone(),
+            member_count: u64::try_from(members).unwrap_or(0),
+            power_levels: Some(matrix::power_levels(&state, &self.rules)),
+        }
+    }
+
+    /// Returns the display name that a user has in the room, or the localpart of the user id.
+    pub fn display_name(&self, user_id: &UserId) -> String {
+        let state = self.view().state.clone();
+        let member = state.get(&StateEventType::RoomMember, user_id.as_str());
+        member
+            .and_then(|member| member.content_str("displayname"))
+            .unwrap_or_else(|| user_id.localpart().to_owned())
     }
 
     pub(crate) fn is_stale(&self) -> bool {
