@@ -6,6 +6,7 @@
 //! database, which is relative to `server.data_dir`. No other part of the program reads the environment.
 
 mod addresses;
+mod appservices;
 mod load;
 mod mail;
 mod sections;
@@ -14,13 +15,14 @@ mod values;
 use std::path::PathBuf;
 
 pub use self::{
+    appservices::AppservicesSection,
     load::{ConfigError, ConfigVariable},
     mail::{MailSection, SmtpEncryption},
     sections::{
-        AppservicesSection, Config, ConnectionsSection, DatabaseSection, DirectorySection,
-        FederationSection, LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection,
-        MetricsSection, PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection,
-        ServerSection, SupportSection, TurnSection, UrlPreviewsSection,
+        Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
+        LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,
+        PasswordsSection, PushSection, RegistrationSection, ServerNoticesSection, ServerSection,
+        SupportSection, TurnSection, UrlPreviewsSection,
     },
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,

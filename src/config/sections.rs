@@ -10,7 +10,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MailSection,
+    AppservicesSection, MailSection,
     addresses::{email_address, page_address, server_name, turn_uris},
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,
@@ -398,25 +398,6 @@ pub struct UrlPreviewsSection {
 pub struct PushSection {
     /// Whether push gateways and push services may have loopback and private addresses, and be reached without TLS.
     pub allow_private_addresses: bool,
-}
-
-/// `[appservices]`: application services, such as bridges to other networks.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AppservicesSection {
-    /// The registration files.
-    pub registrations: Vec<PathBuf>,
-    /// Whether application services may have loopback and private addresses, and be reached without TLS.
-    pub allow_private_addresses: bool,
-}
-
-impl Default for AppservicesSection {
-    fn default() -> Self {
-        Self {
-            registrations: Vec::new(),
-            allow_private_addresses: true,
-        }
-    }
 }
 
 /// `[turn]`: the TURN servers for calls.

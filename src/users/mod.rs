@@ -32,6 +32,7 @@ mod remote_users;
 mod room_tags;
 mod secrets;
 mod server_notices;
+mod session_cache;
 mod sessions;
 mod shared_secret;
 mod short_lived_tokens;

@@ -1,9 +1,8 @@
-//! The sessions of access tokens, cached in memory, and the times at which devices were last seen.
+//! The sessions of access tokens, and the times at which devices were last seen.
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -12,13 +11,14 @@ use super::{
     ApplicationService, UserEnvironment,
     last_seen::{DeviceSeen, LastSeenWriter, write_batch},
     refresh_tokens, secrets,
+    session_cache::SessionCache,
 };
 use crate::{
     clock::Clock,
     error::{Error, RefusalCode, Result},
-    numbers::{DeviceNum, Position, UserNum},
+    numbers::{DeviceNum, UserNum},
     storage::{
-        Db, JournalChange, JournalFollower, WriteTx,
+        Db, WriteTx,
         devices::device_table::{self, Device},
         users::{
             accounts::{self, Account},
@@ -27,8 +27,6 @@ use crate::{
     },
 };
 
-/// The largest number of sessions in the cache. Beyond it, the cache is emptied.
-const MAX_CACHED_SESSIONS: usize = 100_000;
 /// The interval for storing when a device was last seen, in milliseconds. It is short enough for users to read.
 const LAST_SEEN_INTERVAL_MS: i64 = 5 * 60 * 1000;
 /// The interval for storing a new address of a device, in milliseconds: phones change between networks.
@@ -331,80 +329,6 @@ pub(super) async fn delete_devices_except(
     device_table::delete(tx, user, ended.collect()).await
 }
 
-/// The cached sessions.
-#[derive(Default)]
-pub(super) struct SessionCache {
-    cached: RwLock<CachedSessions>,
-}
-
-#[derive(Default)]
-struct CachedSessions {
-    /// The number of removals so far. A session that was read before a removal must not be cached after it.
-    generation: u64,
-    by_hash: HashMap<TokenHash, Arc<Session>>,
-    by_device: HashMap<DeviceNum, Vec<TokenHash>>,
-}
-
-impl SessionCache {
-    fn read(&self) -> RwLockReadGuard<'_, CachedSessions> {
-        self.cached.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, CachedSessions> {
-        self.cached.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn get(&self, hash: &TokenHash) -> Option<Arc<Session>> {
-        self.read().by_hash.get(hash).cloned()
-    }
-
-    fn generation(&self) -> u64 {
-        self.read().generation
-    }
-
-    fn remember(&self, generation: u64, hash: TokenHash, session: Arc<Session>) {
-        let mut cached = self.write();
-        if cached.generation != generation {
-            return;
-        }
-        if cached.by_hash.len() >= MAX_CACHED_SESSIONS {
-            cached.by_hash.clear();
-            cached.by_device.clear();
-        }
-        let device = session.device;
-        if cached.by_hash.insert(hash, session).is_none() {
-            cached.by_device.entry(device).or_default().push(hash);
-        }
-    }
-
-    /// Removes the sessions of devices from the cache, so that their next requests read the database.
-    pub(super) fn forget(&self, devices: &[DeviceNum]) {
-        let mut cached = self.write();
-        cached.generation += 1;
-        for device in devices {
-            for hash in cached.by_device.remove(device).unwrap_or_default() {
-                cached.by_hash.remove(&hash);
-            }
-        }
-    }
-}
-
-impl JournalFollower for SessionCache {
-    fn committed(&self, changes: &[(Position, JournalChange)]) {
-        for (_, change) in changes {
-            match change {
-                JournalChange::SessionsEnded { devices, .. } => self.forget(devices),
-                JournalChange::TokensChanged { device } => self.forget(&[*device]),
-                _ => {}
-            }
-        }
-    }
-
-    fn failed(&self) {
-        // The cache only holds data that was read from the database, and that is committed.
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -439,34 +363,6 @@ mod tests {
         let refused = test.users.sessions.authenticate(token).await;
         let hard = Error::UnknownToken { soft_logout: false };
         assert_eq!(refused.unwrap_err().to_string(), hard.to_string());
-    }
-
-    #[tokio::test]
-    async fn a_session_read_before_its_end_is_not_cached_later() {
-        let test = TestUsers::new(|_| {}).await;
-        let session = test.session("alice").await;
-        let sessions = SessionCache::default();
-        let generation = sessions.generation();
-
-        sessions.forget(&[session.device]);
-        sessions.remember(generation, [1; 32], session);
-
-        assert!(sessions.get(&[1; 32]).is_none());
-    }
-
-    #[tokio::test]
-    async fn the_session_cache_is_bounded() {
-        let test = TestUsers::new(|_| {}).await;
-        let session = test.session("alice").await;
-        let sessions = SessionCache::default();
-
-        for n in 0..=MAX_CACHED_SESSIONS {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&n.to_le_bytes());
-            sessions.remember(0, hash, session.clone());
-        }
-
-        assert!(sessions.read().by_hash.len() <= MAX_CACHED_SESSIONS);
     }
 
     #[tokio::test]
