@@ -109,6 +109,16 @@ pub(crate) fn pusher(gateway: &TestGateway, pushkey: &str) -> Value {
     })
 }
 
+impl User {
+    async fn sends_encrypted(&self, room: &str) -> Value {
+        let content = json!({
+            "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": "s",
+        });
+        let sent = self.tries_to_send(room, "m.room.encrypted", content).await;
+        sent.expect_ok()["event_id"].clone()
+    }
+}
+
 /// A room of Alice and Bob, in which Bob has a pusher.
 struct PushTest {
     server: Server,
@@ -317,6 +327,7 @@ async fn muted_rooms_and_ones_own_messages_are_not_pushed() {
     test.bob.client.put(&path, rule).await.expect_ok();
 
     test.alice.says(&muted, "quiet").await;
+    test.alice.sends_encrypted(&muted).await;
     test.bob.says(&test.room, "mine").await;
     let loud = test.alice.says(&test.room, "loud").await;
 
@@ -415,13 +426,7 @@ async fn encrypted_events_are_pushed_but_not_counted_where_only_mentions_notify(
     let answer = test.bob.client.put(&path, mentions_only).await;
     answer.expect_ok();
 
-    let content = json!({
-        "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": "s",
-    });
-    let sent = test
-        .alice
-        .tries_to_send(&test.room, "m.room.encrypted", content);
-    let event_id = sent.await.expect_ok()["event_id"].clone();
+    let event_id = test.alice.sends_encrypted(&test.room).await;
 
     let notification = test.gateway.next_message().await;
     assert_eq!(notification["event_id"], event_id);
