@@ -45,6 +45,7 @@ mod login_token;
 mod lookup_limits;
 mod mail;
 mod mail_pushers;
+mod mail_tls;
 mod media;
 mod membership;
 mod messages;

@@ -37,7 +37,7 @@ pub(crate) struct RestartableServer {
     child: Option<Child>,
     address: String,
     /// Environment variables besides those that every test needs.
-    environment: &'static [(&'static str, &'static str)],
+    environment: Vec<(&'static str, String)>,
     // These are dropped last, in this order.
     database: Database,
     folder: tempfile::TempDir,
@@ -45,11 +45,14 @@ pub(crate) struct RestartableServer {
 
 impl RestartableServer {
     /// Creates the data directory. The environment variables are set at each start.
-    pub(crate) async fn new(environment: &'static [(&'static str, &'static str)]) -> Self {
+    pub(crate) async fn new(environment: &[(&'static str, &str)]) -> Self {
+        let environment = environment
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
         Self {
             child: None,
             address: String::new(),
-            environment,
+            environment: environment.collect(),
             database: Database::new().await,
             folder: tempfile::tempdir().expect("a folder"),
         }
@@ -65,7 +68,7 @@ impl RestartableServer {
             .env("PARLOUR__LIMITS__ENABLED", "false")
             .env("PARLOUR__PASSWORDS__MEMORY_KIB", "8")
             .env("PARLOUR__PASSWORDS__ITERATIONS", "1")
-            .envs(self.environment.iter().copied())
+            .envs(self.environment.iter().cloned())
             .stderr(log.map(Stdio::from).expect("a file for the log"))
             .spawn()
             .expect("the program starts");

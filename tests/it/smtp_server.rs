@@ -9,11 +9,12 @@ use std::{
 
 use parlour::config::{Config, SmtpEncryption};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// The time within which an expected e-mail arrives.
 const MAIL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,11 +42,26 @@ pub(crate) struct ReceivedMail {
 struct SmtpSession {
     replies: Arc<Mutex<VecDeque<&'static str>>>,
     received: mpsc::UnboundedSender<ReceivedMail>,
+    security: SmtpSecurity,
+}
+
+/// How the connections are secured.
+#[derive(Clone)]
+pub(crate) enum SmtpSecurity {
+    Plain,
+    /// From the beginning.
+    Tls(TlsAcceptor),
+    /// Once the client asks for it. Before that, no e-mail is accepted.
+    StartTls(TlsAcceptor),
 }
 
 impl SmtpServer {
-    #[expect(clippy::disallowed_methods, reason = "the tasks end with the test")]
     pub(crate) async fn start() -> Self {
+        Self::start_with(SmtpSecurity::Plain).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the tasks end with the test")]
+    pub(crate) async fn start_with(security: SmtpSecurity) -> Self {
         let replies = Arc::<Mutex<VecDeque<&'static str>>>::default();
         let (sender, received) = mpsc::unbounded_channel();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
@@ -54,6 +70,7 @@ impl SmtpServer {
         let session = SmtpSession {
             replies: replies.clone(),
             received: sender,
+            security,
         };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -65,6 +82,11 @@ impl SmtpServer {
             replies,
             received,
         }
+    }
+
+    /// Returns the port on the loopback address.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Makes a server send its e-mail here.
@@ -95,8 +117,30 @@ impl SmtpServer {
 
 impl SmtpSession {
     async fn serve(self, stream: TcpStream) {
-        let mut stream = BufReader::new(stream);
-        reply(&mut stream, "220 test").await;
+        match self.security.clone() {
+            SmtpSecurity::Plain => {
+                let mut stream = BufReader::new(stream);
+                reply(&mut stream, "220 test").await;
+                self.converse(stream).await;
+            }
+            SmtpSecurity::Tls(acceptor) => {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let mut stream = BufReader::new(stream);
+                    reply(&mut stream, "220 test").await;
+                    self.converse(stream).await;
+                }
+            }
+            SmtpSecurity::StartTls(acceptor) => {
+                let stream = wait_for_start_tls(BufReader::new(stream)).await;
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    self.converse(BufReader::new(stream)).await;
+                }
+            }
+        }
+    }
+
+    /// Receives e-mails after the greeting.
+    async fn converse(&self, mut stream: impl AsyncBufRead + AsyncWrite + Unpin) {
         let (mut to, mut login) = (String::new(), String::new());
         while let Some(line) = read_line(&mut stream).await {
             let command = line.split([' ', ':']).next().unwrap_or_default();
@@ -133,18 +177,39 @@ impl SmtpSession {
     }
 }
 
-async fn reply(stream: &mut BufReader<TcpStream>, line: &str) {
-    // The client may have gone.
-    let _ = stream.write_all(format!("{line}\r\n").as_bytes()).await;
+/// Refuses everything until the client asks for TLS.
+async fn wait_for_start_tls(mut stream: BufReader<TcpStream>) -> TcpStream {
+    reply(&mut stream, "220 test").await;
+    while let Some(line) = read_line(&mut stream).await {
+        match line.split(' ').next().unwrap_or_default() {
+            "EHLO" => reply(&mut stream, "250-test\r\n250 STARTTLS").await,
+            "STARTTLS" => {
+                reply(&mut stream, "220 go on").await;
+                break;
+            }
+            _ => reply(&mut stream, "530 TLS is required").await,
+        }
+    }
+    stream.into_inner()
 }
 
-async fn read_line(stream: &mut BufReader<TcpStream>) -> Option<String> {
+async fn reply(stream: &mut (impl AsyncWrite + Unpin), line: &str) {
+    // The client may have gone.
+    let _ = stream.write_all(format!("{line}\r\n").as_bytes()).await;
+    let _ = stream.flush().await;
+}
+
+async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
     let mut line = String::new();
     let count = stream.read_line(&mut line).await.ok()?;
     (count > 0).then(|| line.trim_end().to_owned())
 }
 
-async fn read_mail(stream: &mut BufReader<TcpStream>, to: &str, login: &str) -> ReceivedMail {
+async fn read_mail(
+    stream: &mut (impl AsyncBufRead + Unpin),
+    to: &str,
+    login: &str,
+) -> ReceivedMail {
     let mut whole = String::new();
     while let Some(line) = read_line(stream).await {
         if line == "." {

@@ -175,6 +175,17 @@ impl Network {
             requests.fetch_add(1, Ordering::SeqCst);
             next.run(request)
         }));
+        let listener = TcpListener::bind((address, FEDERATION_PORT)).await;
+        let listener = TlsListener {
+            listener: listener.expect("the address is free"),
+            acceptor: self.tls_acceptor(address),
+        };
+        let serving = async move { axum::serve(listener, router).await };
+        drop(Tasks::default().spawn(serving));
+    }
+
+    /// Returns what accepts TLS connections at an address, with a certificate of the authority that all servers trust.
+    pub(crate) fn tls_acceptor(&self, address: Ipv4Addr) -> TlsAcceptor {
         let (certificate, key) = self.certificate_der(address);
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -182,13 +193,7 @@ impl Network {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .expect("the certificate can be used");
-        let listener = TcpListener::bind((address, FEDERATION_PORT)).await;
-        let listener = TlsListener {
-            listener: listener.expect("the address is free"),
-            acceptor: Arc::new(config).into(),
-        };
-        let serving = async move { axum::serve(listener, router).await };
-        drop(Tasks::default().spawn(serving));
+        Arc::new(config).into()
     }
 
     fn certificate(&self, address: Ipv4Addr) -> (String, KeyPair) {
