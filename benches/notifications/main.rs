@@ -29,7 +29,7 @@ use self::{
 };
 
 /// Messages that are sent in each part, by all senders together.
-const MESSAGES: usize = 3_200;
+const MESSAGES_PER_PART: usize = 3_200;
 const SENDER_COUNT: usize = 16;
 /// Rounds in which messages that are pushed are sent: a queue of a pusher holds a hundred events.
 const PUSH_ROUNDS: usize = 40;
@@ -72,18 +72,18 @@ async fn send_in_rounds(
         let mut sending = JoinSet::new();
         for sender in senders {
             let (sender, room) = (sender.clone(), room.to_owned());
-            let count = MESSAGES / SENDER_COUNT / rounds;
+            let count = MESSAGES_PER_PART / SENDER_COUNT / rounds;
             sending.spawn(async move { sender.send_messages(&room, count).await });
         }
         sending.join_all().await;
         if let Some(receiver) = &mut receiver {
-            receiver.receive(MESSAGES / rounds).await;
+            receiver.receive(MESSAGES_PER_PART / rounds).await;
         }
     }
-    (server.cpu_ms() - cpu_before) / as_float(MESSAGES)
+    (server.cpu_ms() - cpu_before) / as_float(MESSAGES_PER_PART)
 }
 
-/// Measures messages to a room in which one member has a pusher, beside the same without a pusher.
+/// Measures messages to a room before and after one member sets a pusher.
 async fn measure_pushes() {
     let mut gateway = Receiver::start().await;
     let server = Server::start(&[("PARLOUR__PUSH__ALLOW_PRIVATE_ADDRESSES", "true")]).await;
@@ -98,7 +98,7 @@ async fn measure_pushes() {
     let with = send_in_rounds(&server, &senders, &room, PUSH_ROUNDS, receiver).await;
     println!(
         "server CPU of a message, without and with one push: {without:.2} ms, {with:.2} ms; {:.0} pushes/s",
-        as_float(MESSAGES) / begin.elapsed().as_secs_f64(),
+        as_float(MESSAGES_PER_PART) / begin.elapsed().as_secs_f64(),
     );
 }
 
@@ -168,7 +168,7 @@ async fn measure_application_service() {
     println!(
         "an application service: {:.0} events/s; server CPU of an event, without and with the service: \
          {without:.2} ms, {with:.2} ms",
-        as_float(MESSAGES) / begin.elapsed().as_secs_f64(),
+        as_float(MESSAGES_PER_PART) / begin.elapsed().as_secs_f64(),
     );
 }
 

@@ -140,8 +140,8 @@ impl IdentityServers {
         })
     }
 
-    /// Makes an identity server tell others that an address, which it has validated, belongs to a user. Returns the
-    /// address.
+    /// Asks an identity server to publish that an address belongs to a user. The identity server must have validated the
+    /// address. Returns the address.
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl IdentityServers {
             .await
     }
 
-    /// Makes an identity server forget that an address belongs to a user. The request is signed by this server.
+    /// Asks an identity server to forget that an address belongs to a user. The request is signed by this server.
     ///
     /// # Errors
     ///
@@ -177,8 +177,9 @@ impl IdentityServers {
             .map_err(|source| Error::internal("write a request to an identity server", source))?;
         ServerSignatures::add_authentication(&mut request, self.key.signing_input(server))
             .map_err(|source| Error::internal("sign a request to an identity server", source))?;
-        let request = reqwest::Request::try_from(request)
+        let mut request = reqwest::Request::try_from(request)
             .map_err(|source| Error::internal("write a request to an identity server", source))?;
+        *request.timeout_mut() = Some(REQUEST_TIMEOUT);
         let response = self.http.execute(request).await;
         let status = response
             .map_err(|error| unreachable(server, &error))?

@@ -50,14 +50,14 @@ pub(super) struct PushEndpoint {
     permits: Arc<Semaphore>,
 }
 
-/// Where the messages of a Web Push pusher go.
+/// The push service of a Web Push pusher, and the client behind it.
 #[derive(Clone)]
 pub(super) struct WebPushTarget {
     pub(super) service: PushEndpoint,
     pub(super) subscription: WebPushSubscription,
 }
 
-/// How soon a notification must arrive.
+/// The priority of a notification: high ones must arrive at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PushPriority {
     High,

@@ -39,7 +39,7 @@ pub(super) struct PusherQueue {
     state: Mutex<QueueState>,
 }
 
-/// Where the notifications of a pusher go.
+/// The destination of a pusher's notifications.
 #[derive(Clone)]
 pub(super) enum PushTarget {
     Gateway(PushEndpoint),
@@ -56,7 +56,7 @@ pub(super) struct QueuedEvent {
     pub(super) tweaks: PushTweaks,
 }
 
-/// Where a queued event is stored.
+/// The place at which a queued event is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventSource {
     /// In the timeline of the room, at this place.
@@ -90,7 +90,7 @@ pub(super) struct QueueProgress {
     pub(super) unsent_after: Option<Position>,
 }
 
-/// What happens to a queue.
+/// The phase of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QueuePhase {
     Idle,

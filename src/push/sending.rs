@@ -128,7 +128,7 @@ impl PushSender {
         target: &WebPushTarget,
         push: &NextPush,
     ) -> Result<SendOutcome> {
-        let unread_total = self.unread_total_for(queue).await?;
+        let mut unread_total = None;
         let answer = match push {
             NextPush::Activation(activation) if activation.expires_ts <= self.clock.now_ms() => {
                 return Ok(SendOutcome::Unnecessary);
@@ -140,6 +140,7 @@ impl PushSender {
                 let Some(about) = self.load_event(queue, queued).await? else {
                     return Ok(SendOutcome::Unnecessary);
                 };
+                unread_total = self.unread_total_for(queue).await?;
                 self.send_event_by_web_push(queue, target, unread_total, &about)
                     .await?
             }

@@ -33,7 +33,7 @@ impl IdentityBindings {
         }
     }
 
-    /// Makes an identity server tell others that an address belongs to a user.
+    /// Asks an identity server to publish that an address belongs to a user.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl IdentityBindings {
         bindings.add(session.user, &binding).await
     }
 
-    /// Makes an identity server forget that an address belongs to a user; without its name, all that know it from here.
+    /// Asks an identity server to forget that an address belongs to a user; without its name, all that know it from here.
     pub async fn unbind(
         &self,
         session: &Session,
@@ -89,7 +89,7 @@ impl IdentityBindings {
         self.forget(session, &known).await
     }
 
-    /// Makes all identity servers forget a user whose account ends.
+    /// Asks all identity servers to forget a user whose account ends.
     pub async fn unbind_all(&self, session: &Session) -> Result<ThirdPartyIdRemovalStatus> {
         let known = self.users.identity_bindings.list(session.user).await?;
         if known.is_empty() {

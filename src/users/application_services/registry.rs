@@ -21,7 +21,7 @@ pub struct ApplicationService {
     token_hash: TokenHash,
 }
 
-/// Where a registration is stored.
+/// The place at which a registration is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistrationSource {
     /// In a file that the configuration names.

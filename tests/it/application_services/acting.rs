@@ -1,4 +1,4 @@
-//! What application services do as their users, and the names that are reserved for them.
+//! Tests requests that application services make as their users, and names that are reserved for them.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What application services are asked.
+//! Tests the requests with which the server asks application services for users, aliases and networks.
 
 use axum::http::StatusCode;
 use futures_util::FutureExt;

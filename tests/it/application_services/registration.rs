@@ -1,4 +1,4 @@
-//! The registration of application services, in files and by administrators.
+//! Tests the registration of application services, in files and by administrators.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What application services are sent.
+//! Tests the transactions that application services receive.
 
 use std::sync::Mutex;
 
