@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The endpoints that have a policy, by class. Paths are written without version and parameter names.
-const ENDPOINT_POLICIES: [PolicyRow; 47] = [
+const ENDPOINT_POLICIES: [PolicyRow; 53] = [
     by_sender("PUT", "rooms/{}/send/{}/{}", RequestClass::Send).marking_active(),
     by_sender("PUT", "rooms/{}/state/{}/{}", RequestClass::Send).marking_active(),
     by_sender("PUT", "rooms/{}/redact/{}/{}", RequestClass::Send),
@@ -87,6 +87,12 @@ const ENDPOINT_POLICIES: [PolicyRow; 47] = [
     by_address("GET", "/_parlour/email/unsubscribe", RequestClass::Lookup),
     by_address("POST", "/_parlour/email/unsubscribe", RequestClass::Lookup),
     by_address("GET", "/_synapse/admin/v1/register", RequestClass::Lookup),
+    by_address("GET", "login/sso/redirect", RequestClass::Lookup),
+    by_address("GET", "/_parlour/oauth/authorize", RequestClass::Lookup),
+    by_address("GET", "/_parlour/oauth/sso", RequestClass::Lookup),
+    by_address("POST", "/_parlour/oauth/clients", RequestClass::Lookup),
+    by_address("POST", "/_parlour/oauth/device", RequestClass::Lookup),
+    by_address("POST", "/_parlour/oauth/revoke", RequestClass::Lookup),
     by_address("GET", "parlour/invite_links/{}", RequestClass::Lookup),
     by_anonymous_address("GET", "profile/{}", RequestClass::Lookup),
     by_anonymous_address("GET", "profile/{}/{}", RequestClass::Lookup),

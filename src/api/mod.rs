@@ -14,10 +14,12 @@ mod endpoint;
 mod endpoint_policies;
 mod error;
 mod federation;
+mod html_page;
 mod in_flight_response;
 mod layers;
 mod metrics;
 mod monitoring;
+mod oauth;
 mod parlour;
 mod rate_limits;
 mod web;
@@ -54,5 +56,6 @@ fn routes(config: &Config) -> Router<App> {
         .merge(websocket::routes())
         .merge(monitoring::routes())
         .merge(parlour::routes())
+        .merge(oauth::routes(config))
         .merge(web::routes(config))
 }

@@ -9,6 +9,7 @@ mod addresses;
 mod appservices;
 mod load;
 mod mail;
+mod oauth;
 mod sections;
 mod values;
 
@@ -18,6 +19,7 @@ pub use self::{
     appservices::AppservicesSection,
     load::{ConfigError, ConfigVariable},
     mail::{MailSection, SmtpEncryption},
+    oauth::OAuthSection,
     sections::{
         Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
         LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,

@@ -10,7 +10,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppservicesSection, MailSection,
+    AppservicesSection, MailSection, OAuthSection,
     addresses::{email_address, page_address, server_name, turn_uris},
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,
@@ -29,6 +29,7 @@ pub struct Config {
     pub database: DatabaseSection,
     pub registration: RegistrationSection,
     pub passwords: PasswordsSection,
+    pub oauth: OAuthSection,
     pub directory: DirectorySection,
     pub federation: FederationSection,
     pub limits: LimitsSection,
@@ -53,6 +54,7 @@ impl Default for Config {
             database: DatabaseSection::default(),
             registration: RegistrationSection::default(),
             passwords: PasswordsSection::default(),
+            oauth: OAuthSection::default(),
             directory: DirectorySection::default(),
             federation: FederationSection::default(),
             limits: LimitsSection::default(),

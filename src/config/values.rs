@@ -106,6 +106,11 @@ impl BaseUrl {
         &self.0
     }
 
+    /// Returns whether the address has TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
     /// Returns the host and the port, which is always included.
     pub fn host_and_port(&self) -> String {
         let (scheme, authority) = self.0.split_once("://").unwrap_or_default();

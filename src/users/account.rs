@@ -18,7 +18,7 @@ use crate::{
         devices::{cross_signing, device_list_changes, key_backups},
         rooms::{delayed_events, invite_links},
         users::{
-            account_data, accounts, email_addresses, email_validations, profiles,
+            account_data, accounts, email_addresses, email_validations, oauth_codes, profiles,
             short_lived_tokens,
         },
     },
@@ -63,10 +63,26 @@ impl AccountChanges {
         self.uia
             .reauthenticate("password", session, &parameters, request.auth.as_ref())
             .await?;
-        let hash = self.passwords.hash(request.new_password).await?;
+        self.set_password(session, request.new_password, request.logout_devices)
+            .await
+    }
+
+    /// Sets another password for a user who has authenticated. The device of the session stays logged in.
+    ///
+    /// # Errors
+    ///
+    /// When the password is too long.
+    pub async fn set_password(
+        &self,
+        session: &Session,
+        new_password: String,
+        logout_devices: bool,
+    ) -> Result<()> {
+        Passwords::check(&new_password)?;
+        let hash = self.passwords.hash(new_password).await?;
         let mut tx = self.db.write().await?;
         accounts::set_password(&mut tx, session.user, &hash).await?;
-        if request.logout_devices {
+        if logout_devices {
             delete_devices_except(&mut tx, session.user, Some(session)).await?;
         }
         tx.commit().await
@@ -121,6 +137,7 @@ impl AccountChanges {
         }
         delete_devices_except(&mut tx, user, None).await?;
         short_lived_tokens::remove_all(&mut tx, user).await?;
+        oauth_codes::remove_all(&mut tx, user).await?;
         if cross_signing::remove_all(&mut tx, user).await? > 0 {
             device_list_changes::record_device_changes(
                 &mut tx,

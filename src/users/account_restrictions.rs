@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     numbers::UserNum,
     storage::{
-        Db,
+        Db, WriteTx,
         devices::device_table,
         rooms::delayed_events,
         users::accounts::{self, Account},
@@ -24,6 +24,19 @@ pub enum AccountRestriction {
     Suspended,
     /// The user may only log out.
     Locked,
+}
+
+/// Checks that a user may start a session: the account exists and is neither locked nor deactivated.
+///
+/// # Errors
+///
+/// [`Error::UserLocked`]; [`Error::UserDeactivated`].
+pub(super) async fn must_be_usable(tx: &mut WriteTx, user: UserNum) -> Result<()> {
+    match accounts::find(tx, user).await? {
+        Some(account) if account.locked => Err(Error::UserLocked),
+        Some(account) if !account.deactivated => Ok(()),
+        _ => Err(Error::UserDeactivated),
+    }
 }
 
 /// Moderation of accounts by administrators.

@@ -14,7 +14,8 @@ use ruma::{
 
 use super::{
     ApplicationService, InteractiveAuth, NewDevice, Session, StartedSession, UserEnvironment,
-    VerifiedUser, password_check::PasswordCheck, short_lived_tokens::ShortLivedTokens, usernames,
+    VerifiedUser, account_restrictions::must_be_usable, password_check::PasswordCheck,
+    short_lived_tokens::ShortLivedTokens, usernames,
 };
 use crate::{
     clock::Clock,
@@ -22,7 +23,7 @@ use crate::{
     mail::EmailAddress,
     storage::{
         Db,
-        users::{accounts, email_addresses, short_lived_tokens::TokenPurpose},
+        users::{email_addresses, short_lived_tokens::TokenPurpose},
     },
 };
 
@@ -99,11 +100,7 @@ impl UserLogin {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
         // The account may have been deactivated while the password was checked.
-        match accounts::find(&mut tx, user.user_num).await? {
-            Some(account) if account.locked => return Err(Error::UserLocked),
-            Some(account) if !account.deactivated => {}
-            _ => return Err(Error::UserDeactivated),
-        }
+        must_be_usable(&mut tx, user.user_num).await?;
         let started = StartedSession::start(&mut tx, user, device, now).await?;
         tx.commit().await?;
         Ok(started)
@@ -138,7 +135,8 @@ impl UserLogin {
         password_user(credentials)
     }
 
-    async fn find_by_email(&self, address: &str) -> Result<Option<OwnedUserId>> {
+    /// Returns the user who has confirmed an e-mail address.
+    pub(super) async fn find_by_email(&self, address: &str) -> Result<Option<OwnedUserId>> {
         let Ok(address) = EmailAddress::parse(address) else {
             return Ok(None);
         };
@@ -172,6 +170,17 @@ impl UserLogin {
             LOGIN_TOKEN_LIFETIME,
             token,
         ))
+    }
+
+    /// Issues a token with which an app can log in once, to a user who has let it on a page of this server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when the user has too many.
+    pub async fn issue_token_for_browser(&self, session: &Session) -> Result<String> {
+        self.tokens
+            .issue(session.user, TokenPurpose::Login, LOGIN_TOKEN_LIFETIME)
+            .await
     }
 
     /// Returns a user whom an application service may log in.

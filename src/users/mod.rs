@@ -18,6 +18,7 @@ mod identity_bindings;
 mod last_seen;
 mod login;
 mod new_session;
+mod oauth;
 mod openid;
 mod password_check;
 mod passwords;
@@ -62,6 +63,11 @@ pub use self::{
     identity_bindings::UserIdentityBindings,
     login::UserLogin,
     new_session::{NewDevice, StartedSession},
+    oauth::{
+        ACCOUNT_PATH, AuthorizationRefusal, AuthorizationRequest, BrowserUser, ClientMetadata,
+        CodeExchange, NewBrowserSession, OAuthError, OAuthErrorCode, OAuthGrant, OAuthResult,
+        OAuthScope, OAuthServices, WaitingDevice,
+    },
     openid::{OpenIdToken, OpenIdTokens},
     profile::{ProfileChange, UserProfiles},
     push_rules::{UserPushRules, write_push_rules},
@@ -112,6 +118,8 @@ pub struct UserServices {
     pub sessions: UserSessions,
     /// New tokens for refresh tokens.
     pub refresh_tokens: RefreshTokens,
+    /// The OAuth 2.0 API and its pages.
+    pub oauth: OAuthServices,
     /// Proofs of identity for other services.
     pub openid: OpenIdTokens,
     /// Application services.
@@ -242,11 +250,14 @@ impl UserServices {
         };
         let profiles = UserProfiles::new(environment, &lookup);
         let push_rules = UserPushRules::new(environment);
+        let refresh_tokens = RefreshTokens::new(environment);
+        let login = UserLogin::new(environment, &password_check, &uia, &tokens);
         Self {
-            refresh_tokens: RefreshTokens::new(environment),
+            oauth: OAuthServices::new(environment, &login, &password_check, &refresh_tokens),
+            refresh_tokens,
             openid: OpenIdTokens::new(&tokens),
             uia_pages: UiaPages::new(environment, &uia_sessions, &password_check),
-            login: UserLogin::new(environment, &password_check, &uia, &tokens),
+            login,
             registration: AccountRegistration::new(environment, &parts),
             application_services: ApplicationServices::new(environment, &creation),
             shared_secret: SharedSecretAccounts::new(environment, &parts, &profiles),

@@ -5,7 +5,11 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 use super::{IssuedTokens, VerifiedUser, check_text, secrets};
 use crate::{
     error::Result,
-    storage::{WriteTx, devices::device_table, users::tokens},
+    storage::{
+        WriteTx,
+        devices::device_table,
+        users::{oauth_clients, tokens},
+    },
 };
 
 /// The longest device id, in bytes.
@@ -61,6 +65,7 @@ impl StartedSession {
         let num = user.user_num;
         if let Some(existing) = device_table::find(tx, num, device_id.as_str()).await? {
             tokens::delete_of_devices(tx, &[existing.num]).await?;
+            oauth_clients::remove_device_client(tx, existing.num).await?;
             device_table::announce_ended_sessions(tx, num, vec![existing.num]);
         }
         let name = wanted.display_name;

@@ -22,6 +22,7 @@ use crate::{
         devices::device_table::{self, Device},
         users::{
             accounts::{self, Account},
+            browser_sessions,
             tokens::{self, TokenHash},
         },
     },
@@ -40,7 +41,8 @@ const ADDRESS_INTERVAL_MS: i64 = 60 * 1000;
 pub struct Session {
     pub user_id: OwnedUserId,
     pub user: UserNum,
-    /// The device id; `None` for a request of an application service that names no device.
+    /// The device id; `None` for a request of an application service that names no device, and for a browser that is
+    /// signed in to the pages of this server.
     pub device_id: Option<OwnedDeviceId>,
     /// The number of the device. Without a device, it is a number that no device has, and that all requests of the user
     /// without a device have.
@@ -83,6 +85,16 @@ struct SessionOrigin {
 }
 
 impl Session {
+    /// Returns the session of a user in a browser that is signed in to the pages of this server. It has no device.
+    pub(super) fn of_browser(user_id: OwnedUserId, account: &Account) -> Self {
+        let origin = SessionOrigin {
+            device: None,
+            application_service: None,
+            expires_ts: None,
+        };
+        Self::new(user_id, account, origin)
+    }
+
     /// Returns the session of a request that an application service makes as a user.
     pub(super) fn of_service(
         service: &Arc<ApplicationService>,
@@ -326,7 +338,8 @@ pub(super) async fn delete_devices_except(
     let ended = devices
         .map(|device| device.num)
         .filter(|num| Some(*num) != kept);
-    device_table::delete(tx, user, ended.collect()).await
+    device_table::delete(tx, user, ended.collect()).await?;
+    browser_sessions::remove_all(tx, user).await
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ async fn auth_pages_run_only_the_completion_script() {
         assert!(policy.contains(script), "{policy}");
         assert!(!policy.contains("unsafe"), "{policy}");
         assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
-        assert_eq!(page.header("referrer-policy"), "no-referrer");
+        assert_eq!(page.header("referrer-policy"), "same-origin");
     }
 }
 

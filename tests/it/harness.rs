@@ -258,6 +258,11 @@ impl Client {
         }
     }
 
+    /// Returns a client with other settings for HTTP.
+    pub(crate) fn with_http(self, http: reqwest::Client) -> Self {
+        Self { http, ..self }
+    }
+
     /// Returns a client that sends this access token.
     pub(crate) fn with_token(&self, token: &str) -> Self {
         Self {

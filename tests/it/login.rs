@@ -20,7 +20,8 @@ async fn login_accepts_passwords_tokens_and_application_services() {
     let token = json!({ "type": "m.login.token", "get_login_token": true });
     let password = json!({ "type": "m.login.password" });
     let service = json!({ "type": "m.login.application_service" });
-    assert_eq!(flows, json!({ "flows": [password, token, service] }));
+    let web = json!({ "type": "m.login.sso", "oauth_aware_preferred": true });
+    assert_eq!(flows, json!({ "flows": [password, token, service, web] }));
 
     let other = json!({ "type": "org.example.smile" });
     server

@@ -6,13 +6,7 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{
-        StatusCode, Uri,
-        header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
-            X_CONTENT_TYPE_OPTIONS,
-        },
-    },
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -22,15 +16,13 @@ use serde::Deserialize;
 use crate::{
     api::{
         App, ClientAddress, RequestClass,
-        content_policy::hash_source,
         endpoint::{PathParams, read_body, read_query},
+        html_page::{HtmlPage, wrong_input},
     },
     error::{Error, RefusalCode, Result},
     users::StageInput,
 };
 
-const PAGE_HTML: &str = include_str!("auth_pages/page.html");
-const PAGE_STYLE: &str = include_str!("auth_pages/style.css");
 const DONE_SCRIPT: &str = include_str!("auth_pages/done.js");
 /// The maximum size of a form, in bytes.
 const MAX_FORM_BYTES: usize = 16 * 1024;
@@ -166,57 +158,21 @@ fn session_from_query(uri: &Uri) -> Result<String> {
 /// Returns the page of a stage. Its form is sent to the URL of the page, so it need not contain the session.
 fn form_page(status: StatusCode, stage: AuthStage, wrong: &str) -> Response {
     let (title, fields) = stage.form_content();
-    let wrong = match wrong {
-        "" => String::new(),
-        why => {
-            let why = escape_html(why);
-            format!(r#"<p class="wrong" role="alert">{why}</p>"#)
-        }
-    };
+    let wrong = wrong_input(wrong);
     let content = format!(
         r#"{wrong}<form method="post">{fields}
         <button>Continue</button></form>"#
     );
-    (status, html_page(title, &content, "")).into_response()
+    HtmlPage::new(title, &content)
+        .with_status(status)
+        .into_response()
 }
 
 /// Returns the page that notifies the client that the stage is complete.
 fn done_page() -> Response {
     let content =
         format!("<p>You can close this page and go back.</p><script>{DONE_SCRIPT}</script>");
-    html_page("Done", &content, DONE_SCRIPT)
-}
-
-/// Returns a text for the content or a quoted attribute of an element.
-pub(super) fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
-}
-
-/// Returns a page. It loads nothing, cannot be framed, and runs no script except the one that its policy names.
-pub(super) fn html_page(title: &str, content: &str, script: &str) -> Response {
-    let script_source = match script {
-        "" => "'none'".to_owned(),
-        script => hash_source(script),
-    };
-    let policy = format!(
-        "default-src 'none'; style-src {}; script-src {script_source}; base-uri 'none'; form-action 'self'; \
-         frame-ancestors 'none'",
-        hash_source(PAGE_STYLE)
-    );
-    let headers = [
-        (CONTENT_SECURITY_POLICY, policy),
-        (CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
-        (CACHE_CONTROL, "no-store".to_owned()),
-        (REFERRER_POLICY, "no-referrer".to_owned()),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
-    ];
-    let page = PAGE_HTML
-        .replace("{{style}}", PAGE_STYLE)
-        .replace("{{title}}", title)
-        .replace("{{content}}", content);
-    (headers, page).into_response()
+    HtmlPage::new("Done", &content)
+        .with_script(DONE_SCRIPT)
+        .into_response()
 }

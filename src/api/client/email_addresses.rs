@@ -168,17 +168,21 @@ async fn request_3pid_management_token(
 }
 
 /// The parameters that the requests for a token have in common.
-struct EmailTokenRequest<'a> {
-    purpose: ValidationPurpose,
-    client_secret: &'a ClientSecret,
-    email: &'a str,
-    send_attempt: UInt,
-    next_link: Option<&'a str>,
+pub(in crate::api) struct EmailTokenRequest<'a> {
+    pub(in crate::api) purpose: ValidationPurpose,
+    pub(in crate::api) client_secret: &'a ClientSecret,
+    pub(in crate::api) email: &'a str,
+    pub(in crate::api) send_attempt: UInt,
+    pub(in crate::api) next_link: Option<&'a str>,
 }
 
 impl EmailTokenRequest<'_> {
     /// Sends the token, unless the address has received too many messages.
-    async fn send(self, users: &Users, limits: &RateLimits) -> Result<OwnedSessionId> {
+    pub(in crate::api) async fn send(
+        self,
+        users: &Users,
+        limits: &RateLimits,
+    ) -> Result<OwnedSessionId> {
         let address = EmailAddress::parse(self.email)?;
         let mailbox = RateLimitKey::Email(address.clone());
         limits.check(RequestClass::EmailToAddress, mailbox)?;

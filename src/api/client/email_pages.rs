@@ -12,9 +12,13 @@ use axum::{
 use serde::Deserialize;
 use url::Url;
 
-use super::auth_pages::{escape_html, html_page};
 use crate::{
-    api::{App, LimitedRequest, endpoint::read_query, endpoint_at},
+    api::{
+        App, LimitedRequest,
+        endpoint::read_query,
+        endpoint_at,
+        html_page::{HtmlPage, escape_html, wrong_input},
+    },
     error::{Error, Result},
     users::{PendingValidation, Users, ValidationPurpose},
 };
@@ -83,7 +87,7 @@ async fn show_unsubscription(
                 "<p>Send no more notices of unread messages to <strong>{address}</strong>?</p>\
                  <form method=\"post\"><button>Unsubscribe</button></form>"
             );
-            Ok(html_page("Unsubscribe", &content, ""))
+            Ok(HtmlPage::new("Unsubscribe", &content).into_response())
         }
         Err(error) => refusal_page(error),
     }
@@ -96,7 +100,7 @@ async fn unsubscribe(State(users): State<Users>, _: LimitedRequest, uri: Uri) ->
     match users.pushers.unsubscribe(&token).await {
         Ok(()) => {
             let content = "<p>You get no more notices of unread messages at this address.</p>";
-            Ok(html_page("Unsubscribed", content, ""))
+            Ok(HtmlPage::new("Unsubscribed", content).into_response())
         }
         Err(error) => refusal_page(error),
     }
@@ -127,7 +131,7 @@ fn confirmation_page(pending: &PendingValidation) -> Response {
          <p>If it was not you, close this page.</p>\
          <form method=\"post\"><button>{button}</button></form>"
     );
-    html_page(title, &content, "")
+    HtmlPage::new(title, &content).into_response()
 }
 
 /// Returns the page after the confirmation.
@@ -142,7 +146,7 @@ fn confirmed_page(confirmed: &PendingValidation) -> Response {
     let content = format!(
         "<p>The e-mail address is confirmed. You can close this page and go back to your app.</p>{next}"
     );
-    html_page("Confirmed", &content, "")
+    HtmlPage::new("Confirmed", &content).into_response()
 }
 
 fn next_link(url: &Url) -> String {
@@ -155,10 +159,9 @@ fn refusal_page(error: Error) -> Result<Response> {
     let Error::Forbidden(reason) = error else {
         return Err(error);
     };
-    let reason = escape_html(&reason);
-    let content = format!("<p class=\"wrong\" role=\"alert\">{reason}</p>");
-    let page = html_page("This link is not valid", &content, "");
-    Ok((StatusCode::FORBIDDEN, page).into_response())
+    let content = wrong_input(&reason);
+    let page = HtmlPage::new("This link is not valid", &content);
+    Ok(page.with_status(StatusCode::FORBIDDEN).into_response())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use ruma::api::client::keys::{
 };
 use serde_json::json;
 
-use super::interactive_auth::{InteractiveRequest, ProtectedOperation};
+use super::interactive_auth::{InteractiveRequest, check_login_limit};
 use crate::{
     api::{App, CompleteResponse, MatrixRequest, MatrixResponse, RateLimits, endpoint},
     devices::{DeviceOwner, Devices, KeyOwner, KeyViewer, UiaProof},
@@ -113,15 +113,12 @@ async fn upload_signing_keys(
             request.self_signing_key,
             request.user_signing_key
         ]);
-        let operation = ProtectedOperation {
-            endpoint: "device_signing",
-            session: &from,
-            parameters: &new_keys,
-            auth: request.auth.as_ref(),
-        };
-        parameters
-            .reauthenticate(&users, &limits, operation)
-            .await?;
+        check_login_limit(&limits, &from, request.auth.as_ref())?;
+        let authorized = users
+            .uia
+            .authorize_cross_signing_reset(&from, &new_keys, request.auth.as_ref())
+            .await;
+        parameters.store_for_session(&users, authorized)?;
         proof = UiaProof::Given;
     }
     devices

@@ -6,12 +6,15 @@ use axum::{
     Router,
     body::Body,
     extract::{FromRequest, Request, State},
+    http::HeaderMap,
 };
 use ruma::api::client::session::{
     get_login_token,
     get_login_types::{
         self,
-        v3::{ApplicationServiceLoginType, LoginType, PasswordLoginType, TokenLoginType},
+        v3::{
+            ApplicationServiceLoginType, LoginType, PasswordLoginType, SsoLoginType, TokenLoginType,
+        },
     },
     login::{
         self,
@@ -27,6 +30,7 @@ use crate::{
     api::{
         App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass, endpoint,
         endpoint::{object_text, read_body},
+        oauth::pages_are_reachable,
     },
     config::Config,
     error::{Error, Result},
@@ -48,13 +52,20 @@ pub(super) fn routes() -> Router<App> {
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login).
 async fn get_login_types(
+    State(config): State<Arc<Config>>,
+    headers: HeaderMap,
     _: MatrixRequest<get_login_types::v3::Request>,
 ) -> MatrixResponse<get_login_types::v3::Response> {
     let password = LoginType::Password(PasswordLoginType::new());
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
     let service = LoginType::ApplicationService(ApplicationServiceLoginType::new());
-    let flows = vec![password, LoginType::Token(token), service];
+    let mut flows = vec![password, LoginType::Token(token), service];
+    if config.oauth.enabled {
+        let mut web = SsoLoginType::new();
+        web.oauth_aware_preferred = pages_are_reachable(&config, &headers);
+        flows.push(LoginType::Sso(web));
+    }
     MatrixResponse(get_login_types::v3::Response::new(flows))
 }
 

@@ -53,8 +53,10 @@ mod voip;
 use axum::Router;
 
 pub(super) use self::{
+    email_addresses::EmailTokenRequest,
     ephemeral::DEFAULT_TYPING_TIMEOUT,
     media::{disposition_of_file, disposition_of_thumbnail},
+    profile::charge_profile_change,
     sync::filter as sync_filter,
 };
 

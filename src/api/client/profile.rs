@@ -106,7 +106,7 @@ async fn delete_profile_field(
 
 /// Counts the change of a profile field against the rate limit: as one event in each room of the user, if rooms show
 /// the field.
-async fn charge_profile_change(
+pub(in crate::api) async fn charge_profile_change(
     rooms: &Rooms,
     limits: &RateLimits,
     session: &Session,

@@ -124,6 +124,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0029_stored_registrations.sql",
         include_str!("../../../migrations/0029_stored_registrations.sql"),
     ),
+    (
+        "0032_oauth.sql",
+        include_str!("../../../migrations/0032_oauth.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

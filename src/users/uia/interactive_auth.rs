@@ -10,6 +10,7 @@ use ruma::{
     },
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     OperationDigest, StageResult, UiaRequest,
@@ -19,17 +20,21 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    storage::{Db, users::oauth_clients},
     users::{
-        EmailValidations, RegistrationTokens, Session, UserEnvironment, ValidationPurpose,
-        email::ValidatedAddress, password_check::PasswordCheck, usernames,
+        ACCOUNT_PATH, EmailValidations, RegistrationTokens, Session, UserEnvironment,
+        ValidationPurpose, email::ValidatedAddress, password_check::PasswordCheck, usernames,
     },
 };
 
 /// User-interactive authentication.
 #[derive(Clone)]
 pub struct InteractiveAuth {
+    db: Db,
     clock: Clock,
     server_name: OwnedServerName,
+    /// The page on which users let their apps reset the cross-signing keys.
+    reset_page: Arc<str>,
     pub(in crate::users) sessions: Arc<UiaSessions>,
     password_check: PasswordCheck,
     tokens: RegistrationTokens,
@@ -45,8 +50,14 @@ impl InteractiveAuth {
         tokens: &RegistrationTokens,
         emails: &EmailValidations,
     ) -> Self {
+        let reset_page = format!(
+            "{}{ACCOUNT_PATH}?action=org.matrix.cross_signing_reset",
+            environment.config.public_url()
+        );
         Self {
+            db: environment.db.clone(),
             clock: environment.clock.clone(),
+            reset_page: reset_page.into(),
             server_name: environment.server_name.clone(),
             sessions: sessions.clone(),
             password_check: password_check.clone(),
@@ -78,6 +89,47 @@ impl InteractiveAuth {
             session: Some(session),
             operation: Some(OperationDigest::of_parameters(parameters)?),
             flows: vec![AuthFlow::new(vec![AuthType::Password])],
+            email_purpose: ValidationPurpose::Password,
+        };
+        self.authorize(&request, auth).await.map(drop)
+    }
+
+    /// Requires a user to authenticate before their cross-signing keys are replaced: with the password or, if the device
+    /// was signed in on the pages of this server, by a permission on the page of the account.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Uia`] until they have.
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#oauth-authentication).
+    pub async fn authorize_cross_signing_reset(
+        &self,
+        session: &Session,
+        parameters: &(impl Serialize + Sync),
+        auth: Option<&AuthData>,
+    ) -> Result<()> {
+        if self
+            .sessions
+            .take_reset_permission(session.user, self.clock.now_ms())
+        {
+            return Ok(());
+        }
+        let mut db = self.db.read().await?;
+        let client = oauth_clients::client_of_device(&mut db, session.device).await?;
+        drop(db);
+        if client.is_none() {
+            return self
+                .reauthenticate("device_signing", session, parameters, auth)
+                .await;
+        }
+        let request = UiaRequest {
+            endpoint: "device_signing",
+            session: Some(session),
+            operation: Some(OperationDigest::of_parameters(parameters)?),
+            flows: vec![
+                AuthFlow::new(vec![AuthType::OAuth]),
+                AuthFlow::new(vec![AuthType::Password]),
+            ],
             email_purpose: ValidationPurpose::Password,
         };
         self.authorize(&request, auth).await.map(drop)
@@ -207,10 +259,23 @@ impl InteractiveAuth {
         }
     }
 
+    /// Returns the parameters of the stages that have some.
+    fn stage_parameters(&self, flows: &[AuthFlow]) -> Value {
+        let has_account_page = flows
+            .iter()
+            .any(|flow| flow.stages.contains(&AuthType::OAuth));
+        if !has_account_page {
+            return json!({});
+        }
+        let page = &*self.reset_page;
+        // The second name is that of MSC4312.
+        json!({ "m.oauth": { "url": page }, "org.matrix.cross_signing_reset": { "url": page } })
+    }
+
     fn uia_error(&self, request: &UiaRequest<'_>, id: String, refusal: Option<&str>) -> Error {
         let mut info = UiaaInfo::new(request.flows.clone());
         info.completed = self.sessions.completed_stages(&id);
-        info.params = serde_json::value::to_raw_value(&serde_json::json!({})).ok();
+        info.params = serde_json::value::to_raw_value(&self.stage_parameters(&request.flows)).ok();
         info.session = Some(id);
         info.auth_error = refusal.map(|text| {
             Box::new(StandardErrorBody::new(
@@ -225,8 +290,6 @@ impl InteractiveAuth {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use serde_json::{Value, json};
 
     use super::*;
     use crate::users::testing::TestUsers;

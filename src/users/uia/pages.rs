@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    users::{UserEnvironment, password_check::PasswordCheck},
+    users::{Session, UserEnvironment, password_check::PasswordCheck},
 };
 
 /// The input of a user on the page of a stage.
@@ -64,6 +64,14 @@ impl UiaPages {
     pub fn session_user(&self, id: &str) -> Option<OwnedUserId> {
         let now = self.clock.now_ms();
         self.sessions.remaining_stages(id, now)?.user_id
+    }
+
+    /// Lets the apps of a user reset the cross-signing keys for a while.
+    ///
+    /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#oauth-authentication).
+    pub fn allow_cross_signing_reset(&self, session: &Session) {
+        let now = self.clock.now_ms();
+        self.sessions.allow_cross_signing_reset(session.user, now);
     }
 
     /// Completes a stage of a session. The client then sends its request with the session alone.

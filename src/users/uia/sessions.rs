@@ -22,6 +22,8 @@ const LIFETIME_MS: i64 = 15 * 60 * 1000;
 /// The shortest lifetime of a session after its completion, in milliseconds: a client that lost the response sends the
 /// request again.
 const COMPLETED_LIFETIME_MS: i64 = 5 * 60 * 1000;
+/// The time for which a user's permission to reset the cross-signing keys holds, in milliseconds.
+const RESET_PERMISSION_MS: i64 = 10 * 60 * 1000;
 /// The longest request body that a session stores, in bytes. A client with a longer one has to send it again.
 const MAX_REMEMBERED_BYTES: usize = 4 * 1024;
 /// The largest number of sessions. Beyond it, the oldest are dropped.
@@ -31,6 +33,8 @@ const MAX_SESSIONS: usize = 10_000;
 #[derive(Default)]
 pub(in crate::users) struct UiaSessions {
     sessions: Mutex<HashMap<String, UiaSession>>,
+    /// The users who let their apps reset the cross-signing keys, and the times at which the permissions end.
+    reset_permissions_end_ms: Mutex<HashMap<UserNum, i64>>,
 }
 
 struct UiaSession {
@@ -68,6 +72,23 @@ pub(super) struct RemainingStages {
 impl UiaSessions {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, UiaSession>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the apps of a user reset the cross-signing keys for a while.
+    pub(super) fn allow_cross_signing_reset(&self, user: UserNum, now: i64) {
+        let resets = self.reset_permissions_end_ms.lock();
+        let mut resets = resets.unwrap_or_else(PoisonError::into_inner);
+        resets.retain(|_, expires_ms| *expires_ms > now);
+        resets.insert(user, now.saturating_add(RESET_PERMISSION_MS));
+    }
+
+    /// Returns whether a user lets their apps reset the cross-signing keys. The permission is for one reset.
+    pub(super) fn take_reset_permission(&self, user: UserNum, now: i64) -> bool {
+        let resets = self.reset_permissions_end_ms.lock();
+        let mut resets = resets.unwrap_or_else(PoisonError::into_inner);
+        resets
+            .remove(&user)
+            .is_some_and(|expires_ms| expires_ms > now)
     }
 
     pub(super) fn begin(&self, request: &UiaRequest<'_>, now: i64) -> String {

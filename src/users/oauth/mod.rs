@@ -1,0 +1,71 @@
+//! The OAuth 2.0 API: clients that sign in through the pages of this server.
+//!
+//! A session that starts here is the same as one of `/login`: a device with tokens. The pages and the endpoints are in
+//! `api/oauth`.
+//!
+//! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#oauth-20-api).
+
+mod authorization;
+mod browser_sessions;
+mod client_metadata;
+mod clients;
+mod device_authorization;
+mod error;
+mod redirect_uri;
+mod scope;
+mod token_grants;
+
+use self::{
+    authorization::OAuthAuthorization,
+    browser_sessions::BrowserSessions,
+    clients::{OAuthClients, RegisteredClient},
+    device_authorization::DeviceAuthorizations,
+    token_grants::OAuthTokens,
+};
+pub use self::{
+    authorization::{AuthorizationRefusal, AuthorizationRequest},
+    browser_sessions::{BrowserUser, NewBrowserSession},
+    client_metadata::ClientMetadata,
+    device_authorization::WaitingDevice,
+    error::{OAuthError, OAuthErrorCode, OAuthResult},
+    scope::OAuthScope,
+    token_grants::{CodeExchange, OAuthGrant},
+};
+use super::{RefreshTokens, UserEnvironment, UserLogin, password_check::PasswordCheck};
+
+/// The path of the page of a user's account.
+pub const ACCOUNT_PATH: &str = "/_parlour/account";
+
+/// The services of the OAuth 2.0 API.
+#[derive(Clone)]
+pub struct OAuthServices {
+    /// The clients that have registered.
+    pub clients: OAuthClients,
+    /// Their authorization requests.
+    pub authorization: OAuthAuthorization,
+    /// Their tokens.
+    pub tokens: OAuthTokens,
+    /// Devices that wait until their user signs them in on another device.
+    pub waiting_devices: DeviceAuthorizations,
+    /// Browsers in which users are signed in to the pages of this server.
+    pub browser_sessions: BrowserSessions,
+}
+
+impl OAuthServices {
+    /// Creates the services.
+    pub(super) fn new(
+        environment: &UserEnvironment,
+        login: &UserLogin,
+        password_check: &PasswordCheck,
+        refresh_tokens: &RefreshTokens,
+    ) -> Self {
+        let clients = OAuthClients::new(environment);
+        Self {
+            authorization: OAuthAuthorization::new(environment, &clients),
+            tokens: OAuthTokens::new(environment, &clients, refresh_tokens),
+            waiting_devices: DeviceAuthorizations::new(environment, &clients),
+            browser_sessions: BrowserSessions::new(environment, login, password_check),
+            clients,
+        }
+    }
+}
