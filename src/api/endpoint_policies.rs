@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The endpoints that have a policy, by class. Paths are written without version and parameter names.
-const ENDPOINT_POLICIES: [PolicyRow; 53] = [
+const ENDPOINT_POLICIES: [PolicyRow; 56] = [
     by_sender("PUT", "rooms/{}/send/{}/{}", RequestClass::Send).marking_active(),
     by_sender("PUT", "rooms/{}/state/{}/{}", RequestClass::Send).marking_active(),
     by_sender("PUT", "rooms/{}/redact/{}/{}", RequestClass::Send),
@@ -93,6 +93,9 @@ const ENDPOINT_POLICIES: [PolicyRow; 53] = [
     by_address("POST", "/_parlour/oauth/clients", RequestClass::Lookup),
     by_address("POST", "/_parlour/oauth/device", RequestClass::Lookup),
     by_address("POST", "/_parlour/oauth/revoke", RequestClass::Lookup),
+    by_address("POST", "rendezvous", RequestClass::Lookup),
+    by_address("GET", "rendezvous/{}", RequestClass::Rendezvous),
+    by_address("PUT", "rendezvous/{}", RequestClass::Rendezvous),
     by_address("GET", "parlour/invite_links/{}", RequestClass::Lookup),
     by_anonymous_address("GET", "profile/{}", RequestClass::Lookup),
     by_anonymous_address("GET", "profile/{}/{}", RequestClass::Lookup),

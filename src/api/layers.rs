@@ -56,6 +56,8 @@ pub(super) fn wrap_routes(routes: Router<App>, app: &App) -> Router<App> {
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients).
 async fn add_cors_headers(request: Request, next: Next) -> Response {
+    // Two devices that sign in with a QR code need further headers.
+    let is_rendezvous = request.uri().path().contains("/rendezvous");
     let mut response = if request.method() == Method::OPTIONS {
         // The endpoint itself must not run. One hour saves a browser most of these requests.
         [(ACCESS_CONTROL_MAX_AGE, "3600")].into_response()
@@ -69,10 +71,12 @@ async fn add_cors_headers(request: Request, next: Next) -> Response {
         ACCESS_CONTROL_ALLOW_METHODS,
         "GET, HEAD, POST, PUT, DELETE, OPTIONS",
     );
-    allow(
-        ACCESS_CONTROL_ALLOW_HEADERS,
-        "X-Requested-With, Content-Type, Authorization",
-    );
+    let request_headers = if is_rendezvous {
+        "X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match"
+    } else {
+        "X-Requested-With, Content-Type, Authorization"
+    };
+    allow(ACCESS_CONTROL_ALLOW_HEADERS, request_headers);
     response
 }
 

@@ -1,10 +1,11 @@
-//! State that is kept in memory only: typing notifications and presence.
+//! State that is kept in memory only: typing notifications, presence, and rendezvous sessions.
 //!
 //! Its changes have their own order. A change is numbered by a *tick*, and ticks start from zero with every start of
 //! the server.
 
 mod presence;
 mod presence_update;
+mod rendezvous;
 mod typing;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 pub use self::{
     presence::{Presence, VisiblePresence},
     presence_update::{PresenceUpdate, ReportedPresence},
+    rendezvous::{RendezvousSession, RendezvousSessions, RendezvousUpdate},
     typing::Typing,
 };
 use crate::{
@@ -68,6 +70,8 @@ pub struct EphemeralState {
     pub typing: Arc<Typing>,
     /// The presence of all users.
     pub presence: Arc<Presence>,
+    /// Messages between a user's devices, while one signs the other in.
+    pub rendezvous: Arc<RendezvousSessions>,
 }
 
 impl EphemeralState {
@@ -79,6 +83,7 @@ impl EphemeralState {
             listeners: Arc::default(),
         };
         Self {
+            rendezvous: Arc::new(RendezvousSessions::new(clock.clone())),
             typing: Typing::start(ticks.clone(), tasks),
             presence: Presence::start(ticks.clone(), clock, tasks),
             ticks,

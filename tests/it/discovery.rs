@@ -15,6 +15,7 @@ async fn versions_lists_supported_versions_and_features() {
     assert_eq!(body["versions"], json!(versions));
     let features = json!({
         "dev.parlour.websocket_stream": true,
+        "io.element.msc4388": true,
         "org.matrix.msc2285.stable": true,
         "org.matrix.msc3030": true,
         "org.matrix.msc3030.stable": true,
@@ -27,6 +28,7 @@ async fn versions_lists_supported_versions_and_features() {
         "org.matrix.msc3916.stable": true,
         "org.matrix.msc3981": true,
         "org.matrix.msc4028": true,
+        "org.matrix.msc4108": true,
         "org.matrix.msc3827.stable": true,
         "org.matrix.msc3916.stable": true,
         "org.matrix.msc4140": true,

@@ -325,3 +325,15 @@ async fn an_empty_answer_has_all_its_fields() {
         assert_eq!(extensions["to_device"]["events"], json!([]), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn the_path_of_the_specification_is_served_too() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let room = alice.creates_open_room().await;
+
+    let body = json!({ "lists": { "all": list_config([0, 9], 5, &json!([])) } });
+    let answer = alice.client.post("/_matrix/client/v4/sync", body).await;
+
+    assert_eq!(room_ids(&answer.expect_ok()), [room.as_str()]);
+}

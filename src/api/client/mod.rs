@@ -32,6 +32,7 @@ mod push;
 mod push_rules;
 mod register;
 mod relations;
+mod rendezvous;
 mod reporting;
 mod rooms;
 mod search;
@@ -93,6 +94,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(push_rules::routes())
         .merge(register::routes())
         .merge(relations::routes())
+        .merge(rendezvous::routes())
         .merge(reporting::routes())
         .merge(rooms::routes())
         .merge(search::routes())

@@ -1,6 +1,10 @@
 //! Sliding sync.
 
-use axum::{Json, Router, extract::State, http};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{self, Method},
+};
 use ruma::{
     api::{
         IncomingRequest, Metadata, auth_scheme::AccessToken, client::sync::sync_events::v5,
@@ -11,10 +15,13 @@ use ruma::{
 use serde::Deserialize;
 
 use crate::{
-    api::{App, MatrixRequest, endpoint},
+    api::{App, MatrixRequest, endpoint, endpoint_at},
     error::Result,
     sync::{SlidingRequest, SlidingResponse, Sync},
 };
+
+/// The path that the endpoint will have in the specification.
+const STABLE_PATH: &str = "/_matrix/client/v4/sync";
 
 /// A request in the form of the proposal or of its drafts, which ruma implements. The drafts have some parameters in
 /// the query.
@@ -56,10 +63,12 @@ impl IncomingRequest for IncomingSlidingSync {
 }
 
 pub(super) fn routes() -> Router<App> {
-    endpoint::<IncomingSlidingSync, _>(sliding_sync)
+    Router::new()
+        .merge(endpoint::<IncomingSlidingSync, _>(sliding_sync))
+        .merge(endpoint_at(Method::POST, STABLE_PATH, sliding_sync))
 }
 
-/// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`
+/// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync` and `POST /_matrix/client/v4/sync`
 ///
 /// See [MSC4186](https://github.com/matrix-org/matrix-spec-proposals/pull/4186).
 async fn sliding_sync(

@@ -24,6 +24,8 @@ pub enum RequestClass {
     SharedSecret,
     /// A lookup without an access token, such as whether a user name is free, or a list of the rooms of another server.
     Lookup,
+    /// A message between two devices, one of which signs the other in. Both ask for new messages all the time.
+    Rendezvous,
     /// A request to send an e-mail. It makes this server write to anyone whom the client names.
     EmailRequest,
     /// An e-mail to one address, no matter who requests it.
@@ -116,6 +118,7 @@ impl ConfiguredRates {
             RequestClass::EmailRequest => RateLimit::new(20.0, Duration::from_mins(1)),
             RequestClass::EmailToAddress => RateLimit::new(6.0, Duration::from_mins(10)),
             RequestClass::Lookup => RateLimit::new(100.0, Duration::from_millis(500)),
+            RequestClass::Rendezvous => RateLimit::new(200.0, Duration::from_millis(100)),
             RequestClass::UnknownServer => RateLimit::new(100.0, Duration::from_millis(100)),
             RequestClass::Write => RateLimit::new(500.0, Duration::from_millis(40)),
             RequestClass::Invite => RateLimit::new(100.0, Duration::from_secs(5)),

@@ -3,6 +3,7 @@
 mod account;
 mod device_grant;
 mod pages;
+mod qr_code;
 mod sign_in;
 mod tokens;
 

@@ -16,6 +16,7 @@ async fn versions_list_the_specifications_and_unstable_features() {
     {
       "unstable_features": {
         "dev.parlour.websocket_stream": true,
+        "io.element.msc4388": true,
         "org.matrix.msc2285.stable": true,
         "org.matrix.msc3030": true,
         "org.matrix.msc3030.stable": true,
@@ -29,6 +30,7 @@ async fn versions_list_the_specifications_and_unstable_features() {
         "org.matrix.msc3916.stable": true,
         "org.matrix.msc3981": true,
         "org.matrix.msc4028": true,
+        "org.matrix.msc4108": true,
         "org.matrix.msc4140": true,
         "org.matrix.msc4155": true,
         "org.matrix.msc4174": true,
@@ -147,6 +149,10 @@ async fn login_flows_are_listed() {
         },
         {
           "type": "m.login.application_service"
+        },
+        {
+          "oauth_aware_preferred": true,
+          "type": "m.login.sso"
         }
       ]
     }
