@@ -53,7 +53,7 @@ impl Overview<'_> {
       {password}
       <h2>Encryption</h2>
       <p><a href="{reset}">Reset your cryptographic identity</a></p>
-      <h2>The end</h2>
+      <h2>Leaving</h2>
       <p><a href="{deactivate}">Deactivate the account</a></p>"#
         );
         HtmlPage::new("Your account", &content).into_response()
