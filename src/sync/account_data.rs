@@ -1,6 +1,6 @@
 //! The account data of a user, as a response contains it.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
     RoomId,
@@ -14,12 +14,15 @@ use serde_json::{
 };
 
 use super::{
-    SyncEnvironment, recent_changes::RecentChanges, snapshot::RoomSnapshot, sync_viewer::SyncViewer,
+    SyncEnvironment,
+    recent_changes::RecentChanges,
+    snapshot::{RoomSnapshot, SyncSnapshot},
+    sync_viewer::SyncViewer,
 };
 use crate::{
     error::Result,
     matrix::{wants_global, wants_room_data},
-    numbers::{Position, UserNum},
+    numbers::{Position, RoomNum, UserNum},
     storage::users::account_data::AccountData,
     users::{Session, Users, write_push_rules},
 };
@@ -57,6 +60,35 @@ impl AccountDataReader {
             .account_data
             .changed_between(user, after.unwrap_or(Position::ZERO), up_to)
             .await
+    }
+
+    /// Returns the account data for a response: what changed, and everything of the rooms that the user has joined since
+    /// the token. Data that were set while the user was not in the room have not been sent.
+    pub(super) async fn changes_with_new_rooms(
+        &self,
+        viewer: &SyncViewer<'_>,
+        snapshot: &SyncSnapshot,
+    ) -> Result<Vec<AccountData>> {
+        let (user, since) = (viewer.session.user, viewer.since());
+        let mut changed = self.changes(user, since, viewer.now).await?;
+        let Some(since) = since else {
+            return Ok(changed);
+        };
+        let new_rooms: HashSet<RoomNum> = snapshot
+            .rooms
+            .iter()
+            .filter(|room| room.is_joined_after(since))
+            .map(|room| room.num)
+            .collect();
+        if new_rooms.is_empty() {
+            return Ok(changed);
+        }
+        let is_of_new_room =
+            |data: &AccountData| data.room().is_some_and(|room| new_rooms.contains(&room));
+        changed.retain(|data| !is_of_new_room(data));
+        let all = self.changes(user, None, viewer.now).await?;
+        changed.extend(all.into_iter().filter(is_of_new_room));
+        Ok(changed)
     }
 
     /// Adds the global account data. An initial sync has the push rules even if the user has never changed them.

@@ -102,7 +102,7 @@ fn users_newly_sharing_rooms(viewer: &SyncViewer<'_>, snapshot: &SyncSnapshot) -
             continue;
         }
         let view = contents.room.view();
-        if room.user_room.position > since.position {
+        if room.is_joined_after(since.position) {
             found.extend(view.local_members.keys().copied());
             continue;
         }

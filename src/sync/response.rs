@@ -97,7 +97,7 @@ impl ResponseBuilder {
         let mut response = Response::new(String::new());
         let account_data = &sections.account_data;
         let changed_data = account_data
-            .changes(session.user, viewer.since(), viewer.now)
+            .changes_with_new_rooms(&viewer, &snapshot)
             .await?;
         for room in &snapshot.rooms {
             let added = self.add_room(&viewer, room, &changed_data, &mut response);

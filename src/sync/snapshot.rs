@@ -76,6 +76,13 @@ pub(super) struct RoomContents {
     pub(super) typing: Option<Vec<OwnedUserId>>,
 }
 
+impl RoomSnapshot {
+    /// Returns whether the user is joined, and that is newer than a position.
+    pub(super) fn is_joined_after(&self, position: Position) -> bool {
+        self.user_room.membership == MembershipState::Join && self.user_room.position > position
+    }
+}
+
 impl SnapshotReader {
     pub(super) fn new(
         environment: &SyncEnvironment,

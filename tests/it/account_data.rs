@@ -202,3 +202,26 @@ async fn storing_account_data_is_rate_limited() {
     assert!(stored >= 500, "{stored}");
     alice.client.get(&path).await.expect_ok();
 }
+
+#[tokio::test]
+async fn room_data_set_outside_the_room_are_sent_when_the_user_joins() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = bob.creates_open_room().await;
+    let path = format!(
+        "/_matrix/client/v3/user/{}/rooms/{room}/account_data/org.example.note",
+        alice.id
+    );
+    let before = alice.syncs().await;
+    alice.client.put(&path, json!({ "n": 1 })).await.expect_ok();
+    let outside = alice.syncs_after(&before).await;
+    assert!(outside["rooms"]["join"].is_null(), "{outside}");
+
+    alice.joins(&room).await;
+    let joined = alice.syncs_after(&outside).await;
+
+    let data = &joined["rooms"]["join"][&room]["account_data"]["events"];
+    let expected = json!([{ "type": "org.example.note", "content": { "n": 1 } }]);
+    assert_eq!(*data, expected);
+}

@@ -50,6 +50,7 @@ mod mail_tls;
 mod media;
 mod membership;
 mod messages;
+mod model;
 mod nested_json;
 mod oauth;
 mod openid;

@@ -17,7 +17,7 @@ use crate::harness::{Server, User};
 const STREAM_PATH: &str = "/_matrix/client/unstable/stream";
 
 /// A client's connection to the push channel.
-struct StreamChannel {
+pub(crate) struct StreamChannel {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Updates that arrived before the awaited answer.
     updates: Vec<Value>,
@@ -25,7 +25,7 @@ struct StreamChannel {
 
 impl StreamChannel {
     /// Connects like a native client, with the token in a header.
-    async fn connect(server: &Server, user: &User, query: &str) -> Self {
+    pub(crate) async fn connect(server: &Server, user: &User, query: &str) -> Self {
         let mut channel = Self::connect_with(server, query, Some(&user.token))
             .await
             .expect("the channel connects");
@@ -85,7 +85,7 @@ impl StreamChannel {
     }
 
     /// Returns the next update.
-    async fn next_update(&mut self) -> Value {
+    pub(crate) async fn next_update(&mut self) -> Value {
         if !self.updates.is_empty() {
             return self.updates.remove(0);
         }
