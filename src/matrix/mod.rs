@@ -19,6 +19,7 @@ mod power_levels;
 mod push_evaluation;
 mod push_limits;
 mod relation;
+mod room_notifications;
 mod room_versions;
 mod server_keys;
 mod signed_json;
@@ -52,11 +53,12 @@ pub use self::{
     pdu::Pdu,
     power_levels::{check_power_levels, power_levels},
     push_evaluation::{
-        PushOutcome, RoomFacts, default_push_outcome, depends_on_power_levels, possible_names,
-        push_actions, push_outcome,
+        PushOutcome, RoomFacts, default_push_outcome, depends_on_power_levels, matched_rule,
+        possible_names, push_actions,
     },
     push_limits::check_push_rules,
     relation::{RelatesTo, rel_type},
+    room_notifications::{RoomCounter, RoomPushRules, is_personal_notification},
     room_versions::{OWNED_STATE_VERSIONS, STABLE_VERSIONS, room_version_rules},
     server_keys::{KnownKey, ServerKeys},
     signed_json::{is_equal_without_signatures, is_signed_by_user, user_signature},

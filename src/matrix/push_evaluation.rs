@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use ruma::{
     OwnedRoomId, UInt, UserId,
     events::room::power_levels::RoomPowerLevels,
-    push::{Action, PredefinedOverrideRuleId, PushCondition, PushConditionRoomCtx, Ruleset},
+    push::{
+        Action, AnyPushRuleRef, PredefinedOverrideRuleId, PushCondition, PushConditionRoomCtx,
+        Ruleset,
+    },
     user_id,
 };
 use serde_json::value::RawValue;
@@ -23,6 +26,18 @@ pub struct PushOutcome {
     pub notify: bool,
     /// It counts as a highlight as well as a notification.
     pub highlight: bool,
+}
+
+impl PushOutcome {
+    /// Returns the result of the rule that matched an event.
+    pub fn of_rule(rule: Option<AnyPushRuleRef<'_>>) -> Self {
+        let actions = rule.map_or(&[][..], AnyPushRuleRef::actions);
+        let notify = actions.iter().any(Action::should_notify);
+        Self {
+            notify,
+            highlight: notify && actions.iter().any(Action::is_highlight),
+        }
+    }
 }
 
 /// The facts about a room that push rules depend on.
@@ -69,22 +84,6 @@ pub fn possible_names(body: &str) -> BTreeSet<String> {
     names
 }
 
-/// Returns whether an event in the client format notifies or highlights for a user.
-pub async fn push_outcome(
-    rules: &Ruleset,
-    user_id: &UserId,
-    name: &str,
-    event: &RawValue,
-    room: &RoomFacts,
-) -> PushOutcome {
-    let actions = push_actions(rules, user_id, name, event, room).await;
-    let notify = actions.iter().any(Action::should_notify);
-    PushOutcome {
-        notify,
-        highlight: notify && actions.iter().any(Action::is_highlight),
-    }
-}
-
 /// Returns the actions of the rule that matches an event in the client format for a user.
 pub async fn push_actions<'a>(
     rules: &'a Ruleset,
@@ -93,6 +92,18 @@ pub async fn push_actions<'a>(
     event: &RawValue,
     room: &RoomFacts,
 ) -> &'a [Action] {
+    let matched = matched_rule(rules, user_id, name, event, room).await;
+    matched.map_or(&[], AnyPushRuleRef::actions)
+}
+
+/// Returns the rule that matches an event in the client format for a user.
+pub async fn matched_rule<'a>(
+    rules: &'a Ruleset,
+    user_id: &UserId,
+    name: &str,
+    event: &RawValue,
+    room: &RoomFacts,
+) -> Option<AnyPushRuleRef<'a>> {
     let mut context = PushConditionRoomCtx::new(
         room.room_id.clone(),
         UInt::new_saturating(room.member_count),
@@ -100,7 +111,7 @@ pub async fn push_actions<'a>(
         bounded_name(name).to_owned(),
     );
     context.power_levels = room.power_levels.clone().map(Into::into);
-    rules.get_actions(&bounded_event(event), &context).await
+    rules.get_match(&bounded_event(event), &context).await
 }
 
 /// Returns whether a user's rules depend on the power of an event's sender to notify others.
@@ -123,7 +134,7 @@ pub async fn default_push_outcome(event: &RawValue, room: &RoomFacts) -> PushOut
     let anyone = user_id!("@:nobody.invalid");
     let mut rules = counting_rules(default_rules(anyone));
     rules.content.clear();
-    push_outcome(&rules, anyone, "", event, room).await
+    PushOutcome::of_rule(matched_rule(&rules, anyone, "", event, room).await)
 }
 
 #[cfg(test)]

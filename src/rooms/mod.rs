@@ -66,7 +66,10 @@ pub use self::{
         serve_state::{StateAnswer, StateAnswerTurn},
         stored_inbox::QueuedEvent,
     },
-    unread::{UnreadCounts, receipt_content::receipt_content, receipts::ReceiptUpdate},
+    unread::{
+        UnreadCounts, notified_places::EventPlace, receipt_content::receipt_content,
+        receipts::ReceiptUpdate,
+    },
     write::{
         DelayedEvents, EventSender, ExpiringInvitations, InviteLinks, Memberships, Reports,
         RoomCreation, RoomDeletion, RoomDirectory,

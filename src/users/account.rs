@@ -16,7 +16,7 @@ use crate::{
     storage::{
         Db, JournalChange,
         devices::{cross_signing, device_list_changes, key_backups},
-        rooms::{delayed_events, invite_links},
+        rooms::{delayed_events, invite_links, personal_notifications},
         users::{
             account_data, accounts, email_addresses, email_validations, oauth_codes, profiles,
             short_lived_tokens,
@@ -150,6 +150,7 @@ impl AccountChanges {
         profiles::remove_all(&mut tx, user).await?;
         email_addresses::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
+        personal_notifications::remove_all(&mut tx, user).await?;
         invite_links::remove_of_creator(&mut tx, user).await?;
         delayed_events::cancel_of_user(&mut tx, user, self.clock.now_ms()).await?;
         tx.commit().await?;

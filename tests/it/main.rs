@@ -52,6 +52,7 @@ mod membership;
 mod messages;
 mod model;
 mod nested_json;
+mod notifications;
 mod oauth;
 mod openid;
 mod operator;

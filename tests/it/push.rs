@@ -1,15 +1,11 @@
-//! Tests pushers and the list of notifications.
+//! Tests the pushers that users set.
 
 use serde_json::{Value, json};
 
-use crate::{
-    chat::{new_transaction, texts_at},
-    harness::{HttpAnswer, Server, User, password_of},
-};
+use crate::harness::{HttpAnswer, Server, User, password_of};
 
 const PUSHERS_PATH: &str = "/_matrix/client/v3/pushers";
 const SET_PUSHER_PATH: &str = "/_matrix/client/v3/pushers/set";
-const NOTIFICATIONS_PATH: &str = "/_matrix/client/v3/notifications";
 
 fn http_pusher(pushkey: &str) -> Value {
     json!({
@@ -33,24 +29,6 @@ impl User {
         }
         pushers
     }
-
-    async fn mentions(&self, room: &str, user: &User, text: &str) {
-        let content = json!({
-            "msgtype": "m.text", "body": text, "m.mentions": { "user_ids": [user.id] },
-        });
-        let sent = self.tries_to_send(room, "m.room.message", content).await;
-        sent.expect_ok();
-    }
-
-    /// Returns a page of the user's notifications.
-    async fn notifications(&self, query: &str) -> Value {
-        let path = format!("{NOTIFICATIONS_PATH}?{query}");
-        self.client.get(&path).await.expect_ok()
-    }
-}
-
-fn notification_bodies(page: &Value) -> Vec<&str> {
-    texts_at(&page["notifications"], "/event/content/body")
 }
 
 #[tokio::test]
@@ -139,97 +117,4 @@ async fn an_invalid_pusher_is_refused() {
     let stranger = server.post(SET_PUSHER_PATH, http_pusher("a")).await;
     stranger.expect_error(401, "M_MISSING_TOKEN");
     assert_eq!(alice.pushers().await, json!([]));
-}
-
-#[tokio::test]
-async fn notifications_list_unread_and_read_events() {
-    let server = Server::start().await;
-    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let room = alice.creates_open_room().await;
-    alice.says(&room, "before").await;
-    bob.joins(&room).await;
-    let other = alice.creates_open_room().await;
-    bob.joins(&other).await;
-
-    let one = alice.says(&room, "one").await;
-    alice.says(&other, "two").await;
-    bob.says(&room, "own").await;
-    alice.mentions(&room, &bob, "three").await;
-    bob.sends_read_receipt(&room, &one).await;
-
-    let all = bob.notifications("").await;
-    assert_eq!(notification_bodies(&all), ["three", "two", "one"]);
-    assert_eq!(all["next_token"], Value::Null);
-    let reads = all["notifications"].as_array().expect("a list");
-    let reads: Vec<&Value> = reads.iter().map(|found| &found["read"]).collect();
-    assert_eq!(reads, [&json!(false), &json!(false), &json!(true)]);
-    let first = &all["notifications"][0];
-    assert_eq!(first["room_id"], room);
-    assert!(first["ts"].is_u64() && first["event"]["event_id"].is_string());
-    assert_eq!(first["actions"][0], "notify");
-    let highlights = bob.notifications("only=highlight").await;
-    assert_eq!(notification_bodies(&highlights), ["three"]);
-    assert_eq!(notification_bodies(&alice.notifications("").await), ["own"]);
-}
-
-#[tokio::test]
-async fn notifications_are_paginated() {
-    let server = Server::start().await;
-    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let mut rooms = Vec::new();
-    for _ in 0..3 {
-        let room = alice.creates_open_room().await;
-        bob.joins(&room).await;
-        rooms.push(room);
-    }
-    let mut said = Vec::new();
-    for n in 0..60 {
-        alice.says(&rooms[n % 3], &n.to_string()).await;
-        said.push(n.to_string());
-    }
-    said.reverse();
-
-    let (mut seen, mut query) = (Vec::new(), "limit=7".to_owned());
-    loop {
-        let page = bob.notifications(&query).await;
-        seen.extend(
-            notification_bodies(&page)
-                .into_iter()
-                .map(ToOwned::to_owned),
-        );
-        let Some(token) = page["next_token"].as_str() else {
-            break;
-        };
-        query = format!("limit=7&from={token}");
-    }
-
-    assert_eq!(seen, said);
-    let garbage = bob
-        .client
-        .get(&format!("{NOTIFICATIONS_PATH}?from=x"))
-        .await;
-    garbage.expect_error(400, "M_INVALID_PARAM");
-    let stranger = server.get(NOTIFICATIONS_PATH).await;
-    stranger.expect_error(401, "M_MISSING_TOKEN");
-}
-
-#[tokio::test]
-async fn left_and_muted_rooms_cause_no_notifications() {
-    let server = Server::start().await;
-    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let (left, silenced) = (
-        alice.creates_open_room().await,
-        alice.creates_open_room().await,
-    );
-    bob.joins(&left).await;
-    bob.joins(&silenced).await;
-    alice.says(&left, "one").await;
-    bob.leaves(&left).await;
-
-    let rule = format!("/_matrix/client/v3/pushrules/global/room/{silenced}");
-    let set = bob.client.put(&rule, json!({ "actions": [] })).await;
-    set.expect_ok();
-    alice.says(&silenced, &new_transaction()).await;
-
-    assert_eq!(bob.notifications("").await, json!({ "notifications": [] }));
 }

@@ -37,6 +37,7 @@ impl AcceptedEvent {
             notify,
             mention,
             exceptions,
+            ..
         } = &mut self.counting;
         if *notify || *mention {
             exceptions.push(PersonalIncrement {

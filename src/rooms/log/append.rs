@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::events::TimelineEventType;
+use ruma::events::{TimelineEventType, room::member::MembershipState};
 
 use super::{
     EventLog,
@@ -18,7 +18,7 @@ use crate::{
     rooms::{
         memory::room::{Room, RoomTip, joined_count},
         unread::{
-            push_counts::UnreadIncrement,
+            push_counts::{NotifiedUser, UnreadIncrement},
             read_markers::{self, RoomReader},
         },
     },
@@ -27,6 +27,7 @@ use crate::{
         rooms::{
             delayed_events::{self, DelayedEventOutcome, StateKeyText},
             events::{self, EventStatus, NewEventRow},
+            personal_notifications::{self, NotifiedUserRow},
             room_table, timeline_gaps, unread_counts,
         },
     },
@@ -308,7 +309,34 @@ impl EventAppend<'_> {
             };
             read_markers::mark_read_by_sending(tx, reader, event).await?;
         }
-        unread_counts::insert_exceptions(tx, room.num, &event.exceptions).await
+        unread_counts::insert_exceptions(tx, room.num, &event.exceptions).await?;
+        self.store_notified_users(event).await
+    }
+
+    /// Stores the users whom the event notifies in person: those by whose own rules it does, and an invited user.
+    async fn store_notified_users(&mut self, event: &TimelineEvent) -> Result<()> {
+        let RoomWrite { log, tx, room, .. } = &mut self.write;
+        let notified = &self.accepted.counting.notified_users;
+        let mut users = Vec::with_capacity(notified.len());
+        for NotifiedUser { user_id, highlight } in notified {
+            users.push(NotifiedUserRow {
+                user: tx.intern_user(user_id.as_str()).await?,
+                highlight: *highlight,
+            });
+        }
+        let invited = event
+            .pdu
+            .member()
+            .filter(|_| event.pdu.membership() == Some(MembershipState::Invite));
+        if let Some(invited) = invited
+            && invited.server_name() == log.key.server_name()
+        {
+            users.push(NotifiedUserRow {
+                user: tx.intern_user(invited.as_str()).await?,
+                highlight: false,
+            });
+        }
+        personal_notifications::insert(tx, room.num, event.timeline, &users).await
     }
 
     /// Adds the event to the changes of the journal.

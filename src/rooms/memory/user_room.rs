@@ -126,6 +126,12 @@ impl UserRoom {
         as_counts(count)
     }
 
+    /// Returns whether the user has read an event.
+    pub fn has_read(&self, event: &TimelineEvent) -> bool {
+        let thread = event.thread.as_ref().map(|thread| &thread.root);
+        event.timeline <= self.read_up_to(thread)
+    }
+
     /// Returns the place up to which a thread, or the main timeline, was read.
     fn read_up_to(&self, thread: Option<&OwnedEventId>) -> Position {
         let marker = self.threads.get(&thread.cloned());

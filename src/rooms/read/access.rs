@@ -113,6 +113,15 @@ impl UserAccess {
         entry.map_or(MembershipState::Leave, |entry| entry.membership.clone())
     }
 
+    /// Returns the place in the timeline at which the user first joined.
+    pub fn first_joined_at(&self) -> Option<Position> {
+        let mut joins = self
+            .history
+            .iter()
+            .filter(|entry| entry.membership == MembershipState::Join);
+        joins.next().map(|entry| entry.from)
+    }
+
     /// Returns whether the user was ever in the room.
     pub fn has_ever_joined(&self) -> bool {
         self.history

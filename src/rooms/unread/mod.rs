@@ -1,5 +1,6 @@
 //! Unread counts, read markers and receipts.
 
+pub(crate) mod notified_places;
 pub(crate) mod push_counts;
 pub(crate) mod read_markers;
 pub(crate) mod receipt_content;

@@ -13,7 +13,7 @@ use std::{
 use ruma::{
     OwnedUserId, ServerName, UserId,
     events::{Mentions, StateEventType, room::member::MembershipState},
-    push::Ruleset,
+    push::{AnyPushRuleRef, Ruleset},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -48,6 +48,15 @@ pub(crate) struct UnreadIncrement {
     pub(crate) mention: bool,
     /// The users for whom it counts differently.
     pub(crate) exceptions: Vec<PersonalIncrement>,
+    /// The users whom it notifies, other than those whom all messages of the room or mentions of the room notify.
+    pub(crate) notified_users: Vec<NotifiedUser>,
+}
+
+/// A user whom an event notifies in person.
+#[derive(Debug)]
+pub(crate) struct NotifiedUser {
+    pub(crate) user_id: OwnedUserId,
+    pub(crate) highlight: bool,
 }
 
 /// The numbers that an event adds to the counts of one user, in addition to those that it adds for all.
@@ -180,19 +189,17 @@ pub(crate) async fn count_for_members(
         power_levels: needs_levels.then(|| matrix::power_levels(&tip.state, &room.rules)),
     };
     let usual = matrix::default_push_outcome(&event, &facts).await;
-    let mut exceptions = Vec::new();
+    let mut increment = UnreadIncrement {
+        notify: usual.notify,
+        mention: usual.highlight,
+        ..UnreadIncrement::default()
+    };
     for user_id in &ignoring {
-        add_exception(
-            &mut exceptions,
-            user_id,
-            &pdu.sender,
-            usual,
-            PushOutcome::default(),
-        );
+        increment.add_user(user_id, &pdu.sender, usual, None);
     }
     for MemberRules { user_id, rules } in &custom {
-        let own = own_push_outcome(rules, user_id, tip, &event, &facts).await;
-        add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
+        let own = own_matched_rule(rules, user_id, tip, &event, &facts).await;
+        increment.add_user(user_id, &pdu.sender, usual, own);
     }
     for user_id in mentioned_users(pdu, &mentions, tip, local)
         .iter()
@@ -203,14 +210,40 @@ pub(crate) async fn count_for_members(
             && tip.state.membership(user_id) == MembershipState::Join;
         if is_member && !custom.iter().any(|member| member.user_id == *user_id) {
             let rules = matrix::counting_rules(matrix::default_rules(user_id));
-            let own = own_push_outcome(&rules, user_id, tip, &event, &facts).await;
-            add_exception(&mut exceptions, user_id, &pdu.sender, usual, own);
+            let own = own_matched_rule(&rules, user_id, tip, &event, &facts).await;
+            increment.add_user(user_id, &pdu.sender, usual, own);
         }
     }
-    UnreadIncrement {
-        notify: usual.notify,
-        mention: usual.highlight,
-        exceptions,
+    increment
+}
+
+impl UnreadIncrement {
+    /// Adds a user to whom a rule other than those of most members may apply.
+    fn add_user(
+        &mut self,
+        user_id: &UserId,
+        sender: &UserId,
+        usual: PushOutcome,
+        rule: Option<AnyPushRuleRef<'_>>,
+    ) {
+        // A sender's own events never count: sending moves the sender's read marker past them.
+        if user_id == sender {
+            return;
+        }
+        let own = PushOutcome::of_rule(rule);
+        if usual != own {
+            self.exceptions.push(PersonalIncrement {
+                user_id: user_id.to_owned(),
+                notify: i64::from(own.notify) - i64::from(usual.notify),
+                highlight: i64::from(own.highlight) - i64::from(usual.highlight),
+            });
+        }
+        if matrix::is_personal_notification(rule, usual) {
+            self.notified_users.push(NotifiedUser {
+                user_id: user_id.to_owned(),
+                highlight: own.highlight,
+            });
+        }
     }
 }
 
@@ -244,34 +277,17 @@ fn parse_mentions(pdu: &Pdu) -> Mentions {
         .unwrap_or_default()
 }
 
-async fn own_push_outcome(
-    rules: &Ruleset,
+async fn own_matched_rule<'a>(
+    rules: &'a Ruleset,
     user_id: &UserId,
     tip: &RoomTip,
     event: &RawValue,
     facts: &RoomFacts,
-) -> PushOutcome {
+) -> Option<AnyPushRuleRef<'a>> {
     let name = tip
         .state
         .get(&StateEventType::RoomMember, user_id.as_str())
         .and_then(|member| member.content_str("displayname"))
         .unwrap_or_else(|| user_id.localpart().to_owned());
-    matrix::push_outcome(rules, user_id, &name, event, facts).await
-}
-
-fn add_exception(
-    exceptions: &mut Vec<PersonalIncrement>,
-    user_id: &UserId,
-    sender: &UserId,
-    usual: PushOutcome,
-    own: PushOutcome,
-) {
-    // A sender's own events never count: sending moves the sender's read marker past them.
-    if usual != own && user_id != sender {
-        exceptions.push(PersonalIncrement {
-            user_id: user_id.to_owned(),
-            notify: i64::from(own.notify) - i64::from(usual.notify),
-            highlight: i64::from(own.highlight) - i64::from(usual.highlight),
-        });
-    }
+    matrix::matched_rule(rules, user_id, &name, event, facts).await
 }

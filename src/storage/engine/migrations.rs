@@ -125,6 +125,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../migrations/0029_stored_registrations.sql"),
     ),
     (
+        "0030_personal_notifications.sql",
+        include_str!("../../../migrations/0030_personal_notifications.sql"),
+    ),
+    (
         "0032_oauth.sql",
         include_str!("../../../migrations/0032_oauth.sql"),
     ),

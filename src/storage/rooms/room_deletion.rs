@@ -195,6 +195,7 @@ pub async fn users_with_data(db: &mut impl ReadAccess, room: RoomNum) -> Result<
          UNION SELECT user_num FROM read_markers WHERE room = $1
          UNION SELECT user_num FROM thread_markers WHERE room = $1
          UNION SELECT user_num FROM unread_exceptions WHERE room = $1
+         UNION SELECT user_num FROM personal_notifications WHERE room = $1
          UNION SELECT user_num FROM thread_subscriptions WHERE room = $1
          UNION SELECT user_num FROM delayed_events WHERE room = $1",
     )
@@ -219,6 +220,9 @@ pub async fn purge_user_data(tx: &mut WriteTx, room: RoomNum, users: &[UserNum])
              WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
         "DELETE FROM unread_exceptions WHERE (user_num, room, timeline) IN (
              SELECT user_num, room, timeline FROM unread_exceptions
+             WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
+        "DELETE FROM personal_notifications WHERE (user_num, timeline, room) IN (
+             SELECT user_num, timeline, room FROM personal_notifications
              WHERE user_num IN (SELECT CAST(value AS BIGINT) FROM json_each($2)) AND room = $1 LIMIT $3)",
         "DELETE FROM thread_subscriptions WHERE (user_num, room, root) IN (
              SELECT user_num, room, root FROM thread_subscriptions
