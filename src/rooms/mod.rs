@@ -71,8 +71,8 @@ pub use self::{
         receipts::ReceiptUpdate,
     },
     write::{
-        DelayedEvents, EventSender, ExpiringInvitations, InviteLinks, Memberships, Reports,
-        RoomCreation, RoomDeletion, RoomDirectory,
+        DelayedEvents, EventSender, ExpiringInvitations, InviteLinks, Memberships,
+        RelatedRedactions, Reports, RoomCreation, RoomDeletion, RoomDirectory,
         create::{CreateRoom, check_visibility},
         delayed_events::{
             DelayAction, DelayRequest, DelayedEvent, MAX_DELAY, MAX_SCHEDULED_EVENTS,
@@ -82,6 +82,7 @@ pub use self::{
         invite_links::{InviteLink, NewInviteLink},
         member_change::{MemberChange, MemberProfile, MembershipAction},
         policy_server::PolicyServerClient,
+        related_redactions::RelatedRedactionRequest,
         reports::ReportAuthor,
         upgrade::RoomUpgrade,
     },
@@ -130,6 +131,8 @@ pub struct RoomServices {
     pub unread: UnreadCounts,
     /// Sending the events of users of this server.
     pub sender: EventSender,
+    /// Redacting the events that relate to redacted ones.
+    pub related_redactions: RelatedRedactions,
     /// Events that are sent later.
     pub delayed_events: DelayedEvents,
     /// Invitations that expire.
@@ -217,6 +220,7 @@ impl Rooms {
         journal.add_follower(Arc::new(RoomsFollower::new(&environment)));
         let services = RoomServices::new(environment, default_version);
         services.search.start_indexing();
+        services.related_redactions.start();
         Ok(Self {
             services: Arc::new(services),
         })
@@ -251,6 +255,7 @@ impl RoomServices {
             relations: Relations::new(&environment, &access, &timeline),
             search: EventSearch::new(&environment, &access, &timeline),
             previews: RoomPreviews::new(&environment, &access, &join_rules),
+            related_redactions: RelatedRedactions::new(&environment, &sender),
             delayed_events: DelayedEvents::new(&environment, &sender),
             invite_links: InviteLinks::new(&environment, &invitations),
             memberships: Memberships::new(&environment, &sender, &invitations),

@@ -25,6 +25,7 @@ async fn versions_lists_supported_versions_and_features() {
         "org.matrix.msc3773": true,
         "org.matrix.msc3856.stable": true,
         "org.matrix.msc3881": true,
+        "org.matrix.msc3912": true,
         "org.matrix.msc3916.stable": true,
         "org.matrix.msc3981": true,
         "org.matrix.msc4028": true,

@@ -72,6 +72,7 @@ mod push_kills;
 mod push_rules;
 mod receipts;
 mod register;
+mod related_redactions;
 mod relations;
 mod reporting;
 mod response_bodies;

@@ -138,6 +138,17 @@ async fn fill_thread(test: &RoomDeletionTest, thread_root: &str) -> String {
         percent_encoded(thread_root)
     );
     bob.client.put(&path, json!({})).await.expect_ok();
+    let redacted = bob.says(room, "redacted").await;
+    let path = format!(
+        "redact/{}/{}",
+        percent_encoded(&redacted),
+        new_transaction()
+    );
+    let body = json!({ "with_rel_types": ["m.reference"] });
+    bob.client
+        .put(&room_path(room, &path), body)
+        .await
+        .expect_ok();
     let reply = reply.expect_ok();
     reply["event_id"].as_str().expect("an ID").to_owned()
 }

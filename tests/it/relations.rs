@@ -8,14 +8,14 @@ use crate::{
 };
 
 /// Returns the content of a message that relates to an event.
-fn related_content(rel_type: &str, parent: &str, text: &str) -> Value {
+pub(crate) fn related_content(rel_type: &str, parent: &str, text: &str) -> Value {
     json!({
         "msgtype": "m.text", "body": text,
         "m.relates_to": { "rel_type": rel_type, "event_id": parent },
     })
 }
 
-fn edit(parent: &str, text: &str) -> Value {
+pub(crate) fn edit(parent: &str, text: &str) -> Value {
     let mut content = related_content("m.replace", parent, &format!("* {text}"));
     content["m.new_content"] = json!({ "msgtype": "m.text", "body": text });
     content
@@ -30,13 +30,13 @@ fn bundled_aggregations(event: &Value) -> &Value {
 }
 
 impl User {
-    async fn sends_related(&self, room: &str, content: Value) -> String {
+    pub(crate) async fn sends_related(&self, room: &str, content: Value) -> String {
         let sent = self.tries_to_send(room, "m.room.message", content).await;
         let sent = sent.expect_ok();
         sent["event_id"].as_str().expect("an ID").to_owned()
     }
 
-    async fn reacts(&self, room: &str, parent: &str, key: &str) -> HttpAnswer {
+    pub(crate) async fn reacts(&self, room: &str, parent: &str, key: &str) -> HttpAnswer {
         self.tries_to_send(room, "m.reaction", reaction(parent, key))
             .await
     }

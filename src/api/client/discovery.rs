@@ -40,6 +40,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc3773",
     "org.matrix.msc3856.stable",
     "org.matrix.msc3881",
+    "org.matrix.msc3912",
     "org.matrix.msc3916.stable",
     "org.matrix.msc3981",
     "uk.half-shot.msc2666.query_mutual_rooms",

@@ -23,10 +23,11 @@ use serde_json::{json, value::to_raw_value};
 use super::delayed_events::DelayMs;
 use crate::{
     api::{
-        App, InFlightResponse, MatrixRequest, MatrixResponse, RequestWithOptionalBody, endpoint,
+        App, InFlightResponse, MatrixRequest, MatrixResponse, RequestWithBody,
+        RequestWithOptionalBody, endpoint,
     },
-    error::Result,
-    rooms::{ClientTransaction, DelayRequest, EventToSend, Rooms},
+    error::{Error, Result},
+    rooms::{ClientTransaction, DelayRequest, EventToSend, RelatedRedactionRequest, Rooms},
     sync::Sync,
     users::Session,
     workflows::{StateEventRequest, Workflows},
@@ -155,13 +156,22 @@ fn service_timestamp(
 
 /// `PUT /_matrix/client/*/rooms/{roomId}/redact/{eventId}/{txnId}`
 ///
+/// The events that relate to the event can be redacted, too, as in
+/// [MSC3912](https://github.com/matrix-org/matrix-spec-proposals/pull/3912).
+///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidredacteventidtxnid).
 async fn redact_event(
     State(rooms): State<Rooms>,
     State(sync): State<Sync>,
-    MatrixRequest { from, request }: MatrixRequest<redact_event::v3::Request>,
+    RequestWithBody {
+        from,
+        request,
+        body,
+    }: RequestWithBody<redact_event::v3::Request>,
 ) -> Result<InFlightResponse<MatrixResponse<redact_event::v3::Response>>> {
     let sending = sync.begin_send(from.device);
+    let body: RedactBody =
+        serde_json::from_value(body.into()).map_err(|e| Error::BadJson(e.to_string()))?;
     let transaction = ClientTransaction {
         device: from.device,
         txn_id: request.txn_id.to_string(),
@@ -169,7 +179,7 @@ async fn redact_event(
     let redaction = RedactionRequest {
         room_id: request.room_id,
         event_id: request.event_id,
-        reason: request.reason,
+        body,
     };
     let response = redact(&rooms, &from, redaction, Some(transaction)).await?;
     Ok(InFlightResponse(sending, MatrixResponse(response)))
@@ -179,12 +189,17 @@ async fn redact_event(
 struct RedactionRequest {
     room_id: OwnedRoomId,
     event_id: OwnedEventId,
-    reason: Option<String>,
+    body: RedactBody,
 }
 
 #[derive(Deserialize)]
 struct RedactBody {
     reason: Option<String>,
+    /// The relationship types of the related events that are redacted, too.
+    with_rel_types: Option<Vec<String>>,
+    /// The same, by the name before the proposal is accepted.
+    #[serde(rename = "org.matrix.msc3912.with_relations")]
+    unstable_rel_types: Option<Vec<String>>,
 }
 
 impl Metadata for RedactionRequest {
@@ -209,7 +224,7 @@ impl IncomingRequest for RedactionRequest {
         Ok(Self {
             room_id: RoomId::parse(room_id.copied().unwrap_or_default())?,
             event_id: EventId::parse(event_id.copied().unwrap_or_default())?,
-            reason: body.reason,
+            body,
         })
     }
 }
@@ -236,8 +251,20 @@ async fn redact(
     if from.is_suspended {
         must_be_own_event(rooms, from, &request).await?;
     }
+    let RedactBody {
+        reason,
+        with_rel_types,
+        unstable_rel_types,
+    } = request.body;
+    let rel_types = with_rel_types.or(unstable_rel_types).unwrap_or_default();
+    let target = request.event_id.clone();
+    let related = RelatedRedactionRequest::new(target, rel_types, reason.clone())?;
+    if related.is_some() {
+        // The related events may be those of others.
+        from.must_not_be_suspended()?;
+    }
     let mut content = json!({ "redacts": request.event_id });
-    if let (Some(content), Some(reason)) = (content.as_object_mut(), request.reason) {
+    if let (Some(content), Some(reason)) = (content.as_object_mut(), reason) {
         content.insert("reason".to_owned(), reason.into());
     }
     let event = EventToSend::message(
@@ -247,6 +274,12 @@ async fn redact(
         transaction,
     );
     let event_id = rooms.sender.send(&request.room_id, event).await?;
+    if let Some(related) = related {
+        let related_redactions = &rooms.related_redactions;
+        related_redactions
+            .redact_related_events(&request.room_id, from.user, related)
+            .await?;
+    }
     Ok(redact_event::v3::Response::new(event_id))
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod invite_links;
 pub(crate) mod member_change;
 pub(crate) mod membership;
 pub(crate) mod policy_server;
+pub(crate) mod related_redactions;
 pub(crate) mod removal;
 pub(crate) mod reports;
 pub(crate) mod send;
@@ -19,7 +20,9 @@ use std::sync::{Arc, OnceLock};
 
 use ruma::RoomVersionId;
 
-use self::{deletion::DeliveryCheck, policy_server::PolicyServerClient};
+use self::{
+    deletion::DeliveryCheck, policy_server::PolicyServerClient, related_redactions::RedactionQueue,
+};
 use super::{
     RoomEnvironment,
     log::EventLog,
@@ -113,6 +116,17 @@ pub struct RoomDirectory {
     db: Db,
     memory: RoomMemory,
     sender: EventSender,
+}
+
+/// Redacts the events that relate to redacted events.
+#[derive(Clone)]
+pub struct RelatedRedactions {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    sender: EventSender,
+    queue: Arc<RedactionQueue>,
 }
 
 /// Stores reports of events, rooms and users for the administrators.
@@ -236,6 +250,23 @@ impl RoomDirectory {
             db: environment.db.clone(),
             memory: environment.memory.clone(),
             sender: sender.clone(),
+        }
+    }
+}
+
+impl RelatedRedactions {
+    /// Creates the service, which follows the journal.
+    pub(super) fn new(environment: &RoomEnvironment, sender: &EventSender) -> Self {
+        let queue = RedactionQueue::new(environment.key.server_name().to_owned());
+        let queue = Arc::new(queue);
+        environment.db.journal().add_follower(queue.clone());
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            sender: sender.clone(),
+            queue,
         }
     }
 }

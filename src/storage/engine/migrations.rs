@@ -129,6 +129,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../migrations/0030_personal_notifications.sql"),
     ),
     (
+        "0031_related_redactions.sql",
+        include_str!("../../../migrations/0031_related_redactions.sql"),
+    ),
+    (
         "0032_oauth.sql",
         include_str!("../../../migrations/0032_oauth.sql"),
     ),

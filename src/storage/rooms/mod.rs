@@ -10,6 +10,7 @@ pub mod memberships;
 pub mod personal_notifications;
 pub mod queued_events;
 pub mod receipts;
+pub mod related_redactions;
 pub mod relations;
 pub mod reports;
 pub mod room_deletion;

@@ -256,6 +256,8 @@ pub async fn purge_shared_data(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
              SELECT num FROM invite_links WHERE room = $1 LIMIT $2)",
         "DELETE FROM server_notice_rooms WHERE user_num IN (
              SELECT user_num FROM server_notice_rooms WHERE room = $1 LIMIT $2)",
+        "DELETE FROM related_redactions WHERE (room, target, sender) IN (
+             SELECT room, target, sender FROM related_redactions WHERE room = $1 LIMIT $2)",
         "DELETE FROM gaps WHERE (room, event_id) IN (
              SELECT room, event_id FROM gaps WHERE room = $1 LIMIT $2)",
         "DELETE FROM waiting_redactions WHERE (room, target, event_id) IN (

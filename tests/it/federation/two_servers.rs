@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Network;
 use crate::{
-    chat::{ephemeral_content, percent_encoded},
+    chat::{ephemeral_content, percent_encoded, room_path},
     harness::{Server, User},
     keys::device_keys,
 };
@@ -230,4 +230,28 @@ async fn typing_receipts_presence_and_to_device_messages_cross_servers() {
         typing.to_string().contains(&alice.id)
     })
     .await;
+}
+
+#[tokio::test]
+async fn related_events_that_arrive_after_a_redaction_are_redacted() {
+    let two = TwoServerRoom::new().await;
+    let (alice, bob, room) = (&two.alice, &two.bob, &two.room);
+    let message = alice.says(room, "tea").await;
+    sync_until(bob, &two.since.1, |sync| {
+        sync.to_string().contains(&message)
+    })
+    .await;
+
+    let path = format!("redact/{}/1", percent_encoded(&message));
+    let body = json!({ "with_rel_types": ["m.annotation"] });
+    let redacted = alice.client.put(&room_path(room, &path), body).await;
+    redacted.expect_ok();
+    bob.syncs_until_redacted(room, &message).await;
+    let reaction = bob.reacts(room, &message, "+").await.expect_ok();
+
+    let reaction = reaction["event_id"].as_str().expect("an id");
+    bob.syncs_until_redacted(room, reaction).await;
+    let redacted = bob.event(room, reaction).await.expect_ok();
+    let redaction = &redacted["unsigned"]["redacted_because"];
+    assert_eq!(redaction["sender"], alice.id);
 }
