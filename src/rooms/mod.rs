@@ -65,6 +65,7 @@ pub use self::{
         serve_events::MissingEventsQuery,
         serve_state::{StateAnswer, StateAnswerTurn},
         stored_inbox::QueuedEvent,
+        unplaced_event::UnplacedEvent,
     },
     unread::{
         UnreadCounts, notified_places::EventPlace, receipt_content::receipt_content,

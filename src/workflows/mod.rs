@@ -42,8 +42,8 @@ pub use self::{
     profiles::UserProfiles,
     received_invites::{InvitationReceiver, ReceivedInvitation},
     remote::{
-        HistoryFetcher, JoinRequest, RemoteInvitations, RemoteLeaves, RoomJoins, RoomKnocks,
-        SpaceReader,
+        FetchedEvent, HistoryFetcher, JoinRequest, RemoteInvitations, RemoteLeaves, RoomJoins,
+        RoomKnocks, SpaceReader,
     },
     remote_keys::KeyQueries,
     server_notices::{ServerNotice, ServerNotices},

@@ -15,7 +15,7 @@ use ruma::{
             context::get_context,
             filter::{EventFormat, RoomEventFilter},
             message::get_message_events,
-            room::{get_event_by_timestamp, get_room_event},
+            room::get_event_by_timestamp,
         },
     },
     serde::Raw,
@@ -34,7 +34,7 @@ use crate::{
         AggregationViewer, EventSources, PageRequest, Room, Rooms, TimelineContext, TimelinePage,
         TimelineSelection, UserAccess,
     },
-    sync::{EventRecipient, client_event, event_in_format, parse_timeline_token, timeline_token},
+    sync::{EventRecipient, event_in_format, parse_timeline_token, timeline_token},
     users::Session,
     workflows::Workflows,
 };
@@ -51,7 +51,6 @@ pub(super) fn routes() -> Router<App> {
                 .layer(map_request(add_default_direction)),
         )
         .merge(endpoint::<get_context::v3::Request, _>(get_context))
-        .merge(endpoint::<get_room_event::v3::Request, _>(get_room_event))
         .merge(endpoint::<get_event_by_timestamp::v1::Request, _>(
             get_event_by_timestamp,
         ))
@@ -310,35 +309,6 @@ async fn get_context(
         .map(|pdu| Raw::from_json(state_event_in_format(&room, pdu, &sources, now)))
         .collect();
     Ok(CompleteResponse(response))
-}
-
-/// `GET /_matrix/client/*/rooms/{roomId}/event/{eventId}`
-///
-/// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid).
-async fn get_room_event(
-    State(rooms): State<Rooms>,
-    State(clock): State<Clock>,
-    MatrixRequest { from, request }: MatrixRequest<get_room_event::v3::Request>,
-) -> Result<MatrixResponse<get_room_event::v3::Response>> {
-    let room = rooms.memory.room(&request.room_id).await?;
-    let access = rooms
-        .access
-        .load_access(&room, from.user, &from.user_id)
-        .await?;
-    if rooms.memory.has_forgotten(from.user, &room).await? {
-        return Err(Error::not_found("you have forgotten this room"));
-    }
-    let event = rooms
-        .timeline
-        .load_event(&room, &access, &request.event_id)
-        .await?;
-    let bundles = rooms
-        .relations
-        .load_aggregations(&room, audience(&from, &access), [&event])
-        .await?;
-    let event = client_event(&event, &from, &access, &bundles, clock.now_ms());
-    let event = Raw::from_json(event);
-    Ok(MatrixResponse(get_room_event::v3::Response::new(event)))
 }
 
 /// Reads the fields of the filter in a query that ruma does not have.

@@ -38,6 +38,7 @@ mod rooms;
 mod search;
 mod send;
 mod server_notices;
+mod single_event;
 mod sliding_sync;
 mod spaces;
 mod state;
@@ -87,6 +88,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(media::routes())
         .merge(membership::routes())
         .merge(messages::routes())
+        .merge(single_event::routes())
         .merge(openid::routes())
         .merge(peeking::routes())
         .merge(profile::routes())

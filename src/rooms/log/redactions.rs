@@ -4,10 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{
-    UserId,
-    events::{StateEventType, TimelineEventType},
-};
+use ruma::events::{StateEventType, TimelineEventType};
 
 use super::relations;
 use crate::{
@@ -78,18 +75,18 @@ async fn check_redaction(
         return Ok(RedactionOutcome::AwaitsTarget);
     };
     let target = Pdu::parse(target.clone(), &row.json)?;
-    let levels = matrix::power_levels(before, &room.rules);
-    let may_redact = levels.user_can_redact_event_of_other(&redaction.sender)
-        || is_same_server(&target.sender, &redaction.sender);
-    if row.room != room.num || !may_redact {
+    if row.room != room.num || !may_redact(room, before, redaction, &target) {
         return Ok(RedactionOutcome::Invalid);
     }
     let redacted = RedactedEvent { row, pdu: target };
     Ok(RedactionOutcome::Valid(Box::new(redacted)))
 }
 
-fn is_same_server(one: &UserId, other: &UserId) -> bool {
-    one.server_name() == other.server_name()
+/// Returns whether the sender of a redaction may redact an event.
+fn may_redact(room: &Room, before: &StateMap, redaction: &Pdu, target: &Pdu) -> bool {
+    let levels = matrix::power_levels(before, &room.rules);
+    levels.user_can_redact_event_of_other(&redaction.sender)
+        || target.sender.server_name() == redaction.sender.server_name()
 }
 
 /// Applies an accepted redaction, if its sender may redact the event. Returns whether the redaction
@@ -179,6 +176,28 @@ pub(crate) async fn apply_redactions_on_arrival(
         }
     }
     Ok(())
+}
+
+/// Returns a redaction that waits for an event and whose sender may redact it.
+pub(crate) async fn find_waiting_redaction(
+    tx: &mut WriteTx,
+    room: &Room,
+    target: &Pdu,
+) -> Result<Option<Pdu>> {
+    let target_id = target.event_id.as_str();
+    for id in event_graph::waiting_redactions(tx, room.num, target_id).await? {
+        let (Some(row), Some(redaction)) = (
+            events::get_anywhere(tx, &id).await?,
+            pdu_by_id(tx, &id).await?,
+        ) else {
+            continue;
+        };
+        let before = load_power_levels_before(tx, &row).await?;
+        if may_redact(room, &before, &redaction, target) {
+            return Ok(Some(redaction));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the part of the state before an event that determines power levels.

@@ -56,16 +56,21 @@ impl UserAccess {
         event: Arc<TimelineEvent>,
         rules: &RoomVersionRules,
     ) -> Arc<TimelineEvent> {
-        let Some(erased) = self.erased_users.get(&event.pdu.sender) else {
-            return event;
+        if self.sees_as_erased(&event.pdu.sender) {
+            return redacted_copy(&event, rules);
+        }
+        event
+    }
+
+    /// Returns whether the user sees the events of a sender redacted, because the sender was erased.
+    pub fn sees_as_erased(&self, sender: &UserId) -> bool {
+        let Some(erased) = self.erased_users.get(sender) else {
+            return false;
         };
         let was_there = |entry: &MembershipPeriod| {
             entry.membership == MembershipState::Join && entry.from <= *erased
         };
-        if self.history.iter().any(was_there) {
-            return event;
-        }
-        redacted_copy(&event, rules)
+        !self.history.iter().any(was_there)
     }
 
     /// Like [`UserAccess::redact_if_erased`], but the event is also redacted if the user ignores its sender.

@@ -14,6 +14,7 @@ pub(crate) mod serve_events;
 pub(crate) mod serve_state;
 pub(crate) mod shared_room;
 pub(crate) mod stored_inbox;
+pub(crate) mod unplaced_event;
 
 use std::sync::Arc;
 

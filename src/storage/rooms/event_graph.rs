@@ -238,6 +238,21 @@ pub async fn store_waiting_redaction(
     Ok(())
 }
 
+/// Returns the redactions that wait for an event.
+pub async fn waiting_redactions(
+    db: &mut impl ReadAccess,
+    room: RoomNum,
+    target: &str,
+) -> Result<Vec<String>> {
+    db.query(
+        "SELECT event_id FROM waiting_redactions WHERE room = $1 AND target = $2 ORDER BY event_id",
+    )
+    .bind(room)
+    .bind(target)
+    .fetch_scalars()
+    .await
+}
+
 /// Deletes and returns the redactions that waited for an event.
 pub async fn take_waiting_redactions(
     tx: &mut WriteTx,

@@ -24,17 +24,21 @@ use ruma::{
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::single_event::{
+    FetchedEventKey, MAX_CACHED_EVENTS, MAX_CONCURRENT_FETCHES, MAX_WAITING_FETCHES,
+};
 use crate::{
     error::{Error, Result},
-    federation::{Federation, RequestLimits},
+    federation::{Federation, LookupCache, RequestLimits},
+    keyed_semaphore::KeyedSemaphore,
     matrix::VerifiedEvent,
-    numbers::Position,
-    rooms::{ReceiveOutcome, Room, Rooms, TimelineGap, UserAccess},
+    numbers::{Position, UserNum},
+    rooms::{ReceiveOutcome, Room, Rooms, TimelineGap, UnplacedEvent, UserAccess},
     workflows::{WorkflowSources, inbox::StateFetchLimit},
 };
 
 /// The time that a reader waits for other servers. After that the reader gets the available events.
-const HISTORY_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const HISTORY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The number of backfill rounds during one wait.
 const MAX_ROUNDS: usize = 4;
 /// The number of events in one request.
@@ -57,9 +61,13 @@ const STATE_LIMITS: RequestLimits = RequestLimits {
 /// Fetches the history of rooms from other servers. Cheap to clone.
 #[derive(Clone)]
 pub struct HistoryFetcher {
-    rooms: Rooms,
-    federation: Federation,
+    pub(super) rooms: Rooms,
+    pub(super) federation: Federation,
     state_fetches: StateFetchLimit,
+    /// Limits the single events that each user fetches.
+    pub(super) event_fetches: KeyedSemaphore<UserNum>,
+    /// The single events that were fetched.
+    pub(super) fetched_events: Arc<LookupCache<FetchedEventKey, Option<Arc<UnplacedEvent>>>>,
 }
 
 /// An event close to a time, as another server returned it.
@@ -77,6 +85,8 @@ impl HistoryFetcher {
             rooms: sources.rooms.clone(),
             federation: sources.federation.clone(),
             state_fetches: state_fetches.clone(),
+            event_fetches: KeyedSemaphore::new(MAX_CONCURRENT_FETCHES, MAX_WAITING_FETCHES),
+            fetched_events: Arc::new(LookupCache::new(&sources.clock, MAX_CACHED_EVENTS)),
         }
     }
 
@@ -237,7 +247,7 @@ impl HistoryFetcher {
     }
 
     /// Returns servers that may have the history of a room: first those with most members, then former ones.
-    fn history_servers(&self, room: &Room) -> Vec<OwnedServerName> {
+    pub(super) fn history_servers(&self, room: &Room) -> Vec<OwnedServerName> {
         let view = room.view();
         let mut present: Vec<_> = view.servers.iter().collect();
         present.sort_by_key(|(_, stay)| std::cmp::Reverse(stay.members));
@@ -293,7 +303,7 @@ impl HistoryFetcher {
         Ok(first.stored + second.stored)
     }
 
-    async fn verify_history(
+    pub(super) async fn verify_history(
         &self,
         room: &Room,
         server: &ServerName,
@@ -345,7 +355,7 @@ impl HistoryFetcher {
     }
 
     /// Returns the state before an event. Its events are stored as far as the server returns them.
-    async fn fetch_state_before(
+    pub(super) async fn fetch_state_before(
         &self,
         room: &Room,
         server: &ServerName,

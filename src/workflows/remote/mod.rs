@@ -13,6 +13,7 @@ mod knock;
 mod leave;
 mod membership_locks;
 mod running_joins;
+mod single_event;
 
 pub use self::{
     backfill::HistoryFetcher,
@@ -21,6 +22,7 @@ pub use self::{
     join::{JoinRequest, RoomJoins},
     knock::RoomKnocks,
     leave::RemoteLeaves,
+    single_event::FetchedEvent,
 };
 pub(super) use self::{
     candidates::ServerFinder, entry_route::EntryRoutes, entry_services::EntryServices,

@@ -1,5 +1,6 @@
 //! History of a room from before the server joined it.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::joining::JoinPeerRoomScene;
@@ -179,4 +180,104 @@ async fn deleting_a_remote_room_removes_all_its_rows() {
         assert!(left.is_empty(), "{table}: {left:?}");
     }
     rows.close().await;
+}
+
+#[tokio::test]
+async fn a_single_event_from_before_the_join_is_fetched() {
+    for version in ["10", "12"] {
+        let story = JoinPeerRoomScene::new(version).await;
+        let pinned = story.room.lock().says("pinned");
+        adds_history(&story);
+        story.joins_via(&[&story.peer.name]).await.expect_ok();
+        let room = story.room.id();
+
+        let event = story.bob.event(&room, &pinned).await.expect_ok();
+        story.room.lock().is_silent = true;
+        let again = story.bob.event(&room, &pinned).await.expect_ok();
+
+        assert_eq!(event["content"]["body"], "pinned", "{version}");
+        assert_eq!(event["event_id"], pinned);
+        assert_eq!(event["room_id"], room);
+        assert_eq!(event["unsigned"]["membership"], "leave");
+        assert_eq!(again["content"], event["content"]);
+        let unknown = story.bob.event(&room, "$unknown").await;
+        unknown.expect_error(404, "M_NOT_FOUND");
+        let stranger = story.server.register("stranger").await;
+        let refused = stranger.event(&room, &pinned).await;
+        refused.expect_error(404, "M_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_single_event_is_fetched_only_if_the_history_visibility_allows_it() {
+    for (visibility, is_visible) in [("shared", true), ("invited", false), ("joined", false)] {
+        let story = JoinPeerRoomScene::new("11").await;
+        let content = json!({ "history_visibility": visibility });
+        let set = |content: Value| {
+            let mut room = story.room.lock();
+            room.sets_state("m.room.history_visibility", "", content)
+        };
+        set(content);
+        let pinned = story.room.lock().says("pinned");
+        set(json!({ "history_visibility": "shared" }));
+        adds_history(&story);
+        story.joins_via(&[&story.peer.name]).await.expect_ok();
+
+        let event = story.bob.event(&story.room.id(), &pinned).await;
+
+        if is_visible {
+            event.expect_ok();
+        } else {
+            event.expect_error(404, "M_NOT_FOUND");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_single_event_that_is_forged_is_not_fetched() {
+    let story = JoinPeerRoomScene::new("11").await;
+    let pinned = story.room.lock().says("pinned");
+    let other = story.room.lock().says("other");
+    adds_history(&story);
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    for (pdu, json) in &mut story.room.lock().events {
+        if pdu.event_id == *pinned {
+            json["depth"] = json!(7);
+        }
+        if pdu.event_id == *other {
+            json["signatures"] = json!({});
+        }
+    }
+
+    for event_id in [&pinned, &other] {
+        let event = story.bob.event(&story.room.id(), event_id).await;
+        event.expect_error(404, "M_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_single_event_is_redacted_by_a_redaction_that_arrived_before() {
+    let story = JoinPeerRoomScene::new("11").await;
+    let pinned = story.room.lock().says("pinned");
+    adds_history(&story);
+    story.joins_via(&[&story.peer.name]).await.expect_ok();
+    let room = story.room.id();
+    let before = story.bob.event(&room, &pinned).await.expect_ok();
+
+    let redaction = story.room.lock().redacts(&pinned);
+    let body = json!({
+        "origin": story.peer.name, "origin_server_ts": 1, "pdus": [redaction], "edus": [],
+    });
+    let path = "/_matrix/federation/v1/send/redaction";
+    let body = body.to_string();
+    let sent = story
+        .peer
+        .sends_request(&story.server, Method::PUT, path, &body);
+    sent.await.expect_ok();
+
+    assert_eq!(before["content"]["body"], "pinned");
+    let after = story.bob.event(&room, &pinned).await.expect_ok();
+    assert_eq!(after["content"], json!({}));
+    let because = &after["unsigned"]["redacted_because"];
+    assert_eq!(because["type"], "m.room.redaction");
 }

@@ -184,6 +184,14 @@ impl PeerRoom {
         self.makes_event(&sender, ("m.room.message", None), &content)
     }
 
+    /// Redacts an event as the creator, but keeps it as it is. Returns the redaction.
+    pub(crate) fn redacts(&mut self, target: &str) -> Value {
+        let sender = self.creator.clone();
+        let content = json!({ "redacts": target });
+        self.makes_event(&sender, ("m.room.redaction", None), &content);
+        self.events.last().expect("the redaction").1.clone()
+    }
+
     fn makes_event(
         &mut self,
         sender: &UserId,
@@ -455,7 +463,8 @@ async fn state_ids(
 
 async fn event(State(room): State<SharedPeerRoom>, Path(event_id): Path<String>) -> Json<Value> {
     let room = room.lock();
-    let found = room.events.iter().find(|(pdu, _)| pdu.event_id == event_id);
+    let mut events = room.events.iter().filter(|_| !room.is_silent);
+    let found = events.find(|(pdu, _)| pdu.event_id == event_id);
     let pdus: Vec<&Value> = found.iter().map(|(_, json)| json).collect();
     Json(json!({ "origin": "x", "origin_server_ts": 1, "pdus": pdus }))
 }
