@@ -127,8 +127,10 @@ impl RedactionQueue {
     fn repeat_for_event(&self, room: RoomNum, target: &str) {
         let mut state = self.lock();
         let known = state.requests.get(&room);
-        let senders = known.and_then(|by_target| by_target.get(target)).cloned();
-        for sender in senders.into_iter().flatten() {
+        let Some(senders) = known.and_then(|by_target| by_target.get(target)).cloned() else {
+            return;
+        };
+        for sender in senders {
             state.add_work(RedactionTargetRow {
                 room,
                 target: target.to_owned(),
