@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use ruma::{
     OwnedUserId, UserId,
-    api::client::{filter::FilterDefinition, sync::sync_events::DeviceLists},
+    api::client::sync::sync_events::DeviceLists,
     events::{StateEventType, room::member::MembershipState},
     presence::PresenceState,
 };
@@ -128,7 +128,7 @@ impl DeviceListReader {
     ) -> Result<DeviceLists> {
         let request = SyncRequest {
             since: Some(since),
-            filter: Arc::new(FilterDefinition::default()),
+            filter: Arc::default(),
             full_state: false,
             timeout: std::time::Duration::ZERO,
             set_presence: PresenceState::Offline,

@@ -17,9 +17,9 @@ use serde_json::{Map, Value, json, value::RawValue};
 use tokio::time::Instant;
 
 use super::{
-    MAX_SYNC_TIMEOUT, StateAfterName, SyncAnswer, SyncEnvironment, SyncRequest, SyncToken,
-    client_event, remote_echo::PendingSends, response::ResponseBuilder, sync_waiters::SyncWaiters,
-    timeline_token, token_reader::TokenReader, write_response,
+    MAX_SYNC_TIMEOUT, ProfileUpdates, StateAfterName, SyncAnswer, SyncEnvironment, SyncRequest,
+    SyncToken, client_event, remote_echo::PendingSends, response::ResponseBuilder,
+    sync_waiters::SyncWaiters, timeline_token, token_reader::TokenReader, write_response,
 };
 use crate::{
     clock::Clock,
@@ -75,9 +75,9 @@ impl LegacySync {
         with_left: bool,
     ) -> Result<Value> {
         let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-        let mut request = legacy_request(None, limit);
-        let filter = Arc::make_mut(&mut request.filter);
+        let mut filter = legacy_filter(limit);
         filter.room.include_leave = with_left;
+        let request = legacy_request(None, filter);
         let SyncAnswer {
             response, token, ..
         } = self.responses.respond(session, &request).await?;
@@ -117,7 +117,7 @@ impl LegacySync {
         timeout: Duration,
     ) -> Result<Value> {
         let since = from.unwrap_or_else(|| self.tokens.current_token());
-        let request = legacy_request(Some(since), MAX_EVENTS_PER_ROOM);
+        let request = legacy_request(Some(since), legacy_filter(MAX_EVENTS_PER_ROOM));
         let deadline = Instant::now() + timeout.min(MAX_SYNC_TIMEOUT);
         loop {
             let mut waiter = self.waiters.register(session.user);
@@ -232,12 +232,16 @@ impl LegacySync {
     }
 }
 
-fn legacy_request(since: Option<SyncToken>, limit: u32) -> SyncRequest {
+fn legacy_filter(limit: u32) -> FilterDefinition {
     let mut filter = FilterDefinition::default();
     filter.room.timeline.limit = Some(UInt::from(limit));
+    filter
+}
+
+fn legacy_request(since: Option<SyncToken>, filter: FilterDefinition) -> SyncRequest {
     SyncRequest {
         since,
-        filter: Arc::new(filter),
+        filter: Arc::new(filter.into()),
         full_state: false,
         timeout: Duration::ZERO,
         set_presence: PresenceState::Online,
@@ -254,6 +258,7 @@ fn with_to_device_position(token: SyncToken, to_device: Position) -> SyncToken {
 fn response_value(response: &Response) -> Result<Value> {
     Ok(serde_json::from_str(&write_response(
         response,
+        &ProfileUpdates::default(),
         StateAfterName::Stable,
     )?)?)
 }

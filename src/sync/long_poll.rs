@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use ruma::api::client::sync::sync_events::v3::Response;
 use tokio::time::Instant;
 
 use super::{
-    MAX_SYNC_TIMEOUT, SyncEnvironment, SyncRequest, lazy_members::LazyMembers,
+    MAX_SYNC_TIMEOUT, SyncAnswer, SyncEnvironment, SyncRequest, lazy_members::LazyMembers,
     remote_echo::PendingSends, response::ResponseBuilder, sync_waiters::SyncWaiters,
     token_reader::TokenReader,
 };
@@ -51,7 +50,11 @@ impl LongPoll {
     }
 
     /// Returns the changes since the client's token, and waits for a change if there is none.
-    pub(super) async fn sync(&self, session: &Session, request: &SyncRequest) -> Result<Response> {
+    pub(super) async fn sync(
+        &self,
+        session: &Session,
+        request: &SyncRequest,
+    ) -> Result<SyncAnswer> {
         let request = self.tokens.clamp_request(request);
         self.record_sync_start(session, &request).await?;
         let _waiting = self.ephemeral.presence.keep_online(session.user);
@@ -66,12 +69,12 @@ impl LongPoll {
                 self.sends.wait_for_responses(session.device).await;
             }
             if is_complete {
-                return Ok(answer.response);
+                return Ok(answer);
             }
             tokio::select! {
                 () = waiter.wait_for_change() => {}
-                () = tokio::time::sleep_until(deadline) => return Ok(answer.response),
-                () = self.tasks.stopping().cancelled() => return Ok(answer.response),
+                () = tokio::time::sleep_until(deadline) => return Ok(answer),
+                () = self.tasks.stopping().cancelled() => return Ok(answer),
             }
         }
     }

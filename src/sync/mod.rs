@@ -19,6 +19,7 @@ mod legacy_sync;
 mod long_poll;
 mod notifications;
 mod presence;
+mod profile_updates;
 mod recent_changes;
 mod remote_echo;
 mod response;
@@ -41,11 +42,7 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{
     RoomId,
-    api::client::{
-        filter::FilterDefinition,
-        push::get_notifications,
-        sync::sync_events::{DeviceLists, v3::Response},
-    },
+    api::client::{push::get_notifications, sync::sync_events::DeviceLists},
     presence::PresenceState,
 };
 use serde_json::Value;
@@ -61,6 +58,7 @@ use self::{
     long_poll::LongPoll,
     notifications::NotificationReader,
     presence::PresenceReader,
+    profile_updates::ProfileUpdateReader,
     recent_changes::RecentChanges,
     response::{ResponseBuilder, ResponseSections},
     room_sections::RoomSections,
@@ -73,6 +71,7 @@ use self::{
 pub use self::{
     event_format::{EventRecipient, client_event, event_in_format},
     notifications::NotificationSelection,
+    profile_updates::ProfileUpdates,
     remote_echo::{PendingSends, SendInFlight},
     response::SyncAnswer,
     response_json::{StateAfterName, write_response},
@@ -91,7 +90,7 @@ use crate::{
     rooms::Rooms,
     storage::Db,
     tasks::Tasks,
-    users::{Session, Users},
+    users::{Session, SyncFilter, Users},
 };
 
 /// The longest time that a client may wait for changes.
@@ -147,7 +146,7 @@ struct SyncEnvironment {
 pub struct SyncRequest {
     /// The token to start from; `None` for an initial sync.
     pub since: Option<SyncToken>,
-    pub filter: Arc<FilterDefinition>,
+    pub filter: Arc<SyncFilter>,
     /// Whether all state is wanted, even where nothing changed.
     pub full_state: bool,
     /// The time to wait for changes.
@@ -180,7 +179,7 @@ impl Sync {
     /// Returns the changes since the client's token, and waits for a change if there is none.
     ///
     /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync).
-    pub async fn sync(&self, session: &Session, request: SyncRequest) -> Result<Response> {
+    pub async fn sync(&self, session: &Session, request: SyncRequest) -> Result<SyncAnswer> {
         self.services.long_poll.sync(session, &request).await
     }
 
@@ -372,6 +371,7 @@ impl SyncServices {
             rooms: RoomSections::new(&environment, &timelines, states),
             removed_rooms,
             presence: PresenceReader::new(&environment, &tokens),
+            profiles: ProfileUpdateReader::new(&environment),
             devices: devices.clone(),
         };
         let responses = ResponseBuilder::new(&environment, sections);

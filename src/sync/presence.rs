@@ -88,8 +88,12 @@ impl PresenceReader {
     }
 }
 
-/// Returns the users with whom the user shares a room only since the token. Their presence is sent however old it is.
-fn users_newly_sharing_rooms(viewer: &SyncViewer<'_>, snapshot: &SyncSnapshot) -> Vec<UserNum> {
+/// Returns the users with whom the user shares a room only since the token. What is sent
+/// about them is sent however old it is.
+pub(super) fn users_newly_sharing_rooms(
+    viewer: &SyncViewer<'_>,
+    snapshot: &SyncSnapshot,
+) -> Vec<UserNum> {
     let Some(since) = viewer.request.since else {
         return Vec::new();
     };

@@ -30,6 +30,8 @@ struct ChangeLog {
     /// The changes of users' keys.
     lists: VecDeque<(Position, DeviceListChange)>,
     lists_after: Position,
+    /// The position of the latest change of any profile.
+    latest_profile: Position,
 }
 
 /// A change of a user's keys.
@@ -79,6 +81,7 @@ impl RecentChanges {
             subscriptions: LatestPositions::new(now),
             lists: VecDeque::new(),
             lists_after: now,
+            latest_profile: now,
         };
         Self {
             log: RwLock::new(log),
@@ -117,6 +120,12 @@ impl RecentChanges {
             .take_while(|(position, _)| *position > after)
             .filter(|(position, _)| *position <= until);
         Some(recent.map(|(_, change)| *change).collect())
+    }
+
+    /// Returns whether a profile may have changed after a position.
+    pub(super) fn profiles_changed(&self, after: Position) -> bool {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        after < log.latest_profile
     }
 
     /// Returns whether a user's account data may have changed after a position.
@@ -159,6 +168,9 @@ impl JournalFollower for RecentChanges {
                         watcher: *watcher,
                     };
                     log.record_device_list(*position, change);
+                }
+                JournalChange::Profile { .. } => {
+                    log.latest_profile = log.latest_profile.max(*position);
                 }
                 JournalChange::ThreadSubscription { user } => {
                     log.subscriptions.record_change(*position, *user);

@@ -16,6 +16,7 @@ use super::{
     ephemeral_events::ephemeral_events,
     invitations::{accepts_invite, stripped_state},
     presence::PresenceReader,
+    profile_updates::{ProfileUpdateReader, ProfileUpdates},
     room_sections::RoomSections,
     snapshot::{RoomContents, RoomSnapshot, SnapshotReader},
     sync_viewer::SyncViewer,
@@ -43,6 +44,7 @@ pub(super) struct ResponseSections {
     pub(super) rooms: RoomSections,
     pub(super) removed_rooms: RemovedRoomReader,
     pub(super) presence: PresenceReader,
+    pub(super) profiles: ProfileUpdateReader,
     pub(super) devices: DeviceSections,
 }
 
@@ -50,6 +52,8 @@ pub(super) struct ResponseSections {
 #[derive(Debug)]
 pub struct SyncAnswer {
     pub response: Response,
+    /// The profile fields that changed.
+    pub profile_updates: ProfileUpdates,
     /// The token up to which the response covers the changes.
     pub token: SyncToken,
     /// Whether the response has any changes for the client.
@@ -114,6 +118,10 @@ impl ResponseBuilder {
             .presence
             .add_presence(&viewer, &snapshot, &mut response)
             .await?;
+        let profile_updates = sections
+            .profiles
+            .profile_updates(&viewer, &snapshot)
+            .await?;
         let devices = &sections.devices;
         let has_lost_keys = devices
             .add_encryption(&viewer, &snapshot, &mut response)
@@ -124,7 +132,8 @@ impl ResponseBuilder {
         };
         response.next_batch = token.to_string();
         Ok(SyncAnswer {
-            has_changes: has_lost_keys || !is_empty(&response),
+            has_changes: has_lost_keys || !profile_updates.is_empty() || !is_empty(&response),
+            profile_updates,
             has_own_events: has_own_events.load(Ordering::Relaxed),
             response,
             token,

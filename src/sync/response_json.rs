@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt,
+    OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
     api::client::sync::sync_events::UnreadNotificationsCount,
     api::client::sync::sync_events::{
         DeviceLists,
@@ -23,7 +23,9 @@ use ruma::{
     serde::Raw,
 };
 use serde::Serialize;
+use serde_json::value::RawValue;
 
+use super::profile_updates::ProfileUpdates;
 use crate::error::Result;
 
 #[derive(Serialize)]
@@ -42,6 +44,16 @@ struct SyncResponseJson<'a> {
     device_one_time_keys_count: &'a BTreeMap<OneTimeKeyAlgorithm, UInt>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_unused_fallback_key_types: &'a Option<Vec<OneTimeKeyAlgorithm>>,
+    #[serde(
+        rename = "org.matrix.msc4429.users",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    users: BTreeMap<&'a UserId, UserJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct UserJson<'a> {
+    profile_updates: &'a BTreeMap<String, Box<RawValue>>,
 }
 
 #[derive(Serialize)]
@@ -139,7 +151,13 @@ pub enum StateAfterName {
 /// # Errors
 ///
 /// An internal error if it cannot be serialized. No action of a client can cause this.
-pub fn write_response(response: &Response, state_after: StateAfterName) -> Result<String> {
+pub fn write_response(
+    response: &Response,
+    profile_updates: &ProfileUpdates,
+    state_after: StateAfterName,
+) -> Result<String> {
+    let users = profile_updates.by_user().iter();
+    let users = users.map(|(user_id, profile_updates)| (&**user_id, UserJson { profile_updates }));
     let answer = SyncResponseJson {
         next_batch: &response.next_batch,
         rooms: RoomsJson {
@@ -158,6 +176,7 @@ pub fn write_response(response: &Response, state_after: StateAfterName) -> Resul
         device_lists: DeviceListsJson::from_device_lists(&response.device_lists),
         device_one_time_keys_count: &response.device_one_time_keys_count,
         device_unused_fallback_key_types: &response.device_unused_fallback_key_types,
+        users: users.collect(),
     };
     Ok(serde_json::to_string(&answer)?)
 }
@@ -294,9 +313,15 @@ mod tests {
             .insert(room("!e:b"), KnockedRoom::new());
         response.device_lists.changed = vec![ruma::user_id!("@a:b").to_owned()];
 
-        let written: Value =
-            serde_json::from_str(&write_response(&response, StateAfterName::Stable).unwrap())
-                .unwrap();
+        let written: Value = serde_json::from_str(
+            &write_response(
+                &response,
+                &ProfileUpdates::default(),
+                StateAfterName::Stable,
+            )
+            .unwrap(),
+        )
+        .unwrap();
 
         let timeline = json!({ "limited": false, "events": [] });
         let expected = json!({
@@ -323,7 +348,12 @@ mod tests {
             "device_one_time_keys_count": {},
         });
         assert_eq!(written, expected);
-        let unstable = write_response(&response, StateAfterName::Unstable).unwrap();
+        let unstable = write_response(
+            &response,
+            &ProfileUpdates::default(),
+            StateAfterName::Unstable,
+        )
+        .unwrap();
         let unstable: Value = serde_json::from_str(&unstable).unwrap();
         assert_eq!(
             unstable["rooms"]["leave"]["!c:b"]["org.matrix.msc4222.state_after"],

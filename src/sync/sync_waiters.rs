@@ -29,9 +29,9 @@ pub struct SyncWaiters {
     /// The users whose presence changed since clients were last woken for it.
     changed_presence: Mutex<HashSet<UserNum>>,
     presence_notify: Notify,
-    /// The users whose keys changed since clients were last woken for it.
-    changed_device_lists: Mutex<HashSet<UserNum>>,
-    device_lists_notify: Notify,
+    /// The users whose keys or profiles changed since clients were last woken for it.
+    changed_users: Mutex<HashSet<UserNum>>,
+    users_notify: Notify,
 }
 
 struct WaitingClients {
@@ -54,8 +54,8 @@ impl SyncWaiters {
             rooms,
             changed_presence: Mutex::default(),
             presence_notify: Notify::new(),
-            changed_device_lists: Mutex::default(),
-            device_lists_notify: Notify::new(),
+            changed_users: Mutex::default(),
+            users_notify: Notify::new(),
         });
         let listener = Arc::downgrade(&waiters);
         ephemeral.add_listener(Arc::new(move |change| {
@@ -68,7 +68,7 @@ impl SyncWaiters {
             tokio::select! {
                 () = stopping.cancelled() => {}
                 () = waker.wake_for_presence() => {}
-                () = waker.wake_for_device_lists() => {}
+                () = waker.wake_for_changed_users() => {}
             }
         }));
         waiters
@@ -165,24 +165,24 @@ impl SyncWaiters {
         }
     }
 
-    async fn wake_for_device_list(&self, user: UserNum) {
+    async fn wake_for_changed_user(&self, user: UserNum) {
         if let Some(rooms) = self.rooms_to_wake(user).await {
             self.wake_users_sharing_rooms(&rooms);
         }
     }
 
-    /// Wakes clients when keys changed. The users who share a room may have to be read from the database first.
-    async fn wake_for_device_lists(&self) {
+    /// Wakes clients when keys or profiles changed. The users who share a room may have to be read from the database first.
+    async fn wake_for_changed_users(&self) {
         loop {
-            self.device_lists_notify.notified().await;
+            self.users_notify.notified().await;
             let users = std::mem::take(
                 &mut *self
-                    .changed_device_lists
+                    .changed_users
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner),
             );
             for user in users {
-                self.wake_for_device_list(user).await;
+                self.wake_for_changed_user(user).await;
             }
         }
     }
@@ -257,17 +257,18 @@ impl JournalFollower for SyncWaiters {
                     ..
                 }
                 | JournalChange::SessionsEnded { user, .. } => self.wake_user(*user),
-                JournalChange::DeviceList {
+                JournalChange::Profile { user }
+                | JournalChange::DeviceList {
                     user,
                     watcher: None,
                 } => {
                     self.wake_user(*user);
                     let mut relisted = self
-                        .changed_device_lists
+                        .changed_users
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner);
                     relisted.insert(*user);
-                    self.device_lists_notify.notify_one();
+                    self.users_notify.notify_one();
                 }
                 JournalChange::Redacted { .. }
                 | JournalChange::RoomDeleted { .. }

@@ -18,8 +18,8 @@ use crate::{
         devices::{cross_signing, device_list_changes, key_backups},
         rooms::{delayed_events, invite_links, personal_notifications},
         users::{
-            account_data, accounts, email_addresses, email_validations, oauth_codes, profiles,
-            short_lived_tokens,
+            account_data, accounts, email_addresses, email_validations, oauth_codes,
+            profile_changes, profiles, short_lived_tokens,
         },
     },
 };
@@ -148,6 +148,7 @@ impl AccountChanges {
         }
         key_backups::remove_all(&mut tx, user).await?;
         profiles::remove_all(&mut tx, user).await?;
+        profile_changes::remove_all(&mut tx, user).await?;
         email_addresses::remove_all(&mut tx, user).await?;
         account_data::remove_all(&mut tx, user).await?;
         personal_notifications::remove_all(&mut tx, user).await?;

@@ -2,7 +2,11 @@
 //!
 //! See the [specification](https://spec.matrix.org/v1.19/client-server-api/#filtering).
 
+use std::ops::Deref;
+
 use ruma::{UserId, api::client::filter::FilterDefinition, canonical_json::to_canonical_value};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{Session, UserEnvironment};
 use crate::{
@@ -16,6 +20,92 @@ use crate::{
 const MAX_FILTERS_PER_USER: i64 = 200;
 /// The largest filter, in bytes.
 const MAX_FILTER_BYTES: usize = 64 * 1024;
+
+/// The number of profile fields that a filter names, and the length of their names.
+const MAX_PROFILE_FIELDS: usize = 100;
+const MAX_PROFILE_FIELD_BYTES: usize = 255;
+/// The field of a filter that names profile fields.
+const PROFILE_FIELDS_KEY: &str = "org.matrix.msc4429.profile_fields";
+
+/// The filter of a sync.
+#[derive(Clone, Debug, Default)]
+pub struct SyncFilter {
+    definition: FilterDefinition,
+    /// The profile fields whose changes are sent.
+    ///
+    /// See [MSC4429](https://github.com/matrix-org/matrix-spec-proposals/pull/4429).
+    pub profile_fields: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct ProfileFieldFilter {
+    #[serde(default)]
+    ids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct UnstableFilterFields {
+    #[serde(default, rename = "org.matrix.msc4429.profile_fields")]
+    profile_fields: ProfileFieldFilter,
+}
+
+impl Deref for SyncFilter {
+    type Target = FilterDefinition;
+
+    fn deref(&self) -> &FilterDefinition {
+        &self.definition
+    }
+}
+
+impl From<FilterDefinition> for SyncFilter {
+    fn from(definition: FilterDefinition) -> Self {
+        Self {
+            definition,
+            profile_fields: Vec::new(),
+        }
+    }
+}
+
+impl SyncFilter {
+    /// Reads a filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when it is not valid.
+    pub fn parse(json: &str) -> Result<Self> {
+        let invalid = |_| Error::invalid_param("the filter is not valid");
+        let definition: FilterDefinition = serde_json::from_str(json).map_err(invalid)?;
+        let fields: UnstableFilterFields = serde_json::from_str(json).map_err(invalid)?;
+        if !is_known_format(&definition.event_format) {
+            return Err(Error::invalid_param(
+                "event_format must be client or federation",
+            ));
+        }
+        let profile_fields = fields.profile_fields.ids;
+        let is_too_long = |field: &String| field.len() > MAX_PROFILE_FIELD_BYTES;
+        if profile_fields.len() > MAX_PROFILE_FIELDS || profile_fields.iter().any(is_too_long) {
+            return Err(Error::invalid_param(format!(
+                "a filter may name at most {MAX_PROFILE_FIELDS} profile fields of {MAX_PROFILE_FIELD_BYTES} bytes"
+            )));
+        }
+        Ok(Self {
+            definition,
+            profile_fields,
+        })
+    }
+
+    /// Returns the filter as JSON.
+    pub fn to_json(&self) -> Result<Value> {
+        let mut filter = serde_json::to_value(&self.definition)?;
+        if let Some(fields) = filter.as_object_mut()
+            && !self.profile_fields.is_empty()
+        {
+            let ids = json!({ "ids": self.profile_fields });
+            fields.insert(PROFILE_FIELDS_KEY.to_owned(), ids);
+        }
+        Ok(filter)
+    }
+}
 
 /// The stored filters of users.
 #[derive(Clone)]
@@ -40,15 +130,10 @@ impl StoredFilters {
         &self,
         session: &Session,
         owner: &UserId,
-        filter: &FilterDefinition,
+        filter: &SyncFilter,
     ) -> Result<String> {
         session.must_be_user(owner)?;
-        if !is_known_format(&filter.event_format) {
-            return Err(Error::invalid_param(
-                "event_format must be client or federation",
-            ));
-        }
-        let definition = to_canonical_value(filter)
+        let definition = to_canonical_value(filter.to_json()?)
             .map_err(|e| Error::invalid_param(format!("the filter is not canonical: {e}")))?
             .to_string();
         if definition.len() > MAX_FILTER_BYTES {
@@ -74,19 +159,17 @@ impl StoredFilters {
     /// # Errors
     ///
     /// [`Error::NotFound`] when there is none with this id.
-    pub async fn get(&self, user: UserNum, id: &str) -> Result<FilterDefinition> {
+    pub async fn get(&self, user: UserNum, id: &str) -> Result<SyncFilter> {
         let unknown = || Error::not_found("there is no such filter");
         let id: FilterId = id.parse().map_err(|_| unknown())?;
         let mut db = self.db.read().await?;
         let definition = filters::get(&mut db, user, id).await?;
-        Ok(serde_json::from_str(&definition.ok_or_else(unknown)?)?)
+        SyncFilter::parse(&definition.ok_or_else(unknown)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::users::testing::TestUsers;
 
@@ -95,7 +178,7 @@ mod tests {
         let test = TestUsers::new(|_| {}).await;
         let alice = test.session("alice").await;
         let bob = test.session("bob").await;
-        let read = |value| serde_json::from_value::<FilterDefinition>(value).unwrap();
+        let read = |value: Value| SyncFilter::parse(&value.to_string()).unwrap();
         let one = read(json!({"room": {"timeline": {"limit": 10}}}));
         let other = read(json!({"room": {"timeline": {"limit": 20}}}));
 

@@ -59,7 +59,7 @@ pub use self::{
         RegistrationSource, ServiceRegistration, find_registration_problems,
     },
     email::{EmailAddresses, EmailValidations, PendingValidation, TokenRequest, ValidationPurpose},
-    filters::StoredFilters,
+    filters::{StoredFilters, SyncFilter},
     identity_bindings::UserIdentityBindings,
     login::UserLogin,
     new_session::{NewDevice, StartedSession},

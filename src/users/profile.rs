@@ -12,8 +12,8 @@ use super::{AccountLookup, Session, UserEnvironment, check_text};
 use crate::{
     error::{Error, RefusalCode, Result},
     storage::{
-        Db,
-        users::{profiles, user_directory},
+        Db, JournalChange, WriteTx,
+        users::{profile_changes, profiles, user_directory},
     },
 };
 
@@ -125,6 +125,7 @@ impl UserProfiles {
             ));
         }
         profiles::set(&mut tx, session.user, field.as_str(), &json).await?;
+        record_change(&mut tx, session, &field).await?;
         if field == ProfileFieldName::DisplayName {
             let name = value.as_str();
             let user_id = session.user_id.as_str();
@@ -152,6 +153,7 @@ impl UserProfiles {
         if !profiles::remove(&mut tx, session.user, field.as_str()).await? {
             return Ok(None);
         }
+        record_change(&mut tx, session, &field).await?;
         if field == ProfileFieldName::DisplayName {
             let user_id = session.user_id.as_str();
             user_directory::set_search_text(&mut tx, session.user, user_id, None).await?;
@@ -159,6 +161,18 @@ impl UserProfiles {
         tx.commit().await?;
         Ok(Some(ProfileChange { field, value: None }))
     }
+}
+
+/// Records the change of a field, so that clients receive it.
+async fn record_change(
+    tx: &mut WriteTx,
+    session: &Session,
+    field: &ProfileFieldName,
+) -> Result<()> {
+    let (user, position) = (session.user, tx.next_position());
+    profile_changes::record(tx, user, field.as_str(), position).await?;
+    tx.publish(position, JournalChange::Profile { user });
+    Ok(())
 }
 
 /// Checks the name of a field to set. A field whose name was set before this check existed can still be removed.

@@ -65,6 +65,7 @@ mod peeking;
 mod portable_sql;
 mod presence;
 mod profile;
+mod profile_updates;
 mod program;
 mod push;
 mod push_gateway;

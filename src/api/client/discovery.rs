@@ -54,6 +54,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc4222",
     "org.matrix.msc4380.stable",
     "io.element.msc4388",
+    "org.matrix.msc4429",
     "org.matrix.msc4445.initial_sync_timeline_stream_ordering",
     "org.matrix.simplified_msc3575",
     "dev.parlour.websocket_stream",

@@ -1,12 +1,13 @@
 //! Filtering.
 
-use axum::{Router, extract::State};
+use axum::{Json, Router, extract::State};
 use ruma::api::client::filter::{create_filter, get_filter};
+use serde_json::Value;
 
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, endpoint},
+    api::{App, MatrixRequest, MatrixResponse, RequestWithBody, endpoint},
     error::Result,
-    users::Users,
+    users::{SyncFilter, Users},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -20,11 +21,16 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3useruseridfilter).
 async fn create_filter(
     State(users): State<Users>,
-    MatrixRequest { from, request }: MatrixRequest<create_filter::v3::Request>,
+    RequestWithBody {
+        from,
+        request,
+        body,
+    }: RequestWithBody<create_filter::v3::Request>,
 ) -> Result<MatrixResponse<create_filter::v3::Response>> {
+    let filter = SyncFilter::parse(&Value::from(body).to_string())?;
     let id = users
         .filters
-        .create(&from, &request.user_id, &request.filter)
+        .create(&from, &request.user_id, &filter)
         .await?;
     Ok(MatrixResponse(create_filter::v3::Response::new(id)))
 }
@@ -35,8 +41,8 @@ async fn create_filter(
 async fn get_filter(
     State(users): State<Users>,
     MatrixRequest { from, request }: MatrixRequest<get_filter::v3::Request>,
-) -> Result<MatrixResponse<get_filter::v3::Response>> {
+) -> Result<Json<Value>> {
     from.must_be_user(&request.user_id)?;
     let filter = users.filters.get(from.user, &request.filter_id).await?;
-    Ok(MatrixResponse(get_filter::v3::Response::new(filter)))
+    Ok(Json(filter.to_json()?))
 }

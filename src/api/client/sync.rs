@@ -13,17 +13,13 @@ use axum::{
     response::IntoResponse,
 };
 use futures_util::{StreamExt, stream};
-use ruma::api::client::{
-    filter::FilterDefinition,
-    sync::sync_events::{self, v3::Filter},
-};
+use ruma::api::client::sync::sync_events;
 
 use crate::{
     api::{App, MatrixRequest, endpoint},
-    error::{Error, Result},
-    matrix::is_known_format,
+    error::Result,
     sync::{StateAfterName, Sync, SyncRequest, write_response},
-    users::{Session, Users},
+    users::{Session, SyncFilter, Users},
 };
 
 pub(super) fn routes() -> Router<App> {
@@ -39,10 +35,11 @@ async fn sync_events(
     uri: Uri,
     MatrixRequest { from, request }: MatrixRequest<sync_events::v3::Request>,
 ) -> Result<impl IntoResponse> {
+    let filter_text = query_field(&uri, "filter");
     let is_unstable = asks_for_unstable_state_after(&uri) && !request.use_state_after;
     let request = SyncRequest {
         since: request.since.as_deref().map(str::parse).transpose()?,
-        filter: filter(&users, &from, request.filter).await?,
+        filter: filter(&users, &from, filter_text.as_deref()).await?,
         full_state: request.full_state,
         timeout: request.timeout.unwrap_or_default(),
         set_presence: request.set_presence,
@@ -53,13 +50,13 @@ async fn sync_events(
     } else {
         None
     };
-    let response = sync.sync(&from, request).await?;
+    let answer = sync.sync(&from, request).await?;
     let state_after = if is_unstable {
         StateAfterName::Unstable
     } else {
         StateAfterName::Stable
     };
-    let body = write_response(&response, state_after)?;
+    let body = write_response(&answer.response, &answer.profile_updates, state_after)?;
     let headers = [
         (CONTENT_TYPE, "application/json".to_owned()),
         (CONTENT_LENGTH, body.len().to_string()),
@@ -70,6 +67,14 @@ async fn sync_events(
         part
     });
     Ok((headers, Body::from_stream(body)))
+}
+
+/// Returns a field of the query.
+fn query_field(uri: &Uri, name: &str) -> Option<String> {
+    let query = uri.query().unwrap_or_default();
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let (_, value) = pairs.find(|(field, _)| field == name)?;
+    Some(value.into_owned())
 }
 
 /// Returns whether the client uses the unstable name of
@@ -85,22 +90,12 @@ fn asks_for_unstable_state_after(uri: &Uri) -> bool {
 pub(in crate::api) async fn filter(
     users: &Users,
     session: &Session,
-    filter: Option<Filter>,
-) -> Result<Arc<FilterDefinition>> {
-    Ok(Arc::new(match filter {
-        // A definition that cannot be parsed looks like an id.
-        Some(Filter::FilterId(id)) if id.trim_start().starts_with('{') => {
-            return Err(Error::invalid_param("the filter is not valid"));
-        }
-        Some(Filter::FilterId(id)) => users.filters.get(session.user, &id).await?,
-        Some(Filter::FilterDefinition(definition))
-            if !is_known_format(&definition.event_format) =>
-        {
-            return Err(Error::invalid_param(
-                "event_format must be client or federation",
-            ));
-        }
-        Some(Filter::FilterDefinition(definition)) => definition,
-        _ => FilterDefinition::default(),
-    }))
+    text: Option<&str>,
+) -> Result<Arc<SyncFilter>> {
+    let filter = match text {
+        Some(json) if json.trim_start().starts_with('{') => SyncFilter::parse(json)?,
+        Some(id) => users.filters.get(session.user, id).await?,
+        None => SyncFilter::default(),
+    };
+    Ok(Arc::new(filter))
 }

@@ -21,10 +21,7 @@ use futures_util::{
     future::BoxFuture,
     stream::{FuturesUnordered, SplitSink, SplitStream},
 };
-use ruma::{
-    api::client::{filter::FilterDefinition, sync::sync_events::v3::Filter},
-    presence::PresenceState,
-};
+use ruma::presence::PresenceState;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
@@ -35,7 +32,7 @@ use crate::{
     ephemeral::PresenceUpdate,
     error::{Error, Result},
     sync::{StateAfterName, SyncRequest, SyncToken, write_response},
-    users::Session,
+    users::{Session, SyncFilter},
 };
 
 /// The sub-protocol: JSON in text frames.
@@ -81,7 +78,7 @@ async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
         Some(token) => {
             let session = auth::authenticate_session(&app, &parts, &token).await?;
             Some(ClientIdentity {
-                filter: filter(&app, &session, params.filter.as_deref()).await?,
+                filter: client::sync_filter(&app.users, &session, params.filter.as_deref()).await?,
                 session,
                 token,
             })
@@ -119,20 +116,7 @@ async fn stream(State(app): State<App>, request: Request) -> Result<Response> {
 struct ClientIdentity {
     session: Arc<Session>,
     token: String,
-    filter: Arc<FilterDefinition>,
-}
-
-/// Reads a filter as `/sync` does: an id, or the definition itself.
-async fn filter(app: &App, session: &Session, text: Option<&str>) -> Result<Arc<FilterDefinition>> {
-    let filter = match text {
-        Some(json) if json.starts_with('{') => {
-            let definition = serde_json::from_str(json)
-                .map_err(|e| Error::invalid_param(format!("filter: {e}")))?;
-            Some(Filter::FilterDefinition(definition))
-        }
-        other => other.map(|id| Filter::FilterId(id.to_owned())),
-    };
-    client::sync_filter(&app.users, session, filter).await
+    filter: Arc<SyncFilter>,
 }
 
 /// The running requests of a client.
@@ -213,7 +197,8 @@ impl PendingConnection {
     async fn identify(&self, call: &ClientRequest) -> Result<ClientIdentity> {
         let token = call.access_token().ok_or(Error::MissingToken)?;
         let session = auth::authenticate_session(&self.app, &self.parts, &token).await?;
-        let filter = filter(&self.app, &session, self.params.filter.as_deref()).await?;
+        let text = self.params.filter.as_deref();
+        let filter = client::sync_filter(&self.app.users, &session, text).await?;
         Ok(ClientIdentity {
             session,
             token,
@@ -365,7 +350,11 @@ impl WebSocketChannel {
         if answer.has_own_events {
             self.wait_for_send_responses(working).await?;
         }
-        let text = write_response(&answer.response, StateAfterName::Stable);
+        let text = write_response(
+            &answer.response,
+            &answer.profile_updates,
+            StateAfterName::Stable,
+        );
         self.send(
             text.map_err(|_| ConnectionEnd::Close(close_code::ERROR, "internal server error"))?,
         )

@@ -433,6 +433,7 @@ impl RoomMemory {
             | JournalChange::ToServer { .. }
             | JournalChange::DeviceList { .. }
             | JournalChange::KeyCounts { .. }
+            | JournalChange::Profile { .. }
             | JournalChange::ThreadSubscription { .. }
             | JournalChange::PushersChanged { .. }
             | JournalChange::AliasesChanged { .. }

@@ -103,6 +103,8 @@ pub enum JournalChange {
         /// Whether a key was claimed, so that the device may have to upload more.
         claimed: bool,
     },
+    /// A field of a user's profile changed.
+    Profile { user: UserNum },
     /// A deactivated user asked to be erased: users who join a room after this see that user's events redacted.
     Erased { user_id: OwnedUserId },
     /// A user's subscription to a thread began, changed or ended.

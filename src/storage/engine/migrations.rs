@@ -136,6 +136,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0032_oauth.sql",
         include_str!("../../../migrations/0032_oauth.sql"),
     ),
+    (
+        "0034_profile_changes.sql",
+        include_str!("../../../migrations/0034_profile_changes.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

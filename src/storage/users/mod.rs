@@ -11,6 +11,7 @@ pub mod identity_bindings;
 pub mod oauth_clients;
 pub mod oauth_codes;
 pub mod oauth_device_codes;
+pub mod profile_changes;
 pub mod profiles;
 pub mod pushers;
 pub mod server_notices;

@@ -241,7 +241,7 @@ impl SlidingRoomReader {
         filter.room.timeline.limit = Some(limit.into());
         SyncRequest {
             since: since.map(|since| self.tokens.token_at(since.position, since.tick)),
-            filter: Arc::new(filter),
+            filter: Arc::new(filter.into()),
             full_state: false,
             timeout: std::time::Duration::ZERO,
             set_presence: PresenceState::Offline,
