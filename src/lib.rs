@@ -13,6 +13,7 @@ pub mod ephemeral;
 pub mod error;
 pub mod federation;
 pub mod health;
+pub mod json_web_token;
 pub mod keyed_semaphore;
 pub mod mail;
 pub mod matrix;

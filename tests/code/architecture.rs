@@ -7,7 +7,7 @@ use syn::{ItemUse, visit::Visit};
 use crate::source::{SourceFile, paths_of, segments_of, source_files};
 
 /// The lowest modules, which every other module may import.
-const BASE_MODULES: [&str; 8] = [
+const BASE_MODULES: [&str; 9] = [
     "error",
     "clock",
     "config",
@@ -16,11 +16,12 @@ const BASE_MODULES: [&str; 8] = [
     "keyed_semaphore",
     "numbers",
     "outbound",
+    "json_web_token",
 ];
 
 /// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
 /// import those.
-const MODULE_LAYERS: [(&str, &[&str]); 22] = [
+const MODULE_LAYERS: [(&str, &[&str]); 23] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -29,6 +30,7 @@ const MODULE_LAYERS: [(&str, &[&str]); 22] = [
     ("keyed_semaphore", &[]),
     ("numbers", &[]),
     ("outbound", &["error"]),
+    ("json_web_token", &[]),
     ("matrix", &[]),
     ("storage", &["matrix"]),
     ("mail", &[]),

@@ -3,12 +3,12 @@
 //! See VAPID, [RFC 8292](https://www.rfc-editor.org/rfc/rfc8292).
 
 use p256::ecdsa::{Signature, SigningKey, signature::Signer};
-use ruma::serde::{Base64, base64::UrlSafe};
-use serde_json::{Value, json};
+use serde_json::json;
 use url::Url;
 
 use crate::{
     error::{Error, Result},
+    json_web_token,
     storage::{Db, users::web_push_keys},
 };
 
@@ -59,37 +59,30 @@ impl WebPushKey {
     /// Returns the public key, uncompressed and in URL-safe Base64, which clients give to their push service.
     pub fn public_key(&self) -> String {
         let point = self.signing_key.verifying_key().to_encoded_point(false);
-        encode(point.as_bytes())
+        json_web_token::encode(point.as_bytes())
     }
 
     /// Returns the value of the header `Authorization` for requests to a push service.
     ///
     /// `contact` is the address at which the operators of the push service can reach those of this server.
     pub fn authorization(&self, service: &Url, contact: &str, now_ms: i64) -> String {
-        let header = json!({ "typ": "JWT", "alg": "ES256" });
         let claims = json!({
             "aud": service.origin().ascii_serialization(),
             "exp": now_ms / 1000 + SIGNATURE_LIFETIME_S,
             "sub": contact,
         });
-        let signed = format!("{}.{}", encode_json(&header), encode_json(&claims));
+        let signed = json_web_token::signing_input("ES256", &claims);
         let signature: Signature = self.signing_key.sign(signed.as_bytes());
-        let signature = encode(&signature.to_bytes());
-        format!("vapid t={signed}.{signature}, k={}", self.public_key())
+        let token = json_web_token::with_signature(&signed, &signature.to_bytes());
+        format!("vapid t={token}, k={}", self.public_key())
     }
-}
-
-fn encode(bytes: &[u8]) -> String {
-    Base64::<UrlSafe, _>::new(bytes).encode()
-}
-
-fn encode_json(value: &Value) -> String {
-    encode(value.to_string().as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use p256::ecdsa::{VerifyingKey, signature::Verifier};
+    use ruma::serde::{Base64, base64::UrlSafe};
+    use serde_json::Value;
 
     use super::*;
     use crate::storage::testing::TestDb;
