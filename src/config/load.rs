@@ -9,15 +9,17 @@ use std::{
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Config, mail::MissingMailKey};
+use super::{Config, mail::MissingMailKey, rtc::MissingRtcKey};
 
 /// The prefix of environment variables that set a key.
 const VARIABLE_PREFIX: &str = "PARLOUR__";
 /// The keys whose values are not shown in messages.
-const SECRET_KEYS: [&str; 3] = [
+const SECRET_KEYS: [&str; 5] = [
     "database.url",
     "registration.shared_secret",
     "mail.smtp_password",
+    "turn.shared_secret",
+    "rtc.secret",
 ];
 /// The allowed values for keys whose type gives no good message: the end of the key, and the text.
 const ALLOWED_VALUES: [(&str, &str); 3] = [
@@ -138,6 +140,12 @@ impl Config {
             let origin = origin(set);
             return Err(ConfigError::Wrong(format!(
                 "{origin}: {missing} is not set, but {set} is: expected both or neither"
+            )));
+        }
+        if let Some(MissingRtcKey { missing, set }) = self.rtc.missing_key() {
+            let origin = origin(set);
+            return Err(ConfigError::Wrong(format!(
+                "{origin}: {missing} is not set, but {set} is: expected all keys of [rtc] or none"
             )));
         }
         Ok(())

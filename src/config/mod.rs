@@ -10,6 +10,7 @@ mod appservices;
 mod load;
 mod mail;
 mod oauth;
+mod rtc;
 mod sections;
 mod values;
 
@@ -20,6 +21,7 @@ pub use self::{
     load::{ConfigError, ConfigVariable},
     mail::{MailSection, SmtpEncryption},
     oauth::OAuthSection,
+    rtc::{LiveKitSettings, LiveKitUrl, RtcSection},
     sections::{
         Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
         LimitsSection, ListenSection, LogFormat, LoggingSection, MediaSection, MetricsSection,

@@ -10,7 +10,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AppservicesSection, MailSection, OAuthSection,
+    AppservicesSection, MailSection, OAuthSection, RtcSection,
     addresses::{email_address, page_address, server_name, turn_uris},
     values::{
         AddressHeader, BaseUrl, DatabaseUrl, IpNetwork, LegacyMedia, Localpart, SecretString,
@@ -39,6 +39,7 @@ pub struct Config {
     pub mail: MailSection,
     pub appservices: AppservicesSection,
     pub turn: TurnSection,
+    pub rtc: RtcSection,
     pub server_notices: ServerNoticesSection,
     pub logging: LoggingSection,
     pub metrics: MetricsSection,
@@ -64,6 +65,7 @@ impl Default for Config {
             mail: MailSection::default(),
             appservices: AppservicesSection::default(),
             turn: TurnSection::default(),
+            rtc: RtcSection::default(),
             server_notices: ServerNoticesSection::default(),
             logging: LoggingSection::default(),
             metrics: MetricsSection::default(),

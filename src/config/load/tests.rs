@@ -269,3 +269,40 @@ fn the_keys_for_email_are_set_together() {
     let required = error("[registration]\nrequire_email = true");
     assert!(required.contains("mail.smtp_host is not set"), "{required}");
 }
+
+#[test]
+fn the_keys_for_calls_are_set_together() {
+    let read_rtc = |text: &str| read(&format!("[rtc]\n{text}"), &[]);
+    let missing = |text: &str| read_rtc(text).expect_err("is incomplete");
+    let url = "livekit_url = 'wss://rtc.example.org'\n";
+
+    assert_eq!(
+        missing(url),
+        "parlour.toml: rtc.key is not set, but rtc.livekit_url is: expected all keys of [rtc] or none"
+    );
+    let secret = missing(&format!("{url}key = 'parlour'"));
+    assert!(secret.contains("rtc.secret is not set"), "{secret}");
+    let url_missing = missing("key = 'parlour'\nsecret = 'swordfish'");
+    assert!(
+        url_missing.contains("rtc.livekit_url is not set"),
+        "{url_missing}"
+    );
+    let complete = read_rtc(&format!("{url}key = 'parlour'\nsecret = 'swordfish'"));
+    let livekit = complete.expect("is valid").rtc.livekit();
+    assert_eq!(livekit.expect("is set").secret.expose(), "swordfish");
+    assert!(Config::default().rtc.livekit().is_none());
+}
+
+#[test]
+fn a_wrong_value_in_the_section_for_calls_is_named_without_the_secret() {
+    assert_eq!(
+        error("[rtc]\nlivekit_url = 'rtc.example.org'"),
+        "parlour.toml: rtc.livekit_url = \"rtc.example.org\": expected an address like \
+         `wss://livekit.example.org`"
+    );
+    let secret = error("[rtc]\nsecret = 5");
+    assert!(
+        secret.starts_with("parlour.toml: rtc.secret = …"),
+        "{secret}"
+    );
+}
