@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod application_services;
+pub mod calls;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use reqwest::{
-    Certificate, Client, ClientBuilder, Url,
+    Certificate, Client, ClientBuilder, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect::Policy,
 };
@@ -154,6 +154,24 @@ fn build_client(builder: ClientBuilder) -> Result<Client> {
     builder
         .build()
         .map_err(|source| Error::internal("set up an HTTP client", source))
+}
+
+/// Reads the body of a response, of at most `max_bytes`.
+///
+/// # Errors
+///
+/// [`Error::Unreachable`] when it is larger, or ends before it is complete.
+pub async fn read_body(mut response: Response, max_bytes: usize) -> Result<Vec<u8>> {
+    let failed = |error: reqwest::Error| Error::Unreachable(error.without_url().to_string());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len().saturating_add(chunk.len()) > max_bytes {
+            let text = format!("the answer is larger than {max_bytes} bytes");
+            return Err(Error::Unreachable(text));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// Resolves a name to its addresses within `reach`.

@@ -7,6 +7,7 @@ use axum::extract::FromRef;
 use super::{metrics::RequestMetrics, rate_limits::RateLimits};
 use crate::{
     application_services::{ServiceQueries, ServiceSenders},
+    calls::Calls,
     clock::Clock,
     config::Config,
     devices::Devices,
@@ -50,6 +51,8 @@ pub struct App {
     /// Collects the changes for `/sync`.
     pub sync: Sync,
     pub media: Media,
+    /// Calls through a LiveKit server.
+    pub calls: Calls,
     /// The e-mails that wait to be sent.
     pub mail: MailQueue,
 }

@@ -17,6 +17,7 @@ mod federation;
 mod html_page;
 mod in_flight_response;
 mod layers;
+mod livekit;
 mod metrics;
 mod monitoring;
 mod oauth;
@@ -53,6 +54,7 @@ fn routes(config: &Config) -> Router<App> {
     Router::new()
         .merge(client::routes())
         .merge(federation::routes(config))
+        .merge(livekit::routes(config))
         .merge(websocket::routes())
         .merge(monitoring::routes())
         .merge(parlour::routes())

@@ -9,6 +9,7 @@ use super::{connection::ConnectionServer, data_dir, listen::BoundListener, signi
 use crate::{
     api::{self, App, RateLimits, RequestMetrics},
     application_services::{ServiceQueries, ServiceSenders, TransactionSources},
+    calls::{CallSources, Calls},
     clock::Clock,
     config::{BaseUrl, Config, ConnectionsSection, ListenSection},
     devices::Devices,
@@ -180,6 +181,15 @@ fn sync_sources(sources: &WorkflowSources, db: &Db) -> SyncSources {
     }
 }
 
+fn call_sources(sources: &WorkflowSources) -> CallSources {
+    CallSources {
+        users: sources.users.clone(),
+        rooms: sources.rooms.clone(),
+        federation: sources.federation.clone(),
+        clock: sources.clock.clone(),
+    }
+}
+
 /// Builds the services, each from those above it. The order of the lines is the order of the layers.
 pub(crate) async fn build_app(
     config: Arc<Config>,
@@ -219,6 +229,7 @@ pub(crate) async fn build_app(
         tasks: tasks.clone(),
         clock: clock.clone(),
     };
+    let calls = Calls::new(&call_sources(&sources), &config)?;
     let workflows = Workflows::new(&sources);
     let sync = Sync::new(sync_sources(&sources, &db), &tasks);
     Ok(App {
@@ -238,6 +249,7 @@ pub(crate) async fn build_app(
         workflows,
         sync,
         media,
+        calls,
         mail,
     })
 }

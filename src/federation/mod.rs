@@ -33,9 +33,10 @@ mod well_known;
 use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{
-    ServerName, UserId,
+    OwnedUserId, ServerName, UserId,
     api::federation::{
-        authentication::XMatrix, discovery::ServerSigningKeys, query::get_profile_information,
+        authentication::XMatrix, discovery::ServerSigningKeys, openid::get_openid_userinfo,
+        query::get_profile_information,
     },
     canonical_json::CanonicalJsonObject,
     exports::http::Request,
@@ -253,6 +254,30 @@ impl Federation {
             .send(server, request, RequestLimits::QUICK_RESPONSE)
             .await?;
         Ok(response.data)
+    }
+
+    /// Returns the user whose `OpenID` token someone presents. It must be one of `server`, which issued the token.
+    ///
+    /// # Errors
+    ///
+    /// The [`RequestFailure`] of the request, converted into an [`Error`]; [`Error::Forbidden`] for a user of another
+    /// server.
+    pub async fn fetch_openid_user(
+        &self,
+        server: &ServerName,
+        access_token: &str,
+    ) -> Result<OwnedUserId> {
+        let request = get_openid_userinfo::v1::Request::new(access_token.to_owned());
+        let response = self
+            .client
+            .send_unsigned(server, request, RequestLimits::QUICK_RESPONSE)
+            .await?;
+        if response.sub.server_name() != server {
+            return Err(Error::forbidden(
+                "a server cannot vouch for the users of another",
+            ));
+        }
+        Ok(response.sub)
     }
 }
 

@@ -21,7 +21,7 @@ const BASE_MODULES: [&str; 9] = [
 
 /// Every top-level module, lowest first, and the modules it may import. All modules outside of `BASE_MODULES` may also
 /// import those.
-const MODULE_LAYERS: [(&str, &[&str]); 23] = [
+const MODULE_LAYERS: [(&str, &[&str]); 24] = [
     ("error", &[]),
     ("clock", &[]),
     ("config", &[]),
@@ -40,6 +40,7 @@ const MODULE_LAYERS: [(&str, &[&str]); 23] = [
     ("rooms", &["matrix", "storage"]),
     ("federation", UP_TO_ROOMS),
     ("media", UP_TO_FEDERATION),
+    ("calls", UP_TO_FEDERATION),
     ("push", UP_TO_ROOMS_AND_MAIL),
     ("application_services", UP_TO_ROOMS),
     ("workflows", BELOW_WORKFLOWS),
@@ -91,6 +92,7 @@ const ABOVE_STORAGE: &[&str] = &[
     "rooms",
     "federation",
     "media",
+    "calls",
     "application_services",
     "workflows",
     "sync",

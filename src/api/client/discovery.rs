@@ -15,8 +15,10 @@ use ruma::{
     },
 };
 
+use super::rtc::livekit_transports;
 use crate::{
     api::{App, MatrixResponse, endpoint},
+    calls::Calls,
     config::Config,
     error::{Error, Result},
 };
@@ -59,6 +61,8 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.simplified_msc3575",
     "dev.parlour.websocket_stream",
 ];
+/// The features of a server with a LiveKit server.
+const LIVEKIT_FEATURES: &[&str] = &["org.matrix.msc4143"];
 
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -77,10 +81,13 @@ pub(super) fn routes() -> Router<App> {
 /// The response is the same for everyone, so a token is ignored.
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientversions).
-async fn get_supported_versions() -> MatrixResponse<get_supported_versions::Response> {
+async fn get_supported_versions(
+    State(calls): State<Calls>,
+) -> MatrixResponse<get_supported_versions::Response> {
     let versions = SPEC_VERSIONS.map(str::to_owned).to_vec();
     let mut response = get_supported_versions::Response::new(versions);
-    let features = UNSTABLE_FEATURES.iter();
+    let calls = calls.services().map_or(&[][..], |_| LIVEKIT_FEATURES);
+    let features = UNSTABLE_FEATURES.iter().chain(calls);
     response.unstable_features = features
         .map(|feature| ((*feature).to_owned(), true))
         .collect();
@@ -92,9 +99,12 @@ async fn get_supported_versions() -> MatrixResponse<get_supported_versions::Resp
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#getwell-knownmatrixclient).
 async fn discover_homeserver(
     State(config): State<Arc<Config>>,
+    State(calls): State<Calls>,
 ) -> MatrixResponse<discover_homeserver::Response> {
     let homeserver = HomeserverInfo::new(config.public_url().to_string());
-    MatrixResponse(discover_homeserver::Response::new(homeserver))
+    let mut response = discover_homeserver::Response::new(homeserver);
+    response.rtc_foci = livekit_transports(&calls);
+    MatrixResponse(response)
 }
 
 /// `GET /.well-known/matrix/server`

@@ -35,6 +35,7 @@ mod relations;
 mod rendezvous;
 mod reporting;
 mod rooms;
+mod rtc;
 mod search;
 mod send;
 mod server_notices;
@@ -99,6 +100,7 @@ pub(super) fn routes() -> Router<App> {
         .merge(rendezvous::routes())
         .merge(reporting::routes())
         .merge(rooms::routes())
+        .merge(rtc::routes())
         .merge(search::routes())
         .merge(send::routes())
         .merge(server_notices::routes())

@@ -26,6 +26,8 @@ pub enum RequestClass {
     Lookup,
     /// A message between two devices, one of which signs the other in. Both ask for new messages all the time.
     Rendezvous,
+    /// A request for a token for a call. It can name any server, which this server then contacts.
+    CallToken,
     /// A request to send an e-mail. It makes this server write to anyone whom the client names.
     EmailRequest,
     /// An e-mail to one address, no matter who requests it.
@@ -119,6 +121,8 @@ impl ConfiguredRates {
             RequestClass::EmailToAddress => RateLimit::new(6.0, Duration::from_mins(10)),
             RequestClass::Lookup => RateLimit::new(100.0, Duration::from_millis(500)),
             RequestClass::Rendezvous => RateLimit::new(200.0, Duration::from_millis(100)),
+            // The people behind one address may join a call at the same time.
+            RequestClass::CallToken => RateLimit::new(200.0, Duration::from_millis(200)),
             RequestClass::UnknownServer => RateLimit::new(100.0, Duration::from_millis(100)),
             RequestClass::Write => RateLimit::new(500.0, Duration::from_millis(40)),
             RequestClass::Invite => RateLimit::new(100.0, Duration::from_secs(5)),

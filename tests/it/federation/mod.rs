@@ -1,6 +1,7 @@
 //! Tests of servers that talk to each other over TLS, each at its own loopback address, and of peers that a test plays.
 
 mod access;
+mod calls;
 mod convergence;
 mod directory;
 mod edus;
