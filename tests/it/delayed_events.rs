@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parlour::clock::Clock;
+use parlour::{clock::Clock, config::Config};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -25,8 +25,12 @@ struct DelayedEventsTest {
 
 impl DelayedEventsTest {
     async fn new() -> Self {
+        Self::with_config(|_| {}).await
+    }
+
+    async fn with_config(change: impl FnOnce(&mut Config)) -> Self {
         let clock = Clock::manual(1_700_000_000_000);
-        let server = Server::with_clock(clock.clone(), |_| {}).await;
+        let server = Server::with_clock(clock.clone(), change).await;
         let (alice, bob) = (server.register("alice").await, server.register("bob").await);
         let levels = json!({ "events": { STATE_TYPE: 0 } });
         let request = json!({ "preset": "public_chat", "power_level_content_override": levels });
@@ -420,4 +424,63 @@ async fn repeating_a_scheduled_request_needs_no_body() {
     let scheduled = test.alice.client.put(&path, json!({})).await.expect_ok();
 
     assert_eq!(asks().await.expect_ok(), scheduled);
+}
+
+#[tokio::test]
+async fn the_limit_for_sending_does_not_prevent_a_restart() {
+    let test = DelayedEventsTest::with_config(|config| config.limits.enabled = true).await;
+    let delay_id = test.delay_message("hangup", 20_000).await;
+    let content = json!({ "body": "x" });
+    let mut sent = 0;
+    while test
+        .alice
+        .tries_to_send(&test.room, "m.room.message", content.clone())
+        .await
+        .status
+        == 200
+    {
+        sent += 1;
+    }
+    assert!(sent > 50, "{sent}");
+
+    for _ in 0..100 {
+        test.post_action(&delay_id, "restart").await.expect_ok();
+        let path = format!("{DELAYED_EVENTS}/{delay_id}");
+        let restart = json!({ "action": "restart" });
+        test.alice.client.post(&path, restart).await.expect_ok();
+    }
+    let send = test.post_action(&delay_id, "send").await;
+    send.expect_error(429, "M_LIMIT_EXCEEDED");
+    test.post_action(&delay_id, "cancel").await.expect_ok();
+}
+
+#[tokio::test]
+async fn unknown_delayed_events_do_not_use_up_the_restarts_of_others() {
+    let test = DelayedEventsTest::with_config(|config| config.limits.enabled = true).await;
+    let delay_id = test.delay_message("hangup", 20_000).await;
+    let mut refused = 0;
+    for _ in 0..300 {
+        let answer = test.post_action("unknown", "restart").await;
+        refused += usize::from(answer.status == 429);
+    }
+
+    assert!(refused > 100, "{refused}");
+    test.post_action(&delay_id, "restart").await.expect_ok();
+}
+
+#[tokio::test]
+async fn the_restarts_of_a_user_are_limited() {
+    let test = DelayedEventsTest::with_config(|config| config.limits.enabled = true).await;
+    let delay_id = test.delay_message("hangup", 20_000).await;
+    let of_bob = test
+        .delay_event(&test.bob, "send/m.x/t", 20_000, json!({}))
+        .await;
+
+    for _ in 0..300 {
+        test.post_action(&delay_id, "restart").await.expect_ok();
+    }
+
+    let answer = test.post_action(&delay_id, "restart").await;
+    answer.expect_error(429, "M_LIMIT_EXCEEDED");
+    test.post_action(&of_bob, "restart").await.expect_ok();
 }

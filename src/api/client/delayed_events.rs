@@ -15,7 +15,10 @@ use ruma::api::client::delayed_events::{
 use serde_json::{Value, json};
 
 use crate::{
-    api::{App, MatrixRequest, MatrixResponse, RequestWithBody, endpoint},
+    api::{
+        App, ClientAddress, MatrixRequest, MatrixResponse, RateLimits, RequestClass,
+        RequestWithBody, endpoint,
+    },
     error::{Error, RefusalCode, Result},
     rooms::{DelayAction, DelayRequest, DelayedEvent, Rooms},
     workflows::Workflows,
@@ -23,6 +26,12 @@ use crate::{
 
 /// The query parameter that delays an event sent through the usual endpoint.
 const DELAY_PARAMETER: &str = "org.matrix.msc4140.delay";
+
+/// An action on the delayed event with this id.
+struct DelayedEventUpdate<'a> {
+    delay_id: &'a str,
+    action: DelayAction,
+}
 
 /// The delay of an event sent through the usual endpoint.
 pub(super) struct DelayMs(pub(super) Option<i64>);
@@ -115,6 +124,8 @@ async fn get_delayed_event(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event_of_session(
     State(rooms): State<Rooms>,
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
     RequestWithBody { from, request, .. }: RequestWithBody<unstable_v1::Request>,
 ) -> Result<MatrixResponse<unstable_v1::Response>> {
     let action = delay_action(&request.action)
@@ -122,10 +133,16 @@ async fn update_delayed_event_of_session(
     if action != DelayAction::Cancel {
         from.must_not_be_suspended()?;
     }
-    rooms
-        .delayed_events
-        .update_delayed_event(&request.delay_id, action)
-        .await?;
+    update_with_limit(
+        &rooms,
+        &limits,
+        peer,
+        DelayedEventUpdate {
+            delay_id: &request.delay_id,
+            action,
+        },
+    )
+    .await?;
     Ok(MatrixResponse(unstable_v1::Response::new()))
 }
 
@@ -136,16 +153,47 @@ async fn update_delayed_event_of_session(
 /// See [MSC4140](https://github.com/matrix-org/matrix-spec-proposals/pull/4140).
 async fn update_delayed_event(
     State(rooms): State<Rooms>,
+    State(limits): State<RateLimits>,
+    peer: ClientAddress,
     MatrixRequest { request, .. }: MatrixRequest<unstable_v2::Request>,
 ) -> Result<MatrixResponse<unstable_v2::Response>> {
     // In this form, each action is an endpoint of its own.
     let action = delay_action(&request.action)
         .ok_or_else(|| Error::refused(RefusalCode::Unrecognized, "unknown endpoint".to_owned()))?;
-    rooms
-        .delayed_events
-        .update_delayed_event(&request.delay_id, action)
-        .await?;
+    update_with_limit(
+        &rooms,
+        &limits,
+        peer,
+        DelayedEventUpdate {
+            delay_id: &request.delay_id,
+            action,
+        },
+    )
+    .await?;
     Ok(MatrixResponse(unstable_v2::Response::new()))
+}
+
+/// Counts an action against the rate limit, and does it.
+///
+/// The action counts for the user whose event it is, because it may come from a server that does so for many users. Wrong
+/// ids count for the address.
+async fn update_with_limit(
+    rooms: &Rooms,
+    limits: &RateLimits,
+    peer: ClientAddress,
+    update: DelayedEventUpdate<'_>,
+) -> Result<()> {
+    let DelayedEventUpdate { delay_id, action } = update;
+    let class = match action {
+        DelayAction::Send => RequestClass::Send,
+        DelayAction::Cancel | DelayAction::Restart => RequestClass::DelayedEventUpdate,
+    };
+    match rooms.delayed_events.find_owner(delay_id).await? {
+        Some(owner) => limits.check(class, &*owner)?,
+        None => limits.check(RequestClass::Lookup, &peer)?,
+    }
+    let delayed_events = &rooms.delayed_events;
+    delayed_events.update_delayed_event(delay_id, action).await
 }
 
 fn delay_action(action: &UpdateAction) -> Option<DelayAction> {

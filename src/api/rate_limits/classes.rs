@@ -35,6 +35,9 @@ pub enum RequestClass {
     /// The registration of an account.
     Register,
     Send,
+    /// The restart or the cancellation of a delayed event. Clients that are in a call restart one every few seconds, and
+    /// the others think that they left when a restart fails. So it has a limit of its own.
+    DelayedEventUpdate,
     /// A change of the user's display name, counted once for each room that shows it.
     DisplayNameChange,
     /// A change of the user's avatar, counted in the same way. It has its own limit, because a user in many rooms sets
@@ -114,6 +117,7 @@ impl ConfiguredRates {
             | RequestClass::SendToDevice
             | RequestClass::DisplayNameChange
             | RequestClass::AvatarChange => self.sending,
+            RequestClass::DelayedEventUpdate => RateLimit::new(300.0, Duration::from_millis(100)),
             RequestClass::WrongToken
             | RequestClass::WrongRefreshToken
             | RequestClass::SharedSecret => RateLimit::new(20.0, Duration::from_secs(30)),

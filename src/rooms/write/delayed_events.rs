@@ -210,6 +210,24 @@ impl DelayedEvents {
         Ok(DelayedEvent { room_id, row })
     }
 
+    /// Returns the user who scheduled a delayed event, for anyone who knows its delay id. Returns `None` if the id is
+    /// unknown.
+    pub async fn find_owner(&self, delay_id: &str) -> Result<Option<OwnedUserId>> {
+        let row = {
+            let mut conn = self.db.read().await?;
+            delayed_events::get(&mut conn, delay_id).await?
+        };
+        match row {
+            Some(row) => self.load_sender(&row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn load_sender(&self, row: &DelayedEventRow) -> Result<OwnedUserId> {
+        let mut conn = self.db.read().await?;
+        self.db.strings.user_id(&mut conn, row.user_num).await
+    }
+
     async fn load_row(&self, delay_id: &str) -> Result<DelayedEventRow> {
         let mut conn = self.db.read().await?;
         delayed_events::get(&mut conn, delay_id)
@@ -278,17 +296,7 @@ impl DelayedEvents {
 
     /// Sends a delayed event. The same write marks it as no longer scheduled.
     async fn send_delayed_event(&self, row: &DelayedEventRow) -> Result<()> {
-        let sender = {
-            let mut conn = self.db.read().await?;
-            let texts = self
-                .db
-                .strings
-                .find_user_ids(&mut conn, &[row.user_num])
-                .await?;
-            texts.get(&row.user_num).map(ToString::to_string)
-        };
-        let sender = OwnedUserId::try_from(sender.unwrap_or_default())
-            .map_err(|source| Error::internal("read the sender of a delayed event", source))?;
+        let sender = self.load_sender(row).await?;
         let content = RawValue::from_string(row.content.clone())?;
         let event = match &row.state_key {
             Some(key) => {
