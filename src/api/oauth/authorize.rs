@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{
         App, LimitedRequest, endpoint_at,
-        html_page::{HtmlPage, escape_html},
+        html_page::{HtmlPage, escape_html, wrong_input},
     },
     users::{
         AuthorizationRefusal, AuthorizationRequest, BrowserUser, ClientMetadata, OAuthScope, Users,
@@ -119,13 +119,27 @@ async fn check(
     let query = uri.query().unwrap_or_default();
     match users.oauth.authorization.check(query).await {
         Ok(request) => Ok(request),
-        Err(AuthorizationRefusal::Redirect(address)) => Err(Ok(redirect(&address))),
+        Err(AuthorizationRefusal::Returned { reason, address }) => {
+            Err(Ok(invalid_request_page(&reason, &address)))
+        }
         Err(AuthorizationRefusal::Shown(reason)) => {
             let reason = format!("{reason}. Go back to the app and try again.");
             Err(Ok(error_page(&reason, StatusCode::BAD_REQUEST)))
         }
         Err(AuthorizationRefusal::Other(error)) => Err(Err(error.into())),
     }
+}
+
+/// Returns the page about an invalid request, from which the user can go back to the app.
+fn invalid_request_page(reason: &str, address: &str) -> Response {
+    let (wrong, address) = (wrong_input(reason), escape_html(address));
+    let content = format!(
+        r#"<p>The app has made a mistake:</p>{wrong}
+      <p><a href="{address}" rel="noopener noreferrer">Go back to the app</a></p>"#
+    );
+    HtmlPage::new("That did not work", &content)
+        .with_status(StatusCode::BAD_REQUEST)
+        .into_response()
 }
 
 impl SignInQuestion<'_> {

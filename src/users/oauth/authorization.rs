@@ -74,8 +74,14 @@ enum ResponseMode {
 pub enum AuthorizationRefusal {
     /// The reason is shown to the user, because it is not known where the user comes from.
     Shown(String),
-    /// The user is sent back to the client at this address, with the reason.
-    Redirect(String),
+    /// The address of the client, with the reason. The user may go there, but is not sent there unasked: anyone can
+    /// register a client, and this server must not lead to any site.
+    ///
+    /// See [RFC 9700](https://www.rfc-editor.org/rfc/rfc9700#section-4.11.2).
+    Returned {
+        reason: String,
+        address: String,
+    },
     Other(Error),
 }
 
@@ -108,7 +114,7 @@ impl OAuthAuthorization {
     ///
     /// # Errors
     ///
-    /// When it is invalid: the refusal says whether the user can be sent back to the client.
+    /// When it is invalid: the refusal says whether the user can go back to the client.
     pub async fn check(&self, query: &str) -> Result<AuthorizationRequest, AuthorizationRefusal> {
         let shown = |reason: &str| AuthorizationRefusal::Shown(reason.to_owned());
         let query: AuthorizationQuery = ruma::exports::serde_html_form::from_str(query)
@@ -246,9 +252,10 @@ impl Callback {
 
     fn refusal(&self, error: OAuthError) -> AuthorizationRefusal {
         match error {
-            OAuthError::Refused { code, description } => {
-                AuthorizationRefusal::Redirect(self.error_address(code, &description))
-            }
+            OAuthError::Refused { code, description } => AuthorizationRefusal::Returned {
+                address: self.error_address(code, &description),
+                reason: description,
+            },
             OAuthError::Other(error) => AuthorizationRefusal::Other(error),
         }
     }

@@ -135,6 +135,16 @@ impl OAuthTokens {
         let client = self.clients.client(client_id).await?;
         let hash = secrets::hash_token(device_code);
         let now = self.clock.now_ms();
+        let mut db = self.db.read().await?;
+        let row = oauth_device_codes::find(&mut db, &hash).await?;
+        drop(db);
+        if row.is_some_and(|row| row.is_allowed.is_none() && is_too_early(&row, now)) {
+            // Nothing is written, so that asking often costs little.
+            return Err(OAuthError::refused(
+                OAuthErrorCode::SlowDown,
+                "ask less often",
+            ));
+        }
         let mut tx = self.db.write().await?;
         let row = oauth_device_codes::find(&mut tx, &hash).await?;
         let row = row.filter(|row| row.client_id == client_id);
@@ -255,8 +265,6 @@ async fn start_session(mut tx: WriteTx, sign_in: SignIn<'_>, now: i64) -> OAuthR
 
 /// Returns the reason why a waiting device gets no tokens.
 fn undecided_refusal(row: &DeviceCodeRow, now: i64) -> (OAuthErrorCode, &'static str) {
-    let shortest = POLL_INTERVAL.saturating_sub(POLL_TOLERANCE);
-    let shortest_ms = i64::try_from(shortest.as_millis()).unwrap_or(i64::MAX);
     if row.expires_ts <= now {
         (OAuthErrorCode::ExpiredToken, "the device code has expired")
     } else if row.is_allowed.is_some() {
@@ -264,14 +272,19 @@ fn undecided_refusal(row: &DeviceCodeRow, now: i64) -> (OAuthErrorCode, &'static
             OAuthErrorCode::AccessDenied,
             "the user does not want to sign in",
         )
-    } else if now.saturating_sub(row.polled_ts) < shortest_ms {
-        (OAuthErrorCode::SlowDown, "ask less often")
     } else {
         (
             OAuthErrorCode::AuthorizationPending,
             "the user has not decided yet",
         )
     }
+}
+
+/// Returns whether a waiting device has asked a moment before.
+fn is_too_early(row: &DeviceCodeRow, now: i64) -> bool {
+    let shortest = POLL_INTERVAL.saturating_sub(POLL_TOLERANCE);
+    let shortest_ms = i64::try_from(shortest.as_millis()).unwrap_or(i64::MAX);
+    now.saturating_sub(row.polled_ts) < shortest_ms
 }
 
 /// Returns whether a secret has this SHA-256.

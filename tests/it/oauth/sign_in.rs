@@ -120,9 +120,19 @@ async fn the_app_learns_what_is_wrong_with_its_request() {
         parameters.retain(|(known, _)| *known != name);
         parameters.push((name, value.to_owned()));
         let page = app.authorization_address_with(&parameters);
-        let result = callback_of(&browser.open(&page).await);
-        assert_eq!(result["error"], error, "{name}");
-        assert_eq!(result["state"], "the state", "{name}");
+        let shown = browser.open(&page).await;
+        // The user is not sent to the app unasked, because anyone can register one.
+        assert_eq!(shown.status, 400, "{}", shown.text);
+        let link = format!("href=\"{REDIRECT_URI}#state=the+state&amp;error={error}&amp;");
+        if name == "response_mode" {
+            assert!(
+                shown.text.contains(&link.replace('#', "?")),
+                "{}",
+                shown.text
+            );
+        } else {
+            assert!(shown.text.contains(&link), "{}", shown.text);
+        }
     }
 }
 
