@@ -294,6 +294,11 @@ mod tests {
 
     use super::*;
 
+    fn written_json(response: &Response, state_after: StateAfterName) -> Value {
+        let written = write_response(response, &ProfileUpdates::default(), state_after);
+        serde_json::from_str(&written.unwrap()).unwrap()
+    }
+
     #[test]
     fn empty_lists_are_written() {
         let room = |id: &str| OwnedRoomId::try_from(id).unwrap();
@@ -313,15 +318,7 @@ mod tests {
             .insert(room("!e:b"), KnockedRoom::new());
         response.device_lists.changed = vec![ruma::user_id!("@a:b").to_owned()];
 
-        let written: Value = serde_json::from_str(
-            &write_response(
-                &response,
-                &ProfileUpdates::default(),
-                StateAfterName::Stable,
-            )
-            .unwrap(),
-        )
-        .unwrap();
+        let written = written_json(&response, StateAfterName::Stable);
 
         let timeline = json!({ "limited": false, "events": [] });
         let expected = json!({
@@ -348,13 +345,7 @@ mod tests {
             "device_one_time_keys_count": {},
         });
         assert_eq!(written, expected);
-        let unstable = write_response(
-            &response,
-            &ProfileUpdates::default(),
-            StateAfterName::Unstable,
-        )
-        .unwrap();
-        let unstable: Value = serde_json::from_str(&unstable).unwrap();
+        let unstable = written_json(&response, StateAfterName::Unstable);
         assert_eq!(
             unstable["rooms"]["leave"]["!c:b"]["org.matrix.msc4222.state_after"],
             json!({ "events": [] })

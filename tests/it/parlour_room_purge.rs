@@ -138,10 +138,10 @@ async fn fill_thread(test: &RoomDeletionTest, thread_root: &str) -> String {
         percent_encoded(thread_root)
     );
     bob.client.put(&path, json!({})).await.expect_ok();
-    let redacted = bob.says(room, "redacted").await;
+    let unwanted = bob.says(room, "unwanted").await;
     let path = format!(
         "redact/{}/{}",
-        percent_encoded(&redacted),
+        percent_encoded(&unwanted),
         new_transaction()
     );
     let body = json!({ "with_rel_types": ["m.reference"] });

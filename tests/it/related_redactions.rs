@@ -69,9 +69,9 @@ async fn related_events_of_the_named_types_are_redacted() {
     assert!(!bob.is_redacted(&room, &wrong_edit).await);
     assert!(!bob.is_redacted(&room, &reference).await);
     let last = bob.event(&room, &second).await.expect_ok();
-    let redaction = &last["unsigned"]["redacted_because"];
-    assert_eq!(redaction["sender"], alice.id);
-    assert_eq!(redaction["content"]["reason"], "tidying up");
+    let because = &last["unsigned"]["redacted_because"];
+    assert_eq!(because["sender"], alice.id);
+    assert_eq!(because["content"]["reason"], "tidying up");
 }
 
 #[tokio::test]
@@ -80,17 +80,17 @@ async fn a_moderator_redacts_a_whole_thread_at_once() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let root = bob.says(&room, "root").await;
+    let thread_root = bob.says(&room, "root").await;
     let mut replies = Vec::new();
     // More than are redacted in one turn.
     for number in 0..60 {
         let text = number.to_string();
-        replies.push(bob.replies_in_thread(&room, &root, &text).await);
+        replies.push(bob.replies_in_thread(&room, &thread_root, &text).await);
     }
     let before = alice.syncs().await;
 
     let body = json!({ "org.matrix.msc3912.with_relations": ["*"] });
-    let redacted = alice.tries_to_redact_with(&room, &root, body).await;
+    let redacted = alice.tries_to_redact_with(&room, &thread_root, body).await;
     let redacted = redacted.expect_ok();
 
     bob.syncs_until_redacted(&room, &replies[59]).await;
@@ -121,11 +121,11 @@ async fn related_events_that_the_user_may_not_redact_are_kept() {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.creates_open_room().await;
     bob.joins(&room).await;
-    let root = bob.says(&room, "root").await;
-    let others = alice.replies_in_thread(&room, &root, "mine").await;
-    let own = bob.replies_in_thread(&room, &root, "own").await;
+    let thread_root = bob.says(&room, "root").await;
+    let others = alice.replies_in_thread(&room, &thread_root, "mine").await;
+    let own = bob.replies_in_thread(&room, &thread_root, "own").await;
 
-    bob.redacts_with(&room, &root, &["m.thread"]).await;
+    bob.redacts_with(&room, &thread_root, &["m.thread"]).await;
 
     alice.syncs_until_redacted(&room, &own).await;
     assert!(!alice.is_redacted(&room, &others).await);
@@ -139,13 +139,13 @@ async fn related_events_are_redacted_after_a_restart() {
     let server = Server::start().await;
     let alice = server.register("alice").await;
     let room = alice.creates_open_room().await;
-    let root = alice.says(&room, "root").await;
-    let reply = alice.replies_in_thread(&room, &root, "reply").await;
+    let thread_root = alice.says(&room, "root").await;
+    let reply = alice.replies_in_thread(&room, &thread_root, "reply").await;
     let store_request = async |server: &Server| {
         let mut rows = StoredRows::open(server).await;
         let request = format!(
             "INSERT INTO related_redactions (room, target, sender, rel_types, requested_ts)
-             SELECT r.num, '{root}', s.num, '[\"m.thread\"]', 9000000000000 FROM rooms r
+             SELECT r.num, '{thread_root}', s.num, '[\"m.thread\"]', 9000000000000 FROM rooms r
              JOIN strings s ON s.text = '{}' WHERE r.room_id = '{room}'",
             alice.id
         );

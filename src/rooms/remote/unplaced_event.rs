@@ -76,16 +76,7 @@ impl EventReceiver {
         if auth_events.len() < pdu.auth_events.len() {
             return Ok(None);
         }
-        let mut state = StateMap::default();
-        for chunk in state_ids.chunks(IDS_PER_QUERY) {
-            let mut conn = self.db.read().await?;
-            let ids = chunk.iter().map(|id| id.as_str());
-            for node in event_graph::find_nodes(&mut conn, ids).await? {
-                if node.room == room.num && node.status() != EventStatus::Rejected {
-                    state.insert(pdu_from_node(&node)?);
-                }
-            }
-        }
+        let state = self.load_state(room, state_ids).await?;
         // In some room versions, no event names the create event.
         auth_events.extend(state.get(&StateEventType::RoomCreate, "").cloned());
         let rules = &room.rules;
@@ -106,6 +97,21 @@ impl EventReceiver {
             memberships: memberships.collect(),
             pdu: Arc::new(pdu.clone()),
         }))
+    }
+
+    /// Returns a state that consists of stored events, without those that are unknown or rejected.
+    async fn load_state(&self, room: &Room, ids: &[OwnedEventId]) -> Result<StateMap> {
+        let mut state = StateMap::default();
+        for chunk in ids.chunks(IDS_PER_QUERY) {
+            let mut conn = self.db.read().await?;
+            let chunk = chunk.iter().map(|id| id.as_str());
+            let mut nodes = event_graph::find_nodes(&mut conn, chunk).await?;
+            nodes.retain(|node| node.room == room.num && node.status() != EventStatus::Rejected);
+            for node in &nodes {
+                state.insert(pdu_from_node(node)?);
+            }
+        }
+        Ok(state)
     }
 
     /// Returns the redaction of an event that has no place in the timeline, if there is one.

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{RelatedRedactions, send_occasion::SendOccasion};
 use crate::{
     error::{Error, Result},
-    matrix::{self, rel_type},
+    matrix::{self, Pdu, rel_type},
     numbers::{Position, RoomNum, StringNum, UserNum},
     rooms::log::new_event::EventToSend,
     storage::{
@@ -123,6 +123,16 @@ impl RedactionQueue {
         self.work_added.notify_one();
     }
 
+    /// Begins again with the requests that concern a new event of another server.
+    fn handle_event(&self, room: RoomNum, pdu: &Pdu) {
+        if pdu.sender.server_name() == self.server_name {
+            return;
+        }
+        if let Some(relates_to) = &pdu.relates_to {
+            self.repeat_for_event(room, relates_to.event_id.as_str());
+        }
+    }
+
     /// Begins again with the requests for events that relate to an event.
     fn repeat_for_event(&self, room: RoomNum, target: &str) {
         let mut state = self.lock();
@@ -206,12 +216,7 @@ impl JournalFollower for RedactionQueue {
     fn committed(&self, changes: &[(Position, JournalChange)]) {
         for (_, change) in changes {
             match change {
-                JournalChange::Event { room, event, .. } => {
-                    let is_remote = event.pdu.sender.server_name() != self.server_name;
-                    if let Some(relates_to) = event.pdu.relates_to.as_ref().filter(|_| is_remote) {
-                        self.repeat_for_event(*room, relates_to.event_id.as_str());
-                    }
-                }
+                JournalChange::Event { room, event, .. } => self.handle_event(*room, &event.pdu),
                 JournalChange::Backfilled { room } => self.repeat_for_room(*room),
                 _ => {}
             }

@@ -78,13 +78,13 @@ impl HistoryFetcher {
         })?;
         let _permit = place.acquire().await;
         let key = (room.num, event_id.to_owned());
-        let look_up = async {
+        let look_up = Box::pin(async {
             let fetching = self.fetch_from_any_server(room, event_id);
             match timeout(HISTORY_TIMEOUT, fetching).await.ok().flatten() {
                 Some(event) => (Some(Arc::new(event)), EVENT_TTL),
                 None => (None, MISSING_EVENT_TTL),
             }
-        };
+        });
         let event = self.fetched_events.get(&key, look_up).await;
         let event = event.ok_or_else(not_found)?;
         if !event.may_be_seen_by_member(user_id) {

@@ -252,6 +252,6 @@ async fn related_events_that_arrive_after_a_redaction_are_redacted() {
     let reaction = reaction["event_id"].as_str().expect("an id");
     bob.syncs_until_redacted(room, reaction).await;
     let redacted = bob.event(room, reaction).await.expect_ok();
-    let redaction = &redacted["unsigned"]["redacted_because"];
-    assert_eq!(redaction["sender"], alice.id);
+    let because = &redacted["unsigned"]["redacted_because"];
+    assert_eq!(because["sender"], alice.id);
 }
