@@ -71,6 +71,9 @@ number_types! {
     /// The number of a device in the table `devices`.
     DeviceNum;
 
+    /// The number of a sign-in with an identity provider in the table `oauth_upstream_sessions`.
+    UpstreamSessionNum;
+
     /// The number of a room in the table `rooms`.
     RoomNum;
 

@@ -138,6 +138,20 @@ pub fn server_client(trust: &CertificateTrust, resolver: Arc<dyn Resolve>) -> Re
     build_client(builder)
 }
 
+/// Returns a client for services whose addresses the administrator has configured. They may have private addresses. It
+/// follows no redirects.
+///
+/// # Errors
+///
+/// When the system's certificates cannot be used.
+pub fn configured_service_client() -> Result<Client> {
+    let resolver = Arc::new(ReachableResolver {
+        reach: NetworkReach::Everywhere,
+    });
+    let builder = client_builder(&CertificateTrust::default(), resolver);
+    build_client(builder.redirect(Policy::none()))
+}
+
 fn client_builder(trust: &CertificateTrust, resolver: Arc<dyn Resolve>) -> ClientBuilder {
     choose_cryptography();
     ClientBuilder::new()

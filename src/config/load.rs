@@ -9,7 +9,9 @@ use std::{
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Config, mail::MissingMailKey, rtc::MissingRtcKey};
+use super::{
+    Config, ProviderSection, mail::MissingMailKey, oauth::WrongOAuthKey, rtc::MissingRtcKey,
+};
 
 /// The prefix of environment variables that set a key.
 const VARIABLE_PREFIX: &str = "PARLOUR__";
@@ -148,6 +150,10 @@ impl Config {
                 "{origin}: {missing} is not set, but {set} is: expected all keys of [rtc] or none"
             )));
         }
+        if let Some(WrongOAuthKey { key, reason }) = self.oauth.wrong_key() {
+            let origin = origin(&key);
+            return Err(ConfigError::Wrong(format!("{origin}: {key}: {reason}")));
+        }
         Ok(())
     }
 }
@@ -196,17 +202,34 @@ fn set_from_variable(table: &mut Table, name: &str, text: &str) -> Result<String
                 .and_then(|listen| listen.get(0))
                 .and_then(|listen| listen.get(key));
             let default = default.ok_or_else(|| unknown_key_error(name, &defaults, "listen"))?;
-            let listener = listener_table(table, name, index)?;
-            listener.insert((*key).to_owned(), parse_like_default(default, text));
+            let listeners = list_item_table(table, "listen", name, index)?;
+            listeners.insert((*key).to_owned(), parse_like_default(default, text));
             Ok(format!("listen[{index}].{key}"))
+        }
+        ["oauth", "providers", index, key] => {
+            let defaults = Table::try_from(ProviderSection::default())
+                .map_err(|e| ConfigError::Wrong(format!("the defaults cannot be written: {e}")))?;
+            let default = defaults.get(*key).ok_or_else(|| {
+                let keys = key_names(&defaults);
+                ConfigError::Wrong(format!(
+                    "{name}: unknown key; the keys of oauth.providers are {keys}"
+                ))
+            })?;
+            let provider = match section_table(table, "oauth") {
+                Some(oauth) => list_item_table(oauth, "providers", name, index)?,
+                None => {
+                    return Err(ConfigError::Wrong(format!(
+                        "{name}: oauth is not a section"
+                    )));
+                }
+            };
+            provider.insert((*key).to_owned(), parse_like_default(default, text));
+            Ok(format!("oauth.providers[{index}].{key}"))
         }
         [section, key] => {
             let default = defaults.get(*section).and_then(|keys| keys.get(key));
             let default = default.ok_or_else(|| unknown_key_error(name, &defaults, section))?;
-            let keys = table
-                .entry(*section)
-                .or_insert_with(|| Value::Table(Table::new()));
-            if let Value::Table(keys) = keys {
+            if let Some(keys) = section_table(table, section) {
                 keys.insert((*key).to_owned(), parse_like_default(default, text));
             }
             Ok(format!("{section}.{key}"))
@@ -215,29 +238,46 @@ fn set_from_variable(table: &mut Table, name: &str, text: &str) -> Result<String
     }
 }
 
-/// Returns the table of the listener with this index, which may be one past the last.
-fn listener_table<'t>(
+/// Returns the table of a section, if it is one.
+fn section_table<'t>(table: &'t mut Table, section: &str) -> Option<&'t mut Table> {
+    let keys = table
+        .entry(section)
+        .or_insert_with(|| Value::Table(Table::new()));
+    keys.as_table_mut()
+}
+
+/// Returns the table of the item of a list with this index, which may be one past the last.
+fn list_item_table<'t>(
     table: &'t mut Table,
+    list: &str,
     name: &str,
     index: &str,
 ) -> Result<&'t mut Table, ConfigError> {
-    let listen = table
-        .entry("listen")
-        .or_insert_with(|| Value::Array(vec![]));
-    let Value::Array(listeners) = listen else {
-        return Err(ConfigError::Wrong(format!("{name}: listen is not a list")));
+    let items = table.entry(list).or_insert_with(|| Value::Array(vec![]));
+    let Value::Array(items) = items else {
+        return Err(ConfigError::Wrong(format!("{name}: {list} is not a list")));
     };
-    let count = listeners.len();
+    let count = items.len();
     let index: usize = index.parse().unwrap_or(usize::MAX);
     if index == count {
-        listeners.push(Value::Table(Table::new()));
+        items.push(Value::Table(Table::new()));
     }
-    match listeners.get_mut(index) {
-        Some(Value::Table(listener)) => Ok(listener),
+    let item = match list {
+        "listen" => "listener",
+        _ => "provider",
+    };
+    match items.get_mut(index) {
+        Some(Value::Table(item)) => Ok(item),
         _ => Err(ConfigError::Wrong(format!(
-            "{name}: expected the number of a listener from 0 to {count}"
+            "{name}: expected the number of a {item} from 0 to {count}"
         ))),
     }
+}
+
+fn key_names(table: &Table) -> String {
+    let mut names: Vec<&str> = table.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names.join(", ")
 }
 
 /// Reads the text of a variable as the type of the default value. Other text remains text, so that the error message is
@@ -262,14 +302,9 @@ fn parse_like_default(default: &Value, text: &str) -> Value {
 }
 
 fn unknown_key_error(name: &str, defaults: &Table, section: &str) -> ConfigError {
-    let names = |table: &Table| {
-        let mut names: Vec<&str> = table.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        names.join(", ")
-    };
     let keys = match defaults.get(section) {
-        Some(Value::Table(keys)) => Some(names(keys)),
-        Some(Value::Array(lists)) => lists.first().and_then(Value::as_table).map(names),
+        Some(Value::Table(keys)) => Some(key_names(keys)),
+        Some(Value::Array(lists)) => lists.first().and_then(Value::as_table).map(key_names),
         _ => None,
     };
     ConfigError::Wrong(match keys {
@@ -277,7 +312,10 @@ fn unknown_key_error(name: &str, defaults: &Table, section: &str) -> ConfigError
             "{name}: unknown key; expected PARLOUR__LISTEN__<number>__<key>, and the keys of listen are {keys}"
         ),
         Some(keys) => format!("{name}: unknown key; the keys of {section} are {keys}"),
-        None => format!("{name}: unknown key; the sections are {}", names(defaults)),
+        None => format!(
+            "{name}: unknown key; the sections are {}",
+            key_names(defaults)
+        ),
     })
 }
 
@@ -327,7 +365,7 @@ fn invalid_value_error(
         return ConfigError::Wrong(format!("{origin}: unknown key {key}: {allowed}"));
     }
     let value = match value {
-        Some(_) if SECRET_KEYS.contains(&key) => "…".to_owned(),
+        Some(_) if SECRET_KEYS.contains(&key) || key.ends_with(".client_secret") => "…".to_owned(),
         Some(Value::Table(_)) | None => "{…}".to_owned(),
         Some(value) => value.to_string(),
     };

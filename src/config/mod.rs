@@ -20,7 +20,7 @@ pub use self::{
     appservices::AppservicesSection,
     load::{ConfigError, ConfigVariable},
     mail::{MailSection, SmtpEncryption},
-    oauth::OAuthSection,
+    oauth::{OAuthSection, ProviderSection},
     rtc::{LiveKitSettings, LiveKitUrl, RtcSection},
     sections::{
         Config, ConnectionsSection, DatabaseSection, DirectorySection, FederationSection,
@@ -129,6 +129,26 @@ mod tests {
         let config = Config::from_sources("config.example.toml", EXAMPLE_CONFIG, vec![]);
 
         assert_eq!(config.expect("is valid"), Config::default());
+    }
+
+    #[test]
+    fn the_example_of_a_provider_has_every_key_with_its_default() {
+        let (_, section) = EXAMPLE_CONFIG
+            .split_once("#[[oauth.providers]]")
+            .expect("has a provider");
+        let section = section.split("\n\n").next().expect("has an end");
+        let keys = section.lines().filter_map(|line| line.strip_prefix('#'));
+        let keys: Vec<&str> = keys.filter(|line| line.contains(" = ")).collect();
+
+        let mut example: Table = keys.join("\n").parse().expect("is TOML");
+        let mut defaults = Table::try_from(ProviderSection::default()).expect("can be written");
+        let names = |table: &Table| table.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&example), names(&defaults));
+        for key in ["id", "name", "issuer", "client_id", "client_secret"] {
+            example.remove(key);
+            defaults.remove(key);
+        }
+        assert_eq!(example, defaults);
     }
 
     #[test]

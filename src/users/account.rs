@@ -19,7 +19,7 @@ use crate::{
         rooms::{delayed_events, invite_links, personal_notifications},
         users::{
             account_data, accounts, email_addresses, email_validations, oauth_codes,
-            profile_changes, profiles, short_lived_tokens,
+            profile_changes, profiles, short_lived_tokens, upstream_accounts, upstream_sessions,
         },
     },
 };
@@ -138,6 +138,8 @@ impl AccountChanges {
         delete_devices_except(&mut tx, user, None).await?;
         short_lived_tokens::remove_all(&mut tx, user).await?;
         oauth_codes::remove_all(&mut tx, user).await?;
+        upstream_accounts::remove_all(&mut tx, user).await?;
+        upstream_sessions::remove_all(&mut tx, user).await?;
         if cross_signing::remove_all(&mut tx, user).await? > 0 {
             device_list_changes::record_device_changes(
                 &mut tx,

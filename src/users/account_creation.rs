@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     error::{Error, Result},
     storage::{
-        Db,
+        Db, WriteTx,
         users::{
             accounts::{self, Account},
             tokens, user_directory,
@@ -54,19 +54,32 @@ impl AccountCreation {
         }
     }
 
-    /// Stores an account in one transaction, which checks every rule that two concurrent registrations could break.
-    /// `proof` has the registration token and the e-mail address with which the user authenticated.
+    /// Stores an account in one transaction. `proof` has the registration token and the e-mail address with which the
+    /// user authenticated.
     pub(super) async fn create(
         &self,
         account: NewAccount,
         proof: StageResult,
     ) -> Result<RegisteredAccount> {
-        let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
+        let registered = self.store(&mut tx, account, proof).await?;
+        tx.commit().await?;
+        tracing::info!(user_id = %registered.user_id, "account registered");
+        Ok(registered)
+    }
+
+    /// Stores an account, and checks every rule that two concurrent registrations could break.
+    pub(super) async fn store(
+        &self,
+        tx: &mut WriteTx,
+        account: NewAccount,
+        proof: StageResult,
+    ) -> Result<RegisteredAccount> {
+        let now = self.clock.now_ms();
         let mut admin = account.admin;
         let user = tx.intern_user(account.user_id.as_str()).await?;
         if let Some(token) = proof.registration_token {
-            admin |= self.tokens.use_token(&mut tx, &token, user).await?;
+            admin |= self.tokens.use_token(tx, &token, user).await?;
         }
         let row = Account {
             user_num: user,
@@ -79,7 +92,7 @@ impl AccountCreation {
             erased_position: None,
             created_ts: now,
         };
-        if !accounts::insert(&mut tx, &row).await? {
+        if !accounts::insert(tx, &row).await? {
             return Err(Error::UserInUse);
         }
         if let Some(validated) = proof.email {
@@ -88,25 +101,24 @@ impl AccountCreation {
                 validated,
                 added_ts: now,
             };
-            email.store(&mut tx).await?;
+            email.store(tx).await?;
         }
-        user_directory::set_search_text(&mut tx, user, account.user_id.as_str(), None).await?;
+        user_directory::set_search_text(tx, user, account.user_id.as_str(), None).await?;
         if admin {
             // The link for the first administrator is no longer needed.
-            tokens::delete_unused_admin_registrations(&mut tx).await?;
+            tokens::delete_unused_admin_registrations(tx).await?;
         }
         let login = match account.device {
             Some(device) => {
                 let user = VerifiedUser {
                     user_num: user,
                     user_id: account.user_id.clone(),
+                    upstream_session: None,
                 };
-                Some(StartedSession::start(&mut tx, user, device, now).await?)
+                Some(StartedSession::start(tx, user, device, now).await?)
             }
             None => None,
         };
-        tx.commit().await?;
-        tracing::info!(user_id = %account.user_id, admin, "account registered");
         Ok(RegisteredAccount {
             user_id: account.user_id,
             login,

@@ -150,6 +150,7 @@ impl GuestRegistration {
         let login = match upgrade.device {
             Some(device) => {
                 let user = VerifiedUser {
+                    upstream_session: None,
                     user_num: guest.user,
                     user_id: guest.user_id.clone(),
                 };

@@ -13,9 +13,9 @@ use ruma::{
 };
 
 use super::{
-    ApplicationService, InteractiveAuth, NewDevice, Session, StartedSession, UserEnvironment,
-    VerifiedUser, account_restrictions::must_be_usable, password_check::PasswordCheck,
-    short_lived_tokens::ShortLivedTokens, usernames,
+    ApplicationService, BrowserUser, InteractiveAuth, NewDevice, Session, StartedSession,
+    UserEnvironment, VerifiedUser, account_restrictions::must_be_usable,
+    password_check::PasswordCheck, short_lived_tokens::ShortLivedTokens, usernames,
 };
 use crate::{
     clock::Clock,
@@ -23,7 +23,10 @@ use crate::{
     mail::EmailAddress,
     storage::{
         Db,
-        users::{email_addresses, short_lived_tokens::TokenPurpose},
+        users::{
+            email_addresses,
+            short_lived_tokens::{TokenOwner, TokenPurpose},
+        },
     },
 };
 
@@ -177,9 +180,13 @@ impl UserLogin {
     /// # Errors
     ///
     /// [`Error::LimitExceeded`] when the user has too many.
-    pub async fn issue_token_for_browser(&self, session: &Session) -> Result<String> {
+    pub async fn issue_token_for_browser(&self, user: &BrowserUser) -> Result<String> {
+        let owner = TokenOwner {
+            user_num: user.session.user,
+            upstream_session: user.upstream_session,
+        };
         self.tokens
-            .issue(session.user, TokenPurpose::Login, LOGIN_TOKEN_LIFETIME)
+            .issue_for_owner(owner, TokenPurpose::Login, LOGIN_TOKEN_LIFETIME)
             .await
     }
 
@@ -198,7 +205,11 @@ impl UserLogin {
         let mut db = self.db.read().await?;
         let user_num = self.db.strings.find_user(&mut db, user_id.as_str()).await?;
         let user_num = user_num.ok_or_else(|| Error::forbidden("this user is not registered"))?;
-        Ok(VerifiedUser { user_num, user_id })
+        Ok(VerifiedUser {
+            user_num,
+            user_id,
+            upstream_session: None,
+        })
     }
 
     /// Redeems a login token and returns its user.

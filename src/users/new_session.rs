@@ -8,7 +8,7 @@ use crate::{
     storage::{
         WriteTx,
         devices::device_table,
-        users::{oauth_clients, tokens},
+        users::{oauth_clients, tokens, upstream_sessions},
     },
 };
 
@@ -70,6 +70,7 @@ impl StartedSession {
         }
         let name = wanted.display_name;
         let device = device_table::upsert(tx, num, device_id.as_str(), name, now).await?;
+        upstream_sessions::set_of_device(tx, device, user.upstream_session).await?;
         // Scripts that log in repeatedly and never log out lose their old devices.
         let mut forgotten = device_table::least_recently_seen(tx, num, MAX_DEVICES).await?;
         forgotten.retain(|forgotten| *forgotten != device);

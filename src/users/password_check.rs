@@ -7,7 +7,8 @@ use ruma::{OwnedServerName, OwnedUserId};
 use super::{AccountLookup, UserEnvironment, passwords::Passwords, usernames};
 use crate::{
     error::{Error, Result},
-    numbers::UserNum,
+    numbers::{UpstreamSessionNum, UserNum},
+    storage::users::accounts::Account,
 };
 
 /// Checks the passwords of users.
@@ -16,6 +17,8 @@ pub(super) struct PasswordCheck {
     server_name: OwnedServerName,
     passwords: Arc<Passwords>,
     lookup: AccountLookup,
+    /// Whether passwords are accepted.
+    is_enabled: bool,
 }
 
 /// A user who has proven their identity.
@@ -23,6 +26,8 @@ pub(super) struct PasswordCheck {
 pub(super) struct VerifiedUser {
     pub(super) user_num: UserNum,
     pub(super) user_id: OwnedUserId,
+    /// The user's sign-in with an identity provider, if there was one.
+    pub(super) upstream_session: Option<UpstreamSessionNum>,
 }
 
 impl PasswordCheck {
@@ -32,16 +37,26 @@ impl PasswordCheck {
             server_name: environment.server_name.clone(),
             passwords: environment.passwords.clone(),
             lookup: lookup.clone(),
+            is_enabled: environment.config.oauth.password_login,
         }
+    }
+
+    /// Returns whether a user can authenticate with a password.
+    pub(super) fn is_usable(&self, account: &Account) -> bool {
+        self.is_enabled && account.password_hash.is_some()
     }
 
     /// Returns the user with a name, if the password is correct.
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time;
-    /// [`Error::UserDeactivated`].
+    /// [`Error::Forbidden`] when the user or the password is wrong, which takes the same time, or when passwords are not
+    /// accepted; [`Error::UserDeactivated`].
     pub(super) async fn check(&self, name: &str, password: String) -> Result<VerifiedUser> {
+        if !self.is_enabled {
+            let reason = "this server accepts no passwords: sign in on its web page";
+            return Err(Error::forbidden(reason));
+        }
         let wrong = || Error::forbidden("the user name or the password is wrong");
         let user_id = usernames::named_user_id(name, &self.server_name);
         let account = match &user_id {
@@ -66,6 +81,7 @@ impl PasswordCheck {
         Ok(VerifiedUser {
             user_num: account.user_num,
             user_id,
+            upstream_session: None,
         })
     }
 }

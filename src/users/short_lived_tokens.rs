@@ -11,7 +11,7 @@ use crate::{
     numbers::UserNum,
     storage::{
         Db,
-        users::short_lived_tokens::{self, NewShortLivedToken, TokenPurpose},
+        users::short_lived_tokens::{self, NewShortLivedToken, TokenOwner, TokenPurpose},
     },
 };
 
@@ -47,6 +47,25 @@ impl ShortLivedTokens {
         purpose: TokenPurpose,
         lifetime: Duration,
     ) -> Result<String> {
+        let owner = TokenOwner {
+            user_num: user,
+            upstream_session: None,
+        };
+        self.issue_for_owner(owner, purpose, lifetime).await
+    }
+
+    /// Issues a token of a user who may have signed in with an identity provider.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LimitExceeded`] when the user has too many.
+    pub(super) async fn issue_for_owner(
+        &self,
+        owner: TokenOwner,
+        purpose: TokenPurpose,
+        lifetime: Duration,
+    ) -> Result<String> {
+        let user = owner.user_num;
         let token = secrets::random_token();
         let now = self.clock.now_ms();
         let lifetime = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
@@ -61,6 +80,7 @@ impl ShortLivedTokens {
             hash: &hash,
             purpose,
             user,
+            upstream_session: owner.upstream_session,
             expires_ts: now.saturating_add(lifetime),
         };
         short_lived_tokens::insert(&mut tx, new, now).await?;
@@ -90,12 +110,17 @@ impl ShortLivedTokens {
     ) -> Result<Option<VerifiedUser>> {
         let (hash, now) = (secrets::hash_token(token), self.clock.now_ms());
         let mut tx = self.db.write().await?;
-        let Some(user_num) = short_lived_tokens::consume(&mut tx, &hash, purpose, now).await?
-        else {
+        let owner = short_lived_tokens::consume(&mut tx, &hash, purpose, now).await?;
+        let Some(owner) = owner else {
             return Ok(None);
         };
+        let user_num = owner.user_num;
         let user_id = self.db.strings.user_id(&mut tx, user_num).await?;
         tx.commit().await?;
-        Ok(Some(VerifiedUser { user_num, user_id }))
+        Ok(Some(VerifiedUser {
+            user_num,
+            user_id,
+            upstream_session: owner.upstream_session,
+        }))
     }
 }

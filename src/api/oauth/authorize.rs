@@ -104,7 +104,7 @@ async fn decide(
     let address = match form.decision {
         Decision::Allow => {
             let authorization = &users.oauth.authorization;
-            authorization.allow(&request, &user.session).await?
+            authorization.allow(&request, &user).await?
         }
         Decision::Deny => request.denied_address(),
     };

@@ -99,7 +99,7 @@ async fn decide(
     app.users
         .oauth
         .waiting_devices
-        .decide(&device, &user.session, is_allowed)
+        .decide(&device, &user, is_allowed)
         .await?;
     let (title, content) = match form.decision {
         Decision::Allow => ("Done", "<p>Your other device is being signed in.</p>"),

@@ -142,7 +142,7 @@ async fn decide(
         let content = "<p>The app was not signed in. You can close this page.</p>";
         return Ok(HtmlPage::new("Cancelled", content).into_response());
     }
-    let token = users.login.issue_token_for_browser(&user.session).await?;
+    let token = users.login.issue_token_for_browser(&user).await?;
     target.query_pairs_mut().append_pair("loginToken", &token);
     Ok(redirect(target.as_str()))
 }

@@ -306,3 +306,100 @@ fn a_wrong_value_in_the_section_for_calls_is_named_without_the_secret() {
         "{secret}"
     );
 }
+
+/// The keys of a provider that have no default.
+const PROVIDER: &str = "[[oauth.providers]]
+id = 'one'
+name = 'One'
+issuer = 'https://one.example'
+client_id = 'parlour'
+";
+
+#[test]
+fn a_provider_needs_few_keys() {
+    let config = read(PROVIDER, &[]).expect("is valid");
+
+    let provider = &config.oauth.providers[0];
+    assert_eq!(provider.scopes, ["openid", "profile", "email"]);
+    assert!(provider.allow_registration && !provider.allow_linking_by_email);
+    for missing in ["id", "name", "issuer", "client_id"] {
+        let lines = PROVIDER.lines();
+        let rest: Vec<&str> = lines
+            .filter(|line| !line.starts_with(&format!("{missing} ")))
+            .collect();
+        assert_eq!(
+            error(&rest.join("\n")),
+            format!("parlour.toml: oauth.providers[0].{missing}: is not set")
+        );
+    }
+}
+
+#[test]
+fn the_issuer_of_a_provider_has_tls_unless_it_is_on_the_same_machine() {
+    let with_issuer = |issuer: &str| PROVIDER.replace("https://one.example", issuer);
+
+    for allowed in [
+        "https://one.example/realms/main",
+        "http://localhost:8080/",
+        "http://127.0.0.1:1",
+        "http://[::1]:1",
+    ] {
+        let config = read(&with_issuer(allowed), &[]).expect("is valid");
+        assert_eq!(config.oauth.providers[0].issuer, allowed);
+    }
+    assert_eq!(
+        error(&with_issuer("http://one.example")),
+        "parlour.toml: oauth.providers[0].issuer = \"http://one.example\": expected `https://`; only a provider \
+         on the same machine can be without TLS"
+    );
+    for wrong in ["one.example", "https://one.example/?a", "ftp://one.example"] {
+        let message = error(&with_issuer(wrong));
+        assert!(message.contains("expected a URL like"), "{message}");
+    }
+}
+
+#[test]
+fn the_ids_of_providers_are_unique_and_fit_into_addresses() {
+    let wrong = error(&PROVIDER.replace("'one'", "'o/ne'"));
+    assert!(wrong.contains("expected 1 to 64 characters"), "{wrong}");
+    let twice = error(&format!("{PROVIDER}{PROVIDER}"));
+    assert_eq!(
+        twice,
+        "parlour.toml: oauth.providers[1].id: another provider has the same id"
+    );
+}
+
+#[test]
+fn passwords_cannot_be_switched_off_without_a_provider() {
+    let off = "[oauth]\npassword_login = false\n";
+    let alone = error(off);
+    assert!(alone.contains("nobody could log in"), "{alone}");
+    assert!(read(&format!("{off}{PROVIDER}"), &[]).is_ok());
+    let without_pages = error(&format!("[oauth]\nenabled = false\n{PROVIDER}"));
+    assert!(
+        without_pages.contains("oauth.enabled is false"),
+        "{without_pages}"
+    );
+    let without_openid = error(&format!("{PROVIDER}scopes = ['email']"));
+    assert!(without_openid.contains("`openid`"), "{without_openid}");
+}
+
+#[test]
+fn an_environment_variable_sets_the_secret_of_a_provider() {
+    let name = "PARLOUR__OAUTH__PROVIDERS__0__CLIENT_SECRET";
+    let config = read(PROVIDER, &[(name, "swordfish")]).expect("is valid");
+
+    let secret = config.oauth.providers[0].client_secret.as_ref();
+    assert_eq!(secret.map(|secret| secret.expose()), Some("swordfish"));
+    assert_eq!(
+        error_of_variable("PARLOUR__OAUTH__PROVIDERS__1__ID", "x"),
+        "PARLOUR__OAUTH__PROVIDERS__1__ID: expected the number of a provider from 0 to 0"
+    );
+    let unknown = error_of_variable("PARLOUR__OAUTH__PROVIDERS__0__ISUER", "x");
+    assert!(
+        unknown.contains("the keys of oauth.providers are allow_linking_by_email,"),
+        "{unknown}"
+    );
+    let secret = error(&format!("{PROVIDER}client_secret = 5"));
+    assert!(secret.contains("client_secret = …"), "{secret}");
+}

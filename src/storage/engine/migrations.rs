@@ -137,6 +137,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         include_str!("../../../migrations/0032_oauth.sql"),
     ),
     (
+        "0033_identity_providers.sql",
+        include_str!("../../../migrations/0033_identity_providers.sql"),
+    ),
+    (
         "0034_profile_changes.sql",
         include_str!("../../../migrations/0034_profile_changes.sql"),
     ),

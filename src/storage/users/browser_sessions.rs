@@ -3,7 +3,7 @@
 use super::tokens::TokenHash;
 use crate::{
     error::Result,
-    numbers::UserNum,
+    numbers::{UpstreamSessionNum, UserNum},
     storage::{ReadAccess, WriteTx},
 };
 
@@ -13,9 +13,21 @@ pub struct NewBrowserSession<'a> {
     /// The hash of the cookie.
     pub hash: &'a TokenHash,
     pub user: UserNum,
+    /// The sign-in with an identity provider that began the session, if one did.
+    pub upstream_session: Option<UpstreamSessionNum>,
     /// Times in milliseconds since the Unix epoch.
     pub created_ts: i64,
     pub expires_ts: i64,
+}
+
+/// A browser session that has not expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct BrowserSessionRow {
+    pub user_num: UserNum,
+    /// The sign-in with an identity provider that began the session, if one did.
+    pub upstream_session: Option<UpstreamSessionNum>,
+    /// The time in milliseconds since the Unix epoch.
+    pub created_ts: i64,
 }
 
 /// Stores a browser session, and deletes those that have expired.
@@ -25,11 +37,12 @@ pub async fn insert(tx: &mut WriteTx, session: NewBrowserSession<'_>) -> Result<
         .execute()
         .await?;
     tx.query(
-        "INSERT INTO browser_sessions (hash, user_num, created_ts, expires_ts)
-         VALUES ($1, $2, $3, $4)",
+        "INSERT INTO browser_sessions (hash, user_num, upstream_session, created_ts, expires_ts)
+         VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&session.hash[..])
     .bind(session.user)
+    .bind(session.upstream_session)
     .bind(session.created_ts)
     .bind(session.expires_ts)
     .execute()
@@ -55,13 +68,21 @@ pub async fn keep_latest(tx: &mut WriteTx, user: UserNum, count: i64) -> Result<
     Ok(())
 }
 
-/// Returns the user of a browser session, unless it has expired.
-pub async fn find(db: &mut impl ReadAccess, hash: &TokenHash, now: i64) -> Result<Option<UserNum>> {
-    db.query("SELECT user_num FROM browser_sessions WHERE hash = $1 AND expires_ts > $2")
-        .bind(&hash[..])
-        .bind(now)
-        .fetch_scalar()
-        .await
+/// Returns a browser session, unless it has expired.
+pub async fn find(
+    db: &mut impl ReadAccess,
+    hash: &TokenHash,
+    now: i64,
+) -> Result<Option<BrowserSessionRow>> {
+    db.query(
+        "SELECT user_num, upstream_session, created_ts
+         FROM browser_sessions
+         WHERE hash = $1 AND expires_ts > $2",
+    )
+    .bind(&hash[..])
+    .bind(now)
+    .fetch_optional()
+    .await
 }
 
 /// Deletes a browser session.
@@ -93,10 +114,16 @@ mod tests {
         let session = NewBrowserSession {
             hash,
             user: ALICE,
+            upstream_session: None,
             created_ts,
             expires_ts: created_ts + 100,
         };
         insert(tx, session).await.unwrap();
+    }
+
+    async fn user_of(tx: &mut WriteTx, hash: &TokenHash, now: i64) -> Option<UserNum> {
+        let found = find(tx, hash, now).await.unwrap();
+        found.map(|session| session.user_num)
     }
 
     #[tokio::test]
@@ -105,10 +132,10 @@ mod tests {
         let mut tx = test.db.write().await.unwrap();
         add(&mut tx, &[1; 32], 0).await;
 
-        assert_eq!(find(&mut tx, &[1; 32], 99).await.unwrap(), Some(ALICE));
-        assert_eq!(find(&mut tx, &[1; 32], 100).await.unwrap(), None);
+        assert_eq!(user_of(&mut tx, &[1; 32], 99).await, Some(ALICE));
+        assert_eq!(user_of(&mut tx, &[1; 32], 100).await, None);
         add(&mut tx, &[2; 32], 100).await;
-        assert_eq!(find(&mut tx, &[1; 32], 0).await.unwrap(), None);
+        assert_eq!(user_of(&mut tx, &[1; 32], 0).await, None);
     }
 
     #[tokio::test]
@@ -121,11 +148,11 @@ mod tests {
 
         keep_latest(&mut tx, ALICE, 2).await.unwrap();
 
-        assert_eq!(find(&mut tx, &[1; 32], 4).await.unwrap(), None);
-        assert_eq!(find(&mut tx, &[2; 32], 4).await.unwrap(), Some(ALICE));
+        assert_eq!(user_of(&mut tx, &[1; 32], 4).await, None);
+        assert_eq!(user_of(&mut tx, &[2; 32], 4).await, Some(ALICE));
         remove(&mut tx, &[2; 32]).await.unwrap();
-        assert_eq!(find(&mut tx, &[2; 32], 4).await.unwrap(), None);
+        assert_eq!(user_of(&mut tx, &[2; 32], 4).await, None);
         remove_all(&mut tx, ALICE).await.unwrap();
-        assert_eq!(find(&mut tx, &[3; 32], 4).await.unwrap(), None);
+        assert_eq!(user_of(&mut tx, &[3; 32], 4).await, None);
     }
 }

@@ -19,5 +19,7 @@ pub mod service_registrations;
 pub mod short_lived_tokens;
 pub mod tokens;
 pub mod unsubscribe_tokens;
+pub mod upstream_accounts;
+pub mod upstream_sessions;
 pub mod user_directory;
 pub mod web_push_keys;

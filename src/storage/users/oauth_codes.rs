@@ -3,7 +3,7 @@
 use super::tokens::TokenHash;
 use crate::{
     error::Result,
-    numbers::UserNum,
+    numbers::{UpstreamSessionNum, UserNum},
     storage::{ReadAccess, WriteTx},
 };
 
@@ -15,6 +15,8 @@ pub struct AuthorizationCodeRow {
     /// The hash of the client's secret, as the client sent it.
     pub code_challenge: String,
     pub user_num: UserNum,
+    /// The user's sign-in with an identity provider, if there was one.
+    pub upstream_session: Option<UpstreamSessionNum>,
     /// The id of the device to be signed in.
     pub device_id: String,
     /// The time in milliseconds since the Unix epoch.
@@ -34,15 +36,16 @@ pub async fn insert(
         .execute()
         .await?;
     tx.query(
-        "INSERT INTO oauth_codes (hash, client_id, redirect_uri, code_challenge, user_num, device_id, expires_ts,
-                                  is_used)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO oauth_codes (hash, client_id, redirect_uri, code_challenge, user_num, upstream_session,
+                                  device_id, expires_ts, is_used)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(&hash[..])
     .bind(&*code.client_id)
     .bind(&*code.redirect_uri)
     .bind(&*code.code_challenge)
     .bind(code.user_num)
+    .bind(code.upstream_session)
     .bind(&*code.device_id)
     .bind(code.expires_ts)
     .bind(code.is_used)
@@ -57,7 +60,7 @@ pub async fn find(
     hash: &TokenHash,
 ) -> Result<Option<AuthorizationCodeRow>> {
     db.query(
-        "SELECT client_id, redirect_uri, code_challenge, user_num, device_id, expires_ts, is_used
+        "SELECT client_id, redirect_uri, code_challenge, user_num, upstream_session, device_id, expires_ts, is_used
          FROM oauth_codes
          WHERE hash = $1",
     )
@@ -98,6 +101,7 @@ mod tests {
             redirect_uri: "com.example:/".to_owned(),
             code_challenge: "hash".to_owned(),
             user_num: UserNum::new(1),
+            upstream_session: None,
             device_id: "DEVICE".to_owned(),
             expires_ts: 10,
             is_used: false,

@@ -3,7 +3,7 @@
 use super::tokens::TokenHash;
 use crate::{
     error::Result,
-    numbers::UserNum,
+    numbers::{UpstreamSessionNum, UserNum},
     storage::{ReadAccess, WriteTx},
 };
 
@@ -23,6 +23,17 @@ pub struct DeviceCodeRow {
     pub is_allowed: Option<bool>,
     /// The user who allowed it.
     pub user_num: Option<UserNum>,
+    /// The user's sign-in with an identity provider, if there was one.
+    pub upstream_session: Option<UpstreamSessionNum>,
+}
+
+/// The decision of a user whether a device may sign in.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceDecision {
+    pub user: UserNum,
+    /// The user's sign-in with an identity provider, if there was one.
+    pub upstream_session: Option<UpstreamSessionNum>,
+    pub is_allowed: bool,
 }
 
 /// Stores a device that begins to wait, and deletes those that expired before `deleted_before_ts`.
@@ -67,7 +78,7 @@ pub async fn count_waiting(db: &mut impl ReadAccess, now: i64) -> Result<i64> {
 /// Returns a device by its device code, even if the code has expired.
 pub async fn find(db: &mut impl ReadAccess, hash: &TokenHash) -> Result<Option<DeviceCodeRow>> {
     db.query(
-        "SELECT user_code, client_id, device_id, expires_ts, polled_ts, is_allowed, user_num
+        "SELECT user_code, client_id, device_id, expires_ts, polled_ts, is_allowed, user_num, upstream_session
          FROM oauth_device_codes
          WHERE hash = $1",
     )
@@ -83,7 +94,7 @@ pub async fn find_undecided(
     now: i64,
 ) -> Result<Option<DeviceCodeRow>> {
     db.query(
-        "SELECT user_code, client_id, device_id, expires_ts, polled_ts, is_allowed, user_num
+        "SELECT user_code, client_id, device_id, expires_ts, polled_ts, is_allowed, user_num, upstream_session
          FROM oauth_device_codes
          WHERE user_code = $1 AND expires_ts > $2 AND is_allowed IS NULL",
     )
@@ -97,19 +108,19 @@ pub async fn find_undecided(
 pub async fn decide(
     tx: &mut WriteTx,
     user_code: &str,
-    user: UserNum,
-    is_allowed: bool,
+    decision: DeviceDecision,
     now: i64,
 ) -> Result<bool> {
     let stored = tx
         .query(
             "UPDATE oauth_device_codes
-             SET is_allowed = $2, user_num = $3
-             WHERE user_code = $1 AND expires_ts > $4 AND is_allowed IS NULL",
+             SET is_allowed = $2, user_num = $3, upstream_session = $4
+             WHERE user_code = $1 AND expires_ts > $5 AND is_allowed IS NULL",
         )
         .bind(user_code)
-        .bind(is_allowed)
-        .bind(user)
+        .bind(decision.is_allowed)
+        .bind(decision.user)
+        .bind(decision.upstream_session)
         .bind(now)
         .execute()
         .await?;
@@ -149,6 +160,15 @@ mod tests {
             polled_ts: 0,
             is_allowed: None,
             user_num: None,
+            upstream_session: None,
+        }
+    }
+
+    fn allowed_by(user: UserNum) -> DeviceDecision {
+        DeviceDecision {
+            user,
+            upstream_session: None,
+            is_allowed: true,
         }
     }
 
@@ -163,8 +183,13 @@ mod tests {
         assert!(find_undecided(&mut tx, "AAAA", 9).await.unwrap().is_some());
 
         let alice = UserNum::new(1);
-        assert!(decide(&mut tx, "AAAA", alice, true, 9).await.unwrap());
-        assert!(!decide(&mut tx, "AAAA", alice, false, 9).await.unwrap());
+        let allow = allowed_by(alice);
+        let deny = DeviceDecision {
+            is_allowed: false,
+            ..allow
+        };
+        assert!(decide(&mut tx, "AAAA", allow, 9).await.unwrap());
+        assert!(!decide(&mut tx, "AAAA", deny, 9).await.unwrap());
 
         assert_eq!(find_undecided(&mut tx, "AAAA", 9).await.unwrap(), None);
         set_polled(&mut tx, &[1; 32], 9).await.unwrap();
@@ -186,7 +211,7 @@ mod tests {
             .await
             .unwrap();
 
-        let is_allowed = decide(&mut tx, "AAAA", UserNum::new(1), true, 10).await;
+        let is_allowed = decide(&mut tx, "AAAA", allowed_by(UserNum::new(1)), 10).await;
 
         assert!(!is_allowed.unwrap());
         insert(&mut tx, &[2; 32], &waiting("BBBB"), 11)

@@ -3,7 +3,7 @@
 use super::tokens::TokenHash;
 use crate::{
     error::Result,
-    numbers::UserNum,
+    numbers::{UpstreamSessionNum, UserNum},
     storage::{ReadAccess, WriteTx},
 };
 
@@ -31,8 +31,18 @@ pub struct NewShortLivedToken<'a> {
     pub hash: &'a TokenHash,
     pub purpose: TokenPurpose,
     pub user: UserNum,
+    /// The user's sign-in with an identity provider, if there was one.
+    pub upstream_session: Option<UpstreamSessionNum>,
     /// The time in milliseconds since the Unix epoch.
     pub expires_ts: i64,
+}
+
+/// The owner of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct TokenOwner {
+    pub user_num: UserNum,
+    /// The owner's sign-in with an identity provider, if there was one.
+    pub upstream_session: Option<UpstreamSessionNum>,
 }
 
 /// Stores a token, and deletes the user's expired ones.
@@ -43,12 +53,13 @@ pub async fn insert(tx: &mut WriteTx, token: NewShortLivedToken<'_>, now: i64) -
         .execute()
         .await?;
     tx.query(
-        "INSERT INTO passing_tokens (hash, purpose, user_num, expires_ts)
-         VALUES ($1, $2, $3, $4)",
+        "INSERT INTO passing_tokens (hash, purpose, user_num, upstream_session, expires_ts)
+         VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&token.hash[..])
     .bind(token.purpose.as_str())
     .bind(token.user)
+    .bind(token.upstream_session)
     .bind(token.expires_ts)
     .execute()
     .await?;
@@ -91,16 +102,16 @@ pub async fn consume(
     hash: &TokenHash,
     purpose: TokenPurpose,
     now: i64,
-) -> Result<Option<UserNum>> {
+) -> Result<Option<TokenOwner>> {
     tx.query(
         "DELETE FROM passing_tokens
          WHERE hash = $1 AND purpose = $2 AND expires_ts > $3
-         RETURNING user_num",
+         RETURNING user_num, upstream_session",
     )
     .bind(&hash[..])
     .bind(purpose.as_str())
     .bind(now)
-    .fetch_scalar()
+    .fetch_optional()
     .await
 }
 
@@ -127,6 +138,7 @@ mod tests {
             hash,
             purpose,
             user: UserNum::new(7),
+            upstream_session: None,
             expires_ts,
         }
     }
@@ -145,10 +157,8 @@ mod tests {
             .unwrap();
         assert_eq!(other, None);
         assert_eq!(consume(&mut tx, &hash, login, 10).await.unwrap(), None);
-        assert_eq!(
-            consume(&mut tx, &hash, login, 9).await.unwrap(),
-            Some(UserNum::new(7))
-        );
+        let owner = consume(&mut tx, &hash, login, 9).await.unwrap();
+        assert_eq!(owner.map(|owner| owner.user_num), Some(UserNum::new(7)));
         assert_eq!(consume(&mut tx, &hash, login, 9).await.unwrap(), None);
     }
 

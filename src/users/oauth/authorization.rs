@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::{Url, form_urlencoded};
 
 use super::{
-    OAuthClients, OAuthError, OAuthErrorCode, OAuthScope, RegisteredClient,
+    BrowserUser, OAuthClients, OAuthError, OAuthErrorCode, OAuthScope, RegisteredClient,
     client_metadata::{CODE_GRANT, CODE_RESPONSE},
     redirect_uri::{MAX_URI_BYTES, is_registered},
 };
@@ -19,7 +19,7 @@ use crate::{
         Db,
         users::oauth_codes::{self, AuthorizationCodeRow},
     },
-    users::{Session, UserEnvironment, account_restrictions::must_be_usable, secrets},
+    users::{UserEnvironment, account_restrictions::must_be_usable, secrets},
 };
 
 /// The lifetime of an authorization code.
@@ -156,8 +156,12 @@ impl OAuthAuthorization {
     /// # Errors
     ///
     /// [`Error::UserDeactivated`] or [`Error::UserLocked`].
-    #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
-    pub async fn allow(&self, request: &AuthorizationRequest, session: &Session) -> Result<String> {
+    #[tracing::instrument(skip_all, fields(user_id = %user.session.user_id), err(level = "debug"))]
+    pub async fn allow(
+        &self,
+        request: &AuthorizationRequest,
+        user: &BrowserUser,
+    ) -> Result<String> {
         let code = secrets::random_token();
         let now = self.clock.now_ms();
         let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -165,14 +169,15 @@ impl OAuthAuthorization {
             client_id: request.client.client_id.clone(),
             redirect_uri: request.callback.redirect_uri.clone(),
             code_challenge: request.code_challenge.clone(),
-            user_num: session.user,
+            user_num: user.session.user,
+            upstream_session: user.upstream_session,
             device_id: request.scope.device_id.to_string(),
             expires_ts: now.saturating_add(ms(CODE_LIFETIME)),
             is_used: false,
         };
         let deleted_before_ts = now.saturating_sub(ms(EXPIRED_CODE_RETENTION));
         let mut tx = self.db.write().await?;
-        must_be_usable(&mut tx, session.user).await?;
+        must_be_usable(&mut tx, user.session.user).await?;
         oauth_codes::insert(
             &mut tx,
             &secrets::hash_token(&code),

@@ -7,6 +7,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 use crate::{
     clock::Clock,
     error::{Error, Result},
+    numbers::UpstreamSessionNum,
     storage::{
         Db,
         users::{
@@ -22,6 +23,8 @@ use crate::{
 
 /// The lifetime of a browser session.
 const BROWSER_SESSION_LIFETIME: Duration = Duration::from_hours(24 * 14);
+/// The time for which a sign-in with an identity provider counts instead of the password, in milliseconds.
+const RECENT_SIGN_IN_MS: i64 = 5 * 60 * 1000;
 /// The largest number of browser sessions of a user. Beyond it, the oldest are ended.
 const MAX_BROWSER_SESSIONS: i64 = 50;
 
@@ -49,8 +52,20 @@ pub struct NewBrowserSession {
 pub struct BrowserUser {
     /// The session of the user, which has no device.
     pub session: Session,
-    /// Whether the user has a password.
+    /// Whether the user has a password and may use it.
     pub has_password: bool,
+    /// The sign-in with an identity provider that began the session, if one did.
+    pub upstream_session: Option<UpstreamSessionNum>,
+    /// The time at which the user signed in, in milliseconds since the Unix epoch.
+    signed_in_ts: i64,
+}
+
+impl BrowserUser {
+    /// Returns whether the user has signed in with an identity provider a short time ago.
+    pub fn signed_in_with_provider_recently(&self, now: i64) -> bool {
+        let age = now.saturating_sub(self.signed_in_ts);
+        self.upstream_session.is_some() && age < RECENT_SIGN_IN_MS
+    }
 }
 
 impl BrowserSessions {
@@ -120,10 +135,20 @@ impl BrowserSessions {
         let user_num = self.db.strings.find_user(&mut db, user_id.as_str()).await?;
         drop(db);
         let user_num = user_num.ok_or(Error::UserDeactivated)?;
-        self.start(VerifiedUser { user_num, user_id }).await
+        let user = VerifiedUser {
+            user_num,
+            user_id,
+            upstream_session: None,
+        };
+        self.start(user).await
     }
 
-    async fn start(&self, user: VerifiedUser) -> Result<NewBrowserSession> {
+    /// Starts a browser session of a user who has proven their identity.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UserDeactivated`] or [`Error::UserLocked`].
+    pub(super) async fn start(&self, user: VerifiedUser) -> Result<NewBrowserSession> {
         let secret = secrets::random_token();
         let now = self.clock.now_ms();
         let lifetime = i64::try_from(BROWSER_SESSION_LIFETIME.as_millis()).unwrap_or(i64::MAX);
@@ -132,6 +157,7 @@ impl BrowserSessions {
         let row = NewBrowserSessionRow {
             hash: &secrets::hash_token(&secret),
             user: user.user_num,
+            upstream_session: user.upstream_session,
             created_ts: now,
             expires_ts: now.saturating_add(lifetime),
         };
@@ -150,9 +176,10 @@ impl BrowserSessions {
         let hash = secrets::hash_token(secret);
         let mut db = self.db.read().await?;
         let now = self.clock.now_ms();
-        let Some(user_num) = browser_sessions::find(&mut db, &hash, now).await? else {
+        let Some(row) = browser_sessions::find(&mut db, &hash, now).await? else {
             return Ok(None);
         };
+        let user_num = row.user_num;
         let account = accounts::find(&mut db, user_num).await?;
         let Some(account) = account.filter(|account| !account.deactivated && !account.locked)
         else {
@@ -160,7 +187,9 @@ impl BrowserSessions {
         };
         let user_id = self.db.strings.user_id(&mut db, user_num).await?;
         Ok(Some(BrowserUser {
-            has_password: account.password_hash.is_some(),
+            has_password: self.password_check.is_usable(&account),
+            upstream_session: row.upstream_session,
+            signed_in_ts: row.created_ts,
             session: Session::of_browser(user_id, &account),
         }))
     }

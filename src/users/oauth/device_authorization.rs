@@ -5,17 +5,17 @@
 use std::time::Duration;
 
 use super::{
-    OAuthClients, OAuthError, OAuthErrorCode, OAuthResult, OAuthScope, RegisteredClient,
-    client_metadata::DEVICE_GRANT, token_grants::POLL_INTERVAL,
+    BrowserUser, OAuthClients, OAuthError, OAuthErrorCode, OAuthResult, OAuthScope,
+    RegisteredClient, client_metadata::DEVICE_GRANT, token_grants::POLL_INTERVAL,
 };
 use crate::{
     clock::Clock,
     error::{Error, Result},
     storage::{
         Db,
-        users::oauth_device_codes::{self, DeviceCodeRow},
+        users::oauth_device_codes::{self, DeviceCodeRow, DeviceDecision},
     },
-    users::{Session, UserEnvironment, secrets},
+    users::{UserEnvironment, secrets},
 };
 
 /// The lifetime of the codes.
@@ -99,6 +99,7 @@ impl DeviceAuthorizations {
             polled_ts: 0,
             is_allowed: None,
             user_num: None,
+            upstream_session: None,
         };
         let mut tx = self.db.write().await?;
         if oauth_device_codes::count_waiting(&mut tx, now).await? >= MAX_WAITING_DEVICES {
@@ -149,17 +150,21 @@ impl DeviceAuthorizations {
     /// # Errors
     ///
     /// [`Error::Forbidden`] when the device no longer waits.
-    #[tracing::instrument(skip_all, fields(user_id = %session.user_id), err(level = "debug"))]
+    #[tracing::instrument(skip_all, fields(user_id = %user.session.user_id), err(level = "debug"))]
     pub async fn decide(
         &self,
         device: &WaitingDevice,
-        session: &Session,
+        user: &BrowserUser,
         is_allowed: bool,
     ) -> Result<()> {
         let now = self.clock.now_ms();
         let mut tx = self.db.write().await?;
-        let code = &device.user_code;
-        if !oauth_device_codes::decide(&mut tx, code, session.user, is_allowed, now).await? {
+        let decision = DeviceDecision {
+            user: user.session.user,
+            upstream_session: user.upstream_session,
+            is_allowed,
+        };
+        if !oauth_device_codes::decide(&mut tx, &device.user_code, decision, now).await? {
             return Err(wrong_code());
         }
         tx.commit().await

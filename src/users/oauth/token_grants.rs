@@ -115,6 +115,7 @@ impl OAuthTokens {
             user: VerifiedUser {
                 user_num: row.user_num,
                 user_id,
+                upstream_session: row.upstream_session,
             },
             device_id: row.device_id,
         };
@@ -157,7 +158,11 @@ impl OAuthTokens {
         let user_id = self.db.strings.user_id(&mut tx, user_num).await?;
         let sign_in = SignIn {
             client: &client,
-            user: VerifiedUser { user_num, user_id },
+            user: VerifiedUser {
+                user_num,
+                user_id,
+                upstream_session: row.upstream_session,
+            },
             device_id: row.device_id,
         };
         start_session(tx, sign_in, now).await
