@@ -86,6 +86,17 @@ const ENDPOINT_POLICIES: &[PolicyRow] = &[
     by_address("POST", "/_parlour/email/unsubscribe", RequestClass::Lookup),
     by_address("GET", "/_synapse/admin/v1/register", RequestClass::Lookup),
     by_address("GET", "login/sso/redirect", RequestClass::Lookup),
+    by_address("GET", "login/sso/redirect/{}", RequestClass::Lookup),
+    by_address(
+        "GET",
+        "/_parlour/oauth/providers/{}/begin",
+        RequestClass::Lookup,
+    ),
+    by_address(
+        "GET",
+        "/_parlour/oauth/providers/{}/callback",
+        RequestClass::Lookup,
+    ),
     by_address("GET", "/_parlour/oauth/authorize", RequestClass::Lookup),
     by_address("GET", "/_parlour/oauth/sso", RequestClass::Lookup),
     by_address("POST", "/_parlour/oauth/clients", RequestClass::Lookup),

@@ -164,7 +164,7 @@ async fn open_users(
     tasks: &Tasks,
     mail: &MailQueue,
 ) -> Result<Users> {
-    let users = Users::new(db, clock, config, tasks, mail);
+    let users = Users::new(db, clock, config, tasks, mail)?;
     users.user_list.set_missing_list_keys().await?;
     users.application_services.load(&config.appservices).await?;
     Ok(users)

@@ -65,8 +65,10 @@ pub use self::{
     new_session::{NewDevice, StartedSession},
     oauth::{
         ACCOUNT_PATH, AuthorizationRefusal, AuthorizationRequest, BrowserUser, ClientMetadata,
-        CodeExchange, NewBrowserSession, OAuthError, OAuthErrorCode, OAuthGrant, OAuthResult,
-        OAuthScope, OAuthServices, WaitingDevice,
+        CodeExchange, IdentityProviders, LinkedAccount, NewBrowserSession, NewSignInRequest,
+        OAuthError, OAuthErrorCode, OAuthGrant, OAuthResult, OAuthScope, OAuthServices,
+        PendingIdentity, ProviderAnswer, ProviderIdentity, ProviderOutcome, SignInPurpose,
+        WaitingDevice,
     },
     openid::{OpenIdToken, OpenIdTokens},
     profile::{ProfileChange, UserProfiles},
@@ -88,6 +90,7 @@ pub use self::{
 use self::{
     account_creation::AccountCreation,
     guest_registration::RegistrationParts,
+    oauth::OAuthParts,
     password_check::{PasswordCheck, VerifiedUser},
     passwords::Passwords,
     registration_auth::RegistrationAuth,
@@ -200,7 +203,17 @@ struct UserEnvironment {
 
 impl Users {
     /// Starts to serve the accounts in a database.
-    pub fn new(db: &Db, clock: &Clock, config: &Config, tasks: &Tasks, mail: &MailQueue) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When identity providers are configured, and the system's certificates cannot be used.
+    pub fn new(
+        db: &Db,
+        clock: &Clock,
+        config: &Config,
+        tasks: &Tasks,
+        mail: &MailQueue,
+    ) -> Result<Self> {
         let environment = UserEnvironment {
             db: db.clone(),
             clock: clock.clone(),
@@ -215,15 +228,15 @@ impl Users {
             application_services: ApplicationServiceRegistry::new(config.server.name.clone()),
             passwords: Arc::new(Passwords::new(&config.passwords)),
         };
-        Self {
-            services: Arc::new(UserServices::new(&environment)),
-        }
+        Ok(Self {
+            services: Arc::new(UserServices::new(&environment)?),
+        })
     }
 }
 
 impl UserServices {
     /// Builds the services, each from those above it.
-    fn new(environment: &UserEnvironment) -> Self {
+    fn new(environment: &UserEnvironment) -> Result<Self> {
         let lookup = AccountLookup::new(environment);
         let sessions = UserSessions::start(environment);
         let tokens = ShortLivedTokens::new(environment);
@@ -252,8 +265,15 @@ impl UserServices {
         let push_rules = UserPushRules::new(environment);
         let refresh_tokens = RefreshTokens::new(environment);
         let login = UserLogin::new(environment, &password_check, &uia, &tokens);
-        Self {
-            oauth: OAuthServices::new(environment, &login, &password_check, &refresh_tokens),
+        let oauth_parts = OAuthParts {
+            login: &login,
+            password_check: &password_check,
+            refresh_tokens: &refresh_tokens,
+            usernames: &usernames,
+            creation: &creation,
+        };
+        Ok(Self {
+            oauth: OAuthServices::new(environment, &oauth_parts)?,
             refresh_tokens,
             openid: OpenIdTokens::new(&tokens),
             uia_pages: UiaPages::new(environment, &uia_sessions, &password_check),
@@ -283,7 +303,7 @@ impl UserServices {
             push_rules,
             #[cfg(test)]
             password_check,
-        }
+        })
     }
 }
 
@@ -333,7 +353,7 @@ pub(crate) mod testing {
             config.registration.open = true;
             configure(&mut config);
             let mail = MailQueue::new(&config, &clock, &test.tasks).unwrap();
-            let users = Users::new(&test.db, &clock, &config, &test.tasks, &mail);
+            let users = Users::new(&test.db, &clock, &config, &test.tasks, &mail).unwrap();
             Self { users, clock, test }
         }
 

@@ -79,7 +79,7 @@ async fn submit_stage(
     let form_sent: StageForm =
         serde_html_form::from_bytes(&body).map_err(|e| Error::BadJson(e.to_string()))?;
     match complete_stage(&app, &peer, &session, stage, form_sent).await {
-        Ok(()) => Ok(done_page()),
+        Ok(()) => Ok(auth_done_page()),
         Err(Error::Forbidden(why)) => Ok(form_page(StatusCode::FORBIDDEN, stage, &why)),
         Err(other) => Err(other),
     }
@@ -169,7 +169,7 @@ fn form_page(status: StatusCode, stage: AuthStage, wrong: &str) -> Response {
 }
 
 /// Returns the page that notifies the client that the stage is complete.
-fn done_page() -> Response {
+pub(in crate::api) fn auth_done_page() -> Response {
     let content =
         format!("<p>You can close this page and go back.</p><script>{DONE_SCRIPT}</script>");
     HtmlPage::new("Done", &content)

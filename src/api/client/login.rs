@@ -13,7 +13,8 @@ use ruma::api::client::session::{
     get_login_types::{
         self,
         v3::{
-            ApplicationServiceLoginType, LoginType, PasswordLoginType, SsoLoginType, TokenLoginType,
+            ApplicationServiceLoginType, IdentityProvider, LoginType, PasswordLoginType,
+            SsoLoginType, TokenLoginType,
         },
     },
     login::{
@@ -53,17 +54,24 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login).
 async fn get_login_types(
     State(config): State<Arc<Config>>,
+    State(users): State<Users>,
     headers: HeaderMap,
     _: MatrixRequest<get_login_types::v3::Request>,
 ) -> MatrixResponse<get_login_types::v3::Response> {
-    let password = LoginType::Password(PasswordLoginType::new());
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
     let service = LoginType::ApplicationService(ApplicationServiceLoginType::new());
-    let mut flows = vec![password, LoginType::Token(token), service];
+    let mut flows = vec![LoginType::Token(token), service];
+    if config.oauth.password_login {
+        flows.insert(0, LoginType::Password(PasswordLoginType::new()));
+    }
     if config.oauth.enabled {
         let mut web = SsoLoginType::new();
         web.oauth_aware_preferred = pages_are_reachable(&config, &headers);
+        let providers = users.oauth.providers.list();
+        web.identity_providers = providers
+            .map(|provider| IdentityProvider::new(provider.id.clone(), provider.name.clone()))
+            .collect();
         flows.push(LoginType::Sso(web));
     }
     MatrixResponse(get_login_types::v3::Response::new(flows))

@@ -56,6 +56,7 @@ mod voip;
 use axum::Router;
 
 pub(super) use self::{
+    auth_pages::auth_done_page,
     email_addresses::EmailTokenRequest,
     ephemeral::DEFAULT_TYPING_TIMEOUT,
     media::{disposition_of_file, disposition_of_thumbnail},

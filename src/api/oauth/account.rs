@@ -15,13 +15,14 @@ use super::{
     ACCOUNT_PATH, SIGN_IN_PATH,
     account_pages::{self, DeviceLine, Overview},
     browser::{
-        PageForm, SignedIn, redirect, redirect_to_sign_in, redirect_with_cookie, removed_cookie,
-        session_cookie,
+        PageForm, SignedIn, local_address, redirect, redirect_to_sign_in, redirect_with_cookie,
+        removed_cookie, session_cookie,
     },
     error::{PageError, reason_for_user},
+    provider_pages::{ConfirmationField, check_confirmation},
 };
 use crate::{
-    api::{App, RequestClass, client::charge_profile_change, endpoint::read_query, endpoint_at},
+    api::{App, client::charge_profile_change, endpoint::read_query, endpoint_at},
     error::{Error, Result},
     users::BrowserUser,
 };
@@ -34,6 +35,8 @@ use crate::{
 struct AccountQuery {
     action: String,
     device_id: String,
+    /// The id of an identity provider.
+    provider: String,
 }
 
 /// A part of the page.
@@ -44,6 +47,8 @@ enum AccountAction {
     DeviceDelete,
     Deactivate,
     ResetCrossSigning,
+    /// Not of the specification: unlinking an account at an identity provider.
+    Unlink,
 }
 
 /// The fields of all forms; each form has some of them.
@@ -57,6 +62,8 @@ struct AccountForm {
     new_password: String,
     /// Whether to sign out all devices, or to erase the messages: the value of a check box.
     also: String,
+    /// The id of an identity provider.
+    provider: String,
 }
 
 pub(super) fn routes() -> Router<App> {
@@ -73,6 +80,7 @@ impl AccountAction {
             "org.matrix.device_delete" | "org.matrix.session_end" => Self::DeviceDelete,
             "org.matrix.account_deactivate" => Self::Deactivate,
             "org.matrix.cross_signing_reset" => Self::ResetCrossSigning,
+            "parlour.unlink" => Self::Unlink,
             _ => Self::Overview,
         }
     }
@@ -88,8 +96,7 @@ async fn show_account(
     let Some(user) = user else {
         return Ok(redirect_to_sign_in(&uri));
     };
-    let action = AccountAction::from_name(&query.action);
-    Ok(page(&app, &user, action, &query.device_id, "").await?)
+    Ok(page(&app, &user, &query, &uri, "").await?)
 }
 
 /// `POST /_parlour/account`, sent by the forms of the page.
@@ -109,6 +116,7 @@ async fn change_account(
         "device" => sign_device_out(&app, &user, &form).await,
         "deactivate" => deactivate(&app, &user, form).await,
         "reset" => allow_reset(&app, &user, form).await,
+        "unlink" => unlink(&app, &user, form).await,
         _ => Ok(redirect(ACCOUNT_PATH)),
     };
     match changed {
@@ -117,8 +125,7 @@ async fn change_account(
         }
         Err(error) => {
             let reason = reason_for_user(&error);
-            let action = AccountAction::from_name(&query.action);
-            let mut response = page(&app, &user, action, &query.device_id, &reason).await?;
+            let mut response = page(&app, &user, &query, &uri, &reason).await?;
             *response.status_mut() = error.into_response().status();
             Ok(response)
         }
@@ -130,26 +137,41 @@ async fn change_account(
 async fn page(
     app: &App,
     user: &BrowserUser,
-    action: AccountAction,
-    device_id: &str,
+    query: &AccountQuery,
+    uri: &Uri,
     wrong: &str,
 ) -> Result<Response> {
     let session = &user.session;
-    match action {
+    let address = local_address(uri);
+    let confirmation = ConfirmationField::of_user(app, user, &address);
+    match AccountAction::from_name(&query.action) {
         AccountAction::Overview => overview(app, user, wrong).await,
         AccountAction::DeviceView | AccountAction::DeviceDelete => {
             let lines = device_lines(app, user).await?;
-            let line = lines.iter().find(|line| line.device_id == device_id);
+            let line = lines.iter().find(|line| line.device_id == query.device_id);
             let line = line.ok_or_else(|| Error::not_found("you have no such device"))?;
             Ok(account_pages::device(line, wrong))
         }
         AccountAction::Deactivate => Ok(account_pages::deactivation(
             &session.user_id,
-            user.has_password,
+            &confirmation.await?,
             wrong,
         )),
         AccountAction::ResetCrossSigning => {
-            Ok(account_pages::cross_signing_reset(user.has_password, wrong))
+            let confirmation = confirmation.await?;
+            Ok(account_pages::cross_signing_reset(&confirmation, wrong))
+        }
+        AccountAction::Unlink => {
+            let linked = app.users.oauth.providers.linked_accounts(session).await?;
+            let account = linked
+                .iter()
+                .find(|account| account.provider == query.provider);
+            let account = account.ok_or_else(|| Error::not_found("it is not linked"))?;
+            Ok(account_pages::unlinking(
+                account,
+                &confirmation.await?,
+                wrong,
+            ))
         }
     }
 }
@@ -157,11 +179,14 @@ async fn page(
 async fn overview(app: &App, user: &BrowserUser, wrong: &str) -> Result<Response> {
     let user_id = &user.session.user_id;
     let profile = app.users.profiles.get(user_id).await?;
+    let providers = &app.users.oauth.providers;
+    let linked = providers.linked_accounts(&user.session).await?;
     let display_name = profile.get("displayname").and_then(|name| name.as_str());
     let overview = Overview {
         user_id,
         display_name: display_name.unwrap_or_default(),
         devices: &device_lines(app, user).await?,
+        providers: &account_pages::provider_list(providers.list(), &linked),
         has_password: user.has_password,
         wrong,
     };
@@ -208,7 +233,7 @@ async fn set_display_name(app: &App, user: &BrowserUser, form: &AccountForm) -> 
 
 async fn set_password(app: &App, user: &BrowserUser, form: AccountForm) -> Result<Response> {
     let session = &user.session;
-    check_password(app, user, form.password).await?;
+    check_confirmation(app, user, form.password).await?;
     let logs_out = !form.also.is_empty();
     let account = &app.users.account;
     account
@@ -233,7 +258,7 @@ async fn sign_device_out(app: &App, user: &BrowserUser, form: &AccountForm) -> R
 
 async fn deactivate(app: &App, user: &BrowserUser, form: AccountForm) -> Result<Response> {
     let session = &user.session;
-    check_password(app, user, form.password).await?;
+    check_confirmation(app, user, form.password).await?;
     let erases = !form.also.is_empty();
     app.workflows.accounts.deactivate(session, erases).await?;
     app.workflows.identity_bindings.unbind_all(session).await?;
@@ -244,22 +269,14 @@ async fn deactivate(app: &App, user: &BrowserUser, form: AccountForm) -> Result<
 }
 
 async fn allow_reset(app: &App, user: &BrowserUser, form: AccountForm) -> Result<Response> {
-    check_password(app, user, form.password).await?;
+    check_confirmation(app, user, form.password).await?;
     app.users.uia_pages.allow_cross_signing_reset(&user.session);
     Ok(account_pages::reset_allowed())
 }
 
-/// Asks for the password again, so that somebody at an open browser can do no lasting harm. Users without a password have
-/// signed in elsewhere.
-async fn check_password(app: &App, user: &BrowserUser, password: String) -> Result<()> {
-    if !user.has_password {
-        return Ok(());
-    }
-    let session = &user.session;
-    app.limits.check(RequestClass::Login, &*session.user_id)?;
-    let sessions = &app.users.oauth.browser_sessions;
-    match sessions.check_password(session, password).await {
-        Err(Error::Forbidden(_)) => Err(Error::forbidden("the password is wrong")),
-        other => other,
-    }
+async fn unlink(app: &App, user: &BrowserUser, form: AccountForm) -> Result<Response> {
+    check_confirmation(app, user, form.password).await?;
+    let providers = &app.users.oauth.providers;
+    providers.unlink(user, &form.provider).await?;
+    Ok(redirect(ACCOUNT_PATH))
 }

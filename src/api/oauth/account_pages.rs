@@ -6,8 +6,15 @@ use axum::response::{IntoResponse, Response};
 use ruma::UserId;
 use url::form_urlencoded;
 
-use super::{ACCOUNT_PATH, SIGN_OUT_PATH};
-use crate::api::html_page::{HtmlPage, escape_html, wrong_input};
+use super::{
+    ACCOUNT_PATH, SIGN_OUT_PATH,
+    provider_pages::{ConfirmationField, provider_link},
+};
+use crate::{
+    api::html_page::{HtmlPage, escape_html, wrong_input},
+    config::ProviderSection,
+    users::LinkedAccount,
+};
 
 /// A device of the user.
 pub(super) struct DeviceLine {
@@ -25,6 +32,8 @@ pub(super) struct Overview<'a> {
     pub(super) user_id: &'a UserId,
     pub(super) display_name: &'a str,
     pub(super) devices: &'a [DeviceLine],
+    /// The part about identity providers, as HTML.
+    pub(super) providers: &'a str,
     pub(super) has_password: bool,
     pub(super) wrong: &'a str,
 }
@@ -35,6 +44,7 @@ impl Overview<'_> {
         let display_name = escape_html(self.display_name);
         let wrong = wrong_input(self.wrong);
         let devices: String = self.devices.iter().map(DeviceLine::item).collect();
+        let providers = self.providers;
         let password = if self.has_password { PASSWORD_FORM } else { "" };
         let reset = action_address("org.matrix.cross_signing_reset", None);
         let deactivate = action_address("org.matrix.account_deactivate", None);
@@ -51,6 +61,7 @@ impl Overview<'_> {
       <h2>Devices</h2>
       <ul>{devices}</ul>
       {password}
+      {providers}
       <h2>Encryption</h2>
       <p><a href="{reset}">Reset your cryptographic identity</a></p>
       <h2>Leaving</h2>
@@ -59,6 +70,10 @@ impl Overview<'_> {
         HtmlPage::new("Your account", &content).into_response()
     }
 }
+
+const DEACTIVATION_BUTTON: &str = r#"<label class="check"><input type="checkbox" name="also" value="yes"> Hide my messages
+          from people who join later</label>
+        <button name="change" value="deactivate" class="danger">Deactivate the account for ever</button>"#;
 
 const PASSWORD_FORM: &str = r#"<h2>Password</h2>
       <form method="post">
@@ -127,18 +142,19 @@ pub(super) fn device(line: &DeviceLine, wrong: &str) -> Response {
 }
 
 /// Returns the part on which a user deactivates the account.
-pub(super) fn deactivation(user_id: &UserId, has_password: bool, wrong: &str) -> Response {
+pub(super) fn deactivation(
+    user_id: &UserId,
+    confirmation: &ConfirmationField,
+    wrong: &str,
+) -> Response {
     let (user_id, wrong) = (escape_html(user_id.as_str()), wrong_input(wrong));
-    let password = password_field(has_password);
+    let fields = confirmation.with_button(DEACTIVATION_BUTTON);
     let content = format!(
         r#"{wrong}
       <p>Nobody can ever sign in as <strong>{user_id}</strong> again, and nobody can take the name. You leave all rooms.
         This cannot be undone.</p>
       <form method="post">
-        {password}
-        <label class="check"><input type="checkbox" name="also" value="yes"> Hide my messages from people who join
-          later</label>
-        <button name="change" value="deactivate" class="danger">Deactivate the account for ever</button>
+        {fields}
       </form>
       <p><a href="{ACCOUNT_PATH}">Back to your account</a></p>"#
     );
@@ -146,17 +162,18 @@ pub(super) fn deactivation(user_id: &UserId, has_password: bool, wrong: &str) ->
 }
 
 /// Returns the part on which a user lets an app reset the cross-signing keys.
-pub(super) fn cross_signing_reset(has_password: bool, wrong: &str) -> Response {
+pub(super) fn cross_signing_reset(confirmation: &ConfirmationField, wrong: &str) -> Response {
     let wrong = wrong_input(wrong);
-    let password = password_field(has_password);
+    let button =
+        r#"<button name="change" value="reset" class="danger">Let my app reset it</button>"#;
+    let fields = confirmation.with_button(button);
     let content = format!(
         r#"{wrong}
       <p>Do this only if you have lost all your verified devices and your recovery key. Everyone whom you have verified
         has to verify you again.</p>
       <p>Go on only if you have just started this in your app.</p>
       <form method="post">
-        {password}
-        <button name="change" value="reset" class="danger">Let my app reset it</button>
+        {fields}
       </form>
       <p><a href="{ACCOUNT_PATH}">Back to your account</a></p>"#
     );
@@ -169,13 +186,66 @@ pub(super) fn reset_allowed() -> Response {
     HtmlPage::new("Go back to your app", content).into_response()
 }
 
-fn password_field(has_password: bool) -> &'static str {
-    if has_password {
-        r#"<label>Your password
-          <input type="password" name="password" autocomplete="current-password" required></label>"#
-    } else {
-        ""
+/// Returns the part about identity providers: the linked accounts, and links with which more are linked.
+pub(super) fn provider_list<'a>(
+    providers: impl Iterator<Item = &'a ProviderSection>,
+    linked: &[LinkedAccount],
+) -> String {
+    let mut content = String::new();
+    for provider in providers {
+        let account = linked
+            .iter()
+            .find(|account| account.provider == provider.id);
+        content += &match account {
+            Some(account) => linked_item(account),
+            None => {
+                let label = format!("Link an account at {}", provider.name);
+                provider_link(&provider.id, &label, "link", ACCOUNT_PATH)
+            }
+        };
     }
+    match content {
+        content if content.is_empty() => content,
+        content => format!("<h2>Sign in with</h2>{content}"),
+    }
+}
+
+fn linked_item(account: &LinkedAccount) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("action", "parlour.unlink");
+    query.append_pair("provider", &account.provider);
+    let address = escape_html(&format!("{ACCOUNT_PATH}?{}", query.finish()));
+    let (name, label) = (
+        escape_html(&account.provider_name),
+        escape_html(&account.label),
+    );
+    format!(r#"<p>{name}: {label} <a href="{address}">Unlink</a></p>"#)
+}
+
+/// Returns the part on which a user unlinks an account at an identity provider.
+pub(super) fn unlinking(
+    account: &LinkedAccount,
+    confirmation: &ConfirmationField,
+    wrong: &str,
+) -> Response {
+    let wrong = wrong_input(wrong);
+    let (name, label) = (
+        escape_html(&account.provider_name),
+        escape_html(&account.label),
+    );
+    let provider = escape_html(&account.provider);
+    let fields =
+        confirmation.with_button(r#"<button name="change" value="unlink">Unlink it</button>"#);
+    let content = format!(
+        r#"{wrong}
+      <p>You can then no longer sign in as <strong>{label}</strong> with {name}. Devices that are signed in stay so.</p>
+      <form method="post">
+        <input type="hidden" name="provider" value="{provider}">
+        {fields}
+      </form>
+      <p><a href="{ACCOUNT_PATH}">Back to your account</a></p>"#
+    );
+    HtmlPage::new("Unlink this account?", &content).into_response()
 }
 
 /// Returns the address of a part of the page, for an attribute.

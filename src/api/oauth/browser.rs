@@ -14,7 +14,10 @@ use ruma::exports::serde_html_form;
 use serde::de::DeserializeOwned;
 use url::{Url, form_urlencoded};
 
-use super::{LINK_PATH, REGISTER_PATH, SIGN_IN_PATH, error::PageError};
+use super::{
+    LINK_PATH, REGISTER_PATH, SIGN_IN_PATH, error::PageError,
+    provider_confirmation::CONFIRMATION_PATHS,
+};
 use crate::{
     api::{App, endpoint::read_body},
     config::Config,
@@ -27,6 +30,13 @@ const MAX_FORM_BYTES: usize = 16 * 1024;
 /// The name of the cookie. Browsers accept the first one only from this host and with TLS.
 const SECURE_COOKIE_NAME: &str = "__Host-parlour";
 const PLAIN_COOKIE_NAME: &str = "parlour";
+/// The name of the cookie of a browser that is on the way to an identity provider.
+const SECURE_PROVIDER_COOKIE_NAME: &str = "__Host-parlour-provider";
+const PLAIN_PROVIDER_COOKIE_NAME: &str = "parlour-provider";
+/// The lifetime of that cookie, in seconds.
+const PROVIDER_COOKIE_SECONDS: u64 = 60 * 60;
+/// The length of the secrets in cookies.
+const SECRET_BYTES: usize = 43;
 /// The longest address of a page to which a sign-in leads, in bytes.
 const MAX_NEXT_BYTES: usize = 8 * 1024;
 
@@ -94,9 +104,27 @@ fn cookie_name(config: &Config) -> &'static str {
     }
 }
 
-/// Returns the secret in the cookie of a request.
+fn provider_cookie_name(config: &Config) -> &'static str {
+    if config.public_url().is_https() {
+        SECURE_PROVIDER_COOKIE_NAME
+    } else {
+        PLAIN_PROVIDER_COOKIE_NAME
+    }
+}
+
+/// Returns the secret in the cookie of a signed-in browser.
 pub(super) fn cookie(headers: &HeaderMap, config: &Config) -> Option<String> {
-    let name = cookie_name(config);
+    named_cookie(headers, cookie_name(config))
+}
+
+/// Returns the secret of a browser that is on the way to an identity provider.
+pub(super) fn provider_secret(headers: &HeaderMap, config: &Config) -> Option<String> {
+    let secret = named_cookie(headers, provider_cookie_name(config));
+    let is_secret_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    secret.filter(|secret| secret.len() == SECRET_BYTES && secret.bytes().all(is_secret_byte))
+}
+
+fn named_cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter();
     cookies
         .filter_map(|cookies| cookies.to_str().ok())
@@ -108,16 +136,22 @@ pub(super) fn cookie(headers: &HeaderMap, config: &Config) -> Option<String> {
 
 /// Returns the header that sets the cookie of a new session.
 pub(super) fn session_cookie(session: &NewBrowserSession, config: &Config) -> HeaderValue {
-    cookie_header(&session.secret, session.lifetime.as_secs(), config)
+    let name = cookie_name(config);
+    cookie_header(name, &session.secret, session.lifetime.as_secs(), config)
 }
 
 /// Returns the header that removes the cookie.
 pub(super) fn removed_cookie(config: &Config) -> HeaderValue {
-    cookie_header("", 0, config)
+    cookie_header(cookie_name(config), "", 0, config)
 }
 
-fn cookie_header(secret: &str, max_age_seconds: u64, config: &Config) -> HeaderValue {
-    let name = cookie_name(config);
+/// Returns the header that sets the cookie of a browser that is on the way to an identity provider.
+pub(super) fn provider_cookie(secret: &str, config: &Config) -> HeaderValue {
+    let name = provider_cookie_name(config);
+    cookie_header(name, secret, PROVIDER_COOKIE_SECONDS, config)
+}
+
+fn cookie_header(name: &str, secret: &str, max_age_seconds: u64, config: &Config) -> HeaderValue {
     let secure = if config.public_url().is_https() {
         "; Secure"
     } else {
@@ -182,7 +216,11 @@ pub(super) fn with_next(path: &str, next: &str, login_hint: &str) -> String {
 ///
 /// A link to the page for signing in must not lead to another site.
 pub(super) fn checked_next(next: &str) -> Option<&str> {
-    let is_own = next.starts_with("/_parlour/") || next.starts_with(LINK_PATH);
+    let is_confirmation = || {
+        let path = next.split('?').next().unwrap_or(next);
+        CONFIRMATION_PATHS.contains(&path)
+    };
+    let is_own = next.starts_with("/_parlour/") || next.starts_with(LINK_PATH) || is_confirmation();
     let is_plain = next
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
@@ -203,6 +241,7 @@ mod tests {
             "/_parlour/account",
             "/link?user_code=ABCD",
             "/_parlour/oauth/authorize?a=b%20c",
+            "/_matrix/client/v3/auth/m.login.sso/fallback/web?session=a",
         ] {
             assert_eq!(checked_next(own), Some(own));
         }

@@ -12,6 +12,11 @@ mod clients;
 mod error;
 mod link;
 mod metadata;
+mod provider_confirmation;
+mod provider_link;
+mod provider_pages;
+mod provider_registration;
+mod providers;
 mod registration;
 mod sign_in;
 mod sso;
@@ -31,6 +36,8 @@ const TOKEN_PATH: &str = "/_parlour/oauth/token";
 const REVOKE_PATH: &str = "/_parlour/oauth/revoke";
 const DEVICE_PATH: &str = "/_parlour/oauth/device";
 const SSO_PATH: &str = "/_parlour/oauth/sso";
+const PROVIDER_REGISTRATION_PATH: &str = "/_parlour/oauth/provider-registration";
+const PROVIDER_LINK_PATH: &str = "/_parlour/oauth/provider-link";
 const SIGN_IN_PATH: &str = "/_parlour/sign-in";
 const SIGN_OUT_PATH: &str = "/_parlour/sign-out";
 const REGISTER_PATH: &str = "/_parlour/register";
@@ -47,6 +54,10 @@ pub(super) fn routes(config: &Config) -> Router<App> {
         .merge(clients::routes())
         .merge(link::routes())
         .merge(metadata::routes())
+        .merge(provider_confirmation::routes())
+        .merge(provider_link::routes())
+        .merge(provider_registration::routes())
+        .merge(providers::routes())
         .merge(registration::routes())
         .merge(sign_in::routes())
         .merge(sso::routes())

@@ -23,6 +23,7 @@ use super::{
     REGISTER_PATH, SIGN_IN_PATH,
     browser::{PageForm, SignedIn, redirect, redirect_with_cookie, session_cookie, with_next},
     error::{PageError, reason_for_user},
+    provider_pages::provider_links,
     sign_in::NextQuery,
 };
 use crate::{
@@ -95,6 +96,10 @@ async fn register(
     PageForm(form): PageForm<RegistrationForm>,
 ) -> Result<Response, PageError> {
     let query = NextQuery::read(&uri)?;
+    if !app.config.oauth.password_login {
+        let reason = "this server accepts no passwords: sign in with an identity provider";
+        return Err(Error::forbidden(reason).into());
+    }
     let progress = if form.session.is_empty() {
         begin(&app, &peer, &form).await
     } else {
@@ -230,18 +235,35 @@ fn form_page(
     form: &RegistrationForm,
     wrong: Option<Error>,
 ) -> Response {
-    let settings = &app.config.registration;
     let reason = wrong.as_ref().map(reason_for_user).unwrap_or_default();
     let status = wrong.map_or(StatusCode::OK, |error| error.into_response().status());
     let wrong = wrong_input(&reason);
     let server = escape_html(app.config.server.name.as_str());
-    let user = escape_html(&form.user);
-    let fields = proof_fields(settings, form);
+    let fields = match app.config.oauth.password_login {
+        true => password_form(&app.config.registration, form),
+        false => String::new(),
+    };
+    let providers = app.users.oauth.providers.list();
+    let providers = providers.filter(|provider| provider.allow_registration);
+    let providers = provider_links(providers, query.next());
     let sign_in = escape_html(&with_next(SIGN_IN_PATH, query.next(), ""));
     let content = format!(
         r#"<p>on <strong>{server}</strong></p>
       {wrong}
-      <form method="post">
+      {fields}
+      {providers}
+      <p>Already have an account? <a href="{sign_in}">Sign in</a></p>"#
+    );
+    HtmlPage::new("Create an account", &content)
+        .with_status(status)
+        .into_response()
+}
+
+fn password_form(settings: &RegistrationSection, form: &RegistrationForm) -> String {
+    let user = escape_html(&form.user);
+    let fields = proof_fields(settings, form);
+    format!(
+        r#"<form method="post">
         {fields}
         <label>User name
           <input type="text" name="user" value="{user}" autocomplete="username" autocapitalize="none"
@@ -249,12 +271,8 @@ fn form_page(
         <label>Password
           <input type="password" name="password" autocomplete="new-password" required></label>
         <button>Create the account</button>
-      </form>
-      <p>Already have an account? <a href="{sign_in}">Sign in</a></p>"#
-    );
-    HtmlPage::new("Create an account", &content)
-        .with_status(status)
-        .into_response()
+      </form>"#
+    )
 }
 
 /// Returns the fields with which a user shows that they may register.

@@ -15,6 +15,7 @@ use super::{
         session_cookie, with_next,
     },
     error::{PageError, reason_for_user},
+    provider_pages::provider_links,
 };
 use crate::{
     api::{
@@ -23,7 +24,6 @@ use crate::{
         endpoint_at,
         html_page::{HtmlPage, escape_html, wrong_input},
     },
-    config::Config,
     error::{Error, Result},
     users::NewBrowserSession,
 };
@@ -85,7 +85,7 @@ async fn show_sign_in(
         wrong: "",
         status: StatusCode::OK,
     };
-    Ok(sign_in_page(&app.config, &query, &input))
+    Ok(sign_in_page(&app, &query, &input))
 }
 
 /// `POST /_parlour/sign-in`, sent by the form of the page.
@@ -112,13 +112,13 @@ async fn sign_in(
                 wrong: &reason,
                 status: error.into_response().status(),
             };
-            Ok(sign_in_page(&app.config, &query, &input))
+            Ok(sign_in_page(&app, &query, &input))
         }
     }
 }
 
 /// Signs a user in. The limits are those of a login.
-async fn check_password(
+pub(super) async fn check_password(
     app: &App,
     peer: &ClientAddress,
     user: &str,
@@ -138,19 +138,35 @@ async fn check_password(
     started
 }
 
-fn sign_in_page(config: &Config, query: &NextQuery, input: &ShownInput<'_>) -> Response {
+fn sign_in_page(app: &App, query: &NextQuery, input: &ShownInput<'_>) -> Response {
+    let config = &app.config;
+    let form = match config.oauth.password_login {
+        true => password_form(query, input),
+        false => String::new(),
+    };
+    let providers = provider_links(app.users.oauth.providers.list(), query.next());
     let wrong = wrong_input(input.wrong);
-    let user = escape_html(input.user);
     let server = escape_html(config.server.name.as_str());
+    let content = format!(
+        r#"<p>with your account on <strong>{server}</strong></p>
+      {wrong}
+      {form}
+      {providers}"#
+    );
+    HtmlPage::new("Sign in", &content)
+        .with_status(input.status)
+        .into_response()
+}
+
+fn password_form(query: &NextQuery, input: &ShownInput<'_>) -> String {
+    let user = escape_html(input.user);
     let register = escape_html(&with_next(REGISTER_PATH, query.next(), ""));
     let (focus_user, focus_password) = match input.user {
         "" => ("autofocus", ""),
         _ => ("", "autofocus"),
     };
-    let content = format!(
-        r#"<p>with your account on <strong>{server}</strong></p>
-      {wrong}
-      <form method="post">
+    format!(
+        r#"<form method="post">
         <label>User name or e-mail address
           <input type="text" name="user" value="{user}" autocomplete="username" autocapitalize="none"
             spellcheck="false" required {focus_user}></label>
@@ -159,10 +175,7 @@ fn sign_in_page(config: &Config, query: &NextQuery, input: &ShownInput<'_>) -> R
         <button>Sign in</button>
       </form>
       <p>No account yet? <a href="{register}">Create one</a></p>"#
-    );
-    HtmlPage::new("Sign in", &content)
-        .with_status(input.status)
-        .into_response()
+    )
 }
 
 /// `POST /_parlour/sign-out`, sent by the forms of the pages.

@@ -19,11 +19,12 @@ use super::{
         PageForm, SignedIn, local_address, redirect, redirect_to_registration, redirect_to_sign_in,
     },
     error::{PageError, error_page},
+    provider_pages::begin_address,
 };
 use crate::{
     api::{
         App, LimitedRequest, endpoint,
-        endpoint::read_query,
+        endpoint::{PathParams, read_query},
         endpoint_at,
         html_page::{HtmlPage, escape_html},
     },
@@ -51,11 +52,21 @@ struct DecisionForm {
     decision: Decision,
 }
 
+impl SsoQuery {
+    /// Returns the address of the page that asks whether the app may sign in.
+    fn question_address(&self) -> String {
+        let mut parameters = form_urlencoded::Serializer::new(String::new());
+        parameters.append_pair("redirectUrl", &self.redirect_url);
+        parameters.append_pair("action", &self.action);
+        format!("{SSO_PATH}?{}", parameters.finish())
+    }
+}
+
 pub(super) fn routes() -> Router<App> {
     Router::new()
         .merge(endpoint::<sso_login::v3::Request, _>(begin))
         .merge(endpoint::<sso_login_with_provider::v3::Request, _>(
-            unknown_provider,
+            begin_with_provider,
         ))
         .merge(endpoint_at(Method::GET, SSO_PATH, show_question))
         .merge(endpoint_at(Method::POST, SSO_PATH, decide))
@@ -66,20 +77,25 @@ pub(super) fn routes() -> Router<App> {
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3loginssoredirect).
 async fn begin(_: LimitedRequest, uri: Uri) -> Result<Response, PageError> {
     let query: SsoQuery = read_query(&uri)?;
-    let mut parameters = form_urlencoded::Serializer::new(String::new());
-    parameters.append_pair("redirectUrl", &query.redirect_url);
-    parameters.append_pair("action", &query.action);
-    Ok(redirect(&format!("{SSO_PATH}?{}", parameters.finish())))
+    Ok(redirect(&query.question_address()))
 }
 
 /// `GET /_matrix/client/*/login/sso/redirect/{idpId}`
 ///
 /// See the [specification](https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3loginssoredirectidpid).
-async fn unknown_provider() -> Response {
-    error_page(
-        "This server does not know this identity provider.",
-        StatusCode::NOT_FOUND,
-    )
+async fn begin_with_provider(
+    State(users): State<Users>,
+    _: LimitedRequest,
+    PathParams(provider): PathParams<String>,
+    uri: Uri,
+) -> Result<Response, PageError> {
+    let query: SsoQuery = read_query(&uri)?;
+    users.oauth.providers.provider(&provider)?;
+    if redirect_target(&query.redirect_url).is_none() {
+        return Ok(wrong_target());
+    }
+    let next = query.question_address();
+    Ok(redirect(&begin_address(&provider, "", &next)))
 }
 
 /// `GET /_parlour/oauth/sso`

@@ -11,6 +11,7 @@ mod client_metadata;
 mod clients;
 mod device_authorization;
 mod error;
+mod providers;
 mod redirect_uri;
 mod scope;
 mod token_grants;
@@ -28,10 +29,18 @@ pub use self::{
     client_metadata::ClientMetadata,
     device_authorization::WaitingDevice,
     error::{OAuthError, OAuthErrorCode, OAuthResult},
+    providers::{
+        IdentityProviders, LinkedAccount, NewSignInRequest, PendingIdentity, ProviderAnswer,
+        ProviderIdentity, ProviderOutcome, SignInPurpose,
+    },
     scope::OAuthScope,
     token_grants::{CodeExchange, OAuthGrant},
 };
-use super::{RefreshTokens, UserEnvironment, UserLogin, password_check::PasswordCheck};
+use super::{
+    RefreshTokens, UserEnvironment, UserLogin, UserNames, account_creation::AccountCreation,
+    password_check::PasswordCheck,
+};
+use crate::error::Result;
 
 /// The path of the page of a user's account.
 pub const ACCOUNT_PATH: &str = "/_parlour/account";
@@ -49,23 +58,35 @@ pub struct OAuthServices {
     pub waiting_devices: DeviceAuthorizations,
     /// Browsers in which users are signed in to the pages of this server.
     pub browser_sessions: BrowserSessions,
+    /// The identity providers with which users can sign in.
+    pub providers: IdentityProviders,
+}
+
+/// The services that those of the OAuth 2.0 API are built on.
+pub(super) struct OAuthParts<'a> {
+    pub(super) login: &'a UserLogin,
+    pub(super) password_check: &'a PasswordCheck,
+    pub(super) refresh_tokens: &'a RefreshTokens,
+    pub(super) usernames: &'a UserNames,
+    pub(super) creation: &'a AccountCreation,
 }
 
 impl OAuthServices {
     /// Creates the services.
-    pub(super) fn new(
-        environment: &UserEnvironment,
-        login: &UserLogin,
-        password_check: &PasswordCheck,
-        refresh_tokens: &RefreshTokens,
-    ) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the system's certificates cannot be used.
+    pub(super) fn new(environment: &UserEnvironment, parts: &OAuthParts<'_>) -> Result<Self> {
         let clients = OAuthClients::new(environment);
-        Self {
+        let browser_sessions = BrowserSessions::new(environment, parts.login, parts.password_check);
+        Ok(Self {
             authorization: OAuthAuthorization::new(environment, &clients),
-            tokens: OAuthTokens::new(environment, &clients, refresh_tokens),
+            tokens: OAuthTokens::new(environment, &clients, parts.refresh_tokens),
             waiting_devices: DeviceAuthorizations::new(environment, &clients),
-            browser_sessions: BrowserSessions::new(environment, login, password_check),
+            providers: IdentityProviders::new(environment, parts, &browser_sessions)?,
+            browser_sessions,
             clients,
-        }
+        })
     }
 }

@@ -20,7 +20,10 @@ use super::{
 use crate::{
     clock::Clock,
     error::{Error, Result},
-    storage::{Db, users::oauth_clients},
+    storage::{
+        Db,
+        users::{accounts, oauth_clients},
+    },
     users::{
         ACCOUNT_PATH, EmailValidations, RegistrationTokens, Session, UserEnvironment,
         ValidationPurpose, email::ValidatedAddress, password_check::PasswordCheck, usernames,
@@ -39,6 +42,8 @@ pub struct InteractiveAuth {
     password_check: PasswordCheck,
     tokens: RegistrationTokens,
     emails: EmailValidations,
+    /// Whether users can sign in with identity providers.
+    has_providers: bool,
 }
 
 impl InteractiveAuth {
@@ -63,10 +68,12 @@ impl InteractiveAuth {
             password_check: password_check.clone(),
             tokens: tokens.clone(),
             emails: emails.clone(),
+            has_providers: !environment.config.oauth.providers.is_empty(),
         }
     }
 
-    /// Requires a logged-in user to authenticate again with their password.
+    /// Requires a logged-in user to authenticate again, with their password or, if they have none, with an identity
+    /// provider.
     ///
     /// `parameters` are those of the request: the session is valid only for this request.
     ///
@@ -88,10 +95,25 @@ impl InteractiveAuth {
             endpoint,
             session: Some(session),
             operation: Some(OperationDigest::of_parameters(parameters)?),
-            flows: vec![AuthFlow::new(vec![AuthType::Password])],
+            flows: vec![AuthFlow::new(vec![self.stage_of(session).await?])],
             email_purpose: ValidationPurpose::Password,
         };
         self.authorize(&request, auth).await.map(drop)
+    }
+
+    /// Returns the stage with which a user authenticates again.
+    async fn stage_of(&self, session: &Session) -> Result<AuthType> {
+        if !self.has_providers {
+            return Ok(AuthType::Password);
+        }
+        let mut db = self.db.read().await?;
+        let account = accounts::find(&mut db, session.user).await?;
+        let has_password = account.is_some_and(|account| self.password_check.is_usable(&account));
+        Ok(if has_password {
+            AuthType::Password
+        } else {
+            AuthType::Sso
+        })
     }
 
     /// Requires a user to authenticate before their cross-signing keys are replaced: with the password or, if the device
@@ -128,7 +150,7 @@ impl InteractiveAuth {
             operation: Some(OperationDigest::of_parameters(parameters)?),
             flows: vec![
                 AuthFlow::new(vec![AuthType::OAuth]),
-                AuthFlow::new(vec![AuthType::Password]),
+                AuthFlow::new(vec![self.stage_of(session).await?]),
             ],
             email_purpose: ValidationPurpose::Password,
         };

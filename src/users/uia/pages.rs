@@ -26,6 +26,8 @@ pub enum StageInput {
     Password(String),
     /// A registration token, which the caller has validated.
     RegistrationToken(String),
+    /// The user has signed in with an identity provider, a short time ago.
+    ProviderSignIn(OwnedUserId),
 }
 
 impl StageInput {
@@ -34,6 +36,7 @@ impl StageInput {
             Self::Dummy => AuthType::Dummy,
             Self::Password(_) => AuthType::Password,
             Self::RegistrationToken(_) => AuthType::RegistrationToken,
+            Self::ProviderSignIn(_) => AuthType::Sso,
         }
     }
 }
@@ -97,6 +100,11 @@ impl UiaPages {
         match input {
             StageInput::Dummy => {}
             StageInput::RegistrationToken(token) => result.registration_token = Some(token),
+            StageInput::ProviderSignIn(user_id) => {
+                if remaining.user_id != Some(user_id) {
+                    return Err(Error::forbidden("you have to authenticate as yourself"));
+                }
+            }
             StageInput::Password(password) => {
                 let user_id = remaining.user_id;
                 let user_id = user_id.ok_or_else(|| Error::forbidden("nobody is logged in"))?;
