@@ -1,6 +1,6 @@
 //! A browser for the tests of the web pages: it keeps cookies, follows no redirect, and sends forms.
 
-use std::sync::Mutex;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use reqwest::{Method, redirect::Policy};
 use url::{Position, Url, form_urlencoded};
@@ -10,8 +10,8 @@ use crate::harness::{Client, HttpAnswer, Server};
 /// A browser that shows pages of a server.
 pub(crate) struct Browser {
     client: Client,
-    /// The cookies, as they are sent.
-    cookies: Mutex<String>,
+    /// The values of the cookies, by name.
+    cookies: Mutex<BTreeMap<String, String>>,
 }
 
 impl Browser {
@@ -62,7 +62,7 @@ impl Browser {
             Ok(url) => url[Position::BeforePath..].to_owned(),
             Err(_) => address.to_owned(),
         };
-        let cookies = self.cookies.lock().expect("no test has failed").clone();
+        let cookies = self.cookie_header();
         let mut headers = headers.to_vec();
         headers.push(("cookie", &cookies));
         headers.push(("content-type", "application/x-www-form-urlencoded"));
@@ -70,11 +70,20 @@ impl Browser {
             .client
             .send_with_headers(method, &path, body, &headers)
             .await;
-        let set = answer.header("set-cookie");
-        if let Some((cookie, _)) = set.split_once(';') {
-            cookie.clone_into(&mut self.cookies.lock().expect("no test has failed"));
+        let set = answer.header("set-cookie").split(';').next();
+        if let Some((name, value)) = set.and_then(|cookie| cookie.split_once('=')) {
+            let mut cookies = self.cookies.lock().expect("no test has failed");
+            cookies.insert(name.to_owned(), value.to_owned());
         }
         answer
+    }
+
+    fn cookie_header(&self) -> String {
+        let cookies = self.cookies.lock().expect("no test has failed");
+        let pairs = cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -2,7 +2,11 @@
 
 mod account;
 mod device_grant;
+mod identity_provider;
 mod pages;
+mod provider_accounts;
+mod provider_logout;
+mod provider_sign_in;
 mod qr_code;
 mod sign_in;
 mod tokens;

@@ -15,14 +15,11 @@ use std::sync::Arc;
 
 use self::{
     client::{ProviderClient, RequestSecrets},
-    linked_accounts::LinkedAccounts,
+    linked_accounts::{LinkedAccounts, ProviderRegistration},
     logout_token::UsedTokenIds,
     pending::PendingEntries,
 };
-pub use self::{
-    identity::ProviderIdentity,
-    linked_accounts::{LinkedAccount, ProviderRegistration},
-};
+pub use self::{identity::ProviderIdentity, linked_accounts::LinkedAccount};
 use super::{OAuthParts, browser_sessions::BrowserSessions};
 use crate::{
     clock::Clock,
