@@ -208,13 +208,33 @@ impl SnapshotReader {
             } else {
                 None
             };
-            rooms.push(RoomSnapshot {
+            let mut room = RoomSnapshot {
                 num,
                 user_room,
                 contents,
-            });
+            };
+            if let Some(since) = wanted.since
+                && room.is_joined_after(since.position)
+                && let Some(contents) = &mut room.contents
+            {
+                self.add_older_ephemeral_state(num, tick, contents);
+            }
+            rooms.push(room);
         }
         Some(SyncSnapshot { now, tick, rooms })
+    }
+
+    /// Adds the receipts and the typing users from before the client's token, for a user who has joined since: what
+    /// changed while the user was not in the room has not been sent.
+    fn add_older_ephemeral_state(
+        &self,
+        num: RoomNum,
+        tick: EphemeralTick,
+        contents: &mut RoomContents,
+    ) {
+        contents.receipts = contents.room.view().receipts.values().cloned().collect();
+        let typing = &self.ephemeral.typing;
+        contents.typing = typing.changed_users(num, EphemeralTick::ZERO, tick);
     }
 
     pub(super) fn take_room_contents(

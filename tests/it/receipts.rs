@@ -318,3 +318,30 @@ async fn profile_changes_do_not_reset_unread_counts() {
     bob.says(&room, "hello").await;
     assert_eq!(unread_counts(&bob.syncs().await, &room), (0, 0));
 }
+
+#[tokio::test]
+async fn a_user_who_joins_again_gets_the_receipts_and_typing_users_of_the_absence() {
+    let server = Server::start().await;
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let room = bob.creates_open_room().await;
+    alice.joins(&room).await;
+    let event_id = alice.says(&room, "hi").await;
+    alice.leaves(&room).await;
+    bob.sends_read_receipt(&room, &event_id).await;
+    bob.starts_typing(&room).await;
+    let away = alice.syncs().await;
+
+    alice.joins(&room).await;
+    let back = alice.syncs_after(&away).await;
+
+    let events = back["rooms"]["join"][&room]["ephemeral"]["events"].to_string();
+    assert!(
+        events.contains("m.receipt") && events.contains(&event_id),
+        "{events}"
+    );
+    assert!(
+        events.contains("m.typing") && events.contains(&bob.id),
+        "{events}"
+    );
+}

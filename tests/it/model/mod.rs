@@ -43,14 +43,13 @@ fn all_ways_to_sync_give_clients_the_same_data() {
         failure_persistence: None::<Box<dyn FailurePersistence>>,
         ..Config::default()
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
     let length = usize::try_from(STEPS_PER_HISTORY).expect("is small");
     let histories = vec(action::any_action(), length);
 
     let outcome = TestRunner::new(config).run(&histories, |history| {
+        // The runtime ends with the history, and with it everything that the server has started.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
         let played = runtime.block_on(play(&history));
         played.map_err(TestCaseError::fail)
     });
