@@ -39,7 +39,7 @@ pub struct UserLogin {
     db: Db,
     clock: Clock,
     server_name: OwnedServerName,
-    password_check: PasswordCheck,
+    pub(super) password_check: PasswordCheck,
     uia: InteractiveAuth,
     tokens: ShortLivedTokens,
 }

@@ -90,7 +90,6 @@ pub use self::{
 use self::{
     account_creation::AccountCreation,
     guest_registration::RegistrationParts,
-    oauth::OAuthParts,
     password_check::{PasswordCheck, VerifiedUser},
     passwords::Passwords,
     registration_auth::RegistrationAuth,
@@ -265,15 +264,8 @@ impl UserServices {
         let push_rules = UserPushRules::new(environment);
         let refresh_tokens = RefreshTokens::new(environment);
         let login = UserLogin::new(environment, &password_check, &uia, &tokens);
-        let oauth_parts = OAuthParts {
-            login: &login,
-            password_check: &password_check,
-            refresh_tokens: &refresh_tokens,
-            usernames: &usernames,
-            creation: &creation,
-        };
         Ok(Self {
-            oauth: OAuthServices::new(environment, &oauth_parts)?,
+            oauth: OAuthServices::new(environment, &parts, &login, &refresh_tokens)?,
             refresh_tokens,
             openid: OpenIdTokens::new(&tokens),
             uia_pages: UiaPages::new(environment, &uia_sessions, &password_check),

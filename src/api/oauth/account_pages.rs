@@ -196,13 +196,11 @@ pub(super) fn provider_list<'a>(
         let account = linked
             .iter()
             .find(|account| account.provider == provider.id);
-        content += &match account {
-            Some(account) => linked_item(account),
-            None => {
-                let label = format!("Link an account at {}", provider.name);
-                provider_link(&provider.id, &label, "link", ACCOUNT_PATH)
-            }
-        };
+        let label = format!("Link an account at {}", provider.name);
+        content += &account.map_or_else(
+            || provider_link(&provider.id, &label, "link", ACCOUNT_PATH),
+            linked_item,
+        );
     }
     match content {
         content if content.is_empty() => content,

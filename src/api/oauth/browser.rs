@@ -54,6 +54,24 @@ impl FromRequestParts<App> for SignedIn {
     }
 }
 
+/// A browser that comes back from an identity provider.
+pub(super) struct ReturningBrowser {
+    /// The user who is signed in, if there is one.
+    pub(super) user: Option<BrowserUser>,
+    /// The secret with which it was sent to the provider, or an empty one.
+    pub(super) secret: String,
+}
+
+impl FromRequestParts<App> for ReturningBrowser {
+    type Rejection = PageError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, PageError> {
+        let SignedIn(user) = SignedIn::from_request_parts(parts, app).await?;
+        let secret = provider_secret(&parts.headers, &app.config).unwrap_or_default();
+        Ok(Self { user, secret })
+    }
+}
+
 /// The fields of a form that a page of this server has sent.
 pub(super) struct PageForm<T>(pub(super) T);
 

@@ -3,14 +3,14 @@
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, Method, Uri},
+    http::{Method, Uri},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 
 use super::{
     ACCOUNT_PATH, PROVIDER_LINK_PATH,
-    browser::{PageForm, SignedIn, local_address, provider_secret, redirect, redirect_to_sign_in},
+    browser::{PageForm, ReturningBrowser, local_address, redirect, redirect_to_sign_in},
     error::{PageError, reason_for_user},
     provider_pages::{ConfirmationField, check_confirmation},
     provider_registration::PendingQuery,
@@ -41,12 +41,11 @@ pub(super) fn routes() -> Router<App> {
 /// `GET /_parlour/oauth/provider-link`
 async fn show_question(
     State(app): State<App>,
-    SignedIn(user): SignedIn,
-    headers: HeaderMap,
+    browser: ReturningBrowser,
     uri: Uri,
 ) -> Result<Response, PageError> {
     let query: PendingQuery = read_query(&uri)?;
-    let secret = provider_secret(&headers, &app.config).unwrap_or_default();
+    let ReturningBrowser { user, secret } = browser;
     let providers = &app.users.oauth.providers;
     let pending = providers.pending_identity(&query.sign_in, &secret)?;
     let Some(user) = user else {
@@ -58,13 +57,12 @@ async fn show_question(
 /// `POST /_parlour/oauth/provider-link`, sent by the form of the page.
 async fn link(
     State(app): State<App>,
-    SignedIn(user): SignedIn,
-    headers: HeaderMap,
+    browser: ReturningBrowser,
     uri: Uri,
     PageForm(form): PageForm<LinkForm>,
 ) -> Result<Response, PageError> {
     let query: PendingQuery = read_query(&uri)?;
-    let secret = provider_secret(&headers, &app.config).unwrap_or_default();
+    let ReturningBrowser { user, secret } = browser;
     let providers = &app.users.oauth.providers;
     let pending = providers.pending_identity(&query.sign_in, &secret)?;
     let Some(user) = user else {

@@ -85,9 +85,10 @@ impl ConfirmationField {
 
     /// Returns the part with the button of the form, which is HTML.
     pub(super) fn with_button(&self, button: &str) -> String {
-        match self.is_possible {
-            true => format!("{}{button}", self.content),
-            false => self.content.clone(),
+        if self.is_possible {
+            format!("{}{button}", self.content)
+        } else {
+            self.content.clone()
         }
     }
 }

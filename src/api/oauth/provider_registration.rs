@@ -4,7 +4,7 @@
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use ruma::profile::ProfileFieldValue;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{
     PROVIDER_REGISTRATION_PATH,
-    browser::{PageForm, provider_secret, redirect_with_cookie, session_cookie},
+    browser::{PageForm, ReturningBrowser, redirect_with_cookie, session_cookie},
     error::{PageError, reason_for_user},
     sign_in::check_password,
 };
@@ -55,11 +55,10 @@ pub(super) fn routes() -> Router<App> {
 /// `GET /_parlour/oauth/provider-registration`
 async fn show_registration(
     State(app): State<App>,
-    headers: HeaderMap,
+    ReturningBrowser { secret, .. }: ReturningBrowser,
     uri: Uri,
 ) -> Result<Response, PageError> {
     let query: PendingQuery = read_query(&uri)?;
-    let secret = provider_secret(&headers, &app.config).unwrap_or_default();
     let providers = &app.users.oauth.providers;
     let pending = providers.pending_identity(&query.sign_in, &secret)?;
     let form = RegistrationForm {
@@ -73,12 +72,11 @@ async fn show_registration(
 async fn register(
     State(app): State<App>,
     peer: ClientAddress,
-    headers: HeaderMap,
+    ReturningBrowser { secret, .. }: ReturningBrowser,
     uri: Uri,
     PageForm(form): PageForm<RegistrationForm>,
 ) -> Result<Response, PageError> {
     let query: PendingQuery = read_query(&uri)?;
-    let secret = provider_secret(&headers, &app.config).unwrap_or_default();
     let providers = &app.users.oauth.providers;
     let pending = providers.pending_identity(&query.sign_in, &secret)?;
     let done = match &*form.change {
@@ -164,20 +162,22 @@ fn form_page(
     let wrong = wrong_input(&reason);
     let (label, name) = (escape_html(&identity.label), escape_html(&provider.name));
     let server = escape_html(app.config.server.name.as_str());
-    let create = match provider.allow_registration {
-        true => creation_form(form),
-        false => "<p>Nobody can create an account with it.</p>".to_owned(),
+    let create = if provider.allow_registration {
+        creation_form(form)
+    } else {
+        "<p>Nobody can create an account with it.</p>".to_owned()
     };
-    let link = match app.config.oauth.password_login {
-        true => link_form(form),
-        false => String::new(),
+    let link = if app.config.oauth.password_login {
+        link_form(form)
+    } else {
+        String::new()
     };
     let content = format!(
-        r#"<p>You have signed in as <strong>{label}</strong> with {name}. It does not belong to an account on
+        r"<p>You have signed in as <strong>{label}</strong> with {name}. It does not belong to an account on
         <strong>{server}</strong> yet.</p>
       {wrong}
       {create}
-      {link}"#
+      {link}"
     );
     Ok(HtmlPage::new("Welcome", &content)
         .with_status(status)

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{
     ACCOUNT_PATH, PROVIDER_LINK_PATH, PROVIDER_REGISTRATION_PATH,
     browser::{
-        SignedIn, checked_next, provider_cookie, provider_secret, read_form, redirect,
+        ReturningBrowser, checked_next, provider_cookie, provider_secret, read_form, redirect,
         redirect_with_cookie, session_cookie,
     },
     error::PageError,
@@ -101,8 +101,7 @@ async fn complete(
     State(app): State<App>,
     _: LimitedRequest,
     PathParams(provider): PathParams<String>,
-    SignedIn(user): SignedIn,
-    headers: HeaderMap,
+    browser: ReturningBrowser,
     uri: Uri,
 ) -> Result<Response, PageError> {
     let query: CallbackQuery = read_query(&uri)?;
@@ -112,7 +111,7 @@ async fn complete(
         error: query.error,
         issuer: query.iss,
     };
-    let secret = provider_secret(&headers, &app.config).unwrap_or_default();
+    let ReturningBrowser { user, secret } = browser;
     let providers = &app.users.oauth.providers;
     let outcome = providers
         .complete(&provider, answer, &secret, user.as_ref())

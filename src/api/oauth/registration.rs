@@ -239,9 +239,10 @@ fn form_page(
     let status = wrong.map_or(StatusCode::OK, |error| error.into_response().status());
     let wrong = wrong_input(&reason);
     let server = escape_html(app.config.server.name.as_str());
-    let fields = match app.config.oauth.password_login {
-        true => password_form(&app.config.registration, form),
-        false => String::new(),
+    let fields = if app.config.oauth.password_login {
+        password_form(&app.config.registration, form)
+    } else {
+        String::new()
     };
     let providers = app.users.oauth.providers.list();
     let providers = providers.filter(|provider| provider.allow_registration);

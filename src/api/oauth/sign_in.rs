@@ -140,18 +140,19 @@ pub(super) async fn check_password(
 
 fn sign_in_page(app: &App, query: &NextQuery, input: &ShownInput<'_>) -> Response {
     let config = &app.config;
-    let form = match config.oauth.password_login {
-        true => password_form(query, input),
-        false => String::new(),
+    let form = if config.oauth.password_login {
+        password_form(query, input)
+    } else {
+        String::new()
     };
     let providers = provider_links(app.users.oauth.providers.list(), query.next());
     let wrong = wrong_input(input.wrong);
     let server = escape_html(config.server.name.as_str());
     let content = format!(
-        r#"<p>with your account on <strong>{server}</strong></p>
+        r"<p>with your account on <strong>{server}</strong></p>
       {wrong}
       {form}
-      {providers}"#
+      {providers}"
     );
     HtmlPage::new("Sign in", &content)
         .with_status(input.status)

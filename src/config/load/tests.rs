@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use ruma::RoomVersionId;
 
 use super::*;
-use crate::config::{ListenSection, LogFormat};
+use crate::config::{ListenSection, LogFormat, SecretString};
 
 fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables
@@ -390,7 +390,7 @@ fn an_environment_variable_sets_the_secret_of_a_provider() {
     let config = read(PROVIDER, &[(name, "swordfish")]).expect("is valid");
 
     let secret = config.oauth.providers[0].client_secret.as_ref();
-    assert_eq!(secret.map(|secret| secret.expose()), Some("swordfish"));
+    assert_eq!(secret.map(SecretString::expose), Some("swordfish"));
     assert_eq!(
         error_of_variable("PARLOUR__OAUTH__PROVIDERS__1__ID", "x"),
         "PARLOUR__OAUTH__PROVIDERS__1__ID: expected the number of a provider from 0 to 0"

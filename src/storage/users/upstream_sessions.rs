@@ -199,17 +199,17 @@ mod tests {
     async fn a_browser_session_is_deleted_with_its_sign_in() {
         let test = TestDb::new().await;
         let mut tx = test.db.write().await.unwrap();
-        let upstream_session = Some(start(&mut tx, None, 1).await);
+        let upstream_session = start(&mut tx, None, 1).await;
         let session = NewBrowserSession {
             hash: &[1; 32],
             user: ALICE,
-            upstream_session,
+            upstream_session: Some(upstream_session),
             created_ts: 1,
             expires_ts: 100,
         };
         browser_sessions::insert(&mut tx, session).await.unwrap();
 
-        remove(&mut tx, upstream_session.unwrap()).await.unwrap();
+        remove(&mut tx, upstream_session).await.unwrap();
 
         let found = browser_sessions::find(&mut tx, &[1; 32], 2).await;
         assert_eq!(found.unwrap(), None);

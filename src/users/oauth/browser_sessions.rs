@@ -70,17 +70,13 @@ impl BrowserUser {
 
 impl BrowserSessions {
     /// Creates the service.
-    pub(in crate::users) fn new(
-        environment: &UserEnvironment,
-        login: &UserLogin,
-        password_check: &PasswordCheck,
-    ) -> Self {
+    pub(in crate::users) fn new(environment: &UserEnvironment, login: &UserLogin) -> Self {
         Self {
             db: environment.db.clone(),
             clock: environment.clock.clone(),
             server_name: environment.server_name.clone(),
             login: login.clone(),
-            password_check: password_check.clone(),
+            password_check: login.password_check.clone(),
         }
     }
 

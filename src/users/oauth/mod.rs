@@ -36,10 +36,7 @@ pub use self::{
     scope::OAuthScope,
     token_grants::{CodeExchange, OAuthGrant},
 };
-use super::{
-    RefreshTokens, UserEnvironment, UserLogin, UserNames, account_creation::AccountCreation,
-    password_check::PasswordCheck,
-};
+use super::{RefreshTokens, UserEnvironment, UserLogin, guest_registration::RegistrationParts};
 use crate::error::Result;
 
 /// The path of the page of a user's account.
@@ -62,27 +59,23 @@ pub struct OAuthServices {
     pub providers: IdentityProviders,
 }
 
-/// The services that those of the OAuth 2.0 API are built on.
-pub(super) struct OAuthParts<'a> {
-    pub(super) login: &'a UserLogin,
-    pub(super) password_check: &'a PasswordCheck,
-    pub(super) refresh_tokens: &'a RefreshTokens,
-    pub(super) usernames: &'a UserNames,
-    pub(super) creation: &'a AccountCreation,
-}
-
 impl OAuthServices {
     /// Creates the services.
     ///
     /// # Errors
     ///
     /// When the system's certificates cannot be used.
-    pub(super) fn new(environment: &UserEnvironment, parts: &OAuthParts<'_>) -> Result<Self> {
+    pub(super) fn new(
+        environment: &UserEnvironment,
+        parts: &RegistrationParts<'_>,
+        login: &UserLogin,
+        refresh_tokens: &RefreshTokens,
+    ) -> Result<Self> {
         let clients = OAuthClients::new(environment);
-        let browser_sessions = BrowserSessions::new(environment, parts.login, parts.password_check);
+        let browser_sessions = BrowserSessions::new(environment, login);
         Ok(Self {
             authorization: OAuthAuthorization::new(environment, &clients),
-            tokens: OAuthTokens::new(environment, &clients, parts.refresh_tokens),
+            tokens: OAuthTokens::new(environment, &clients, refresh_tokens),
             waiting_devices: DeviceAuthorizations::new(environment, &clients),
             providers: IdentityProviders::new(environment, parts, &browser_sessions)?,
             browser_sessions,

@@ -30,10 +30,9 @@ async fn a_code_is_exchanged_only_with_the_values_of_its_request() {
         ("client_id", "invalid_client"),
         ("code_verifier", "invalid_grant"),
     ] {
-        let wrong = right.map(|(known, value)| {
-            let value = if known == name { "wrong" } else { value };
-            (known, value)
-        });
+        let mut wrong = right;
+        let changed = wrong.iter_mut().find(|(known, _)| *known == name);
+        changed.expect("is a parameter").1 = "wrong";
         expect_oauth_error(&app.request_tokens(&wrong).await, error);
     }
 

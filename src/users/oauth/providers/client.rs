@@ -265,9 +265,10 @@ impl ProviderClient {
             methods.contains(&CoreClientAuthMethod::ClientSecretPost)
                 && !methods.contains(&CoreClientAuthMethod::ClientSecretBasic)
         });
-        let auth = match needs_body {
-            true => AuthType::RequestBody,
-            false => AuthType::BasicAuth,
+        let auth = if needs_body {
+            AuthType::RequestBody
+        } else {
+            AuthType::BasicAuth
         };
         let client = client.set_redirect_uri(self.redirect_uri.clone());
         Ok(client.set_auth_type(auth))

@@ -23,7 +23,8 @@ use crate::{
         BrowserUser, NewBrowserSession, UserEnvironment, UserNames, VerifiedUser,
         account_creation::{AccountCreation, NewAccount},
         email::ValidatedAddress,
-        oauth::{OAuthParts, browser_sessions::BrowserSessions},
+        guest_registration::RegistrationParts,
+        oauth::browser_sessions::BrowserSessions,
         uia::StageResult,
     },
 };
@@ -63,7 +64,7 @@ pub struct ProviderRegistration {
 impl LinkedAccounts {
     pub(super) fn new(
         environment: &UserEnvironment,
-        parts: &OAuthParts<'_>,
+        parts: &RegistrationParts<'_>,
         sessions: &BrowserSessions,
     ) -> Self {
         Self {

@@ -20,13 +20,16 @@ use self::{
     pending::PendingEntries,
 };
 pub use self::{identity::ProviderIdentity, linked_accounts::LinkedAccount};
-use super::{OAuthParts, browser_sessions::BrowserSessions};
+use super::browser_sessions::BrowserSessions;
 use crate::{
     clock::Clock,
     config::ProviderSection,
     error::{Error, Result},
     outbound,
-    users::{BrowserUser, NewBrowserSession, Session, UserEnvironment, secrets},
+    users::{
+        BrowserUser, NewBrowserSession, Session, UserEnvironment,
+        guest_registration::RegistrationParts, secrets,
+    },
 };
 
 /// The identity providers with which users can sign in. Cheap to clone.
@@ -110,7 +113,7 @@ impl IdentityProviders {
     /// When the system's certificates cannot be used.
     pub(super) fn new(
         environment: &UserEnvironment,
-        parts: &OAuthParts<'_>,
+        parts: &RegistrationParts<'_>,
         sessions: &BrowserSessions,
     ) -> Result<Self> {
         let config = &environment.config;
