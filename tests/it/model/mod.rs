@@ -5,8 +5,8 @@
 //! typing users, account data and messages to devices. Meanwhile, answers are lost, connections break, the range of
 //! the list changes, and the server restarts. At the end, a client that syncs for the first time must hold the same.
 //!
-//! `PARLOUR_MODEL_STEPS` sets the number of actions in all histories together. A history that fails is reduced to a
-//! short one that also fails.
+//! `PARLOUR_MODEL_STEPS` sets the number of actions in all histories together, and `PARLOUR_MODEL_SEED` the seed of the
+//! histories, which are otherwise the same in each run. A history that fails is reduced to a short one that also fails.
 
 mod action;
 mod clients;
@@ -15,7 +15,9 @@ mod view;
 use parlour::clock::Clock;
 use proptest::{
     collection::vec,
-    test_runner::{Config, FailurePersistence, TestCaseError, TestError, TestRunner},
+    test_runner::{
+        Config, FailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
+    },
 };
 use serde_json::json;
 
@@ -35,8 +37,8 @@ const MAX_SHRINK_STEPS: u32 = 60;
 
 #[test]
 fn all_ways_to_sync_give_clients_the_same_data() {
-    let steps = std::env::var("PARLOUR_MODEL_STEPS").ok();
-    let steps = steps.map_or(DEFAULT_STEPS, |steps| steps.parse().expect("a number"));
+    let steps = number_from_environment("PARLOUR_MODEL_STEPS").unwrap_or(DEFAULT_STEPS);
+    let seed = number_from_environment("PARLOUR_MODEL_SEED").unwrap_or(0);
     let config = Config {
         cases: steps.div_ceil(STEPS_PER_HISTORY),
         max_shrink_iters: MAX_SHRINK_STEPS,
@@ -46,7 +48,8 @@ fn all_ways_to_sync_give_clients_the_same_data() {
     let length = usize::try_from(STEPS_PER_HISTORY).expect("is small");
     let histories = vec(action::any_action(), length);
 
-    let outcome = TestRunner::new(config).run(&histories, |history| {
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed.to_be_bytes(); 8].concat());
+    let outcome = TestRunner::new_with_rng(config, random).run(&histories, |history| {
         // The runtime ends with the history, and with it everything that the server has started.
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().expect("a runtime");
@@ -58,6 +61,11 @@ fn all_ways_to_sync_give_clients_the_same_data() {
         let actions: Vec<String> = history.iter().map(|action| format!("{action:?}")).collect();
         panic!("{reason}\nin the history\n{}", actions.join("\n"));
     }
+}
+
+fn number_from_environment(name: &str) -> Option<u32> {
+    let number = std::env::var(name).ok()?;
+    Some(number.parse().expect("a number"))
 }
 
 /// The clients of the user, one on each device.

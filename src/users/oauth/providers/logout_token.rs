@@ -40,15 +40,17 @@ pub(super) struct EndedSignIns {
 /// The ids of logout tokens that were used, and the times until which they are remembered.
 #[derive(Default)]
 pub(super) struct UsedTokenIds {
-    ids: Mutex<HashMap<String, i64>>,
+    kept_until: Mutex<HashMap<String, i64>>,
 }
 
 #[derive(Deserialize)]
 struct LogoutClaims {
     iss: String,
     aud: Audience,
-    iat: i64,
-    exp: Option<i64>,
+    #[serde(rename = "iat")]
+    issued_at: i64,
+    #[serde(rename = "exp")]
+    expires_at: Option<i64>,
     jti: String,
     events: Map<String, Value>,
     sub: Option<Value>,
@@ -75,7 +77,10 @@ impl Audience {
 impl UsedTokenIds {
     /// Remembers the id of a token. Returns whether it was not used before.
     fn add(&self, id: String, now: i64) -> bool {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self
+            .kept_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if ids.len() >= MAX_USED_IDS {
             ids.retain(|_, expires_ms| *expires_ms > now);
         }
@@ -132,8 +137,8 @@ impl ProviderClient {
     /// Checks the claims that do not say what ends.
     fn check_claims(&self, claims: &LogoutClaims, now_ms: i64) -> Result<(), &'static str> {
         let now = now_ms / 1_000;
-        let age = now.saturating_sub(claims.iat);
-        let is_expired = claims.exp.is_some_and(|exp| exp <= now);
+        let age = now.saturating_sub(claims.issued_at);
+        let is_expired = claims.expires_at.is_some_and(|exp| exp <= now);
         let event = claims.events.get(LOGOUT_EVENT);
         let rules = [
             (claims.iss == self.settings.issuer, "iss is wrong"),
