@@ -44,6 +44,7 @@ pub struct RunningServer {
     registration_token: Option<String>,
     tasks: Tasks,
     db: Db,
+    ephemeral: EphemeralState,
     /// The tasks of the database, which are needed until the last request has been answered.
     storage_tasks: Tasks,
 }
@@ -100,6 +101,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
         ..app.config.connections.clone()
     };
     let metrics_connections = ConnectionServer::new(&metrics_limits, 0, stopping);
+    let ephemeral = app.ephemeral.clone();
     let router = api::router(app);
     for listener in listeners {
         serve(listener, router.clone(), &connections, &tasks);
@@ -115,6 +117,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
         registration_token,
         tasks,
         db,
+        ephemeral,
         storage_tasks,
     })
 }
@@ -290,6 +293,14 @@ impl RunningServer {
     /// Waits until the server has stopped.
     pub async fn wait_until_stopped(&self) {
         self.tasks.wait_until_stopped().await;
+    }
+}
+
+impl Drop for RunningServer {
+    /// Closes the files of a server that was not stopped, as at the end of most tests.
+    fn drop(&mut self) {
+        self.db.journal().remove_followers();
+        self.ephemeral.remove_listeners();
     }
 }
 

@@ -100,6 +100,14 @@ impl EphemeralState {
         self.ticks.run_id
     }
 
+    /// Drops all listeners. They and this state keep each other alive.
+    pub fn remove_listeners(&self) {
+        let listeners = self.ticks.listeners.write();
+        listeners
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clear();
+    }
+
     /// Adds a listener.
     pub fn add_listener(&self, listener: EphemeralListener) {
         self.ticks

@@ -103,8 +103,7 @@ impl Journal {
         &self.shared.health
     }
 
-    /// Drops all followers at the end of a test.
-    #[cfg(test)]
+    /// Drops all followers. They and the database keep each other, and all connections, alive.
     pub(crate) fn remove_followers(&self) {
         let followers = self.shared.followers.write();
         followers.unwrap_or_else(PoisonError::into_inner).clear();
