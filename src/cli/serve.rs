@@ -129,6 +129,8 @@ fn start_room_tasks(rooms: &Rooms, federation: &Federation, sender: FederationSe
     rooms.delayed_events.start_sending_task();
     rooms.invitations.start_withdrawal_task();
     rooms.invite_links.start_removal_task();
+    rooms.sticky_events.start_removal_task();
+    rooms.receiver.start_sticky_rechecks();
     // A room is deleted once other servers were sent its last events.
     let deletion = &rooms.deletion;
     deletion.start_deletion_task(move |room| sender.is_room_sent(room));

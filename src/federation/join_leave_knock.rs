@@ -219,6 +219,7 @@ impl Federation {
             state_key: Some(member.user_id.to_string()),
             content: to_raw_value(&member.content)?,
             redacts: None,
+            sticky: None,
             timestamp: self.clock.now(),
             event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
         };

@@ -10,7 +10,10 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::Pdu;
+use super::{
+    Pdu,
+    sticky_duration::{STICKY_DURATION_FIELD, STICKY_FIELD},
+};
 
 /// The fields of `unsigned` in an event for a client.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,8 @@ pub struct UnsignedFields<'a> {
     pub redacted_because: Option<&'a RawValue>,
     /// The aggregations of the events that relate to this one.
     pub relations: Option<&'a RawValue>,
+    /// The time for which the event is still sticky, in milliseconds.
+    pub sticky_ttl_ms: Option<i64>,
     /// The stripped state of the room of an invitation, as a JSON list.
     pub invite_room_state: Option<&'a str>,
 }
@@ -51,6 +56,13 @@ pub fn write_event_head(pdu: &Pdu, rules: &RoomVersionRules) -> Box<str> {
     }
     if let Some(redacts) = pdu.redacts(rules) {
         let _ = write!(json, r#","redacts":{}"#, quoted(redacts.as_str()));
+    }
+    if let Some(sticky) = pdu.sticky {
+        let ms = sticky.as_ms();
+        let _ = write!(
+            json,
+            r#","{STICKY_FIELD}":{{"{STICKY_DURATION_FIELD}":{ms}}}"#
+        );
     }
     json.into_boxed_str()
 }
@@ -144,6 +156,9 @@ fn write_unsigned(json: &mut String, unsigned: &UnsignedFields<'_>) {
     }
     if let Some(relations) = unsigned.relations {
         fields.push(format!(r#""m.relations":{}"#, relations.get()));
+    }
+    if let Some(ttl_ms) = unsigned.sticky_ttl_ms {
+        fields.push(format!(r#""msc4354_sticky_duration_ttl_ms":{ttl_ms}"#));
     }
     if let Some(state) = unsigned.invite_room_state {
         fields.push(format!(r#""invite_room_state":{state}"#));

@@ -15,7 +15,10 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Pdu, SigningKey, StateMap, event_format, owned_state::as_own_state};
+use super::{
+    Pdu, SigningKey, StateMap, StickyDuration, event_format, owned_state::as_own_state,
+    sticky_duration::STICKY_FIELD,
+};
 use crate::error::{Error, Result};
 
 /// An event that a user wants to send, before it has its place in the room.
@@ -27,6 +30,8 @@ pub struct EventDraft {
     pub content: Box<RawValue>,
     /// The event that this one redacts.
     pub redacts: Option<OwnedEventId>,
+    /// The time for which it is sticky.
+    pub sticky: Option<StickyDuration>,
     pub timestamp: MilliSecondsSinceUnixEpoch,
     /// The event id, for room versions in which the sender's server chooses it.
     pub event_id: Option<OwnedEventId>,
@@ -179,6 +184,9 @@ pub(super) fn unsigned_object(
             (&event.event_id, hash)
         })),
     );
+    if let Some(sticky) = draft.sticky.and_then(StickyDuration::to_object) {
+        put(STICKY_FIELD, sticky.into());
+    }
     if let Some(event_id) = draft.event_id {
         put("event_id", event_id.to_string().into());
     }

@@ -26,6 +26,7 @@ mod signed_json;
 mod signing_key;
 mod state_map;
 mod state_resolution;
+mod sticky_duration;
 mod stripped_state;
 mod timeline_event;
 mod verified_event;
@@ -65,6 +66,7 @@ pub use self::{
     signing_key::SigningKey,
     state_map::{StateMap, StateMapKey},
     state_resolution::{KnownEvents, ResolutionResult, resolve_state},
+    sticky_duration::StickyDuration,
     stripped_state::StrippedState,
     timeline_event::{
         CountException, NotificationCounters, ResolvedState, ThreadPosition, TimelineEvent,

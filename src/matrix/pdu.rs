@@ -15,7 +15,10 @@ use serde::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::relation::{RelatesTo, rel_type};
+use super::{
+    relation::{RelatesTo, rel_type},
+    sticky_duration::StickyDuration,
+};
 use crate::error::{Error, Result};
 
 /// A persistent data unit: an event of a room, without signatures and hashes.
@@ -38,6 +41,8 @@ pub struct Pdu {
     /// The event that it relates to, and the relationship type.
     pub relates_to: Option<RelatesTo>,
     pub content: Box<RawValue>,
+    /// The time for which it is sticky.
+    pub sticky: Option<StickyDuration>,
     /// Whether the checks on receipt rejected it.
     pub rejected: bool,
     /// The reference hash, for versions in which the event id is not made from it.
@@ -68,6 +73,8 @@ struct PduFields<'a> {
     auth_events: Vec<EventReference>,
     #[serde(borrow)]
     redacts: Option<&'a RawValue>,
+    #[serde(borrow, rename = "msc4354_sticky")]
+    sticky: Option<&'a RawValue>,
     content: Box<RawValue>,
     event_id: Option<IgnoredAny>,
 }
@@ -151,6 +158,7 @@ impl Pdu {
             prev_events: EventReference::ids(wire.prev_events),
             auth_events: EventReference::ids(wire.auth_events),
             redacts,
+            sticky: wire.sticky.and_then(StickyDuration::from_field),
             relates_to: RelatesTo::from_content(&wire.content),
             content: wire.content,
             rejected: false,
@@ -205,6 +213,7 @@ impl Pdu {
         if let Ok(content) = to_raw_value(&content) {
             redacted.content = content;
             redacted.relates_to = None;
+            redacted.sticky = None;
         }
         redacted
     }

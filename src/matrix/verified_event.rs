@@ -73,6 +73,15 @@ impl VerifiedEvent {
         })
     }
 
+    /// Returns an event that was verified before it was stored.
+    pub fn from_stored(pdu: Pdu, json: String) -> Self {
+        Self {
+            pdu,
+            json,
+            is_redacted: false,
+        }
+    }
+
     pub fn pdu(&self) -> &Pdu {
         &self.pdu
     }

@@ -26,11 +26,13 @@ pub use self::{
     memory::{
         RoomMemory,
         room::{Room, RoomView, ServerInRoom},
+        sticky_index::ShownStickyEvent,
         user_room::{UnreadNotifications, UserRoom},
         user_rooms::UserRooms,
     },
     read::{
-        EventSearch, JoinRules, Relations, RoomAccess, RoomPreviews, StateReader, Timeline,
+        EventSearch, JoinRules, Relations, RoomAccess, RoomPreviews, StateReader,
+        StickyEventReader, Timeline,
         access::UserAccess,
         aggregations::{
             AggregationViewer, AggregationsByEvent, BundledAggregations, ThreadSummary,
@@ -43,6 +45,7 @@ pub use self::{
         new_events::{NewEvent, NewEventPage, RemoteInvitation},
         relations::{RelatedEventsPage, RelatedEventsRequest},
         search::{SearchHit, SearchKey, SearchPage, SearchQuery},
+        sticky_events::StickyEventPage,
         summary::{MutualRooms, RoomPreview},
         threads::{
             SubscriptionChange, SubscriptionRequest, ThreadCount, ThreadFilter, ThreadListRequest,
@@ -59,7 +62,7 @@ pub use self::{
         outliers::OutlierOutcome,
         receive::{
             PendingOutcome,
-            verdict::{ReceiveHints, ReceiveOutcome},
+            verdict::{ReceiveHints, ReceiveOutcome, SoftFailureCheck},
         },
         remote_membership::RemoteMembershipEvent,
         serve_events::MissingEventsQuery,
@@ -90,7 +93,7 @@ pub use self::{
 };
 use self::{
     log::{EventLog, backfill_columns, invite_expiry},
-    memory::timetable::Timetable,
+    memory::{sticky_index::StickyIndex, timetable::Timetable},
     read::ignored_users::IgnoreSettingsByUser,
     unread::push_counts::CustomRules,
     write::{delayed_events, invite_links},
@@ -120,6 +123,8 @@ pub struct RoomServices {
     pub timeline: Timeline,
     /// The state of rooms, now and at any place of the timeline.
     pub state: StateReader,
+    /// Sticky events.
+    pub sticky_events: StickyEventReader,
     /// Relations, aggregations and threads.
     pub relations: Relations,
     /// Search for events.
@@ -179,6 +184,7 @@ pub(crate) struct RoomEnvironment {
     memory: RoomMemory,
     ignored_users: Arc<IgnoreSettingsByUser>,
     push_rules: Arc<CustomRules>,
+    sticky_events: Arc<StickyIndex>,
     timetables: RoomTimetables,
 }
 
@@ -187,6 +193,7 @@ struct RoomTimetables {
     delayed_events: Arc<Timetable>,
     expiring_invitations: Arc<Timetable>,
     invite_links: Arc<Timetable>,
+    sticky_events: Arc<Timetable>,
 }
 
 /// Applies the changes of the journal to the data about rooms that is in memory.
@@ -194,7 +201,9 @@ struct RoomsFollower {
     memory: RoomMemory,
     ignored_users: Arc<IgnoreSettingsByUser>,
     push_rules: Arc<CustomRules>,
+    sticky_events: Arc<StickyIndex>,
     expiring_invitations: Arc<Timetable>,
+    sticky_removal: Arc<Timetable>,
 }
 
 impl Rooms {
@@ -211,6 +220,7 @@ impl Rooms {
             push_rules: Arc::new(CustomRules::load(&db).await?),
             ignored_users: Arc::new(IgnoreSettingsByUser::load(&db).await?),
             memory: RoomMemory::load(db.clone(), key.clone()).await?,
+            sticky_events: Arc::new(StickyIndex::load(&db, clock.now_ms()).await?),
             timetables: RoomTimetables::load(&db).await?,
             db,
             clock,
@@ -234,6 +244,7 @@ impl RoomTimetables {
             delayed_events: Arc::new(delayed_events::load_timetable(db).await?),
             expiring_invitations: Arc::new(invite_expiry::load_timetable(db).await?),
             invite_links: Arc::new(invite_links::load_timetable(db).await?),
+            sticky_events: Arc::new(Timetable::new(true)),
         })
     }
 }
@@ -253,6 +264,7 @@ impl RoomServices {
         let remote_memberships = RemoteMemberships::new(&environment, &access, &log);
         let receiver = EventReceiver::new(&environment, &unread, &log, &remote_memberships);
         Self {
+            sticky_events: StickyEventReader::new(&environment),
             relations: Relations::new(&environment, &access, &timeline),
             search: EventSearch::new(&environment, &access, &timeline),
             previews: RoomPreviews::new(&environment, &access, &join_rules),
@@ -287,7 +299,9 @@ impl RoomsFollower {
             memory: environment.memory.clone(),
             ignored_users: environment.ignored_users.clone(),
             push_rules: environment.push_rules.clone(),
+            sticky_events: environment.sticky_events.clone(),
             expiring_invitations: environment.timetables.expiring_invitations.clone(),
+            sticky_removal: environment.timetables.sticky_events.clone(),
         }
     }
 }
@@ -297,6 +311,10 @@ impl JournalFollower for RoomsFollower {
         for (position, change) in changes {
             self.push_rules.apply_change(change);
             self.ignored_users.apply_change(change);
+            self.sticky_events.apply_change(*position, change);
+            if matches!(change, JournalChange::StickyEvent { .. }) {
+                self.sticky_removal.wake();
+            }
             if let JournalChange::Event { event, .. } = change
                 && invite_expiry::invite_expires_at(&event.pdu).is_some()
             {

@@ -25,7 +25,8 @@ use sqlx::{
 pub use self::engine::{
     backfilled_tables,
     change::{
-        JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomRemoval, ThreadMarker,
+        JournalChange, KeyCounts, ReadMarker, ReadPosition, Receipt, RoomRemoval, StickyEvent,
+        ThreadMarker,
     },
     database_check::DatabaseCheckError,
     dialect::{DatabaseTarget, RawConnection},

@@ -7,7 +7,7 @@ use serde_json::{
 };
 
 use crate::{
-    matrix::{self, TimelineEvent, UnsignedFields},
+    matrix::{self, Pdu, TimelineEvent, UnsignedFields},
     rooms::{AggregationsByEvent, BundledAggregations, EventSources, UserAccess},
     users::Session,
 };
@@ -87,6 +87,13 @@ impl EventFormatter<'_> {
         )
     }
 
+    /// Returns the time for which an event is still sticky.
+    fn sticky_ttl_ms(&self, pdu: &Pdu) -> Option<i64> {
+        // The time of receipt is not stored. It differs only for a time in the future.
+        let expires = pdu.sticky?.expires_at(pdu.origin_server_ts, self.now_ms);
+        Some(expires - self.now_ms).filter(|left| *left > 0)
+    }
+
     fn format_relations(&self, bundle: &BundledAggregations) -> Value {
         let mut relations = serde_json::Map::new();
         if let Some(edit) = &bundle.edit {
@@ -148,6 +155,7 @@ impl EventFormatter<'_> {
                 .map(|redaction| redaction.event_id.as_str()),
             redacted_because: redaction.as_deref(),
             relations: relations.as_deref(),
+            sticky_ttl_ms: self.sticky_ttl_ms(&event.pdu),
             invite_room_state: None,
         };
         if let Some(source) = self.sources.get(&event.pdu.event_id)

@@ -28,6 +28,7 @@ mod room_sections;
 mod sliding;
 mod snapshot;
 mod state_sections;
+mod sticky_events;
 mod summary;
 mod sync_viewer;
 mod sync_waiters;
@@ -65,6 +66,7 @@ use self::{
     sliding::{SlidingSections, SlidingSync},
     snapshot::SnapshotReader,
     state_sections::StateSections,
+    sticky_events::StickySections,
     timeline_reader::TimelineReader,
     token_reader::TokenReader,
 };
@@ -362,6 +364,7 @@ impl SyncServices {
         let device_lists = DeviceListReader::new(&environment, &tokens, &snapshots, &removed_rooms);
         let devices = DeviceSections::new(&environment, &device_lists);
         let timelines = TimelineReader::new(&environment);
+        let sticky = StickySections::new(&environment, &timelines);
         let lazy_members = Arc::new(LazyMembers::default());
         let states = StateSections::new(&environment, &timelines, &lazy_members);
         let sections = ResponseSections {
@@ -373,6 +376,7 @@ impl SyncServices {
             presence: PresenceReader::new(&environment, &tokens),
             profiles: ProfileUpdateReader::new(&environment),
             devices: devices.clone(),
+            sticky: sticky.clone(),
         };
         let responses = ResponseBuilder::new(&environment, sections);
         let sliding = SlidingSections {
@@ -383,6 +387,7 @@ impl SyncServices {
             devices,
             device_lists: device_lists.clone(),
             timelines,
+            sticky,
         };
         Self {
             initial_sync_permits: KeyedSemaphore::new(

@@ -175,7 +175,9 @@ impl JournalFollower for RecentChanges {
                 JournalChange::ThreadSubscription { user } => {
                     log.subscriptions.record_change(*position, *user);
                 }
-                JournalChange::Redacted { .. }
+                // A client is sent sticky events also of rooms without other changes.
+                JournalChange::StickyEvent { .. }
+                | JournalChange::Redacted { .. }
                 | JournalChange::RoomDeleted { .. }
                 | JournalChange::Imported { .. }
                 | JournalChange::Backfilled { .. }

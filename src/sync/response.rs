@@ -1,7 +1,5 @@
 //! The response of `/sync`.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use ruma::{
     OwnedRoomId,
     api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, Response},
@@ -19,7 +17,8 @@ use super::{
     profile_updates::{ProfileUpdateReader, ProfileUpdates},
     room_sections::RoomSections,
     snapshot::{RoomContents, RoomSnapshot, SnapshotReader},
-    sync_viewer::SyncViewer,
+    sticky_events::StickySections,
+    sync_viewer::{SentEvents, SyncViewer},
     token_reader::TokenReader,
 };
 use crate::{
@@ -46,6 +45,7 @@ pub(super) struct ResponseSections {
     pub(super) presence: PresenceReader,
     pub(super) profiles: ProfileUpdateReader,
     pub(super) devices: DeviceSections,
+    pub(super) sticky: StickySections,
 }
 
 /// The changes for a user.
@@ -89,14 +89,14 @@ impl ResponseBuilder {
         let sections = &self.sections;
         let request = &sections.tokens.clamp_request(request);
         let snapshot = sections.snapshots.take_snapshot(session, request).await?;
-        let has_own_events = AtomicBool::new(false);
+        let sent_events = SentEvents::default();
         let viewer = SyncViewer {
             session,
             request,
             now: snapshot.now,
             now_ms: self.clock.now_ms(),
             ignore_settings: self.rooms.access.find_ignore_settings(session.user),
-            has_own_events: &has_own_events,
+            sent_events: &sent_events,
         };
         let mut response = Response::new(String::new());
         let account_data = &sections.account_data;
@@ -126,15 +126,20 @@ impl ResponseBuilder {
         let has_lost_keys = devices
             .add_encryption(&viewer, &snapshot, &mut response)
             .await?;
+        let sticky = sections.sticky.add_sticky_events(&viewer, &mut response);
         let token = SyncToken {
+            sticky: sticky.await?,
             to_device: devices.add_to_device(&viewer, &mut response).await?,
             ..sections.tokens.token_at(snapshot.now, snapshot.tick)
         };
         response.next_batch = token.to_string();
         Ok(SyncAnswer {
-            has_changes: has_lost_keys || !profile_updates.is_empty() || !is_empty(&response),
+            has_changes: has_lost_keys
+                || !profile_updates.is_empty()
+                || token.sticky < snapshot.now
+                || !is_empty(&response),
             profile_updates,
-            has_own_events: has_own_events.load(Ordering::Relaxed),
+            has_own_events: sent_events.has_own_events(),
             response,
             token,
         })

@@ -13,7 +13,7 @@ use ruma::{
         DeviceLists,
         v3::{
             GlobalAccountData, InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Presence, Response,
-            RoomSummary, State, Timeline, ToDevice,
+            RoomSummary, State, Sticky, Timeline, ToDevice,
         },
     },
     events::{
@@ -104,6 +104,8 @@ struct JoinedRoomJson<'a> {
     state: Option<StateJson<'a>>,
     account_data: EventsJson<'a, AnyRoomAccountDataEvent>,
     ephemeral: EventsJson<'a, AnySyncEphemeralRoomEvent>,
+    #[serde(rename = "msc4354_sticky", skip_serializing_if = "Sticky::is_empty")]
+    sticky: &'a Sticky,
 }
 
 #[derive(Serialize)]
@@ -255,6 +257,7 @@ impl<'a> JoinedRoomJson<'a> {
             ephemeral: EventsJson {
                 events: &room.ephemeral.events,
             },
+            sticky: &room.sticky,
         }
     }
 }

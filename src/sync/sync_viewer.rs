@@ -1,11 +1,15 @@
 //! The user and the request for which a response is written, and the events as they receive them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ruma::{
+    EventId, OwnedEventId,
     api::client::{
         filter::{LazyLoadOptions, RoomEventFilter},
         sync::sync_events::v3::Timeline,
@@ -39,8 +43,32 @@ pub(super) struct SyncViewer<'a> {
     pub(super) now_ms: i64,
     /// The users and events that the user does not want to see.
     pub(super) ignore_settings: Option<Arc<IgnoreSettings>>,
-    /// Whether a response contains events of the user's own.
-    pub(super) has_own_events: &'a AtomicBool,
+    pub(super) sent_events: &'a SentEvents,
+}
+
+/// A record of the events that a response contains.
+#[derive(Default)]
+pub(super) struct SentEvents {
+    has_own_events: AtomicBool,
+    sticky_events: Mutex<HashSet<OwnedEventId>>,
+}
+
+impl SentEvents {
+    /// Returns whether the response contains events of the user's own.
+    pub(super) fn has_own_events(&self) -> bool {
+        self.has_own_events.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, event: &TimelineEvent, is_own: bool) {
+        if is_own {
+            self.has_own_events.store(true, Ordering::Relaxed);
+        }
+        if event.pdu.sticky.is_some() {
+            let sticky_events = self.sticky_events.lock();
+            let mut sticky_events = sticky_events.unwrap_or_else(PoisonError::into_inner);
+            sticky_events.insert(event.pdu.event_id.clone());
+        }
+    }
 }
 
 impl SyncViewer<'_> {
@@ -60,6 +88,13 @@ impl SyncViewer<'_> {
         let mut filter = self.timeline_filter().clone();
         filter.limit = None;
         filter.is_empty() && !self.ignore_settings.as_ref().is_some_and(ignores)
+    }
+
+    /// Returns whether a sticky event was written already.
+    pub(super) fn has_sent_sticky(&self, event_id: &EventId) -> bool {
+        let sticky_events = self.sent_events.sticky_events.lock();
+        let sticky_events = sticky_events.unwrap_or_else(PoisonError::into_inner);
+        sticky_events.contains(event_id)
     }
 
     pub(super) fn since(&self) -> Option<Position> {
@@ -94,9 +129,8 @@ impl SyncViewer<'_> {
         event: &TimelineEvent,
         slice: &TimelineSlice,
     ) -> Box<RawValue> {
-        if event.pdu.sender == self.session.user_id {
-            self.has_own_events.store(true, Ordering::Relaxed);
-        }
+        let is_own = event.pdu.sender == self.session.user_id;
+        self.sent_events.record(event, is_own);
         let formatter = EventFormatter {
             session: self.session,
             access: slice.access.as_ref(),

@@ -241,6 +241,9 @@ impl JournalFollower for SyncWaiters {
                 JournalChange::Event { room, .. } | JournalChange::Receipt { room, .. } => {
                     self.wake_room(*room);
                 }
+                JournalChange::StickyEvent { event } if event.is_shown => {
+                    self.wake_room(event.room);
+                }
                 JournalChange::Membership { user, .. }
                 | JournalChange::ReadPosition { user, .. }
                 | JournalChange::MembershipRemoved { user, .. }
@@ -270,7 +273,8 @@ impl JournalFollower for SyncWaiters {
                     relisted.insert(*user);
                     self.users_notify.notify_one();
                 }
-                JournalChange::Redacted { .. }
+                JournalChange::StickyEvent { .. }
+                | JournalChange::Redacted { .. }
                 | JournalChange::RoomDeleted { .. }
                 | JournalChange::Imported { .. }
                 | JournalChange::Backfilled { .. }

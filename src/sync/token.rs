@@ -16,6 +16,9 @@ pub struct SyncToken {
     /// The position up to which to-device messages were sent. It is behind `position` when there were too many for one
     /// response.
     pub to_device: Position,
+    /// The position up to which sticky events were sent. It is behind `position` when there were too many for one
+    /// response.
+    pub sticky: Position,
     /// The tick of the in-memory state. It counts only in the run of the server that `run_id` names.
     pub tick: EphemeralTick,
     /// The random number of the run of the server in which the token was made.
@@ -27,10 +30,15 @@ impl fmt::Display for SyncToken {
         let Self {
             position,
             to_device,
+            sticky,
             tick,
             run_id,
         } = self;
-        write!(f, "s{position}_{to_device}_{tick}_{run_id:x}")
+        write!(f, "s{position}_{to_device}_{tick}_{run_id:x}")?;
+        if sticky != position {
+            write!(f, "_{sticky}")?;
+        }
+        Ok(())
     }
 }
 
@@ -40,11 +48,16 @@ impl FromStr for SyncToken {
     fn from_str(text: &str) -> Result<Self> {
         let parse = || {
             let mut parts = text.strip_prefix('s')?.split('_');
+            let position = parts.next()?.parse().ok()?;
             let token = Self {
-                position: parts.next()?.parse().ok()?,
+                position,
                 to_device: parts.next()?.parse().ok()?,
                 tick: EphemeralTick::new(parts.next()?.parse().ok()?),
                 run_id: u32::from_str_radix(parts.next()?, 16).ok()?,
+                sticky: match parts.next() {
+                    Some(sticky) => sticky.parse().ok()?,
+                    None => position,
+                },
             };
             parts.next().is_none().then_some(token)
         };
@@ -125,12 +138,14 @@ mod tests {
         fn any_sync_token_parses_back_to_itself(
             position: i64,
             to_device: i64,
+            sticky: Option<i64>,
             tick: i64,
             run_id: u32,
         ) {
             let (position, to_device) = (Position::new(position), Position::new(to_device));
+            let sticky = sticky.map_or(position, Position::new);
             let tick = EphemeralTick::new(tick);
-            let token = SyncToken { position, to_device, tick, run_id };
+            let token = SyncToken { position, to_device, sticky, tick, run_id };
 
             prop_assert_eq!(token.to_string().parse::<SyncToken>().unwrap(), token);
             prop_assert_eq!(parse_timeline_token(&token.to_string()).unwrap(), position);
@@ -153,7 +168,7 @@ mod tests {
 
         #[test]
         fn a_parsed_sync_token_is_printed_unchanged(
-            text in "s[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}",
+            text in "s[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+-]?[0-9]{1,2}_[+]?[0-9a-fA-F]{1,2}(_[+-]?[0-9]{1,2})?",
         ) {
             if let Ok(token) = text.parse::<SyncToken>() {
                 prop_assert_eq!(token.to_string(), text);
@@ -187,6 +202,7 @@ mod tests {
         let token = SyncToken {
             position: Position::new(12),
             to_device: Position::new(10),
+            sticky: Position::new(12),
             tick: EphemeralTick::new(3),
             run_id: 0xbeef,
         };
@@ -211,7 +227,9 @@ mod tests {
             "s1",
             "s1_2_3",
             "s1_2_3_x",
-            "s1_2_3_4_5",
+            "s1_2_3_4_x",
+            "s1_2_3_4_1",
+            "s1_2_3_4_5_6",
             "t",
             "tx",
             "p12",

@@ -33,6 +33,7 @@ impl TokenReader {
         SyncToken {
             position: token.position.clamp(Position::ZERO, now),
             to_device: token.to_device.clamp(Position::ZERO, now),
+            sticky: token.sticky.clamp(Position::ZERO, now),
             ..token
         }
     }
@@ -51,6 +52,7 @@ impl TokenReader {
         SyncToken {
             position,
             to_device: Position::ZERO,
+            sticky: position,
             tick,
             run_id: self.ephemeral.run_id(),
         }

@@ -16,7 +16,7 @@ use crate::{
     storage::{
         Db, JournalChange,
         devices::{cross_signing, device_list_changes, key_backups},
-        rooms::{delayed_events, invite_links, personal_notifications},
+        rooms::{delayed_events, invite_links, personal_notifications, sticky_events},
         users::{
             account_data, accounts, email_addresses, email_validations, oauth_codes,
             profile_changes, profiles, short_lived_tokens, upstream_accounts, upstream_sessions,
@@ -134,6 +134,7 @@ impl AccountChanges {
         if let Some(position) = position {
             let user_id = session.user_id.clone();
             tx.publish(position, JournalChange::Erased { user_id });
+            sticky_events::remove_of_sender(&mut tx, user).await?;
         }
         delete_devices_except(&mut tx, user, None).await?;
         short_lived_tokens::remove_all(&mut tx, user).await?;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     application_services::ServiceQueries,
     error::{Error, Result},
-    matrix,
+    matrix::{self, StickyDuration},
     rooms::{DelayRequest, EventToSend, Rooms},
     users::Session,
 };
@@ -59,6 +59,8 @@ pub struct StateEventRequest {
     pub kind: StateEventType,
     pub state_key: String,
     pub content: Box<RawValue>,
+    /// The time for which the event is sticky.
+    pub sticky: Option<StickyDuration>,
     /// The time that an application service gives the event.
     pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
 }
@@ -105,6 +107,7 @@ impl StateEvents {
             kind,
             state_key,
             content,
+            sticky,
             timestamp,
         } = request;
         let checked = CheckedStateEvent {
@@ -119,7 +122,7 @@ impl StateEvents {
             self.service_queries.create_user_on_demand(user_id).await?;
         }
         let event = EventToSend::state(session.user_id.clone(), &kind, &state_key, content);
-        let event = event.at(timestamp);
+        let event = event.at(timestamp).sticky_for(sticky);
         let event_id = if self.remote_invitations.is_remote_invitation(&event) {
             self.remote_invitations
                 .invite_remote_user(&room_id, event)

@@ -130,6 +130,7 @@ impl ThirdPartyInvites {
             kind: StateEventType::RoomThirdPartyInvite,
             state_key: stored.token.clone(),
             content: third_party_invite_content(&stored)?,
+            sticky: None,
             timestamp: None,
         };
         self.state_events.send_state_event(session, event).await?;

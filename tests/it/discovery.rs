@@ -36,6 +36,7 @@ async fn versions_lists_supported_versions_and_features() {
         "org.matrix.msc4155": true,
         "org.matrix.msc4174": true,
         "org.matrix.msc4222": true,
+        "org.matrix.msc4354": true,
         "org.matrix.msc4380.stable": true,
         "org.matrix.msc4429": true,
         "org.matrix.msc4445.initial_sync_timeline_stream_ordering": true,

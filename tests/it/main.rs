@@ -93,6 +93,7 @@ mod sliding_sync_rooms;
 mod smtp_server;
 mod spaces;
 mod state_after;
+mod sticky_events;
 mod stored_rows;
 mod sync;
 mod sync_rooms;

@@ -97,6 +97,7 @@ async fn fill_room(test: &RoomDeletionTest) -> Vec<String> {
     for _ in 0..3 {
         said.push(bob.says(room, "a zebra").await);
     }
+    said.push(bob.sends_sticky(room, "a sticky zebra").await);
     said.push(fill_thread(test, &said[1]).await);
     fill_receipts(test, [&said[1], &said[2], &said[3]]).await;
     fill_delayed_events(test).await;

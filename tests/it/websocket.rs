@@ -548,3 +548,43 @@ async fn the_answer_is_sent_before_the_echo() {
 
     assert!(overtaken.is_empty(), "{overtaken:?}");
 }
+
+#[tokio::test]
+async fn a_sticky_event_can_be_sent_and_received_through_the_channel() {
+    let server = Server::start().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room_id = create_shared_room(&alice, &bob).await;
+    let mut channel = StreamChannel::connect(&server, &alice, "").await;
+    let sent = channel
+        .send_request(
+            "sticky",
+            "send",
+            json!({
+                "room_id": room_id, "event_type": "org.example", "content": {},
+                "sticky_duration_ms": 60_000,
+            }),
+        )
+        .await;
+    for n in 0..20 {
+        send_message(&alice, &room_id, &n.to_string(), "hello").await;
+    }
+
+    let mut receiving = StreamChannel::connect(&server, &bob, "").await;
+    let update = receiving.next_update().await;
+
+    let room = &update["rooms"]["join"][&room_id];
+    let sticky = &room["msc4354_sticky"]["events"];
+    assert_eq!(sticky.as_array().map(Vec::len), Some(1), "{room}");
+    assert_eq!(sticky[0]["event_id"], sent["result"]["event_id"]);
+    let wrong = channel
+        .send_request(
+            "wrong",
+            "state",
+            json!({
+                "room_id": room_id, "event_type": "org.example", "content": {},
+                "sticky_duration_ms": 3_600_001,
+            }),
+        )
+        .await;
+    assert_eq!(wrong["error"]["errcode"], "M_BAD_JSON");
+}

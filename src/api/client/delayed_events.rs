@@ -84,6 +84,7 @@ async fn send_delayed_event(
         kind: request.event_type.to_string(),
         state_key: request.state_key,
         content: request.content.into_json(),
+        sticky: request.sticky_duration_ms.map(Into::into),
         delay_ms: i64::try_from(request.delay.as_millis()).unwrap_or(i64::MAX),
     };
     let delay_id = workflows

@@ -54,6 +54,7 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc4155",
     "org.matrix.msc4174",
     "org.matrix.msc4222",
+    "org.matrix.msc4354",
     "org.matrix.msc4380.stable",
     "io.element.msc4388",
     "org.matrix.msc4429",

@@ -69,6 +69,7 @@ async fn send_message_event(
             kind: request.event_type.to_string(),
             state_key: None,
             content: request.body.into_json(),
+            sticky: request.sticky_duration_ms.map(Into::into),
             delay_ms,
         };
         if !has_body {
@@ -89,7 +90,8 @@ async fn send_message_event(
             txn_id: request.txn_id.to_string(),
         }),
     )
-    .at(service_timestamp(&from, request.timestamp));
+    .at(service_timestamp(&from, request.timestamp))
+    .sticky_for(request.sticky_duration_ms.map(Into::into));
     // Some clients send only the transaction id, to learn the event id of an earlier request.
     let event_id = if has_body {
         rooms.sender.send(&request.room_id, event).await?
@@ -124,6 +126,7 @@ async fn send_state_event(
             kind: request.event_type.to_string(),
             state_key: Some(request.state_key),
             content,
+            sticky: request.sticky_duration_ms.map(Into::into),
             delay_ms,
         };
         return delay_event(&app.workflows, &from, &request.room_id, delay).await;
@@ -134,6 +137,7 @@ async fn send_state_event(
         kind: request.event_type,
         state_key: request.state_key,
         content,
+        sticky: request.sticky_duration_ms.map(Into::into),
     };
     let event_id = app
         .workflows

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{
     OwnedEventId, OwnedRoomId,
-    events::{StateEventType, TimelineEventType, receipt::ReceiptThread},
+    events::{StateEventType, TimelineEventType, receipt::ReceiptThread, sticky::StickyDurationMs},
     presence::PresenceState,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -49,6 +49,7 @@ struct SendParams {
     room_id: OwnedRoomId,
     event_type: TimelineEventType,
     content: Box<RawValue>,
+    sticky_duration_ms: Option<StickyDurationMs>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +59,7 @@ struct StateParams {
     #[serde(default)]
     state_key: String,
     content: Box<RawValue>,
+    sticky_duration_ms: Option<StickyDurationMs>,
 }
 
 #[derive(Deserialize)]
@@ -234,7 +236,8 @@ async fn send(app: &App, session: &Session, call: &ClientRequest) -> Result<Valu
     let params: SendParams = call.params()?;
     app.workflows.activity.record_activity(session);
     let sender = session.user_id.clone();
-    let event = EventToSend::message(sender, params.event_type, params.content, Some(transaction));
+    let event = EventToSend::message(sender, params.event_type, params.content, Some(transaction))
+        .sticky_for(params.sticky_duration_ms.map(Into::into));
     let event_id = app.rooms.sender.send(&params.room_id, event).await?;
     Ok(json!({ "event_id": event_id }))
 }
@@ -251,6 +254,7 @@ async fn state(app: &App, session: &Session, call: &ClientRequest) -> Result<Val
         kind: params.event_type,
         state_key: params.state_key,
         content: params.content,
+        sticky: params.sticky_duration_ms.map(Into::into),
         timestamp: None,
     };
     let event_id = app

@@ -11,6 +11,7 @@ use super::{
     redactions,
     relations::{self, RelatingEvent},
     room_write::RoomWrite,
+    sticky_events::{StickyCandidate, StickyVisibility, record_sticky_event},
 };
 use crate::{
     error::{Error, Result},
@@ -67,6 +68,7 @@ pub(crate) async fn append(
     }
     append.store_relation(&event).await?;
     append.finish_delayed_events().await?;
+    append.record_sticky_event().await?;
     append.advance_tip(&event).await?;
     append.mark_as_read(&event).await?;
     let event = append.publish(event);
@@ -239,6 +241,17 @@ impl EventAppend<'_> {
             delayed_events::cancel_state_of_others(tx, room.num, key, sender, now).await?;
         }
         Ok(())
+    }
+
+    async fn record_sticky_event(&mut self) -> Result<()> {
+        let RoomWrite { log, tx, room, .. } = &mut self.write;
+        let candidate = StickyCandidate {
+            room: room.num,
+            pdu: &self.accepted.pdu,
+            position: self.numbers.position,
+            visibility: StickyVisibility::Shown,
+        };
+        record_sticky_event(log, tx, candidate).await
     }
 
     /// Moves the tip of the room past the event, and stores the tip.

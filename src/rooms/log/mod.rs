@@ -12,6 +12,7 @@ pub(crate) mod relations;
 pub(crate) mod resolution;
 pub(crate) mod room_write;
 pub(crate) mod snapshots;
+pub(crate) mod sticky_events;
 mod stored_memberships;
 
 use std::sync::{Arc, Mutex};
@@ -39,7 +40,7 @@ const MAX_CONCURRENT_RESOLUTIONS: usize = 2;
 #[derive(Clone)]
 pub(super) struct EventLog {
     db: Db,
-    clock: Clock,
+    pub(super) clock: Clock,
     key: Arc<SigningKey>,
     unread: UnreadCounts,
     ignored_users: Arc<IgnoreSettingsByUser>,

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::{Error, Result},
+    matrix::StickyDuration,
     numbers::DeviceNum,
 };
 
@@ -30,6 +31,8 @@ pub struct EventToSend {
     pub transaction: Option<ClientTransaction>,
     /// The time that an application service gives the event; `None` is now.
     pub timestamp: Option<MilliSecondsSinceUnixEpoch>,
+    /// The time for which the event is sticky.
+    pub sticky: Option<StickyDuration>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +63,7 @@ impl EventToSend {
             redacts,
             transaction,
             timestamp: None,
+            sticky: None,
         }
     }
 
@@ -67,6 +71,13 @@ impl EventToSend {
     #[must_use]
     pub fn at(mut self, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Self {
         self.timestamp = timestamp;
+        self
+    }
+
+    /// Returns the event as one that is sticky for a time, if one is given.
+    #[must_use]
+    pub fn sticky_for(mut self, duration: Option<StickyDuration>) -> Self {
+        self.sticky = duration;
         self
     }
 
@@ -98,6 +109,7 @@ impl EventToSend {
             redacts: None,
             transaction: None,
             timestamp: None,
+            sticky: None,
         }
     }
 }

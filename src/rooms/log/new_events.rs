@@ -49,6 +49,7 @@ impl EventLog {
             state_key: event.state_key,
             content: event.content,
             redacts: event.redacts,
+            sticky: event.sticky,
             timestamp: event.timestamp.unwrap_or_else(|| self.clock.now()),
             event_id: self.new_event_id(&room.rules),
         };
@@ -94,6 +95,7 @@ impl EventLog {
             state_key: create.state_key,
             content: create.content,
             redacts: None,
+            sticky: None,
             timestamp,
             event_id: self.new_event_id(&rules),
         };

@@ -19,7 +19,7 @@ use crate::{
         rooms::{
             event_graph,
             events::{self, EventRow, RoomCounters},
-            room_table, state_snapshots, text_index,
+            room_table, state_snapshots, sticky_events, text_index,
         },
     },
 };
@@ -126,6 +126,7 @@ pub(crate) async fn apply_redaction(
     .await?;
     relations::remove_relation(tx, &row, &target).await?;
     text_index::remove(tx, row.position).await?;
+    sticky_events::remove(tx, target.event_id.as_str()).await?;
     let pdu = Arc::new(Pdu::parse(target.event_id, &json)?);
     replace_redacted(&mut tip.state, &pdu);
     if pdu.state_key.is_some() {

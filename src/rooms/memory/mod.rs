@@ -5,6 +5,7 @@ pub(crate) mod journal_cache;
 pub(crate) mod load;
 pub(crate) mod recent_events;
 pub(crate) mod room;
+pub(crate) mod sticky_index;
 pub(crate) mod stored_events;
 pub(crate) mod timetable;
 pub(crate) mod user_room;
@@ -436,6 +437,7 @@ impl RoomMemory {
             | JournalChange::Profile { .. }
             | JournalChange::ThreadSubscription { .. }
             | JournalChange::PushersChanged { .. }
+            | JournalChange::StickyEvent { .. }
             | JournalChange::AliasesChanged { .. }
             | JournalChange::TokensChanged { .. }
             | JournalChange::SessionsEnded { .. } => {}

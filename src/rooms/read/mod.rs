@@ -14,6 +14,7 @@ pub(crate) mod relations;
 pub(crate) mod search;
 pub(crate) mod server_acl;
 pub(crate) mod state;
+pub(crate) mod sticky_events;
 pub(crate) mod summary;
 pub(crate) mod threads;
 pub(crate) mod timeline;
@@ -25,8 +26,13 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use self::ignored_users::IgnoreSettingsByUser;
-use super::{RoomEnvironment, memory::RoomMemory};
-use crate::{keyed_semaphore::KeyedSemaphore, numbers::UserNum, storage::Db, tasks::Tasks};
+use super::{
+    RoomEnvironment,
+    memory::{RoomMemory, sticky_index::StickyIndex, timetable::Timetable},
+};
+use crate::{
+    clock::Clock, keyed_semaphore::KeyedSemaphore, numbers::UserNum, storage::Db, tasks::Tasks,
+};
 
 /// The number of searches that may read the database at the same time.
 const MAX_CONCURRENT_SEARCHES: usize = 2;
@@ -91,6 +97,30 @@ pub struct RoomPreviews {
     memory: RoomMemory,
     access: RoomAccess,
     join_rules: JoinRules,
+}
+
+/// Sticky events, and their removal when they are no longer sticky.
+#[derive(Clone)]
+pub struct StickyEventReader {
+    db: Db,
+    clock: Clock,
+    tasks: Tasks,
+    memory: RoomMemory,
+    index: Arc<StickyIndex>,
+    timetable: Arc<Timetable>,
+}
+
+impl StickyEventReader {
+    pub(super) fn new(environment: &RoomEnvironment) -> Self {
+        Self {
+            db: environment.db.clone(),
+            clock: environment.clock.clone(),
+            tasks: environment.tasks.clone(),
+            memory: environment.memory.clone(),
+            index: environment.sticky_events.clone(),
+            timetable: environment.timetables.sticky_events.clone(),
+        }
+    }
 }
 
 impl RoomAccess {

@@ -116,6 +116,7 @@ impl ResidentServer {
             state_key: Some(applicant.user_id.to_string()),
             content,
             redacts: None,
+            sticky: None,
             timestamp: self.clock.now(),
             event_id: self.log.new_event_id(&room.rules),
         };

@@ -13,6 +13,7 @@ pub(crate) mod remote_membership;
 pub(crate) mod serve_events;
 pub(crate) mod serve_state;
 pub(crate) mod shared_room;
+pub(crate) mod sticky_rechecks;
 pub(crate) mod stored_inbox;
 pub(crate) mod unplaced_event;
 
@@ -22,7 +23,7 @@ use self::serve_state::StateAnswerLimits;
 use super::{
     RoomEnvironment,
     log::EventLog,
-    memory::RoomMemory,
+    memory::{RoomMemory, sticky_index::StickyIndex},
     read::{JoinRules, RoomAccess, StateReader},
     unread::UnreadCounts,
 };
@@ -49,6 +50,7 @@ pub struct EventReceiver {
     unread: UnreadCounts,
     log: EventLog,
     remote_memberships: RemoteMemberships,
+    sticky_events: Arc<StickyIndex>,
 }
 
 /// Imports the state of rooms that users of this server join through other servers.
@@ -114,6 +116,7 @@ impl EventReceiver {
             unread: unread.clone(),
             log: log.clone(),
             remote_memberships: remote_memberships.clone(),
+            sticky_events: environment.sticky_events.clone(),
         }
     }
 }

@@ -21,7 +21,7 @@ use self::{
     history::HistoryEvent,
     verdict::{
         CheckedEvent, EventCheck, EventVerdict, IncomingEvent, LookupDepth, ReceiveHints,
-        ReceiveOutcome,
+        ReceiveOutcome, SoftFailureCheck,
     },
 };
 use super::EventReceiver;
@@ -34,6 +34,7 @@ use crate::{
             accepted_event::{AcceptedEvent, RemoteArrival},
             append::append,
             release_write,
+            sticky_events::{StickyCandidate, StickyVisibility, record_sticky_event},
         },
         memory::room::{Room, RoomTip},
         read::server_acl::check_server_allowed,
@@ -48,6 +49,27 @@ use crate::{
 /// The number of attempts to store an event. An attempt fails when the room in memory was out of
 /// date.
 const MAX_RECEIVE_ATTEMPTS: usize = 4;
+
+/// Stores a refused event, or one that belongs in a gap of the timeline. Returns its position, or `None` if it was known.
+async fn store_outside_tip(
+    tx: &mut WriteTx,
+    room: &Room,
+    tip: &mut RoomTip,
+    event: &VerifiedEvent,
+    checked: CheckedEvent,
+) -> Result<Option<Position>> {
+    match checked.gap {
+        Some(gap) if checked.verdict.status() == EventStatus::Accepted => {
+            let history = HistoryEvent {
+                event,
+                checked,
+                gap,
+            };
+            history::store_history_event(tx, room, tip, history).await
+        }
+        _ => soft_failed::store_refused_event(tx, room, tip, event, checked).await,
+    }
+}
 
 /// A checked event with the notifications that it causes, ready to be stored.
 struct EventToStore<'a> {
@@ -275,16 +297,27 @@ impl EventReceiver {
             checked,
             counting,
         } = to_store;
-        if checked.verdict.status() != EventStatus::Accepted {
-            return soft_failed::store_refused_event(tx, room, tip, event, checked).await;
-        }
-        if let Some(gap) = checked.gap {
-            let history = HistoryEvent {
-                event,
-                checked,
-                gap,
-            };
-            return history::store_history_event(tx, room, tip, history).await;
+        let status = checked.verdict.status();
+        let visibility = match status {
+            EventStatus::Accepted => Some(StickyVisibility::Shown),
+            // "Policy servers […] still apply to these events, in which case the stickiness of the event is prevented."
+            EventStatus::SoftFailed if hints.soft_failure != SoftFailureCheck::NotRecommended => {
+                Some(StickyVisibility::Hidden)
+            }
+            EventStatus::SoftFailed | EventStatus::Rejected => None,
+        };
+        if status != EventStatus::Accepted || checked.gap.is_some() {
+            let stored = store_outside_tip(tx, room, tip, event, checked).await?;
+            if let (Some(position), Some(visibility)) = (stored, visibility) {
+                let candidate = StickyCandidate {
+                    room: room.num,
+                    pdu: event.pdu(),
+                    position,
+                    visibility,
+                };
+                record_sticky_event(&self.log, tx, candidate).await?;
+            }
+            return Ok(stored);
         }
         let accepted = AcceptedEvent {
             pdu: event.pdu().clone(),

@@ -238,6 +238,7 @@ async fn a_mention_is_a_highlight_only_for_the_mentioned_user() {
         redacts: None,
         transaction: None,
         timestamp: None,
+        sticky: None,
     };
     server.rooms.sender.send(&room_id, mention).await.unwrap();
 
@@ -263,6 +264,7 @@ async fn a_redaction_removes_content_from_memory_and_disk() {
         redacts: Some(said),
         transaction: None,
         timestamp: None,
+        sticky: None,
     };
     server.rooms.sender.send(&room_id, redaction).await.unwrap();
 

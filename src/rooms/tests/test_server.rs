@@ -110,6 +110,7 @@ impl TestServer {
             redacts: None,
             transaction,
             timestamp: None,
+            sticky: None,
         };
         self.rooms.sender.send(room_id, event).await
     }

@@ -13,6 +13,7 @@ use serde_json::{json, value::RawValue};
 use super::{DelayedEvents, send_occasion::SendOccasion};
 use crate::{
     error::{Error, RefusalCode, Result},
+    matrix::StickyDuration,
     numbers::{DelayedEventNum, DeviceNum, UserNum},
     rooms::{EventToSend, Room, log::new_event::check_txn_id, memory::timetable::Timetable},
     storage::{
@@ -51,6 +52,8 @@ pub struct DelayRequest {
     pub state_key: Option<String>,
     /// The content of the event.
     pub content: Box<RawValue>,
+    /// The time for which the event is sticky once it is sent.
+    pub sticky: Option<StickyDuration>,
     /// The delay in milliseconds.
     pub delay_ms: i64,
 }
@@ -164,6 +167,7 @@ impl DelayedEvents {
             kind: &delay.kind,
             state_key: delay.state_key.as_deref(),
             content: delay.content.get(),
+            sticky_ms: delay.sticky.map(StickyDuration::as_ms),
             delay_ms: delay.delay_ms,
             running_since: now,
         };
@@ -306,6 +310,7 @@ impl DelayedEvents {
                 EventToSend::message(sender, TimelineEventType::from(&*row.kind), content, None)
             }
         };
+        let event = event.sticky_for(row.sticky_ms.and_then(StickyDuration::from_ms));
         let event_id = self
             .sender
             .send_to_completion(row.room, event, SendOccasion::Delayed(row.num))

@@ -270,7 +270,8 @@ fn equal_state_event<'a>(tip: &'a RoomTip, pdu: &Pdu) -> Option<&'a Arc<Pdu>> {
         .state
         .get(&pdu.state_type(), pdu.state_key.as_deref()?)?;
     let is_same = known.sender == pdu.sender && known.content.get() == pdu.content.get();
-    is_same.then_some(known)
+    // A sticky event is sent again so that it stays sticky.
+    (is_same && pdu.sticky.is_none()).then_some(known)
 }
 
 /// Returns whether readers already see a state event as current, which means that it is on disk.

@@ -22,6 +22,8 @@ pub enum JournalChange {
         /// The event and its place.
         event: Arc<TimelineEvent>,
     },
+    /// A sticky event was stored, or a soft-failed one was accepted.
+    StickyEvent { event: Arc<StickyEvent> },
     /// A redaction removed the content of an event.
     Redacted {
         room: RoomNum,
@@ -119,6 +121,20 @@ pub enum JournalChange {
         user: UserNum,
         devices: Vec<DeviceNum>,
     },
+}
+
+/// An event that is delivered reliably for a while.
+///
+/// See [MSC4354](https://github.com/matrix-org/matrix-spec-proposals/pull/4354).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StickyEvent {
+    pub event_id: OwnedEventId,
+    pub room: RoomNum,
+    pub sender: OwnedUserId,
+    /// The time at which it is no longer sticky, in milliseconds since the Unix epoch.
+    pub expires_ts: i64,
+    /// Whether clients are sent it. Soft-failed events are not.
+    pub is_shown: bool,
 }
 
 /// The last update about a deleted room for one of its members.

@@ -144,6 +144,10 @@ const SCHEMA_MIGRATIONS: &[(&str, &str)] = &[
         "0034_profile_changes.sql",
         include_str!("../../../migrations/0034_profile_changes.sql"),
     ),
+    (
+        "0035_calls.sql",
+        include_str!("../../../migrations/0035_calls.sql"),
+    ),
 ];
 
 /// The values of the tokens in a migration, and the suffix of the files for one database.

@@ -19,6 +19,8 @@ pub struct NewDelayedEvent<'a> {
     pub state_key: Option<&'a str>,
     /// The content, as JSON.
     pub content: &'a str,
+    /// The time for which the event is sticky once it is sent.
+    pub sticky_ms: Option<i64>,
     pub delay_ms: i64,
     /// The time at which the delay began.
     pub running_since: i64,
@@ -36,6 +38,8 @@ pub struct DelayedEventRow {
     pub state_key: Option<String>,
     /// The content, as JSON.
     pub content: String,
+    /// The time for which the event is sticky once it is sent.
+    pub sticky_ms: Option<i64>,
     pub delay_ms: i64,
     /// The time at which the delay began.
     pub running_since: i64,
@@ -62,8 +66,8 @@ pub async fn insert(tx: &mut WriteTx, delayed: NewDelayedEvent<'_>) -> Result<bo
     let stored = tx
         .query(
             "INSERT INTO delayed_events (delay_id, user_num, device, txn_id, room, kind, state_key, content,
-                                         delay_ms, running_since, due_ts)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                                         delay_ms, running_since, due_ts, sticky_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (device, room, kind, txn_id) WHERE txn_id IS NOT NULL DO NOTHING",
         )
         .bind(delayed.delay_id)
@@ -77,6 +81,7 @@ pub async fn insert(tx: &mut WriteTx, delayed: NewDelayedEvent<'_>) -> Result<bo
         .bind(delayed.delay_ms)
         .bind(delayed.running_since)
         .bind(delayed.running_since.saturating_add(delayed.delay_ms))
+        .bind(delayed.sticky_ms)
         .execute()
         .await?;
     Ok(stored == 1)
@@ -139,8 +144,8 @@ pub async fn cancel_of_user(tx: &mut WriteTx, user: UserNum, now: i64) -> Result
 /// Returns a delayed event.
 pub async fn get(db: &mut impl ReadAccess, delay_id: &str) -> Result<Option<DelayedEventRow>> {
     db.query(
-        "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
-                event_id, error
+        "SELECT num, delay_id, user_num, room, kind, state_key, content, sticky_ms, delay_ms, running_since,
+                finalised_ts, event_id, error
          FROM delayed_events WHERE delay_id = $1",
     )
     .bind(delay_id)
@@ -151,8 +156,8 @@ pub async fn get(db: &mut impl ReadAccess, delay_id: &str) -> Result<Option<Dela
 /// Returns the scheduled events of a user, in the order of their times.
 pub async fn scheduled(db: &mut impl ReadAccess, user: UserNum) -> Result<Vec<DelayedEventRow>> {
     db.query(
-        "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
-                event_id, error
+        "SELECT num, delay_id, user_num, room, kind, state_key, content, sticky_ms, delay_ms, running_since,
+                finalised_ts, event_id, error
          FROM delayed_events WHERE user_num = $1 AND due_ts IS NOT NULL ORDER BY due_ts, num",
     )
     .bind(user)
@@ -167,8 +172,8 @@ pub async fn due_events(
     limit: i64,
 ) -> Result<Vec<DelayedEventRow>> {
     db.query(
-        "SELECT num, delay_id, user_num, room, kind, state_key, content, delay_ms, running_since, finalised_ts,
-                event_id, error
+        "SELECT num, delay_id, user_num, room, kind, state_key, content, sticky_ms, delay_ms, running_since,
+                finalised_ts, event_id, error
          FROM delayed_events WHERE due_ts IS NOT NULL AND due_ts <= $1 ORDER BY due_ts, num LIMIT $2",
     )
     .bind(now)
@@ -285,6 +290,7 @@ mod tests {
             kind: "k",
             state_key: Some(""),
             content: "{}",
+            sticky_ms: None,
             delay_ms,
             running_since: 100,
         }

@@ -17,6 +17,7 @@ pub mod room_deletion;
 pub mod room_table;
 pub mod running_counters;
 pub mod state_snapshots;
+pub mod sticky_events;
 pub mod text_index;
 pub mod thread_subscriptions;
 pub mod threads;

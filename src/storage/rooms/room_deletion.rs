@@ -264,6 +264,8 @@ pub async fn purge_shared_data(tx: &mut WriteTx, room: RoomNum) -> Result<u64> {
              SELECT room, target, event_id FROM waiting_redactions WHERE room = $1 LIMIT $2)",
         "DELETE FROM arrived_events WHERE position IN (
              SELECT position FROM arrived_events WHERE room = $1 LIMIT $2)",
+        "DELETE FROM sticky_events WHERE event_id IN (
+             SELECT event_id FROM sticky_events WHERE room = $1 LIMIT $2)",
         "DELETE FROM unsent_rooms WHERE (server, room) IN (
              SELECT server, room FROM unsent_rooms WHERE room = $1 LIMIT $2)",
     ] {

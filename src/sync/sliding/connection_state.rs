@@ -105,8 +105,9 @@ pub(super) struct SentDescription {
 impl RequestParameters {
     pub(super) fn from_request(request: &SlidingSyncRequest) -> Self {
         let mut extensions = request.extensions.clone();
-        // The token differs in each request, and does not change what is wanted.
+        // The tokens differ in each request, and do not change what is wanted.
         extensions.to_device.since = None;
+        extensions.sticky_events.since = None;
         Self {
             lists: request.lists.clone(),
             extensions,

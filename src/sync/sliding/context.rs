@@ -1,8 +1,11 @@
 //! The user and the request of a response, and the rooms that it reads.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{sync::Arc, time::Duration};
 
-use ruma::events::room::member::MembershipState;
+use ruma::{
+    api::client::filter::FilterDefinition, events::room::member::MembershipState,
+    presence::PresenceState,
+};
 
 use super::{
     connection_state::{SentRoom, SyncPosition},
@@ -13,7 +16,11 @@ use super::{
 use crate::{
     matrix::IgnoreSettings,
     rooms::UserRoom,
-    sync::{SyncRequest, snapshot::RoomContents, sync_viewer::SyncViewer},
+    sync::{
+        SyncRequest, SyncToken,
+        snapshot::RoomContents,
+        sync_viewer::{SentEvents, SyncViewer},
+    },
     users::Session,
 };
 
@@ -26,8 +33,7 @@ pub(super) struct SlidingContext<'a> {
     pub(super) since: Option<SyncPosition>,
     pub(super) now_ms: i64,
     pub(super) ignore_settings: Option<Arc<IgnoreSettings>>,
-    /// Whether the response contains events that the client's user has sent.
-    pub(super) has_own_events: AtomicBool,
+    pub(super) sent_events: SentEvents,
 }
 
 /// A room to read, with its contents.
@@ -46,7 +52,7 @@ impl SlidingContext<'_> {
             now: self.plan.now.position,
             now_ms: self.now_ms,
             ignore_settings: self.ignore_settings.clone(),
-            has_own_events: &self.has_own_events,
+            sent_events: &self.sent_events,
         }
     }
 
@@ -74,5 +80,19 @@ impl SlidingContext<'_> {
         sent.out_of_view_since = None;
         sent.required_state = planned.parameters.required_state.clone();
         sent
+    }
+}
+
+/// Returns the request of `/sync` whose response has the same timelines.
+pub(super) fn equivalent_sync_request(since: Option<SyncToken>, limit: u32) -> SyncRequest {
+    let mut filter = FilterDefinition::default();
+    filter.room.timeline.limit = Some(limit.into());
+    SyncRequest {
+        since,
+        filter: Arc::new(filter.into()),
+        full_state: false,
+        timeout: Duration::ZERO,
+        set_presence: PresenceState::Offline,
+        use_state_after: true,
     }
 }

@@ -1,10 +1,11 @@
 //! The extensions that do not concern single rooms: to-device messages, keys, global account data, thread
-//! subscriptions.
+//! subscriptions, sticky events.
 //!
 //! See [MSC3885](https://github.com/matrix-org/matrix-spec-proposals/pull/3885),
 //! [MSC3884](https://github.com/matrix-org/matrix-spec-proposals/pull/3884),
-//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959) and
-//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308).
+//! [MSC3959](https://github.com/matrix-org/matrix-spec-proposals/pull/3959),
+//! [MSC4308](https://github.com/matrix-org/matrix-spec-proposals/pull/4308) and
+//! [MSC4480](https://github.com/matrix-org/matrix-spec-proposals/pull/4480).
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use ruma::{
 use super::{
     SlidingSections,
     connection_state::RequestParameters,
-    context::SlidingContext,
+    context::{SlidingContext, equivalent_sync_request},
     request::SlidingSyncRequest,
     response::{AllExtensions, ToDevice},
 };
@@ -32,6 +33,7 @@ use crate::{
         device_lists::DeviceListReader,
         device_sections::{DeviceSections, MAX_TO_DEVICE_MESSAGES, ToDeviceRequest},
         recent_changes::RecentChanges,
+        sticky_events::{FormattedStickyEvent, StickyRooms, StickySections, StickySelection},
         thread_subscriptions::split_subscription_changes,
         timeline_token,
         token_reader::TokenReader,
@@ -39,6 +41,9 @@ use crate::{
     users::Session,
 };
 
+/// The largest number of sticky events in one response, besides those of rooms that the user has just joined. Also the
+/// number when the client sets no limit.
+const MAX_STICKY_EVENTS: usize = 100;
 /// The largest number of thread subscriptions in one response.
 const MAX_THREAD_SUBSCRIPTIONS: usize = 100;
 
@@ -53,6 +58,7 @@ pub(super) struct ExtensionReader {
     account_data: AccountDataReader,
     device_sections: DeviceSections,
     device_lists: DeviceListReader,
+    sticky: StickySections,
 }
 
 impl ExtensionReader {
@@ -66,6 +72,7 @@ impl ExtensionReader {
             account_data: sections.account_data.clone(),
             device_sections: sections.devices.clone(),
             device_lists: sections.device_lists.clone(),
+            sticky: sections.sticky.clone(),
         }
     }
 
@@ -75,7 +82,7 @@ impl ExtensionReader {
         session: &Session,
         request: &SlidingSyncRequest,
     ) -> Result<()> {
-        let since = to_device_since(&request.extensions.to_device)?;
+        let since = parse_since(request.extensions.to_device.since.as_deref())?;
         if !is_enabled(request.extensions.to_device.enabled) || since == Position::ZERO {
             return Ok(());
         }
@@ -123,6 +130,9 @@ impl ExtensionReader {
                 .await?;
             has_changes |= !others.thread_subscriptions.is_empty();
         }
+        if is_enabled(requested.sticky_events.enabled) {
+            has_changes |= self.add_sticky_events(context, others).await?;
+        }
         Ok(has_changes)
     }
 
@@ -134,7 +144,7 @@ impl ExtensionReader {
         let now = self.db.journal().published_position();
         let request = ToDeviceRequest {
             device: context.session.device,
-            after: to_device_since(requested)?.min(now),
+            after: parse_since(requested.since.as_deref())?.min(now),
             up_to: now,
             limit: clamp_limit(requested.limit, MAX_TO_DEVICE_MESSAGES),
         };
@@ -196,6 +206,34 @@ impl ExtensionReader {
         (sent.subscribed, sent.unsubscribed) = split_subscription_changes(changes);
         Ok(())
     }
+
+    /// Adds sticky events; returns whether there are any, or more than fit.
+    async fn add_sticky_events(
+        &self,
+        context: &SlidingContext<'_>,
+        extensions: &mut Extensions,
+    ) -> Result<bool> {
+        let requested = &context.request.extensions.sticky_events;
+        let now = context.plan.now.position;
+        let selection = StickySelection {
+            range: PositionRange {
+                after: parse_since(requested.since.as_deref())?.min(now),
+                up_to: now,
+            },
+            limit: clamp_limit(requested.limit, MAX_STICKY_EVENTS),
+            rooms: StickyRooms::Among(&context.plan.listed_rooms),
+        };
+        let request = equivalent_sync_request(None, 0);
+        let viewer = context.viewer(&request);
+        let found = self.sticky.read_sticky_events(&viewer, selection).await?;
+        let has_changes = !found.events.is_empty() || found.up_to < now;
+        let sent = &mut extensions.sticky_events;
+        sent.next_batch = Some(found.up_to.to_string());
+        for FormattedStickyEvent { room_id, event } in found.events {
+            sent.rooms.entry(room_id).or_default().events.push(event);
+        }
+        Ok(has_changes)
+    }
 }
 
 pub(super) fn is_enabled(enabled: Option<bool>) -> bool {
@@ -209,13 +247,13 @@ fn clamp_limit(limit: Option<UInt>, most: usize) -> usize {
     limit.clamp(1, most)
 }
 
-/// Returns the position up to which a client has received its to-device messages.
-fn to_device_since(requested: &request::ToDevice) -> Result<Position> {
-    let Some(since) = requested.since.as_deref() else {
+/// Returns the position up to which a client has received the data of an extension with tokens of its own.
+fn parse_since(since: Option<&str>) -> Result<Position> {
+    let Some(since) = since else {
         return Ok(Position::ZERO);
     };
     let since: Option<Position> = since.parse().ok();
     since
         .filter(|since| *since >= Position::ZERO)
-        .ok_or_else(|| Error::invalid_param("this is not a to-device token"))
+        .ok_or_else(|| Error::invalid_param("this is not a token of the extension"))
 }

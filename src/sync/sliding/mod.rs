@@ -24,13 +24,7 @@ mod room_extensions;
 mod room_index;
 mod room_indexes;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -53,6 +47,8 @@ use super::{
     device_lists::DeviceListReader,
     device_sections::DeviceSections,
     snapshot::{RoomSnapshot, SnapshotReader},
+    sticky_events::StickySections,
+    sync_viewer::SentEvents,
     timeline_reader::TimelineReader,
     token_reader::TokenReader,
 };
@@ -90,6 +86,7 @@ pub(super) struct SlidingSections {
     pub(super) devices: DeviceSections,
     pub(super) device_lists: DeviceListReader,
     pub(super) timelines: TimelineReader,
+    pub(super) sticky: StickySections,
 }
 
 /// A response and the state of the connection after it.
@@ -192,7 +189,7 @@ impl SlidingSync {
             since: before.since,
             now_ms: self.clock.now_ms(),
             ignore_settings: self.rooms.access.find_ignore_settings(session.user),
-            has_own_events: AtomicBool::new(false),
+            sent_events: SentEvents::default(),
         };
         let mut response = SlidingSyncResponse::default();
         let mut state = before.clone();
@@ -215,7 +212,7 @@ impl SlidingSync {
             .map(|(name, count)| (name.clone(), ListResult { count: *count }))
             .collect();
         let has_other_counts = *before.counts != plan.counts;
-        let has_own_events = context.has_own_events.load(Ordering::Relaxed);
+        let has_own_events = context.sent_events.has_own_events();
         state.advance_past(plan);
         Ok(SlidingAnswer {
             has_changes: has_room_extensions

@@ -9,6 +9,7 @@ use ruma::{OwnedRoomId, RoomId, events::room::member::MembershipState};
 
 use super::{
     connection_state::{ConnectionState, RequestParameters, SentRoom, SyncPosition},
+    extensions::is_enabled,
     request::{ListFilters, RoomConfig, SlidingSyncRequest},
     required_state::CombinedRequiredState,
     room_index::{IndexedRoom, RoomIndex, RoomRelation},
@@ -29,6 +30,8 @@ pub(super) struct ResponsePlan {
     pub(super) counts: BTreeMap<String, u64>,
     /// The rooms in view, and the lists that they are in, as bits.
     pub(super) rooms_in_view: HashMap<RoomNum, u128>,
+    /// The rooms in lists with any index, and those with a subscription; empty unless an extension applies to them.
+    pub(super) listed_rooms: HashSet<RoomNum>,
     /// The rooms to read.
     pub(super) planned_rooms: Vec<PlannedRoom>,
     pub(super) request_parameters: Arc<RequestParameters>,
@@ -224,6 +227,9 @@ impl PlanInputs<'_> {
                 .filter(passes)
                 .map(|(room, _)| *room)
                 .collect();
+            if self.has_sticky_events() {
+                plan.listed_rooms.extend(&in_list);
+            }
             let in_order = in_list.iter().zip(0..);
             for (room, _) in in_order.filter(|(_, index)| list.contains_index(*index)) {
                 *plan.rooms_in_view.entry(*room).or_default() |= 1 << bit;
@@ -231,6 +237,11 @@ impl PlanInputs<'_> {
             let count = u64::try_from(in_list.len()).unwrap_or(u64::MAX);
             plan.counts.insert(name.clone(), count);
         }
+    }
+
+    /// Returns whether the client wants sticky events, which do not depend on the ranges of lists.
+    fn has_sticky_events(&self) -> bool {
+        is_enabled(self.request.extensions.sticky_events.enabled)
     }
 
     fn is_listed(&self, room: RoomNum, entry: &IndexedRoom) -> bool {
@@ -267,6 +278,7 @@ impl PlanInputs<'_> {
                             .is_some_and(|user_room| !user_room.forgotten))
             });
             if is_theirs {
+                plan.listed_rooms.insert(room);
                 *plan.rooms_in_view.entry(room).or_default() |= SUBSCRIBED_BIT;
             }
         }

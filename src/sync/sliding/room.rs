@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    api::client::filter::FilterDefinition,
     events::{AnySyncStateEvent, room::member::MembershipState},
-    presence::PresenceState,
     serde::Raw,
 };
 
@@ -13,7 +11,7 @@ use super::{
     SlidingSections,
     changed_state::{ChangedStateReader, RoomChanges},
     connection_state::{SentDescription, SentRoom, SyncPosition},
-    context::{ReadableRoom, SlidingContext},
+    context::{ReadableRoom, SlidingContext, equivalent_sync_request},
     response::{ExpandedTimeline, SlidingRoom},
     response_plan::PlannedRoom,
     room_description::JoinedRoomDescription,
@@ -237,16 +235,8 @@ impl SlidingRoomReader {
 
     /// Returns the `/sync` request that would return the same events.
     fn equivalent_sync_request(&self, since: Option<SyncPosition>, limit: u32) -> SyncRequest {
-        let mut filter = FilterDefinition::default();
-        filter.room.timeline.limit = Some(limit.into());
-        SyncRequest {
-            since: since.map(|since| self.tokens.token_at(since.position, since.tick)),
-            filter: Arc::new(filter.into()),
-            full_state: false,
-            timeout: std::time::Duration::ZERO,
-            set_presence: PresenceState::Offline,
-            use_state_after: true,
-        }
+        let since = since.map(|since| self.tokens.token_at(since.position, since.tick));
+        equivalent_sync_request(since, limit)
     }
 }
 

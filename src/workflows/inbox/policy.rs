@@ -6,7 +6,7 @@ use super::commit_batch::CommitBatch;
 use crate::{
     federation::Federation,
     matrix::VerifiedEvent,
-    rooms::{PolicyServerClient, ReceiveHints, Room},
+    rooms::{PolicyServerClient, ReceiveHints, Room, SoftFailureCheck},
 };
 
 /// Asks the policy server of a room, if it has one, whether it recommends an event.
@@ -22,7 +22,7 @@ pub(super) async fn ask_policy_server(
         let signature = federation.request_signature(&policy, &room.rules, event.json());
         if let Err(error) = signature.await {
             tracing::debug!(%error, "the policy server refused an event");
-            hints.is_not_recommended = true;
+            hints.soft_failure = SoftFailureCheck::NotRecommended;
         }
     }
     hints

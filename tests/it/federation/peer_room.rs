@@ -231,6 +231,7 @@ impl PeerRoom {
             state_key: key.map(ToOwned::to_owned),
             content: to_raw_value(content).expect("JSON"),
             redacts: None,
+            sticky: None,
             timestamp: Clock::system().now(),
             event_id: is_chosen.then(|| EventId::new_v1(self.key.server_name())),
         }

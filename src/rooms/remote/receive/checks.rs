@@ -14,7 +14,7 @@ use super::{
     forks,
     verdict::{
         CheckedEvent, EventCheck, EventVerdict, IncomingEvent, LookupDepth, PrevEventStates,
-        ReceiveHints,
+        ReceiveHints, SoftFailureCheck,
     },
 };
 use crate::{
@@ -59,7 +59,7 @@ impl EventReceiver {
             ));
         }
         let known = tip.recent_events.get(&pdu.event_id);
-        if known.is_some_and(|known| known.status != EventStatus::Rejected) {
+        if known.is_some_and(|known| is_final(known.status, hints)) {
             return Ok(EventCheck::Known);
         }
         if depth == LookupDepth::TipOnly
@@ -81,7 +81,8 @@ impl EventReceiver {
         let (pdu, hints) = (incoming.event.pdu(), incoming.hints);
         self.memory.wait_until_stored(room).await?;
         let named = self.load_named_events(room, tip, pdu).await?;
-        if named.own_node.as_ref().is_some_and(is_final) {
+        let is_decided = |node: &EventNode| node.state.is_some() && is_final(node.status(), hints);
+        if named.own_node.as_ref().is_some_and(is_decided) {
             return Ok(EventCheck::Known);
         }
         let auth = missing_auth_events(pdu, &named);
@@ -127,8 +128,8 @@ impl EventReceiver {
             }
         }
         if let Some(own) = named.own_node {
-            let is_rejected = matches!(checked.verdict, EventVerdict::Rejected(_));
-            checked.is_unchanged = is_rejected && own.status() == EventStatus::Rejected;
+            let status = checked.verdict.status();
+            checked.is_unchanged = status != EventStatus::Accepted && own.status() == status;
             checked.stored_at = Some(own.position);
         }
         Ok(EventCheck::Checked(checked.into()))
@@ -308,7 +309,7 @@ fn check_against_current_state(
         return Ok(EventVerdict::SoftFailed(reason));
     }
     // 7. Is validated by the Policy Server, if the room is using a Policy Server, otherwise it is "soft failed".
-    Ok(if hints.is_not_recommended {
+    Ok(if hints.soft_failure == SoftFailureCheck::NotRecommended {
         EventVerdict::SoftFailed(
             "the policy server of the room does not recommend the event".to_owned(),
         )
@@ -351,9 +352,14 @@ fn rejected_event(followed: &PrevEventStates, reason: String) -> CheckedEvent {
     }
 }
 
-/// Returns whether the verdict about an event is final: it is neither an outlier nor rejected.
-fn is_final(node: &EventNode) -> bool {
-    node.state.is_some() && node.status() != EventStatus::Rejected
+/// Returns whether the verdict about an event is final: it was not rejected, and if it was soft-failed, it is not
+/// checked again on purpose.
+fn is_final(status: EventStatus, hints: &ReceiveHints) -> bool {
+    match status {
+        EventStatus::Accepted => true,
+        EventStatus::SoftFailed => hints.soft_failure != SoftFailureCheck::Again,
+        EventStatus::Rejected => false,
+    }
 }
 
 fn missing_auth_events(pdu: &Pdu, named: &StoredNamedEvents) -> Vec<OwnedEventId> {

@@ -35,6 +35,18 @@ pub enum ReceiveOutcome {
     },
 }
 
+/// The way in which it is decided whether an event is soft-failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SoftFailureCheck {
+    /// The current state decides, once.
+    #[default]
+    Once,
+    /// The event is soft-failed already, and the current state may allow it now.
+    Again,
+    /// The policy server of the room does not recommend it: it must be soft-failed.
+    NotRecommended,
+}
+
 /// Facts about an event, other than the event itself, that came from other servers.
 #[derive(Clone, Debug, Default)]
 pub struct ReceiveHints {
@@ -44,8 +56,7 @@ pub struct ReceiveHints {
     pub state_before: Option<Vec<OwnedEventId>>,
     /// No server has its missing auth events: it must be rejected.
     pub auth_events_are_lost: bool,
-    /// The policy server of the room does not recommend it: it must be soft-failed.
-    pub is_not_recommended: bool,
+    pub soft_failure: SoftFailureCheck,
     /// This server sends it on to the other servers, because it took part in making it.
     pub(crate) is_passed_on: bool,
 }
