@@ -59,6 +59,7 @@ pub use self::{
         join_import::{ImportOutcome, RoomImport},
         make_and_send_join::{MembershipDraft, MembershipHandshake, RemoteApplicant},
         outgoing::{JoinedMember, OutgoingEvent, OutgoingPage, OutgoingRoomPage},
+        outgoing_sticky::OutgoingStickyPage,
         outliers::OutlierOutcome,
         receive::{
             PendingOutcome,

@@ -7,12 +7,12 @@ use super::{
     destination::Destination,
     edus,
     recent_events::NextEvents,
-    transaction_batch::{TransactionBatch, UnsentEvents},
+    transaction_batch::{SentStickyEvents, TransactionBatch, UnsentEvents},
 };
 use crate::{
     error::{Error, Result},
     numbers::{Position, RoomNum},
-    rooms::OutgoingEvent,
+    rooms::{OutgoingEvent, OutgoingStickyPage},
 };
 
 /// The largest number of events in a transaction, by the specification.
@@ -38,10 +38,19 @@ impl FederationSenderInner {
     ///
     /// EDUs that exist only in memory are removed from the queue, and put back if the transaction fails.
     pub(super) async fn gather_batch(&self, destination: &Destination) -> Result<TransactionBatch> {
-        let found = self.gather_pdus(destination).await?;
+        let (sticky_events, pdus) = self.gather_sticky_events(destination).await?;
+        let found = if pdus.is_empty() {
+            self.gather_pdus(destination).await?
+        } else {
+            NextEvents {
+                events: pdus,
+                ..NextEvents::default()
+            }
+        };
         let mut batch = TransactionBatch {
             pdus: found.events,
             complete_up_to: found.complete_up_to,
+            sticky_events,
             announces_restart: destination.lock().announces_restart,
             ..TransactionBatch::default()
         };
@@ -50,6 +59,36 @@ impl FederationSenderInner {
             return Err(error);
         }
         Ok(batch)
+    }
+
+    /// Returns the next sticky events that a server may lack.
+    async fn gather_sticky_events(
+        &self,
+        destination: &Destination,
+    ) -> Result<(Option<SentStickyEvents>, Vec<Arc<OutgoingEvent>>)> {
+        let next = {
+            let state = destination.lock();
+            let first = state.sticky_events.first_key_value();
+            first.map(|(room, after)| (*room, *after))
+        };
+        let Some((room, after)) = next else {
+            return Ok((None, Vec::new()));
+        };
+        let server = &destination.server;
+        let reader = &self.rooms.federation;
+        let page = reader.outgoing_sticky_events(room, after, MAX_PDUS, server);
+        let page = match page.await {
+            // The room was deleted.
+            Err(Error::NotFound(_)) => OutgoingStickyPage::default(),
+            page => page?,
+        };
+        let sent = SentStickyEvents {
+            room,
+            after,
+            up_to: page.up_to,
+        };
+        let events = page.events.into_iter().map(Arc::new);
+        Ok((Some(sent), events.collect()))
     }
 
     async fn gather_pdus(&self, destination: &Destination) -> Result<NextEvents> {
@@ -88,6 +127,19 @@ impl FederationSenderInner {
             found.complete_up_to.insert(room, through);
         }
         Ok(found)
+    }
+
+    /// Queues the sticky events of a room from a position on, for a server that is not sent all events that it missed.
+    fn queue_missed_sticky_events(
+        &self,
+        destination: &Destination,
+        room: RoomNum,
+        first: Position,
+    ) {
+        if self.rooms.federation.has_own_sticky_events(room) {
+            let mut state = destination.lock();
+            state.queue_sticky_events(room, first.previous());
+        }
     }
 
     /// Returns the next events of a room for a server, and the position up to which they are complete. If the server
@@ -137,6 +189,7 @@ impl FederationSenderInner {
             }
             newest.truncate(left);
             if !newest.is_empty() {
+                self.queue_missed_sticky_events(destination, room, unsent.first);
                 return Ok((newest, unsent.last));
             }
         }

@@ -45,6 +45,8 @@ pub(super) struct Destination {
 pub(super) struct DestinationState {
     /// The rooms with events that were not sent.
     pub(super) unsent: BTreeMap<RoomNum, UnsentEvents>,
+    /// The rooms with sticky events that the server may lack, and the positions after which these are.
+    pub(super) sticky_events: BTreeMap<RoomNum, Position>,
     /// The stored copy of `unsent`.
     stored_unsent: HashMap<RoomNum, Position>,
     /// Whether to-device messages may be waiting on disk.
@@ -132,6 +134,14 @@ impl DestinationState {
         self.is_dirty = true;
     }
 
+    /// Adds the sticky events of a room after a position to the queue.
+    ///
+    /// They are not stored: a server that restarts has either distributed the event that caused this, or does so again.
+    pub(super) fn queue_sticky_events(&mut self, room: RoomNum, after: Position) {
+        let known = self.sticky_events.entry(room).or_insert(after);
+        *known = after.min(*known);
+    }
+
     pub(super) fn queue_receipts(&mut self, room_id: &OwnedRoomId, receipts: &[Arc<Receipt>]) {
         for receipt in receipts {
             self.queue_receipt(room_id, receipt);
@@ -181,6 +191,7 @@ impl DestinationState {
     /// Returns whether anything is waiting.
     pub(super) fn has_work(&self) -> bool {
         !self.unsent.is_empty()
+            || !self.sticky_events.is_empty()
             || self.has_messages
             || self.has_device_lists
             || self.announces_restart
@@ -231,6 +242,14 @@ impl DestinationState {
             } else {
                 unsent.first = unsent.first.max(through.next());
             }
+        }
+        if let Some(sent) = &batch.sticky_events
+            && self.sticky_events.get(&sent.room) == Some(&sent.after)
+        {
+            match sent.up_to {
+                Some(up_to) => self.sticky_events.insert(sent.room, up_to),
+                None => self.sticky_events.remove(&sent.room),
+            };
         }
         self.is_catching_up &= !self.unsent.is_empty();
         if !batch.is_empty() {
@@ -320,6 +339,7 @@ mod tests {
     use ruma::owned_server_name;
 
     use super::*;
+    use crate::federation::sender::transaction_batch::SentStickyEvents;
 
     fn batch(through: &[(RoomNum, Position)]) -> TransactionBatch {
         TransactionBatch {
@@ -351,6 +371,29 @@ mod tests {
             )])
         );
         state.record_delivery(&batch(&[(RoomNum::new(1), Position::new(7))]));
+        assert!(!state.has_work());
+    }
+
+    #[test]
+    fn sticky_events_queued_during_a_delivery_are_kept() {
+        let room = RoomNum::new(1);
+        let sent = |after: i64, up_to: Option<i64>| TransactionBatch {
+            sticky_events: Some(SentStickyEvents {
+                room,
+                after: Position::new(after),
+                up_to: up_to.map(Position::new),
+            }),
+            ..TransactionBatch::default()
+        };
+        let mut state = DestinationState::default();
+        state.queue_sticky_events(room, Position::new(5));
+        state.record_delivery(&sent(5, Some(9)));
+        assert_eq!(state.sticky_events.get(&room), Some(&Position::new(9)));
+
+        state.queue_sticky_events(room, Position::new(2));
+        state.record_delivery(&sent(9, None));
+        assert_eq!(state.sticky_events.get(&room), Some(&Position::new(2)));
+        state.record_delivery(&sent(2, None));
         assert!(!state.has_work());
     }
 

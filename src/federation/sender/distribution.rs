@@ -11,7 +11,9 @@ use std::{
 use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
-use super::{FederationSenderInner, pending_changes::PendingChanges};
+use super::{
+    FederationSenderInner, destination::DestinationState, pending_changes::PendingChanges,
+};
 use crate::{
     error::{Error, Result},
     numbers::{Position, RoomNum, UserNum},
@@ -24,15 +26,15 @@ const RECEIPT_DELAY: Duration = Duration::from_millis(300);
 const PRESENCE_DELAY: Duration = Duration::from_secs(1);
 /// The interval for repeating that users are still typing. Other servers forget it after a minute.
 const TYPING_REPEAT_INTERVAL: Duration = Duration::from_secs(40);
-/// The delays after which a server that is new in a room is sent the presence of the room's users. There are several,
-/// because the server drops presence that arrives before it knows the room.
-const NEWCOMER_PRESENCE_DELAYS: [Duration; 3] = [
+/// The delays after which a server that is new in a room is sent the presence of the room's users and their sticky events.
+/// There are several, because the server drops what arrives before it knows the room.
+const NEWCOMER_DELAYS: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(10),
     Duration::from_secs(90),
 ];
-/// The largest number of waiting presence updates for new servers.
-const MAX_NEWCOMER_PRESENCE_UPDATES: usize = 10_000;
+/// The largest number of waiting updates for new servers.
+const MAX_NEWCOMER_UPDATES: usize = 10_000;
 /// The pause after an error.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,15 +52,18 @@ struct HeldChanges {
     presence_due: Option<Instant>,
     /// The users whom other servers know to be typing.
     typing: HashMap<RoomNum, BTreeSet<OwnedUserId>>,
-    /// The presence to send to servers that are new in a room, by due time.
-    newcomers: BTreeMap<Instant, Vec<NewcomerPresence>>,
+    /// The updates for servers that are new in a room, by due time.
+    newcomers: BTreeMap<Instant, Vec<NewcomerUpdate>>,
 }
 
-/// The users whose presence is sent to servers that are new in a room.
+/// An update for servers that are new in a room.
 #[derive(Clone)]
-struct NewcomerPresence {
+struct NewcomerUpdate {
     servers: Vec<OwnedServerName>,
+    /// The users whose presence is sent.
     users: Vec<OwnedUserId>,
+    /// The room whose sticky events are sent.
+    sticky_events_of: Option<RoomNum>,
 }
 
 impl HeldChanges {
@@ -88,19 +93,19 @@ impl HeldChanges {
         dues.chain(newcomers).min()
     }
 
-    /// Schedules the presence of users for servers that are new in a room.
-    fn add_newcomers(&mut self, presence: &NewcomerPresence) {
+    /// Schedules an update for servers that are new in a room.
+    fn add_newcomers(&mut self, update: &NewcomerUpdate) {
         let now = Instant::now();
-        for after in NEWCOMER_PRESENCE_DELAYS {
-            if self.newcomers.len() < MAX_NEWCOMER_PRESENCE_UPDATES {
+        for after in NEWCOMER_DELAYS {
+            if self.newcomers.len() < MAX_NEWCOMER_UPDATES {
                 let due = self.newcomers.entry(now + after).or_default();
-                due.push(presence.clone());
+                due.push(update.clone());
             }
         }
     }
 
-    /// Takes the due presence for new servers.
-    fn take_newcomers(&mut self) -> Vec<NewcomerPresence> {
+    /// Takes the due updates for new servers.
+    fn take_newcomers(&mut self) -> Vec<NewcomerUpdate> {
         let mut due = Vec::new();
         while let Some(entry) = self.newcomers.first_entry()
             && *entry.key() <= Instant::now()
@@ -108,6 +113,15 @@ impl HeldChanges {
             due.extend(entry.remove());
         }
         due
+    }
+}
+
+impl DestinationState {
+    fn queue_newcomer_update(&mut self, update: &NewcomerUpdate) {
+        self.queue_presence_of_all(&update.users);
+        if let Some(room) = update.sticky_events_of {
+            self.queue_sticky_events(room, Position::ZERO);
+        }
     }
 }
 
@@ -191,9 +205,9 @@ impl FederationSenderInner {
                 self.distribute_presence(user).await?;
             }
         }
-        for presence in held.take_newcomers() {
-            self.update_queues(&presence.servers, |state| {
-                state.queue_presence_of_all(&presence.users);
+        for update in held.take_newcomers() {
+            self.update_queues(&update.servers, |state| {
+                state.queue_newcomer_update(&update);
             });
         }
         Ok(())
@@ -243,7 +257,8 @@ impl FederationSenderInner {
         }
     }
 
-    /// Queues the device lists and the presence of users for the servers that now share a room with them.
+    /// Queues the device lists, the presence and the sticky events of users for the servers that now share a room with
+    /// them.
     async fn queue_for_arrival(
         self: &Arc<Self>,
         held: &mut HeldChanges,
@@ -254,7 +269,11 @@ impl FederationSenderInner {
             room,
             user_id,
         } = arrival;
-        let RoomNewcomers { servers, users } = match self.rooms.memory.room_by_number(room).await {
+        let RoomNewcomers {
+            servers,
+            users,
+            sticky_events_of,
+        } = match self.rooms.memory.room_by_number(room).await {
             // The room was deleted.
             Err(Error::NotFound(_)) => return Ok(()),
             Err(error) => return Err(error),
@@ -263,6 +282,7 @@ impl FederationSenderInner {
                 RoomNewcomers {
                     servers: self.rooms.federation.other_servers(room).await?,
                     users: user.map(|user| (user, user_id)).into_iter().collect(),
+                    sticky_events_of: None,
                 }
             }
             Ok(room) => find_newcomers(&room, &user_id, position),
@@ -290,10 +310,13 @@ impl FederationSenderInner {
             .map(|(_, id)| id.clone())
             .collect();
         self.update_queues(&owed, |state| state.has_device_lists = true);
-        if !there.is_empty() {
-            held.add_newcomers(&NewcomerPresence {
+        let has_sticky = |room: &RoomNum| self.rooms.federation.has_own_sticky_events(*room);
+        let sticky_events_of = sticky_events_of.filter(has_sticky);
+        if sticky_events_of.is_some() || !there.is_empty() {
+            held.add_newcomers(&NewcomerUpdate {
                 servers,
                 users: there,
+                sticky_events_of,
             });
         }
         Ok(())
@@ -329,6 +352,8 @@ impl FederationSenderInner {
 struct RoomNewcomers {
     servers: Vec<OwnedServerName>,
     users: BTreeMap<UserNum, OwnedUserId>,
+    /// The room, if the servers are new there.
+    sticky_events_of: Option<RoomNum>,
 }
 
 /// Returns the server of a remote user who joined a room, if it was not in the room before, and the local users in the
@@ -353,6 +378,7 @@ fn find_newcomers(
     RoomNewcomers {
         servers: vec![server.to_owned()],
         users: users.collect(),
+        sticky_events_of: Some(room.num),
     }
 }
 
@@ -370,13 +396,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_new_in_a_room_is_sent_presence_three_times() {
         let mut held = HeldChanges::default();
-        let presence = NewcomerPresence {
+        let update = NewcomerUpdate {
             servers: vec!["there.example".try_into().unwrap()],
             users: vec!["@alice:here.example".try_into().unwrap()],
+            sticky_events_of: None,
         };
         let start = Instant::now();
 
-        held.add_newcomers(&presence);
+        held.add_newcomers(&update);
 
         assert!(held.take_newcomers().is_empty());
         let mut sent = Vec::new();

@@ -47,6 +47,15 @@ pub(super) struct UnsentEvents {
     pub(super) last: Position,
 }
 
+/// The sticky events of a room in a transaction: all after a position, up to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentStickyEvents {
+    pub(super) room: RoomNum,
+    pub(super) after: Position,
+    /// `None` if there are no more.
+    pub(super) up_to: Option<Position>,
+}
+
 /// The content of one transaction.
 #[derive(Default)]
 pub(super) struct TransactionBatch {
@@ -54,6 +63,8 @@ pub(super) struct TransactionBatch {
     pub(super) edus: Vec<Raw<Edu>>,
     /// For each room, the position up to which the server has all events after this transaction.
     pub(super) complete_up_to: BTreeMap<RoomNum, Position>,
+    /// The sticky events that are sent although they are not new.
+    pub(super) sticky_events: Option<SentStickyEvents>,
     /// The position up to which the server has all to-device messages after this transaction.
     pub(super) messages_up_to: Option<Position>,
     /// The device list updates in the transaction.

@@ -7,6 +7,7 @@ pub(crate) mod join_import;
 pub(crate) mod make_and_send_join;
 pub(crate) mod missing_events;
 pub(crate) mod outgoing;
+pub(crate) mod outgoing_sticky;
 pub(crate) mod outliers;
 pub(crate) mod receive;
 pub(crate) mod remote_membership;
@@ -81,11 +82,13 @@ pub struct ResidentServer {
 #[derive(Clone)]
 pub struct FederationReader {
     db: Db,
+    clock: Clock,
     tasks: Tasks,
     memory: RoomMemory,
     state: StateReader,
     log: EventLog,
     answer_limits: Arc<StateAnswerLimits>,
+    sticky_events: Arc<StickyIndex>,
 }
 
 impl RemoteMemberships {
@@ -164,11 +167,13 @@ impl FederationReader {
     pub(super) fn new(environment: &RoomEnvironment, state: &StateReader, log: &EventLog) -> Self {
         Self {
             db: environment.db.clone(),
+            clock: environment.clock.clone(),
             tasks: environment.tasks.clone(),
             memory: environment.memory.clone(),
             state: state.clone(),
             log: log.clone(),
             answer_limits: Arc::default(),
+            sticky_events: environment.sticky_events.clone(),
         }
     }
 }

@@ -27,6 +27,7 @@ mod redactions;
 mod remote_devices;
 mod sending;
 mod spaces;
+mod sticky_events;
 mod transactions;
 mod two_servers;
 
