@@ -248,8 +248,8 @@ async fn a_malformed_token_request_is_refused() {
         answer.expect_error(400, "M_BAD_JSON");
     }
     let client = test.server.client();
-    let text = client.send(Method::POST, GET_TOKEN_PATH, "text").await;
-    text.expect_error(400, "M_NOT_JSON");
+    let not_json = client.send(Method::POST, GET_TOKEN_PATH, "text").await;
+    not_json.expect_error(400, "M_NOT_JSON");
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(64 * 1024));
     let large = client.send(Method::POST, GET_TOKEN_PATH, &large).await;
     large.expect_error(413, "M_TOO_LARGE");

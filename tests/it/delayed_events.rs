@@ -449,8 +449,8 @@ async fn the_limit_for_sending_does_not_prevent_a_restart() {
         let restart = json!({ "action": "restart" });
         test.alice.client.post(&path, restart).await.expect_ok();
     }
-    let send = test.post_action(&delay_id, "send").await;
-    send.expect_error(429, "M_LIMIT_EXCEEDED");
+    let hangup = test.post_action(&delay_id, "send").await;
+    hangup.expect_error(429, "M_LIMIT_EXCEEDED");
     test.post_action(&delay_id, "cancel").await.expect_ok();
 }
 
