@@ -123,7 +123,7 @@ pub async fn start_at(mut config: Config, clock: Clock) -> Result<RunningServer>
 }
 
 /// Starts the work that rooms do by themselves.
-fn start_room_tasks(rooms: &Rooms, federation: &Federation, sender: FederationSender) {
+fn start_room_tasks(rooms: &Rooms, federation: &Federation, sender: &FederationSender) {
     let policy_servers = Arc::new(federation.clone());
     rooms.sender.set_policy_server_client(policy_servers);
     rooms.delayed_events.start_sending_task();
@@ -133,7 +133,7 @@ fn start_room_tasks(rooms: &Rooms, federation: &Federation, sender: FederationSe
     rooms.receiver.start_sticky_rechecks();
     // A room is deleted once other servers were sent its last events.
     let deletion = &rooms.deletion;
-    deletion.start_deletion_task(move |room| sender.is_room_sent(room));
+    deletion.start_deletion_task(sender.room_sent_check());
 }
 
 async fn start_push_notifications(app: &App, db: &Db) -> Result<()> {
@@ -222,7 +222,7 @@ pub(crate) async fn build_app(
         ephemeral: ephemeral.clone(),
     };
     let sender = FederationSender::start(services, &federation, metrics.registry()).await?;
-    start_room_tasks(&rooms, &federation, sender);
+    start_room_tasks(&rooms, &federation, &sender);
     let service_queries = ServiceQueries::new(&users, &config.appservices)?;
     let sources = WorkflowSources {
         users: users.clone(),

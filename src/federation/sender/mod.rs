@@ -147,6 +147,16 @@ impl FederationSender {
         Ok(sender)
     }
 
+    /// Returns a function that calls [`FederationSender::is_room_sent`]. It does not keep the sender alive, because the
+    /// rooms keep the function, and the sender keeps the rooms.
+    pub fn room_sent_check(&self) -> impl Fn(RoomNum) -> bool + Send + Sync + use<> {
+        let inner = Arc::downgrade(&self.inner);
+        move |room| {
+            let sender = inner.upgrade().map(|inner| Self { inner });
+            sender.is_some_and(|sender| sender.is_room_sent(room))
+        }
+    }
+
     /// Returns whether all events of a room have been sent to every server that accepts transactions. Failing servers
     /// are not waited for.
     pub fn is_room_sent(&self, room: RoomNum) -> bool {
