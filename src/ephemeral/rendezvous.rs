@@ -207,11 +207,11 @@ mod tests {
         let clock = Clock::manual(0);
         let sessions = RendezvousSessions::new(clock.clone());
         let session = sessions.create("first".to_owned()).unwrap();
-        clock.advance(SESSION_LIFETIME - Duration::from_secs(1));
+        clock.advance(Duration::from_mins(4));
         let sent = sessions.send(&session.id, &session.token, "second".to_owned());
         assert!(matches!(sent, Ok(RendezvousUpdate::Sent(_))));
 
-        clock.advance(Duration::from_secs(1));
+        clock.advance(Duration::from_mins(1));
 
         assert!(matches!(sessions.get(&session.id), Err(Error::NotFound(_))));
     }

@@ -159,10 +159,12 @@ async fn create_json_session(
     must_be_enabled(&config)?;
     let new: NewSession = read_json(body).await?;
     let session = ephemeral.rendezvous.create(new.data)?;
-    let mut answer = expiry_fields(&session);
-    answer["id"] = session.id.into();
-    answer["sequence_token"] = session.token.into();
-    Ok(Json(answer))
+    Ok(Json(json!({
+        "id": session.id,
+        "sequence_token": session.token,
+        "expires_ts": session.expires_ms,
+        "expires_in_ms": milliseconds(session.expires_in),
+    })))
 }
 
 /// `GET /_matrix/client/unstable/io.element.msc4388/rendezvous/{id}`
@@ -174,10 +176,12 @@ async fn get_json_message(
 ) -> Result<Json<Value>> {
     must_be_fetched_by_script(&headers)?;
     let session = ephemeral.rendezvous.get(&id)?;
-    let mut answer = expiry_fields(&session);
-    answer["sequence_token"] = session.token.into();
-    answer["data"] = session.message.into();
-    Ok(Json(answer))
+    Ok(Json(json!({
+        "data": session.message,
+        "sequence_token": session.token,
+        "expires_ts": session.expires_ms,
+        "expires_in_ms": milliseconds(session.expires_in),
+    })))
 }
 
 /// `PUT /_matrix/client/unstable/io.element.msc4388/rendezvous/{id}`
@@ -270,12 +274,9 @@ fn session_headers(session: &RendezvousSession) -> HeaderMap {
         .collect()
 }
 
-/// Returns the fields with the expiry. The proposal had a time first, and now has a duration.
-fn expiry_fields(session: &RendezvousSession) -> Value {
-    json!({
-        "expires_ts": session.expires_ms,
-        "expires_in_ms": u64::try_from(session.expires_in.as_millis()).unwrap_or(u64::MAX),
-    })
+/// Returns a duration for the newer of two fields with the expiry: the proposal first had a time.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn conflict_body(errcode: &str) -> Json<Value> {

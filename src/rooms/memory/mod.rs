@@ -421,14 +421,7 @@ impl RoomMemory {
             | JournalChange::MembershipRemoved { user, .. } => {
                 change_user(*user);
             }
-            JournalChange::Erased { user_id } => {
-                let mut erased = self
-                    .inner
-                    .erased
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner);
-                Arc::make_mut(&mut erased).insert(user_id.clone(), position);
-            }
+            JournalChange::Erased { user_id } => self.record_erasure(user_id, position),
             JournalChange::AccountData { .. }
             | JournalChange::ToDevice { .. }
             | JournalChange::ToServer { .. }
@@ -442,6 +435,13 @@ impl RoomMemory {
             | JournalChange::TokensChanged { .. }
             | JournalChange::SessionsEnded { .. } => {}
         }
+    }
+
+    /// Records that a user's messages are hidden from people who join after a position.
+    fn record_erasure(&self, user_id: &OwnedUserId, position: Position) {
+        let erased = self.inner.erased.write();
+        let mut erased = erased.unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut erased).insert(user_id.clone(), position);
     }
 
     /// Drops all rooms and users, which may be ahead of the disk after a batch was lost.

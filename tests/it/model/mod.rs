@@ -63,6 +63,10 @@ fn all_ways_to_sync_give_clients_the_same_data() {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment sets the length of the test"
+)]
 fn number_from_environment(name: &str) -> Option<u32> {
     let number = std::env::var(name).ok()?;
     Some(number.parse().expect("a number"))

@@ -128,12 +128,13 @@ impl RoomView {
 
     /// Adds the content of `m.receipt`.
     pub(super) fn add_receipts(&mut self, content: &Value) {
-        for (event_id, kinds) in fields(content) {
-            for (kind, users) in fields(kinds) {
-                for (user, _) in fields(users) {
-                    let key = (user.clone(), kind.clone());
-                    self.receipts.insert(key, event_id.clone());
-                }
+        let kinds = fields(content).flat_map(|(event_id, kinds)| {
+            fields(kinds).map(move |(kind, users)| (event_id, kind, users))
+        });
+        for (event_id, kind, users) in kinds {
+            for (user, _) in fields(users) {
+                let key = (user.clone(), kind.clone());
+                self.receipts.insert(key, event_id.clone());
             }
         }
     }
