@@ -32,6 +32,11 @@ struct StickyRecheckQueue {
     added: Notify,
 }
 
+/// Checks sticky events again.
+struct StickyRechecker {
+    receiver: EventReceiver,
+}
+
 impl JournalFollower for StickyRecheckQueue {
     fn committed(&self, changes: &[(Position, JournalChange)]) {
         if !self.sticky_events.has_hidden_events() {
@@ -66,13 +71,18 @@ impl EventReceiver {
             added: Notify::new(),
         });
         self.db.journal().add_follower(queue.clone());
-        let (receiver, stopping) = (self.clone(), self.tasks.stopping().clone());
+        let stopping = self.tasks.stopping().clone();
+        let rechecker = StickyRechecker {
+            receiver: self.clone(),
+        };
         drop(self.tasks.spawn(async move {
-            let rechecks = receiver.recheck_queued_members(&queue);
+            let rechecks = rechecker.recheck_queued_members(&queue);
             stopping.run_until_cancelled(rechecks).await;
         }));
     }
+}
 
+impl StickyRechecker {
     async fn recheck_queued_members(&self, queue: &StickyRecheckQueue) {
         loop {
             queue.added.notified().await;
@@ -85,8 +95,9 @@ impl EventReceiver {
     }
 
     async fn recheck_member(&self, room: RoomNum, user_id: &UserId) {
-        let now_ms = self.log.clock.now_ms();
-        for event in self.sticky_events.hidden_of_sender(room, user_id, now_ms) {
+        let now_ms = self.receiver.log.clock.now_ms();
+        let sticky_events = &self.receiver.sticky_events;
+        for event in sticky_events.hidden_of_sender(room, user_id, now_ms) {
             if let Err(error) = self.recheck_sticky_event(&event).await {
                 tracing::debug!(event_id = %event.event_id, %error, "a sticky event is still refused");
             }
@@ -95,7 +106,7 @@ impl EventReceiver {
 
     async fn recheck_sticky_event(&self, event: &StickyEvent) -> Result<()> {
         let row = {
-            let mut conn = self.db.read().await?;
+            let mut conn = self.receiver.db.read().await?;
             let rows = events::by_ids(&mut conn, [event.event_id.as_str()]).await?;
             rows.into_iter().next()
         };
@@ -109,13 +120,14 @@ impl EventReceiver {
             soft_failure: SoftFailureCheck::Again,
             ..ReceiveHints::default()
         };
-        let outcome = self
-            .tasks
-            .run_to_completion(self, async move |receiver: Self| {
+        let outcome = self.receiver.tasks.run_to_completion(
+            &self.receiver,
+            async move |receiver: EventReceiver| {
                 receiver
                     .receive_with_state(room, &origin, &verified, &hints)
                     .await
-            });
+            },
+        );
         let (outcome, _) = outcome.await?;
         tracing::debug!(event_id = %event.event_id, ?outcome, "a sticky event was checked again");
         Ok(())
