@@ -14,6 +14,8 @@ struct FederatedCall {
     network: Network,
     livekit: TestLiveKit,
     home: Server,
+    /// Keeps Bob's server and its database.
+    _away: Server,
     alice: User,
     bob: User,
     room: String,
@@ -34,6 +36,7 @@ impl FederatedCall {
             network,
             livekit,
             home,
+            _away: away,
             alice,
             bob,
             room,
